@@ -1,0 +1,20 @@
+"""Error codes of the command line itself."""
+
+from vestibule.errors import Fault, Kind, define
+
+USAGE = define(
+    "VST9100",
+    "usage",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="The command's words or options do not fit together.",
+    advice="Run the command with --help.",
+)
+MISSING_EXTRA = define(
+    "VST9101",
+    "missing-extra",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="The command needs parts of Vestibule that are not installed.",
+    advice="Install the complete package: pip install 'vestibule[all]'.",
+)

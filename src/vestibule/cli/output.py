@@ -1,0 +1,102 @@
+"""How every command answers: a text for people, or the JSON envelope, and one of five exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from enum import Enum, IntEnum
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+
+from vestibule.errors import Kind, VestibuleError
+
+
+class Output(str, Enum):  # noqa: UP042 - typer shows the values of str enums
+    """The two output forms."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="text for people, json for programs.")]
+
+
+class Exit(IntEnum):
+    """What the exit code says."""
+
+    FINE = 0
+    FINDINGS = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    REFUSED = 4
+
+
+EXIT_OF_KIND: Final = {Kind.UNAVAILABLE: Exit.UNREACHABLE, Kind.INVALID: Exit.USAGE}
+console: Final = Console(highlight=False, soft_wrap=True)
+complaints: Final = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def error_line(error: VestibuleError) -> dict[str, str | None]:
+    """An error as the envelope carries it."""
+    return {
+        "code": error.code.code,
+        "message": error.message,
+        "advice": error.advice,
+        "where": str(error.where) if error.where else None,
+    }
+
+
+def envelope(schema: str, data: object, errors: Sequence[VestibuleError] = ()) -> str:
+    """The JSON answer of a command; ``schema`` is the bare name, such as ``status``."""
+    document = {
+        "schema": f"vestibule.{schema}/v1",
+        "data": data,
+        "errors": [error_line(error) for error in errors],
+    }
+    return json.dumps(document, indent=2, sort_keys=False)
+
+
+def answer(
+    output: Output,
+    schema: str,
+    data: object,
+    text: Callable[[], None],
+    *,
+    errors: Sequence[VestibuleError] = (),
+) -> None:
+    """Print a result in the asked form; ``text`` prints it for people (with ``console``)."""
+    if output is Output.JSON:
+        sys.stdout.write(envelope(schema, data, errors) + "\n")
+        return
+    text()
+    for error in errors:
+        complain(error)
+
+
+def complain(error: VestibuleError) -> None:
+    """Show one error to a person: code and place, then the fix."""
+    complaints.print(f"[bold red]✗[/] {_escape(str(error))}")
+    complaints.print(f"  [dim]fix:[/] {_escape(error.advice)}")
+
+
+def run(output: Output, schema: str, main: Callable[[], Coroutine[Any, Any, Exit | None]]) -> None:
+    """Run a command's coroutine and leave with its exit code; foreseen errors are shown, never traced."""
+    try:
+        code = asyncio.run(main()) or Exit.FINE
+    except VestibuleError as error:
+        if output is Output.JSON:
+            sys.stdout.write(envelope(schema, None, [error]) + "\n")
+        else:
+            complain(error)
+        raise typer.Exit(EXIT_OF_KIND.get(error.code.kind, Exit.REFUSED)) from error
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    raise typer.Exit(int(code))
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", "\\[")

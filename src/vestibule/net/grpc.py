@@ -1,0 +1,185 @@
+"""gRPC without generated service code: services and clients are built from protobuf service descriptors.
+
+A server is ``serve(descriptor, implementation)``, where the implementation has one coroutine per RPC,
+named in snake case (``AttestAgent`` → ``attest_agent``), taking grpclib's stream.  A client is
+``Client(channel, descriptor)``.  Vestibule's error code and advice travel in two trailing-metadata keys
+that other clients ignore, so that an operator sees the same error on both sides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final
+from urllib.parse import quote, unquote
+
+import grpclib.client
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from grpclib.const import Cardinality, Handler, Status
+from grpclib.exceptions import GRPCError, StreamTerminatedError
+
+from vestibule.errors import CATALOGUE, Kind, VestibuleError
+from vestibule.net.codes import INTERNAL, REMOTE_REFUSED, SHUTTING_DOWN, UNREACHABLE
+
+CODE_KEY: Final = "vestibule-error-code"
+ADVICE_KEY: Final = "vestibule-error-advice"
+DEFAULT_TIMEOUT: Final = 30.0
+
+_log = logging.getLogger(__name__)
+
+Stream = Any
+"""grpclib's server or client stream; its type parameters depend on the method."""
+
+STATUS_OF_KIND: Final[Mapping[Kind, Status]] = {
+    Kind.INVALID: Status.INVALID_ARGUMENT,
+    Kind.NOT_FOUND: Status.NOT_FOUND,
+    Kind.ALREADY_EXISTS: Status.ALREADY_EXISTS,
+    Kind.UNAUTHENTICATED: Status.UNAUTHENTICATED,
+    Kind.DENIED: Status.PERMISSION_DENIED,
+    Kind.PRECONDITION: Status.FAILED_PRECONDITION,
+    Kind.EXHAUSTED: Status.RESOURCE_EXHAUSTED,
+    Kind.UNAVAILABLE: Status.UNAVAILABLE,
+    Kind.UNIMPLEMENTED: Status.UNIMPLEMENTED,
+    Kind.INTERNAL: Status.INTERNAL,
+}
+
+
+class Servable:
+    """A service ready for ``grpclib.server.Server``."""
+
+    def __init__(self, mapping: dict[str, Handler]) -> None:
+        self._mapping = mapping
+
+    def __mapping__(self) -> dict[str, Handler]:
+        return self._mapping
+
+
+def serve(descriptor: ServiceDescriptor, implementation: object) -> Servable:
+    """Bind an implementation to a service.  RPCs it has no method for are answered UNIMPLEMENTED."""
+    mapping: dict[str, Handler] = {}
+    for method in descriptor.methods:
+        function = getattr(implementation, _snake(method.name), None)
+        if function is None:
+            continue
+        mapping[_path(method)] = Handler(
+            _guarded(method.full_name, function),
+            _cardinality(method),
+            GetMessageClass(method.input_type),
+            GetMessageClass(method.output_type),
+        )
+    return Servable(mapping)
+
+
+def _guarded(name: str, function: Callable[[Stream], Awaitable[None]]) -> Callable[[Stream], Awaitable[None]]:
+    async def handle(stream: Stream) -> None:
+        try:
+            await function(stream)
+        except VestibuleError as error:
+            await _refuse(stream, error)
+        except (GRPCError, StreamTerminatedError):
+            raise
+        except asyncio.CancelledError:
+            # Either the client left, and nobody reads this, or we are shutting down: clients must see
+            # UNAVAILABLE, since some stop for good at CANCELLED.
+            await _refuse(stream, SHUTTING_DOWN.error("the component is shutting down"))
+            raise
+        except Exception:
+            _log.exception("unexpected failure in %s", name)
+            await _refuse(stream, INTERNAL.error(f"{name} failed unexpectedly"))
+
+    return handle
+
+
+async def _refuse(stream: Stream, error: VestibuleError) -> None:
+    try:
+        await stream.send_trailing_metadata(
+            status=STATUS_OF_KIND[error.code.kind],
+            status_message=error.message,
+            metadata={CODE_KEY: error.code.code, ADVICE_KEY: quote(error.advice)},
+        )
+    except Exception:  # noqa: BLE001 - the stream is gone; there is nobody left to tell
+        _log.debug("could not deliver %s", error.code.code)
+
+
+class Client:
+    """Calls the RPCs of one service on a channel."""
+
+    def __init__(self, channel: grpclib.client.Channel, descriptor: ServiceDescriptor) -> None:
+        self._channel = channel
+        self._descriptor = descriptor
+
+    async def unary(
+        self,
+        name: str,
+        request: Message,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Any:
+        """One request, one answer.  Raises: the other side's VestibuleError; VST2300 when it is not there."""
+        async with self.stream(name, timeout=timeout, metadata=metadata) as stream:
+            await stream.send_message(request, end=True)
+            return await stream.recv_message()
+
+    @asynccontextmanager
+    async def stream(
+        self, name: str, *, timeout: float | None = None, metadata: Mapping[str, str] | None = None
+    ) -> AsyncIterator[Stream]:
+        """An open call.  Leaving the block before the end cancels it.  Raises as ``unary`` does."""
+        method = self._descriptor.methods_by_name[name]
+        stream: Stream | None = None
+        try:
+            async with self._channel.request(
+                _path(method),
+                _cardinality(method),
+                GetMessageClass(method.input_type),
+                GetMessageClass(method.output_type),
+                timeout=timeout,
+                metadata=dict(metadata or {}),
+            ) as stream:
+                yield stream
+        except GRPCError as error:
+            raise _remote(error, stream) from error
+        except StreamTerminatedError as error:
+            raise UNREACHABLE.error(f"the connection ended during {name}: {error}") from error
+        except TimeoutError as error:
+            raise UNREACHABLE.error(f"{name} was not answered in time") from error
+        except OSError as error:
+            raise UNREACHABLE.error(f"cannot connect for {name}: {error}") from error
+
+
+def _remote(error: GRPCError, stream: Stream | None) -> VestibuleError:
+    trailers = (stream.trailing_metadata if stream is not None else None) or {}
+    message = error.message or error.status.name.lower().replace("_", " ")
+    known = CATALOGUE.get(str(trailers.get(CODE_KEY, "")))
+    advice = unquote(str(trailers.get(ADVICE_KEY, ""))) or None
+    if known is not None:
+        return known.error(message, advice=advice)
+    if error.status in (Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED):
+        return UNREACHABLE.error(message)
+    return REMOTE_REFUSED.error(f"{error.status.name}: {message}", advice=advice)
+
+
+def _cardinality(method: MethodDescriptor) -> Cardinality:
+    return {
+        (False, False): Cardinality.UNARY_UNARY,
+        (False, True): Cardinality.UNARY_STREAM,
+        (True, False): Cardinality.STREAM_UNARY,
+        (True, True): Cardinality.STREAM_STREAM,
+    }[(method.client_streaming, method.server_streaming)]
+
+
+def _path(method: MethodDescriptor) -> str:
+    return f"/{method.containing_service.full_name}/{method.name}"
+
+
+def _snake(name: str) -> str:
+    """``BatchNewX509SVID`` → ``batch_new_x509_svid``; ``GetX509Bundles`` → ``get_x509_bundles``."""
+    name = re.sub(r"(?<=JWT)(?=SVID)", "_", name)
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
+    return spaced.lower()

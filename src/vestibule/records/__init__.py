@@ -1,0 +1,15 @@
+"""What is kept, as plain values: no behaviour, no storage or wire form."""
+
+from vestibule.records.identity import AgentRecord, Authority, AuthorityState, Entry, JoinToken
+from vestibule.records.mesh import Address, Boundary, Instance
+
+__all__ = [
+    "Address",
+    "AgentRecord",
+    "Authority",
+    "AuthorityState",
+    "Boundary",
+    "Entry",
+    "Instance",
+    "JoinToken",
+]

@@ -1,0 +1,90 @@
+"""The records of the identity service."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum
+
+from vestibule.spiffe import Selector, SpiffeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A registration entry: under ``parent_id``, whoever has all ``selectors`` is ``spiffe_id``.
+
+    ``id``, ``revision`` and ``created_at`` are given by the store (``id`` may be chosen by the caller).
+    A TTL of ``None`` means the server's default.  ``revision`` starts at 0 and grows by one per update.
+    """
+
+    spiffe_id: SpiffeId
+    parent_id: SpiffeId
+    selectors: frozenset[Selector]
+    id: str = ""
+    x509_svid_ttl: timedelta | None = None
+    jwt_svid_ttl: timedelta | None = None
+    federates_with: tuple[str, ...] = ()
+    admin: bool = False
+    downstream: bool = False
+    expires_at: datetime | None = None
+    dns_names: tuple[str, ...] = ()
+    revision: int = 0
+    store_svid: bool = False
+    hint: str = ""
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentRecord:
+    """An attested node agent.  Its SVID is known by serial number: the current one, and the one just issued.
+
+    ``new_serial`` becomes ``serial`` when the agent first uses it, so a renewal whose answer was lost
+    does not lock the agent out.
+    """
+
+    spiffe_id: SpiffeId
+    attestation_type: str
+    serial: str
+    expires_at: datetime
+    new_serial: str = ""
+    new_expires_at: datetime | None = None
+    selectors: frozenset[Selector] = frozenset()
+    banned: bool = False
+    can_reattest: bool = False
+    version: str = ""
+    attested_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinToken:
+    """A secret that lets one agent join once.  Only a hash of the token is ever stored."""
+
+    token: str = field(repr=False)
+    expires_at: datetime
+    agent_id: SpiffeId | None = None
+
+
+class AuthorityState(Enum):
+    """The life of a signing authority; ``TAINTED`` and ``REVOKED`` can only follow ``OLD``."""
+
+    PREPARED = "prepared"
+    ACTIVE = "active"
+    OLD = "old"
+    TAINTED = "tainted"
+    REVOKED = "revoked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authority:
+    """An X.509 signing authority.  ``id`` is the subject key identifier in lower-case hex.
+
+    ``key_id`` names the private key in the key manager; ``chain`` is DER, the authority's own
+    certificate first (for a self-signed one, that alone).
+    """
+
+    id: str
+    key_id: str
+    chain: tuple[bytes, ...]
+    state: AuthorityState
+    not_before: datetime
+    not_after: datetime

@@ -1,0 +1,70 @@
+"""The records of the mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+
+from vestibule.spiffe import SpiffeId
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Address:
+    """Where something listens: ``127.0.0.1:8080``, ``[::1]:8080`` or ``unix:/path/to.sock``."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read one of the three forms.  Raises: ValueError, which the caller turns into its own error."""
+        if text.startswith("unix:"):
+            path = text.removeprefix("unix:")
+            if not path.startswith("/"):
+                raise ValueError(f"{text!r} is not an absolute socket path")
+            return cls(path=path)
+        host, colon, port = text.rpartition(":")
+        if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ValueError(f"{text!r} is not HOST:PORT")
+        return cls(host=host.removeprefix("[").removesuffix("]"), port=int(port))
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Boundary(Enum):
+    """How an app and its sidecar are kept apart from other processes of the host.
+
+    ``TRUST``: loopback TCP, open to every process of the host.  ``UNIX``: sockets owned by the
+    service's uid, mode 0600.
+    """
+
+    TRUST = "trust"
+    UNIX = "unix"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """One running copy of a service with its sidecar, as its agent registered it.
+
+    ``ingress`` is where the sidecar accepts mTLS from other sidecars, ``apps`` where the app itself
+    listens, both by port name.  ``egress`` is the app's way out; ``upstreams`` are dedicated listeners
+    for one destination each, named ``payments`` or, where a service has several ports, ``payments/grpc``.
+    """
+
+    id: str
+    service: str
+    spiffe_id: SpiffeId
+    agent_id: SpiffeId
+    version: str = "v1"
+    ingress: Mapping[str, Address] = field(default_factory=dict)
+    apps: Mapping[str, Address] = field(default_factory=dict)
+    egress: Address | None = None
+    upstreams: Mapping[str, Address] = field(default_factory=dict)
+    boundary: Boundary = Boundary.TRUST
+    lease_expires_at: datetime | None = None

@@ -1,0 +1,29 @@
+"""Error codes of the SPIFFE values."""
+
+from vestibule.errors import Fault, Kind, define
+
+MALFORMED_SPIFFE_ID = define(
+    "VST1400",
+    "malformed-spiffe-id",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A text that should be a SPIFFE ID or a trust domain name breaks the SPIFFE-ID standard.",
+    advice="Write spiffe://TRUST-DOMAIN/path: lower-case trust domain ([a-z0-9._-]), segments of "
+    "[A-Za-z0-9._-], no empty, '.' or '..' segment, no trailing slash, query or fragment.",
+)
+MALFORMED_SELECTOR = define(
+    "VST1401",
+    "malformed-selector",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A selector is not of the form TYPE:VALUE.",
+    advice="Write the attestor's name, a colon and the value, for example unix:uid:1000.",
+)
+MALFORMED_SVID = define(
+    "VST1402",
+    "malformed-x509-svid",
+    Kind.INVALID,
+    Fault.PEER,
+    meaning="A certificate breaks the X509-SVID profile.",
+    advice="Ask whoever issued it for a certificate with exactly one URI SAN holding a SPIFFE ID.",
+)
