@@ -1,0 +1,49 @@
+# What people type.  Everything bootstraps .venv by itself; nothing needs root or containers.
+MAKEFLAGS += --no-print-directory
+BIN := .venv/bin
+# Each test worker may start a few processes; more than four at once helps nobody.
+PYTEST := $(BIN)/pytest -q --tb=short -n auto --maxprocesses=4
+
+.PHONY: help demo test lint format unit bench lock proto docs clean
+
+help:  ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -ts'|'
+
+demo:  ## run the example mesh on this machine, prove each promise, print the report
+	@scripts/bootstrap all
+	@$(BIN)/vestibule up --once
+
+test: lint  ## everything CI runs: lint, types, walls, all tests
+	@$(PYTEST) tests
+
+unit:  ## only the tests that start no processes
+	@scripts/bootstrap dev
+	@$(PYTEST) -m "not e2e and not interop" tests
+
+lint:  ## ruff, formatting, mypy, import walls
+	@scripts/bootstrap dev
+	@scripts/lint
+
+format:  ## let ruff mend and format
+	@scripts/bootstrap dev
+	@$(BIN)/ruff check --quiet --fix || true
+	@$(BIN)/ruff format --quiet
+
+bench:  ## every measurement behind a performance claim, one after the other
+	@scripts/bootstrap dev
+	@scripts/bench
+
+lock:  ## requirements/*.txt anew from pyproject.toml (needs uv)
+	@scripts/lock
+
+proto:  ## src/vestibule/wire/gen anew from proto/
+	@scripts/bootstrap dev
+	@scripts/proto
+
+docs:  ## the pages generated from code
+	@scripts/bootstrap dev
+	@$(BIN)/python scripts/errors_docs.py
+
+clean:  ## remove .venv, caches and the state of `vestibule up`
+	@rm -rf .venv .vestibule .bootstrap.lock .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	@find . -name __pycache__ -prune -exec rm -rf {} +
