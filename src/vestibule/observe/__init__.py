@@ -1,0 +1,1 @@
+"""What happened: access records from every proxy, kept in one final schema."""

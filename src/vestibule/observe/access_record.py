@@ -1,0 +1,113 @@
+"""One access record: what a proxy reports about one request, connection or refused handshake.
+
+The schema is final in the sense that fields are only ever added; ``SCHEMA`` names it.  Who reports is taken
+from attestation, never from the proxy's own words.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Any, Final
+
+from vestibule.observe.codes import LOG_UNREADABLE
+
+SCHEMA: Final = "vestibule.access/v1"
+
+
+class Layer(Enum):
+    """What the record is about: an HTTP request, a TCP connection, or a connection that no filter chain took."""
+
+    HTTP = "http"
+    TCP = "tcp"
+    LISTENER = "listener"
+
+
+class Direction(Enum):
+    """Seen from the reporting proxy: calls arriving for its app, or calls its app makes."""
+
+    INBOUND = "inbound"
+    OUTBOUND = "outbound"
+
+
+class Verdict(Enum):
+    """How the reporting proxy disposed of it.
+
+    ``ALLOWED``: passed on to the upstream.  ``DENIED``: refused by a rule, or because no rule allows it.
+    ``REFUSED``: the connection did not get as far as a request (no TLS, no trusted certificate).
+    ``FAILED``: allowed, but no answer came from the upstream.
+    """
+
+    ALLOWED = "allowed"
+    DENIED = "denied"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessRecord:
+    """Texts are empty and numbers ``None`` where the proxy had nothing to say.
+
+    Durations are milliseconds from the first byte: ``duration_ms`` until the end, ``upstream_ms`` until the
+    upstream's first byte.  ``path`` is as it was asked, with the query removed.
+    """
+
+    time: datetime
+    layer: Layer
+    direction: Direction
+    verdict: Verdict
+    reporter_service: str
+    reporter_spiffe_id: str
+    reporter_instance: str
+    source_spiffe_id: str = ""
+    source_address: str = ""
+    destination_service: str = ""
+    destination_port: str = ""
+    destination_spiffe_id: str = ""
+    destination_address: str = ""
+    request_id: str = ""
+    method: str = ""
+    authority: str = ""
+    path: str = ""
+    protocol: str = ""
+    status: int | None = None
+    flags: tuple[str, ...] = ()
+    details: str = ""
+    route: str = ""
+    rule: str = ""
+    tls_version: str = ""
+    peer_serial: str = ""
+    transport_failure: str = ""
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    duration_ms: float | None = None
+    upstream_ms: float | None = None
+    attempts: int | None = None
+    intent_version: str = ""
+
+    def to_json(self) -> str:
+        """One line of JSON, without the newline."""
+        document: dict[str, Any] = {"schema": SCHEMA, **asdict(self)}
+        document["time"] = self.time.isoformat()
+        for name in ("layer", "direction", "verdict"):
+            document[name] = getattr(self, name).value
+        return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> AccessRecord:
+        """Read what ``to_json`` wrote; unknown fields of a newer writer are left out.  Raises: VST8200."""
+        try:
+            document = json.loads(line)
+            if document.pop("schema") != SCHEMA:
+                raise ValueError("another schema")
+            known = {name: document[name] for name in cls.__dataclass_fields__ if name in document}
+            known["time"] = datetime.fromisoformat(known["time"])
+            known["layer"] = Layer(known["layer"])
+            known["direction"] = Direction(known["direction"])
+            known["verdict"] = Verdict(known["verdict"])
+            known["flags"] = tuple(known.get("flags", ()))
+            return cls(**known)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise LOG_UNREADABLE.error(f"not a record of {SCHEMA}: {error}") from error

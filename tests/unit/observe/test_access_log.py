@@ -1,0 +1,96 @@
+"""The access log keeps what it is given, in bounded space, and can be read back."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from vestibule.errors import VestibuleError
+from vestibule.observe.access_log import AccessLog, Edge, read
+from vestibule.observe.access_record import AccessRecord, Direction, Layer, Verdict
+
+RECORD = AccessRecord(
+    time=datetime(2026, 11, 1, 12, tzinfo=UTC),
+    layer=Layer.HTTP,
+    direction=Direction.INBOUND,
+    verdict=Verdict.ALLOWED,
+    reporter_service="payments",
+    reporter_spiffe_id="spiffe://example.org/ns/prod/sa/payments",
+    reporter_instance="i-1",
+    source_spiffe_id="spiffe://example.org/ns/prod/sa/orders",
+    path="/v1/charges",
+    status=200,
+    flags=("UH",),
+    duration_ms=1.5,
+)
+
+
+async def _write(log: AccessLog, *records: AccessRecord) -> None:
+    log.append(records)
+    task = asyncio.create_task(log.run())
+    await asyncio.sleep(0)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+def test_a_record_survives_its_json_form() -> None:
+    assert AccessRecord.from_json(RECORD.to_json()) == RECORD
+
+
+def test_fields_of_a_newer_writer_are_left_out() -> None:
+    line = RECORD.to_json().replace('"path"', '"field_of_tomorrow":1,"path"')
+    assert AccessRecord.from_json(line) == RECORD
+
+
+@pytest.mark.parametrize("line", ["", "[]", "{}", '{"schema":"vestibule.access/v9"}', "not json"])
+def test_a_broken_line_is_an_error_with_a_code(line: str) -> None:
+    with pytest.raises(VestibuleError) as caught:
+        AccessRecord.from_json(line)
+    assert caught.value.code.code == "VST8200"
+
+
+async def test_what_was_queued_is_written_even_when_stopped_at_once(tmp_path: Path) -> None:
+    await _write(AccessLog(tmp_path / "access.jsonl"), RECORD, RECORD)
+    assert list(read(tmp_path / "access.jsonl")) == [RECORD, RECORD]
+
+
+async def test_files_rotate_and_old_ones_go(tmp_path: Path) -> None:
+    path = tmp_path / "access.jsonl"
+    log = AccessLog(path, file_bytes=2_500, files_kept=2)
+    for number in range(40):
+        await _write(log, replace(RECORD, status=number))
+    assert {file.name for file in tmp_path.iterdir()} == {"access.jsonl", "access.jsonl.1", "access.jsonl.2"}
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 3 * 2_500
+    kept = [record.status for record in read(path)]
+    assert kept == list(range(kept[0] or 0, 40))
+
+
+async def test_a_line_still_being_written_is_left_out_but_a_broken_one_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "access.jsonl"
+    path.write_text(RECORD.to_json() + "\n" + RECORD.to_json()[:40])
+    assert list(read(path)) == [RECORD]
+    path.write_text(RECORD.to_json()[:40] + "\n" + RECORD.to_json() + "\n")
+    with pytest.raises(VestibuleError):
+        list(read(path))
+
+
+async def test_a_full_disk_drops_records_and_counts_them() -> None:
+    log = AccessLog(Path("/dev/full"))
+    await _write(log, RECORD)
+    assert log.dropped == 1
+
+
+async def test_edges_count_who_called_whom(tmp_path: Path) -> None:
+    log = AccessLog(tmp_path / "access.jsonl")
+    log.append([RECORD, RECORD, replace(RECORD, direction=Direction.OUTBOUND)])
+    log.append([replace(RECORD, verdict=Verdict.REFUSED)])
+    assert log.edges == {
+        Edge(RECORD.source_spiffe_id, "payments", "allowed"): 2,
+        Edge("unknown", "payments", "refused"): 1,
+    }
