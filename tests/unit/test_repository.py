@@ -87,6 +87,37 @@ def test_every_error_code_has_a_current_page() -> None:
     assert [str(path.relative_to(ROOT)) for path in errors_docs.outdated(errors_docs.expected())] == []
 
 
+def test_links_between_documents_lead_somewhere() -> None:
+    skipped = {".venv", ".vestibule"}
+    documents = [path for path in ROOT.rglob("*.md") if not skipped & set(path.relative_to(ROOT).parts)]
+    broken = [
+        f"{document.relative_to(ROOT)}: {target}"
+        for document in documents
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
+        if not (document.parent / target).exists()
+    ]
+    assert len(documents) > 5
+    assert broken == []
+
+
+def test_every_decision_is_listed_and_numbered_once() -> None:
+    folder = ROOT / "docs" / "decisions"
+    records = sorted(path.name for path in folder.glob("[0-9]*.md"))
+    listed = re.findall(r"\]\((\d{4}-[a-z0-9-]+\.md)\)", (folder / "README.md").read_text())
+    assert listed == records
+    assert [int(name[:4]) for name in records] == list(range(1, len(records) + 1))
+
+
+def test_the_map_of_the_rooms_names_every_room() -> None:
+    rooms = {
+        path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    named = set(
+        re.findall(r"^\| [0-9–]? ?\| `([a-z]+)` \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    )
+    assert rooms - {"__init__", "__main__"} <= named
+
+
 def test_no_module_is_named_for_nothing() -> None:
     vague = {"utils", "util", "common", "base", "manager", "helpers", "misc"}
     assert [str(path) for path in PACKAGE.rglob("*") if path.stem in vague] == []
