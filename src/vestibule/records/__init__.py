@@ -1,7 +1,7 @@
 """What is kept, as plain values: no behaviour, no storage or wire form."""
 
 from vestibule.records.identity import AgentRecord, Authority, AuthorityState, Entry, JoinToken
-from vestibule.records.mesh import Address, Boundary, Instance
+from vestibule.records.mesh import Address, Boundary, Instance, PortView, ServiceView, UpstreamView
 
 __all__ = [
     "Address",
@@ -12,4 +12,7 @@ __all__ = [
     "Entry",
     "Instance",
     "JoinToken",
+    "PortView",
+    "ServiceView",
+    "UpstreamView",
 ]

@@ -68,3 +68,34 @@ class Instance:
     upstreams: Mapping[str, Address] = field(default_factory=dict)
     boundary: Boundary = Boundary.TRUST
     lease_expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortView:
+    """One port of a service: its name and its protocol (``http``, ``http2``, ``grpc`` or ``tcp``)."""
+
+    name: str
+    protocol: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamView:
+    """A destination that a service may call; ``name`` is ``payments``, or ``payments/grpc`` among several ports."""
+
+    name: str
+    service: str
+    port: str
+    protocol: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceView:
+    """A service as its own sidecar sees it, before any listener exists."""
+
+    service: str
+    spiffe_id: SpiffeId
+    ports: tuple[PortView, ...]
+    upstreams: tuple[UpstreamView, ...]
+    intent_version: str
+    mesh: str
+    environment: str
