@@ -1,0 +1,103 @@
+"""What an Envoy is started with: where the agent is, who it is, and nothing secret.
+
+Everything else (listeners, clusters, certificates, policy) comes from the agent over one Unix socket.
+This module imports no protobuf, so a sidecar starts its Envoy quickly; the result is JSON.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from vestibule.envoy.names import AGENT_CLUSTER
+
+MAX_DOWNSTREAM_CONNECTIONS: Final = 50_000
+"""Open connections one Envoy accepts on all its listeners together; beyond it, new ones are closed."""
+
+ADMIN_PATHS: Final = (
+    "/certs",
+    "/clusters",
+    "/config_dump",
+    "/drain_listeners",
+    "/healthcheck/fail",
+    "/healthcheck/ok",
+    "/init_dump",
+    "/listeners",
+    "/logging",
+    "/quitquitquit",
+    "/ready",
+    "/server_info",
+    "/stats",
+)
+"""What the admin interface answers: diagnosis and draining, but no runtime changes and no profiling."""
+
+
+def bootstrap(*, node_id: str, cluster: str, agent_socket: str, admin_socket: str) -> dict[str, Any]:
+    """The bootstrap of one sidecar's Envoy, ready for ``json.dumps``.
+
+    ``node_id`` is the instance's id and ``cluster`` the service's name; the agent overwrites both with what
+    it attested.  ``agent_socket`` and ``admin_socket`` are paths of Unix sockets; Envoy creates the latter
+    with mode 0600.
+    """
+    return {
+        "node": {"id": node_id, "cluster": cluster},
+        "admin": {
+            "address": {"pipe": {"path": admin_socket, "mode": 0o600}},
+            "allow_paths": [{"prefix": path} for path in ADMIN_PATHS],
+        },
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": "DELTA_GRPC",
+                "transport_api_version": "V3",
+                "set_node_on_first_message_only": True,
+                "grpc_services": [{"envoy_grpc": _agent_grpc()}],
+            },
+            "cds_config": {"ads": {}, "resource_api_version": "V3"},
+            "lds_config": {"ads": {}, "resource_api_version": "V3"},
+        },
+        "static_resources": {"clusters": [_agent_cluster(agent_socket)]},
+        "overload_manager": {
+            "resource_monitors": [
+                {
+                    "name": "envoy.resource_monitors.global_downstream_max_connections",
+                    "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.resource_monitors"
+                        ".downstream_connections.v3.DownstreamConnectionsConfig",
+                        "max_active_downstream_connections": MAX_DOWNSTREAM_CONNECTIONS,
+                    },
+                }
+            ]
+        },
+    }
+
+
+def _agent_grpc() -> dict[str, Any]:
+    # The agent is on this machine: after it restarts, come back within a second, not after 30.
+    return {
+        "cluster_name": AGENT_CLUSTER,
+        "retry_policy": {"retry_back_off": {"base_interval": "0.1s", "max_interval": "1s"}},
+    }
+
+
+def _agent_cluster(agent_socket: str) -> dict[str, Any]:
+    return {
+        "name": AGENT_CLUSTER,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {
+            "cluster_name": AGENT_CLUSTER,
+            "endpoints": [
+                {"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": agent_socket}}}}]},
+            ],
+        },
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {
+                    "http2_protocol_options": {
+                        # A frozen agent is noticed, and the connection made anew.
+                        "connection_keepalive": {"interval": "10s", "timeout": "5s"},
+                    }
+                },
+            }
+        },
+    }

@@ -1,0 +1,14 @@
+"""The names that Vestibule's Envoys, the agent and the server have to agree on."""
+
+from __future__ import annotations
+
+from typing import Final
+
+AGENT_CLUSTER: Final = "vestibule_agent"
+"""The one cluster of the bootstrap: the agent's public socket, for ADS, SDS and access logs."""
+
+SVID_SECRET: Final = "default"  # noqa: S105 - a name, SPIRE's and Istio's
+"""The SDS secret with the caller's own certificate and key."""
+
+BUNDLE_SECRET: Final = "ROOTCA"  # noqa: S105 - a name, SPIRE's and Istio's
+"""The SDS secret with the bundles of every trust domain, checked by the SPIFFE validator."""
