@@ -1,0 +1,113 @@
+"""What people ask for, once it has been read, checked and every name in it resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import Enum
+from types import MappingProxyType
+from typing import Final
+
+from vestibule.errors import Where
+from vestibule.policy import IdentityMatch, Rule
+from vestibule.spiffe import SpiffeId, TrustDomain
+
+DEFAULT_TIMEOUT: Final = timedelta(seconds=15)
+DEFAULT_TEMPLATE: Final = "/ns/{environment}/sa/{service}"
+
+
+class Protocol(Enum):
+    """What is spoken on a port."""
+
+    HTTP = "http"
+    HTTP2 = "http2"
+    GRPC = "grpc"
+    TCP = "tcp"
+
+    @property
+    def is_http(self) -> bool:
+        """Whether requests have methods and paths that rules can speak of."""
+        return self is not Protocol.TCP
+
+
+class DenyDetail(Enum):
+    """What a denied caller is told besides the status: code and request id, or also rule and version."""
+
+    CODE = "code"
+    CALLER = "caller"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defaults:
+    """What holds for every service unless it says otherwise.  ``timeout`` is for a whole request."""
+
+    timeout: timedelta = DEFAULT_TIMEOUT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mesh:
+    """``mesh.yaml``.  A role's members are resolved; a rule that names a role holds them already."""
+
+    name: str
+    trust_domain: TrustDomain
+    environment: str
+    identity_template: str = DEFAULT_TEMPLATE
+    defaults: Defaults = Defaults()
+    roles: Mapping[str, tuple[IdentityMatch, ...]] = field(
+        default_factory=lambda: MappingProxyType({}), hash=False
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Port:
+    """One port of a service.  ``app_port`` is where the app listens; None lets the sidecar choose."""
+
+    name: str
+    protocol: Protocol
+    app_port: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """``services/NAME.yaml``.  Every rule under ``allow`` has its ``port`` set; nothing else is allowed."""
+
+    name: str
+    spiffe_id: SpiffeId
+    owner: str | None = None
+    labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    ports: Mapping[str, Port] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    allow: tuple[Rule, ...] = ()
+    deny_detail: DenyDetail = DenyDetail.CODE
+    where: Where | None = field(default=None, compare=False, repr=False)
+
+    def rules_for(self, port: str) -> tuple[Rule, ...]:
+        """The rules that speak of one port."""
+        return tuple(rule for rule in self.allow if rule.port in (None, port))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """A whole, valid intent; ``version`` is a short hash of the files it was read from."""
+
+    mesh: Mesh
+    services: Mapping[str, Service] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    version: str = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class App:
+    """How ``vestibule up`` starts one service: a command, its directory being the intent's own."""
+
+    service: str
+    run: tuple[str, ...]
+    version: str = "v1"
+    instances: int = 1
+    env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpFile:
+    """``up.yaml``, apps by service name."""
+
+    apps: Mapping[str, App] = field(default_factory=lambda: MappingProxyType({}), hash=False)

@@ -1,0 +1,48 @@
+"""Patterns of SPIFFE IDs: one identity, or one and everything below it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from vestibule.policy.codes import MALFORMED_IDENTITY_PATTERN
+from vestibule.spiffe import SpiffeId
+
+BELOW: Final = "/**"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityMatch:
+    """``id`` itself and, if ``below`` is set, every ID below it, segment by segment.
+
+    ``spiffe://example.org/ns/a/**`` is ``/ns/a`` and ``/ns/a/b``, never ``/ns/ab``.
+    """
+
+    id: SpiffeId
+    below: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> IdentityMatch:
+        """Read ``spiffe://example.org/a`` or ``spiffe://example.org/a/**``.  Raises: VST1400, VST4011."""
+        below = text.endswith(BELOW)
+        rest = text.removesuffix(BELOW)
+        if "*" in rest:
+            raise MALFORMED_IDENTITY_PATTERN.error(f"{text!r} has a wildcard that is not a trailing {BELOW}")
+        return cls(id=SpiffeId.parse(rest), below=below)
+
+    def matches(self, caller: SpiffeId) -> bool:
+        """Whether ``caller`` is meant."""
+        if caller == self.id:
+            return True
+        return (
+            self.below
+            and caller.trust_domain == self.id.trust_domain
+            and caller.path.startswith(self.id.path + "/")
+        )
+
+    def covers(self, other: IdentityMatch) -> bool:
+        """Whether everything that ``other`` matches is matched here too."""
+        return self.matches(other.id) and (self.below or not other.below)
+
+    def __str__(self) -> str:
+        return f"{self.id}{BELOW if self.below else ''}"
