@@ -27,5 +27,5 @@ class SystemClock:
 
     async def sleep_until(self, instant: datetime) -> None:
         # The wall clock may step while we sleep (NTP, suspend), so no single sleep is trusted for long.
-        while (remaining := (instant - self.now()).total_seconds()) > 0:
+        while (remaining := (instant - self.now()).total_seconds()) > 0:  # noqa: ASYNC110
             await asyncio.sleep(min(remaining, 30.0))

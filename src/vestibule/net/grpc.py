@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 from urllib.parse import quote, unquote
@@ -80,26 +80,28 @@ def _guarded(name: str, function: Callable[[Stream], Awaitable[None]]) -> Callab
         try:
             await function(stream)
         except VestibuleError as error:
-            await _refuse(stream, error)
+            await refuse(stream, error)
         except (GRPCError, StreamTerminatedError):
             raise
         except asyncio.CancelledError:
             # Either the client left, and nobody reads this, or we are shutting down: clients must see
             # UNAVAILABLE, since some stop for good at CANCELLED.
-            await _refuse(stream, SHUTTING_DOWN.error("the component is shutting down"))
+            await refuse(stream, SHUTTING_DOWN.error("the component is shutting down"))
             raise
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it is, the client gets a status and the log gets the trace
             _log.exception("unexpected failure in %s", name)
-            await _refuse(stream, INTERNAL.error(f"{name} failed unexpectedly"))
+            await refuse(stream, INTERNAL.error(f"{name} failed unexpectedly"))
 
     return handle
 
 
-async def _refuse(stream: Stream, error: VestibuleError) -> None:
+async def refuse(stream: Stream, error: VestibuleError, details: Sequence[Message] = ()) -> None:
+    """End a call with an error; ``details`` travel in ``grpc-status-details-bin``, for other implementations."""
     try:
         await stream.send_trailing_metadata(
             status=STATUS_OF_KIND[error.code.kind],
             status_message=error.message,
+            status_details=list(details) or None,
             metadata={CODE_KEY: error.code.code, ADVICE_KEY: quote(error.advice)},
         )
     except Exception:  # noqa: BLE001 - the stream is gone; there is nobody left to tell

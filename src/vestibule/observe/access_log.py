@@ -76,8 +76,7 @@ class AccessLog:
                 raise
 
     def _take(self) -> list[AccessRecord]:
-        batch = [self._queue.popleft() for _ in range(min(len(self._queue), 2_000))]
-        return batch
+        return [self._queue.popleft() for _ in range(min(len(self._queue), 2_000))]
 
     def _write(self, batch: list[AccessRecord]) -> None:
         if not batch:

@@ -1,0 +1,27 @@
+"""Sidecars attached to this agent, and what they are entitled to say of their processes and instances."""
+
+from vestibule.agent.sidecars.sessions import (
+    Attachment,
+    Done,
+    Event,
+    Grants,
+    MeshUpstream,
+    Process,
+    Session,
+    Sidecars,
+    Welcomed,
+)
+from vestibule.agent.sidecars.views import ViewCache
+
+__all__ = [
+    "Attachment",
+    "Done",
+    "Event",
+    "Grants",
+    "MeshUpstream",
+    "Process",
+    "Session",
+    "Sidecars",
+    "ViewCache",
+    "Welcomed",
+]

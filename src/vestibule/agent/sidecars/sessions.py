@@ -1,0 +1,307 @@
+"""The sidecars attached to this agent: who they are, what they vouched for, which instances they registered.
+
+A sidecar holds one stream to the agent open (``doors/sidecar_api.py``); a ``Session`` is its half of the
+conversation without the wire.  All that it registered ends with it.  The server may be away: the session then
+goes on with the last known description of its service, and registers the instance once the server is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Final, Protocol, TypeAlias
+
+from vestibule.agent.sidecars.codes import (
+    NO_SERVICE_IDENTITY,
+    NOT_A_PROXY,
+    NOT_ITS_PROCESS,
+    OUT_OF_STEP,
+    UNKNOWN_SUPERVISOR_KEY,
+)
+from vestibule.agent.sidecars.views import ViewCache
+from vestibule.errors import Kind, VestibuleError
+from vestibule.records import Instance, ServiceView
+from vestibule.spiffe import Selector, SpiffeId
+from vestibule.xds.resources import ProxyKey
+
+RETRY_FIRST: Final = 0.25
+RETRY_LONGEST: Final = 5.0
+ENVOY: Final = "envoy"
+
+_log = logging.getLogger(__name__)
+
+
+class MeshUpstream(Protocol):
+    """What the server tells and takes about services and instances.  Raises: VST2300 while it is away."""
+
+    async def describe(self, spiffe_id: SpiffeId) -> ServiceView | None: ...
+
+    async def register(self, instance: Instance) -> float:
+        """Register or renew; the answer is the lease in seconds."""
+        ...
+
+    async def deregister(self, instance_id: str, spiffe_id: SpiffeId) -> None: ...
+
+
+class VouchedProcesses(Protocol):
+    """The registry behind the ``supervised`` attestor."""
+
+    def vouch(self, service: str, pid: int, start_time: int, role: str) -> None: ...
+
+    def withdraw(self, pid: int, start_time: int) -> None: ...
+
+
+Process: TypeAlias = tuple[int, int]
+"""A process by pid and start time (field 22 of ``/proc/PID/stat``), which together are never reused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Welcomed:
+    """The session knows who it is."""
+
+    spiffe_id: SpiffeId
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A step was carried out."""
+
+    what: str
+
+
+Event: TypeAlias = Welcomed | ServiceView | Done | VestibuleError
+"""What a session tells its sidecar."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """Who attaches: the service it names, its own process, and what was attested of it."""
+
+    service: str
+    instance_id: str
+    process: Process
+    selectors: frozenset[Selector]
+
+
+class Grants:
+    """Supervisor keys, by their SHA-256, and the service each may vouch for."""
+
+    def __init__(self) -> None:
+        self._services: dict[bytes, str] = {}
+
+    def grant(self, key_sha256: bytes, service: str) -> None:
+        self._services[key_sha256] = service
+
+    def revoke(self, key_sha256: bytes) -> None:
+        self._services.pop(key_sha256, None)
+
+    def check(self, key: bytes, service: str) -> None:
+        """Raises: VST2130 unless the key was granted for just this service."""
+        # The digest is looked up, not the key: how long that takes tells nothing about any key.
+        if self._services.get(hashlib.sha256(key).digest()) != service:
+            raise UNKNOWN_SUPERVISOR_KEY.error(
+                f"the supervisor key is not one granted for service {service!r}"
+            )
+
+
+class Sidecars:
+    """All sessions of this agent, and the answers that other doors need: whose Envoy is this process?"""
+
+    def __init__(
+        self,
+        *,
+        upstream: MeshUpstream,
+        identities: Callable[[frozenset[Selector]], list[SpiffeId]],
+        vouched: VouchedProcesses,
+        is_descendant: Callable[[Process, Process], bool],
+        views: ViewCache,
+    ) -> None:
+        self.upstream = upstream
+        self.identities = identities
+        self.vouched = vouched
+        self.is_descendant = is_descendant
+        self.views = views
+        self.sessions: set[Session] = set()
+        self._changed = asyncio.Event()
+
+    def wake(self) -> None:
+        """Something upstream changed (entries, intent, or the server is back): every session looks again."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def changed(self) -> asyncio.Event:
+        """Set at the next ``wake``."""
+        return self._changed
+
+    def proxy_of(self, process: Process) -> ProxyKey:
+        """The proxy that a calling Envoy is, whatever it says of itself.  Raises: VST2133."""
+        session = self.session_of(process)
+        if session.spiffe_id is None:
+            raise NOT_A_PROXY.error(f"the sidecar of process {process[0]} has no identity yet")
+        return ProxyKey(session.spiffe_id, session.instance_id)
+
+    def session_of(self, process: Process) -> Session:
+        """The session that vouched for this very process as its Envoy.  Raises: VST2133."""
+        for session in self.sessions:
+            if session.roles.get(process) == ENVOY:
+                return session
+        raise NOT_A_PROXY.error(f"process {process[0]} is not the Envoy of an attached sidecar")
+
+
+@dataclass(eq=False, slots=True)
+class Session:
+    """One attached sidecar.  ``run`` drives it; ``events`` is what to tell it."""
+
+    sidecars: Sidecars
+    attachment: Attachment
+    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+    spiffe_id: SpiffeId | None = None
+    roles: dict[Process, str] = field(default_factory=dict)
+    instance: Instance | None = None
+    registered: bool = False
+    _view: ServiceView | None = None
+    _wanted: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def service(self) -> str:
+        return self.attachment.service
+
+    @property
+    def instance_id(self) -> str:
+        return self.attachment.instance_id
+
+    async def run(self) -> None:
+        """Find the identity, then keep the description and the registration current, until cancelled."""
+        self.sidecars.sessions.add(self)
+        try:
+            await self._find_identity()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._follow_description(), name=f"describe-{self.service}")
+                tasks.create_task(self._keep_registered(), name=f"register-{self.service}")
+        finally:
+            self.sidecars.sessions.discard(self)
+            for pid, start_time in self.roles:
+                self.sidecars.vouched.withdraw(pid, start_time)
+            await self._leave()
+
+    def vouch(self, process: Process, role: str) -> None:
+        """Give a process of this sidecar the sidecar's identity.  Raises: VST2132."""
+        if not self.sidecars.is_descendant(process, self.attachment.process):
+            raise NOT_ITS_PROCESS.error(
+                f"process {process[0]} is not one that the sidecar of {self.service} (process "
+                f"{self.attachment.process[0]}) started"
+            )
+        self.sidecars.vouched.vouch(self.service, *process, role)
+        self.roles[process] = role
+        self.events.put_nowait(Done("vouch"))
+
+    def withdraw(self, pid: int) -> None:
+        """Take a process's identity back."""
+        for process in [process for process in self.roles if process[0] == pid]:
+            self.sidecars.vouched.withdraw(*process)
+            del self.roles[process]
+        self.events.put_nowait(Done("withdraw"))
+
+    def register(self, instance: Instance) -> None:
+        """The instance is up: announce it, and keep its lease.  Raises: VST2134."""
+        if self.spiffe_id is None or instance.service != self.service or instance.id != self.instance_id:
+            raise OUT_OF_STEP.error("a sidecar registers one instance of its own service, after its welcome")
+        self.instance = replace(instance, spiffe_id=self.spiffe_id)
+        self.registered = False
+        self._wanted.set()
+
+    async def deregister(self) -> None:
+        """The instance drains: callers are told to leave it."""
+        await self._leave()
+        self.events.put_nowait(Done("deregister"))
+
+    async def _find_identity(self) -> None:
+        told = False
+        while self.spiffe_id is None:
+            changed = self.sidecars.changed()
+            for candidate in self.sidecars.identities(self.attachment.selectors):
+                view = await self._describe(candidate)
+                if view is not None and view.service == self.service:
+                    self.spiffe_id = candidate
+                    self.events.put_nowait(Welcomed(candidate))
+                    self._tell(view)
+                    return
+            if not told:
+                told = True
+                self.events.put_nowait(self._no_identity())
+            await _either(changed, RETRY_LONGEST)
+
+    def _no_identity(self) -> VestibuleError:
+        selectors = ", ".join(sorted(map(str, self.attachment.selectors))) or "none"
+        return NO_SERVICE_IDENTITY.error(
+            f"no entry gives service {self.service!r} an identity here (attested selectors: {selectors})"
+        )
+
+    async def _describe(self, spiffe_id: SpiffeId) -> ServiceView | None:
+        try:
+            view = await self.sidecars.upstream.describe(spiffe_id)
+        except VestibuleError as error:
+            if error.code.kind is not Kind.UNAVAILABLE:
+                _log.warning("cannot describe %s: %s", spiffe_id, error)
+            return self.sidecars.views.get(spiffe_id)
+        if view is not None:
+            self.sidecars.views.put(view)
+        return view
+
+    async def _follow_description(self) -> None:
+        while self.spiffe_id is not None:
+            await self.sidecars.changed().wait()
+            view = await self._describe(self.spiffe_id)
+            if view is not None:
+                self._tell(view)
+
+    def _tell(self, view: ServiceView) -> None:
+        if view != self._view:
+            self._view = view
+            self.events.put_nowait(view)
+
+    async def _keep_registered(self) -> None:
+        pause = RETRY_FIRST
+        while True:
+            await self._wanted.wait()
+            changed = self.sidecars.changed()
+            if (instance := self.instance) is None:
+                self._wanted.clear()
+                continue
+            try:
+                lease = await self.sidecars.upstream.register(instance)
+            except VestibuleError as error:
+                self.registered = False
+                if error.code.kind is not Kind.UNAVAILABLE:
+                    self.events.put_nowait(error)
+                await _either(changed, pause)
+                pause = min(pause * 2, RETRY_LONGEST)
+                continue
+            pause = RETRY_FIRST
+            if not self.registered and self.instance is instance:
+                self.registered = True
+                self.events.put_nowait(Done("register"))
+            await _either(changed, lease / 3)
+
+    async def _leave(self) -> None:
+        instance, self.instance, was = self.instance, None, self.registered
+        self.registered = False
+        self._wanted.clear()
+        if instance is None or not was:
+            return
+        try:
+            await self.sidecars.upstream.deregister(instance.id, instance.spiffe_id)
+        except VestibuleError as error:
+            _log.info("the lease of instance %s will run out instead: %s", instance.id, error)
+
+
+async def _either(event: asyncio.Event, timeout: float) -> None:
+    """Wait for the event, at most so long."""
+    try:
+        async with asyncio.timeout(timeout):
+            await event.wait()
+    except TimeoutError:
+        return

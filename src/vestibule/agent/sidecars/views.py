@@ -1,0 +1,64 @@
+"""The agent's memory of what services look like, so that sidecars can start while the server is away."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vestibule.records import PortView, ServiceView, UpstreamView
+from vestibule.spiffe import SpiffeId
+
+_log = logging.getLogger(__name__)
+
+
+class ViewCache:
+    """The last description of each service, by SPIFFE ID, kept in one small file.  It holds no secret."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._views: dict[SpiffeId, ServiceView] = {}
+
+    def load(self) -> None:
+        """Read the file; one that cannot be read is as good as none, since the server tells everything again."""
+        try:
+            documents = json.loads(self._path.read_text(encoding="utf-8"))
+            self._views = {view.spiffe_id: view for view in map(_view, documents)}
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _log.warning("ignoring the cached service descriptions: %s", error)
+
+    def get(self, spiffe_id: SpiffeId) -> ServiceView | None:
+        """The last known description of a service."""
+        return self._views.get(spiffe_id)
+
+    def put(self, view: ServiceView) -> None:
+        """Remember a description; writes only when it changed."""
+        if self._views.get(view.spiffe_id) == view:
+            return
+        self._views[view.spiffe_id] = view
+        self._save()
+
+    def _save(self) -> None:
+        documents = [{**asdict(view), "spiffe_id": str(view.spiffe_id)} for view in self._views.values()]
+        partial = self._path.with_suffix(".partial")
+        try:
+            partial.write_text(json.dumps(documents), encoding="utf-8")
+            partial.replace(self._path)
+        except OSError as error:
+            _log.warning("cannot keep the service descriptions: %s", error.strerror)
+
+
+def _view(document: dict[str, Any]) -> ServiceView:
+    return ServiceView(
+        service=document["service"],
+        spiffe_id=SpiffeId.parse(document["spiffe_id"]),
+        ports=tuple(PortView(**port) for port in document["ports"]),
+        upstreams=tuple(UpstreamView(**upstream) for upstream in document["upstreams"]),
+        intent_version=document["intent_version"],
+        mesh=document["mesh"],
+        environment=document["environment"],
+    )
