@@ -1,0 +1,37 @@
+"""Reading one certificate, with our errors instead of the library's."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+
+from vestibule.pki.codes import MALFORMED_CERTIFICATE
+
+MAX_CERTIFICATE_BYTES: Final = 64 * 1024
+
+# What `cryptography` raises, by experiment, on bytes that are not what they should be.
+PARSE_ERRORS: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+
+
+def load_certificate(der: bytes) -> x509.Certificate:
+    """Read one DER certificate and all its extensions.  Raises: VST1005."""
+    if len(der) > MAX_CERTIFICATE_BYTES:
+        raise MALFORMED_CERTIFICATE.error(f"the certificate is larger than {MAX_CERTIFICATE_BYTES} bytes")
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        # The library parses these lazily; done here, nobody later meets a surprise.
+        certificate.extensions  # noqa: B018
+        certificate.public_key()
+        certificate.subject  # noqa: B018
+    except PARSE_ERRORS as error:
+        raise MALFORMED_CERTIFICATE.error("the bytes are not an X.509 certificate in DER") from error
+    return certificate

@@ -1,0 +1,104 @@
+"""Error codes of keys, certificates and trust bundles."""
+
+from vestibule.errors import Fault, Kind, define
+
+MALFORMED_CSR = define(
+    "VST1000",
+    "malformed-csr",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="The bytes are not a DER-encoded PKCS #10 certificate signing request.",
+    advice="Send the request in DER (not PEM), as made by a current X.509 library.",
+)
+CSR_SIGNATURE = define(
+    "VST1001",
+    "csr-signature-invalid",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="The signature of a certificate signing request does not prove possession of its key.",
+    advice="Sign the request with the private key that belongs to the public key in it, using SHA-256 or stronger.",
+)
+CSR_NAMES = define(
+    "VST1002",
+    "csr-names-invalid",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A certificate signing request asks for names that no SVID may carry: more than one URI, or a URI "
+    "that is not a SPIFFE ID.",
+    advice="Put exactly one spiffe:// URI into the request, or none: the identity comes from the registration entry.",
+)
+UNSUPPORTED_KEY = define(
+    "VST1003",
+    "unsupported-key",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="The key is of a type or size that Vestibule does not certify.",
+    advice="Use an EC key on P-256 (best) or P-384, or RSA with 2048 to 4096 bits and the exponent 65537.",
+)
+SIGNER_SPENT = define(
+    "VST1004",
+    "signer-spent",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="The signing authority has expired, so nothing that it signs could be valid.",
+    advice="Let the server prepare and activate the next authority; check that its clock is right.",
+)
+MALFORMED_CERTIFICATE = define(
+    "VST1005",
+    "malformed-certificate",
+    Kind.INVALID,
+    Fault.PEER,
+    meaning="The bytes are not a DER-encoded X.509 certificate.",
+    advice="Check what the other side sends: each certificate in DER, the leaf first.",
+)
+NOT_AN_SVID = define(
+    "VST1006",
+    "not-an-x509-svid",
+    Kind.UNAUTHENTICATED,
+    Fault.PEER,
+    meaning="A certificate breaks the X509-SVID profile (X509-SVID.md, sections 2 to 5).",
+    advice="Ask whoever issued it for a leaf with one spiffe:// URI with a path, CA false, and key usage "
+    "digitalSignature without keyCertSign and cRLSign.",
+)
+UNTRUSTED_CHAIN = define(
+    "VST1007",
+    "untrusted-chain",
+    Kind.UNAUTHENTICATED,
+    Fault.PEER,
+    meaning="A certificate chain does not lead to an authority of its own trust domain, or is not valid now.",
+    advice="Check that both sides have the current trust bundle, that the certificate has not expired and that "
+    "both clocks are right.",
+)
+WRONG_TRUST_DOMAIN = define(
+    "VST1008",
+    "wrong-trust-domain",
+    Kind.UNAUTHENTICATED,
+    Fault.PEER,
+    meaning="A certificate names another trust domain than the one whose bundle it is checked against.",
+    advice="Present an identity of the expected trust domain, or federate with the other one.",
+)
+MALFORMED_BUNDLE = define(
+    "VST1009",
+    "malformed-bundle",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A trust bundle document can not be read (SPIFFE_Trust_Domain_and_Bundle.md, section 4).",
+    advice="Give a JWK Set with a `keys` list whose x509-svid keys have one certificate in `x5c`, or PEM certificates.",
+)
+MALFORMED_KEY = define(
+    "VST1010",
+    "malformed-private-key",
+    Kind.INVALID,
+    Fault.OPERATOR,
+    meaning="The bytes are not an unencrypted PKCS #8 private key of a supported type.",
+    advice="Restore the key file from a backup, or delete it so that a new key is made.",
+)
+INVALID_REQUEST = define(
+    "VST1011",
+    "certificate-request-invalid",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A certificate was asked for that the profile does not allow: a DNS name that is none, an identity "
+    "without a path or of a foreign trust domain, or a lifetime under one second.",
+    advice="Correct the registration entry: DNS names in ASCII, an identity of this trust domain, a TTL of seconds.",
+)

@@ -1,0 +1,31 @@
+"""What the server keeps: one small port per aggregate, and SQLite behind them."""
+
+from vestibule.store.changes import Change, Changes, Subscription
+from vestibule.store.filters import AgentFilter, EntryFilter, Match
+from vestibule.store.ports import (
+    Agents,
+    Authorities,
+    Bundles,
+    Entries,
+    Instances,
+    JoinTokens,
+    Page,
+    Store,
+)
+
+__all__ = [
+    "AgentFilter",
+    "Agents",
+    "Authorities",
+    "Bundles",
+    "Change",
+    "Changes",
+    "Entries",
+    "EntryFilter",
+    "Instances",
+    "JoinTokens",
+    "Match",
+    "Page",
+    "Store",
+    "Subscription",
+]

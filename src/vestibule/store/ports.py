@@ -1,0 +1,204 @@
+"""The storage ports.  Implementations: ``store.sqlite``.  All of them must pass ``tests/contract/test_stores.py``.
+
+Every method that changes something has done so durably when it returns, and then publishes the change.
+Every method may raise the errors of storage itself: VST8000 (unusable), VST8001 (full), VST8002 (busy),
+VST8003 (damaged).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, Protocol, TypeVar
+
+from vestibule.errors import VestibuleError
+from vestibule.records import AgentRecord, Authority, Entry, Instance, JoinToken
+from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain
+from vestibule.store.changes import Changes
+from vestibule.store.filters import AgentFilter, EntryFilter
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page(Generic[T]):
+    """A part of a listing; ``next_token`` asks for the following one and is empty on the last."""
+
+    items: tuple[T, ...]
+    next_token: str = ""
+
+
+class Entries(Protocol):
+    """Registration entries.  Two are *similar* if SPIFFE ID, parent ID and selectors are equal."""
+
+    async def create(self, entry: Entry) -> tuple[Entry, bool]:
+        """Keep a new entry, giving it an ID if it has none, revision 0 and its time of creation.
+
+        If a similar one exists, that one is returned instead, with ``False``.
+        Raises: VST8010 when the given ID is taken by an entry that is not similar.
+        """
+        ...
+
+    async def create_many(self, entries: Sequence[Entry]) -> list[tuple[Entry, bool] | VestibuleError]:
+        """``create`` for each, with one disk flush for all; an entry's own error stands in its place."""
+        ...
+
+    async def update(self, entry: Entry) -> Entry:
+        """Replace the entry of this ID; revision and creation time are the store's business.
+
+        Raises: VST8011 (no such entry), VST8012 (it would become similar to another one).
+        """
+        ...
+
+    async def delete(self, entry_id: str) -> bool:
+        """Forget an entry; whether there was one."""
+        ...
+
+    async def get(self, entry_id: str) -> Entry | None:
+        """The entry of this ID."""
+        ...
+
+    async def all(self) -> list[Entry]:
+        """All entries, by ID."""
+        ...
+
+    async def page(self, filter: EntryFilter, size: int, token: str = "") -> Page[Entry]:  # noqa: A002
+        """Up to ``size`` (0: all) entries by ID, from where ``token`` points.  Raises: VST8013 (token)."""
+        ...
+
+    async def count(self, filter: EntryFilter) -> int:  # noqa: A002
+        """How many entries there are."""
+        ...
+
+
+class Agents(Protocol):
+    """Attested agents, known by SPIFFE ID."""
+
+    async def put(self, agent: AgentRecord) -> AgentRecord:
+        """Keep an attested agent, new or attested again.  Returns what is now kept.
+
+        A ban is never lifted by this: the result's ``banned`` is true if the agent was banned before.
+        """
+        ...
+
+    async def update(self, agent: AgentRecord) -> AgentRecord | None:
+        """As ``put``, but only for an agent that is known and not banned; ``None`` if it is not.
+
+        For renewals: an agent evicted or banned meanwhile does not come back by a write that raced it.
+        """
+        ...
+
+    async def get(self, spiffe_id: SpiffeId) -> AgentRecord | None:
+        """The agent of this SPIFFE ID."""
+        ...
+
+    async def page(self, filter: AgentFilter, size: int, token: str = "") -> Page[AgentRecord]:  # noqa: A002
+        """Up to ``size`` (0: all) agents by SPIFFE ID, from where ``token`` points.  Raises: VST8013."""
+        ...
+
+    async def count(self, filter: AgentFilter) -> int:  # noqa: A002
+        """How many agents there are."""
+        ...
+
+    async def set_banned(self, spiffe_id: SpiffeId, banned: bool = True) -> bool:
+        """Ban an agent, or lift its ban; whether it is known."""
+        ...
+
+    async def delete(self, spiffe_id: SpiffeId) -> bool:
+        """Forget an agent; whether it was known."""
+        ...
+
+
+class JoinTokens(Protocol):
+    """Join tokens, of which only a SHA-256 is kept."""
+
+    async def add(self, token: JoinToken) -> None:
+        """Keep a new token.  Raises: VST8023 when it is known already, used or not."""
+        ...
+
+    async def consume(self, token: str, now: datetime) -> JoinToken:
+        """Use a token up.  Of any number of concurrent callers, in any process, exactly one succeeds.
+
+        Raises: VST8020 (unknown), VST8021 (used before), VST8022 (expired).
+        """
+        ...
+
+    async def prune(self, before: datetime) -> int:
+        """Forget tokens that expired before this instant, used or not; how many."""
+        ...
+
+
+class Authorities(Protocol):
+    """The trust domain's signing authorities, in any state."""
+
+    async def all(self) -> list[Authority]:
+        """All of them, oldest first."""
+        ...
+
+    async def put(self, *authorities: Authority) -> None:
+        """Keep them, new or changed, in one step: activating one and retiring another never half happens."""
+        ...
+
+    async def delete(self, authority_id: str) -> bool:
+        """Forget one; whether it was known."""
+        ...
+
+
+class Bundles(Protocol):
+    """Trust bundles: ours, and those of others."""
+
+    async def get(self, trust_domain: TrustDomain) -> TrustBundle | None:
+        """The latest bundle of a trust domain."""
+        ...
+
+    async def put(self, bundle: TrustBundle) -> None:
+        """Keep a trust domain's bundle in place of the one before."""
+        ...
+
+
+class Instances(Protocol):
+    """Running copies of services, each under a lease."""
+
+    async def put(self, instance: Instance) -> None:
+        """Keep an instance, new or renewed."""
+        ...
+
+    async def delete(self, instance_id: str) -> bool:
+        """Forget one; whether it was known."""
+        ...
+
+    async def all(self) -> list[Instance]:
+        """All of them, by ID, whether their leases run or not."""
+        ...
+
+    async def extend_leases(self, until: datetime) -> None:
+        """Let no lease end before ``until``: after an outage of ours, nobody could renew in time."""
+        ...
+
+    async def expire(self, now: datetime) -> list[Instance]:
+        """Forget the instances whose leases are over, and return them."""
+        ...
+
+
+class Store(Protocol):
+    """Everything that is kept."""
+
+    @property
+    def entries(self) -> Entries: ...
+    @property
+    def agents(self) -> Agents: ...
+    @property
+    def join_tokens(self) -> JoinTokens: ...
+    @property
+    def authorities(self) -> Authorities: ...
+    @property
+    def bundles(self) -> Bundles: ...
+    @property
+    def instances(self) -> Instances: ...
+    @property
+    def changes(self) -> Changes: ...
+
+    async def close(self) -> None:
+        """End the change feed and let go of the database."""
+        ...
