@@ -1,0 +1,182 @@
+"""A gRPC server with an end: it drains, answers UNAVAILABLE to streams, and leaves no connection hanging.
+
+grpclib does the protocol.  Added here: bounded messages, malformed input that disturbs nobody and fills no
+log, and a shutdown in which every stream ends with a status that clients retry (some stop for good at
+CANCELLED or OK).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+import weakref
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, Final, cast
+
+import grpclib.server
+from google.protobuf.message import DecodeError
+from grpclib.const import Handler
+from grpclib.protocol import H2Protocol
+from h2.errors import ErrorCodes
+from h2.exceptions import ProtocolError
+from h2.settings import SettingCodes
+
+from vestibule.errors import VestibuleError
+from vestibule.net.codes import MALFORMED_MESSAGE, MESSAGE_TOO_LARGE, SHUTTING_DOWN
+from vestibule.net.grpc import Servable, Stream, refuse
+
+MAX_MESSAGE_BYTES: Final = 4 * 2**20
+MAX_STREAMS_PER_CONNECTION: Final = 1000
+HANDSHAKE_TIMEOUT: Final = 10.0
+
+_log = logging.getLogger(__name__)
+_Method = Callable[[Stream], Awaitable[None]]
+
+
+class GrpcServer:
+    """Serves a set of services on any number of listening sockets.
+
+    ``max_message`` bounds one request message, in bytes.  The order of an orderly end is ``drain``, then
+    ``close``; ``close`` alone is an abrupt but still polite end.
+    """
+
+    def __init__(self, services: Collection[Servable], *, max_message: int = MAX_MESSAGE_BYTES) -> None:
+        self._max_message = max_message
+        self._streaming: set[asyncio.Task[Any]] = set()
+        self._unary: set[asyncio.Task[Any]] = set()
+        self._connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
+        self._listeners: list[asyncio.AbstractServer] = []
+        self._draining = False
+        self._grpclib = _Protocols([self._tracked(service) for service in services], self._connections)
+
+    async def listen(self, sock: socket.socket, *, tls: ssl.SSLContext | None = None) -> None:
+        """Accept connections on ``sock``, which is ours from here on."""
+        loop = asyncio.get_running_loop()
+        timeout = HANDSHAKE_TIMEOUT if tls is not None else None
+        make = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
+        listener = await make(self._grpclib.protocol, sock=sock, ssl=tls, ssl_handshake_timeout=timeout)
+        self._listeners.append(listener)
+
+    async def drain(self, grace: float) -> None:
+        """Take no new calls, end streams with UNAVAILABLE, and let the others finish within ``grace`` seconds."""
+        self._draining = True
+        self._stop_listening()
+        await _cancel(self._streaming)
+        if self._unary:
+            await asyncio.wait(set(self._unary), timeout=grace)
+
+    async def close(self) -> None:
+        """End every call that is left with UNAVAILABLE and close all connections."""
+        self._draining = True
+        self._stop_listening()
+        await _cancel(self._streaming | self._unary)
+        for connection in list(self._connections):
+            connection.say_goodbye()
+        # One turn of the loop lets transports flush what was just written.
+        await asyncio.sleep(0)
+
+    def _stop_listening(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+
+    def _tracked(self, service: Servable) -> Servable:
+        return Servable(
+            {
+                path: handler._replace(func=self._track(path, handler))
+                for path, handler in service.__mapping__().items()
+            }
+        )
+
+    def _track(self, path: str, handler: Handler) -> _Method:
+        cardinality = handler.cardinality
+        lasting = cardinality.client_streaming or cardinality.server_streaming
+        tasks = self._streaming if lasting else self._unary
+
+        async def run(stream: Stream) -> None:
+            if self._draining:
+                await refuse(stream, SHUTTING_DOWN.error("the component is shutting down"))
+                return
+            task = cast("asyncio.Task[Any]", asyncio.current_task())
+            tasks.add(task)
+            try:
+                _harden(stream, path, self._max_message)
+                await handler.func(stream)
+            finally:
+                tasks.discard(task)
+
+        return run
+
+
+async def _cancel(tasks: Collection[asyncio.Task[Any]]) -> None:
+    pending = set(tasks)
+    for task in pending:
+        task.cancel()
+    if pending:
+        await asyncio.wait(pending, timeout=5.0)
+
+
+def _harden(stream: Stream, path: str, limit: int) -> None:
+    """Bound the messages of one call and turn malformed ones into an answer instead of a stack trace."""
+    receive_bytes, receive = stream._stream.recv_data, stream.recv_message
+
+    async def bounded(size: int) -> bytes:
+        if size > limit:
+            raise MESSAGE_TOO_LARGE.error(f"a message of {size} bytes to {path}; {limit} is the limit")
+        return cast(bytes, await receive_bytes(size))
+
+    async def checked() -> Any:
+        try:
+            return await receive()
+        except VestibuleError:
+            raise
+        except (DecodeError, AssertionError, NotImplementedError) as error:
+            raise MALFORMED_MESSAGE.error(f"a message to {path} cannot be read") from error
+
+    stream._stream.recv_data = bounded
+    stream.recv_message = checked
+
+
+class _Connection(H2Protocol):
+    """One HTTP/2 connection, which survives nothing and takes nobody with it."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        h2 = self.connection._connection
+        h2.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: MAX_STREAMS_PER_CONNECTION})
+        self.connection.flush()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            super().data_received(data)
+        except Exception as error:  # noqa: BLE001 - whatever a peer sends may cost it its connection, no more
+            _log.info("closed a connection that does not speak HTTP/2: %s", type(error).__name__)
+            self.processor.close("malformed HTTP/2")
+
+    def say_goodbye(self) -> None:
+        """GOAWAY, then the end of the connection."""
+        connection = getattr(self, "connection", None)
+        if connection is None or connection.is_closing():
+            return
+        try:
+            connection._connection.close_connection(ErrorCodes.NO_ERROR)
+            connection.flush()
+        except ProtocolError:
+            _log.debug("the connection was already past a GOAWAY")
+        self.processor.close("the server is shutting down")
+
+
+class _Protocols(grpclib.server.Server):
+    """grpclib's server as a factory of connections only; listening and closing are ours."""
+
+    def __init__(self, services: Collection[Servable], connections: weakref.WeakSet[_Connection]) -> None:
+        super().__init__(services)
+        self._connections = connections
+
+    def protocol(self) -> _Connection:
+        inner = self._protocol_factory()
+        connection = _Connection(inner.handler, inner.config, inner.h2_config)
+        self._connections.add(connection)
+        return connection

@@ -1,0 +1,67 @@
+"""The server's TLS: client certificates optional, certificate and bundle replaced while it runs."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_der_private_key,
+)
+
+from vestibule.spiffe import TrustBundle, X509Svid
+
+
+class ServerTls:
+    """An ``ssl.SSLContext`` for listening whose contents follow the newest SVID and bundle.
+
+    TLS 1.3 only, ALPN ``h2``, no resumption of any kind (a resumed session would skip the check of the
+    bundle).  A client may come without a certificate; one that does not chain up to the bundle is refused
+    in the handshake.  Whoever answers RPCs verifies again (``net.caller.identify``).
+    """
+
+    def __init__(self, svid: X509Svid, bundle: TrustBundle) -> None:
+        self._current = _context(svid, bundle)
+        # A context of its own for listening: a handshake starts with it and moves to the current one.
+        self.context = _context(svid, bundle)
+        self.context.sni_callback = self._choose  # type: ignore[assignment]  # called without SNI, too
+
+    def update(self, svid: X509Svid, bundle: TrustBundle) -> None:
+        """From now on, handshakes use this certificate and this bundle; open connections go on."""
+        self._current = _context(svid, bundle)
+
+    def _choose(self, connection: ssl.SSLObject, _name: str | None, _listening: ssl.SSLContext) -> None:
+        connection.context = self._current
+
+
+def _context(svid: X509Svid, bundle: TrustBundle) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_alpn_protocols(["h2"])
+    context.options |= ssl.OP_NO_TICKET
+    context.num_tickets = 0
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.load_verify_locations(cadata=b"".join(bundle.x509_authorities))
+    with _pem_file(svid) as path:
+        context.load_cert_chain(path)
+    return context
+
+
+@contextmanager
+def _pem_file(svid: X509Svid) -> Iterator[str]:
+    """The SVID as a file, which is all that ``ssl`` takes; it lives in memory only and has no name."""
+    key = load_der_private_key(svid.key, None)
+    pem = [key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())]
+    pem += [x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM) for der in svid.chain]
+    descriptor = os.memfd_create("svid", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, b"".join(pem))
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
