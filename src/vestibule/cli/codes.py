@@ -18,3 +18,12 @@ MISSING_EXTRA = define(
     meaning="The command needs parts of Vestibule that are not installed.",
     advice="Install the complete package: pip install 'vestibule[all]'.",
 )
+NO_SOCKET = define(
+    "VST9102",
+    "no-socket",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="The Unix socket that the command needs is not there: the server or agent is not running, or listens "
+    "elsewhere.",
+    advice="Start it with vestibule up, server run or agent run, or name its socket with the command's flag.",
+)

@@ -1,0 +1,77 @@
+"""The note that a running ``vestibule up`` leaves in its state directory, so that other commands find it.
+
+It names sockets and files, never their contents.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+STATE_DIRECTORY: Final = Path(".vestibule")
+_FILE: Final = "up.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """One run.  ``pid`` and ``start_time`` (field 22 of ``/proc/PID/stat``) are those of ``vestibule up``."""
+
+    pid: int
+    start_time: int
+    intent: Path
+    runtime: Path
+    server_socket: Path
+    agent_socket: Path
+    admin_socket: Path
+    access_log: Path
+    trust_bundle: Path
+    server_address: str
+    health_address: str
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process that wrote this still runs: a process id alone may have been given away since."""
+        return _start_time(self.pid) == self.start_time
+
+    def write(self, state_directory: Path) -> None:
+        """Leave the note; a reader sees the old one or the new one, never half of it."""
+        partial = state_directory / f"{_FILE}.partial"
+        document = {
+            key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()
+        }
+        partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        partial.replace(state_directory / _FILE)
+
+    @classmethod
+    def read(cls, state_directory: Path) -> RunState | None:
+        """The note in a state directory; None where there is none, or none that can be read."""
+        try:
+            document = json.loads((state_directory / _FILE).read_text(encoding="utf-8"))
+            paths = (
+                "intent",
+                "runtime",
+                "server_socket",
+                "agent_socket",
+                "admin_socket",
+                "access_log",
+                "trust_bundle",
+            )
+            return cls(**{**document, **{name: Path(document[name]) for name in paths}})
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    @staticmethod
+    def forget(state_directory: Path) -> None:
+        """Remove the note: the run is over."""
+        (state_directory / _FILE).unlink(missing_ok=True)
+
+
+def _start_time(pid: int) -> int | None:
+    try:
+        # The command's name stands in parentheses and may hold anything, so count from the last one.
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+        return int(fields.split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
