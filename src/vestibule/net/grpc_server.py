@@ -20,12 +20,14 @@ from google.protobuf.message import DecodeError
 from grpclib.const import Handler
 from grpclib.protocol import H2Protocol
 from h2.errors import ErrorCodes
+from h2.events import Event, UnknownFrameReceived
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 
 from vestibule.errors import VestibuleError
 from vestibule.net.codes import MALFORMED_MESSAGE, MESSAGE_TOO_LARGE, SHUTTING_DOWN
 from vestibule.net.grpc import Servable, Stream, refuse
+from vestibule.net.peer import Peer
 
 MAX_MESSAGE_BYTES: Final = 4 * 2**20
 MAX_STREAMS_PER_CONNECTION: Final = 1000
@@ -58,6 +60,13 @@ class GrpcServer:
         make = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
         listener = await make(self._grpclib.protocol, sock=sock, ssl=tls, ssl_handshake_timeout=timeout)
         self._listeners.append(listener)
+
+    async def adopt(self, sock: socket.socket) -> asyncio.Event:
+        """Serve one already connected socket, such as an inherited one; the event is set when it is closed."""
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.connect_accepted_socket(self._grpclib.protocol, sock)
+        return connection.closed
 
     async def drain(self, grace: float) -> None:
         """Take no new calls, end streams with UNAVAILABLE, and let the others finish within ``grace`` seconds."""
@@ -140,10 +149,22 @@ def _harden(stream: Stream, path: str, limit: int) -> None:
 
 
 class _Connection(H2Protocol):
-    """One HTTP/2 connection, which survives nothing and takes nobody with it."""
+    """One HTTP/2 connection, which survives nothing and takes nobody with it.
+
+    ``peer`` is the process at the other end, where the socket is one that can tell (``net.peer``).
+    """
+
+    def __init__(self, inner: H2Protocol) -> None:
+        super().__init__(inner.handler, inner.config, inner.h2_config)
+        self.peer: Peer | None = None
+        self.closed = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # Before anything else: the sooner we look, the smaller the chance that the peer has ended.
+        self.peer = Peer.of_transport(transport)
         super().connection_made(transport)
+        # RFC 9113, section 5.5: frames of unknown types are ignored; grpclib would end the connection.
+        self.processor.processors[UnknownFrameReceived] = _ignore
         h2 = self.connection._connection
         h2.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: MAX_STREAMS_PER_CONNECTION})
         self.connection.flush()
@@ -154,6 +175,14 @@ class _Connection(H2Protocol):
         except Exception as error:  # noqa: BLE001 - whatever a peer sends may cost it its connection, no more
             _log.info("closed a connection that does not speak HTTP/2: %s", type(error).__name__)
             self.processor.close("malformed HTTP/2")
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        try:
+            super().connection_lost(exc)
+        finally:
+            self.closed.set()
+            if self.peer is not None:
+                self.peer.release()
 
     def say_goodbye(self) -> None:
         """GOAWAY, then the end of the connection."""
@@ -168,6 +197,10 @@ class _Connection(H2Protocol):
         self.processor.close("the server is shutting down")
 
 
+def _ignore(_event: Event) -> None:
+    """Nothing is to be done."""
+
+
 class _Protocols(grpclib.server.Server):
     """grpclib's server as a factory of connections only; listening and closing are ours."""
 
@@ -177,6 +210,6 @@ class _Protocols(grpclib.server.Server):
 
     def protocol(self) -> _Connection:
         inner = self._protocol_factory()
-        connection = _Connection(inner.handler, inner.config, inner.h2_config)
+        connection = _Connection(inner)
         self._connections.add(connection)
         return connection
