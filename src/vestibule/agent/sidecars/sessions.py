@@ -164,6 +164,7 @@ class Session:
     registered: bool = False
     _view: ServiceView | None = None
     _wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    _looked_before: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def service(self) -> str:
@@ -221,7 +222,8 @@ class Session:
     async def _find_identity(self) -> None:
         told = False
         while self.spiffe_id is None:
-            changed = self.sidecars.changed()
+            # Taken before looking, so that a change during the look is not missed.
+            changed = self._looked_before = self.sidecars.changed()
             for candidate in self.sidecars.identities(self.attachment.selectors):
                 view = await self._describe(candidate)
                 if view is not None and view.service == self.service:
@@ -253,7 +255,8 @@ class Session:
 
     async def _follow_description(self) -> None:
         while self.spiffe_id is not None:
-            await self.sidecars.changed().wait()
+            await self._looked_before.wait()
+            self._looked_before = self.sidecars.changed()
             view = await self._describe(self.spiffe_id)
             if view is not None:
                 self._tell(view)

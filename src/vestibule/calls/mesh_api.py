@@ -1,0 +1,68 @@
+"""What an agent asks the server about services, and tells it about instances (vestibule.node.v1.Node)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from vestibule.net.grpc import Client
+from vestibule.records import Instance, PortView, ServiceView, UpstreamView
+from vestibule.spiffe import SpiffeId
+from vestibule.wire.gen.vestibule.node.v1 import node_pb2 as wire
+
+NODE: Final = wire.DESCRIPTOR.services_by_name["Node"]
+TIMEOUT: Final = 5.0
+
+
+class MeshApi:
+    """A client of the server's Node service.  Every method raises the server's errors, and VST2300."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def describe(self, spiffe_id: SpiffeId) -> ServiceView | None:
+        """What the service with this identity looks like; ``None`` when the intent has no such service."""
+        request = wire.DescribeServiceRequest(spiffe_id=str(spiffe_id))
+        answer = await self._client.unary("DescribeService", request, timeout=TIMEOUT)
+        return view_from_wire(answer.service) if answer.HasField("service") else None
+
+    async def register(self, instance: Instance) -> float:
+        """Register an instance or renew its lease; the answer is the lease in seconds."""
+        request = wire.RegisterInstanceRequest(instance=instance_to_wire(instance))
+        answer = await self._client.unary("RegisterInstance", request, timeout=TIMEOUT)
+        return float(answer.lease_seconds)
+
+    async def deregister(self, instance_id: str, spiffe_id: SpiffeId) -> None:
+        """Callers are told to leave the instance."""
+        request = wire.DeregisterInstanceRequest(instance_id=instance_id, spiffe_id=str(spiffe_id))
+        await self._client.unary("DeregisterInstance", request, timeout=TIMEOUT)
+
+
+def instance_to_wire(instance: Instance) -> wire.Instance:
+    """An instance as agents and sidecars send it; its agent is told by the channel, not by the message."""
+    return wire.Instance(
+        id=instance.id,
+        service=instance.service,
+        spiffe_id=str(instance.spiffe_id),
+        version=instance.version,
+        ingress={name: str(address) for name, address in instance.ingress.items()},
+        apps={name: str(address) for name, address in instance.apps.items()},
+        egress=str(instance.egress) if instance.egress else "",
+        upstreams={name: str(address) for name, address in instance.upstreams.items()},
+        boundary=instance.boundary.value,
+    )
+
+
+def view_from_wire(view: wire.ServiceView) -> ServiceView:
+    """Raises: VST1400 for a malformed SPIFFE ID."""
+    return ServiceView(
+        service=view.service,
+        spiffe_id=SpiffeId.parse(view.spiffe_id),
+        ports=tuple(PortView(name=port.name, protocol=port.protocol) for port in view.ports),
+        upstreams=tuple(
+            UpstreamView(name=up.name, service=up.service, port=up.port, protocol=up.protocol)
+            for up in view.upstreams
+        ),
+        intent_version=view.intent_version,
+        mesh=view.mesh,
+        environment=view.environment,
+    )

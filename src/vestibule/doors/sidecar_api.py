@@ -1,0 +1,160 @@
+"""The door for sidecars (vestibule.node.v1.Sidecar), on the agent's public socket.
+
+One stream per sidecar.  What came in over it (processes vouched for, the instance) ends when it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from vestibule.agent.sidecars import Attachment, Done, Event, Grants, Session, Sidecars, Welcomed
+from vestibule.agent.sidecars.codes import OUT_OF_STEP
+from vestibule.errors import VestibuleError
+from vestibule.net.grpc import Servable, Stream, serve
+from vestibule.net.peer import Peer, peer_of
+from vestibule.records import Address, Boundary, Instance, ServiceView
+from vestibule.spiffe import Selector, SpiffeId
+from vestibule.wire.gen.vestibule.node.v1 import node_pb2 as wire
+
+SERVICE: Final = wire.DESCRIPTOR.services_by_name["Sidecar"]
+SUPERVISED: Final = "supervised"
+
+
+class SidecarDoor:
+    """Attests who attaches, then lets its session speak."""
+
+    def __init__(
+        self,
+        sidecars: Sidecars,
+        grants: Grants,
+        attest: Callable[[Peer], Awaitable[frozenset[Selector]]],
+    ) -> None:
+        self._sidecars = sidecars
+        self._grants = grants
+        self._attest = attest
+
+    def servable(self) -> Servable:
+        return serve(SERVICE, self)
+
+    async def attach(self, stream: Stream) -> None:
+        """Sidecar.Attach.  Raises: VST2130, VST2134 and what attestation raises."""
+        session = Session(self._sidecars, await self._attachment(stream))
+        running = asyncio.create_task(session.run(), name=f"sidecar-{session.service}")
+        telling = asyncio.create_task(_tell(stream, session), name=f"tell-{session.service}")
+        hearing = asyncio.create_task(_hear(stream, session), name=f"hear-{session.service}")
+        tasks = (running, telling, hearing)
+        try:
+            # Whichever ends first ends the stream: the sidecar left, cannot be told, or its session failed.
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done:
+            if not task.cancelled() and (failure := task.exception()) is not None:
+                raise failure
+
+    async def _attachment(self, stream: Stream) -> Attachment:
+        message = await stream.recv_message()
+        if message is None or message.WhichOneof("step") != "hello":
+            raise OUT_OF_STEP.error("the first message of a sidecar is its Hello")
+        hello, peer = message.hello, peer_of(stream)
+        if not hello.service or not hello.instance_id:
+            raise OUT_OF_STEP.error("a Hello names the service and the instance")
+        if hello.supervisor_key:
+            self._grants.check(hello.supervisor_key, hello.service)
+            selectors = frozenset({Selector(SUPERVISED, f"service:{hello.service}")})
+        else:
+            selectors = await self._attest(peer)
+        process = (peer.pid, peer.start_time)
+        return Attachment(hello.service, hello.instance_id, process, selectors)
+
+
+async def _hear(stream: Stream, session: Session) -> None:
+    while (message := await stream.recv_message()) is not None:
+        try:
+            await _step(message, session)
+        except VestibuleError as problem:
+            session.events.put_nowait(problem)
+
+
+async def _step(message: wire.AttachRequest, session: Session) -> None:
+    match message.WhichOneof("step"):
+        case "vouch":
+            session.vouch((message.vouch.pid, message.vouch.start_time), message.vouch.role)
+        case "withdraw":
+            session.withdraw(message.withdraw.pid)
+        case "register":
+            session.register(_instance(message.register.instance, session))
+        case "deregister":
+            await session.deregister()
+        case other:
+            raise OUT_OF_STEP.error(f"a sidecar cannot send {other or 'an empty step'} now")
+
+
+async def _tell(stream: Stream, session: Session) -> None:
+    while True:
+        await stream.send_message(_response(await session.events.get()))
+
+
+def _response(event: Event) -> wire.AttachResponse:
+    match event:
+        case Welcomed(spiffe_id):
+            welcome = wire.AttachResponse.Welcome(
+                spiffe_id=str(spiffe_id), trust_domain=str(spiffe_id.trust_domain)
+            )
+            return wire.AttachResponse(welcome=welcome)
+        case Done(what):
+            return wire.AttachResponse(done=wire.AttachResponse.Done(what=what))
+        case ServiceView():
+            return wire.AttachResponse(service=view_to_wire(event))
+        case VestibuleError():
+            problem = wire.AttachResponse.Problem(
+                code=event.code.code, message=event.message, advice=event.advice
+            )
+            return wire.AttachResponse(problem=problem)
+
+
+def view_to_wire(view: ServiceView) -> wire.ServiceView:
+    """A service's description as agents and sidecars receive it."""
+    return wire.ServiceView(
+        service=view.service,
+        spiffe_id=str(view.spiffe_id),
+        ports=[wire.ServiceView.Port(name=port.name, protocol=port.protocol) for port in view.ports],
+        upstreams=[
+            wire.ServiceView.Upstream(name=up.name, service=up.service, port=up.port, protocol=up.protocol)
+            for up in view.upstreams
+        ],
+        intent_version=view.intent_version,
+        mesh=view.mesh,
+        environment=view.environment,
+    )
+
+
+def _instance(message: wire.Instance, session: Session) -> Instance:
+    # Whose instance it is follows from the session; the message cannot say otherwise.
+    identity = session.spiffe_id or SpiffeId.parse(message.spiffe_id)
+    return instance_from_wire(message, identity, identity)
+
+
+def instance_from_wire(message: wire.Instance, spiffe_id: SpiffeId, agent_id: SpiffeId) -> Instance:
+    """An instance with the identity and agent that were attested.  Raises: VST2134 for a malformed address."""
+    try:
+        return Instance(
+            id=message.id,
+            service=message.service,
+            spiffe_id=spiffe_id,
+            agent_id=agent_id,
+            version=message.version or "v1",
+            ingress={name: Address.parse(text) for name, text in message.ingress.items()},
+            apps={name: Address.parse(text) for name, text in message.apps.items()},
+            egress=Address.parse(message.egress) if message.egress else None,
+            upstreams={name: Address.parse(text) for name, text in message.upstreams.items()},
+            boundary=Boundary(message.boundary or Boundary.TRUST.value),
+        )
+    except ValueError as error:
+        raise OUT_OF_STEP.error(
+            f"the instance {message.id!r} has an address or boundary that is none: {error}"
+        ) from error

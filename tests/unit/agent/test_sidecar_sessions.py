@@ -1,0 +1,274 @@
+"""A sidecar's session: it finds its identity, vouches for its own processes and keeps its instance registered."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from vestibule.agent.sidecars import (
+    Attachment,
+    Done,
+    Event,
+    Grants,
+    Process,
+    Session,
+    Sidecars,
+    ViewCache,
+    Welcomed,
+)
+from vestibule.errors import VestibuleError
+from vestibule.net.codes import UNREACHABLE
+from vestibule.records import Address, Instance, PortView, ServiceView
+from vestibule.spiffe import Selector, SpiffeId
+from vestibule.xds.resources import ProxyKey
+
+WEB = SpiffeId.parse("spiffe://example.org/ns/prod/sa/web")
+SELECTORS = frozenset({Selector("supervised", "service:web")})
+VIEW = ServiceView(
+    service="web",
+    spiffe_id=WEB,
+    ports=(PortView(name="http", protocol="http"),),
+    upstreams=(),
+    intent_version="1",
+    mesh="shop",
+    environment="prod",
+)
+INSTANCE = Instance(
+    id="i-1", service="web", spiffe_id=WEB, agent_id=WEB, ingress={"http": Address.parse("127.0.0.1:7001")}
+)
+SIDECAR: Process = (100, 1)
+ENVOY: Process = (101, 2)
+STRANGER: Process = (900, 9)
+
+
+@dataclass
+class Upstream:
+    """The server, as an in-memory double that can be away."""
+
+    away: bool = False
+    views: dict[SpiffeId, ServiceView] = field(default_factory=lambda: {WEB: VIEW})
+    instances: dict[str, Instance] = field(default_factory=dict)
+    registrations: int = 0
+
+    def _check(self) -> None:
+        if self.away:
+            raise UNREACHABLE.error("the server is away")
+
+    async def describe(self, spiffe_id: SpiffeId) -> ServiceView | None:
+        self._check()
+        return self.views.get(spiffe_id)
+
+    async def register(self, instance: Instance) -> float:
+        self._check()
+        self.instances[instance.id] = instance
+        self.registrations += 1
+        return 30.0
+
+    async def deregister(self, instance_id: str, spiffe_id: SpiffeId) -> None:
+        self._check()
+        self.instances.pop(instance_id, None)
+
+
+@dataclass
+class Vouched:
+    known: dict[Process, tuple[str, str]] = field(default_factory=dict)
+
+    def vouch(self, service: str, pid: int, start_time: int, role: str) -> None:
+        self.known[pid, start_time] = (service, role)
+
+    def withdraw(self, pid: int, start_time: int) -> None:
+        self.known.pop((pid, start_time), None)
+
+
+@dataclass
+class World:
+    directory: Path
+    upstream: Upstream = field(default_factory=Upstream)
+    vouched: Vouched = field(default_factory=Vouched)
+    entries: dict[frozenset[Selector], list[SpiffeId]] = field(default_factory=lambda: {SELECTORS: [WEB]})
+
+    def __post_init__(self) -> None:
+        self.sidecars = self.new_agent()
+
+    def new_agent(self) -> Sidecars:
+        views = ViewCache(self.directory / "views.json")
+        views.load()
+        return Sidecars(
+            upstream=self.upstream,
+            identities=lambda selectors: self.entries.get(selectors, []),
+            vouched=self.vouched,
+            is_descendant=lambda child, ancestor: child == ENVOY and ancestor == SIDECAR,
+            views=views,
+        )
+
+    @asynccontextmanager
+    async def attached(self) -> AsyncIterator[Session]:
+        session = Session(self.sidecars, Attachment("web", "i-1", SIDECAR, SELECTORS))
+        task = asyncio.create_task(session.run())
+        try:
+            yield session
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+async def heard(session: Session) -> Event:
+    async with asyncio.timeout(5):
+        return await session.events.get()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not holds():
+            await asyncio.sleep(0)
+
+
+async def test_it_is_welcomed_by_its_identity_and_told_what_its_service_looks_like(world: World) -> None:
+    async with world.attached() as session:
+        assert await heard(session) == Welcomed(WEB)
+        assert await heard(session) == VIEW
+
+
+async def test_without_an_entry_it_is_told_why_and_goes_on_waiting(world: World) -> None:
+    world.entries = {}
+    async with world.attached() as session:
+        problem = await heard(session)
+        assert isinstance(problem, VestibuleError)
+        assert problem.code.code == "VST2131"
+        assert "supervised:service:web" in problem.message
+        world.entries = {SELECTORS: [WEB]}
+        world.sidecars.wake()
+        assert await heard(session) == Welcomed(WEB)
+
+
+async def test_an_identity_of_another_service_is_not_its_own(world: World) -> None:
+    other = SpiffeId.parse("spiffe://example.org/ns/prod/sa/other")
+    world.entries = {SELECTORS: [other]}
+    async with world.attached() as session:
+        assert isinstance(await heard(session), VestibuleError)
+
+
+async def test_a_changed_intent_is_told_once(world: World) -> None:
+    async with world.attached() as session:
+        await heard(session), await heard(session)
+        changed = ServiceView(
+            service="web",
+            spiffe_id=WEB,
+            ports=(),
+            upstreams=(),
+            intent_version="2",
+            mesh="shop",
+            environment="prod",
+        )
+        world.upstream.views[WEB] = changed
+        await asyncio.sleep(0)
+        world.sidecars.wake()
+        assert await heard(session) == changed
+        world.sidecars.wake()
+        await asyncio.sleep(0.01)
+        assert session.events.empty()
+
+
+async def test_it_vouches_for_its_envoy_which_is_then_known_as_its_proxy(world: World) -> None:
+    async with world.attached() as session:
+        await heard(session), await heard(session)
+        session.vouch(ENVOY, "envoy")
+        assert world.vouched.known == {ENVOY: ("web", "envoy")}
+        assert world.sidecars.proxy_of(ENVOY) == ProxyKey(WEB, "i-1")
+    assert world.vouched.known == {}
+    with pytest.raises(VestibuleError, match="not the Envoy"):
+        world.sidecars.proxy_of(ENVOY)
+
+
+async def test_it_cannot_vouch_for_a_process_it_did_not_start(world: World) -> None:
+    async with world.attached() as session:
+        await heard(session), await heard(session)
+        with pytest.raises(VestibuleError) as caught:
+            session.vouch(STRANGER, "envoy")
+        assert caught.value.code.code == "VST2132"
+        assert world.vouched.known == {}
+
+
+async def test_its_app_is_no_proxy(world: World) -> None:
+    async with world.attached() as session:
+        await heard(session), await heard(session)
+        session.vouch(ENVOY, "app")
+        with pytest.raises(VestibuleError):
+            world.sidecars.proxy_of(ENVOY)
+
+
+async def test_a_registered_instance_leaves_with_its_sidecar(world: World) -> None:
+    async with world.attached() as session:
+        await heard(session), await heard(session)
+        session.register(INSTANCE)
+        assert await heard(session) == Done("register")
+        assert set(world.upstream.instances) == {"i-1"}
+    assert world.upstream.instances == {}
+
+
+async def test_it_cannot_register_for_another_service(world: World) -> None:
+    async with world.attached() as session:
+        await heard(session), await heard(session)
+        stranger = Instance(id="i-1", service="payments", spiffe_id=WEB, agent_id=WEB)
+        with pytest.raises(VestibuleError) as caught:
+            session.register(stranger)
+        assert caught.value.code.code == "VST2134"
+
+
+async def test_registration_waits_for_a_server_that_is_away_and_happens_when_it_is_back(world: World) -> None:
+    async with world.attached() as session:
+        await heard(session), await heard(session)
+        world.upstream.away = True
+        session.register(INSTANCE)
+        await asyncio.sleep(0)
+        assert world.upstream.instances == {}
+        world.upstream.away = False
+        world.sidecars.wake()
+        assert await heard(session) == Done("register")
+
+
+async def test_a_restarted_server_is_told_again_at_once(world: World) -> None:
+    async with world.attached() as session:
+        await heard(session), await heard(session)
+        session.register(INSTANCE)
+        await heard(session)
+        before = world.upstream.registrations
+        world.upstream.instances.clear()
+        world.sidecars.wake()
+        await until(lambda: world.upstream.registrations > before)
+        assert set(world.upstream.instances) == {"i-1"}
+
+
+async def test_a_restarted_agent_welcomes_from_memory_while_the_server_is_away(world: World) -> None:
+    async with world.attached() as session:
+        await heard(session), await heard(session)
+    world.upstream.away = True
+    world.sidecars = world.new_agent()
+    async with world.attached() as session:
+        assert await heard(session) == Welcomed(WEB)
+        assert await heard(session) == VIEW
+
+
+def test_a_key_opens_only_the_service_it_was_granted_for() -> None:
+    grants = Grants()
+    grants.grant(hashlib.sha256(b"key").digest(), "web")
+    grants.check(b"key", "web")
+    for key, service in ((b"key", "payments"), (b"other", "web"), (b"", "web")):
+        with pytest.raises(VestibuleError) as caught:
+            grants.check(key, service)
+        assert caught.value.code.code == "VST2130"
+        assert "key" not in str(caught.value).replace("supervisor key", "")
+    grants.revoke(hashlib.sha256(b"key").digest())
+    with pytest.raises(VestibuleError):
+        grants.check(b"key", "web")

@@ -1,0 +1,84 @@
+"""Envoy's entries become records, and nothing that an Envoy says of itself is believed."""
+
+from __future__ import annotations
+
+from envoy.data.accesslog.v3.accesslog_pb2 import HTTPAccessLogEntry, TCPAccessLogEntry, TLSProperties
+
+from vestibule.doors.access_entries import LogName, Reporter, from_http, from_tcp
+from vestibule.observe.access_record import Direction, Layer, Verdict
+
+ORDERS = "spiffe://example.org/ns/prod/sa/orders"
+REPORTER = Reporter("payments", "spiffe://example.org/ns/prod/sa/payments", "i-1")
+INBOUND = LogName.parse("vestibule/inbound/payments/http")
+OUTBOUND = LogName.parse("vestibule/outbound/ledger/grpc")
+
+
+def request(status: int = 200, details: str = "via_upstream") -> HTTPAccessLogEntry:
+    entry = HTTPAccessLogEntry(protocol_version=HTTPAccessLogEntry.HTTP11)
+    common = entry.common_properties
+    common.start_time.FromJsonString("2026-11-01T12:00:00.5Z")
+    common.duration.FromMilliseconds(7)
+    common.tls_properties.tls_version = TLSProperties.TLSv1_3
+    common.tls_properties.peer_certificate_properties.subject_alt_name.add(uri=ORDERS)
+    common.custom_tags["peer_serial"] = "0a1b"
+    common.custom_tags["rule"] = "-"
+    entry.request.request_method = 3  # POST
+    entry.request.path = "/v1/charges?card=4111"
+    entry.request.request_id = "r-1"
+    entry.response.response_code.value = status
+    entry.response.response_code_details = details
+    return entry
+
+
+def test_an_allowed_request() -> None:
+    record = from_http(request(), INBOUND, REPORTER)
+    assert (record.layer, record.verdict, record.status) == (Layer.HTTP, Verdict.ALLOWED, 200)
+    assert (record.source_spiffe_id, record.destination_spiffe_id) == (ORDERS, REPORTER.spiffe_id)
+    assert (record.method, record.request_id, record.duration_ms) == ("POST", "r-1", 7.0)
+    assert (record.tls_version, record.peer_serial, record.rule) == ("TLSv1.3", "0a1b", "")
+
+
+def test_the_query_is_not_kept() -> None:
+    assert from_http(request(), INBOUND, REPORTER).path == "/v1/charges"
+
+
+def test_a_request_that_no_rule_allows_is_denied() -> None:
+    denied = request(403, "rbac_access_denied_matched_policy[none]")
+    assert from_http(denied, INBOUND, REPORTER).verdict is Verdict.DENIED
+
+
+def test_a_403_of_the_app_itself_is_not_a_denial() -> None:
+    assert from_http(request(403), INBOUND, REPORTER).verdict is Verdict.ALLOWED
+
+
+def test_no_upstream_is_a_failure_with_its_flags() -> None:
+    entry = request(503, "upstream_reset_before_response_started{connection_failure}")
+    entry.common_properties.response_flags.upstream_connection_failure = True
+    entry.common_properties.upstream_transport_failure_reason = "TLS_error:|SAN"
+    record = from_http(entry, OUTBOUND, REPORTER)
+    assert (record.verdict, record.flags, record.transport_failure) == (
+        Verdict.FAILED,
+        ("UF",),
+        "TLS_error:|SAN",
+    )
+
+
+def test_outbound_the_reporter_is_the_source_and_the_destination_is_named() -> None:
+    entry = request()
+    entry.common_properties.custom_tags["destination_spiffe_id"] = "spiffe://example.org/ns/prod/sa/ledger"
+    record = from_http(entry, OUTBOUND, REPORTER)
+    assert record.source_spiffe_id == REPORTER.spiffe_id
+    assert (record.destination_service, record.destination_port) == ("ledger", "grpc")
+    assert record.destination_spiffe_id == "spiffe://example.org/ns/prod/sa/ledger"
+
+
+def test_a_handshake_that_failed_is_a_refused_connection() -> None:
+    entry = TCPAccessLogEntry()
+    entry.common_properties.downstream_transport_failure_reason = "TLS_error:|CERTIFICATE_VERIFY_FAILED"
+    record = from_tcp(entry, INBOUND, REPORTER)
+    assert (record.layer, record.verdict) == (Layer.LISTENER, Verdict.REFUSED)
+
+
+def test_a_log_name_of_somebody_else_still_gives_a_record() -> None:
+    record = from_http(request(), LogName.parse("mine"), REPORTER)
+    assert (record.direction, record.reporter_service) == (Direction.INBOUND, "payments")
