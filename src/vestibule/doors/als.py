@@ -7,23 +7,23 @@ from typing import Final, Protocol
 
 from envoy.service.accesslog.v3 import als_pb2
 
-from vestibule.doors.access_entries import LogName, Reporter, from_http, from_tcp
+from vestibule.doors.access_entries import EntryLines, LogName, Reporter
 from vestibule.net.grpc import Servable, Stream, serve
-from vestibule.observe.access_record import AccessRecord
+from vestibule.observe.access_log import AccessLine
 
 SERVICE: Final = als_pb2.DESCRIPTOR.services_by_name["AccessLogService"]
 
 
-class RecordSink(Protocol):
-    """Where records go; never waits."""
+class LineSink(Protocol):
+    """Where lines go; never waits."""
 
-    def append(self, records: Iterable[AccessRecord]) -> None: ...
+    def append(self, lines: Iterable[AccessLine]) -> None: ...
 
 
 class AccessLogDoor:
     """Takes log streams from the Envoys of attached sidecars, and from nobody else."""
 
-    def __init__(self, reporter_of: Callable[[Stream], Reporter], sink: RecordSink) -> None:
+    def __init__(self, reporter_of: Callable[[Stream], Reporter], sink: LineSink) -> None:
         self._reporter_of = reporter_of
         self._sink = sink
 
@@ -33,13 +33,11 @@ class AccessLogDoor:
     async def stream_access_logs(self, stream: Stream) -> None:
         """AccessLogService.StreamAccessLogs.  Raises: VST2133."""
         reporter = self._reporter_of(stream)
-        name = LogName.parse("")
-        first = True
+        lines: EntryLines | None = None
         while (message := await stream.recv_message()) is not None:
-            if first:
+            if lines is None:
                 # The identifier comes once; its node says nothing that we would believe.
-                name, first = LogName.parse(message.identifier.log_name), False
-            records = [from_http(entry, name, reporter) for entry in message.http_logs.log_entry]
-            records += [from_tcp(entry, name, reporter) for entry in message.tcp_logs.log_entry]
-            self._sink.append(records)
+                lines = EntryLines(LogName.parse(message.identifier.log_name), reporter)
+            self._sink.append([lines.http(entry) for entry in message.http_logs.log_entry])
+            self._sink.append([lines.tcp(entry) for entry in message.tcp_logs.log_entry])
         await stream.send_message(als_pb2.StreamAccessLogsResponse())

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from vestibule.errors import VestibuleError
-from vestibule.observe.access_record import AccessRecord, Direction, Verdict
+from vestibule.observe.access_record import AccessRecord
 
 FILE_BYTES: Final = 16 * 1024 * 1024
 FILES_KEPT: Final = 4
@@ -33,6 +33,17 @@ class Edge:
     verdict: str
 
 
+@dataclass(frozen=True, slots=True)
+class AccessLine:
+    """One record as a line of JSON (without the newline), and the edge that it counts for, if any.
+
+    A call is logged by both its proxies; the callee's is the one that counts.
+    """
+
+    text: str
+    edge: Edge | None
+
+
 class AccessLog:
     """Takes records from any number of proxies and writes them in batches, off the event loop."""
 
@@ -40,20 +51,20 @@ class AccessLog:
         self._path = path
         self._file_bytes = file_bytes
         self._files_kept = files_kept
-        self._queue: deque[AccessRecord] = deque()
+        self._queue: deque[str] = deque()
         self._arrived = asyncio.Event()
         self.dropped = 0
         self.edges: Counter[Edge] = Counter()
 
-    def append(self, records: Iterable[AccessRecord]) -> None:
-        """Queue records.  Never waits: what finds the queue full is dropped and counted."""
-        for record in records:
-            if record.direction is Direction.INBOUND:
-                self.edges[_edge(record)] += 1
+    def append(self, lines: Iterable[AccessLine]) -> None:
+        """Queue lines.  Never waits: what finds the queue full is dropped and counted."""
+        for line in lines:
+            if line.edge is not None:
+                self.edges[line.edge] += 1
             if len(self._queue) >= QUEUE_LIMIT:
                 self.dropped += 1
                 continue
-            self._queue.append(record)
+            self._queue.append(line.text)
         self._arrived.set()
 
     async def run(self) -> None:
@@ -75,13 +86,13 @@ class AccessLog:
                 await writing  # a thread cannot be cancelled; what it holds must not be lost
                 raise
 
-    def _take(self) -> list[AccessRecord]:
+    def _take(self) -> list[str]:
         return [self._queue.popleft() for _ in range(min(len(self._queue), 2_000))]
 
-    def _write(self, batch: list[AccessRecord]) -> None:
+    def _write(self, batch: list[str]) -> None:
         if not batch:
             return
-        text = "".join(record.to_json() + "\n" for record in batch)
+        text = "\n".join(batch) + "\n"
         try:
             self._rotate_for(len(text))
             with self._path.open("a", encoding="utf-8") as file:
@@ -124,9 +135,3 @@ def read(path: Path) -> Iterator[AccessRecord]:
 
 def _numbered(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name}.{number}")
-
-
-def _edge(record: AccessRecord) -> Edge:
-    if record.verdict is Verdict.REFUSED:
-        return Edge("unknown", record.reporter_service, record.verdict.value)
-    return Edge(record.source_spiffe_id or "unknown", record.reporter_service, record.verdict.value)

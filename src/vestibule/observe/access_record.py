@@ -7,10 +7,10 @@ from attestation, never from the proxy's own words.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Any, Final
+from typing import Final
 
 from vestibule.observe.codes import LOG_UNREADABLE
 
@@ -87,17 +87,9 @@ class AccessRecord:
     attempts: int | None = None
     intent_version: str = ""
 
-    def to_json(self) -> str:
-        """One line of JSON, without the newline."""
-        document: dict[str, Any] = {"schema": SCHEMA, **asdict(self)}
-        document["time"] = self.time.isoformat()
-        for name in ("layer", "direction", "verdict"):
-            document[name] = getattr(self, name).value
-        return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
-
     @classmethod
     def from_json(cls, line: str) -> AccessRecord:
-        """Read what ``to_json`` wrote; unknown fields of a newer writer are left out.  Raises: VST8200."""
+        """Read one line of the log; unknown fields of a newer writer are left out.  Raises: VST8200."""
         try:
             document = json.loads(line)
             if document.pop("schema") != SCHEMA:

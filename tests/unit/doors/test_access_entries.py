@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import json
+
 from envoy.data.accesslog.v3.accesslog_pb2 import HTTPAccessLogEntry, TCPAccessLogEntry, TLSProperties
 
-from vestibule.doors.access_entries import LogName, Reporter, from_http, from_tcp
-from vestibule.observe.access_record import Direction, Layer, Verdict
+from vestibule.doors.access_entries import EntryLines, LogName, Reporter
+from vestibule.observe.access_log import Edge
+from vestibule.observe.access_record import AccessRecord, Direction, Layer, Verdict
 
 ORDERS = "spiffe://example.org/ns/prod/sa/orders"
 REPORTER = Reporter("payments", "spiffe://example.org/ns/prod/sa/payments", "i-1")
 INBOUND = LogName.parse("vestibule/inbound/payments/http")
 OUTBOUND = LogName.parse("vestibule/outbound/ledger/grpc")
+
+
+def from_http(entry: HTTPAccessLogEntry, name: LogName, reporter: Reporter) -> AccessRecord:
+    return AccessRecord.from_json(EntryLines(name, reporter).http(entry).text)
+
+
+def from_tcp(entry: TCPAccessLogEntry, name: LogName, reporter: Reporter) -> AccessRecord:
+    return AccessRecord.from_json(EntryLines(name, reporter).tcp(entry).text)
 
 
 def request(status: int = 200, details: str = "via_upstream") -> HTTPAccessLogEntry:
@@ -82,3 +93,22 @@ def test_a_handshake_that_failed_is_a_refused_connection() -> None:
 def test_a_log_name_of_somebody_else_still_gives_a_record() -> None:
     record = from_http(request(), LogName.parse("mine"), REPORTER)
     assert (record.direction, record.reporter_service) == (Direction.INBOUND, "payments")
+
+
+def test_whatever_a_request_contains_the_line_is_json_and_says_just_that() -> None:
+    entry = request(details='a "quoted" \\ detail')
+    entry.request.path = '/a"b\n{},"verdict":"allowed"\u2028\x7f?q'
+    record = from_http(entry, INBOUND, REPORTER)
+    assert record.path == '/a"b\n{},"verdict":"allowed"\u2028\x7f'
+    assert record.details == 'a "quoted" \\ detail'
+    assert "\n" not in EntryLines(INBOUND, REPORTER).http(entry).text
+
+
+def test_every_field_of_the_schema_that_a_request_has_is_written() -> None:
+    written = set(json.loads(EntryLines(INBOUND, REPORTER).http(request()).text))
+    assert written == {"schema", *AccessRecord.__dataclass_fields__}
+
+
+def test_only_the_callees_line_counts_as_an_edge() -> None:
+    assert EntryLines(INBOUND, REPORTER).http(request()).edge == Edge(ORDERS, "payments", "allowed")
+    assert EntryLines(OUTBOUND, REPORTER).http(request()).edge is None
