@@ -1,0 +1,1 @@
+"""`vestibule up`: a whole mesh on this machine, started, shown, proven and stopped."""
