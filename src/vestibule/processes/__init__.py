@@ -1,0 +1,50 @@
+"""Child processes: started, watched, restarted, drained and stopped, with nothing left behind.
+
+``Ledger`` owns a private directory and starts children from it; ``Supervised`` keeps one of them running;
+``sweep`` cleans up after supervisors that were killed.
+"""
+
+from vestibule.processes.backoff import Backoff
+from vestibule.processes.child import Child, Command, ended_how, secret_descriptor
+from vestibule.processes.directories import private_directory, socket_path
+from vestibule.processes.ledger import LINEAGE, Ledger, sweep
+from vestibule.processes.output import BoundedFile, Capture
+from vestibule.processes.ports import Reservation, reserve, reserve_preferably
+from vestibule.processes.signals import Shutdown
+from vestibule.processes.supervised import (
+    Probe,
+    ReadyLine,
+    Restart,
+    Spec,
+    State,
+    Supervised,
+    stop_in_order,
+    wait_ready,
+)
+
+__all__ = [
+    "LINEAGE",
+    "Backoff",
+    "BoundedFile",
+    "Capture",
+    "Child",
+    "Command",
+    "Ledger",
+    "Probe",
+    "ReadyLine",
+    "Reservation",
+    "Restart",
+    "Shutdown",
+    "Spec",
+    "State",
+    "Supervised",
+    "ended_how",
+    "private_directory",
+    "reserve",
+    "reserve_preferably",
+    "secret_descriptor",
+    "socket_path",
+    "stop_in_order",
+    "sweep",
+    "wait_ready",
+]

@@ -1,0 +1,37 @@
+"""SIGTERM and SIGINT: the first drains, the second stops at once."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from types import TracebackType
+from typing import Final, Self
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+class Shutdown:
+    """Turns the two signals into two events while it is entered; must be used in the main thread."""
+
+    def __init__(self) -> None:
+        self.drain = asyncio.Event()
+        self.at_once = asyncio.Event()
+
+    def request(self) -> None:
+        """What a signal does; also for callers that stop for reasons of their own."""
+        if self.drain.is_set():
+            self.at_once.set()
+        self.drain.set()
+
+    def __enter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        for signum in _SIGNALS:
+            loop.add_signal_handler(signum, self.request)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        for signum in _SIGNALS:
+            loop.remove_signal_handler(signum)

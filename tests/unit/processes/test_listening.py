@@ -1,0 +1,91 @@
+"""Who listens, and which ports are kept."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from vestibule.errors import VestibuleError
+from vestibule.processes import Backoff, procfs, reserve, reserve_preferably, socket_path
+from vestibule.processes.listening import TcpListener, tcp_listeners, unix_listeners
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.9.1", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("::ffff:0.0.0.0", False),
+        ("192.168.1.7", False),
+        ("fe80::1", False),
+    ],
+)
+def test_loopback_is_told_from_the_rest(host: str, loopback: bool) -> None:
+    assert TcpListener(host, 80, 1).is_loopback is loopback
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::"])
+def test_a_listener_is_found_with_its_address_and_owner(host: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as listening:
+        listening.bind((host, 0))
+        port = listening.getsockname()[1]
+        assert not [found for found in tcp_listeners() if found.port == port]
+        listening.listen()
+        (found,) = [found for found in tcp_listeners() if found.port == port]
+        assert found.host == host
+        assert procfs.sockets_of([os.getpid()])[found.inode] == os.getpid()
+
+
+def test_unix_listeners_are_found_by_path(run: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(run / "a b.sock"))
+        assert str(run / "a b.sock") not in unix_listeners()
+        listening.listen()
+        assert unix_listeners()[str(run / "a b.sock")] in procfs.sockets_of([os.getpid()])
+
+
+def test_a_reserved_port_refuses_strangers_and_a_second_reservation_but_admits_reuseport() -> None:
+    held = reserve()
+    with socket.socket() as stranger, pytest.raises(OSError, match="in use"):
+        stranger.bind(("127.0.0.1", held.port))
+    with pytest.raises(VestibuleError, match=f"port {held.port} on 127.0.0.1 is taken") as caught:
+        reserve("127.0.0.1", held.port)
+    assert caught.value.code.code == "VST7006"
+    assert f"sport = :{held.port}" in caught.value.advice
+    with socket.socket() as envoy:
+        envoy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        envoy.bind(("127.0.0.1", held.port))
+        envoy.listen()
+        for _ in range(20):
+            socket.create_connection(("127.0.0.1", held.port)).close()
+    other = reserve_preferably("127.0.0.1", held.port)
+    assert other.port != held.port
+    other.release()
+    held.release()
+    again = reserve("127.0.0.1", held.port)
+    again.release()
+
+
+def test_a_socket_path_ends_at_107_bytes() -> None:
+    longest = Path("/" + "a" * 106)
+    assert socket_path(longest) == longest
+    with pytest.raises(VestibuleError, match="has 108 bytes, 1 more") as caught:
+        socket_path(Path("/" + "ä" * 53 + "a"))
+    assert caught.value.code.code == "VST7005"
+
+
+def test_back_off_grows_to_its_bound_and_forgets_after_a_steady_run() -> None:
+    backoff = Backoff(first=1, longest=10, steady=5, jitter=0)
+    assert [backoff.delay(failures) for failures in (1, 2, 3, 4, 5, 10_000)] == [1, 2, 4, 8, 10, 10]
+    assert backoff.failures(3, ran_for=4.9) == 4
+    assert backoff.failures(3, ran_for=5) == 1
+    spread = Backoff(first=1, jitter=0.1)
+    assert (spread.delay(1, 0.0), spread.delay(1, 0.5)) == pytest.approx((0.9, 1.0))
