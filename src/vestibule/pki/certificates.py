@@ -6,6 +6,7 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.utils import CryptographyDeprecationWarning
 
 from vestibule.pki.codes import MALFORMED_CERTIFICATE
 
@@ -19,6 +20,7 @@ PARSE_ERRORS: Final = (
     x509.InvalidVersion,
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
+    CryptographyDeprecationWarning,  # where warnings are errors: things RFC 5280 forbids
 )
 
 
@@ -34,4 +36,6 @@ def load_certificate(der: bytes) -> x509.Certificate:
         certificate.subject  # noqa: B018
     except PARSE_ERRORS as error:
         raise MALFORMED_CERTIFICATE.error("the bytes are not an X.509 certificate in DER") from error
+    if certificate.serial_number <= 0:  # RFC 5280 section 4.1.2.2
+        raise MALFORMED_CERTIFICATE.error("the certificate's serial number is not positive")
     return certificate

@@ -1,1 +1,6 @@
 """Doubles for tests, shipped beside the product: a clock that obeys, an authority of one's own."""
+
+from vestibule.testing.authority import TestAuthority
+from vestibule.testing.clock import FakeClock
+
+__all__ = ["FakeClock", "TestAuthority"]

@@ -1,0 +1,84 @@
+"""A certificate authority of a test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from vestibule.pki import profiles
+from vestibule.pki.chains import leaf_facts
+from vestibule.pki.keys import PublicKey, generate_key, key_to_pkcs8
+from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain, X509Svid
+
+HOUR = timedelta(hours=1)
+
+
+class TestAuthority:
+    """Issues SVIDs of one trust domain, by the same profiles as the server.
+
+    ``now`` is the instant of issue, the machine's time unless given: pass a ``FakeClock``'s.
+    """
+
+    __test__ = False  # not a test case, whatever its name says to pytest
+
+    def __init__(
+        self,
+        trust_domain: TrustDomain | str = "example.org",
+        *,
+        now: datetime | None = None,
+        ttl: timedelta = 24 * HOUR,
+    ) -> None:
+        self.trust_domain = TrustDomain.parse(str(trust_domain))
+        self.key: EllipticCurvePrivateKey = generate_key()
+        valid = profiles.lifetime(now or datetime.now(UTC), ttl)
+        builder = profiles.self_signed_ca(self.trust_domain, self.key.public_key(), valid)
+        self.certificate = builder.sign(self.key, SHA256()).public_bytes(Encoding.DER)
+        self.issuer = profiles.Issuer.of(self.certificate, self.trust_domain)
+
+    @property
+    def bundle(self) -> TrustBundle:
+        """The trust domain's bundle: this authority alone."""
+        return TrustBundle(trust_domain=self.trust_domain, x509_authorities=(self.certificate,), sequence=1)
+
+    def svid(
+        self,
+        spiffe_id: SpiffeId | str,
+        *,
+        ttl: timedelta = HOUR,
+        now: datetime | None = None,
+        dns_names: Sequence[str] = (),
+    ) -> X509Svid:
+        """An SVID with a new key.  A text that starts with a slash is a path in this trust domain."""
+        if isinstance(spiffe_id, str):
+            spiffe_id = SpiffeId.parse(
+                f"{self.trust_domain.id}{spiffe_id}" if spiffe_id[0] == "/" else spiffe_id
+            )
+        key = generate_key()
+        chain = self.issue(spiffe_id, key.public_key(), ttl=ttl, now=now, dns_names=dns_names)
+        facts = leaf_facts(chain[0])
+        return X509Svid(
+            spiffe_id=spiffe_id,
+            chain=chain,
+            key=key_to_pkcs8(key),
+            serial=int(facts.serial),
+            not_before=facts.not_before,
+            not_after=facts.not_after,
+        )
+
+    def issue(
+        self,
+        spiffe_id: SpiffeId,
+        public_key: PublicKey,
+        *,
+        ttl: timedelta = HOUR,
+        now: datetime | None = None,
+        dns_names: Sequence[str] = (),
+    ) -> tuple[bytes, ...]:
+        """A chain for somebody else's key."""
+        valid = profiles.lifetime(now or datetime.now(UTC), ttl, self.issuer.not_after)
+        builder = profiles.svid(spiffe_id, public_key, valid, self.issuer, dns_names)
+        return (builder.sign(self.key, SHA256()).public_bytes(Encoding.DER),)
