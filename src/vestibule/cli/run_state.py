@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from vestibule.processes import procfs
+
 STATE_DIRECTORY: Final = Path(".vestibule")
 _FILE: Final = "up.json"
 
@@ -33,7 +35,7 @@ class RunState:
     @property
     def is_running(self) -> bool:
         """Whether the process that wrote this still runs: a process id alone may have been given away since."""
-        return _start_time(self.pid) == self.start_time
+        return procfs.is_running(self.pid, self.start_time)
 
     def write(self, state_directory: Path) -> None:
         """Leave the note; a reader sees the old one or the new one, never half of it."""
@@ -66,12 +68,3 @@ class RunState:
     def forget(state_directory: Path) -> None:
         """Remove the note: the run is over."""
         (state_directory / _FILE).unlink(missing_ok=True)
-
-
-def _start_time(pid: int) -> int | None:
-    try:
-        # The command's name stands in parentheses and may hold anything, so count from the last one.
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
-        return int(fields.split()[19])
-    except (OSError, ValueError, IndexError):
-        return None

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from vestibule.cli.run_state import RunState, _start_time
+from vestibule.cli.run_state import RunState
 from vestibule.cli.sockets import SYSTEM_RUNTIME, find_sockets
 from vestibule.errors import VestibuleError
+from vestibule.processes import procfs
 
 
 def _run(tmp_path: Path, *, start_time: int) -> RunState:
@@ -30,7 +31,7 @@ def _run(tmp_path: Path, *, start_time: int) -> RunState:
 
 @pytest.fixture
 def running(tmp_path: Path) -> RunState:
-    start_time = _start_time(os.getpid())
+    start_time = procfs.start_time(os.getpid())
     assert start_time is not None
     run = _run(tmp_path, start_time=start_time)
     run.write(tmp_path)
