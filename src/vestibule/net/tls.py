@@ -30,7 +30,7 @@ class ServerTls:
         self._current = _context(svid, bundle)
         # A context of its own for listening: a handshake starts with it and moves to the current one.
         self.context = _context(svid, bundle)
-        self.context.sni_callback = self._choose  # type: ignore[assignment]  # called without SNI, too
+        self.context.sni_callback = self._choose  # called without SNI, too
 
     def update(self, svid: X509Svid, bundle: TrustBundle) -> None:
         """From now on, handshakes use this certificate and this bundle; open connections go on."""

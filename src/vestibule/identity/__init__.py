@@ -1,0 +1,1 @@
+"""The identity service: authorities, registration, nodes, issuance.  Knows no wire formats."""

@@ -1,0 +1,142 @@
+"""Error codes of the identity service."""
+
+from vestibule.errors import Fault, Kind, define
+
+FOREIGN_CSR_ID = define(
+    "VST1200",
+    "foreign-csr-identity",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A certificate signing request names another SPIFFE ID than the one that would be issued.",
+    advice="Leave the URI out of the request: the registration entry decides the identity.",
+)
+ENTRY_NOT_AUTHORIZED = define(
+    "VST1201",
+    "entry-not-authorized",
+    Kind.NOT_FOUND,
+    Fault.CALLER,
+    meaning="There is no such registration entry, or it does not belong to the agent that asks.",
+    advice="Check the entry's parent: it must be the agent, one of its aliases, or an entry below them.",
+)
+MISSING_PARAMETER = define(
+    "VST1202",
+    "missing-parameter",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A request lacks something it cannot go without.",
+    advice="Fill in what the message names.",
+)
+INVALID_ENTRY = define(
+    "VST1203",
+    "invalid-entry",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A registration entry breaks a rule.",
+    advice="Correct what the message names and send the entry again.",
+)
+FOREIGN_TRUST_DOMAIN = define(
+    "VST1204",
+    "foreign-trust-domain",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A SPIFFE ID belongs to another trust domain than the server's.",
+    advice="Use an ID of the server's own trust domain; vestibule bundle show prints it.",
+)
+RESERVED_ID = define(
+    "VST1205",
+    "reserved-spiffe-id",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A workload's SPIFFE ID has no path, or lies below /spire/, which is kept for servers and agents.",
+    advice="Choose a path such as /ns/prod/sa/web.",
+)
+ENTRY_NOT_FOUND = define(
+    "VST1206",
+    "entry-not-found",
+    Kind.NOT_FOUND,
+    Fault.CALLER,
+    meaning="There is no registration entry with this ID.",
+    advice="List the entries with vestibule entry show.",
+)
+BATCH_TOO_LARGE = define(
+    "VST1207",
+    "batch-too-large",
+    Kind.EXHAUSTED,
+    Fault.CALLER,
+    meaning="A batch asks for more SVIDs than one call may.",
+    advice="Ask for at most 500 SVIDs per call.",
+)
+AGENT_NOT_FOUND = define(
+    "VST1208",
+    "agent-not-found",
+    Kind.NOT_FOUND,
+    Fault.CALLER,
+    meaning="There is no attested agent with this SPIFFE ID.",
+    advice="List the agents with vestibule agent list.",
+)
+INVALID_TTL = define(
+    "VST1209",
+    "invalid-ttl",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A time to live is missing, negative or too long.",
+    advice="Give whole seconds, at least 1.",
+)
+AGENT_NOT_ATTESTED = define(
+    "VST1210",
+    "agent-not-attested",
+    Kind.DENIED,
+    Fault.PEER,
+    meaning="The server does not know the agent: it was never attested, or has been evicted.",
+    advice="Let the agent attest again, with a new join token if that is how it joined.",
+)
+AGENT_BANNED = define(
+    "VST1211",
+    "agent-banned",
+    Kind.DENIED,
+    Fault.OPERATOR,
+    meaning="The agent was banned by an operator.  It loses its SVID and may not come back.",
+    advice="If the ban was a mistake, evict the agent (vestibule agent evict) and attest it again.",
+)
+AGENT_NOT_ACTIVE = define(
+    "VST1212",
+    "agent-svid-not-active",
+    Kind.DENIED,
+    Fault.PEER,
+    meaning="The agent shows an SVID that has been replaced by a newer one.",
+    advice="Let the agent attest again.  If it did not renew by itself, somebody else may hold its key.",
+)
+AGENT_EXPIRED = define(
+    "VST1213",
+    "agent-svid-expired",
+    Kind.DENIED,
+    Fault.PEER,
+    meaning="The agent's SVID has expired.",
+    advice="Let the agent attest again; check both clocks.",
+)
+AGENT_MUST_REATTEST = define(
+    "VST1214",
+    "agent-must-reattest",
+    Kind.DENIED,
+    Fault.PEER,
+    meaning="The agent asked for a renewal where its kind of attestation can be repeated.",
+    advice="Let the agent attest again.",
+)
+NO_ACTIVE_AUTHORITY = define(
+    "VST1300",
+    "no-active-authority",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="The server has no authority that could sign now.",
+    advice="Look into the server's log for why the next authority could not be prepared (disk, key manager).",
+)
+UNKNOWN_PARENT = define(
+    "VST1301",
+    "unknown-parent",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="No agent has the parent ID of an entry, and no entry has it as its SPIFFE ID, so that nobody would "
+    "ever receive the entry.",
+    advice="Use the ID of an attested agent (vestibule agent list), the server's ID for a node alias, or the "
+    "SPIFFE ID of another entry; or say that the parent is yet to come (--parent-to-come).",
+)
