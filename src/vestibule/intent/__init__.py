@@ -1,5 +1,6 @@
 """What people ask for: the intent language, from text to a checked model, with the place of every problem."""
 
+from vestibule.intent.loading import Loaded, LoadedUp, load, load_files, load_up
 from vestibule.intent.model import (
     App,
     Defaults,
@@ -11,15 +12,23 @@ from vestibule.intent.model import (
     Service,
     UpFile,
 )
+from vestibule.intent.problems import Problem, Severity
 
 __all__ = [
     "App",
     "Defaults",
     "DenyDetail",
     "Intent",
+    "Loaded",
+    "LoadedUp",
     "Mesh",
     "Port",
+    "Problem",
     "Protocol",
     "Service",
+    "Severity",
     "UpFile",
+    "load",
+    "load_files",
+    "load_up",
 ]

@@ -1,0 +1,170 @@
+"""Error codes of the intent language: files (000n), YAML (001n), shapes (002n–003n), meaning (004n–006n)."""
+
+from vestibule.errors import ErrorCode, Fault, Kind, define
+
+
+def _intent(code: str, name: str, *, meaning: str, advice: str) -> ErrorCode:
+    return define(code, name, Kind.INVALID, Fault.OPERATOR, meaning=meaning, advice=advice)
+
+
+NO_INTENT = _intent(
+    "VST0001",
+    "no-intent",
+    meaning="The directory does not exist, cannot be listed, or lacks a file that it must have.",
+    advice="Give the directory that holds mesh.yaml and services/.",
+)
+UNREADABLE_FILE = _intent(
+    "VST0002",
+    "unreadable-intent-file",
+    meaning="A file of the intent cannot be read, is no regular file, is too large, or is not UTF-8.",
+    advice="Make it a readable UTF-8 text file of at most 256 KiB.",
+)
+STRAY_FILE = _intent(
+    "VST0003",
+    "stray-intent-file",
+    meaning="A file or folder in the intent directory looks like intent but would not be read.",
+    advice="Services belong in services/NAME.yaml, the mesh in mesh.yaml, apps of `vestibule up` in up.yaml.",
+)
+FILE_NAME_MISMATCH = _intent(
+    "VST0004",
+    "intent-file-name-mismatch",
+    meaning="A service's file is not named after the service, so that who owns the file does not say who owns "
+    "the service.",
+    advice="Name the file services/SERVICE.yaml, or correct the name inside it.",
+)
+TOO_MANY_PROBLEMS = _intent(
+    "VST0005",
+    "too-many-problems",
+    meaning="A file has more problems than are worth listing.",
+    advice="Mend those listed, then validate again.",
+)
+YAML_SYNTAX = _intent(
+    "VST0010",
+    "yaml-syntax",
+    meaning="The text is not YAML.",
+    advice="Indent with spaces, quote texts that hold ': ', ' #' or begin with one of @`%&*!|>[]{}.",
+)
+YAML_FEATURE = _intent(
+    "VST0011",
+    "yaml-feature-refused",
+    meaning="Anchors, aliases, tags, directives, several documents in one file and keys that are not plain "
+    "texts are not part of the intent language: a reviewer should see what is meant where it stands.",
+    advice="Write the value out where it is needed.",
+)
+DUPLICATE_KEY = _intent(
+    "VST0012",
+    "duplicate-key",
+    meaning="A key occurs twice in one mapping; YAML readers disagree on which of them counts.",
+    advice="Keep one of the two.",
+)
+YAML_TOO_COMPLEX = _intent(
+    "VST0013",
+    "yaml-too-complex",
+    meaning="A file nests deeper, or has more parts, than any intent needs.",
+    advice="Keep to the documented keys; split what one file holds.",
+)
+INVISIBLE_CHARACTER = _intent(
+    "VST0014",
+    "invisible-character",
+    meaning="A text holds control, formatting or private characters, which could show a reviewer something "
+    "else than what is meant.",
+    advice="Remove the character, or type the text again.",
+)
+UNKNOWN_KEY = _intent(
+    "VST0020",
+    "unknown-key",
+    meaning="A key is not part of the intent language at this place.",
+    advice="Correct or remove the key.",
+)
+MISSING_KEY = _intent(
+    "VST0021",
+    "missing-key",
+    meaning="A key that is required at this place is missing.",
+    advice="Add the key.",
+)
+WRONG_TYPE = _intent(
+    "VST0022",
+    "wrong-type",
+    meaning="A value is of another type than its key needs.",
+    advice="Write a value of the type that is named.",
+)
+NOT_SUPPORTED = _intent(
+    "VST0023",
+    "not-supported-by-this-version",
+    meaning="The intent language knows this, but this version of Vestibule does not act on it, and does not "
+    "pretend to.",
+    advice="Remove it, or use a version that supports it.",
+)
+MALFORMED_NAME = _intent(
+    "VST0024",
+    "malformed-name",
+    meaning="A name cannot be used in host names, SPIFFE IDs, metrics and environment variables alike.",
+    advice="Use 1 to 63 of a-z, 0-9 and '-', beginning with a letter, not ending with '-'.",
+)
+MALFORMED_VALUE = _intent(
+    "VST0025",
+    "malformed-value",
+    meaning="A value has the right type, and a form or size that is not accepted.",
+    advice="Write the value in the form that is named.",
+)
+DUPLICATE_ITEM = _intent(
+    "VST0026",
+    "duplicate-item",
+    meaning="A list or a set of names holds the same thing twice.",
+    advice="Remove one of the two.",
+)
+UNKNOWN_NAME = _intent(
+    "VST0040",
+    "unknown-name",
+    meaning="A name refers to a service, role or port that no file declares.",
+    advice="Correct the name, or declare what it names.",
+)
+BAD_IDENTITY_TEMPLATE = _intent(
+    "VST0041",
+    "bad-identity-template",
+    meaning="The identity template does not give every service a valid SPIFFE ID of its own.",
+    advice="Write a path that holds {service}, such as /ns/{environment}/sa/{service}.",
+)
+RESERVED_IDENTITY = _intent(
+    "VST0042",
+    "reserved-identity",
+    meaning="Identities under /spire and /vestibule belong to servers, agents and the platform's own services.",
+    advice="Change the identity template or the name, so that the path begins otherwise.",
+)
+CALLER_OUT_OF_REACH = _intent(
+    "VST0043",
+    "caller-out-of-reach",
+    meaning="A rule or role names identities that can never be callers here, or a whole trust domain at once.",
+    advice="Name services, roles, or SPIFFE IDs of the mesh's own trust domain with at least one path segment.",
+)
+UNSAID_PORT = _intent(
+    "VST0044",
+    "unsaid-port",
+    meaning="A rule does not say which port it is for, and the service does not have exactly one.",
+    advice="Add port: to the rule.",
+)
+HTTP_ON_TCP = _intent(
+    "VST0050",
+    "http-field-on-tcp-port",
+    meaning="A rule for a TCP port speaks of methods or paths, which nobody can see on TCP.",
+    advice="Remove methods and paths, or declare the port as http, http2 or grpc.",
+)
+GRPC_METHOD = _intent(
+    "VST0051",
+    "method-on-grpc-port",
+    meaning="A rule for a gRPC port lists methods other than POST, the only one that gRPC uses.",
+    advice="Remove methods; name RPCs by path, such as /shop.Payments/Charge or /shop.Payments/**.",
+)
+REDUNDANT = _intent(
+    "VST0052",
+    "redundant-match",
+    meaning="Everything that a rule or path matches is matched by another one already, so that removing it "
+    "would change nothing although it looks as if it would.",
+    advice="Remove it, or narrow the other one.",
+)
+NOBODY_ALLOWED = _intent(
+    "VST0060",
+    "nobody-allowed",
+    meaning="A service has ports and no rules: every call to it is denied.",
+    advice="Write rules under allow, or `allow: []` if nobody should call it.",
+)

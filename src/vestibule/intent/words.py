@@ -1,0 +1,157 @@
+"""The small texts of the language: names, durations, methods, callers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from vestibule.intent import codes
+from vestibule.intent.problems import nearest
+from vestibule.policy import IdentityMatch
+from vestibule.spiffe import TrustDomain
+
+NAME: Final = r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?"
+VERSION: Final = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
+VARIABLE: Final = r"[A-Za-z_][A-Za-z0-9_]{0,127}"
+DURATION: Final = r"[0-9]{1,9}(ms|s|m|h)"
+CALLER: Final = rf"({NAME}|role:{NAME}|spiffe://\S+)"
+# What HTTP proxies and servers know; TRACE and CONNECT are not for services.
+METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+ANYONE: Final = "anyone"
+# Names that mean something else on every host.
+NOT_SERVICES: Final = frozenset({"localhost", ANYONE})
+LONGEST: Final = timedelta(hours=1)
+_UNITS: Final = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours"}
+_SET_FOR_APPS: Final = re.compile(
+    r"PORT|(?:https?|no|all)_proxy|SPIFFE_ENDPOINT_SOCKET|VESTIBULE_.*", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceCaller:
+    """A caller given by the name of its service."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoleCaller:
+    """Callers given by a role of ``mesh.yaml``."""
+
+    name: str
+
+
+Caller = ServiceCaller | RoleCaller | IdentityMatch
+
+
+def name(text: str) -> str:
+    """A name that is a DNS label beginning with a letter.  Raises: VST0024."""
+    if re.fullmatch(NAME, text):
+        return text
+    raise codes.MALFORMED_NAME.error(f"{_shown(text)} is not a name")
+
+
+def service_name(text: str) -> str:
+    """A service's name, which callers use as a host.  Raises: VST0024."""
+    if text in NOT_SERVICES:
+        raise codes.MALFORMED_NAME.error(
+            f"{text!r} means something else and cannot be a service", advice="Choose another name."
+        )
+    return name(text)
+
+
+def version(text: str) -> str:
+    """A version of a service, as its instances register it.  Raises: VST0025."""
+    if re.fullmatch(VERSION, text):
+        return text
+    raise codes.MALFORMED_VALUE.error(
+        f"{_shown(text)} is not a version", advice="Use letters, digits, '.', '_' and '-', such as v1."
+    )
+
+
+def line(text: str) -> str:
+    """A text of one line that is not empty.  Raises: VST0025."""
+    if text.strip() and not re.search(r"[\n\t]", text):
+        return text
+    raise codes.MALFORMED_VALUE.error(
+        "a text is empty or has several lines", advice="Write one line of text."
+    )
+
+
+def anything(text: str) -> str:
+    """Any text."""
+    return text
+
+
+def variable(text: str) -> str:
+    """An environment variable that an app's owner may set.  Raises: VST0025."""
+    if not re.fullmatch(VARIABLE, text):
+        raise codes.MALFORMED_VALUE.error(
+            f"{_shown(text)} is not the name of an environment variable",
+            advice="Use letters, digits and '_', not beginning with a digit.",
+        )
+    if _SET_FOR_APPS.fullmatch(text):
+        raise codes.MALFORMED_VALUE.error(
+            f"the variable {_shown(text)} is set by Vestibule", advice="Remove it, or use another name."
+        )
+    return text
+
+
+def duration(text: str) -> timedelta:
+    """A time span such as ``500ms``, ``5s``, ``2m``, ``1h``.  Raises: VST0025."""
+    advice = "Write a whole number and its unit, such as 500ms, 5s, 2m or 1h."
+    match = re.fullmatch(r"([0-9]{1,9})(ms|s|m|h)", text)
+    if not match:
+        raise codes.MALFORMED_VALUE.error(f"{_shown(text)} is not a duration", advice=advice)
+    span = timedelta(**{_UNITS[match[2]]: int(match[1])})
+    if not timedelta(0) < span <= LONGEST:
+        raise codes.MALFORMED_VALUE.error(f"{text!r} is not between 1ms and 1h", advice=advice)
+    return span
+
+
+def method(text: str) -> str:
+    """An HTTP method.  Raises: VST0025."""
+    if text in METHODS:
+        return text
+    close = nearest(text, METHODS)
+    advice = f"Did you mean {close!r}?" if close else f"Use {', '.join(METHODS)}."
+    raise codes.MALFORMED_VALUE.error(f"{_shown(text)} is not a method that rules know", advice=advice)
+
+
+def trust_domain(text: str) -> TrustDomain:
+    """A trust domain in its canonical form.  Raises: VST1400, VST0025."""
+    domain = TrustDomain.parse(text)
+    if domain.name != text:
+        raise codes.MALFORMED_VALUE.error(
+            f"the trust domain {_shown(text)} is not in its plain form", advice=f"Write {domain.name}."
+        )
+    return domain
+
+
+def caller(text: str) -> Caller:
+    """A service, ``role:NAME``, a SPIFFE ID, or a SPIFFE ID and ``/**``.  Raises: VST0023, 0024, 1400, 4011."""
+    if text == ANYONE:
+        raise codes.NOT_SUPPORTED.error(
+            "'from: anyone' is not supported by this version", advice="Name the callers."
+        )
+    if "://" in text:
+        return IdentityMatch.parse(text)
+    if text.startswith("role:"):
+        return RoleCaller(name(text.removeprefix("role:")))
+    return ServiceCaller(name(text))
+
+
+def member(text: str) -> Caller:
+    """A member of a role: as a caller, without roles inside roles.  Raises: as ``caller``, and VST0025."""
+    found = caller(text)
+    if isinstance(found, RoleCaller):
+        raise codes.MALFORMED_VALUE.error(
+            f"a role cannot hold the role {found.name!r}", advice="List the members themselves."
+        )
+    return found
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")
