@@ -145,6 +145,9 @@ class Client:
                 metadata=dict(metadata or {}),
             ) as stream:
                 yield stream
+                # Otherwise grpclib would now wait for the end of a stream that has none.
+                if method.server_streaming and _is_open(stream):
+                    await stream.cancel()
         except GRPCError as error:
             raise _remote(error, stream) from error
         except StreamTerminatedError as error:
@@ -153,6 +156,11 @@ class Client:
             raise UNREACHABLE.error(f"{name} was not answered in time") from error
         except OSError as error:
             raise UNREACHABLE.error(f"cannot connect for {name}: {error}") from error
+
+
+def _is_open(stream: Stream) -> bool:
+    inner = getattr(stream, "_stream", None)  # absent until the request is sent
+    return inner is not None and not inner.buffer._eof and inner.closable
 
 
 def _remote(error: GRPCError, stream: Stream | None) -> VestibuleError:

@@ -16,8 +16,10 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final, cast
 
 import grpclib.server
+from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError
-from grpclib.const import Handler
+from grpclib.const import Cardinality, Handler, Status
+from grpclib.exceptions import GRPCError
 from grpclib.protocol import H2Protocol
 from h2.errors import ErrorCodes
 from h2.events import Event, UnknownFrameReceived
@@ -201,11 +203,28 @@ def _ignore(_event: Event) -> None:
     """Nothing is to be done."""
 
 
+class _Methods(dict[str, Handler]):
+    """The methods by path.  For the others there is an answer, too: grpclib's own lacks the content type, so
+    that strict clients would read UNKNOWN in it (SPIFFE_Workload_Endpoint.md asks for UNIMPLEMENTED).
+    """
+
+    def get(self, path: str, default: Any = None) -> Handler:
+        return super().get(path) or _UNIMPLEMENTED
+
+
+async def _unimplemented(_stream: Stream) -> None:
+    raise GRPCError(Status.UNIMPLEMENTED, "this server has no such method")
+
+
+_UNIMPLEMENTED: Final = Handler(_unimplemented, Cardinality.STREAM_STREAM, Empty, Empty)
+
+
 class _Protocols(grpclib.server.Server):
     """grpclib's server as a factory of connections only; listening and closing are ours."""
 
     def __init__(self, services: Collection[Servable], connections: weakref.WeakSet[_Connection]) -> None:
         super().__init__(services)
+        self._mapping = _Methods(self._mapping)
         self._connections = connections
 
     def protocol(self) -> _Connection:

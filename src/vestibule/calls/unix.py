@@ -15,13 +15,23 @@ from vestibule.net.codes import UNREACHABLE
 from vestibule.net.unix import check_path
 
 
+class CheckedChannel(grpclib.client.Channel):
+    """A channel that notices a connection which ended between being made and being used."""
+
+    async def __connect__(self) -> H2Protocol:
+        protocol = await super().__connect__()
+        if protocol.connection.is_closing():
+            raise ConnectionResetError("the other side closed the connection at once")
+        return protocol
+
+
 def unix_channel(path: Path) -> grpclib.client.Channel:
     """A channel to a Unix socket; connects at the first call, and again after a lost connection.
 
     Raises: VST2310 for a path that no Unix socket can have.
     """
     check_path(path)
-    return grpclib.client.Channel(path=os.fspath(path))
+    return CheckedChannel(path=os.fspath(path))
 
 
 def connected_channel(sock: socket.socket) -> grpclib.client.Channel:
@@ -32,7 +42,7 @@ def connected_channel(sock: socket.socket) -> grpclib.client.Channel:
     return _Connected(sock)
 
 
-class _Connected(grpclib.client.Channel):
+class _Connected(CheckedChannel):
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(path="connected")
         sock.setblocking(False)
