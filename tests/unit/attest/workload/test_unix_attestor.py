@@ -1,0 +1,95 @@
+import hashlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vestibule.attest.workload.unix import UnixAttestor
+from vestibule.net.peer import ProcessHandle
+from vestibule.spiffe import Selector
+
+
+@pytest.fixture
+def this_process() -> Iterator[ProcessHandle]:
+    handle = ProcessHandle(os.getpid())
+    yield handle
+    handle.close()
+
+
+class Foreign:
+    """A process of another user, as the kernel shows it to us."""
+
+    pid = 4711
+    start_time = 1
+
+    def check(self) -> None: ...
+    def close(self) -> None: ...
+    def parent_pid(self) -> int:
+        return 1
+
+    def status(self) -> dict[str, list[str]]:
+        return {
+            "Uid": ["10", "4000001", "12", "13"],
+            "Gid": ["20", "4000002", "22", "23"],
+            "Groups": ["4000003", "0"],
+        }
+
+    def link(self, name: str) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    def open_executable(self) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+
+def selectors(*texts: str) -> frozenset[Selector]:
+    return frozenset(Selector.parse(f"unix:{text}") for text in texts)
+
+
+async def test_a_process_is_known_by_user_group_path_and_digest(this_process: ProcessHandle) -> None:
+    program = Path(sys.executable).resolve()
+    digest = hashlib.sha256(program.read_bytes()).hexdigest()
+    found = await UnixAttestor().attest(this_process)
+    wanted = selectors(f"uid:{os.geteuid()}", f"gid:{os.getegid()}", f"path:{program}", f"sha256:{digest}")
+    assert wanted <= found
+
+
+async def test_effective_ids_count_and_nameless_ones_give_no_name() -> None:
+    found = await UnixAttestor().attest(Foreign())
+    assert found == selectors(
+        "uid:4000001",
+        "gid:4000002",
+        "supplementary_gid:4000003",
+        "supplementary_gid:0",
+        "supplementary_group:root",
+    )
+
+
+async def test_a_program_that_may_not_be_read_costs_only_its_own_selectors() -> None:
+    found = await UnixAttestor().attest(Foreign())
+    assert not [selector for selector in found if selector.value.startswith(("path:", "sha256:"))]
+
+
+async def test_executables_can_be_left_out(this_process: ProcessHandle) -> None:
+    found = await UnixAttestor(executables=False).attest(this_process)
+    assert not [selector for selector in found if selector.value.startswith(("path:", "sha256:"))]
+
+
+async def test_a_digest_is_computed_once_per_file(
+    this_process: ProcessHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attestor = UnixAttestor()
+    first = await attestor.attest(this_process)
+    monkeypatch.setattr(hashlib, "file_digest", None)
+    assert await attestor.attest(this_process) == first
+
+
+async def test_a_huge_program_gets_no_digest(
+    this_process: ProcessHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vestibule.attest.workload.unix.MAX_EXECUTABLE_BYTES", 1)
+    found = await UnixAttestor().attest(this_process)
+    assert [selector for selector in found if selector.value.startswith("path:")]
+    assert not [selector for selector in found if selector.value.startswith("sha256:")]
