@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, Protocol
 
@@ -17,6 +17,19 @@ ROUTES: Final = _PREFIX + "config.route.v3.RouteConfiguration"
 ENDPOINTS: Final = _PREFIX + "config.endpoint.v3.ClusterLoadAssignment"
 SECRET: Final = _PREFIX + "extensions.transport_sockets.tls.v3.Secret"
 EXTENSION: Final = _PREFIX + "config.core.v3.TypedExtensionConfig"
+
+AGGREGATED_TYPES: Final = (EXTENSION, CLUSTER, ENDPOINTS, LISTENER, ROUTES)
+"""What a proxy gets over ADS.  Secrets have a stream of their own (SDS)."""
+
+
+def short_hash(*parts: str | bytes) -> str:
+    """16 hex digits that name these parts, in this order, whatever they contain."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "big"))
+        digest.update(data)
+    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,30 +44,53 @@ class Resource:
     @classmethod
     def of(cls, type_url: str, name: str, body: bytes) -> Resource:
         """A resource whose version is a hash of its bytes: same bytes, same version, also after a restart."""
-        return cls(type_url, name, body, hashlib.sha256(body).hexdigest()[:16])
+        return cls(type_url, name, body, short_hash(body))
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything one proxy should have.  ``version`` names what it was made from (the intent's version)."""
+    """Everything one proxy should have.  ``version`` names what it was made from (the intent's version).
+
+    ``known`` are the types whose set is complete: a type outside it is not answered yet, where one that is
+    known and has no resources is answered as empty.  ``None`` means that all are.  ``revision`` counts up
+    within one source, for sources that want to recognise their own snapshots again.
+    """
 
     version: str
     resources: Mapping[str, Mapping[str, Resource]]
+    known: frozenset[str] | None = None
+    revision: int = field(default=0, compare=False)
 
     @classmethod
     def of(cls, version: str, resources: Iterable[Resource]) -> Snapshot:
-        """Group resources by type.  Raises: ValueError for a name that occurs twice in a type."""
+        """Group resources by type.  Raises: ValueError for a name that occurs twice in a type.
+
+        The version of a cluster becomes part of the version of its endpoints: Envoy keeps a changed cluster
+        warming until endpoints arrive anew, even if they are the same, and does not always ask for them.
+        """
         grouped: dict[str, dict[str, Resource]] = {}
         for resource in resources:
             names = grouped.setdefault(resource.type_url, {})
             if resource.name in names:
                 raise ValueError(f"resource {resource.name!r} of {resource.type_url} occurs twice")
             names[resource.name] = resource
+        clusters = grouped.get(CLUSTER, {})
+        for name, endpoints in grouped.get(ENDPOINTS, {}).items():
+            if (cluster := clusters.get(name)) is not None:
+                version_of_both = short_hash(endpoints.version, cluster.version)
+                grouped[ENDPOINTS][name] = replace(endpoints, version=version_of_both)
         return cls(version, MappingProxyType({url: MappingProxyType(by) for url, by in grouped.items()}))
 
     def of_type(self, type_url: str) -> Mapping[str, Resource]:
         """The resources of a type by name; empty when there are none."""
-        return self.resources.get(type_url, {})
+        return self.resources.get(type_url, _NONE)
+
+    def knows(self, type_url: str) -> bool:
+        """Whether the resources of this type are all there."""
+        return self.known is None or type_url in self.known
+
+
+_NONE: Final[Mapping[str, Resource]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)

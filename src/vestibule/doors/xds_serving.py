@@ -1,0 +1,185 @@
+"""Runs an xDS state machine over a gRPC stream: ADS and SDS are served by this.
+
+Requests are read as they come, snapshots are taken as they come, and neither waits for the other: only sending
+waits, for the client to read.  A client that reads slowly so gets fewer, newer responses, and holds up nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from vestibule.errors import VestibuleError
+from vestibule.net.grpc import Stream
+from vestibule.xds.codes import CLIENT_STUCK
+from vestibule.xds.delta import DeltaStream
+from vestibule.xds.messages import Event, SotwRequest, SotwResponse
+from vestibule.xds.protobuf import delta_request_from, delta_response_to, sotw_request_from, sotw_response_to
+from vestibule.xds.resources import Snapshot
+from vestibule.xds.sotw import SotwStream
+
+SEND_TIMEOUT: Final = 60.0
+"""Seconds after which a client that does not read what it was sent loses its stream."""
+BREAK_AFTER: Final = 1.0
+"""Seconds a client has to say all that it wants before anything is taken away from it."""
+
+OnEvent = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """For doors that need no account of what happened."""
+
+
+async def serve_delta(
+    stream: Stream,
+    snapshots: AsyncIterator[Snapshot],
+    *,
+    types: Sequence[str],
+    on_event: OnEvent = ignore,
+    node_required: bool = True,
+) -> None:
+    """Serve incremental xDS until the client ends the stream.
+
+    ``snapshots`` gives what the client should have, newest last; what it raises ends the stream with that error.
+    ``types`` are those that may be asked for: with one, requests may leave the type out.  ``on_event`` is called
+    with what was sent, accepted, refused and settled.
+    Raises: VST3100, VST3101, VST3102, VST3103, VST3104, VST3105; what ``snapshots`` raises.
+    """
+    machine = DeltaStream(types, node_required=node_required)
+    await _Serving(machine, stream, delta_request_from, delta_response_to, on_event).run(snapshots)
+
+
+async def serve_sotw(
+    stream: Stream,
+    snapshots: AsyncIterator[Snapshot],
+    *,
+    types: Sequence[str],
+    on_event: OnEvent = ignore,
+    node_required: bool = True,
+) -> None:
+    """Serve state-of-the-world xDS until the client ends the stream; all else as ``serve_delta``."""
+    machine = SotwStream(types, node_required=node_required)
+    await _Serving(machine, stream, sotw_request_from, sotw_response_to, on_event).run(snapshots)
+
+
+def answer_once(message: Any, snapshot: Snapshot, *, types: Sequence[str]) -> Any:
+    """Answer a single ``DiscoveryRequest`` (the ``Fetch…`` RPCs) with a ``DiscoveryResponse``.
+
+    It is empty when nothing that was asked for exists.  Raises: VST3102, VST3103, VST3104.
+    """
+    request = sotw_request_from(message)
+    machine = SotwStream(types, node_required=False)
+    machine.update(snapshot)
+    machine.receive(SotwRequest(type_url=request.type_url, node_id=request.node_id, names=request.names))
+    response = machine.next_response()
+    if response is None:
+        response = SotwResponse(type_url=request.type_url or types[0], version=snapshot.version, nonce="")
+    return sotw_response_to(response)
+
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+_Taken = TypeVar("_Taken", contravariant=True)
+_Given = TypeVar("_Given", covariant=True)
+
+
+class _Machine(Protocol[_Taken, _Given]):
+    def receive(self, request: _Taken) -> None: ...
+    def update(self, snapshot: Snapshot) -> None: ...
+    def allow_breaking(self) -> None: ...
+    def next_response(self) -> _Given | None: ...
+    def take_events(self) -> list[Event]: ...
+
+
+class _Serving(Generic[_Request, _Response]):
+    """Three tasks around one machine: requests in, snapshots in, responses out."""
+
+    def __init__(
+        self,
+        machine: _Machine[_Request, _Response],
+        stream: Stream,
+        decode: Callable[[Any], _Request],
+        encode: Callable[[_Response], Any],
+        on_event: OnEvent,
+    ) -> None:
+        self._machine = machine
+        self._stream = stream
+        self._decode = decode
+        self._encode = encode
+        self._on_event = on_event
+        self._news = asyncio.Event()
+
+    async def run(self, snapshots: AsyncIterator[Snapshot]) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                others = (
+                    group.create_task(self._follow(snapshots), name="xds snapshots"),
+                    group.create_task(self._write(), name="xds responses"),
+                    group.create_task(self._allow_breaking(), name="xds removals"),
+                )
+                await self._read()
+                for task in others:
+                    task.cancel()
+        except BaseExceptionGroup as failures:
+            raise _cause(failures) from None
+
+    async def _read(self) -> None:
+        while (message := await self._stream.recv_message()) is not None:
+            self._machine.receive(self._decode(message))
+            self._tell()
+
+    async def _follow(self, snapshots: AsyncIterator[Snapshot]) -> None:
+        async for snapshot in snapshots:
+            self._machine.update(snapshot)
+            self._tell()
+
+    async def _allow_breaking(self) -> None:
+        await asyncio.sleep(BREAK_AFTER)
+        self._machine.allow_breaking()
+        self._tell()
+
+    async def _write(self) -> None:
+        while True:
+            await self._news.wait()
+            # What has arrived is read first: it may make a response needless.
+            await asyncio.sleep(0)
+            self._news.clear()
+            while (response := self._machine.next_response()) is not None:
+                self._report()
+                await self._send(self._encode(response))
+            self._report()
+
+    async def _send(self, message: Any) -> None:
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT):
+                await self._stream.send_message(message)
+        except TimeoutError as error:
+            _hang_up_if_stuck(self._stream)
+            raise CLIENT_STUCK.error(f"the client read nothing for {SEND_TIMEOUT:.0f} s") from error
+
+    def _tell(self) -> None:
+        self._report()
+        self._news.set()
+
+    def _report(self) -> None:
+        for event in self._machine.take_events():
+            self._on_event(event)
+
+
+def _hang_up_if_stuck(stream: Stream) -> None:
+    """Where not even a status could be written, the connection is of no use to any stream."""
+    if not stream._stream.connection.write_ready.is_set():
+        stream._stream._transport.abort()
+
+
+def _cause(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one failure to answer with: a foreseen one, if there is any."""
+    leaves = list(_leaves(failures))
+    return next((leaf for leaf in leaves if isinstance(leaf, VestibuleError)), leaves[0])
+
+
+def _leaves(failure: BaseException) -> list[BaseException]:
+    if isinstance(failure, BaseExceptionGroup):
+        return [leaf for part in failure.exceptions for leaf in _leaves(part)]
+    return [failure]

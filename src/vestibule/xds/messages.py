@@ -1,0 +1,100 @@
+"""What goes over an xDS stream, as values, and what a stream tells about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from vestibule.xds.resources import Resource, Snapshot
+
+WILDCARD: Final = "*"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeltaRequest:
+    """``DeltaDiscoveryRequest``.  ``node_id`` is None where the message has no node; ``error`` is a NACK's text."""
+
+    type_url: str
+    node_id: str | None = None
+    subscribe: tuple[str, ...] = ()
+    unsubscribe: tuple[str, ...] = ()
+    initial_versions: Mapping[str, str] = field(default_factory=dict)
+    nonce: str = ""
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeltaResponse:
+    """``DeltaDiscoveryResponse``.  ``version`` is for people; each resource has its own."""
+
+    type_url: str
+    version: str
+    nonce: str
+    resources: tuple[Resource, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SotwRequest:
+    """``DiscoveryRequest``: the whole subscription every time."""
+
+    type_url: str
+    node_id: str | None = None
+    names: tuple[str, ...] = ()
+    version: str = ""
+    nonce: str = ""
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SotwResponse:
+    """``DiscoveryResponse``."""
+
+    type_url: str
+    version: str
+    nonce: str
+    resources: tuple[Resource, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """A response was handed out.  ``version`` is the snapshot's."""
+
+    type_url: str
+    version: str
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """The client took a response (ACK)."""
+
+    type_url: str
+    version: str
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """The client did not take a response (NACK), and said why."""
+
+    type_url: str
+    version: str
+    nonce: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """All there is to do about one type of a snapshot is done: it was taken, save the names in ``refused``.
+
+    Resources that the client did not ask for count as taken.
+    """
+
+    type_url: str
+    snapshot: Snapshot
+    refused: Mapping[str, str]
+
+
+Event = Sent | Accepted | Refused | Settled
