@@ -119,3 +119,19 @@ CALL_NOT_ALLOWED = define(
     advice="Administrative methods are for the operator on the server's private socket; agent methods are "
     "for attested agents over mTLS.",
 )
+CONNECTION_OUTLIVED = define(
+    "VST2324",
+    "connection-outlived",
+    Kind.UNAVAILABLE,
+    Fault.PEER,
+    meaning="A stream went on until the certificate of its connection expired.",
+    advice="Nothing needs to be done: the client connects again with its current certificate.",
+)
+TOO_MANY_ATTEMPTS = define(
+    "VST2325",
+    "too-many-attempts",
+    Kind.EXHAUSTED,
+    Fault.CALLER,
+    meaning="One address tries more often than the server lets it.",
+    advice="Wait a few seconds and try again.",
+)

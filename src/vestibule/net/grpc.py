@@ -13,6 +13,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
@@ -23,12 +24,13 @@ from google.protobuf.message_factory import GetMessageClass
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
-from vestibule.errors import CATALOGUE, Kind, VestibuleError
+from vestibule.errors import CATALOGUE, ErrorCode, Kind, VestibuleError
 from vestibule.net.codes import INTERNAL, REMOTE_REFUSED, SHUTTING_DOWN, UNREACHABLE
 
 CODE_KEY: Final = "vestibule-error-code"
 ADVICE_KEY: Final = "vestibule-error-advice"
 DEFAULT_TIMEOUT: Final = 30.0
+_CODE: Final = re.compile("VST[0-9]{4}")
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +61,17 @@ class Servable:
         return self._mapping
 
 
-def serve(descriptor: ServiceDescriptor, implementation: object) -> Servable:
+Details = Callable[[VestibuleError], Sequence[Message]]
+"""What else to tell about an error, in ``grpc-status-details-bin``."""
+
+
+def _no_details(_error: VestibuleError) -> Sequence[Message]:
+    return ()
+
+
+def serve(
+    descriptor: ServiceDescriptor, implementation: object, *, details: Details = _no_details
+) -> Servable:
     """Bind an implementation to a service.  RPCs it has no method for are answered UNIMPLEMENTED."""
     mapping: dict[str, Handler] = {}
     for method in descriptor.methods:
@@ -67,7 +79,7 @@ def serve(descriptor: ServiceDescriptor, implementation: object) -> Servable:
         if function is None:
             continue
         mapping[_path(method)] = Handler(
-            _guarded(method.full_name, function),
+            _guarded(method.full_name, function, details),
             _cardinality(method),
             GetMessageClass(method.input_type),
             GetMessageClass(method.output_type),
@@ -75,12 +87,14 @@ def serve(descriptor: ServiceDescriptor, implementation: object) -> Servable:
     return Servable(mapping)
 
 
-def _guarded(name: str, function: Callable[[Stream], Awaitable[None]]) -> Callable[[Stream], Awaitable[None]]:
+def _guarded(
+    name: str, function: Callable[[Stream], Awaitable[None]], details: Details
+) -> Callable[[Stream], Awaitable[None]]:
     async def handle(stream: Stream) -> None:
         try:
             await function(stream)
         except VestibuleError as error:
-            await refuse(stream, error)
+            await refuse(stream, error, details(error))
         except (GRPCError, StreamTerminatedError):
             raise
         except asyncio.CancelledError:
@@ -170,9 +184,17 @@ def _remote(error: GRPCError, stream: Stream | None) -> VestibuleError:
     advice = unquote(str(trailers.get(ADVICE_KEY, ""))) or None
     if known is not None:
         return known.error(message, advice=advice)
+    if _CODE.fullmatch(text := str(trailers.get(CODE_KEY, ""))):
+        # A code of a room that this process has no use for, such as the server's: shown as it came.
+        return _foreign(text, error.status).error(message, advice=advice)
     if error.status in (Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED):
         return UNREACHABLE.error(message)
     return REMOTE_REFUSED.error(f"{error.status.name}: {message}", advice=advice)
+
+
+def _foreign(code: str, status: Status) -> ErrorCode:
+    kind = next((kind for kind, mapped in STATUS_OF_KIND.items() if mapped is status), Kind.INTERNAL)
+    return replace(REMOTE_REFUSED, code=code, name=f"remote-{code.lower()}", kind=kind)
 
 
 def _cardinality(method: MethodDescriptor) -> Cardinality:

@@ -53,6 +53,26 @@ def _context(svid: X509Svid, bundle: TrustBundle) -> ssl.SSLContext:
     return context
 
 
+def client_context(svid: X509Svid | None, bundle: TrustBundle | None) -> ssl.SSLContext:
+    """For calling a server: with ``svid`` as client certificate, if any; trusting ``bundle`` only.
+
+    A server's name is its SPIFFE ID, which whoever connects verifies; no host name is looked at.  Without a
+    bundle *nothing* is verified: that is only for fetching a bundle that is then checked by other means.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_alpn_protocols(["h2"])
+    context.options |= ssl.OP_NO_TICKET
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE if bundle is None else ssl.CERT_REQUIRED
+    if bundle is not None and bundle.x509_authorities:
+        context.load_verify_locations(cadata=b"".join(bundle.x509_authorities))
+    if svid is not None:
+        with _pem_file(svid) as path:
+            context.load_cert_chain(path)
+    return context
+
+
 @contextmanager
 def _pem_file(svid: X509Svid) -> Iterator[str]:
     """The SVID as a file, which is all that ``ssl`` takes; it lives in memory only and has no name."""

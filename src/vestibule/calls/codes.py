@@ -1,0 +1,30 @@
+"""Error codes of calls to other components."""
+
+from vestibule.errors import Fault, Kind, define
+
+BANNED = define(
+    "VST2330",
+    "server-says-banned",
+    Kind.DENIED,
+    Fault.OPERATOR,
+    meaning="The server says that this agent was banned by an operator.",
+    advice="If the ban was a mistake, evict the agent on the server (vestibule agent evict) and start this one with a "
+    "new join token.",
+)
+MUST_ATTEST = define(
+    "VST2331",
+    "server-wants-attestation",
+    Kind.UNAUTHENTICATED,
+    Fault.PEER,
+    meaning="The server does not accept the agent's certificate any more: it is expired, replaced, or of an agent that "
+    "was evicted.",
+    advice="Nothing, where the agent can attest again by itself; else start it with a new join token.",
+)
+BAD_ANSWER = define(
+    "VST2332",
+    "server-answer-refused",
+    Kind.UNAVAILABLE,
+    Fault.PEER,
+    meaning="The server's answer breaks its own API, for example an SVID for another key or identity than was asked.",
+    advice="Check that agent and server are of the same version; if so, report it with the server's log.",
+)
