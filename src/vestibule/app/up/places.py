@@ -1,0 +1,157 @@
+"""Where a run keeps things: state under one directory, sockets in a short one.
+
+A run owns its state directory by a lock.  What a killed run left behind (processes, sockets) is ended and
+removed before anything new is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from vestibule.app.up.codes import ALREADY_UP, NO_RUNTIME_DIRECTORY
+from vestibule.cli.run_state import RunState
+from vestibule.errors import VestibuleError
+from vestibule.net.unix import check_path
+from vestibule.processes import Ledger, private_directory, sweep
+
+ONCE: Final = "once"
+PREFIX: Final = "vestibule-"
+_LEDGER: Final = "processes"
+_LONGEST_NAME: Final = 63
+"""Bytes of a service's name, which becomes part of a socket's path."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """The directories of one run."""
+
+    state: Path
+    runtime: Path
+
+    @property
+    def server_data(self) -> Path:
+        return self.state / "server"
+
+    @property
+    def agent_data(self) -> Path:
+        return self.state / "agent"
+
+    @property
+    def logs(self) -> Path:
+        return self.state / "logs"
+
+    @property
+    def trust_bundle(self) -> Path:
+        return self.state / "trust-bundle.pem"
+
+    @property
+    def intent_copy(self) -> Path:
+        return self.state / "intent"
+
+    @property
+    def server_socket(self) -> Path:
+        return self.runtime / "server.sock"
+
+    @property
+    def agent_socket(self) -> Path:
+        return self.runtime / "agent.sock"
+
+    @property
+    def admin_socket(self) -> Path:
+        return self.runtime / "agent-admin.sock"
+
+    def sidecar_data(self, name: str) -> Path:
+        """The state of one instance's sidecar."""
+        return self.state / "sidecars" / name
+
+    def sidecar_runtime(self, name: str) -> Path:
+        """The sockets of one instance's sidecar; long names are cut, and stay apart by their number."""
+        return self.runtime / name[:_LONGEST_NAME]
+
+
+class Tenancy:
+    """The right to a state directory: taken, cleaned of what a killed run left, and given back."""
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+        self.ledger = Ledger(state / _LEDGER)
+
+    def take(self) -> Places:
+        """Own the directory and make it ready for a run.  Raises: VST7302, VST7304, VST7003."""
+        private_directory(self._state)
+        before = RunState.read(self._state)
+        try:
+            self.ledger.open()
+        except VestibuleError as error:
+            if error.code.name != "directory-in-use":
+                raise
+            owner = f" (process {before.pid})" if before is not None else ""
+            raise ALREADY_UP.error(
+                f"another `vestibule up`{owner} runs with the state in {self._state}"
+            ) from error
+        self._clean_up(before)
+        runtime = _make_runtime()
+        for each in ("logs", "sidecars"):
+            private_directory(self._state / each)
+        return Places(state=self._state, runtime=runtime)
+
+    def give_back(self, places: Places) -> None:
+        """Leave nothing behind but state and logs."""
+        RunState.forget(self._state)
+        shutil.rmtree(places.runtime, ignore_errors=True)
+        self.ledger.close()
+
+    def _clean_up(self, before: RunState | None) -> None:
+        # The ledger just ended the killed run's own children; theirs stand in ledgers of their own.
+        if before is not None and _is_ours(before.runtime):
+            for each in before.runtime.glob("*"):
+                sweep(each)
+            sweep(before.runtime)
+            shutil.rmtree(before.runtime, ignore_errors=True)
+        sweep(self._state / "sidecars")
+        RunState.forget(self._state)
+
+
+def prepare_once(state: Path) -> None:
+    """Make the state of ``--once`` new: identities, entries and the copy of an earlier proof are of no use."""
+    for each in ("server", "agent", "sidecars", "intent", "logs"):
+        shutil.rmtree(state / each, ignore_errors=True)
+
+
+def _make_runtime() -> Path:
+    """A new private directory whose sockets have paths short enough (107 bytes)."""
+    for base in _bases():
+        runtime = base / f"{PREFIX}{secrets.token_hex(4)}"
+        try:
+            # The longest path that is made in it.
+            check_path(runtime / ("n" * _LONGEST_NAME) / "admin.sock")
+            runtime.mkdir(mode=0o700)
+            return private_directory(runtime)
+        except (OSError, VestibuleError):
+            continue
+    tried = ", ".join(map(str, _bases()))
+    raise NO_RUNTIME_DIRECTORY.error(f"no directory for sockets can be made in {tried}")
+
+
+def _bases() -> tuple[Path, ...]:
+    own = os.environ.get("XDG_RUNTIME_DIR")
+    shared = Path("/tmp")  # noqa: S108 - a directory of random name and mode 0700 is made in it
+    return (Path(own), shared) if own else (shared,)
+
+
+def _is_ours(runtime: Path) -> bool:
+    """Whether the directory named in a note is one that a run made; notes are files, and files can lie."""
+    with contextlib.suppress(OSError, VestibuleError):
+        return (
+            runtime.name.startswith(PREFIX)
+            and runtime.parent in _bases()
+            and runtime.is_dir()
+            and private_directory(runtime) == runtime
+        )
+    return False
