@@ -1,0 +1,82 @@
+"""What every key manager promises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from vestibule.errors import VestibuleError
+from vestibule.keys import DiskKeyManager, KeyManager, MemoryKeyManager, Sealer
+from vestibule.pki import profiles
+from vestibule.pki.keys import PublicKey, public_key_der
+from vestibule.spiffe import TrustDomain
+
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
+TD = TrustDomain.parse("example.org")
+
+MAKERS: dict[str, Callable[[Path], KeyManager]] = {
+    "memory": lambda _: MemoryKeyManager(),
+    "disk": lambda path: DiskKeyManager(path / "keys", Sealer(bytes(32))),
+}
+
+
+@pytest.fixture(params=MAKERS)
+def keys(request: pytest.FixtureRequest, tmp_path: Path) -> KeyManager:
+    return MAKERS[request.param](tmp_path)
+
+
+def ca(public_key: PublicKey) -> x509.CertificateBuilder:
+    return profiles.self_signed_ca(TD, public_key, profiles.lifetime(NOW, timedelta(hours=1)))
+
+
+async def test_what_a_key_signs_verifies_with_its_public_half(keys: KeyManager) -> None:
+    public_key = await keys.generate("a")
+    certificate = x509.load_der_x509_certificate(await keys.sign_certificate("a", ca(public_key)))
+    certificate.verify_directly_issued_by(certificate)
+    assert public_key_der(await keys.public_key("a")) == public_key_der(public_key)
+
+
+async def test_keys_are_apart_and_listed(keys: KeyManager) -> None:
+    assert await keys.key_ids() == frozenset()
+    first, second = await keys.generate("a"), await keys.generate("b.2")
+    assert public_key_der(first) != public_key_der(second)
+    assert await keys.key_ids() == {"a", "b.2"}
+
+
+async def test_making_a_key_again_replaces_it(keys: KeyManager) -> None:
+    first = await keys.generate("a")
+    second = await keys.generate("a")
+    assert public_key_der(await keys.public_key("a")) == public_key_der(second) != public_key_der(first)
+    assert await keys.key_ids() == {"a"}
+
+
+async def test_a_deleted_key_is_gone(keys: KeyManager) -> None:
+    await keys.generate("a")
+    await keys.delete("a")
+    await keys.delete("a")
+    assert await keys.key_ids() == frozenset()
+    with pytest.raises(VestibuleError, match="VST1101"):
+        await keys.public_key("a")
+
+
+async def test_an_unknown_key_signs_nothing(keys: KeyManager) -> None:
+    public_key = await keys.generate("a")
+    with pytest.raises(VestibuleError, match="VST1101"):
+        await keys.sign_certificate("b", ca(public_key))
+
+
+@pytest.mark.parametrize("key_id", ["", ".", "..", "../a", "a/b", ".hidden", "a" * 129, "a\n", "a b", "ä"])
+async def test_a_malformed_key_id_is_refused_everywhere(keys: KeyManager, key_id: str) -> None:
+    builder = ca(await keys.generate("a"))
+    for call in (
+        keys.generate(key_id),
+        keys.public_key(key_id),
+        keys.sign_certificate(key_id, builder),
+        keys.delete(key_id),
+    ):
+        with pytest.raises(VestibuleError, match="VST1100"):
+            await call
