@@ -140,3 +140,11 @@ UNKNOWN_PARENT = define(
     advice="Use the ID of an attested agent (vestibule agent list), the server's ID for a node alias, or the "
     "SPIFFE ID of another entry; or say that the parent is yet to come (--parent-to-come).",
 )
+NOT_ENTITLED = define(
+    "VST1302",
+    "identity-not-entitled",
+    Kind.DENIED,
+    Fault.CALLER,
+    meaning="An agent acts for an identity that no registration entry places under it.",
+    advice="Create an entry with this identity below the agent, or check which agent the sidecar talks to.",
+)

@@ -16,6 +16,7 @@ from vestibule.attest.node.join_token import agent_id as join_token_agent_id
 from vestibule.audit import Audit, AuditEvent
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
+from vestibule.identity.beacon import Beacon
 from vestibule.identity.codes import (
     AGENT_BANNED,
     AGENT_EXPIRED,
@@ -72,6 +73,8 @@ class Nodes:
         self._clock = clock
         self._trust_domain = trust_domain
         self._changing = asyncio.Lock()
+        self.departures: Final = Beacon()
+        """Changes whenever an agent is banned or evicted."""
 
     async def run(self) -> None:
         """Forget join tokens that have been over for a day."""
@@ -266,6 +269,7 @@ class Nodes:
         await self._audit.record([AuditEvent(actor=actor, action="agent.ban", subject=str(spiffe_id))])
         if not await self._store.agents.set_banned(spiffe_id):
             raise AGENT_NOT_FOUND.error("agent not found")
+        self.departures.advance()
 
     async def evict(self, actor: str, spiffe_id: SpiffeId) -> None:
         """Forget an agent; it may attest again if it has evidence.  Lifts a ban.  Raises: VST1208."""
@@ -273,6 +277,7 @@ class Nodes:
         await self._audit.record([AuditEvent(actor=actor, action="agent.evict", subject=str(spiffe_id))])
         if not await self._store.agents.delete(spiffe_id):
             raise AGENT_NOT_FOUND.error("agent not found")
+        self.departures.advance()
         await self._delete_alias(actor, spiffe_id)
 
     async def _delete_alias(self, actor: str, spiffe_id: SpiffeId) -> None:

@@ -1,0 +1,33 @@
+"""SPIRE's server APIs, with their exact wire form and meaning: one file per service."""
+
+from collections.abc import Sequence
+
+from vestibule.doors.identity_api.agent import AgentDoor
+from vestibule.doors.identity_api.bundle import BundleDoor
+from vestibule.doors.identity_api.entry import EntryDoor
+from vestibule.doors.identity_api.svid import SvidDoor
+from vestibule.identity.authorities import Authorities
+from vestibule.identity.entitlement import Entitlements
+from vestibule.identity.issuance import Issuance
+from vestibule.identity.nodes import Nodes
+from vestibule.identity.registration import Registration
+from vestibule.net.grpc import Servable
+
+
+def identity_services(
+    authorities: Authorities,
+    entitlements: Entitlements,
+    registration: Registration,
+    nodes: Nodes,
+    issuance: Issuance,
+) -> Sequence[Servable]:
+    """All of them, not yet guarded (``doors.access``)."""
+    return (
+        AgentDoor(nodes).servable(),
+        EntryDoor(registration, entitlements).servable(),
+        SvidDoor(issuance).servable(),
+        BundleDoor(authorities).servable(),
+    )
+
+
+__all__ = ["AgentDoor", "BundleDoor", "EntryDoor", "SvidDoor", "identity_services"]

@@ -1,0 +1,178 @@
+"""``spire.api.server.agent.v1.Agent``: node agents join, renew, and are administered."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from google.protobuf.empty_pb2 import Empty
+
+from vestibule.doors.access import denied_details
+from vestibule.doors.identity_api.values import (
+    actor,
+    agent_to_wire,
+    id_from_wire,
+    mask_of,
+    own_agent_id,
+    receive,
+    selectors_from_wire,
+    svid_to_wire,
+    unix,
+)
+from vestibule.doors.limits import PerSource
+from vestibule.identity.codes import INVALID_ENTRY, MISSING_PARAMETER
+from vestibule.identity.nodes import Nodes
+from vestibule.net.caller import current_caller
+from vestibule.net.grpc import Servable, Stream, serve
+from vestibule.store import AgentFilter, Match
+from vestibule.wire.gen.spire import agent_pb2 as wire
+from vestibule.wire.gen.spire import types_pb2 as types
+
+SERVICE: Final = wire.DESCRIPTOR.services_by_name["Agent"]
+ATTESTATION_SECONDS: Final = 30.0
+
+
+class AgentDoor:
+    """Translates for ``identity.nodes``."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        self._nodes = nodes
+        # Anybody may try to attest, and each attempt costs a write to the audit log.
+        self._attempts = PerSource(rate=20, burst=50, patience=5.0)
+
+    def servable(self) -> Servable:
+        """The service, not yet guarded."""
+        return serve(SERVICE, self, details=denied_details)
+
+    async def attest_agent(self, stream: Stream) -> None:
+        """AttestAgent: evidence, perhaps challenges, and the agent's SVID."""
+        caller = current_caller()
+        await self._attempts.pass_through(caller.address.rpartition(":")[0] or caller.address)
+        try:
+            async with asyncio.timeout(ATTESTATION_SECONDS):
+                await self._attest(stream, caller.address)
+        except TimeoutError:
+            raise MISSING_PARAMETER.error("the attestation was not completed in time") from None
+
+    async def _attest(self, stream: Stream, address: str) -> None:
+        params = _params(await receive(stream))
+
+        async def challenge(data: bytes) -> bytes:
+            await stream.send_message(wire.AttestAgentResponse(challenge=data))
+            answer = await receive(stream)
+            if answer.WhichOneof("step") != "challenge_response":
+                raise MISSING_PARAMETER.error("the agent did not respond to the challenge")
+            return bytes(answer.challenge_response)
+
+        attested = await self._nodes.attest(
+            params.data.type, params.data.payload, params.params.csr, challenge, address
+        )
+        result = wire.AttestAgentResponse.Result(
+            svid=svid_to_wire(attested.svid), reattestable=attested.can_reattest
+        )
+        await stream.send_message(wire.AttestAgentResponse(result=result))
+
+    async def renew_agent(self, stream: Stream) -> None:
+        """RenewAgent."""
+        request = await receive(stream)
+        if not request.HasField("params"):
+            raise MISSING_PARAMETER.error("params cannot be nil")
+        svid = await self._nodes.renew(own_agent_id(), request.params.csr)
+        await stream.send_message(wire.RenewAgentResponse(svid=svid_to_wire(svid)))
+
+    async def post_status(self, stream: Stream) -> None:
+        """PostStatus."""
+        request = await receive(stream)
+        await self._nodes.post_status(own_agent_id(), request.agent_version)
+        await stream.send_message(wire.PostStatusResponse())
+
+    async def create_join_token(self, stream: Stream) -> None:
+        """CreateJoinToken."""
+        request = await receive(stream)
+        alias = id_from_wire(request.agent_id, "invalid agent ID") if request.HasField("agent_id") else None
+        token = await self._nodes.create_join_token(
+            actor(), timedelta(seconds=request.ttl), request.token, alias
+        )
+        await stream.send_message(types.JoinToken(value=token.token, expires_at=unix(token.expires_at)))
+
+    async def get_agent(self, stream: Stream) -> None:
+        """GetAgent."""
+        request = await receive(stream)
+        agent = await self._nodes.get(id_from_wire(request.id, "invalid agent ID"))
+        await stream.send_message(agent_to_wire(agent, mask_of(request)))
+
+    async def list_agents(self, stream: Stream) -> None:
+        """ListAgents."""
+        request = await receive(stream)
+        page = await self._nodes.page(_filter(request), max(request.page_size, 0), request.page_token)
+        mask = mask_of(request)
+        agents = [agent_to_wire(agent, mask) for agent in page.items]
+        await stream.send_message(wire.ListAgentsResponse(agents=agents, next_page_token=page.next_token))
+
+    async def count_agents(self, stream: Stream) -> None:
+        """CountAgents."""
+        count = await self._nodes.count(_filter(await receive(stream)))
+        await stream.send_message(wire.CountAgentsResponse(count=count))
+
+    async def ban_agent(self, stream: Stream) -> None:
+        """BanAgent."""
+        request = await receive(stream)
+        await self._nodes.ban(actor(), id_from_wire(request.id, "invalid agent ID"))
+        await stream.send_message(Empty())
+
+    async def delete_agent(self, stream: Stream) -> None:
+        """DeleteAgent: eviction."""
+        request = await receive(stream)
+        await self._nodes.evict(actor(), id_from_wire(request.id, "invalid agent ID"))
+        await stream.send_message(Empty())
+
+
+def _params(request: wire.AttestAgentRequest) -> wire.AttestAgentRequest.Params:
+    # SPIRE's own order and words, which its clients' tests know.
+    params = request.params
+    checks = (
+        (request.WhichOneof("step") == "params", "missing params"),
+        (params.HasField("data"), "missing attestation data"),
+        (params.HasField("params"), "missing X509-SVID parameters"),
+        (bool(params.params.csr), "missing CSR"),
+        (bool(params.data.type), "missing attestation data type"),
+        (bool(params.data.payload), "missing attestation data payload"),
+    )
+    for holds, problem in checks:
+        if not holds:
+            raise MISSING_PARAMETER.error(f"malformed param: {problem}")
+    return params
+
+
+def _filter(request: Any) -> AgentFilter:
+    if not request.HasField("filter"):
+        return AgentFilter()
+    wanted = request.filter
+    selectors, match = None, Match.EXACT
+    if wanted.HasField("by_selector_match"):
+        selectors, match = selectors_from_wire(wanted.by_selector_match)
+    return AgentFilter(
+        attestation_type=wanted.by_attestation_type or None,
+        selectors=selectors,
+        selectors_match=match,
+        banned=wanted.by_banned.value if wanted.HasField("by_banned") else None,
+        can_reattest=wanted.by_can_reattest.value if wanted.HasField("by_can_reattest") else None,
+        expires_before=_expires_before(wanted.by_expires_before),
+    )
+
+
+def _expires_before(text: str) -> datetime | None:
+    """``2026-01-02 15:04:05 -0700 -07`` as SPIRE's clients write it, or RFC 3339.  Raises: VST1203."""
+    if not text:
+        return None
+    try:
+        if "T" in text:
+            instant = datetime.fromisoformat(text)
+        else:
+            instant = datetime.strptime(" ".join(text.split(" ")[:3]), "%Y-%m-%d %H:%M:%S %z")
+    except ValueError as error:
+        raise INVALID_ENTRY.error(f"by_expires_before {text!r} is not an instant") from error
+    if instant.tzinfo is None:
+        raise INVALID_ENTRY.error(f"by_expires_before {text!r} lacks its time zone")
+    return instant

@@ -1,0 +1,44 @@
+"""``spire.api.server.svid.v1.SVID``: certificates for workloads."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from vestibule.doors.identity_api.values import actor, ok, own_agent_id, receive, status, svid_to_wire
+from vestibule.errors import VestibuleError
+from vestibule.identity.issuance import Issuance, SvidRequest
+from vestibule.net.grpc import Servable, Stream, serve
+from vestibule.wire.gen.spire import svid_pb2 as wire
+
+SERVICE: Final = wire.DESCRIPTOR.services_by_name["SVID"]
+
+
+class SvidDoor:
+    """Translates for ``identity.issuance``."""
+
+    def __init__(self, issuance: Issuance) -> None:
+        self._issuance = issuance
+
+    def servable(self) -> Servable:
+        """The service, not yet guarded."""
+        return serve(SERVICE, self)
+
+    async def mint_x509_svid(self, stream: Stream) -> None:
+        """MintX509SVID."""
+        request = await receive(stream)
+        ttl = timedelta(seconds=request.ttl) if request.ttl else None
+        svid = await self._issuance.mint(actor(), request.csr, ttl)
+        await stream.send_message(wire.MintX509SVIDResponse(svid=svid_to_wire(svid)))
+
+    async def batch_new_x509_svid(self, stream: Stream) -> None:
+        """BatchNewX509SVID."""
+        request = await receive(stream)
+        wanted = [SvidRequest(entry_id=each.entry_id, csr=each.csr) for each in request.params]
+        response = wire.BatchNewX509SVIDResponse()
+        for outcome in await self._issuance.for_workloads(own_agent_id(), wanted):
+            if isinstance(outcome, VestibuleError):
+                response.results.add(status=status(outcome))
+            else:
+                response.results.add(status=ok(), svid=svid_to_wire(outcome))
+        await stream.send_message(response)

@@ -1,0 +1,39 @@
+"""Limits per source address for what anonymous callers may do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from typing import Final
+
+from vestibule.net.codes import TOO_MANY_ATTEMPTS
+
+MAX_SOURCES: Final = 4096
+
+
+class PerSource:
+    """Lets each source through ``rate`` times per second after a burst; others wait, at most ``patience`` seconds."""
+
+    def __init__(self, *, rate: float, burst: int, patience: float) -> None:
+        self._interval = 1.0 / rate
+        self._credit = burst * self._interval
+        self._patience = patience
+        self._free_at: OrderedDict[str, float] = OrderedDict()
+
+    async def pass_through(self, source: str) -> None:
+        """Wait for this source's turn.  Raises: VST2325 when that would take too long."""
+        wait = self.turn(source, asyncio.get_running_loop().time())
+        if wait > 0:
+            await asyncio.sleep(wait)
+
+    def turn(self, source: str, now: float) -> float:
+        """Take the next turn; seconds until it comes.  Raises: VST2325."""
+        free_at = max(self._free_at.get(source, 0.0), now) + self._interval
+        wait = free_at - now - self._credit
+        if wait > self._patience:
+            raise TOO_MANY_ATTEMPTS.error(f"too many attempts from {source}")
+        self._free_at[source] = free_at
+        self._free_at.move_to_end(source)
+        while len(self._free_at) > MAX_SOURCES:
+            self._free_at.popitem(last=False)
+        return wait

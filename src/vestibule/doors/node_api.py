@@ -1,0 +1,112 @@
+"""``vestibule.node.v1.Node``: what agents are told of changes, and tell of instances."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from vestibule.doors.identity_api.values import own_agent_id, receive
+from vestibule.doors.sidecar_api import instance_from_wire, view_to_wire
+from vestibule.identity.authorities import Authorities
+from vestibule.identity.beacon import first
+from vestibule.identity.codes import NOT_ENTITLED
+from vestibule.identity.entitlement import Entitlements
+from vestibule.net.grpc import Servable, Stream, serve
+from vestibule.records import Instance, ServiceView
+from vestibule.spiffe import SpiffeId
+from vestibule.wire.gen.vestibule.node.v1 import node_pb2 as wire
+
+SERVICE: Final = wire.DESCRIPTOR.services_by_name["Node"]
+
+
+class Discovery(Protocol):
+    """What the mesh answers; declared here because the identity service must not know the mesh."""
+
+    @property
+    def revision(self) -> int:
+        """Changes when ``describe`` may answer differently."""
+        ...
+
+    async def changed(self, since: int) -> int:
+        """Wait until ``revision`` differs from ``since``; returns it."""
+        ...
+
+    def describe(self, spiffe_id: SpiffeId) -> ServiceView | None:
+        """The service with this identity; ``None`` when there is none."""
+        ...
+
+    async def register(self, instance: Instance) -> int:
+        """Keep an instance or renew its lease; the lease in seconds."""
+        ...
+
+    async def deregister(self, instance_id: str, spiffe_id: SpiffeId, agent_id: SpiffeId) -> None:
+        """Forget an instance of this identity under this agent; nothing happens if there is none."""
+        ...
+
+
+class NodeDoor:
+    """Translates for the mesh's discovery; lets an agent speak only for identities that are placed under it."""
+
+    def __init__(self, authorities: Authorities, entitlements: Entitlements, discovery: Discovery) -> None:
+        self._authorities = authorities
+        self._entitlements = entitlements
+        self._discovery = discovery
+
+    def servable(self) -> Servable:
+        """The service, not yet guarded."""
+        return serve(SERVICE, self)
+
+    async def watch(self, stream: Stream) -> None:
+        """Watch: the state by its revisions, at once and after every change that concerns this agent."""
+        await receive(stream)
+        agent_id = own_agent_id()
+        last: wire.WatchResponse | None = None
+        while True:
+            # Read before the answer is made: what changes meanwhile ends the wait below at once.
+            seen = (self._entitlements.revision, self._authorities.revision, self._discovery.revision)
+            response = self._state(agent_id)
+            if response != last:
+                await stream.send_message(response)
+                last = response
+            await first(
+                self._entitlements.changed(seen[0]),
+                self._authorities.changed(seen[1]),
+                self._discovery.changed(seen[2]),
+            )
+
+    def _state(self, agent_id: SpiffeId) -> wire.WatchResponse:
+        return wire.WatchResponse(
+            entries_revision=self._entitlements.revision_for(agent_id),
+            bundle_sequence=self._authorities.bundle().sequence,
+            intent_revision=self._discovery.revision,
+        )
+
+    async def describe_service(self, stream: Stream) -> None:
+        """DescribeService; without a service in the answer where the intent has none of this identity."""
+        request = await receive(stream)
+        spiffe_id = self._entitled(request.spiffe_id)
+        view = self._discovery.describe(spiffe_id)
+        await stream.send_message(
+            wire.DescribeServiceResponse(service=view_to_wire(view) if view is not None else None)
+        )
+
+    async def register_instance(self, stream: Stream) -> None:
+        """RegisterInstance; identity and agent are what is proven, not what the message says."""
+        request = await receive(stream)
+        spiffe_id = self._entitled(request.instance.spiffe_id)
+        instance = instance_from_wire(request.instance, spiffe_id, own_agent_id())
+        lease = await self._discovery.register(instance)
+        await stream.send_message(wire.RegisterInstanceResponse(lease_seconds=lease))
+
+    async def deregister_instance(self, stream: Stream) -> None:
+        """DeregisterInstance; also when the identity has just been taken from the agent."""
+        request = await receive(stream)
+        await self._discovery.deregister(
+            request.instance_id, SpiffeId.parse(request.spiffe_id), own_agent_id()
+        )
+        await stream.send_message(wire.DeregisterInstanceResponse())
+
+    def _entitled(self, text: str) -> SpiffeId:
+        spiffe_id = SpiffeId.parse(text)
+        if not self._entitlements.is_entitled(own_agent_id(), spiffe_id):
+            raise NOT_ENTITLED.error(f"{spiffe_id} is not an identity under this agent")
+        return spiffe_id

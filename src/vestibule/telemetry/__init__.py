@@ -1,0 +1,1 @@
+"""How the processes speak about themselves: log lines and metrics."""

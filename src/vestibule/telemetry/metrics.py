@@ -1,0 +1,48 @@
+"""Metrics of a serving process, in Prometheus' form.  All names begin with ``vestibule_``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """One registry per process component, so that tests may run several side by side."""
+
+    content_type: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+    def __init__(self, component: str, version: str) -> None:
+        self.registry = CollectorRegistry()
+        Info("vestibule", "What runs here.", registry=self.registry).info(
+            {"component": component, "version": version}
+        )
+        self._calls = Counter(
+            "vestibule_rpc_calls",
+            "RPCs answered, by method and outcome.",
+            ("method", "outcome"),
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "vestibule_rpc_seconds",
+            "How long RPCs took, from the first byte of the request; streams count from begin to end.",
+            ("method",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+
+    def rpc(self, method: str, outcome: str, seconds: float) -> None:
+        """Count one answered RPC."""
+        self._calls.labels(method, outcome).inc()
+        self._seconds.labels(method).observe(seconds)
+
+    def gauge(self, name: str, meaning: str, value: Callable[[], float]) -> None:
+        """A value that is asked for whenever the metrics are read."""
+        Gauge(f"vestibule_{name}", meaning, registry=self.registry).set_function(value)
+
+    def text(self) -> bytes:
+        """All metrics, as ``/metrics`` answers."""
+        return generate_latest(self.registry)
