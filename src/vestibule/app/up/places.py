@@ -23,8 +23,10 @@ from vestibule.processes import Ledger, private_directory, sweep
 ONCE: Final = "once"
 PREFIX: Final = "vestibule-"
 _LEDGER: Final = "processes"
-_LONGEST_NAME: Final = 63
-"""Bytes of a service's name, which becomes part of a socket's path."""
+_SIDECARS: Final = "sc"
+"""Below it, each sidecar keeps its sockets and its own ledger."""
+_LONGEST: Final = Path(_SIDECARS, "01234567", "upstreams.sock")
+"""As long as any socket's path below the runtime directory gets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,14 +68,6 @@ class Places:
     def admin_socket(self) -> Path:
         return self.runtime / "agent-admin.sock"
 
-    def sidecar_data(self, name: str) -> Path:
-        """The state of one instance's sidecar."""
-        return self.state / "sidecars" / name
-
-    def sidecar_runtime(self, name: str) -> Path:
-        """The sockets of one instance's sidecar; long names are cut, and stay apart by their number."""
-        return self.runtime / name[:_LONGEST_NAME]
-
 
 class Tenancy:
     """The right to a state directory: taken, cleaned of what a killed run left, and given back."""
@@ -97,8 +91,7 @@ class Tenancy:
             ) from error
         self._clean_up(before)
         runtime = _make_runtime()
-        for each in ("logs", "sidecars"):
-            private_directory(self._state / each)
+        private_directory(self._state / "logs")
         return Places(state=self._state, runtime=runtime)
 
     def give_back(self, places: Places) -> None:
@@ -110,17 +103,14 @@ class Tenancy:
     def _clean_up(self, before: RunState | None) -> None:
         # The ledger just ended the killed run's own children; theirs stand in ledgers of their own.
         if before is not None and _is_ours(before.runtime):
-            for each in before.runtime.glob("*"):
-                sweep(each)
-            sweep(before.runtime)
+            sweep(before.runtime / _SIDECARS)
             shutil.rmtree(before.runtime, ignore_errors=True)
-        sweep(self._state / "sidecars")
         RunState.forget(self._state)
 
 
 def prepare_once(state: Path) -> None:
     """Make the state of ``--once`` new: identities, entries and the copy of an earlier proof are of no use."""
-    for each in ("server", "agent", "sidecars", "intent", "logs"):
+    for each in ("server", "agent", "intent", "logs"):
         shutil.rmtree(state / each, ignore_errors=True)
 
 
@@ -129,8 +119,7 @@ def _make_runtime() -> Path:
     for base in _bases():
         runtime = base / f"{PREFIX}{secrets.token_hex(4)}"
         try:
-            # The longest path that is made in it.
-            check_path(runtime / ("n" * _LONGEST_NAME) / "admin.sock")
+            check_path(runtime / _LONGEST)
             runtime.mkdir(mode=0o700)
             return private_directory(runtime)
         except (OSError, VestibuleError):
