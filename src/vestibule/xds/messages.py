@@ -89,12 +89,13 @@ class Refused:
 class Settled:
     """All there is to do about one type of a snapshot is done: it was taken, save the names in ``refused``.
 
-    Resources that the client did not ask for count as taken.
+    Resources that the client did not ask for count as taken; ``asked`` is whether it asked for any of the type.
     """
 
     type_url: str
     snapshot: Snapshot
     refused: Mapping[str, str]
+    asked: bool = True
 
 
 Event = Sent | Accepted | Refused | Settled

@@ -23,6 +23,7 @@ class SotwStream(XdsStream):
         self._last_nonce: dict[str, str] = {}
         self._named: set[str] = set()
         self._presented: dict[str, str] = {}
+        self._sent_for: dict[str, Snapshot | None] = {}
 
     def receive(self, request: SotwRequest) -> None:
         """Take one request.  Raises: VST3100, VST3101, VST3102, VST3103, VST3104.
@@ -82,20 +83,31 @@ class SotwStream(XdsStream):
         return None
 
     def _take_whole(self, step: Step, subscription: Subscription, gate: Gate) -> SotwResponse | None:
-        """Changes, with all else that the client has.  Removals are left out only when their step has come."""
+        """Changes, with all else that the client has.  Removals are left out only when their step has come.
+
+        A newer snapshot overtakes a response that is not acknowledged: it may take away what never gets warm.
+        """
+        url = subscription.type_url
+        if subscription.unacknowledged and self._sent_for.get(url) is self._snapshot:
+            return None
         changes: list[Resource] = []
         answer = False
         if Action.UPSERT in step.action and gate is not Gate.SHUT:
             changes = _upserts(subscription, gate)
             answer = subscription.must_answer
-        removals = subscription.plan.removals if Action.REMOVE in step.action and gate is Gate.OPEN else ()
+        removals = subscription.plan.removals if self._may_remove(url) else ()
         subscription.note_absent(subscription.plan.absences)
         if not (changes or removals or answer):
             return None
         group = {resource.name: resource for resource in changes}
         if subscription.unacknowledged:
             group = subscription.supersede() | group
+        self._sent_for[url] = self._snapshot
         return self._respond(subscription, group, removals, whole=True)
+
+    def _may_remove(self, url: str) -> bool:
+        steps = [step for step in self._steps if step.type_url == url and Action.REMOVE in step.action]
+        return all(self._gate(step) is Gate.OPEN for step in steps)
 
     def _take_changes(self, step: Step, subscription: Subscription, gate: Gate) -> SotwResponse | None:
         """What changed, and nothing while a response waits for its ACK: a newer nonce would lose the answer."""

@@ -152,20 +152,18 @@ class XdsStream:
         if snapshot is None:
             return
         for url in self._served:
-            if not snapshot.knows(url):
+            asked = self._subscriptions.get(url)
+            if not snapshot.knows(url) or (asked is not None and not self._is_settled(asked)):
                 continue
-            subscription = self._subscriptions.get(url)
-            if subscription is None:
-                subscription = self._unasked[url]
-            elif not self._is_settled(subscription):
-                continue
+            subscription = asked or self._unasked[url]
             refusals = subscription.refusals
-            if subscription.announced is not None:
-                known, refused = subscription.announced
-                if known is snapshot and refused == refusals.keys():
-                    continue
-            subscription.announced = (snapshot, frozenset(refusals))
-            self._events.append(Settled(type_url=url, snapshot=snapshot, refused=refusals))
+            outcome = (snapshot, frozenset(refusals.items()))
+            if subscription.announced is None or not _same(subscription.announced, outcome):
+                subscription.announced = outcome
+                event = Settled(
+                    type_url=url, snapshot=snapshot, refused=refusals, asked=subscription is asked
+                )
+                self._events.append(event)
 
     def _is_settled(self, subscription: Subscription) -> bool:
         return not (
@@ -174,6 +172,10 @@ class XdsStream:
             or subscription.must_answer
             or subscription.plan
         )
+
+
+def _same(one: tuple[object, object], other: tuple[object, object]) -> bool:
+    return one[0] is other[0] and one[1] == other[1]
 
 
 class _Endpoints:

@@ -53,7 +53,7 @@ class Subscription:
         self.wildcard = False
         self.must_answer = False
         self.unacknowledged: dict[str, Delivery] = {}
-        self.announced: tuple[object, frozenset[str]] | None = None
+        self.announced: tuple[object, object] | None = None
         self._accepted: dict[str, Delivery] = {}
         self._desired: Mapping[str, Resource] = {}
         self._has: dict[str, str] = {}

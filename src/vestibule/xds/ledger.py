@@ -1,0 +1,148 @@
+"""What each proxy was sent, what it accepted, and what it refused and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import Enum
+from typing import Final
+
+from vestibule.xds.messages import Accepted, Event, Refused, Sent, Settled
+from vestibule.xds.resources import AGGREGATED_TYPES, ProxyKey
+
+KEPT: Final = 10_000
+"""Proxies that are remembered; beyond it those that left longest ago are forgotten."""
+
+
+class Status(Enum):
+    """How a proxy stands with one type of resource."""
+
+    ERROR = "ERROR"
+    NOT_SENT = "NOT SENT"
+    SYNCED = "SYNCED"
+    STALE = "STALE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One proxy and one type.
+
+    ``sent``, ``accepted`` and ``settled`` are versions of snapshots: of the last response, of the last that was
+    accepted, and of the last snapshot of which nothing is left to do.  ``error`` is the proxy's own text.
+    """
+
+    proxy: ProxyKey
+    type_url: str
+    sent: str = ""
+    accepted: str = ""
+    settled: str = ""
+    nonce: str = ""
+    error: str | None = None
+    status: Status = Status.NOT_SENT
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyState:
+    """One proxy: since when it is (or was last) connected, its rows, and the version it has altogether.
+
+    ``version`` is None while types stand at different versions, or something is refused.
+    """
+
+    proxy: ProxyKey
+    connected: bool
+    since: datetime
+    version: str | None
+    rows: tuple[Row, ...]
+
+
+class Session:
+    """One stream of a proxy, as the ledger knows it; a newer stream of the same proxy replaces it."""
+
+    def __init__(self, proxy: ProxyKey, types: Iterable[str], now: datetime) -> None:
+        self.proxy = proxy
+        self.connected = True
+        self.since = now
+        self._rows = {url: Row(proxy=proxy, type_url=url, updated_at=now) for url in types}
+
+    def note(self, event: Event, now: datetime) -> None:
+        """Write down what happened on the stream."""
+        row = self._rows.get(event.type_url)
+        if row is not None:
+            self._rows[event.type_url] = replace(_after(row, event), updated_at=now)
+
+    def close(self, now: datetime) -> None:
+        """The stream has ended."""
+        self.connected = False
+        self.since = now
+
+    def state(self) -> ProxyState:
+        """How the proxy stands."""
+        rows = tuple(self._rows.values())
+        versions = {row.settled for row in rows}
+        agreed = len(versions) == 1 and "" not in versions and not any(row.error for row in rows)
+        return ProxyState(
+            proxy=self.proxy,
+            connected=self.connected,
+            since=self.since,
+            version=versions.pop() if agreed else None,
+            rows=rows,
+        )
+
+
+class Ledger:
+    """The newest session of each proxy."""
+
+    def __init__(self, types: Iterable[str] = AGGREGATED_TYPES) -> None:
+        self._types = tuple(types)
+        self._sessions: dict[ProxyKey, Session] = {}
+
+    def open(self, proxy: ProxyKey, now: datetime) -> Session:
+        """A proxy opened a stream."""
+        self._sessions.pop(proxy, None)
+        session = self._sessions[proxy] = Session(proxy, self._types, now)
+        self._make_room()
+        return session
+
+    def forget(self, proxy: ProxyKey) -> None:
+        """The proxy is gone for good."""
+        self._sessions.pop(proxy, None)
+
+    def proxies(self) -> tuple[ProxyState, ...]:
+        """Every proxy, the one that connected last at the end."""
+        return tuple(session.state() for session in self._sessions.values())
+
+    def rows(self) -> tuple[Row, ...]:
+        """Every row of every proxy."""
+        return tuple(row for state in self.proxies() for row in state.rows)
+
+    def _make_room(self) -> None:
+        if len(self._sessions) <= KEPT:
+            return
+        gone = [session for session in self._sessions.values() if not session.connected]
+        for session in sorted(gone, key=lambda session: session.since)[: len(self._sessions) - KEPT]:
+            del self._sessions[session.proxy]
+
+
+def _after(row: Row, event: Event) -> Row:
+    """ERROR while anything is refused; STALE from a response until all of the type is settled."""
+    match event:
+        case Sent():
+            status = Status.ERROR if row.error else Status.STALE
+            return replace(row, sent=event.version, nonce=event.nonce, status=status)
+        case Accepted():
+            return replace(row, accepted=event.version)
+        case Refused():
+            return replace(row, error=event.error, status=Status.ERROR)
+        case Settled():
+            return _settled(row, event)
+
+
+def _settled(row: Row, event: Settled) -> Row:
+    settled = event.snapshot.version
+    if event.refused:
+        error = "; ".join(f"{name}: {text}" for name, text in sorted(event.refused.items()))
+        return replace(row, settled=settled, error=error, status=Status.ERROR)
+    status = Status.SYNCED if event.asked else Status.NOT_SENT
+    return replace(row, settled=settled, error=None, status=status)
