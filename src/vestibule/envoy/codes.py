@@ -1,0 +1,96 @@
+"""Error codes of the compiler, and of the answers that proxies give by themselves."""
+
+from vestibule.errors import Fault, Kind, define
+
+UNKNOWN_INSTANCE = define(
+    "VST3000",
+    "unknown-instance",
+    Kind.NOT_FOUND,
+    Fault.OPERATOR,
+    meaning="There is nothing to compile for a proxy: its instance is not registered, or its identity is no "
+    "service of the intent.",
+    advice="Start the service with `vestibule sidecar`, and check that services/NAME.yaml exists for it.",
+)
+PATH_NOT_NORMAL = define(
+    "VST3001",
+    "path-not-normal",
+    Kind.DENIED,
+    Fault.CALLER,
+    meaning="The request's path could mean one thing to the proxy and another to the app: it has an empty or "
+    "dot segment, a ';', a backslash, an escaped slash or a character that no URL holds. Such paths are refused "
+    "before any rule is looked at.",
+    advice="Send the path in its normal form: /a/b, not /a//b, /a/../b, /a;x/b or /a%2Fb.",
+)
+UNKNOWN_DESTINATION = define(
+    "VST3002",
+    "unknown-destination",
+    Kind.NOT_FOUND,
+    Fault.CALLER,
+    meaning="The sidecar was asked for a host that is no service of the mesh.",
+    advice="Use the name of a service in the intent, such as http://payments/; `vestibule validate` lists them.",
+)
+TUNNEL_REFUSED = define(
+    "VST3003",
+    "tunnel-refused",
+    Kind.UNIMPLEMENTED,
+    Fault.CALLER,
+    meaning="The sidecar was asked for a tunnel (CONNECT), as HTTP clients do for https:// URLs and gRPC clients "
+    "do for any. A tunnel would hide the calls from policy.",
+    advice="Call http://NAME/ (the sidecars encrypt), or use the dedicated port in VESTIBULE_UPSTREAM_NAME.",
+)
+NOT_HTTP = define(
+    "VST3004",
+    "destination-not-http",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="The sidecar was asked by HTTP for a service that has only TCP ports.",
+    advice="Connect to the dedicated port in VESTIBULE_UPSTREAM_NAME.",
+)
+CALLEE_UNREACHABLE = define(
+    "VST3010",
+    "callee-unreachable",
+    Kind.UNAVAILABLE,
+    Fault.PEER,
+    meaning="The caller's sidecar could not reach the callee's, or they did not accept each other's identity.",
+    advice="Look for the request id in the access log: its flags and transport failure name the cause.",
+)
+NO_INSTANCE = define(
+    "VST3011",
+    "no-instance",
+    Kind.UNAVAILABLE,
+    Fault.PEER,
+    meaning="The called service has no running instance.",
+    advice="Start it, or look in `vestibule status` for why it is not registered.",
+)
+CALL_TIMEOUT = define(
+    "VST3012",
+    "call-timeout",
+    Kind.UNAVAILABLE,
+    Fault.PEER,
+    meaning="The called service did not answer within the timeout of the intent.",
+    advice="Look at the callee's own duration for the request id; raise `defaults.timeout` if it is right.",
+)
+APP_UNREACHABLE = define(
+    "VST3013",
+    "app-unreachable",
+    Kind.UNAVAILABLE,
+    Fault.PEER,
+    meaning="The callee's sidecar accepted the call and could not reach the app beside it.",
+    advice="Check that the app runs, listens on the port it was given and speaks the port's protocol.",
+)
+POLICY_NOT_LOADED = define(
+    "VST3014",
+    "policy-not-loaded",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="A sidecar has no policy for a port yet, or its policy was withdrawn; it refuses every call.",
+    advice="See in `vestibule status` whether the proxy is in sync with its server.",
+)
+PROXY_REFUSED = define(
+    "VST3015",
+    "proxy-refused",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A sidecar refused a request that breaks HTTP, or a limit of the proxy.",
+    advice="Look for the request id in the access log: its details name the reason.",
+)

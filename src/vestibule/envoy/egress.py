@@ -1,0 +1,200 @@
+"""What a proxy does for its app's own calls: one listener for all services by name, and one per upstream.
+
+By name means by ``Host``, ``:authority`` or a proxy's absolute form.  ``payments`` is the service's only HTTP port,
+else the one named ``http``, else the first; ``grpc.payments`` is a certain one.  Both may be followed by the mesh's
+name.  Whom a service may call follows from the callees' rules; the callee enforces them in any case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from typing import Final
+
+from envoy.config.listener.v3 import listener_components_pb2
+from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
+from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
+from google.protobuf.wrappers_pb2 import UInt32Value
+
+from vestibule.envoy import access_log, codes, http, listeners, replies
+from vestibule.envoy.protos import seconds, serialized
+from vestibule.envoy.world import Destination, World, destinations_of
+from vestibule.intent.model import Protocol, Service
+from vestibule.policy.codes import CALL_DENIED
+from vestibule.records import Address, Instance
+from vestibule.xds.resources import ROUTES, Resource
+
+RETRIES: Final = 2
+"""After a failure that leaves no doubt that the callee never saw the request."""
+
+RETRY_ON: Final = "connect-failure,refused-stream,reset-before-request"
+
+
+def resources(world: World, instance: Instance, allowed: Iterable[Destination]) -> Iterator[Resource]:
+    """The listeners that the instance has laid out, and their routes."""
+    allowed, timeout = tuple(allowed), world.intent.mesh.defaults.timeout
+    if instance.egress is not None:
+        yield _http_listener("egress", instance.egress, "", "")
+        yield _routes_by_name(_Names.of(world, allowed), timeout)
+    for name, address in sorted(instance.upstreams.items()):
+        target = world.destination(name)
+        if target is None:
+            yield _http_listener(f"upstream/{name}", address, name, "")
+            yield _no_longer(f"upstream/{name}", name, known=False)
+        elif target.port.protocol.is_http:
+            yield _http_listener(f"upstream/{name}", address, target.service, target.port.name)
+            if target in allowed:
+                yield _routes_to(f"upstream/{name}", target, timeout)
+            else:
+                yield _no_longer(f"upstream/{name}", name, known=True)
+        elif target in allowed:
+            yield _tcp_listener(f"upstream/{name}", address, target)
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """Which host names lead where, from one service's point of view."""
+
+    allowed: tuple[tuple[Destination, tuple[str, ...]], ...]
+    denied: tuple[str, ...]
+    not_http: tuple[str, ...]
+
+    @classmethod
+    def of(cls, world: World, allowed: tuple[Destination, ...]) -> _Names:
+        names, others = _host_names(world)
+        return cls(
+            allowed=tuple((each, names[each]) for each in allowed if each in names),
+            denied=tuple(name for each, given in names.items() if each not in allowed for name in given),
+            not_http=others,
+        )
+
+
+@lru_cache(maxsize=2)
+def _host_names(world: World) -> tuple[dict[Destination, tuple[str, ...]], tuple[str, ...]]:
+    """The host names of every destination, and those of services that speak no HTTP.
+
+    No name has two meanings: a service's own name goes before one made of two.
+    """
+    mesh, services = (
+        world.intent.mesh.name,
+        sorted(world.intent.services.values(), key=lambda each: each.name),
+    )
+    meant: dict[str, Destination | None] = {}
+    for suffix in ("", f".{mesh}"):
+        for service in services:
+            meant.setdefault(f"{service.name}{suffix}", _default(service))
+    for suffix in ("", f".{mesh}"):
+        for service in services:
+            for each in destinations_of(service):
+                if each.port.protocol.is_http:
+                    meant.setdefault(f"{each.port.name}.{service.name}{suffix}", each)
+    names: dict[Destination, tuple[str, ...]] = {}
+    for name, target in meant.items():
+        if target is not None:
+            names[target] = (*names.get(target, ()), name)
+    return names, tuple(name for name, target in meant.items() if target is None)
+
+
+def _default(service: Service) -> Destination | None:
+    """What a service's bare name means to an HTTP client."""
+    spoken = [each for each in destinations_of(service) if each.port.protocol.is_http]
+    return next((each for each in spoken if each.port.name == "http"), spoken[0] if spoken else None)
+
+
+@lru_cache(maxsize=4096)
+def _http_listener(name: str, address: Address, service: str, port: str) -> Resource:
+    manager = http.egress(name, access_log.outbound(service, port))
+    chain = listener_components_pb2.FilterChain(filters=[http.network_filter(manager)])
+    return listeners.outbound(name, address, chain)
+
+
+@lru_cache(maxsize=4096)
+def _tcp_listener(name: str, address: Address, target: Destination) -> Resource:
+    log = access_log.outbound_connections(target.service, target.port.name)
+    proxy = tcp_proxy_pb2.TcpProxy(stat_prefix="egress_tcp", cluster=target.cluster, access_log=[log])
+    chain = listener_components_pb2.FilterChain(filters=[listeners.tcp_proxy(proxy)])
+    return listeners.outbound(name, address, chain)
+
+
+@lru_cache(maxsize=4096)
+def _routes_by_name(names: _Names, timeout: timedelta) -> Resource:
+    hosts = [
+        VirtualHost(name=target.name, domains=domains, routes=[_tunnel(), _to(target, timeout)])
+        for target, domains in names.allowed
+    ]
+    if names.denied:
+        hosts.append(VirtualHost(name="denied", domains=names.denied, routes=[_tunnel(), _denied()]))
+    if names.not_http:
+        message = "this service speaks no HTTP: connect to the port in VESTIBULE_UPSTREAM_NAME"
+        answer = replies.direct(400, codes.NOT_HTTP, message)
+        hosts.append(
+            VirtualHost(name="tcp", domains=names.not_http, routes=[_tunnel(), _answer("tcp", answer)])
+        )
+    hosts.append(
+        VirtualHost(name="unknown", domains=["*"], routes=[_tunnel(), _unknown("%REQ(:AUTHORITY)%")])
+    )
+    return _config("egress", hosts)
+
+
+@lru_cache(maxsize=4096)
+def _routes_to(name: str, target: Destination, timeout: timedelta) -> Resource:
+    route = _to(target, timeout)
+    # The app dialled an address of this host; the callee's app should see its own name.
+    route.route.host_rewrite_literal = target.service
+    return _config(name, [VirtualHost(name=target.name, domains=["*"], routes=[_tunnel(), route])])
+
+
+@lru_cache(maxsize=4096)
+def _no_longer(name: str, upstream: str, *, known: bool) -> Resource:
+    """For a listener whose destination was taken away while the app runs."""
+    route = _denied() if known else _unknown(upstream)
+    return _config(name, [VirtualHost(name=upstream, domains=["*"], routes=[_tunnel(), route])])
+
+
+def _to(target: Destination, timeout: timedelta) -> Route:
+    action = route_components_pb2.RouteAction(cluster=target.cluster)
+    if target.port.protocol is Protocol.GRPC:
+        # Streams may last; a deadline that the client sets is kept.
+        action.timeout.CopyFrom(seconds(0))
+        action.max_stream_duration.grpc_timeout_header_max.CopyFrom(seconds(0))
+    else:
+        action.timeout.CopyFrom(seconds(timeout.total_seconds()))
+    action.retry_policy.retry_on = RETRY_ON
+    action.retry_policy.num_retries.CopyFrom(UInt32Value(value=RETRIES))
+    return Route(name=target.cluster, match=_every(), route=action)
+
+
+def _tunnel() -> Route:
+    match = route_components_pb2.RouteMatch(connect_matcher=route_components_pb2.RouteMatch.ConnectMatcher())
+    message = (
+        "no tunnels: call http://NAME/ (the sidecars encrypt) or use the port in VESTIBULE_UPSTREAM_NAME"
+    )
+    return Route(
+        name="tunnel", match=match, direct_response=replies.direct(501, codes.TUNNEL_REFUSED, message)
+    )
+
+
+def _denied() -> Route:
+    return _answer(
+        "denied", replies.direct(403, CALL_DENIED, "no rule of the called service allows this caller")
+    )
+
+
+def _unknown(shown: str) -> Route:
+    return _answer("unknown", replies.direct(404, codes.UNKNOWN_DESTINATION, f"no service is called {shown}"))
+
+
+def _answer(name: str, answer: route_components_pb2.DirectResponseAction) -> Route:
+    return Route(name=name, match=_every(), direct_response=answer)
+
+
+def _every() -> route_components_pb2.RouteMatch:
+    return route_components_pb2.RouteMatch(prefix="/")
+
+
+def _config(name: str, hosts: Iterable[VirtualHost]) -> Resource:
+    config = route_pb2.RouteConfiguration(name=name, virtual_hosts=hosts)
+    return Resource.of(ROUTES, name, serialized(config))

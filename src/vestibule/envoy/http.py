@@ -1,0 +1,136 @@
+"""HTTP connection managers: what holds on both sides of a sidecar, and what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final
+
+from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
+from envoy.config.core.v3 import config_source_pb2, protocol_pb2
+from envoy.config.listener.v3 import listener_components_pb2
+from envoy.extensions.filters.http.router.v3 import router_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager as Hcm,
+)
+from envoy.extensions.request_id.uuid.v3 import uuid_pb2
+from envoy.type.v3 import percent_pb2
+from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
+
+from vestibule.envoy import replies
+from vestibule.envoy.mutual_tls import ACCEPTED_AGE, AGE_JITTER, connection_age
+from vestibule.envoy.places import ads
+from vestibule.envoy.protos import packed, seconds
+
+REQUEST_HEADERS_TIMEOUT: Final = 10.0
+"""Seconds a client may take to send the headers of a request."""
+
+MAX_DRAIN: Final = 5.0
+"""Seconds a connection that reached its age still accepts requests before it is closed."""
+
+# HttpProtocolOptions.max_connection_duration_jitter, which Envoy 1.40 knows and the Python types do not yet:
+# field 8, a Percent.
+_PERCENT: Final = percent_pb2.Percent(value=AGE_JITTER).SerializeToString()
+_AGE_JITTER_FIELD: Final = bytes([8 << 3 | 2, len(_PERCENT)]) + _PERCENT
+
+MAX_STREAMS: Final = 256
+_STREAM_WINDOW: Final = 256 * 1024
+_CONNECTION_WINDOW: Final = 1024 * 1024
+
+
+def ingress(
+    name: str, service: str, policy: str, svid_ttl: timedelta, log: AccessLog, *, tell_rule: bool
+) -> Hcm:
+    """Requests from other sidecars.  ``policy`` names the RBAC filter's configuration, delivered by ECDS."""
+    manager = _manager("ingress", name, log, [_rbac(policy), _router()])
+    age = connection_age(svid_ttl, ACCEPTED_AGE)
+    options = manager.common_http_protocol_options
+    options.max_connection_duration.CopyFrom(seconds(age))
+    options.MergeFromString(_AGE_JITTER_FIELD)
+    manager.drain_timeout.CopyFrom(seconds(min(MAX_DRAIN, age / 4)))
+    # `x_y` and `x-y` are one header to many an app, so the first could pose as the second.
+    options.headers_with_underscores_action = protocol_pb2.HttpProtocolOptions.REJECT_REQUEST
+    manager.http1_safe_max_connection_duration = True
+    # The caller's identity is ours to say, whatever the request claims.
+    manager.forward_client_cert_details = Hcm.SANITIZE_SET
+    manager.set_current_client_cert_details.uri = True
+    # Paths are not rewritten here: what is not normal already is refused by policy, so that the app sees
+    # exactly the bytes that were authorised.
+    manager.normalize_path.CopyFrom(BoolValue(value=False))
+    manager.local_reply_config.CopyFrom(replies.ingress(service, tell_rule=tell_rule))
+    return manager
+
+
+def egress(name: str, log: AccessLog) -> Hcm:
+    """Requests from the app, in plain text, also in a proxy's absolute form."""
+    manager = _manager("egress", name, log, [_router()])
+    manager.common_http_protocol_options.headers_with_underscores_action = (
+        protocol_pb2.HttpProtocolOptions.REJECT_REQUEST
+    )
+    manager.forward_client_cert_details = Hcm.SANITIZE
+    # A kindness to clients, not a defence: the callee decides about what arrives there.
+    manager.normalize_path.CopyFrom(BoolValue(value=True))
+    manager.merge_slashes = True
+    manager.path_with_escaped_slashes_action = Hcm.KEEP_UNCHANGED
+    manager.strip_any_host_port = True
+    manager.always_set_request_id_in_response = True
+    manager.local_reply_config.CopyFrom(replies.egress())
+    return manager
+
+
+def network_filter(manager: Hcm) -> listener_components_pb2.Filter:
+    """The manager as the last filter of a chain."""
+    return listener_components_pb2.Filter(
+        name="envoy.filters.network.http_connection_manager", typed_config=packed(manager)
+    )
+
+
+def _manager(prefix: str, routes: str, log: AccessLog, filters: Sequence[hcm_pb2.HttpFilter]) -> Hcm:
+    manager = Hcm(
+        stat_prefix=prefix,
+        rds=hcm_pb2.Rds(route_config_name=routes, config_source=ads()),
+        http_filters=filters,
+        access_log=[log],
+        # Nobody out there speaks for Envoy: x-envoy-* headers of requests are dropped.
+        use_remote_address=BoolValue(value=True),
+        skip_xff_append=True,
+        # One id per call, from the first sidecar to the last app.
+        generate_request_id=BoolValue(value=True),
+        preserve_external_request_id=True,
+        request_id_extension=_request_ids(),
+        server_header_transformation=Hcm.PASS_THROUGH,
+        request_headers_timeout=seconds(REQUEST_HEADERS_TIMEOUT),
+    )
+    manager.http2_protocol_options.CopyFrom(http2_options())
+    return manager
+
+
+def http2_options() -> protocol_pb2.Http2ProtocolOptions:
+    """Limits of HTTP/2 on a connection, either side."""
+    return protocol_pb2.Http2ProtocolOptions(
+        max_concurrent_streams=UInt32Value(value=MAX_STREAMS),
+        initial_stream_window_size=UInt32Value(value=_STREAM_WINDOW),
+        initial_connection_window_size=UInt32Value(value=_CONNECTION_WINDOW),
+    )
+
+
+def _rbac(policy: str) -> hcm_pb2.HttpFilter:
+    discovery = config_source_pb2.ExtensionConfigSource(
+        config_source=ads(), type_urls=["type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"]
+    )
+    return hcm_pb2.HttpFilter(name=policy, config_discovery=discovery)
+
+
+def _router() -> hcm_pb2.HttpFilter:
+    # x-envoy-* headers would tell apps, and callers, about the proxies' inner life.
+    router = router_pb2.Router(suppress_envoy_headers=True)
+    return hcm_pb2.HttpFilter(name="envoy.filters.http.router", typed_config=packed(router))
+
+
+def _request_ids() -> hcm_pb2.RequestIDExtension:
+    # Without packing, an id that the app chose reaches the callee as it is.
+    config = uuid_pb2.UuidRequestIdConfig(
+        pack_trace_reason=BoolValue(value=False), use_request_id_for_trace_sampling=BoolValue(value=False)
+    )
+    return hcm_pb2.RequestIDExtension(typed_config=packed(config))

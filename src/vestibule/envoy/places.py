@@ -1,0 +1,48 @@
+"""Where resources come from and where things listen, in Envoy's words."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from envoy.config.core.v3 import address_pb2, config_source_pb2, grpc_service_pb2
+
+from vestibule.envoy.names import AGENT_CLUSTER
+from vestibule.envoy.protos import seconds
+from vestibule.records import Address
+
+SOCKET_MODE: Final = 0o600
+"""Of Unix sockets that Envoy creates: they are for its own user only."""
+
+
+def agent_service() -> grpc_service_pb2.GrpcService:
+    """The agent's public socket, as a gRPC service."""
+    return grpc_service_pb2.GrpcService(
+        envoy_grpc=grpc_service_pb2.GrpcService.EnvoyGrpc(cluster_name=AGENT_CLUSTER)
+    )
+
+
+def agent_subscription() -> grpc_service_pb2.GrpcService:
+    """The same for a long-lived stream: after the agent restarts, it is back within a second, not after 30."""
+    service = agent_service()
+    back_off = service.envoy_grpc.retry_policy.retry_back_off
+    back_off.base_interval.CopyFrom(seconds(0.1))
+    back_off.max_interval.CopyFrom(seconds(1))
+    return service
+
+
+def ads() -> config_source_pb2.ConfigSource:
+    """The stream that delivered the resource which says this."""
+    return config_source_pb2.ConfigSource(
+        ads=config_source_pb2.AggregatedConfigSource(),
+        resource_api_version=config_source_pb2.V3,
+        initial_fetch_timeout=seconds(0),
+    )
+
+
+def address_of(address: Address) -> address_pb2.Address:
+    """An address in Envoy's words; a Unix socket is created for Envoy's own user only."""
+    if address.path:
+        return address_pb2.Address(pipe=address_pb2.Pipe(path=address.path, mode=SOCKET_MODE))
+    return address_pb2.Address(
+        socket_address=address_pb2.SocketAddress(address=address.host, port_value=address.port)
+    )

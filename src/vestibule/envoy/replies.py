@@ -1,0 +1,124 @@
+"""What a caller is told when a proxy itself answers: a code, a sentence, and the id to look for in the logs.
+
+Bodies are JSON.  gRPC callers get the same text as the status message.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from envoy.config.accesslog.v3 import accesslog_pb2
+from envoy.config.accesslog.v3.accesslog_pb2 import AccessLogFilter
+from envoy.config.core.v3 import base_pb2
+from envoy.config.core.v3.substitution_format_string_pb2 import SubstitutionFormatString
+from envoy.config.route.v3 import route_components_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    LocalReplyConfig,
+    ResponseMapper,
+)
+from envoy.type.matcher.v3 import metadata_pb2
+from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
+
+from vestibule.envoy import codes
+from vestibule.envoy.rbac import NOT_NORMAL
+from vestibule.errors import ErrorCode
+from vestibule.policy.codes import CALL_DENIED
+
+REQUEST_ID: Final = "%REQ(X-REQUEST-ID)%"
+_CALL: Final = "%REQ(:METHOD)% %PATH(NQ:PATH)%"
+_NO_UPSTREAM: Final = ("UF", "UC", "UR", "URX", "UO", "LR", "UPE", "NC", "DF")
+
+_REFUSED: Final = ("NR", "DPE", "OM", "DT", "SI", "UMSDR", "IH")
+
+
+def body(code: ErrorCode, message: str, **more: str) -> SubstitutionFormatString:
+    """A JSON body; texts may hold Envoy's command operators."""
+    text = SubstitutionFormatString()
+    text.json_format.update({"error": code.code, "message": message, "request_id": REQUEST_ID, **more})
+    return text
+
+
+def direct(status: int, code: ErrorCode, message: str) -> route_components_pb2.DirectResponseAction:
+    """An answer that stands for a route."""
+    return route_components_pb2.DirectResponseAction(
+        status=status,
+        body=base_pb2.DataSource(inline_string=message),
+        body_format=body(code, message),
+    )
+
+
+def ingress(service: str, *, tell_rule: bool) -> LocalReplyConfig:
+    """The answers of a callee's proxy.  ``tell_rule``: denied callers learn the details, not only the code."""
+    denied = body(CALL_DENIED, f"{service} does not allow this call")
+    if tell_rule:
+        message = f"no rule of {service} allows {_CALL} to %DOWNSTREAM_PEER_URI_SAN%"
+        denied = body(
+            CALL_DENIED,
+            message,
+            rule="%RESPONSE_CODE_DETAILS%",
+            intent_version="%METADATA(ROUTE:vestibule:intent_version)%",
+        )
+    mappers = [
+        _mapper(_refused_path(), body(codes.PATH_NOT_NORMAL, "the path is not in its normal form")),
+        _mapper(_status(403), denied),
+        _mapper(_flags("NFCF"), body(codes.POLICY_NOT_LOADED, f"the proxy of {service} has no policy"), 503),
+        _mapper(_flags("UT"), body(codes.CALL_TIMEOUT, f"{service} did not answer in time")),
+        _mapper(
+            _flags("UH", *_NO_UPSTREAM),
+            body(codes.APP_UNREACHABLE, f"the app of {service} cannot be reached"),
+        ),
+        _refused(_flags(*_REFUSED)),
+    ]
+    return LocalReplyConfig(mappers=mappers)
+
+
+def egress() -> LocalReplyConfig:
+    """The answers of a caller's proxy."""
+    called = "%ROUTE_NAME%"
+    mappers = [
+        _mapper(_flags("UT"), body(codes.CALL_TIMEOUT, f"{called} did not answer in time")),
+        _mapper(_flags("UH"), body(codes.NO_INSTANCE, f"{called} has no running instance")),
+        _mapper(_flags(*_NO_UPSTREAM), body(codes.CALLEE_UNREACHABLE, f"{called} cannot be reached")),
+        _refused(_flags(*_REFUSED)),
+    ]
+    return LocalReplyConfig(mappers=mappers)
+
+
+def _refused(condition: AccessLogFilter) -> ResponseMapper:
+    return _mapper(
+        condition, body(codes.PROXY_REFUSED, "the proxy refused the request: %RESPONSE_CODE_DETAILS%")
+    )
+
+
+def _mapper(
+    condition: AccessLogFilter,
+    text: SubstitutionFormatString,
+    status: int | None = None,
+) -> ResponseMapper:
+    mapper = ResponseMapper(filter=condition, body_format_override=text)
+    if status is not None:
+        mapper.status_code.CopyFrom(UInt32Value(value=status))
+    return mapper
+
+
+def _status(status: int) -> AccessLogFilter:
+    comparison = accesslog_pb2.ComparisonFilter(
+        op=accesslog_pb2.ComparisonFilter.EQ,
+        value=base_pb2.RuntimeUInt32(default_value=status, runtime_key="vestibule.unset"),
+    )
+    return AccessLogFilter(status_code_filter=accesslog_pb2.StatusCodeFilter(comparison=comparison))
+
+
+def _flags(*flags: str) -> AccessLogFilter:
+    return AccessLogFilter(response_flag_filter=accesslog_pb2.ResponseFlagFilter(flags=flags))
+
+
+def _refused_path() -> AccessLogFilter:
+    matcher = metadata_pb2.MetadataMatcher(filter="envoy.filters.http.rbac")
+    matcher.path.add(key="enforced_effective_policy_id")
+    matcher.value.string_match.exact = NOT_NORMAL
+    return AccessLogFilter(
+        metadata_filter=accesslog_pb2.MetadataFilter(
+            matcher=matcher, match_if_key_not_found=BoolValue(value=False)
+        )
+    )

