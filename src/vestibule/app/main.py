@@ -1,0 +1,58 @@
+"""The program ``vestibule``: one line per command.
+
+A command is a plain function with typer annotations.  Its module is imported only when it runs, so keep this
+file free of other imports, and a new command to one line below.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from vestibule.cli.lazy import Lazy, program
+
+GROUPS: Final = {
+    "server": "The server: identities, mesh control plane.",
+    "agent": "The node agent, and the agents that the server knows.",
+    "entry": "Registration entries: who may be what.",
+    "token": "Join tokens for agents.",
+    "bundle": "The trust bundle.",
+    "svid": "Credentials of this process, from the Workload API.",
+}
+
+COMMANDS: Final = {
+    "up": Lazy("vestibule.app.up_command:up", "Run everything on this machine, from an intent directory."),
+    "server run": Lazy("vestibule.app.server_command:run", "Run the server."),
+    "agent run": Lazy("vestibule.app.agent_command:run", "Run the agent of this node."),
+    "sidecar": Lazy(
+        "vestibule.app.sidecar_command:sidecar", "Stand beside an app: identity and mTLS for it."
+    ),
+    "check": Lazy("vestibule.cli.check:check", "Is everything healthy?"),
+    "status": Lazy("vestibule.cli.status:status", "What the proxies have, and how long certificates last."),
+    "validate": Lazy("vestibule.cli.validate:validate", "Check an intent directory: all problems at once."),
+    "entry create": Lazy("vestibule.cli.entry:create", "Create a registration entry."),
+    "entry show": Lazy("vestibule.cli.entry:show", "Show registration entries."),
+    "entry update": Lazy("vestibule.cli.entry:update", "Change a registration entry."),
+    "entry delete": Lazy("vestibule.cli.entry:delete", "Delete a registration entry."),
+    "entry count": Lazy("vestibule.cli.entry:count", "Count registration entries."),
+    "agent list": Lazy("vestibule.cli.agent:list_agents", "List the agents that the server knows."),
+    "agent show": Lazy("vestibule.cli.agent:show", "Show one agent."),
+    "agent ban": Lazy("vestibule.cli.agent:ban", "Shut an agent out until it is evicted."),
+    "agent evict": Lazy("vestibule.cli.agent:evict", "Forget an agent; it may attest again."),
+    "token generate": Lazy("vestibule.cli.token:generate", "Make a join token for one agent."),
+    "bundle show": Lazy("vestibule.cli.bundle:show", "Print the trust bundle."),
+    "svid fetch": Lazy("vestibule.cli.svid:fetch", "Fetch this process's X.509-SVIDs."),
+    "svid watch": Lazy("vestibule.cli.svid:watch", "Follow this process's X.509-SVIDs."),
+    "svid write": Lazy("vestibule.cli.svid:write", "Write this process's X.509-SVIDs to files."),
+}
+
+cli: Final = program(
+    "vestibule",
+    "Zero-trust calls between services: SPIFFE identity, Envoy sidecars and their control plane.",
+    COMMANDS,
+    GROUPS,
+)
+
+
+def main() -> None:
+    """The console entry."""
+    cli()

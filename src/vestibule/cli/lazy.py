@@ -1,0 +1,112 @@
+"""Commands that are imported when they run, not when the program lists them.
+
+``vestibule --help`` and ``vestibule sidecar`` start fast because nothing else of the house is loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import typer
+from typer.core import TyperCommand, TyperGroup, TyperOption
+
+from vestibule import __version__
+from vestibule.cli.codes import MISSING_EXTRA
+from vestibule.cli.output import Exit, complain
+
+OPTIONAL: Final = frozenset(
+    {"alembic", "aiosqlite", "envoy", "pydantic", "ruamel", "sqlalchemy", "starlette"}
+)
+"""Top-level packages that only the complete installation has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lazy:
+    """Where a command's function is, as ``module:function``, and its line in the list of commands."""
+
+    target: str
+    help: str
+    hidden: bool = False
+
+    def load(self, name: str) -> Any:
+        """The command itself."""
+        module, _, function = self.target.partition(":")
+        try:
+            body = getattr(importlib.import_module(module), function)
+        except ModuleNotFoundError as error:
+            raise _missing(error) from error
+        holder = typer.Typer(add_completion=False)
+        holder.command(name, hidden=self.hidden)(body)
+        return typer.main.get_command(holder)
+
+
+def _missing(error: ModuleNotFoundError) -> BaseException:
+    package = (error.name or "").partition(".")[0]
+    if package.startswith("vestibule"):
+        return error
+    complain(MISSING_EXTRA.error(f"the package {package!r} is not installed"))
+    return typer.Exit(Exit.REFUSED)
+
+
+class LazyGroup(TyperGroup):
+    """Lists its commands by name and help alone, and loads the one that is called."""
+
+    def __init__(self, name: str, members: Mapping[str, Lazy | LazyGroup], **attributes: Any) -> None:
+        super().__init__(name=name, no_args_is_help=True, **attributes)
+        self._members = dict(members)
+        for each, member in members.items():
+            self.add_command(
+                member
+                if isinstance(member, LazyGroup)
+                else TyperCommand(each, help=member.help, hidden=member.hidden),
+                each,
+            )
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """What is called, loaded."""
+        name, command, rest = super().resolve_command(ctx, args)
+        member = self._members.get(name or "")
+        if isinstance(member, Lazy) and name is not None:
+            command = member.load(name)
+        return name, command, rest
+
+
+def program(name: str, help_: str, commands: Mapping[str, Lazy], groups: Mapping[str, str]) -> LazyGroup:
+    """The whole program; a command named ``entry create`` goes into the group ``entry``."""
+    members: dict[str, Lazy | LazyGroup] = {}
+    for path, command in commands.items():
+        group, _, last = path.rpartition(" ")
+        if not group:
+            members[last] = command
+        elif group not in members:
+            inside = _inside(group, commands)
+            members[group] = LazyGroup(group, inside, help=groups[group])
+    parameters = [_version_option(name), *typer.main.get_install_completion_arguments()]
+    return LazyGroup(name, members, help=help_, params=parameters)
+
+
+def _version_option(name: str) -> TyperOption:
+    def show(_context: Any, _parameter: Any, asked: bool) -> None:
+        if asked:
+            typer.echo(f"{name} {__version__}")
+            raise typer.Exit
+
+    return TyperOption(
+        param_decls=["--version"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=show,
+        help="Print the version and exit.",
+    )
+
+
+def _inside(group: str, commands: Mapping[str, Lazy]) -> dict[str, Lazy]:
+    prefix = f"{group} "
+    return {path.removeprefix(prefix): each for path, each in commands.items() if path.startswith(prefix)}
+
+
+__all__: Sequence[str] = ["Lazy", "LazyGroup", "program"]
