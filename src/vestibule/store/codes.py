@@ -1,0 +1,108 @@
+"""Error codes of the store."""
+
+from vestibule.errors import Fault, Kind, define
+
+STORE_UNUSABLE = define(
+    "VST8000",
+    "store-unusable",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="The database can not be opened, read or written.",
+    advice="Check that the data directory exists, belongs to the user that runs the server, and that its disk works.",
+)
+STORE_FULL = define(
+    "VST8001",
+    "store-full",
+    Kind.EXHAUSTED,
+    Fault.OPERATOR,
+    meaning="There is no space for the change, which was not made.  Everything kept before is intact and readable.",
+    advice="Free space on the disk of the data directory; no restart is needed.",
+)
+STORE_BUSY = define(
+    "VST8002",
+    "store-busy",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="Another process held the database for too long; the change was not made.",
+    advice="Try again; find the other process (a backup, a second server) that has the database open.",
+)
+STORE_DAMAGED = define(
+    "VST8003",
+    "store-damaged",
+    Kind.INTERNAL,
+    Fault.OPERATOR,
+    meaning="The file is not a Vestibule database, or it is damaged.",
+    advice="Stop the server, keep the file for examination and restore the last backup.",
+)
+STORE_NEWER = define(
+    "VST8004",
+    "store-newer",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="The database was written by a newer version of Vestibule, so this one does not touch it.",
+    advice="Start the newer version again, or restore the backup that it made before it migrated the database.",
+)
+ENTRY_ID_TAKEN = define(
+    "VST8010",
+    "entry-id-taken",
+    Kind.ALREADY_EXISTS,
+    Fault.CALLER,
+    meaning="A registration entry with this ID exists, and it says something else.",
+    advice="Choose another ID, leave it out, or update the existing entry.",
+)
+NO_SUCH_ENTRY = define(
+    "VST8011",
+    "no-such-entry",
+    Kind.NOT_FOUND,
+    Fault.CALLER,
+    meaning="There is no registration entry with this ID.",
+    advice="List the entries; it may have been deleted meanwhile.",
+)
+SIMILAR_ENTRY = define(
+    "VST8012",
+    "similar-entry",
+    Kind.ALREADY_EXISTS,
+    Fault.CALLER,
+    meaning="The update would give two entries the same SPIFFE ID, parent ID and selectors.",
+    advice="Delete one of the two, or let them differ in a selector.",
+)
+MALFORMED_PAGE_TOKEN = define(
+    "VST8013",
+    "malformed-page-token",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="The page token of a listing is not one that the store gave.",
+    advice="Pass the token of the previous page unchanged, or none for the first page.",
+)
+UNKNOWN_JOIN_TOKEN = define(
+    "VST8020",
+    "unknown-join-token",
+    Kind.DENIED,
+    Fault.CALLER,
+    meaning="The join token was never made by this server, or it is long expired.",
+    advice="Make a new one with `vestibule token generate` and give it to the agent whole.",
+)
+USED_JOIN_TOKEN = define(
+    "VST8021",
+    "used-join-token",
+    Kind.DENIED,
+    Fault.CALLER,
+    meaning="The join token was used before; each one lets one agent in, once.",
+    advice="If it was not your agent that used it, evict the agent that did.  Make a new token for this one.",
+)
+EXPIRED_JOIN_TOKEN = define(
+    "VST8022",
+    "expired-join-token",
+    Kind.DENIED,
+    Fault.CALLER,
+    meaning="The join token was not used in its time.",
+    advice="Make a new one with `vestibule token generate`, perhaps with a longer `--ttl`, and use it soon.",
+)
+KNOWN_JOIN_TOKEN = define(
+    "VST8023",
+    "known-join-token",
+    Kind.ALREADY_EXISTS,
+    Fault.CALLER,
+    meaning="A join token with this value exists or existed.",
+    advice="Let the server choose the value: tokens must be random.",
+)

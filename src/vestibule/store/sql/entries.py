@@ -1,0 +1,144 @@
+"""Registration entries in SQL."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import Row, Select, delete, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from vestibule.clock import Clock
+from vestibule.errors import VestibuleError
+from vestibule.records import Entry
+from vestibule.store.changes import Changes
+from vestibule.store.codes import ENTRY_ID_TAKEN, NO_SUCH_ENTRY, SIMILAR_ENTRY
+from vestibule.store.filters import EntryFilter
+from vestibule.store.ports import Page
+from vestibule.store.sql.columns import compact
+from vestibule.store.sql.database import Database
+from vestibule.store.sql.paging import decode_token, matching, page
+from vestibule.store.sql.schema import entries as table
+
+_FIELDS: Final = tuple(field.name for field in fields(Entry))
+_COLUMNS: Final = tuple(table.c[name] for name in _FIELDS)
+
+
+class SqlEntries:
+    """``store.ports.Entries``."""
+
+    def __init__(self, database: Database, changes: Changes, clock: Clock) -> None:
+        self._database = database
+        self._changes = changes
+        self._clock = clock
+
+    async def create(self, entry: Entry) -> tuple[Entry, bool]:
+        """Keep a new entry, or find the similar one."""
+        (result,) = await self.create_many((entry,))
+        if isinstance(result, VestibuleError):
+            raise result
+        return result
+
+    async def create_many(self, entries: Sequence[Entry]) -> list[tuple[Entry, bool] | VestibuleError]:
+        """``create`` for each, in one transaction."""
+        now = self._clock.now()
+        async with self._database.write() as connection:
+            results = [await _create(connection, entry, now) for entry in entries]
+        if any(not isinstance(result, VestibuleError) and result[1] for result in results):
+            self._changes.publish("entries")
+        return results
+
+    async def update(self, entry: Entry) -> Entry:
+        """Replace an entry."""
+        async with self._database.write() as connection:
+            if (kept := await _one(connection, table.c.id == entry.id)) is None:
+                raise NO_SUCH_ENTRY.error(f"there is no entry {entry.id}")
+            similar = await _one(connection, table.c.similarity == similarity(entry))
+            if similar is not None and similar.id != entry.id:
+                raise SIMILAR_ENTRY.error(
+                    f"entry {similar.id} has the same SPIFFE ID, parent ID and selectors"
+                )
+            new = replace(entry, revision=kept.revision + 1, created_at=kept.created_at)
+            await connection.execute(update(table).where(table.c.id == entry.id).values(_values(new)))
+        self._changes.publish("entries")
+        return new
+
+    async def delete(self, entry_id: str) -> bool:
+        """Forget an entry."""
+        async with self._database.write() as connection:
+            known = (await connection.execute(delete(table).where(table.c.id == entry_id))).rowcount > 0
+        if known:
+            self._changes.publish("entries")
+        return known
+
+    async def get(self, entry_id: str) -> Entry | None:
+        """The entry of this ID."""
+        async with self._database.read() as connection:
+            return await _one(connection, table.c.id == entry_id)
+
+    async def all(self) -> list[Entry]:
+        """All entries, by ID."""
+        async with self._database.read() as connection:
+            rows = await connection.execute(select(*_COLUMNS).order_by(table.c.id))
+            return [_entry(row) for row in rows]
+
+    async def page(self, filter: EntryFilter, size: int, token: str = "") -> Page[Entry]:  # noqa: A002
+        """Up to ``size`` entries by ID."""
+        after = decode_token(token)
+        async with self._database.read() as connection:
+            found = matching(connection, _narrowed(filter), table.c.id, _entry, after)
+            return await page(found, filter.admits, size)
+
+    async def count(self, filter: EntryFilter) -> int:  # noqa: A002
+        """How many entries there are."""
+        async with self._database.read() as connection:
+            if filter == EntryFilter():
+                return (await connection.execute(select(func.count()).select_from(table))).scalar_one()
+            found = matching(connection, _narrowed(filter), table.c.id, _entry)
+            return len((await page(found, filter.admits, 0)).items)
+
+
+def similarity(entry: Entry) -> bytes:
+    """Equal for similar entries, and for no others."""
+    selectors = [[selector.type, selector.value] for selector in sorted(entry.selectors)]
+    return hashlib.sha256(compact([str(entry.spiffe_id), str(entry.parent_id), selectors]).encode()).digest()
+
+
+async def _create(
+    connection: AsyncConnection, entry: Entry, now: datetime
+) -> tuple[Entry, bool] | VestibuleError:
+    # We hold the write lock, so what these two look-ups find can not change before the insertion.
+    if (similar := await _one(connection, table.c.similarity == similarity(entry))) is not None:
+        return similar, False
+    if entry.id and await _one(connection, table.c.id == entry.id) is not None:
+        return ENTRY_ID_TAKEN.error(f"another entry has the ID {entry.id}")
+    new = replace(entry, id=entry.id or str(uuid.uuid4()), revision=0, created_at=now)
+    await connection.execute(insert(table).values(_values(new)))
+    return new, True
+
+
+async def _one(connection: AsyncConnection, condition: Any) -> Entry | None:
+    row = (await connection.execute(select(*_COLUMNS).where(condition))).one_or_none()
+    return None if row is None else _entry(row)
+
+
+def _narrowed(filter: EntryFilter) -> Select[Any]:  # noqa: A002
+    # What the indexes can do; the filter itself decides on the rest.
+    query = select(*_COLUMNS)
+    if filter.spiffe_id is not None:
+        query = query.where(table.c.spiffe_id == filter.spiffe_id)
+    if filter.parent_id is not None:
+        query = query.where(table.c.parent_id == filter.parent_id)
+    return query
+
+
+def _values(entry: Entry) -> dict[str, Any]:
+    return {name: getattr(entry, name) for name in _FIELDS} | {"similarity": similarity(entry)}
+
+
+def _entry(row: Row[Any]) -> Entry:
+    return Entry(**row._mapping)

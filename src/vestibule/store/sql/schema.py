@@ -1,0 +1,116 @@
+"""The tables as they are now.  ``migrations/`` holds the way from each older version; a test compares the two."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import Boolean, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
+
+from vestibule.records import AuthorityState, Boundary
+from vestibule.store.sql.columns import (
+    Certificates,
+    Choice,
+    Domain,
+    Duration,
+    Id,
+    Instant,
+    Location,
+    Locations,
+    Selectors,
+    Texts,
+)
+
+REVISIONS: Final = ("0001",)
+"""All versions of the schema, oldest first; the last one is what is below."""
+
+metadata = MetaData()
+
+# Alembic's own table, so that either of us may write the first version.
+version = Table("alembic_version", metadata, Column("version_num", String(32), primary_key=True))
+
+entries = Table(
+    "entries",
+    metadata,
+    Column("id", Text, primary_key=True),
+    # SHA-256 of SPIFFE ID, parent ID and selectors: of several writers, one creates an entry.
+    Column("similarity", LargeBinary(32), nullable=False, unique=True),
+    Column("spiffe_id", Id, nullable=False),
+    Column("parent_id", Id, nullable=False),
+    Column("selectors", Selectors, nullable=False),
+    Column("x509_svid_ttl", Duration),
+    Column("jwt_svid_ttl", Duration),
+    Column("federates_with", Texts, nullable=False),
+    Column("admin", Boolean, nullable=False),
+    Column("downstream", Boolean, nullable=False),
+    Column("expires_at", Instant),
+    Column("dns_names", Texts, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("store_svid", Boolean, nullable=False),
+    Column("hint", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Index("entries_by_spiffe_id", "spiffe_id"),
+    Index("entries_by_parent_id", "parent_id"),
+)
+
+agents = Table(
+    "agents",
+    metadata,
+    Column("spiffe_id", Id, primary_key=True),
+    Column("attestation_type", Text, nullable=False),
+    Column("serial", Text, nullable=False),
+    Column("expires_at", Instant, nullable=False),
+    Column("new_serial", Text, nullable=False),
+    Column("new_expires_at", Instant),
+    Column("selectors", Selectors, nullable=False),
+    Column("banned", Boolean, nullable=False),
+    Column("can_reattest", Boolean, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("attested_at", Instant),
+)
+
+join_tokens = Table(
+    "join_tokens",
+    metadata,
+    Column("sha256", LargeBinary(32), primary_key=True),
+    Column("expires_at", Instant, nullable=False),
+    Column("agent_id", Id),
+    Column("used_at", Instant),
+)
+
+authorities = Table(
+    "authorities",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("key_id", Text, nullable=False),
+    Column("chain", Certificates, nullable=False),
+    Column("state", Choice(AuthorityState), nullable=False),
+    Column("not_before", Instant, nullable=False),
+    Column("not_after", Instant, nullable=False),
+)
+
+bundles = Table(
+    "bundles",
+    metadata,
+    Column("trust_domain", Domain, primary_key=True),
+    Column("x509_authorities", Certificates, nullable=False),
+    # A text: the standard wants 64 bits without sign, SQL's integers have one.
+    Column("sequence", Text, nullable=False),
+    Column("refresh_hint", Integer, nullable=False),
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("service", Text, nullable=False),
+    Column("spiffe_id", Id, nullable=False),
+    Column("agent_id", Id, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("ingress", Locations, nullable=False),
+    Column("apps", Locations, nullable=False),
+    Column("egress", Location),
+    Column("upstreams", Locations, nullable=False),
+    Column("boundary", Choice(Boundary), nullable=False),
+    Column("lease_expires_at", Instant),
+    Index("instances_by_lease", "lease_expires_at"),
+)

@@ -1,0 +1,51 @@
+"""The store of one server, in one SQLite file."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from vestibule.clock import Clock
+from vestibule.store.changes import Changes
+from vestibule.store.sql.agents import SqlAgents
+from vestibule.store.sql.database import Database
+from vestibule.store.sql.entries import SqlEntries
+from vestibule.store.sql.instances import SqlInstances
+from vestibule.store.sql.join_tokens import SqlJoinTokens
+from vestibule.store.sql.preparation import prepare
+from vestibule.store.sql.trust import SqlAuthorities, SqlBundles
+
+
+class SqliteStore:
+    """``store.ports.Store``.  Its change feed tells of changes made through this object only."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self.database = database
+        self.changes = Changes()
+        self.entries = SqlEntries(database, self.changes, clock)
+        self.agents = SqlAgents(database, self.changes)
+        self.join_tokens = SqlJoinTokens(database)
+        self.authorities = SqlAuthorities(database, self.changes)
+        self.bundles = SqlBundles(database, self.changes)
+        self.instances = SqlInstances(database, self.changes)
+
+    async def close(self) -> None:
+        """End the change feed and close the database."""
+        self.changes.close()
+        await self.database.close()
+
+
+async def open_store(path: Path, clock: Clock) -> SqliteStore:
+    """Open the database at ``path``, making or migrating it first where that is needed.
+
+    The file is private (0600).  Close the store when done: its connections have threads.
+    Raises: VST8000 (can not be opened), VST8003 (not a Vestibule database), VST8004 (of a newer version).
+    """
+    await asyncio.to_thread(prepare, path)
+    store = SqliteStore(Database(path), clock)
+    try:
+        async with store.database.write():  # the first connection tells whether the file can be written
+            return store
+    except BaseException:
+        await store.close()
+        raise

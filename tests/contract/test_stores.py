@@ -1,0 +1,534 @@
+"""What every store promises."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from vestibule.errors import VestibuleError
+from vestibule.records import (
+    Address,
+    AgentRecord,
+    Authority,
+    AuthorityState,
+    Boundary,
+    Entry,
+    Instance,
+    JoinToken,
+)
+from vestibule.spiffe import Selector, SpiffeId, TrustBundle, TrustDomain
+from vestibule.store import AgentFilter, EntryFilter, Match, Store, Subscription
+from vestibule.store.sqlite import open_store
+from vestibule.testing import FakeClock
+
+NOW = datetime(2026, 5, 1, 12, 0, 0, 123_456, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock(NOW)
+
+
+@pytest.fixture(params=["sqlite"])
+async def store(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Store]:
+    store = await open_store(tmp_path / "vestibule.db", clock)
+    yield store
+    await store.close()
+
+
+def spiffe_id(path: str) -> SpiffeId:
+    return SpiffeId.parse(f"spiffe://example.org{path}")
+
+
+def selectors(*texts: str) -> frozenset[Selector]:
+    return frozenset(Selector.parse(text) for text in texts)
+
+
+AGENT = spiffe_id("/spire/agent/one")
+
+
+def entry(name: str = "web", *wanted: str, parent: SpiffeId = AGENT, id: str = "") -> Entry:  # noqa: A002
+    return Entry(
+        id=id,
+        spiffe_id=spiffe_id(f"/ns/prod/sa/{name}"),
+        parent_id=parent,
+        selectors=selectors(*(wanted or ("unix:uid:1",))),
+    )
+
+
+def agent(name: str = "one", **changes: object) -> AgentRecord:
+    record = AgentRecord(
+        spiffe_id=spiffe_id(f"/spire/agent/{name}"),
+        attestation_type="join_token",
+        serial="1",
+        expires_at=NOW + MINUTE,
+    )
+    return replace(record, **changes)  # type: ignore[arg-type]
+
+
+def kinds(subscription: Subscription) -> set[str]:
+    subscription.close()
+
+    async def drain() -> set[str]:
+        return {change.kind async for change in subscription}
+
+    # Closed, so the iteration ends without waiting.
+    iteration = drain()
+    try:
+        iteration.send(None)
+    except StopIteration as stop:
+        found: set[str] = stop.value
+        return found
+    raise AssertionError("a closed subscription waited")
+
+
+# ------------------------------------------------------------------------------------------- entries
+
+
+async def test_a_new_entry_gets_an_id_a_revision_and_its_time(store: Store) -> None:
+    created, new = await store.entries.create(entry())
+    assert new
+    assert created.id
+    assert (created.revision, created.created_at) == (0, NOW)
+    assert await store.entries.get(created.id) == created
+
+
+async def test_an_entry_is_read_as_it_was_written(store: Store) -> None:
+    full = Entry(
+        id="chosen",
+        spiffe_id=spiffe_id("/a"),
+        parent_id=spiffe_id("/spire/server"),
+        selectors=selectors("unix:uid:1", "unix:path:/bin/ä:b"),
+        x509_svid_ttl=timedelta(milliseconds=1500),
+        jwt_svid_ttl=timedelta(seconds=5),
+        federates_with=("b.org", "a.org"),
+        admin=True,
+        downstream=True,
+        expires_at=NOW + MINUTE,
+        dns_names=("b", "a"),
+        store_svid=True,
+        hint="internal",
+    )
+    created, _ = await store.entries.create(full)
+    assert created == replace(full, created_at=NOW)
+    assert await store.entries.all() == [created]
+
+
+async def test_a_similar_entry_is_found_instead_of_made(store: Store, clock: FakeClock) -> None:
+    first, _ = await store.entries.create(entry("web", "a:1", "b:2"))
+    clock.advance(1)
+    again, new = await store.entries.create(replace(entry("web", "b:2", "a:1", id="other"), hint="x"))
+    assert not new
+    assert again == first
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        entry("other", "a:b"),
+        entry("web", "a:c"),
+        entry("web", "a:b", "c:d"),
+        entry("web", "a:b", parent=spiffe_id("/x")),
+    ],
+)
+async def test_entries_that_differ_in_one_of_the_three_are_not_similar(store: Store, other: Entry) -> None:
+    await store.entries.create(entry("web", "a:b"))
+    _, new = await store.entries.create(other)
+    assert new
+
+
+async def test_an_id_that_is_taken_is_refused(store: Store) -> None:
+    await store.entries.create(entry("web", id="mine"))
+    with pytest.raises(VestibuleError, match="VST8010"):
+        await store.entries.create(entry("other", id="mine"))
+    assert await store.entries.count(EntryFilter()) == 1
+
+
+async def test_of_many_who_create_the_same_entry_one_does(store: Store) -> None:
+    results = await asyncio.gather(*(store.entries.create(entry()) for _ in range(20)))
+    assert sum(new for _, new in results) == 1
+    assert len({created.id for created, _ in results}) == 1
+
+
+async def test_many_entries_are_created_together_and_each_has_its_own_outcome(store: Store) -> None:
+    batch = [entry("a", id="1"), entry("b", id="1"), entry("a"), entry("c")]
+    first, taken, similar, last = await store.entries.create_many(batch)
+    assert not isinstance(first, VestibuleError)
+    assert not isinstance(similar, VestibuleError)
+    assert not isinstance(last, VestibuleError)
+    assert (first[1], similar[1], last[1]) == (True, False, True)
+    assert similar[0] == first[0]
+    assert isinstance(taken, VestibuleError)
+    assert taken.code.code == "VST8010"
+
+
+async def test_an_update_counts_the_revision_and_keeps_the_creation(store: Store, clock: FakeClock) -> None:
+    created, _ = await store.entries.create(entry())
+    clock.advance(60)
+    wanted = replace(created, hint="new", revision=99, created_at=None, spiffe_id=spiffe_id("/moved"))
+    updated = await store.entries.update(wanted)
+    assert updated == replace(wanted, revision=1, created_at=NOW)
+    assert await store.entries.get(created.id) == updated
+    assert (await store.entries.create(entry()))[1], "nothing is similar to what it was"
+
+
+async def test_an_update_of_nothing_or_into_another_is_refused(store: Store) -> None:
+    web, _ = await store.entries.create(entry("web"))
+    await store.entries.create(entry("api"))
+    with pytest.raises(VestibuleError, match="VST8011"):
+        await store.entries.update(replace(web, id="unknown"))
+    with pytest.raises(VestibuleError, match="VST8012"):
+        await store.entries.update(replace(web, spiffe_id=entry("api").spiffe_id))
+    assert await store.entries.get(web.id) == web
+
+
+async def test_concurrent_updates_are_all_counted(store: Store) -> None:
+    created, _ = await store.entries.create(entry())
+    updates = (store.entries.update(replace(created, hint=str(number))) for number in range(10))
+    assert {updated.revision for updated in await asyncio.gather(*updates)} == set(range(1, 11))
+
+
+async def test_a_deleted_entry_is_gone(store: Store) -> None:
+    created, _ = await store.entries.create(entry())
+    assert await store.entries.delete(created.id)
+    assert not await store.entries.delete(created.id)
+    assert await store.entries.get(created.id) is None
+
+
+async def test_pages_hold_every_entry_once_in_order(store: Store) -> None:
+    await store.entries.create_many([entry(f"s{number}", id=f"{number:02}") for number in range(7)])
+    seen: list[str] = []
+    token, sizes = "", []
+    while True:
+        page = await store.entries.page(EntryFilter(), 3, token)
+        seen += [item.id for item in page.items]
+        sizes.append(len(page.items))
+        if not (token := page.next_token):
+            break
+    assert seen == [f"{number:02}" for number in range(7)]
+    assert sizes == [3, 3, 1]
+    assert (await store.entries.page(EntryFilter(), 7)).next_token == ""
+    assert len((await store.entries.page(EntryFilter(), 0)).items) == 7
+
+
+async def test_more_entries_than_are_read_at_once_are_all_listed(store: Store) -> None:
+    await store.entries.create_many([entry(f"s{number}") for number in range(1201)])
+    page = await store.entries.page(EntryFilter(), 1100)
+    rest = await store.entries.page(EntryFilter(), 1100, page.next_token)
+    assert len({item.id for item in (*page.items, *rest.items)}) == 1201
+    assert await store.entries.count(EntryFilter(selectors=selectors("unix:uid:1"))) == 1201
+
+
+@pytest.mark.parametrize("token", ["!", "ä", "%%%%", "/w=="])
+async def test_a_malformed_page_token_is_refused(store: Store, token: str) -> None:
+    with pytest.raises(VestibuleError, match="VST8013"):
+        await store.entries.page(EntryFilter(), 1, token)
+
+
+@pytest.mark.parametrize(
+    ("asked", "names"),
+    [
+        (EntryFilter(), "a b c"),
+        (EntryFilter(spiffe_id=spiffe_id("/ns/prod/sa/a")), "a"),
+        (EntryFilter(parent_id=spiffe_id("/other")), "c"),
+        (EntryFilter(hint="h"), "b"),
+        (EntryFilter(hint=""), "a c"),
+        (EntryFilter(downstream=True), "b"),
+        (EntryFilter(downstream=False), "a c"),
+        (EntryFilter(selectors=selectors("x:1", "x:2")), "b"),
+        (EntryFilter(selectors=selectors("x:1", "x:2"), selectors_match=Match.SUBSET), "a b"),
+        (EntryFilter(selectors=selectors("x:1"), selectors_match=Match.SUPERSET), "a b c"),
+        (EntryFilter(selectors=selectors("x:2", "y:9"), selectors_match=Match.ANY), "b c"),
+        (EntryFilter(federates_with=frozenset({"f.org"})), "c"),
+        (EntryFilter(federates_with=frozenset({"f.org", "g.org"}), federates_with_match=Match.SUBSET), "c"),
+        (EntryFilter(hint="h", downstream=False), ""),
+    ],
+)
+async def test_a_filter_finds_what_it_asks_for(store: Store, asked: EntryFilter, names: str) -> None:
+    await store.entries.create_many(
+        [
+            entry("a", "x:1"),
+            replace(entry("b", "x:1", "x:2"), hint="h", downstream=True),
+            replace(entry("c", "x:1", "x:2", "x:3", parent=spiffe_id("/other")), federates_with=("f.org",)),
+        ]
+    )
+    found = (await store.entries.page(asked, 0)).items
+    assert sorted(item.spiffe_id.path[-1] for item in found) == names.split()
+    assert await store.entries.count(asked) == len(names.split())
+
+
+# -------------------------------------------------------------------------------------------- agents
+
+
+async def test_an_agent_is_read_as_it_was_written(store: Store) -> None:
+    record = agent(
+        new_serial="340282366920938463463374607431768211455",
+        new_expires_at=NOW + 2 * MINUTE,
+        selectors=selectors("x509pop:subject:cn:a"),
+        can_reattest=True,
+        version="1.2",
+        attested_at=NOW,
+    )
+    assert await store.agents.put(record) == record
+    assert await store.agents.get(record.spiffe_id) == record
+    assert await store.agents.get(spiffe_id("/spire/agent/two")) is None
+
+
+async def test_a_ban_survives_attestation_and_renewal(store: Store) -> None:
+    await store.agents.put(agent())
+    assert await store.agents.set_banned(AGENT)
+    assert (await store.agents.put(agent(serial="2"))).banned
+    assert await store.agents.update(agent(serial="3")) is None
+    assert (await store.agents.get(AGENT)) == agent(serial="2", banned=True)
+    assert await store.agents.set_banned(AGENT, False)
+    assert await store.agents.update(agent(serial="4")) == agent(serial="4")
+
+
+async def test_a_renewal_does_not_bring_back_an_evicted_agent(store: Store) -> None:
+    await store.agents.put(agent())
+    assert await store.agents.delete(AGENT)
+    assert await store.agents.update(agent(serial="2")) is None
+    assert await store.agents.get(AGENT) is None
+    assert not await store.agents.delete(AGENT)
+    assert not await store.agents.set_banned(AGENT)
+
+
+@pytest.mark.parametrize(
+    ("asked", "names"),
+    [
+        (AgentFilter(), "a b c"),
+        (AgentFilter(attestation_type="x509pop"), "b"),
+        (AgentFilter(banned=True), "c"),
+        (AgentFilter(banned=False), "a b"),
+        (AgentFilter(can_reattest=True), "b"),
+        (AgentFilter(expires_before=NOW + 2 * MINUTE), "a c"),
+        (AgentFilter(selectors=selectors("k:v"), selectors_match=Match.ANY), "b"),
+    ],
+)
+async def test_agents_are_found_by_what_is_asked(store: Store, asked: AgentFilter, names: str) -> None:
+    await store.agents.put(agent("a"))
+    await store.agents.put(
+        agent(
+            "b",
+            attestation_type="x509pop",
+            can_reattest=True,
+            expires_at=NOW + 9 * MINUTE,
+            selectors=selectors("k:v"),
+        )
+    )
+    await store.agents.put(agent("c"))
+    await store.agents.set_banned(spiffe_id("/spire/agent/c"))
+    first = await store.agents.page(asked, 1)
+    rest = await store.agents.page(asked, 0, first.next_token) if first.next_token else None
+    found = [*first.items, *(rest.items if rest else ())]
+    assert [item.spiffe_id.path[-1] for item in found] == names.split()
+    assert await store.agents.count(asked) == len(names.split())
+
+
+# --------------------------------------------------------------------------------------- join tokens
+
+
+async def refusal(store: Store, token: str, now: datetime = NOW) -> str:
+    with pytest.raises(VestibuleError) as caught:
+        await store.join_tokens.consume(token, now)
+    assert token not in str(caught.value), "a token is a secret even when it is of no use"
+    return caught.value.code.code
+
+
+async def test_a_join_token_works_once(store: Store) -> None:
+    token = JoinToken(token="secret-1", expires_at=NOW + MINUTE, agent_id=AGENT)
+    await store.join_tokens.add(token)
+    assert await store.join_tokens.consume("secret-1", NOW) == token
+    assert await refusal(store, "secret-1") == "VST8021"
+
+
+async def test_unknown_used_and_expired_are_told_apart(store: Store) -> None:
+    await store.join_tokens.add(JoinToken(token="late", expires_at=NOW))
+    assert await refusal(store, "never-made") == "VST8020"
+    assert await refusal(store, "late") == "VST8022", "the last instant is too late"
+    await store.join_tokens.add(JoinToken(token="used", expires_at=NOW + MINUTE))
+    await store.join_tokens.consume("used", NOW)
+    assert await refusal(store, "used", NOW + 2 * MINUTE) == "VST8021", "used is the worse news"
+
+
+async def test_of_many_who_use_a_join_token_at_once_one_succeeds(store: Store) -> None:
+    for round_ in range(5):
+        token = f"secret-{round_}"
+        await store.join_tokens.add(JoinToken(token=token, expires_at=NOW + MINUTE))
+        results = await asyncio.gather(
+            *(store.join_tokens.consume(token, NOW) for _ in range(50)), return_exceptions=True
+        )
+        outcomes = Counter(
+            result.code.code if isinstance(result, VestibuleError) else type(result).__name__
+            for result in results
+        )
+        assert outcomes == {"JoinToken": 1, "VST8021": 49}
+
+
+async def test_a_join_token_can_not_be_made_new_again(store: Store) -> None:
+    token = JoinToken(token="secret", expires_at=NOW + MINUTE)
+    await store.join_tokens.add(token)
+    with pytest.raises(VestibuleError, match="VST8023"):
+        await store.join_tokens.add(token)
+    await store.join_tokens.consume("secret", NOW)
+    with pytest.raises(VestibuleError, match="VST8023"):
+        await store.join_tokens.add(token)
+    assert await refusal(store, "secret") == "VST8021"
+
+
+async def test_old_join_tokens_are_forgotten(store: Store) -> None:
+    await store.join_tokens.add(JoinToken(token="old", expires_at=NOW))
+    await store.join_tokens.add(JoinToken(token="young", expires_at=NOW + MINUTE))
+    assert await store.join_tokens.prune(NOW + timedelta(seconds=1)) == 1
+    assert await refusal(store, "old") == "VST8020"
+    assert (await store.join_tokens.consume("young", NOW)).token == "young"
+
+
+# ------------------------------------------------------------------------- authorities and bundles
+
+
+def authority(name: str, state: AuthorityState = AuthorityState.ACTIVE, start: datetime = NOW) -> Authority:
+    return Authority(
+        id=name,
+        key_id=f"key-{name}",
+        chain=(b"\x30", b"\x31"),
+        state=state,
+        not_before=start,
+        not_after=start + MINUTE,
+    )
+
+
+async def test_authorities_are_listed_oldest_first(store: Store) -> None:
+    young, old = authority("a", start=NOW + MINUTE), authority("b")
+    await store.authorities.put(young)
+    await store.authorities.put(old)
+    assert await store.authorities.all() == [old, young]
+
+
+async def test_authorities_change_together(store: Store) -> None:
+    await store.authorities.put(authority("a"), authority("b", AuthorityState.PREPARED))
+    await store.authorities.put(authority("a", AuthorityState.OLD), authority("b"))
+    states = {known.id: known.state for known in await store.authorities.all()}
+    assert states == {"a": AuthorityState.OLD, "b": AuthorityState.ACTIVE}
+    assert await store.authorities.delete("a")
+    assert not await store.authorities.delete("a")
+    assert [known.id for known in await store.authorities.all()] == ["b"]
+
+
+async def test_a_bundle_replaces_the_one_before(store: Store) -> None:
+    ours, theirs = TrustDomain.parse("example.org"), TrustDomain.parse("other.org")
+    first = TrustBundle(trust_domain=ours, x509_authorities=(b"\x30",), sequence=2**64 - 1, refresh_hint=5)
+    foreign = TrustBundle(trust_domain=theirs, x509_authorities=())
+    await store.bundles.put(first)
+    await store.bundles.put(foreign)
+    assert await store.bundles.get(ours) == first
+    second = replace(first, x509_authorities=(b"\x31", b"\x32"), sequence=1)
+    await store.bundles.put(second)
+    assert await store.bundles.get(ours) == second
+    assert await store.bundles.get(theirs) == foreign
+    assert await store.bundles.get(TrustDomain.parse("unknown.org")) is None
+
+
+# ----------------------------------------------------------------------------------------- instances
+
+
+def instance(name: str = "one", lease: datetime | None = NOW + MINUTE) -> Instance:
+    return Instance(
+        id=name,
+        service="web",
+        spiffe_id=spiffe_id("/ns/prod/sa/web"),
+        agent_id=AGENT,
+        version="v2",
+        ingress={"http": Address.parse("127.0.0.1:8443")},
+        apps={"http": Address.parse("unix:/run/app.sock")},
+        egress=Address.parse("[::1]:15001"),
+        upstreams={"payments/grpc": Address.parse("127.0.0.1:9000")},
+        boundary=Boundary.UNIX,
+        lease_expires_at=lease,
+    )
+
+
+async def test_an_instance_is_read_as_it_was_written(store: Store) -> None:
+    bare = replace(instance("bare"), egress=None, ingress={}, apps={}, upstreams={}, lease_expires_at=None)
+    await store.instances.put(instance())
+    await store.instances.put(bare)
+    assert await store.instances.all() == [bare, instance()]
+    assert await store.instances.delete("bare")
+    assert not await store.instances.delete("bare")
+
+
+async def test_instances_expire_with_their_leases(store: Store) -> None:
+    for known in (instance("a"), instance("b", NOW + 2 * MINUTE), instance("c", None)):
+        await store.instances.put(known)
+    assert await store.instances.expire(NOW) == []
+    assert await store.instances.expire(NOW + MINUTE) == [instance("a")]
+    assert [known.id for known in await store.instances.all()] == ["b", "c"]
+
+
+async def test_leases_are_extended_and_never_shortened(store: Store) -> None:
+    await store.instances.put(instance("a"))
+    await store.instances.put(instance("b", NOW + 9 * MINUTE))
+    await store.instances.extend_leases(NOW + 5 * MINUTE)
+    leases = [known.lease_expires_at for known in await store.instances.all()]
+    assert leases == [NOW + 5 * MINUTE, NOW + 9 * MINUTE]
+
+
+# ------------------------------------------------------------------------------------------- changes
+
+
+async def test_a_change_is_told_after_it_can_be_read(store: Store) -> None:
+    subscription = store.changes.subscribe("entries")
+    reading = asyncio.ensure_future(anext(subscription))
+    created, _ = await store.entries.create(entry())
+    assert (await reading).kind == "entries"
+    assert await store.entries.all() == [created]
+
+
+async def test_every_kind_of_change_is_told(store: Store) -> None:
+    subscription = store.changes.subscribe()
+    await store.entries.create(entry())
+    await store.agents.put(agent())
+    await store.authorities.put(authority("a"))
+    await store.bundles.put(TrustBundle(trust_domain=TrustDomain.parse("example.org"), x509_authorities=()))
+    await store.instances.put(instance())
+    assert kinds(subscription) == {"entries", "agents", "authorities", "bundle", "instances"}
+
+
+async def test_what_changes_nothing_tells_nothing(store: Store) -> None:
+    created, _ = await store.entries.create(entry())
+    await store.instances.put(instance())
+    subscription = store.changes.subscribe()
+    await store.entries.create(entry())
+    await store.entries.delete("unknown")
+    with pytest.raises(VestibuleError):
+        await store.entries.update(replace(created, id="unknown"))
+    await store.agents.delete(AGENT)
+    await store.agents.set_banned(AGENT)
+    await store.agents.update(agent())
+    await store.authorities.delete("unknown")
+    await store.instances.put(instance(lease=NOW + 5 * MINUTE))
+    await store.instances.delete("unknown")
+    await store.instances.expire(NOW)
+    assert kinds(subscription) == set()
+
+
+async def test_everything_survives_a_restart(tmp_path: Path, clock: FakeClock) -> None:
+    first = await open_store(tmp_path / "again.db", clock)
+    created, _ = await first.entries.create(entry())
+    await first.agents.put(agent())
+    await first.instances.put(instance())
+    await first.authorities.put(authority("a"))
+    await first.close()
+    second = await open_store(tmp_path / "again.db", clock)
+    assert await second.entries.all() == [created]
+    assert await second.agents.get(AGENT) == agent()
+    assert await second.instances.all() == [instance()]
+    assert await second.authorities.all() == [authority("a")]
+    await second.close()
