@@ -8,10 +8,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import typer
-from typer.core import TyperCommand, TyperGroup, TyperOption
+from typer.core import TyperCommand, TyperGroup
 
 from vestibule import __version__
 from vestibule.cli.codes import MISSING_EXTRA
@@ -84,24 +84,30 @@ def program(name: str, help_: str, commands: Mapping[str, Lazy], groups: Mapping
         elif group not in members:
             inside = _inside(group, commands)
             members[group] = LazyGroup(group, inside, help=groups[group])
-    parameters = [_version_option(name), *typer.main.get_install_completion_arguments()]
-    return LazyGroup(name, members, help=help_, params=parameters)
+    root = _root()
+    return LazyGroup(name, members, help=help_, params=root.params, callback=root.callback)
 
 
-def _version_option(name: str) -> TyperOption:
-    def show(_context: Any, _parameter: Any, asked: bool) -> None:
-        if asked:
-            typer.echo(f"{name} {__version__}")
-            raise typer.Exit
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"vestibule {__version__}")
+        raise typer.Exit
 
-    return TyperOption(
-        param_decls=["--version"],
-        is_flag=True,
-        is_eager=True,
-        expose_value=False,
-        callback=show,
-        help="Print the version and exit.",
-    )
+
+def _options_before_the_command(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Typer reads the options of the program itself from here."""
+
+
+def _root() -> Any:
+    """The options of the program itself, as typer makes them: ``--version`` and shell completion."""
+    holder = typer.Typer(add_completion=True)
+    holder.callback()(_options_before_the_command)
+    return typer.main.get_command(holder)
 
 
 def _inside(group: str, commands: Mapping[str, Lazy]) -> dict[str, Lazy]:
