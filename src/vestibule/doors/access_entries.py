@@ -122,9 +122,9 @@ class EntryLines:
             "reporter_service": reporter.service,
             "reporter_spiffe_id": reporter.spiffe_id,
             "reporter_instance": reporter.instance_id,
-            "destination_service": reporter.service if self._inbound else name.service,
-            "destination_port": name.port,
         }
+        # The egress listener has many destinations: there the route's name tells, as ``service/port``.
+        self._name = None if not self._inbound and not name.service else name
         self._constant = json.dumps(constant, separators=(",", ":"))[1:-1]
 
     def http(self, entry: HTTPAccessLogEntry) -> AccessLine:
@@ -163,10 +163,12 @@ class EntryLines:
         peer = _uri_san(tls.peer_certificate_properties) if self._inbound else ""
         source = peer if self._inbound else self._reporter.spiffe_id
         destination = self._reporter.spiffe_id if self._inbound else _tag(tags, "destination_spiffe_id")
+        service, port = self._destination(common.route_name)
         failure = common.downstream_transport_failure_reason or common.upstream_transport_failure_reason
         text = (
             f'{{"schema":"{SCHEMA}","time":"{_time(common.start_time)}","verdict":"{verdict.value}",{self._constant},'
             f'"source_spiffe_id":{_text(source)},"source_address":{_text(_address(common.downstream_remote_address))},'
+            f'"destination_service":{_text(service)},"destination_port":{_text(port)},'
             f'"destination_spiffe_id":{_text(destination)},'
             f'"destination_address":{_text(_address(common.upstream_remote_address))},{own},'
             f'"flags":{json.dumps(flags) if flags else "[]"},"route":{_text(common.route_name)},'

@@ -83,6 +83,13 @@ def test_outbound_the_reporter_is_the_source_and_the_destination_is_named() -> N
     assert record.destination_spiffe_id == "spiffe://example.org/ns/prod/sa/ledger"
 
 
+def test_on_the_egress_listener_the_route_names_the_destination() -> None:
+    entry = request()
+    entry.common_properties.route_name = "ledger/grpc"
+    record = from_http(entry, LogName.parse("vestibule/outbound//"), REPORTER)
+    assert (record.destination_service, record.destination_port) == ("ledger", "grpc")
+
+
 def test_a_handshake_that_failed_is_a_refused_connection() -> None:
     entry = TCPAccessLogEntry()
     entry.common_properties.downstream_transport_failure_reason = "TLS_error:|CERTIFICATE_VERIFY_FAILED"
