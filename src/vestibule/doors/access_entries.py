@@ -156,6 +156,12 @@ class EntryLines:
         )
         return self._line(own, common, verdict, flags)
 
+    def _destination(self, route: str) -> tuple[str, str]:
+        if self._name is None:
+            service, _, port = route.partition("/")
+            return service, port
+        return (self._reporter.service if self._inbound else self._name.service), self._name.port
+
     def _line(
         self, own: str, common: AccessLogCommon, verdict: Verdict, flags: tuple[str, ...]
     ) -> AccessLine:
