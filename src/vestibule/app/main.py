@@ -20,7 +20,7 @@ GROUPS: Final = {
 }
 
 COMMANDS: Final = {
-    "up": Lazy("vestibule.app.up_command:up", "Run everything on this machine, from an intent directory."),
+    "up": Lazy("vestibule.app.up.command:up", "Run everything on this machine, from an intent directory."),
     "server run": Lazy("vestibule.app.server_command:run", "Run the server."),
     "agent run": Lazy("vestibule.app.agent_command:run", "Run the agent of this node."),
     "sidecar": Lazy(

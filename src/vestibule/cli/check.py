@@ -42,11 +42,6 @@ HealthOption = Annotated[
 ]
 
 
-def register(root: typer.Typer) -> None:
-    """Add the command to the program."""
-    root.command("check")(check)
-
-
 @dataclass(slots=True)
 class Report:
     """The findings, by category, in the order in which they were made."""

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import typer
 from rich.markup import escape
 from rich.table import Table
 
@@ -27,11 +26,6 @@ SHORT_NAMES: Final[Mapping[str, str]] = {
     "Secret": "SDS",
 }
 """What operators call the resource types."""
-
-
-def register(root: typer.Typer) -> None:
-    """Add the command to the program."""
-    root.command("status")(status)
 
 
 def status(server_socket: ServerSocketOption = None, output: OutputOption = Output.TEXT) -> None:
