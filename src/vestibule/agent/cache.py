@@ -1,0 +1,86 @@
+"""What the agent holds: its own SVID, the trust bundle, its entries, and an SVID for each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from types import MappingProxyType
+
+from vestibule.agent.changed import Changed
+from vestibule.records import Entry
+from vestibule.spiffe import Selector, TrustBundle, X509Svid, covers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """An SVID in hand, and what of its entry went into it, so that a changed entry gets a new one."""
+
+    svid: X509Svid
+    renew_at: datetime
+    dns_names: tuple[str, ...] = ()
+    ttl: timedelta | None = None
+    from_disk: bool = False
+
+    def fits(self, entry: Entry) -> bool:
+        """Whether the certificate is still what the entry asks for (its hint or selectors are not part of it)."""
+        return (self.svid.spiffe_id, self.dns_names, self.ttl) == (
+            entry.spiffe_id,
+            entry.dns_names,
+            entry.x509_svid_ttl,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holdings:
+    """Everything, at one instant; immutable, so that it can be written to disk while the next is made."""
+
+    own: Held | None = None
+    bundle: TrustBundle | None = None
+    entries: Mapping[str, Entry] = MappingProxyType({})
+    svids: Mapping[str, Held] = MappingProxyType({})
+
+    def matching(self, selectors: frozenset[Selector], now: datetime) -> list[Entry]:
+        """The entries that give a workload with these selectors an identity, by ID (as SPIRE orders them)."""
+        return [
+            entry
+            for _, entry in sorted(self.entries.items())
+            if covers(selectors, entry.selectors)
+            and not entry.store_svid
+            and (entry.expires_at is None or entry.expires_at > now)
+        ]
+
+    def svids_of(self, entries: Iterable[Entry], now: datetime) -> tuple[X509Svid, ...]:
+        """The SVIDs for entries, in their order.  One that expired is never among them."""
+        held = ((entry, self.svids.get(entry.id)) for entry in entries)
+        return tuple(
+            replace(each.svid, hint=entry.hint)
+            for entry, each in held
+            if each is not None and now < each.svid.not_after
+        )
+
+
+class SvidCache:
+    """The holdings of now; tells who waits when they change."""
+
+    def __init__(self) -> None:
+        self.now = Holdings()
+        self.changed = Changed()
+        self.ready = False
+        """Whether the holdings say who has which identity; before, absence means nothing."""
+
+    def get_ready(self) -> None:
+        """The holdings are the server's, or were once."""
+        if not self.ready:
+            self.ready = True
+            self.changed.notify()
+
+    def become(self, holdings: Holdings) -> bool:
+        """Take new holdings; SVIDs without an entry are dropped.  Says whether anything changed."""
+        kept = {each: held for each, held in holdings.svids.items() if each in holdings.entries}
+        holdings = replace(holdings, svids=MappingProxyType(kept))
+        if holdings == self.now:
+            return False
+        self.now = holdings
+        self.changed.notify()
+        return True

@@ -1,0 +1,248 @@
+"""What an agent asks the server about identities (SPIRE's server APIs, and our push of changes)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Protocol
+
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+
+from vestibule.calls.channel import ServerChannel
+from vestibule.calls.codes import BAD_ANSWER, BANNED, MUST_ATTEST
+from vestibule.errors import VestibuleError
+from vestibule.net.grpc import Client, Stream
+from vestibule.records import Entry
+from vestibule.spiffe import Selector, SpiffeId, TrustBundle, TrustDomain
+from vestibule.wire.gen.spire import agent_pb2, bundle_pb2, entry_pb2, svid_pb2, types_pb2
+from vestibule.wire.gen.vestibule.node.v1 import node_pb2
+
+MAX_BATCH: Final = 500
+"""How many SVIDs the server signs per call."""
+
+_DENIED: Final = types_pb2.PermissionDeniedDetails
+_MUST_ATTEST: Final = frozenset(
+    {
+        _DENIED.AGENT_EXPIRED,
+        _DENIED.AGENT_NOT_ATTESTED,
+        _DENIED.AGENT_NOT_ACTIVE,
+        _DENIED.AGENT_MUST_REATTEST,
+    }
+)
+
+Chain = tuple[bytes, ...]
+"""Certificates in DER, leaf first, without the trust bundle's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revisions:
+    """The state of the world by its revisions; one that differs from the last means: ask again."""
+
+    entries: int
+    bundle: int
+    intent: int
+
+
+class Proof(Protocol):
+    """The agent's half of a node attestor (``attest.node``)."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def payload(self) -> bytes: ...
+
+    async def respond(self, challenge: bytes) -> bytes: ...
+
+
+class IdentityApi:
+    """A client of the server's identity services.
+
+    Every method raises the server's errors, VST2300 when it cannot be reached, VST2315 when it is not the
+    server, VST2330 when this agent is banned and VST2331 when it has to attest again.
+    """
+
+    def __init__(self, channel: ServerChannel, trust_domain: TrustDomain) -> None:
+        self._trust_domain = trust_domain
+        self._agents = Client(channel, agent_pb2.DESCRIPTOR.services_by_name["Agent"])
+        self._entries = Client(channel, entry_pb2.DESCRIPTOR.services_by_name["Entry"])
+        self._svids = Client(channel, svid_pb2.DESCRIPTOR.services_by_name["SVID"])
+        self._bundles = Client(channel, bundle_pb2.DESCRIPTOR.services_by_name["Bundle"])
+        self._node = Client(channel, node_pb2.DESCRIPTOR.services_by_name["Node"])
+
+    async def attest(self, proof: Proof, csr: bytes) -> Chain:
+        """Join: the evidence for an SVID."""
+        with _standing():
+            async with self._agents.stream("AttestAgent", timeout=30.0) as stream:
+                await stream.send_message(
+                    agent_pb2.AttestAgentRequest(
+                        params=agent_pb2.AttestAgentRequest.Params(
+                            data=types_pb2.AttestationData(type=proof.name, payload=await proof.payload()),
+                            params=agent_pb2.AgentX509SVIDParams(csr=csr),
+                        )
+                    )
+                )
+                while (answer := await stream.recv_message()) is not None:
+                    if answer.WhichOneof("step") == "result":
+                        return tuple(answer.result.svid.cert_chain)
+                    response = await proof.respond(answer.challenge)
+                    await stream.send_message(agent_pb2.AttestAgentRequest(challenge_response=response))
+        raise BAD_ANSWER.error("the server ended the attestation without a result")
+
+    async def renew(self, csr: bytes) -> Chain:
+        """A new SVID for this agent."""
+        request = agent_pb2.RenewAgentRequest(params=agent_pb2.AgentX509SVIDParams(csr=csr))
+        with _standing():
+            answer = await self._agents.unary("RenewAgent", request)
+        return tuple(answer.svid.cert_chain)
+
+    async def bundle(self) -> TrustBundle:
+        """The trust bundle.  Raises, beside the usual: VST2332 for one of another trust domain."""
+        with _standing():
+            answer = await self._bundles.unary("GetBundle", bundle_pb2.GetBundleRequest())
+        if TrustDomain.parse(answer.trust_domain) != self._trust_domain:
+            raise BAD_ANSWER.error(
+                f"the server is of trust domain {answer.trust_domain!r}, this agent of {self._trust_domain}"
+            )
+        return TrustBundle(
+            trust_domain=self._trust_domain,
+            x509_authorities=tuple(each.asn1 for each in answer.x509_authorities),
+            sequence=answer.sequence_number,
+            refresh_hint=answer.refresh_hint,
+        )
+
+    async def watch(self) -> AsyncIterator[Revisions]:
+        """The revisions at once, and after every change, until the connection ends."""
+        with _standing():
+            async with self._node.stream("Watch") as stream:
+                await stream.send_message(node_pb2.WatchRequest(), end=True)
+                while (answer := await stream.recv_message()) is not None:
+                    yield Revisions(
+                        entries=answer.entries_revision,
+                        bundle=answer.bundle_sequence,
+                        intent=answer.intent_revision,
+                    )
+
+    async def authorized_entries(self, known: Mapping[str, Entry]) -> dict[str, Entry]:
+        """The entries this agent is entitled to, by ID; of those in ``known`` only what changed is transferred."""
+        with _standing():
+            async with self._entries.stream("SyncAuthorizedEntries", timeout=60.0) as stream:
+                await stream.send_message(entry_pb2.SyncAuthorizedEntriesRequest())
+                return await _synchronise(stream, known)
+
+    async def new_svids(self, requests: Mapping[str, bytes]) -> dict[str, Chain | VestibuleError]:
+        """SVIDs for CSRs, both by entry ID, at most ``MAX_BATCH``; single ones may fail."""
+        params = [svid_pb2.NewX509SVIDParams(entry_id=each, csr=csr) for each, csr in requests.items()]
+        with _standing():
+            answer = await self._svids.unary(
+                "BatchNewX509SVID", svid_pb2.BatchNewX509SVIDRequest(params=params)
+            )
+        if len(answer.results) != len(requests):
+            raise BAD_ANSWER.error(f"{len(answer.results)} answers came for {len(requests)} requests")
+        return {
+            entry_id: tuple(result.svid.cert_chain)
+            if result.status.code == Status.OK.value
+            else BAD_ANSWER.error(f"no SVID for entry {entry_id}: {result.status.message}")
+            for entry_id, result in zip(requests, answer.results, strict=True)
+        }
+
+
+async def _synchronise(stream: Stream, known: Mapping[str, Entry]) -> dict[str, Entry]:
+    answer = await _next(stream)
+    # 1. Few entries come whole, at once.
+    if not answer.entry_revisions:
+        found = list(answer.entries)
+        while answer.more:
+            answer = await _next(stream)
+            found.extend(answer.entries)
+        return {entry.id: entry for entry in map(entry_from_wire, found)}
+    # 2. Many come as revisions first.
+    revisions = list(answer.entry_revisions)
+    while answer.more:
+        answer = await _next(stream)
+        revisions.extend(answer.entry_revisions)
+    entries = {each.id: known[each.id] for each in revisions if _is_current(known.get(each.id), each)}
+    # 3. What is new or changed is asked for, in pages.
+    wanted = sorted({each.id for each in revisions} - entries.keys())
+    for start in range(0, len(wanted), MAX_BATCH):
+        page = wanted[start : start + MAX_BATCH]
+        await stream.send_message(entry_pb2.SyncAuthorizedEntriesRequest(ids=page))
+        more = True
+        while more:
+            answer = await _next(stream)
+            more = answer.more
+            entries |= {entry.id: entry for entry in map(entry_from_wire, answer.entries)}
+    await stream.end()
+    return entries
+
+
+async def _next(stream: Stream) -> Any:
+    if (answer := await stream.recv_message()) is None:
+        raise BAD_ANSWER.error("the server ended the synchronisation in the middle")
+    return answer
+
+
+def _is_current(entry: Entry | None, revision: entry_pb2.EntryRevision) -> bool:
+    # The time of creation tells an ID apart that was deleted and used again.
+    return (
+        entry is not None
+        and entry.revision == revision.revision_number
+        and entry.created_at == _instant(revision.created_at)
+    )
+
+
+@contextmanager
+def _standing() -> Iterator[None]:
+    """Tell apart the refusals that concern the agent as such."""
+    try:
+        yield
+    except VestibuleError as error:
+        reason = _reason(error.__cause__)
+        if reason == _DENIED.AGENT_BANNED:
+            raise BANNED.error(error.message) from error
+        if reason in _MUST_ATTEST or error.code.kind is MUST_ATTEST.kind:
+            raise MUST_ATTEST.error(error.message) from error
+        raise
+
+
+def _reason(cause: BaseException | None) -> int | None:
+    if not isinstance(cause, GRPCError):
+        return None
+    name = _DENIED.DESCRIPTOR.full_name
+    packed: Sequence[tuple[str, bytes]] = cause.details or ()
+    return next((_DENIED.FromString(value).reason for kind, value in packed if kind == name), None)
+
+
+def entry_from_wire(entry: types_pb2.Entry) -> Entry:
+    """Raises: VST1400 for a malformed SPIFFE ID."""
+    return Entry(
+        id=entry.id,
+        spiffe_id=_id(entry.spiffe_id),
+        parent_id=_id(entry.parent_id),
+        selectors=frozenset(Selector(each.type, each.value) for each in entry.selectors),
+        x509_svid_ttl=_duration(entry.x509_svid_ttl),
+        jwt_svid_ttl=_duration(entry.jwt_svid_ttl),
+        federates_with=tuple(entry.federates_with),
+        admin=entry.admin,
+        downstream=entry.downstream,
+        expires_at=_instant(entry.expires_at),
+        dns_names=tuple(entry.dns_names),
+        revision=entry.revision_number,
+        store_svid=entry.store_svid,
+        hint=entry.hint,
+        created_at=_instant(entry.created_at),
+    )
+
+
+def _id(message: types_pb2.SPIFFEID) -> SpiffeId:
+    return SpiffeId.of(TrustDomain.parse(message.trust_domain), message.path)
+
+
+def _duration(seconds: int) -> timedelta | None:
+    return timedelta(seconds=seconds) if seconds else None
+
+
+def _instant(seconds: int) -> datetime | None:
+    return datetime.fromtimestamp(seconds, UTC) if seconds else None
