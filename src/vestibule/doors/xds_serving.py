@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar
 
+from h2.exceptions import ProtocolError
+
 from vestibule.errors import VestibuleError
 from vestibule.net.grpc import Stream
 from vestibule.xds.codes import CLIENT_STUCK
@@ -122,7 +124,7 @@ class _Serving(Generic[_Request, _Response]):
                 for task in others:
                     task.cancel()
         except BaseExceptionGroup as failures:
-            raise _cause(failures) from None
+            raise cause_of(failures) from None
 
     async def _read(self) -> None:
         while (message := await self._stream.recv_message()) is not None:
@@ -147,7 +149,10 @@ class _Serving(Generic[_Request, _Response]):
             self._news.clear()
             while (response := self._machine.next_response()) is not None:
                 self._report()
-                await self._send(self._encode(response))
+                try:
+                    await self._send(self._encode(response))
+                except ProtocolError:
+                    return  # The client left a moment ago, which is about to end this call.
             self._report()
 
     async def _send(self, message: Any) -> None:
@@ -173,7 +178,7 @@ def _hang_up_if_stuck(stream: Stream) -> None:
         stream._stream._transport.abort()
 
 
-def _cause(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+def cause_of(failures: BaseExceptionGroup[BaseException]) -> BaseException:
     """The one failure to answer with: a foreseen one, if there is any."""
     leaves = list(_leaves(failures))
     return next((leaf for leaf in leaves if isinstance(leaf, VestibuleError)), leaves[0])

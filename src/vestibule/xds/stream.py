@@ -57,9 +57,11 @@ class XdsStream:
         """From now on what is no longer needed may be taken away.
 
         Called once the client had time to say all that it wants: before, a cluster that is not needed looks the
-        same as one whose routes have not been asked for yet.
+        same as one whose routes have not been asked for yet.  Likewise only from now on a type that was not
+        asked for counts as settled.
         """
         self._may_break = True
+        self._settle()
 
     def take_events(self) -> list[Event]:
         """What happened since the last call."""
@@ -153,7 +155,8 @@ class XdsStream:
             return
         for url in self._served:
             asked = self._subscriptions.get(url)
-            if not snapshot.knows(url) or (asked is not None and not self._is_settled(asked)):
+            done = self._may_break if asked is None else self._is_settled(asked)
+            if not snapshot.knows(url) or not done:
                 continue
             subscription = asked or self._unasked[url]
             refusals = subscription.refusals

@@ -407,7 +407,7 @@ def test_a_large_answer_comes_in_parts() -> None:
 
 
 def test_events_tell_the_whole_story() -> None:
-    talk = DeltaTalk(world("7", ecds="a"), may_break=False)
+    talk = DeltaTalk(world("7", ecds="a"))
     talk.say("ecds", "a")
     talk.nack("ecds", "no")
     url, snapshot = TYPES["ecds"], talk.machine._snapshot

@@ -1,0 +1,262 @@
+"""Stands between the Envoys of this node and the server: they get their configuration from here, also when the
+server is away.
+
+For each proxy there is one stream upstream while its Envoy is connected.  What the server sends is handed on at
+once; what Envoy answers is answered upstream, refusals with Envoy's own words.  What Envoy took last is sealed on
+disk, so that an Envoy that starts during an outage, beside an agent that started during it, still gets it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final, Protocol
+
+from vestibule.agent.kept_snapshots import KeptSnapshots
+from vestibule.errors import VestibuleError
+from vestibule.xds.client import DeltaClient
+from vestibule.xds.messages import DeltaRequest, DeltaResponse, Event, Settled
+from vestibule.xds.relayed import Relayed
+from vestibule.xds.resources import AGGREGATED_TYPES, ProxyKey, Snapshot
+
+RETRY_FIRST: Final = 0.2
+RETRY_LONGEST: Final = 5.0
+LINGER: Final = 5.0
+"""Seconds for which the stream upstream outlives the last Envoy, which may be restarting."""
+
+_log = logging.getLogger(__name__)
+
+
+class UpstreamStream(Protocol):
+    """An open ADS stream to the server."""
+
+    async def send(self, request: DeltaRequest) -> None: ...
+
+    async def receive(self) -> DeltaResponse | None:
+        """The next response; None when the server ended the stream."""
+        ...
+
+
+class AdsUpstream(Protocol):
+    """Opens streams to the server (``calls.ads``)."""
+
+    def open(self, proxy: ProxyKey) -> AbstractAsyncContextManager[UpstreamStream]:
+        """Raises: VestibuleError when the server is away or refuses, on entry, use or exit."""
+        ...
+
+
+class Relay:
+    """The proxies of this node.  ``run`` must be running; doors call ``attach`` for each stream of an Envoy."""
+
+    def __init__(
+        self,
+        upstream: AdsUpstream,
+        kept: KeptSnapshots,
+        *,
+        types: Iterable[str] = AGGREGATED_TYPES,
+        linger: float = LINGER,
+    ) -> None:
+        self._upstream = upstream
+        self._kept = kept
+        self._types = tuple(types)
+        self._linger = linger
+        self._lines: dict[ProxyKey, _Line] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+
+    async def run(self) -> None:
+        """Keep the streams upstream, until cancelled."""
+        await asyncio.to_thread(self._kept.prune)
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            for line in self._lines.values():
+                self._start(line)
+            await asyncio.Event().wait()
+
+    @asynccontextmanager
+    async def attach(self, proxy: ProxyKey) -> AsyncIterator[Feed]:
+        """What an Envoy's stream is served from, until the block is left."""
+        line = self._lines.get(proxy) or self._open(proxy, await asyncio.to_thread(self._load, proxy))
+        feed = Feed(line)
+        line.feeds.add(feed)
+        try:
+            yield feed
+        finally:
+            line.feeds.discard(feed)
+            if not line.feeds:
+                asyncio.get_running_loop().call_later(self._linger, self._close_if_idle, line)
+
+    async def watch(self, proxy: ProxyKey) -> AsyncIterator[Snapshot]:
+        """The proxy's snapshots without a say in them (``SnapshotSource``)."""
+        async with self.attach(proxy) as feed:
+            async for snapshot in feed.snapshots():
+                yield snapshot
+
+    def forget(self, proxy: ProxyKey) -> None:
+        """The instance is gone for good: nothing of it is kept."""
+        if (line := self._lines.pop(proxy, None)) is not None:
+            line.stop()
+        self._kept.forget(proxy)
+
+    def _open(self, proxy: ProxyKey, kept: Snapshot | None) -> _Line:
+        if (line := self._lines.get(proxy)) is None:
+            line = self._lines[proxy] = _Line(proxy, self._types, kept, self._upstream, self._kept)
+            if self._tasks is not None:
+                self._start(line)
+        return line
+
+    def _load(self, proxy: ProxyKey) -> Snapshot | None:
+        try:
+            return self._kept.load(proxy)
+        except (VestibuleError, OSError) as error:
+            _log.warning("the configuration kept for %s is of no use: %s", proxy.spiffe_id, error)
+            return None
+
+    def _start(self, line: _Line) -> None:
+        assert self._tasks is not None
+        line.task = self._tasks.create_task(line.run(), name=f"relay {line.proxy.instance_id}")
+
+    def _close_if_idle(self, line: _Line) -> None:
+        if not line.feeds and self._lines.get(line.proxy) is line:
+            del self._lines[line.proxy]
+            line.stop()
+
+
+class Feed:
+    """What one stream of an Envoy is served from, and where its outcomes go."""
+
+    def __init__(self, line: _Line) -> None:
+        self._line = line
+        self.news = asyncio.Event()
+        self.news.set()
+
+    async def snapshots(self) -> AsyncIterator[Snapshot]:
+        """The snapshot as soon as there is one, then every newer one; skipped ones are not made up for."""
+        last: Snapshot | None = None
+        while True:
+            await self.news.wait()
+            self.news.clear()
+            snapshot = self._line.relayed.snapshot
+            if snapshot is not None and snapshot is not last:
+                last = snapshot
+                yield snapshot
+
+    def note(self, event: Event) -> None:
+        """Something happened on the Envoy's stream."""
+        if isinstance(event, Settled):
+            self._line.settled(event)
+
+
+class _Line:
+    """One proxy: its state, its stream upstream, its file."""
+
+    def __init__(
+        self,
+        proxy: ProxyKey,
+        types: tuple[str, ...],
+        kept: Snapshot | None,
+        upstream: AdsUpstream,
+        file: KeptSnapshots,
+    ) -> None:
+        self.proxy = proxy
+        self.relayed = Relayed(types, kept)
+        self.feeds: set[Feed] = set()
+        self.task: asyncio.Task[None] | None = None
+        self._client = DeltaClient(types, node_id=proxy.instance_id)
+        self._upstream = upstream
+        self._file = file
+        self._heard = False
+        self._answerable = asyncio.Event()
+        self._unsaved = asyncio.Event()
+
+    def settled(self, event: Settled) -> None:
+        if self.relayed.note(event):
+            self._unsaved.set()
+            self._tell_feeds()
+        self._answerable.set()
+
+    def stop(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._stay_connected(), name="relay upstream")
+            tasks.create_task(self._stay_saved(), name="relay file")
+
+    async def _stay_connected(self) -> None:
+        pause, away = RETRY_FIRST, False
+        while True:
+            self._heard = False
+            try:
+                async with self._upstream.open(self.proxy) as stream:
+                    await self._converse(stream)
+            except VestibuleError as error:
+                log = _log.debug if away and not self._heard else _log.warning
+                log("no configuration from the server for %s: %s", self.proxy.spiffe_id, error)
+            away = not self._heard
+            pause = RETRY_FIRST if self._heard else min(pause * 2, RETRY_LONGEST)
+            # Agents that lost the server together do not come back together.
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load only
+
+    async def _converse(self, stream: UpstreamStream) -> None:
+        """Hand on what comes and answer what was judged, until the server ends the stream."""
+        for request in self._client.opening(self.relayed.begin()):
+            await stream.send(request)
+        talks = (
+            asyncio.create_task(self._listen(stream), name="relay changes"),
+            asyncio.create_task(self._answer(stream), name="relay answers"),
+        )
+        try:
+            done, _ = await asyncio.wait(talks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in talks:
+                task.cancel()
+            await asyncio.gather(*talks, return_exceptions=True)
+
+    async def _listen(self, stream: UpstreamStream) -> None:
+        while (response := await stream.receive()) is not None:
+            self._heard = True
+            await self._take(stream, response)
+
+    async def _take(self, stream: UpstreamStream, response: DeltaResponse) -> None:
+        try:
+            change = self._client.read(response)
+        except VestibuleError as error:
+            _log.warning("refused a response of the server: %s", error)
+            await stream.send(self._client.refuse(response.type_url, response.nonce, error.message))
+            return
+        self.relayed.receive(change)
+        self._tell_feeds()
+        self._answerable.set()
+
+    async def _answer(self, stream: UpstreamStream) -> None:
+        while True:
+            await self._answerable.wait()
+            self._answerable.clear()
+            for answer in self.relayed.take_answers():
+                if answer.error is None:
+                    await stream.send(self._client.accept(answer.type_url, answer.nonce))
+                else:
+                    await stream.send(self._client.refuse(answer.type_url, answer.nonce, answer.error))
+
+    async def _stay_saved(self) -> None:
+        while True:
+            await self._unsaved.wait()
+            # Types settle one after the other; a moment later there is one thing to write, not five.
+            await asyncio.sleep(0.05)
+            self._unsaved.clear()
+            if (good := self.relayed.good) is None:
+                continue
+            try:
+                await asyncio.to_thread(self._file.save, self.proxy, good)
+            except OSError as error:
+                _log.warning("cannot keep the configuration of %s: %s", self.proxy.spiffe_id, error)
+
+    def _tell_feeds(self) -> None:
+        for feed in self.feeds:
+            feed.news.set()
