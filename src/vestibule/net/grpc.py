@@ -14,7 +14,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import quote, unquote
 
 import grpclib.client
@@ -23,6 +23,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
+from grpclib.metadata import decode_metadata
 
 from vestibule.errors import CATALOGUE, ErrorCode, Kind, VestibuleError
 from vestibule.net.codes import INTERNAL, REMOTE_REFUSED, SHUTTING_DOWN, UNREACHABLE
@@ -178,7 +179,7 @@ def _is_open(stream: Stream) -> bool:
 
 
 def _remote(error: GRPCError, stream: Stream | None) -> VestibuleError:
-    trailers = (stream.trailing_metadata if stream is not None else None) or {}
+    trailers = _trailers(stream)
     message = error.message or error.status.name.lower().replace("_", " ")
     known = CATALOGUE.get(str(trailers.get(CODE_KEY, "")))
     advice = unquote(str(trailers.get(ADVICE_KEY, ""))) or None
@@ -190,6 +191,17 @@ def _remote(error: GRPCError, stream: Stream | None) -> VestibuleError:
     if error.status in (Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED):
         return UNREACHABLE.error(message)
     return REMOTE_REFUSED.error(f"{error.status.name}: {message}", advice=advice)
+
+
+def _trailers(stream: Stream | None) -> Mapping[str, Any]:
+    if stream is None:
+        return {}
+    if stream.trailing_metadata:
+        return cast(Mapping[str, Any], stream.trailing_metadata)
+    # The other side refused and closed while we were still sending: grpclib raises without having decoded them.
+    inner = getattr(stream, "_stream", None)
+    headers = (inner.trailers or inner.headers or ()) if inner is not None else ()
+    return cast(Mapping[str, Any], decode_metadata(headers))
 
 
 def _foreign(code: str, status: Status) -> ErrorCode:
