@@ -83,10 +83,20 @@ def complain(error: VestibuleError) -> None:
     complaints.print(f"  [dim]fix:[/] {_escape(error.advice)}")
 
 
-def run(output: Output, schema: str, main: Callable[[], Coroutine[Any, Any, Exit | None]]) -> None:
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+
+def run(
+    output: Output,
+    schema: str,
+    main: Callable[[], Coroutine[Any, Any, Exit | None]],
+    *,
+    loop: LoopFactory | None = None,
+) -> None:
     """Run a command's coroutine and leave with its exit code; foreseen errors are shown, never traced."""
     try:
-        code = asyncio.run(main()) or Exit.FINE
+        with asyncio.Runner(loop_factory=loop) as runner:
+            code = runner.run(main()) or Exit.FINE
     except VestibuleError as error:
         if output is Output.JSON:
             sys.stdout.write(envelope(schema, None, [error]) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final, Protocol
 
 from vestibule.doors.identity_api.values import own_agent_id, receive
@@ -50,6 +51,15 @@ class NodeDoor:
         self._authorities = authorities
         self._entitlements = entitlements
         self._discovery = discovery
+        self._watching: Counter[SpiffeId] = Counter()
+
+    def is_connected(self, agent_id: SpiffeId) -> bool:
+        """Whether an agent watches for changes now."""
+        return self._watching[agent_id] > 0
+
+    def connected(self) -> int:
+        """How many agents watch for changes now."""
+        return len(self._watching)
 
     def servable(self) -> Servable:
         """The service, not yet guarded."""
@@ -59,6 +69,14 @@ class NodeDoor:
         """Watch: the state by its revisions, at once and after every change that concerns this agent."""
         await receive(stream)
         agent_id = own_agent_id()
+        self._watching[agent_id] += 1
+        try:
+            await self._watch(stream, agent_id)
+        finally:
+            self._watching[agent_id] -= 1
+            self._watching += Counter()  # drops the zeros
+
+    async def _watch(self, stream: Stream, agent_id: SpiffeId) -> None:
         last: wire.WatchResponse | None = None
         while True:
             # Read before the answer is made: what changes meanwhile ends the wait below at once.

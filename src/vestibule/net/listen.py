@@ -1,14 +1,12 @@
-"""Listening TCP sockets and private directories, made by us so that a failure is explained, not traced."""
+"""Listening TCP sockets, bound by us so that a taken port or a wrong address is explained, not traced."""
 
 from __future__ import annotations
 
 import errno
-import os
 import socket
-from pathlib import Path
 from typing import Final
 
-from vestibule.net.codes import CANNOT_LISTEN, PORT_IN_USE, SOCKET_PATH
+from vestibule.net.codes import CANNOT_LISTEN, PORT_IN_USE
 
 BACKLOG: Final = 1024
 
@@ -33,22 +31,3 @@ def listen_tcp(host: str, port: int) -> socket.socket:
             raise PORT_IN_USE.error(f"port {port} on {host} is in use by another process") from error
         raise CANNOT_LISTEN.error(f"cannot listen on {host}:{port}: {error.strerror}") from error
     return sock
-
-
-def private_directory(path: Path) -> Path:
-    """Create ``path`` with mode 0700, or check that an existing one is ours and closed to others.
-
-    Raises: VST2310.
-    """
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        facts = path.stat()
-    except OSError as error:
-        raise SOCKET_PATH.error(f"cannot create the directory {path}: {error.strerror}") from error
-    mode = facts.st_mode & 0o777
-    if facts.st_uid != os.geteuid() or mode & 0o077:
-        raise SOCKET_PATH.error(
-            f"the directory {path} is open to other users (owner {facts.st_uid}, mode {mode:o})",
-            advice=f"Make it private: let the user that runs this own it, and chmod 700 {path}.",
-        )
-    return path

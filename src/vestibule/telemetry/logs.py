@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Final, TextIO
 
-QUIET: Final = ("hpack", "h2", "grpclib", "aiosqlite", "sqlalchemy", "alembic", "asyncio")
+QUIET: Final = ("hpack", "h2", "grpclib", "aiosqlite", "sqlalchemy", "alembic", "asyncio", "uvicorn")
 """Libraries whose remarks matter only as warnings."""
 
 

@@ -1,0 +1,44 @@
+"""Error codes of starting a server or agent."""
+
+from vestibule.errors import Fault, Kind, define
+
+INVALID_SETTING = define(
+    "VST9110",
+    "invalid-setting",
+    Kind.INVALID,
+    Fault.OPERATOR,
+    meaning="A setting in a configuration file, or one on the command line, is unknown or has no sensible value.",
+    advice="Correct the setting; vestibule server run --help names them all.",
+)
+DATA_IN_USE = define(
+    "VST9111",
+    "data-directory-in-use",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="Another process works with the same data directory.",
+    advice="Stop the other process, or give this one a data directory of its own.",
+)
+FOREIGN_DATA = define(
+    "VST9112",
+    "data-of-another-trust-domain",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="The data directory holds the authorities of another trust domain than the one in the settings.",
+    advice="Use the data directory of this trust domain, or start with an empty one.",
+)
+NO_INTENT_DIRECTORY = define(
+    "VST9113",
+    "no-intent-directory",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="A sidecar wants to register with a server that runs without an intent directory.",
+    advice="Start the server with --intent DIR.",
+)
+UNSAFE_SOCKET_DIRECTORY = define(
+    "VST9114",
+    "unsafe-socket-directory",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="The directory of the operator's socket lets other users put something else in the socket's place.",
+    advice="Choose a directory that only this user (or root) can write to, such as one of mode 0700.",
+)

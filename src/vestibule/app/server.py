@@ -1,0 +1,254 @@
+"""``vestibule server``: settings in, services and doors up, drained and closed at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import stat
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from vestibule import __version__
+from vestibule.app.codes import UNSAFE_SOCKET_DIRECTORY
+from vestibule.app.server_mesh import Mesh, mesh_of
+from vestibule.app.server_services import Services, opened
+from vestibule.app.server_settings import ServerSettings
+from vestibule.clock import Clock, SystemClock
+from vestibule.doors.access import Access
+from vestibule.doors.admin_api import ServerAdminDoor
+from vestibule.doors.health import Check, HealthServer, health_app
+from vestibule.doors.identity_api import identity_services
+from vestibule.doors.node_api import NodeDoor
+from vestibule.errors import VestibuleError
+from vestibule.identity.beacon import first
+from vestibule.net.grpc_server import GrpcServer
+from vestibule.net.listen import listen_tcp
+from vestibule.net.tls import ServerTls
+from vestibule.net.unix import PRIVATE, UnixListener, listen_unix
+from vestibule.processes import Shutdown, private_directory
+from vestibule.spiffe import TrustBundle, TrustDomain
+from vestibule.telemetry.metrics import Metrics
+
+READY: Final = "vestibule server ready:"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """Where a server that has opened its doors can be found; ``health`` is empty if there are no such pages."""
+
+    trust_domain: TrustDomain
+    grpc: str
+    socket: Path
+    health: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"{READY} trust_domain={self.trust_domain} grpc={self.grpc} socket={self.socket} "
+            f"health={self.health or 'off'} seconds={self.seconds:.2f}"
+        )
+
+
+def print_ready(ready: Ready) -> None:
+    """The one line on standard output."""
+    print(ready, flush=True)  # noqa: T201 - the ready line is the program's output
+
+
+async def run_server(
+    settings: ServerSettings,
+    *,
+    on_ready: Callable[[Ready], None] = print_ready,
+    shutdown: Shutdown | None = None,
+    clock: Clock | None = None,
+) -> None:
+    """Run until a signal (or ``shutdown``) ends it: the first drains, the second stops at once.
+
+    Raises: VST2310, VST2311, VST2320, VST2321 (places to listen), and what ``opened`` raises.
+    """
+    began = time.monotonic()
+    with ExitStack() as stack:
+        shutdown = shutdown or stack.enter_context(Shutdown())
+        places = stack.enter_context(_places(settings))
+        clock = clock or SystemClock()
+        async with opened(settings, clock) as services, mesh_of(settings, services, clock) as mesh:
+            server = _Server(settings, services, mesh, places, clock)
+            await server.run(shutdown, lambda: on_ready(server.ready(time.monotonic() - began)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """The listening sockets: bound first, so that a taken port is known before anything is changed."""
+
+    tcp: socket.socket
+    health: socket.socket | None
+    local: UnixListener
+
+
+@contextmanager
+def _places(settings: ServerSettings) -> Iterator[_Places]:
+    with ExitStack() as stack:
+        tcp = stack.enter_context(listen_tcp(settings.bind_address, settings.bind_port))
+        port = settings.health_port
+        health = None if port is None else stack.enter_context(listen_tcp(settings.health_address, port))
+        _check_socket_directory(settings.socket_path.parent)
+        local = listen_unix(settings.socket_path, PRIVATE)
+        stack.callback(local.close)
+        yield _Places(tcp, health, local)
+
+
+def _check_socket_directory(directory: Path) -> None:
+    """Make it, with mode 0700; an existing one must not let others replace the socket.  Raises: VST9114, VST7003.
+
+    One that the agent's public socket shares is open for reading; the socket's own mode keeps it private.
+    """
+    if not directory.exists():
+        private_directory(directory)
+    facts = directory.stat()
+    if facts.st_uid not in (0, os.geteuid()) or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise UNSAFE_SOCKET_DIRECTORY.error(f"others can write to {directory}")
+
+
+class _Server:
+    """The doors of one server and what runs behind them."""
+
+    def __init__(
+        self, settings: ServerSettings, services: Services, mesh: Mesh, places: _Places, clock: Clock
+    ) -> None:
+        self._settings = settings
+        self._services = services
+        self._mesh = mesh
+        self._places = places
+        self._clock = clock
+        self._metrics = _metrics(services)
+        self._tls = ServerTls(services.identity.svid, services.authorities.bundle())
+        access = Access(services.nodes, self._bundle_of, clock, self._metrics)
+        identity = identity_services(
+            services.authorities,
+            services.entitlements,
+            services.registration,
+            services.nodes,
+            services.issuance,
+        )
+        node = NodeDoor(services.authorities, services.entitlements, mesh.discovery)
+        admin = ServerAdminDoor(
+            services.authorities,
+            services.nodes,
+            mesh.status,
+            version=__version__,
+            trust_domain=settings.trust_domain,
+            started_at=clock.now(),
+            connected=node.is_connected,
+        )
+        self._metrics.gauge("agents_connected", "Agents that watch for changes now.", node.connected)
+        remote = [*identity, node.servable(), *mesh.services]
+        self._remote = GrpcServer([access.guard(each) for each in remote])
+        self._local = GrpcServer([access.guard(each) for each in (*identity, admin.servable())])
+
+    def ready(self, seconds: float) -> Ready:
+        """Where everything is."""
+        health = self._places.health
+        return Ready(
+            trust_domain=self._settings.trust_domain,
+            grpc=_address(self._places.tcp),
+            socket=self._settings.socket_path,
+            health="" if health is None else _address(health),
+            seconds=seconds,
+        )
+
+    async def run(self, shutdown: Shutdown, on_ready: Callable[[], None]) -> None:
+        """Open the doors, wait for the end, close the doors, then stop what runs behind them."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                background = [group.create_task(work, name=name) for name, work in self._background()]
+                try:
+                    await self._local.listen(self._places.local.sock)
+                    await self._remote.listen(self._places.tcp, tls=self._tls.context)
+                    on_ready()
+                    await shutdown.drain.wait()
+                    _log.info("draining")
+                    await first(self._drain(), shutdown.at_once.wait())
+                finally:
+                    await asyncio.gather(self._remote.close(), self._local.close())
+                    for task in background:
+                        task.cancel()
+        except BaseExceptionGroup as failures:
+            raise _cause(failures) from failures
+
+    def _background(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
+        services = self._services
+        yield "entitlements", services.entitlements.run()
+        yield "authorities", services.authorities.run()
+        yield "registration", services.registration.run()
+        yield "nodes", services.nodes.run()
+        yield "server-identity", services.identity.run()
+        yield "tls", self._keep_tls_current()
+        yield "mesh", self._mesh.run()
+        if self._places.health is not None:
+            pages = health_app(self._checks(), self._metrics)
+            yield "health", HealthServer(pages, self._places.health).run()
+
+    async def _drain(self) -> None:
+        grace = self._settings.drain.total_seconds()
+        await asyncio.gather(self._remote.drain(grace), self._local.drain(grace))
+
+    async def _keep_tls_current(self) -> None:
+        """New certificate or bundle: new handshakes use it."""
+        authorities, identity = self._services.authorities, self._services.identity
+        while True:
+            seen = authorities.revision, identity.revision
+            self._tls.update(identity.svid, authorities.bundle())
+            await first(authorities.changed(seen[0]), identity.changed(seen[1]))
+
+    def _bundle_of(self, trust_domain: TrustDomain) -> TrustBundle | None:
+        own = self._services.authorities.bundle()
+        return own if own.trust_domain == trust_domain else None
+
+    def _checks(self) -> dict[str, Check]:
+        services = self._services
+
+        async def store() -> str | None:
+            await services.store.authorities.all()
+            return None
+
+        async def signing() -> str | None:
+            expired = services.authorities.active.not_after <= self._clock.now()
+            return "the active authority has expired" if expired else services.authorities.problem
+
+        return {"store": store, "signing": signing}
+
+
+def _metrics(services: Services) -> Metrics:
+    metrics = Metrics("server", __version__)
+    authorities = services.authorities
+    metrics.gauge(
+        "authority_expires_timestamp_seconds",
+        "When the active signing authority ends.",
+        lambda: authorities.active.not_after.timestamp(),
+    )
+    metrics.gauge("bundle_sequence", "Of the trust bundle.", lambda: authorities.bundle().sequence)
+    metrics.gauge("entries_revision", "Changes of entries seen.", lambda: services.entitlements.revision)
+    return metrics
+
+
+def _cause(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first foreseen error among several, to be shown as such; else all of them."""
+    foreseen = failures.subgroup(VestibuleError)
+    while foreseen is not None and isinstance(foreseen, BaseExceptionGroup):
+        inner = foreseen.exceptions[0]
+        if not isinstance(inner, BaseExceptionGroup):
+            return inner
+        foreseen = inner
+    return failures
+
+
+def _address(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,98 @@
+"""``vestibule server run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from vestibule.app.server_settings import KeyStorage, server_settings
+from vestibule.cli.output import Exit, Output, complain
+from vestibule.cli.output import run as run_command
+from vestibule.cli.sockets import SERVER_SOCKET, runtime_directory
+from vestibule.errors import VestibuleError
+from vestibule.telemetry.logs import LogFormat, set_up_logs
+
+_FILE: Final = "Where the settings not given here are; YAML."
+
+
+def run(
+    config: Annotated[Path | None, typer.Option("--config", help=_FILE)] = None,
+    trust_domain: Annotated[str | None, typer.Option("--trust-domain", help="Such as example.org.")] = None,
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="State, keys and audit log.")] = None,
+    socket: Annotated[Path | None, typer.Option("--socket", help="The operator's private socket.")] = None,
+    bind: Annotated[
+        str | None, typer.Option("--bind", metavar="HOST:PORT", help="The gRPC port. [default: 0.0.0.0:8081]")
+    ] = None,
+    health: Annotated[
+        str | None,
+        typer.Option(
+            "--health", metavar="HOST:PORT|off", help="/live /ready /metrics. [default: 127.0.0.1:8082]"
+        ),
+    ] = None,
+    intent: Annotated[
+        Path | None,
+        typer.Option("--intent", help="The directory of the mesh's intent; none: identities only."),
+    ] = None,
+    ca_ttl: Annotated[str | None, typer.Option("--ca-ttl", help="Such as 24h.")] = None,
+    default_x509_svid_ttl: Annotated[
+        str | None, typer.Option("--default-x509-svid-ttl", help="Such as 1h.")
+    ] = None,
+    agent_ttl: Annotated[
+        str | None, typer.Option("--agent-ttl", help="Of agents' own SVIDs. [default: the workloads']")
+    ] = None,
+    key_storage: Annotated[
+        KeyStorage | None, typer.Option("--key-storage", help="Where the authorities' keys live.")
+    ] = None,
+    kek_file: Annotated[
+        Path | None, typer.Option("--kek-file", help="The key that seals the keys. [default: DATA_DIR/kek]")
+    ] = None,
+    log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
+    log_format: Annotated[LogFormat, typer.Option("--log-format", help="Of the log lines.")] = LogFormat.TEXT,
+) -> None:
+    """Run the server until it is told to stop: the first SIGTERM or SIGINT drains it, the second stops it."""
+    if log_level not in ("debug", "info", "warning", "error"):
+        raise typer.BadParameter("debug, info, warning or error", param_hint="--log-level")
+    set_up_logs(log_level, log_format)
+    try:
+        given = {
+            "trust_domain": trust_domain,
+            "data_dir": data_dir,
+            "socket_path": socket,
+            "intent": intent,
+            "ca_ttl": ca_ttl,
+            "default_x509_svid_ttl": default_x509_svid_ttl,
+            "agent_ttl": agent_ttl,
+            "key_storage": key_storage,
+            "kek_file": kek_file,
+            **_address("bind_address", "bind_port", bind),
+            **_address("health_address", "health_port", health),
+        }
+        defaults = {
+            "data_dir": Path("/var/lib/vestibule/server"),
+            "socket_path": runtime_directory() / SERVER_SOCKET,
+        }
+        settings = server_settings(given, config, defaults)
+    except VestibuleError as error:
+        complain(error)
+        raise typer.Exit(int(Exit.USAGE)) from error
+
+    import uvloop
+
+    from vestibule.app.server import run_server
+
+    async def main() -> Exit:
+        await run_server(settings)
+        return Exit.FINE
+
+    run_command(Output.TEXT, "server", main, loop=uvloop.new_event_loop)
+
+
+def _address(host: str, port: str, text: str | None) -> dict[str, str | None]:
+    if text is None:
+        return {}
+    if text == "off":
+        return {port: text}
+    address, _, number = text.rpartition(":")
+    return {host: address.removeprefix("[").removesuffix("]") or None, port: number}

@@ -1,0 +1,114 @@
+"""The services of a server, opened in the order in which they need each other."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from vestibule.app.codes import DATA_IN_USE, FOREIGN_DATA
+from vestibule.app.server_settings import KeyStorage, ServerSettings
+from vestibule.attest.node.join_token import JoinTokenAttestor
+from vestibule.audit import Audit, AuditLog
+from vestibule.clock import Clock
+from vestibule.identity.authorities import Authorities
+from vestibule.identity.entitlement import Entitlements
+from vestibule.identity.issuance import Issuance
+from vestibule.identity.nodes import Nodes
+from vestibule.identity.registration import Registration
+from vestibule.identity.server_identity import ServerIdentity
+from vestibule.keys import DiskKeyManager, KeyManager, MemoryKeyManager, Sealer, load_or_create_kek
+from vestibule.processes import private_directory
+from vestibule.spiffe import TrustDomain
+from vestibule.store import Store
+from vestibule.store.sqlite import open_store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What the doors of a server ask."""
+
+    store: Store
+    audit: Audit
+    authorities: Authorities
+    entitlements: Entitlements
+    registration: Registration
+    issuance: Issuance
+    nodes: Nodes
+    identity: ServerIdentity
+
+
+@asynccontextmanager
+async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Services]:
+    """Everything a server keeps and does, ready to be asked, with an active authority and the server's own SVID.
+
+    Raises: VST7003 (directory), VST9111 (in use), VST9112 (foreign data), errors of store, audit and keys.
+    """
+    data, domain = private_directory(settings.data_dir), settings.trust_domain
+    with _sole_user(data):
+        store = await open_store(data / "server.db", clock)
+        try:
+            audit = AuditLog(data / "audit.jsonl", clock)
+            await audit.open()
+            try:
+                await _check_trust_domain(store, domain)
+                authorities = Authorities(store, _keys(settings), audit, clock, domain, settings.ca_ttl)
+                entitlements = Entitlements(store, clock)
+                registration = Registration(store, entitlements, audit, clock, domain)
+                issuance = Issuance(
+                    authorities,
+                    entitlements,
+                    audit,
+                    clock,
+                    domain,
+                    default_ttl=settings.default_x509_svid_ttl,
+                    agent_ttl=settings.agent_ttl,
+                )
+                attestors = (JoinTokenAttestor(store.join_tokens, domain),)
+                nodes = Nodes(store, issuance, registration, attestors, audit, clock, domain)
+                identity = ServerIdentity(issuance, clock, domain)
+                await authorities.start()
+                await entitlements.start()
+                await identity.start()
+                yield Services(
+                    store=store,
+                    audit=audit,
+                    authorities=authorities,
+                    entitlements=entitlements,
+                    registration=registration,
+                    issuance=issuance,
+                    nodes=nodes,
+                    identity=identity,
+                )
+            finally:
+                await audit.close()
+        finally:
+            await store.close()
+
+
+def _keys(settings: ServerSettings) -> KeyManager:
+    if settings.key_storage is KeyStorage.MEMORY:
+        return MemoryKeyManager()
+    return DiskKeyManager(settings.data_dir / "keys", Sealer(load_or_create_kek(settings.kek)))
+
+
+@contextmanager
+def _sole_user(directory: Path) -> Iterator[None]:
+    """Hold the directory: two servers on one database would each sign and rotate on their own."""
+    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DATA_IN_USE.error(f"another server works with {directory}") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+async def _check_trust_domain(store: Store, domain: TrustDomain) -> None:
+    if await store.authorities.all() and await store.bundles.get(domain) is None:
+        raise FOREIGN_DATA.error(f"the data directory does not belong to the trust domain {domain}")

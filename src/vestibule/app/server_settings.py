@@ -1,0 +1,157 @@
+"""What a server is told at its start: from a YAML file, then from the command line, which wins."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from difflib import get_close_matches
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final
+
+from vestibule.app.codes import INVALID_SETTING
+from vestibule.errors import VestibuleError, Where
+from vestibule.spiffe import TrustDomain
+
+DEFAULT_PORT: Final = 8081
+DEFAULT_HEALTH_PORT: Final = 8082
+SHORTEST_CA: Final = timedelta(seconds=6)
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"([0-9]+)(s|m|h|d)")
+
+
+class KeyStorage(str, Enum):  # noqa: UP042 - typer shows the values of str enums
+    """Where the private keys of authorities live.  ``memory`` makes a new authority at every start."""
+
+    DISK = "disk"
+    MEMORY = "memory"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """Everything a server is told; nothing else reads the command line, a file or the environment.
+
+    A port of 0 lets the kernel choose; ``health_port`` of ``None`` serves no health pages.
+    """
+
+    trust_domain: TrustDomain
+    data_dir: Path
+    socket_path: Path
+    bind_address: str = "0.0.0.0"  # noqa: S104 - agents come from other machines, over mTLS
+    bind_port: int = DEFAULT_PORT
+    health_address: str = "127.0.0.1"
+    health_port: int | None = DEFAULT_HEALTH_PORT
+    ca_ttl: timedelta = timedelta(hours=24)
+    default_x509_svid_ttl: timedelta = timedelta(hours=1)
+    agent_ttl: timedelta | None = None
+    key_storage: KeyStorage = KeyStorage.DISK
+    kek_file: Path | None = None
+    intent: Path | None = None
+    drain: timedelta = field(default=timedelta(seconds=5))
+
+    def __post_init__(self) -> None:
+        for name in ("bind_port", "health_port"):
+            port = getattr(self, name)
+            if port is not None and not 0 <= port < 65536:
+                raise INVALID_SETTING.error(f"{name} {port} is not a port")
+        if self.ca_ttl < SHORTEST_CA:
+            raise INVALID_SETTING.error(f"a ca_ttl under {SHORTEST_CA.seconds} s leaves no time to rotate")
+        for name in ("default_x509_svid_ttl", "agent_ttl"):
+            ttl = getattr(self, name)
+            if ttl is not None and not timedelta(seconds=1) <= ttl <= self.ca_ttl:
+                raise INVALID_SETTING.error(f"{name} must be between 1 s and ca_ttl")
+
+    @property
+    def kek(self) -> Path:
+        """The file that holds the key-encryption key."""
+        return self.kek_file or self.data_dir / "kek"
+
+
+def parse_duration(text: str) -> timedelta:
+    """``90s``, ``15m``, ``24h`` or ``7d``.  Raises: VST9110."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None or len(match[1]) > 8:
+        raise INVALID_SETTING.error(
+            f"{text!r} is not a duration", advice="Write a whole number and a unit: 90s, 15m, 24h, 7d."
+        )
+    return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
+
+
+def server_settings(
+    given: Mapping[str, Any], config: Path | None, defaults: Mapping[str, Any] | None = None
+) -> ServerSettings:
+    """The settings from what was given (``None``: not given), else from a file, else from the defaults.
+
+    Raises: VST9110, VST1400 (trust domain).
+    """
+    values = dict(defaults or {})
+    values |= _read(config) if config is not None else {}
+    values |= {name: value for name, value in given.items() if value is not None}
+    for needed in ("trust_domain", "data_dir", "socket_path"):
+        if needed not in values:
+            raise INVALID_SETTING.error(f"{needed} is not set")
+    return ServerSettings(**{name: _typed(name, value) for name, value in values.items()})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        document = YAML(typ="rt").load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise INVALID_SETTING.error(f"{path} cannot be read: {error}") from error
+    except YAMLError as error:
+        mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
+        where = Where(file=str(path), line=mark.line + 1 if mark else None)
+        raise INVALID_SETTING.error("the file is not YAML", where=where) from error
+    if not isinstance(document, dict):
+        raise INVALID_SETTING.error("the file is not a mapping of settings", where=Where(file=str(path)))
+    lines: Any = document  # ruamel keeps the place of every key
+    for name in document:
+        if name not in _NAMES:
+            raise _unknown(str(name), path, lines.lc.key(name)[0] + 1)
+    return dict(document)
+
+
+def _unknown(name: str, path: Path, line: int) -> VestibuleError:
+    near = get_close_matches(name, _NAMES, 1)
+    advice = f"Did you mean {near[0]}?" if near else f"Known are: {', '.join(sorted(_NAMES))}."
+    return INVALID_SETTING.error(
+        f"unknown setting {name!r}", advice=advice, where=Where(file=str(path), line=line)
+    )
+
+
+_NAMES: Final = frozenset(each.name for each in fields(ServerSettings))
+_PATHS: Final = frozenset({"data_dir", "socket_path", "kek_file", "intent"})
+_DURATIONS: Final = frozenset({"ca_ttl", "default_x509_svid_ttl", "agent_ttl", "drain"})
+_PORTS: Final = frozenset({"bind_port", "health_port"})
+
+
+def _typed(name: str, value: Any) -> Any:
+    """The value of a setting as its field wants it."""
+    if name == "trust_domain":
+        return value if isinstance(value, TrustDomain) else TrustDomain.parse(str(value))
+    if name in _PATHS:
+        return Path(str(value)).expanduser().absolute()
+    if name in _DURATIONS:
+        return value if isinstance(value, timedelta) else parse_duration(str(value))
+    if name in _PORTS:
+        return _port(name, value)
+    if name == "key_storage":
+        try:
+            return KeyStorage(value)
+        except ValueError as error:
+            raise INVALID_SETTING.error(f"key_storage {value!r} is neither disk nor memory") from error
+    return str(value)
+
+
+def _port(name: str, value: Any) -> int | None:
+    if value == "off" and name == "health_port":
+        return None
+    try:
+        return int(str(value))
+    except ValueError as error:
+        raise INVALID_SETTING.error(f"{name} {value!r} is not a port") from error
