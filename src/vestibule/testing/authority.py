@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -78,7 +79,11 @@ class TestAuthority:
         now: datetime | None = None,
         dns_names: Sequence[str] = (),
     ) -> tuple[bytes, ...]:
-        """A chain for somebody else's key."""
+        """A chain for somebody else's key.
+
+        The ID may be of a foreign trust domain: a test wants to see what such a certificate is worth.
+        """
         valid = profiles.lifetime(now or datetime.now(UTC), ttl, self.issuer.not_after)
-        builder = profiles.svid(spiffe_id, public_key, valid, self.issuer, dns_names)
+        issuer = replace(self.issuer, trust_domain=spiffe_id.trust_domain)
+        builder = profiles.svid(spiffe_id, public_key, valid, issuer, dns_names)
         return (builder.sign(self.key, SHA256()).public_bytes(Encoding.DER),)

@@ -126,14 +126,7 @@ def test_an_authority_of_the_same_name_and_another_key_is_not_trusted() -> None:
 
 def test_another_trust_domains_authority_can_not_mint_our_ids() -> None:
     evil = TestAuthority("evil.org", now=NOW)
-    forged = Forger(evil).authority.issuer
-    issuer = profiles.Issuer(
-        name=forged.name,
-        key_identifier=forged.key_identifier,
-        trust_domain=AUTHORITY.trust_domain,
-        not_after=forged.not_after,
-    )
-    leaf = leaf_under(evil.key, issuer)
+    (leaf,) = evil.svid(WEB, now=NOW).chain
     assert code_of((leaf,)) == "VST1007"
     assert code_of((leaf,), evil.bundle) == "VST1008", "even where that authority is trusted for its own"
 

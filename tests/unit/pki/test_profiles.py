@@ -139,8 +139,9 @@ def test_what_is_not_a_dns_name_is_refused(authority: TestAuthority, name: str) 
 def test_an_id_without_a_path_or_of_another_trust_domain_is_not_certified(
     authority: TestAuthority, text: str
 ) -> None:
+    valid = profiles.lifetime(NOW, HOUR)
     with pytest.raises(VestibuleError, match="VST1011"):
-        authority.issue(SpiffeId.parse(text), generate_key().public_key(), now=NOW)
+        profiles.svid(SpiffeId.parse(text), generate_key().public_key(), valid, authority.issuer)
 
 
 def test_an_intermediate_signs_leaves_only(authority: TestAuthority) -> None:

@@ -1,0 +1,92 @@
+"""The records of the audit log as lines of JSON, each sealed by a hash over itself and its predecessor."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from vestibule.audit.ports import AuditEvent, Detail
+
+GENESIS: Final = "0" * 64
+"""What the first record has for its predecessor's hash."""
+
+TORN: Final = "audit.torn-line"
+"""The action of the record that follows, and accounts for, a line that a crash left unfinished."""
+
+_FIELDS: Final = {"seq", "time", "actor", "action", "subject", "outcome", "details", "prev", "hash"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """The end of a chain: the last record's number and hash."""
+
+    seq: int = 0
+    hash: str = GENESIS
+
+
+def encode(events: Iterable[AuditEvent], after: Link, now: datetime) -> tuple[bytes, Link]:
+    """The lines for ``events``, and the new end of the chain."""
+    lines, link = [], after
+    for event in events:
+        record = _record(event, link, now)
+        link = Link(seq=link.seq + 1, hash=_digest(record))
+        lines.append(_canonical(record | {"hash": link.hash}))
+    return b"".join(line + b"\n" for line in lines), link
+
+
+def decode(line: bytes) -> dict[str, Any] | None:
+    """The record in a line without its end, or ``None`` if it is not one whose own hash fits."""
+    try:
+        record = json.loads(line)
+        if not isinstance(record, dict) or record.keys() != _FIELDS or not isinstance(record["seq"], int):
+            return None
+        body = {name: value for name, value in record.items() if name != "hash"}
+        # Written anew, the bytes must be the same: nothing may hide in spaces or in names that stand twice.
+        whole = record["hash"] == _digest(body) and _canonical(record) == line
+    except (ValueError, RecursionError):
+        return None
+    return record if whole else None
+
+
+def follows(record: dict[str, Any], link: Link) -> bool:
+    """Whether ``record`` is the one after ``link``."""
+    return bool(record["seq"] == link.seq + 1 and record["prev"] == link.hash)
+
+
+def torn_event(fragment: bytes) -> AuditEvent:
+    """What to record about an unfinished line."""
+    digest = hashlib.sha256(fragment).hexdigest()
+    details: dict[str, Detail] = {"bytes": len(fragment), "sha256": digest}
+    return AuditEvent(actor="audit", action=TORN, subject="the line before", details=details)
+
+
+def accounts_for(record: dict[str, Any], fragment: bytes) -> bool:
+    """Whether ``record`` was written for this unfinished line."""
+    event = torn_event(fragment)
+    return bool(record["action"] == TORN and record["details"] == event.details)
+
+
+def _record(event: AuditEvent, after: Link, now: datetime) -> dict[str, Any]:
+    return {
+        "seq": after.seq + 1,
+        "time": now.isoformat(timespec="microseconds"),
+        "actor": event.actor,
+        "action": event.action,
+        "subject": event.subject,
+        "outcome": event.outcome,
+        "details": dict(event.details),
+        "prev": after.hash,
+    }
+
+
+def _digest(record: dict[str, Any]) -> str:
+    return hashlib.sha256(_canonical(record)).hexdigest()
+
+
+def _canonical(record: dict[str, Any]) -> bytes:
+    # ASCII only, so that no text can contain the end of a line.
+    return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")

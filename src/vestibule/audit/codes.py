@@ -1,0 +1,29 @@
+"""Error codes of the audit log."""
+
+from vestibule.errors import Fault, Kind, define
+
+AUDIT_UNAVAILABLE = define(
+    "VST8100",
+    "audit-unavailable",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="The audit log can not be written, so the action that had to be recorded was not done.",
+    advice="Free space on the disk of the audit log and check that it works; no restart is needed.",
+)
+AUDIT_DAMAGED = define(
+    "VST8101",
+    "audit-damaged",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="The end of the audit log is not what this program writes: it was changed, or the disk lost data.",
+    advice="Run `vestibule audit verify` to see where; keep the file for examination and move it away, so that a new "
+    "log can begin.",
+)
+AUDIT_IN_USE = define(
+    "VST8102",
+    "audit-in-use",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="Another process writes to this audit log; two writers would break its chain.",
+    advice="Stop the other process, or give each its own log.",
+)

@@ -1,0 +1,233 @@
+"""The audit log: one file that only grows, each line chained to the one before."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from vestibule.audit.chain import Link, decode, encode, follows, torn_event
+from vestibule.audit.codes import AUDIT_DAMAGED, AUDIT_IN_USE, AUDIT_UNAVAILABLE
+from vestibule.audit.ports import AuditEvent
+from vestibule.clock import Clock
+from vestibule.errors import VestibuleError
+
+_LONGEST_LINE: Final = 1024 * 1024
+
+
+class _Call:
+    """One call of ``record`` and what became of it."""
+
+    __slots__ = ("done", "error", "events")
+
+    def __init__(self, events: Sequence[AuditEvent]) -> None:
+        self.events = events
+        self.done = False
+        self.error: BaseException | None = None
+
+
+class AuditLog:
+    """``audit.Audit`` on a file of its own (mode 0600).
+
+    A call that returned is on disk, whole.  A call that failed has left nothing, unless the machine stopped in
+    the middle: then the unfinished line stays where it is and the next ``open`` records that it is there.
+    """
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self._path = path
+        self._clock = clock
+        self._writing = asyncio.Lock()
+        self._file = -1
+        self._size = 0
+        self._unclean = False
+        self._waiting: list[_Call] = []
+        self._link = Link()
+        self.found_torn = False
+        """Whether ``open`` found a line that a crash had left unfinished."""
+
+    async def open(self) -> None:
+        """Find the end of the log, or begin one; no other process may write to it until ``close``.
+
+        Reads only the last line: checking the whole chain is ``verify``'s.
+        Raises: VST8100 (unusable), VST8101 (the last line is no record of ours), VST8102 (in use).
+        """
+        try:
+            await asyncio.to_thread(self._open)
+        except BaseException:
+            self._close()
+            raise
+
+    async def close(self) -> None:
+        """Let go of the file, after what is being written."""
+        async with self._writing:
+            self._close()
+
+    async def record(self, events: Sequence[AuditEvent]) -> None:
+        """Keep all events, or none.  Raises: VST8100; then the caller does not act.
+
+        Calls that wait for the disk at the same time share its next flush.
+        """
+        if not events:
+            return
+        call = _Call(events)
+        self._waiting.append(call)
+        try:
+            async with self._writing:
+                if not call.done:
+                    calls, self._waiting = self._waiting, []
+                    await self._write(calls)
+        finally:
+            if not call.done:  # cancelled before anybody began to write it
+                self._waiting.remove(call)
+        if call.error is not None:
+            message = (
+                call.error.message if isinstance(call.error, VestibuleError) else "a record can not be made"
+            )
+            raise AUDIT_UNAVAILABLE.error(message) from call.error
+
+    async def _write(self, calls: Sequence[_Call]) -> None:
+        events = [event for call in calls for event in call.events]
+        writing = asyncio.ensure_future(asyncio.to_thread(self._record, events))
+        try:
+            await _settled(writing)
+        finally:
+            for call in calls:
+                call.done, call.error = True, writing.exception()
+
+    def _open(self) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._file = os.open(self._path, flags, 0o600)
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _flush_directory(self._path.parent)
+            self._find_end()
+        except BlockingIOError as error:
+            raise AUDIT_IN_USE.error(f"another process writes to {self._path}") from error
+        except OSError as error:
+            raise AUDIT_UNAVAILABLE.error(f"{self._path} can not be opened: {error.strerror}") from error
+
+    def _find_end(self) -> None:
+        self._size = os.fstat(self._file).st_size
+        *lines, unfinished = self._last_lines()
+        if lines and decode(lines[-1]) is None:
+            # A crash while an earlier crash was being recorded: the unfinished line has got its end, but not
+            # yet the record that accounts for it.  What there is of that record is replaced.
+            self._size -= len(unfinished)
+            self._take_back()
+            self._find_link(lines[:-1])
+            self._account_for(lines[-1], ended=True)
+        else:
+            self._find_link(lines)
+            self._account_for(unfinished, ended=False)
+
+    def _last_lines(self) -> list[bytes]:
+        """The last lines of the file, of which the very last has no end and is mostly empty."""
+        length = min(self._size, 3 * _LONGEST_LINE)
+        lines = os.pread(self._file, length, self._size - length).split(b"\n")
+        if length < self._size:
+            lines = lines[1:]  # most likely a part of one
+            if len(lines) < 3:
+                raise AUDIT_DAMAGED.error(f"the end of {self._path} is longer than any record")
+        return lines
+
+    def _find_link(self, lines: Sequence[bytes]) -> None:
+        if not lines:
+            return
+        if (record := decode(lines[-1])) is None:
+            raise AUDIT_DAMAGED.error(f"the end of {self._path} is not a record")
+        self._link = Link(seq=record["seq"], hash=record["hash"])
+
+    def _account_for(self, fragment: bytes, *, ended: bool) -> None:
+        if not fragment:
+            return
+        record = decode(fragment)
+        if record is not None and follows(record, self._link):
+            # Only the end of the line is missing.
+            self._append(b"\n", Link(seq=record["seq"], hash=record["hash"]))
+            return
+        # The line is ended, not removed: what was once in the log stays in it.
+        self.found_torn = True
+        lines, link = encode([torn_event(fragment)], self._link, self._clock.now())
+        self._append(lines if ended else b"\n" + lines, link)
+
+    def _record(self, events: Sequence[AuditEvent]) -> None:
+        lines, link = encode(events, self._link, self._clock.now())
+        if len(lines) > _LONGEST_LINE and max(map(len, lines.splitlines())) > _LONGEST_LINE:
+            raise AUDIT_UNAVAILABLE.error("an event is too large to be recorded")
+        self._append(lines, link)
+
+    def _append(self, lines: bytes, link: Link) -> None:
+        try:
+            self._check_file()
+            if self._unclean:
+                self._take_back()
+            self._unclean = True
+            _write_all(self._file, lines)
+            os.fdatasync(self._file)
+        except OSError as error:
+            self._try_to_take_back()
+            raise AUDIT_UNAVAILABLE.error(f"{self._path} can not be written: {error.strerror}") from error
+        self._unclean = False
+        self._size += len(lines)
+        self._link = link
+
+    def _check_file(self) -> None:
+        if self._file < 0:
+            raise OSError(errno.EBADF, "it is not open")
+        try:
+            named = self._path.lstat()
+        except FileNotFoundError:
+            raise OSError(errno.ENOENT, "it was deleted; restart to begin a new one") from None
+        # Records that nobody will find are no records.
+        if not os.path.samestat(named, os.fstat(self._file)):
+            raise OSError(errno.ESTALE, "it was replaced; restart to go on with the new one")
+
+    def _take_back(self) -> None:
+        # Nobody was told that these bytes are in the log, so they are not part of it.
+        os.ftruncate(self._file, self._size)
+        os.fdatasync(self._file)
+        self._unclean = False
+
+    def _try_to_take_back(self) -> None:
+        if not self._unclean:
+            return
+        try:
+            self._take_back()
+        except OSError:
+            return  # tried again before the next record, which fails unless it works then
+
+    def _close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+async def _settled(writing: asyncio.Future[None]) -> None:
+    """Wait for a write to end even if the caller is cancelled meanwhile: the chain has one end at a time."""
+    cancelled: asyncio.CancelledError | None = None
+    while not writing.done():
+        try:
+            await asyncio.wait([writing])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+
+
+def _write_all(file: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]
+
+
+def _flush_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
