@@ -16,8 +16,7 @@ AUDIT_DAMAGED = define(
     Kind.PRECONDITION,
     Fault.OPERATOR,
     meaning="The end of the audit log is not what this program writes: it was changed, or the disk lost data.",
-    advice="Run `vestibule audit verify` to see where; keep the file for examination and move it away, so that a new "
-    "log can begin.",
+    advice="Keep the file for examination and move it away, so that a new log can begin; verifying it names the line.",
 )
 AUDIT_IN_USE = define(
     "VST8102",

@@ -21,6 +21,7 @@ from cryptography.x509.verification import Store as TrustAnchors
 
 from vestibule.pki.certificates import load_certificate
 from vestibule.pki.codes import NOT_AN_SVID, UNTRUSTED_CHAIN, WRONG_TRUST_DOMAIN
+from vestibule.pki.keys import certifiable
 from vestibule.pki.names import NamesError, read_names
 from vestibule.spiffe import SpiffeId, TrustBundle
 
@@ -63,10 +64,10 @@ def verify_x509_svid(chain: Sequence[bytes], bundle: TrustBundle, now: datetime)
     1. There is a leaf, and not an absurd number of certificates; each one can be read.
     2. The leaf keeps the X509-SVID profile: one URI, with a path; not a CA; key usages of a leaf.
     3. Its trust domain is the one whose bundle this is.  No other authority is ever consulted.
-    4. Intermediates are signers, and if they carry a URI, it is that of the trust domain itself.
+    4. Intermediates are signers with usual keys, and if they carry a URI, it is the trust domain's own.
     5. A path of valid signatures leads from the leaf to an authority of the bundle; all of it is valid now.
 
-    Raises: VST1005, VST1006 (steps 2 and 4), VST1007 (steps 1 and 5), VST1008 (step 3).
+    Raises: VST1003 (step 4), VST1005 (1), VST1006 (2 and 4), VST1007 (1 and 5), VST1008 (3).
     """
     if not 0 < len(chain) <= MAX_CHAIN:  # 1
         raise UNTRUSTED_CHAIN.error(f"a chain of {len(chain)} certificates is not accepted")
@@ -113,6 +114,7 @@ def _check_leaf_usage(extensions: x509.Extensions, spiffe_id: SpiffeId) -> None:
 def _check_intermediate(certificate: x509.Certificate, bundle: TrustBundle) -> None:
     if not _is_signer(certificate):
         raise NOT_AN_SVID.error("an intermediate certificate of the chain is not a signing certificate")
+    certifiable(certificate.public_key())  # before any arithmetic with a key that nobody vouched for yet
     try:
         spiffe_id, _ = read_names(certificate.extensions)
     except NamesError as error:

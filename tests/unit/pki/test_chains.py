@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -230,6 +231,13 @@ def test_a_leaf_without_extended_key_usage_is_an_svid() -> None:
 def test_an_unknown_critical_extension_is_not_passed_over() -> None:
     unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
     assert code_of((FORGER.leaf(unknown),)) == "VST1007"
+
+
+def test_an_intermediate_with_an_unusual_key_is_refused_before_its_key_is_used() -> None:
+    key = rsa.generate_private_key(3, 2048)
+    valid = profiles.lifetime(NOW, HOUR)
+    middle = profiles.intermediate_ca(key.public_key(), valid, AUTHORITY.issuer).sign(AUTHORITY.key, SHA256())
+    assert code_of((SVID.chain[0], middle.public_bytes(Encoding.DER))) == "VST1003"
 
 
 def test_an_intermediate_for_another_trust_domain_is_refused() -> None:
