@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
@@ -12,14 +11,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from vestibule.app.codes import INVALID_SETTING
+from vestibule.cli.durations import parse_duration
 from vestibule.errors import VestibuleError, Where
 from vestibule.spiffe import TrustDomain
 
 DEFAULT_PORT: Final = 8081
 DEFAULT_HEALTH_PORT: Final = 8082
 SHORTEST_CA: Final = timedelta(seconds=6)
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_DURATION = re.compile(r"([0-9]+)(s|m|h|d)")
 
 
 class KeyStorage(str, Enum):  # noqa: UP042 - typer shows the values of str enums
@@ -69,22 +67,12 @@ class ServerSettings:
         return self.kek_file or self.data_dir / "kek"
 
 
-def parse_duration(text: str) -> timedelta:
-    """``90s``, ``15m``, ``24h`` or ``7d``.  Raises: VST9110."""
-    match = _DURATION.fullmatch(text.strip())
-    if match is None or len(match[1]) > 8:
-        raise INVALID_SETTING.error(
-            f"{text!r} is not a duration", advice="Write a whole number and a unit: 90s, 15m, 24h, 7d."
-        )
-    return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
-
-
 def server_settings(
     given: Mapping[str, Any], config: Path | None, defaults: Mapping[str, Any] | None = None
 ) -> ServerSettings:
     """The settings from what was given (``None``: not given), else from a file, else from the defaults.
 
-    Raises: VST9110, VST1400 (trust domain).
+    Raises: VST9110, VST9100 (durations), VST1400 (trust domain).
     """
     values = dict(defaults or {})
     values |= _read(config) if config is not None else {}

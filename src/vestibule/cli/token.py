@@ -1,0 +1,56 @@
+"""``vestibule token``: join tokens."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vestibule.cli.codes import USAGE
+from vestibule.cli.durations import parse_duration
+from vestibule.cli.output import Exit, Output, OutputOption, answer, console, run
+from vestibule.cli.server_calls import instant, server_calls, to_wire
+from vestibule.cli.sockets import ServerSocketOption
+from vestibule.spiffe import SpiffeId
+from vestibule.wire.gen.spire import agent_pb2
+
+
+def generate(
+    ttl: Annotated[str, typer.Option("--ttl", help="How long the token may be used, such as 10m.")] = "10m",
+    spiffe_id: Annotated[
+        str | None, typer.Option("--spiffe-id", help="A further ID for the node that joins, as a parent.")
+    ] = None,
+    write: Annotated[
+        Path | None, typer.Option("--write", help="Write the token to this new file (mode 0600) instead.")
+    ] = None,
+    server_socket: ServerSocketOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Make a token that lets one agent join, once.  It is a secret until it is used."""
+
+    async def main() -> Exit:
+        request = agent_pb2.CreateJoinTokenRequest(ttl=int(parse_duration(ttl).total_seconds()))
+        if spiffe_id is not None:
+            request.agent_id.CopyFrom(to_wire(SpiffeId.parse(spiffe_id)))
+        # The file is made first: a token that nobody can read would be lost.
+        descriptor = None if write is None else _new_file(write)
+        async with server_calls(server_socket) as calls:
+            token = await calls.agents.unary("CreateJoinToken", request)
+        data = {"token": token.value, "expires_at": instant(token.expires_at)}
+        if descriptor is not None:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(token.value + "\n")
+            data["token"] = None
+        answer(output, "token", data, lambda: console.print(token.value if write is None else f"{write}"))
+        return Exit.FINE
+
+    run(output, "token", main)
+
+
+def _new_file(path: Path) -> int:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise USAGE.error(f"{path} cannot be made: {error.strerror}") from error
