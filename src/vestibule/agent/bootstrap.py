@@ -65,16 +65,26 @@ class FirstTrust:
         return bundle
 
 
-def read_join_token(path: Path | None, trust_domain: TrustDomain) -> JoinTokenProof:
-    """The evidence in a token file, or in an inherited descriptor (``/dev/fd/N``).
+class JoinTokenFile:
+    """The evidence in a token file, read anew whenever it is needed, so that an operator can put in a new token.
 
-    Raises: VST2101 without a file, VST2103 when it cannot be read or is open to others, VST2000 (malformed).
+    An inherited descriptor (``/dev/fd/N``) can be read only once; what it held is remembered.
     """
-    if path is None:
-        raise CANNOT_JOIN.error("the agent has to join and was given no join token")
-    token = _read(path, private=True).decode("ascii", "replace").strip()
-    agent_id(trust_domain, token)
-    return JoinTokenProof(token)
+
+    def __init__(self, path: Path | None, trust_domain: TrustDomain) -> None:
+        self._path = path
+        self._trust_domain = trust_domain
+        self._remembered = ""
+
+    def proof(self) -> JoinTokenProof:
+        """Raises: VST2101 without a file, VST2103 if it cannot be read or is open to others, VST2000 (malformed)."""
+        if self._path is None:
+            raise CANNOT_JOIN.error("the agent has to join and was given no join token")
+        token = self._remembered or _read(self._path, private=True).decode("ascii", "replace").strip()
+        if not self._path.is_file():
+            self._remembered = token
+        agent_id(self._trust_domain, token)
+        return JoinTokenProof(token)
 
 
 def _read(path: Path, *, private: bool) -> bytes:

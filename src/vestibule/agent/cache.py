@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from types import MappingProxyType
 
@@ -37,8 +37,8 @@ class Holdings:
 
     own: Held | None = None
     bundle: TrustBundle | None = None
-    entries: Mapping[str, Entry] = MappingProxyType({})
-    svids: Mapping[str, Held] = MappingProxyType({})
+    entries: Mapping[str, Entry] = field(default_factory=dict)
+    svids: Mapping[str, Held] = field(default_factory=dict)
 
     def matching(self, selectors: frozenset[Selector], now: datetime) -> list[Entry]:
         """The entries that give a workload with these selectors an identity, by ID (as SPIRE orders them)."""

@@ -15,6 +15,7 @@ A server that cannot be reached changes nothing but the pace: what was there is 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import random
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 from vestibule.agent.bootstrap import FetchUnverified, FirstTrust, is_final
 from vestibule.agent.cache import Held, Holdings, SvidCache
-from vestibule.agent.codes import AGENT_IS_BANNED, WRONG_SVID
+from vestibule.agent.codes import AGENT_IS_BANNED, CANNOT_JOIN, WRONG_SVID
 from vestibule.agent.ports import Chain, Upstream
 from vestibule.agent.vault import Vault
 from vestibule.attest.node import NodeProof
@@ -87,6 +88,7 @@ class Sync:
         self._note = asyncio.Event()
         self._entries_due = self._bundle_due = True
         self._rejoin = False
+        self._spent: set[bytes] = set()
         self._refused: dict[str, datetime] = {}
         self._unsaved = False
         self._listeners: list[Callable[[], None]] = []
@@ -177,7 +179,8 @@ class Sync:
             await self._refresh_entries()
             await self._refresh_svids()
         finally:
-            await self._save()
+            if self._unsaved:
+                await self._save(self._cache.now)
 
     async def _rest(self, until: datetime | None) -> None:
         """Until that instant, or until something is noted."""
@@ -224,14 +227,13 @@ class Sync:
         self._unsaved = False
         self._vault.destroy()
 
-    async def _save(self) -> None:
-        if not self._unsaved:
-            return
+    async def _save(self, holdings: Holdings) -> None:
         try:
-            await self._vault.save(self._cache.now)
+            await self._vault.save(holdings)
             self._unsaved = False
         except VestibuleError as error:
-            # Serving goes on from memory; the next change tries again.
+            # Serving goes on from memory; the next round tries again.
+            self._unsaved = True
             _log.error("%s (%s)", error, error.advice)
 
     def _become(self, holdings: Holdings) -> None:
@@ -253,12 +255,27 @@ class Sync:
 
     async def _join(self) -> None:
         proof = self._proof()
+        evidence = hashlib.sha256(await proof.payload()).digest()
+        if evidence in self._spent:
+            raise CANNOT_JOIN.error("the agent has to join again, and its join token is used up")
         key = generate_key()
-        await self._take_own(key, await self._upstream.attest(proof, make_csr(key)))
+        chain = await self._attest(proof, make_csr(key), evidence)
+        await self._take_own(key, chain)
         self._rejoin = False
         self._mark(entries=True, bundle=True)
         assert self._cache.now.own is not None
         _log.info("joined as %s", self._cache.now.own.svid.spiffe_id)
+
+    async def _attest(self, proof: NodeProof, csr: bytes, evidence: bytes) -> Chain:
+        try:
+            chain = await self._upstream.attest(proof, csr)
+        except VestibuleError as error:
+            if error.code.kind not in _TEMPORARY:
+                # The server would refuse, and put on record, every further attempt.
+                self._spent.add(evidence)
+            raise
+        self._spent.add(evidence)
+        return chain
 
     async def _renew(self) -> None:
         key = generate_key()
@@ -268,10 +285,12 @@ class Sync:
         svid = self._checked(key, chain, None)
         if not svid.spiffe_id.path.startswith(AGENT_PATH):
             raise WRONG_SVID.error(f"the server calls this agent {svid.spiffe_id}, which is no agent's name")
-        self._become(replace(self._cache.now, own=self._held(svid, None)))
+        # On disk before it is shown: the token is used up, and once the server sees the new certificate it takes
+        # no other.
+        holdings = replace(self._cache.now, own=self._held(svid, None))
+        await self._save(holdings)
+        self._become(holdings)
         self.seen_at = self._clock.now()
-        # At once: the token is used up, and the old certificate is worth nothing once the new one was shown.
-        await self._save()
         self._renewed()
 
     async def _refresh_bundle(self) -> None:

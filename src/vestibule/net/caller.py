@@ -109,7 +109,8 @@ def peer_chain(tls: ssl.SSLObject) -> tuple[bytes, ...]:
         return tuple(public())
     private = cast(Any, tls)._sslobj.get_unverified_chain()
     der = cast(Any, ssl)._ssl.ENCODING_DER
-    return tuple(certificate.public_bytes(der) for certificate in private or ())
+    # Python 3.11 puts None in the place of a client certificate that did not come.
+    return tuple(certificate.public_bytes(der) for certificate in private or () if certificate is not None)
 
 
 def _unix_address(sock: socket.socket) -> str:

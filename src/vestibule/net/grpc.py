@@ -163,6 +163,9 @@ class Client:
                 # Otherwise grpclib would now wait for the end of a stream that has none.
                 if method.server_streaming and _is_open(stream):
                     await stream.cancel()
+                elif method.server_streaming and hasattr(stream, "_stream"):
+                    # The server has ended the call, so that nobody waits for our own end of it.
+                    stream._end_done = True
         except GRPCError as error:
             raise _remote(error, stream) from error
         except StreamTerminatedError as error:

@@ -1,0 +1,309 @@
+"""The agent put together: ports filled, doors mounted, one TaskGroup; and taken apart in the right order."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from vestibule.agent.bootstrap import FirstTrust, JoinTokenFile
+from vestibule.agent.cache import SvidCache
+from vestibule.agent.changed import Changed
+from vestibule.agent.codes import AGENT_IS_BANNED, ALREADY_RUNNING
+from vestibule.agent.kept_snapshots import KeptSnapshots
+from vestibule.agent.relay import Relay
+from vestibule.agent.sidecars import Grants, Sidecars, ViewCache
+from vestibule.agent.sync import Sync
+from vestibule.agent.vault import Vault
+from vestibule.agent.workloads import Workloads
+from vestibule.attest.workload.supervised import SupervisedAttestor, Vouched, is_descendant
+from vestibule.attest.workload.unix import UnixAttestor
+from vestibule.calls.ads import AdsCalls
+from vestibule.calls.channel import ServerChannel, UnverifiedChannel
+from vestibule.calls.identity_api import IdentityApi
+from vestibule.calls.mesh_api import NODE, MeshApi
+from vestibule.clock import Clock, SystemClock
+from vestibule.doors.access_entries import Reporter
+from vestibule.doors.ads import AgentAdsDoor
+from vestibule.doors.als import AccessLogDoor
+from vestibule.doors.sds import SdsDoor
+from vestibule.doors.sidecar_api import SidecarDoor
+from vestibule.doors.supervisor_api import SupervisorDoor
+from vestibule.doors.workload_api import WorkloadDoor
+from vestibule.errors import VestibuleError
+from vestibule.keys.files import make_private_directory
+from vestibule.keys.kek import load_or_create_kek
+from vestibule.keys.sealing import Sealer
+from vestibule.net.codes import SOCKET_PATH
+from vestibule.net.grpc import Client, Servable, Stream
+from vestibule.net.grpc_server import GrpcServer
+from vestibule.net.peer import ProcessHandle, peer_of
+from vestibule.net.unix import PUBLIC, UnixListener, check_path, listen_unix
+from vestibule.observe.access_log import AccessLog
+from vestibule.processes.signals import Shutdown
+from vestibule.records import Address
+from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain, X509Svid
+from vestibule.xds.ledger import Ledger
+from vestibule.xds.resources import ProxyKey
+
+DRAIN_SECONDS: Final = 3.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentSettings:
+    """Everything an agent is told at its start.
+
+    ``supervisor_fd`` is an inherited end of a connected socket pair, whose other end may grant supervisor keys.
+    """
+
+    trust_domain: TrustDomain
+    server: Address
+    data_dir: Path
+    socket_path: Path
+    admin_socket_path: Path
+    first_trust: FirstTrust = field(default_factory=FirstTrust)
+    join_token_file: Path | None = None
+    kek_file: Path | None = None
+    supervisor_fd: int | None = None
+
+    @property
+    def kek(self) -> Path:
+        """The file that holds the key-encryption key."""
+        return self.kek_file or self.data_dir / "kek"
+
+
+async def run_agent(
+    settings: AgentSettings,
+    *,
+    on_ready: Callable[[SpiffeId], None],
+    shutdown: Shutdown,
+    clock: Clock | None = None,
+) -> None:
+    """Run until told to stop.  ``on_ready`` hears once, when the agent serves and knows who it is.
+
+    Raises: VST2310 and VST2311 (sockets), VST2107, VST2108, VST1104 (data directory), VST2100 (banned), and at
+    the first start whatever makes joining impossible.
+    """
+    # Found out before anything is created or the join token is spent.
+    for path in (settings.socket_path, settings.admin_socket_path):
+        check_path(path)
+    _prepare(settings)
+    with ExitStack() as held:
+        held.enter_context(_only_one(settings.data_dir))
+        agent = Agent(settings, clock or SystemClock())
+        try:
+            await agent.run(on_ready, shutdown)
+        except* VestibuleError as group:
+            failure = _first(group)
+            if failure.code is AGENT_IS_BANNED:
+                agent.forget_everything()
+            raise failure from None
+
+
+class Agent:
+    """All parts of one agent, connected."""
+
+    def __init__(self, settings: AgentSettings, clock: Clock) -> None:
+        self.settings = settings
+        self.clock = clock
+        sealer = Sealer(load_or_create_kek(settings.kek))
+        # What it holds
+        self.cache = SvidCache()
+        self.vault = Vault(settings.data_dir / "holdings.sealed", sealer, settings.trust_domain)
+        # The way to the server
+        self.channel = ServerChannel(settings.server, bundle=self._bundle, svid=self._own_svid, clock=clock)
+        self.sync = Sync(
+            trust_domain=settings.trust_domain,
+            cache=self.cache,
+            vault=self.vault,
+            upstream=IdentityApi(self.channel, settings.trust_domain),
+            fetch_unverified=self._fetch_unverified,
+            first_trust=settings.first_trust,
+            proof=JoinTokenFile(settings.join_token_file, settings.trust_domain).proof,
+            clock=clock,
+            renewed=self.channel.renew,
+        )
+        # Who calls
+        self.vouched = Vouched(ProcessHandle)
+        vouched_changed = Changed()
+        self.vouched.on_change(vouched_changed.notify)
+        attestors = (UnixAttestor(), SupervisedAttestor(self.vouched))
+        self.workloads = Workloads(self.cache, attestors, vouched_changed, clock)
+        # Sidecars and their Envoys
+        self.grants = Grants()
+        self.views = ViewCache(settings.data_dir / "views.json")
+        self.sidecars = Sidecars(
+            upstream=MeshApi(Client(self.channel, NODE)),
+            identities=self.workloads.ids,
+            vouched=self.vouched,
+            is_descendant=partial(is_descendant, ProcessHandle),
+            views=self.views,
+        )
+        self.sync.on_news(self.sidecars.wake)
+        self.proxies = settings.data_dir / "proxies"
+        self.relay = Relay(AdsCalls(self.channel), KeptSnapshots(self.proxies, sealer))
+        self.ledger = Ledger()
+        self.access_log = AccessLog(settings.data_dir / "access.jsonl")
+
+    # ---------------------------------------------------------------------------------- running
+
+    async def run(self, on_ready: Callable[[SpiffeId], None], shutdown: Shutdown) -> None:
+        """Serve until ``shutdown`` asks for the end."""
+        self._load()
+        public = GrpcServer(self.public_services())
+        supervisor = GrpcServer([SupervisorDoor(self.grants).servable()])
+        listeners: list[UnixListener] = []
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                running = [
+                    tasks.create_task(self.access_log.run(), name="access-log"),
+                    tasks.create_task(self.relay.run(), name="relay"),
+                    tasks.create_task(self.sync.run(), name="sync"),
+                ]
+                # Doors open last and close first.
+                if self.settings.supervisor_fd is not None:
+                    await supervisor.adopt(_inherited(self.settings.supervisor_fd))
+                listeners.append(listen_unix(self.settings.socket_path, PUBLIC))
+                await public.listen(listeners[-1].sock)
+                ready = tasks.create_task(self._report_ready(on_ready), name="ready")
+                await self._until(shutdown)
+                _log.info("stopping")
+                await self._close(public, supervisor, shutdown)
+                for task in (*running, ready):
+                    task.cancel()
+        finally:
+            await public.close()
+            await supervisor.close()
+            for listener in listeners:
+                listener.close()
+            self.channel.close()
+
+    def public_services(self) -> list[Servable]:
+        """What is served on the public socket, which every process of the node can open."""
+        return [
+            WorkloadDoor(self.workloads).servable(),
+            SdsDoor(self.workloads).servable(),
+            AgentAdsDoor(self.proxy_of, self.relay, self.ledger, self.clock).servable(),
+            SidecarDoor(self.sidecars, self.grants, self.workloads.attest).servable(),
+            AccessLogDoor(self.reporter_of, self.access_log).servable(),
+        ]
+
+    def proxy_of(self, stream: Stream) -> ProxyKey:
+        """Whose Envoy calls.  Raises: VST2133, VST2312."""
+        peer = peer_of(stream)
+        return self.sidecars.proxy_of((peer.pid, peer.start_time))
+
+    def reporter_of(self, stream: Stream) -> Reporter:
+        """Whose access log is being sent.  Raises: VST2133, VST2312."""
+        peer = peer_of(stream)
+        session = self.sidecars.session_of((peer.pid, peer.start_time))
+        return Reporter(session.service, str(session.spiffe_id), session.instance_id)
+
+    def forget_everything(self) -> None:
+        """The agent may not come back: what it kept for outages goes, too."""
+        shutil.rmtree(self.proxies, ignore_errors=True)
+        with suppress(OSError):
+            (self.settings.data_dir / "views.json").unlink(missing_ok=True)
+
+    def _load(self) -> None:
+        holdings = self.vault.load()
+        self.cache.become(holdings)
+        self.views.load()
+        if holdings.own is not None:
+            self.cache.get_ready()
+            _log.info("took up %d SVIDs from disk", len(holdings.svids))
+        elif holdings.bundle is None:
+            self.settings.first_trust.check()
+
+    async def _report_ready(self, on_ready: Callable[[SpiffeId], None]) -> None:
+        seen = self.cache.changed.version
+        while not self.cache.ready or self.cache.now.own is None:
+            seen = await self.cache.changed.after(seen)
+        on_ready(self.cache.now.own.svid.spiffe_id)
+
+    async def _until(self, shutdown: Shutdown) -> None:
+        await shutdown.drain.wait()
+
+    async def _close(self, public: GrpcServer, supervisor: GrpcServer, shutdown: Shutdown) -> None:
+        draining = asyncio.create_task(public.drain(DRAIN_SECONDS))
+        at_once = asyncio.create_task(shutdown.at_once.wait())
+        await asyncio.wait({draining, at_once}, return_when=asyncio.FIRST_COMPLETED)
+        draining.cancel()
+        at_once.cancel()
+        await public.close()
+        await supervisor.close()
+
+    # ------------------------------------------------------------------------ towards the server
+
+    def _bundle(self) -> TrustBundle | None:
+        return self.cache.now.bundle
+
+    def _own_svid(self) -> X509Svid | None:
+        own = self.cache.now.own
+        # An expired certificate would fail the handshake; without one, the agent can at least join again.
+        return own.svid if own is not None and self.clock.now() < own.svid.not_after else None
+
+    async def _fetch_unverified(self) -> TrustBundle:
+        channel = UnverifiedChannel(self.settings.server, self.clock)
+        try:
+            return await IdentityApi(channel, self.settings.trust_domain).bundle()
+        finally:
+            channel.close()
+
+
+def _prepare(settings: AgentSettings) -> None:
+    try:
+        make_private_directory(settings.data_dir)
+    except OSError as error:
+        raise ALREADY_RUNNING.error(
+            f"cannot use the data directory {settings.data_dir}: {error.strerror}",
+            advice="Give a directory that this user may write to: --data-dir DIR.",
+        ) from error
+    for path in (settings.socket_path, settings.admin_socket_path):
+        try:
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        except OSError as error:
+            raise SOCKET_PATH.error(f"cannot create {path.parent}: {error.strerror}") from error
+
+
+@contextmanager
+def _only_one(data_dir: Path) -> Iterator[None]:
+    """Two agents on one directory would take each other's SVIDs for stolen ones."""
+    descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ALREADY_RUNNING.error(f"another agent uses {data_dir}") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _inherited(descriptor: int) -> socket.socket:
+    try:
+        sock = socket.socket(fileno=descriptor)
+        sock.set_inheritable(False)
+        sock.getpeername()
+    except OSError as error:
+        raise SOCKET_PATH.error(
+            f"descriptor {descriptor} is not a connected socket: {error.strerror}",
+            advice="--supervisor-fd is for the process that starts the agent: it passes one end of a socketpair.",
+        ) from error
+    return sock
+
+
+def _first(group: BaseExceptionGroup[VestibuleError]) -> VestibuleError:
+    for each in group.exceptions:
+        return each if isinstance(each, VestibuleError) else _first(each)
+    raise AssertionError("a group is never empty")

@@ -1,0 +1,106 @@
+"""``vestibule agent run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from vestibule.app.codes import INVALID_SETTING
+from vestibule.cli.output import Exit, Output, console
+from vestibule.cli.output import run as run_command
+from vestibule.cli.sockets import ADMIN_SOCKET, AGENT_SOCKET, runtime_directory
+from vestibule.records import Address
+from vestibule.spiffe import SpiffeId, TrustDomain
+from vestibule.telemetry.logs import LogFormat, set_up_logs
+
+READY: Final = "agent ready:"
+
+
+def run(
+    trust_domain: Annotated[str, typer.Option("--trust-domain", help="Such as example.org.")],
+    server: Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="The server's gRPC port.")],
+    data_dir: Annotated[
+        Path, typer.Option("--data-dir", help="Sealed SVIDs, what Envoys need in an outage, access log.")
+    ] = Path("/var/lib/vestibule/agent"),
+    socket: Annotated[
+        Path | None, typer.Option("--socket", help="The public socket: Workload API, SDS and more.")
+    ] = None,
+    admin_socket: Annotated[
+        Path | None, typer.Option("--admin-socket", help="The operator's private socket.")
+    ] = None,
+    join_token_file: Annotated[
+        Path | None,
+        typer.Option("--join-token-file", help="File (mode 0600) or /dev/fd/N with a join token."),
+    ] = None,
+    trust_bundle: Annotated[
+        Path | None,
+        typer.Option("--trust-bundle", help="First trust: the server's bundle, PEM or SPIFFE JSON."),
+    ] = None,
+    trust_bundle_sha256: Annotated[
+        str, typer.Option("--trust-bundle-sha256", metavar="HEX", help="First trust: the bundle's hash.")
+    ] = "",
+    insecure_bootstrap: Annotated[
+        bool, typer.Option("--insecure-bootstrap", help="First trust: believe whoever answers first.")
+    ] = False,
+    kek_file: Annotated[
+        Path | None,
+        typer.Option("--kek-file", help="The key that seals what is kept. [default: DATA_DIR/kek]"),
+    ] = None,
+    supervisor_fd: Annotated[
+        int | None,
+        typer.Option(
+            "--supervisor-fd",
+            hidden=True,
+            help="For supervisors: a connected socket over which keys are granted.",
+        ),
+    ] = None,
+    log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
+    log_format: Annotated[LogFormat, typer.Option("--log-format", help="Of the log lines.")] = LogFormat.TEXT,
+) -> None:
+    """Run the agent of this node until it is told to stop.
+
+    At its first start it needs a join token and one of the three ways to know the server.
+    """
+    if log_level not in ("debug", "info", "warning", "error"):
+        raise typer.BadParameter("debug, info, warning or error", param_hint="--log-level")
+    set_up_logs(log_level, log_format)
+
+    from vestibule.agent.bootstrap import FirstTrust
+    from vestibule.app.agent import AgentSettings, run_agent
+    from vestibule.processes.signals import Shutdown
+
+    async def main() -> Exit:
+        settings = AgentSettings(
+            trust_domain=TrustDomain.parse(trust_domain),
+            server=_address(server),
+            data_dir=data_dir.expanduser().absolute(),
+            socket_path=(socket or runtime_directory() / AGENT_SOCKET).absolute(),
+            admin_socket_path=(admin_socket or runtime_directory() / ADMIN_SOCKET).absolute(),
+            first_trust=FirstTrust(
+                bundle_file=trust_bundle, bundle_sha256=trust_bundle_sha256, insecure=insecure_bootstrap
+            ),
+            join_token_file=join_token_file,
+            kek_file=kek_file,
+            supervisor_fd=supervisor_fd,
+        )
+
+        def ready(spiffe_id: SpiffeId) -> None:
+            console.print(f"{READY} {spiffe_id} on {settings.socket_path}")
+
+        with Shutdown() as shutdown:
+            await run_agent(settings, on_ready=ready, shutdown=shutdown)
+        return Exit.FINE
+
+    run_command(Output.TEXT, "agent", main)
+
+
+def _address(text: str) -> Address:
+    try:
+        address = Address.parse(text)
+    except ValueError as error:
+        raise INVALID_SETTING.error(f"--server: {error}") from error
+    if address.path:
+        raise INVALID_SETTING.error("--server is HOST:PORT; the server's socket is for operators only")
+    return address
