@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import urllib.error
@@ -56,7 +57,8 @@ def serve(name: str, answer: Callable[[str, str, Any], Answer]) -> None:
         daemon_threads = True
         request_queue_size = 128
 
-    Server(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+    with contextlib.suppress(KeyboardInterrupt):
+        Server(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
 
 
 def _content(body: bytes) -> object:

@@ -36,11 +36,6 @@ SchemaOption = Annotated[
 ]
 
 
-def register(root: typer.Typer) -> None:
-    """Add the command to the program."""
-    root.command("validate")(validate)
-
-
 def validate(
     directory: DirectoryArgument = Path(),
     schema: SchemaOption = None,
