@@ -109,6 +109,11 @@ class Ledger:
         """The proxy is gone for good."""
         self._sessions.pop(proxy, None)
 
+    def state(self, proxy: ProxyKey) -> ProxyState | None:
+        """How one proxy stands; None for one that never connected."""
+        session = self._sessions.get(proxy)
+        return session.state() if session is not None else None
+
     def proxies(self) -> tuple[ProxyState, ...]:
         """Every proxy, the one that connected last at the end."""
         return tuple(session.state() for session in self._sessions.values())

@@ -8,7 +8,6 @@ from typing import Final
 from vestibule.xds.delta import DeltaStream
 from vestibule.xds.messages import DeltaRequest, DeltaResponse, Event, Settled, SotwRequest, SotwResponse
 from vestibule.xds.resources import (
-    AGGREGATED_TYPES,
     CLUSTER,
     ENDPOINTS,
     EXTENSION,
@@ -44,7 +43,7 @@ class DeltaTalk:
     """
 
     def __init__(self, snapshot: Snapshot | None = None, *, may_break: bool = True) -> None:
-        self.machine = DeltaStream(AGGREGATED_TYPES)
+        self.machine = DeltaStream(tuple(TYPES.values()))
         self.nonces: dict[str, list[str]] = {}
         self.responses: list[DeltaResponse] = []
         self.events: list[Event] = []
@@ -122,7 +121,7 @@ class SotwTalk:
     """The same for state-of-the-world streams; the subscription is said in full each time."""
 
     def __init__(self, snapshot: Snapshot | None = None, *, may_break: bool = True) -> None:
-        self.machine = SotwStream(AGGREGATED_TYPES)
+        self.machine = SotwStream(tuple(TYPES.values()))
         self.last: dict[str, SotwResponse] = {}
         self.names: dict[str, str] = {}
         self.accepted: dict[str, str] = {}

@@ -26,7 +26,7 @@ def row(ledger: Ledger, short: str) -> Row:
 
 
 def test_a_type_is_not_sent_then_stale_then_synced() -> None:
-    ledger = Ledger()
+    ledger = Ledger(TYPES.values())
     session = ledger.open(PROXY, NOW)
     talk = DeltaTalk(world("v7", ecds="rbac"))
     told(session, talk)
@@ -41,7 +41,7 @@ def test_a_type_is_not_sent_then_stale_then_synced() -> None:
 
 
 def test_a_refusal_shows_the_proxys_words_until_it_is_mended() -> None:
-    ledger = Ledger()
+    ledger = Ledger(TYPES.values())
     session = ledger.open(PROXY, NOW)
     talk = DeltaTalk(world("1", ecds="a b"))
     talk.say("ecds", "a b")
@@ -63,7 +63,7 @@ def test_a_refusal_shows_the_proxys_words_until_it_is_mended() -> None:
 
 
 def test_a_new_stream_of_a_proxy_replaces_the_old_one_even_if_that_ends_later() -> None:
-    ledger = Ledger()
+    ledger = Ledger(TYPES.values())
     old = ledger.open(PROXY, NOW)
     ledger.open(PROXY, NOW + timedelta(seconds=1))
     old.close(NOW + timedelta(seconds=2))
@@ -72,7 +72,7 @@ def test_a_new_stream_of_a_proxy_replaces_the_old_one_even_if_that_ends_later() 
 
 
 def test_the_ledger_does_not_grow_for_ever() -> None:
-    ledger = Ledger()
+    ledger = Ledger(TYPES.values())
     for n in range(ledger_module.KEPT + 5):
         session = ledger.open(ProxyKey(PROXY.spiffe_id, str(n)), NOW + timedelta(seconds=n))
         if n % 2:
