@@ -17,8 +17,9 @@ ROUTES: Final = _PREFIX + "config.route.v3.RouteConfiguration"
 ENDPOINTS: Final = _PREFIX + "config.endpoint.v3.ClusterLoadAssignment"
 SECRET: Final = _PREFIX + "extensions.transport_sockets.tls.v3.Secret"
 EXTENSION: Final = _PREFIX + "config.core.v3.TypedExtensionConfig"
+TOKEN_BUCKET: Final = _PREFIX + "type.v3.TokenBucket"
 
-AGGREGATED_TYPES: Final = (EXTENSION, CLUSTER, ENDPOINTS, LISTENER, ROUTES)
+AGGREGATED_TYPES: Final = (EXTENSION, CLUSTER, ENDPOINTS, LISTENER, ROUTES, TOKEN_BUCKET)
 """What a proxy gets over ADS.  Secrets have a stream of their own (SDS)."""
 
 
