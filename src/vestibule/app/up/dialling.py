@@ -39,7 +39,14 @@ _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 
 
 class NoAnswer(Exception):  # noqa: N818 - it reads as what it says
-    """The connection gave no HTTP answer; the text says what happened instead."""
+    """The connection gave no HTTP answer; the text says what happened instead.
+
+    ``silence`` means that nothing happened at all: neither an answer nor a refusal.
+    """
+
+    def __init__(self, what: str, *, silence: bool = False) -> None:
+        super().__init__(what)
+        self.silence = silence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +98,7 @@ class Connection:
         except http.client.NotConnected as error:
             raise NoAnswer("the peer had closed the connection after its last answer") from error
         except (OSError, http.client.HTTPException) as error:
-            raise NoAnswer(_what_happened(error)) from error
+            raise _no_answer(error) from error
         known = {name.lower(): value for name, value in response.getheaders()}
         return Answer(status=response.status, headers=known, body=content)
 
@@ -117,7 +124,7 @@ def dial(address: Address) -> socket.socket:
         sock.settimeout(TIMEOUT)
         sock.connect(address.path)
     except OSError as error:
-        raise NoAnswer(f"cannot connect to {address}: {_what_happened(error)}") from error
+        raise _no_answer(error, f"cannot connect to {address}: ") from error
     return sock
 
 
@@ -150,7 +157,7 @@ def dial_tls(address: Address, svid: X509Svid | None) -> Handshake:
         tls = client_context(svid).wrap_socket(sock)
     except (OSError, ValueError) as error:
         sock.close()
-        raise NoAnswer(f"no TLS handshake: {_what_happened(error)}") from error
+        raise _no_answer(error, "no TLS handshake: ") from error
     return Handshake(connection=Connection(tls), chain=peer_chain(cast(ssl.SSLObject, tls)))
 
 
@@ -192,6 +199,10 @@ def _pem_file(svid: X509Svid) -> Iterator[str]:
         yield f"/proc/self/fd/{descriptor}"
     finally:
         os.close(descriptor)
+
+
+def _no_answer(error: Exception, doing: str = "") -> NoAnswer:
+    return NoAnswer(f"{doing}{_what_happened(error)}", silence=isinstance(error, TimeoutError))
 
 
 def _what_happened(error: Exception) -> str:

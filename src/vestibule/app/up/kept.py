@@ -88,9 +88,12 @@ class Kept:
         """Let it be started again."""
         self._wanted.set()
 
-    def crash(self) -> None:
-        """Kill it (SIGKILL), as an accident would; its supervisor starts it again."""
+    async def crash(self) -> None:
+        """Kill it (SIGKILL), as an accident would; returns once it was started again and is ready."""
+        before = self.restarts
         self._signal(signal.SIGKILL)
+        while self.restarts == before or not self.ready:
+            await self._changed.wait()
 
     async def stop(self) -> None:
         """SIGTERM, patience, SIGKILL; returns once it is gone and ``run`` is about to end."""

@@ -1,0 +1,90 @@
+"""How the parts of a mesh are started: each the same program, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from vestibule.app.up.places import Places
+from vestibule.app.up.plan import InstancePlan, command_of
+from vestibule.processes import Command
+
+HOST: Final = "127.0.0.1"
+_OURS: Final = ("VESTIBULE_", "SPIFFE_ENDPOINT_SOCKET")
+
+
+def program(*arguments: str) -> tuple[str, ...]:
+    """Vestibule itself, by the interpreter that runs us.  ``-P`` keeps files in the current directory from
+    posing as modules."""
+    return (sys.executable, "-P", "-m", "vestibule", *arguments)
+
+
+def server(places: Places, *, trust_domain: str, intent: Path, port: int, health_port: int) -> Command:
+    """The server, on loopback ports of its own."""
+    return Command(
+        argv=program(
+            *("server", "run"),
+            *("--trust-domain", trust_domain),
+            *("--data-dir", str(places.server_data)),
+            *("--bind", f"{HOST}:{port}"),
+            *("--health", f"{HOST}:{health_port}"),
+            *("--socket", str(places.server_socket)),
+            *("--intent", str(intent)),
+        ),
+        env=environment(),
+    )
+
+
+def agent(
+    places: Places, *, trust_domain: str, server_port: int, supervisor: int, bundle: int, token: int
+) -> Command:
+    """The agent.  The three descriptors are handed over: our end of supervision, and what it joins with."""
+    return Command(
+        argv=program(
+            *("agent", "run"),
+            *("--trust-domain", trust_domain),
+            *("--data-dir", str(places.agent_data)),
+            *("--server", f"{HOST}:{server_port}"),
+            *("--socket", str(places.agent_socket)),
+            *("--admin-socket", str(places.admin_socket)),
+            *("--trust-bundle", f"/dev/fd/{bundle}"),
+            *("--join-token-file", f"/dev/fd/{token}"),
+            *("--supervisor-fd", str(supervisor)),
+        ),
+        env=environment(),
+        hand_over=(supervisor, bundle, token),
+    )
+
+
+def sidecar(places: Places, instance: InstancePlan, directory: Path, key: int) -> Command:
+    """A sidecar with its app.  ``key`` is the descriptor from which it reads its supervisor key."""
+    app = instance.app
+    return Command(
+        argv=program(
+            "sidecar",
+            *("--service", app.service),
+            *("--version", app.version),
+            *("--agent-socket", str(places.agent_socket)),
+            *("--run-dir", str(places.runtime)),
+            *("--log-dir", str(places.logs)),
+            *("--drain", "2"),
+            *("--supervisor-fd", str(key)),
+            "--",
+            *command_of(app),
+        ),
+        env=environment(app.env),
+        cwd=directory,
+        hand_over=(key,),
+    )
+
+
+def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Ours, without variables that would speak to a child in our name, and with ``more``.
+
+    Output is unbuffered, so that a log tells what happened before a crash.
+    """
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    return {**inherited, "PYTHONUNBUFFERED": "1", **(more or {})}

@@ -1,0 +1,178 @@
+"""A whole mesh on this machine: server, agent, and a sidecar with its app for each instance.
+
+Everything is started at once, since most of a start is loading code; each part waits for what it needs.  What
+dies is started again.  The end is in order: sidecars leave and drain, then the agent, then the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from vestibule.app.up import commands
+from vestibule.app.up.agent import AgentPart
+from vestibule.app.up.kept import Kept
+from vestibule.app.up.operator import Operator
+from vestibule.app.up.places import Places
+from vestibule.app.up.plan import Plan
+from vestibule.app.up.sidecars import SidecarPart
+from vestibule.app.up.timeline import Timeline
+from vestibule.cli.run_state import RunState
+from vestibule.errors import VestibuleError
+from vestibule.pki.bundles import to_pem
+from vestibule.processes import BoundedFile, Ledger, ReadyLine, Spec, procfs, reserve
+from vestibule.spiffe import SpiffeId
+
+SERVER_READY: Final = "vestibule server ready:"
+
+
+class Mesh:
+    """``run`` starts and holds it; ``ready`` is set once every instance takes calls."""
+
+    def __init__(self, plan: Plan, places: Places, ledger: Ledger, timeline: Timeline) -> None:
+        self.plan = plan
+        self.places = places
+        self.timeline = timeline
+        self.ready = asyncio.Event()
+        self.entry_ids: dict[str, str] = {}
+        self.operator = Operator(places.server_socket)
+        self._agent_id: SpiffeId | None = None
+        self._registered = asyncio.Event()
+        self._port, self._health_port = _free_ports(2)
+        self.server = Kept(self._server_spec(), ledger)
+        self.sidecars = tuple(
+            SidecarPart(places, ledger, instance, plan.directory) for instance in plan.instances
+        )
+        self._agent = AgentPart(
+            places,
+            ledger,
+            self.operator,
+            trust_domain=plan.intent.mesh.trust_domain.name,
+            server_port=self._port,
+            keys={each.key: each.service for each in self.sidecars},
+            joinable=self.server.became_ready,
+            joined=self._register,
+        )
+
+    @property
+    def agent(self) -> Kept:
+        return self._agent.kept
+
+    @property
+    def parts(self) -> tuple[Kept, ...]:
+        """Every supervised process, in the order in which they depend on each other."""
+        return (self.server, self.agent, *(each.kept for each in self.sidecars))
+
+    @property
+    def access_log(self) -> Path:
+        """Where the agent keeps the access records of all proxies."""
+        return self.places.agent_data / "access.jsonl"
+
+    def sidecar_of(self, service: str) -> SidecarPart:
+        """The first instance of a service."""
+        return next(each for each in self.sidecars if each.service == service)
+
+    def announce(self) -> None:
+        """Leave a note for the other commands.  It is written before anything is started, also for our successor."""
+        RunState(
+            pid=os.getpid(),
+            start_time=procfs.start_time(os.getpid()) or 0,
+            intent=self.plan.directory,
+            runtime=self.places.runtime,
+            server_socket=self.places.server_socket,
+            agent_socket=self.places.agent_socket,
+            admin_socket=self.places.admin_socket,
+            access_log=self.access_log,
+            trust_bundle=self.places.trust_bundle,
+            server_address=f"{commands.HOST}:{self._port}",
+            health_address=f"{commands.HOST}:{self._health_port}",
+        ).write(self.places.state)
+
+    async def run(self) -> None:
+        """Hold everything until ``stop``.  Raises: what keeps a part from ever being ready (VST70nn, VST73nn)."""
+        self.announce()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                waiting = tasks.create_task(self._wait_until_ready(), name="wait-until-ready")
+                running = [
+                    tasks.create_task(self.server.run(), name="server"),
+                    tasks.create_task(self._agent.run(), name="agent"),
+                    *(tasks.create_task(each.kept.run(), name=each.kept.name) for each in self.sidecars),
+                ]
+                await asyncio.wait(running)
+                waiting.cancel()
+        except BaseExceptionGroup as errors:
+            raise first_foreseen(errors) from None
+        finally:
+            self.operator.close()
+
+    async def stop(self) -> None:
+        """End everything in order."""
+        await asyncio.gather(*(each.kept.stop() for each in self.sidecars))
+        await self.agent.stop()
+        await self.server.stop()
+
+    def kill(self) -> None:
+        """End everything now."""
+        for part in reversed(self.parts):
+            part.kill()
+
+    async def _wait_until_ready(self) -> None:
+        await self.server.became_ready()
+        self.timeline.reached("server")
+        self.places.trust_bundle.write_bytes(to_pem(await self.operator.bundle()))
+        await self.agent.became_ready()
+        self.timeline.reached("agent")
+        await self._registered.wait()
+        self.timeline.reached("entries")
+        for each in self.sidecars:
+            await each.kept.became_ready()
+        self.timeline.reached("sidecars")
+        self.ready.set()
+
+    async def _register(self, agent: SpiffeId) -> None:
+        """Entries for the agent as which it joined; after a mere restart there is nothing to do."""
+        if agent == self._agent_id:
+            return
+        services = {name: self.plan.intent.services[name].spiffe_id for name in self.plan.services}
+        self.entry_ids = await self.operator.register(agent, services)
+        self._agent_id = agent
+        self._registered.set()
+        await self.operator.remove_agents_except(agent)
+
+    def _server_spec(self) -> Spec:
+        command = commands.server(
+            self.places,
+            trust_domain=self.plan.intent.mesh.trust_domain.name,
+            intent=self.plan.directory,
+            port=self._port,
+            health_port=self._health_port,
+        )
+        return Spec(
+            name="server",
+            command=lambda: command,
+            ready=ReadyLine(SERVER_READY),
+            log=BoundedFile(self.places.logs / "server.log"),
+            grace=10.0,
+        )
+
+
+def _free_ports(count: int) -> Sequence[int]:
+    """Ports that are free now.  A server comes back at the port where its agent looks for it."""
+    reservations = [reserve(commands.HOST) for _ in range(count)]
+    ports = [each.port for each in reservations]
+    for each in reservations:
+        each.release()
+    return ports
+
+
+def first_foreseen(errors: BaseExceptionGroup[Any]) -> BaseException:
+    """The error to show for a group: a foreseen one, unless something unforeseen happened."""
+    foreseen, others = errors.split(VestibuleError)
+    if foreseen is None or others is not None:
+        return errors
+    error = foreseen.exceptions[0]
+    return first_foreseen(error) if isinstance(error, BaseExceptionGroup) else error

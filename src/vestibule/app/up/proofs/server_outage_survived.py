@@ -1,0 +1,114 @@
+"""Without the server calls go on, also after its agent and Envoys were restarted; with it, changes arrive again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from vestibule.app.up.dialling import NoAnswer
+from vestibule.app.up.edges import rules_to_remove, stranger_to
+from vestibule.app.up.proofs.envoys import BACK_WITHIN, envoys_of, kill_envoys_of
+from vestibule.app.up.proofs.policy_file import PolicyFile
+from vestibule.app.up.proofs.proof import CannotTry, Disproved, Proof
+from vestibule.app.up.proofs.scene import LiveEdge, Scene, eventually
+from vestibule.spiffe import X509Svid
+
+SYNC_WITHIN: Final = 15.0
+"""Seconds after the server's return in which a changed policy has to arrive: reconnecting backs off to 5 s."""
+
+
+async def attempt(scene: Scene) -> str:
+    """Kill the server; kill the agent; kill both Envoys of an edge; bring the server back; change a policy."""
+    if not scene.edges:
+        raise CannotTry("no allowed HTTP call could go on")
+    edge = scene.edges[0]
+    stranger = await _stranger(scene, edge)
+    await scene.mesh.server.take_away()
+    try:
+        await _all_served(scene, "with the server gone")
+        await scene.mesh.agent.crash()
+        await _all_served(scene, "with the agent restarted and the server gone")
+        back = await _restart_envoys(scene, edge)
+        await _all_served(scene, "with both Envoys restarted and the server gone")
+        await _still_enforced(scene, edge, stranger)
+    finally:
+        scene.mesh.server.put_back()
+        await scene.mesh.server.became_ready()
+    synced = await _change_arrives(scene, edge)
+    return (
+        f"server killed: {len(scene.edges)} edges served; agent killed and restarted, both Envoys of {edge} killed and "
+        f"serving again after {back:.1f} s, policy still enforced; server back: a change arrived after {synced:.1f} s"
+    )
+
+
+async def _stranger(scene: Scene, edge: LiveEdge) -> X509Svid | None:
+    """An identity that the callee must go on to refuse; made while there is a server that can."""
+    stranger = stranger_to(scene.intent, edge.route.callee, edge.route.port)
+    return await scene.mesh.operator.mint(stranger) if stranger is not None else None
+
+
+async def _all_served(scene: Scene, when: str) -> None:
+    for edge in scene.edges:
+        answer = await scene.call(edge.route, edge.request)
+        if not answer.ok:
+            raise Disproved(f"{when}, {edge} was answered {answer}")
+
+
+async def _restart_envoys(scene: Scene, edge: LiveEdge) -> float:
+    """Seconds until the edge was served by two new Envoys.  Raises: Disproved."""
+    began = time.monotonic()
+    sidecars = [scene.mesh.sidecar_of(name) for name in (edge.route.caller, edge.route.callee)]
+    killed = [await kill_envoys_of(each) for each in sidecars]
+
+    async def served_by_new_ones() -> bool | None:
+        try:
+            served = all([(await scene.call(each.route, each.request)).ok for each in scene.edges])
+        except NoAnswer:
+            return None
+        return served or None
+
+    if await eventually(served_by_new_ones, BACK_WITHIN) is None:
+        raise Disproved(
+            f"{edge} is not served {BACK_WITHIN:g} s after its Envoys were killed, the server being gone"
+        )
+    if any(envoys_of(each) & old for each, old in zip(sidecars, killed, strict=True)):
+        raise Disproved("an Envoy that was killed still runs")
+    return time.monotonic() - began
+
+
+async def _still_enforced(scene: Scene, edge: LiveEdge, stranger: X509Svid | None) -> None:
+    if stranger is None:
+        return
+    answer = await scene.ask_directly(edge.route, edge.request, stranger)
+    if answer.status != 403:
+        raise Disproved(
+            f"the restarted Envoy of {edge.route.callee} answered {stranger.spiffe_id} with {answer}"
+        )
+
+
+async def _change_arrives(scene: Scene, edge: LiveEdge) -> float:
+    """Seconds until a removed rule was felt.  The rule is put back, and waited for."""
+    began = time.monotonic()
+    rules = rules_to_remove(scene.intent, edge.route, edge.request)
+    with PolicyFile(scene.directory, edge.route.callee) as file:
+        file.remove(rules)
+        await _answered(scene, edge, lambda status: status == 403, "a removed rule is not felt")
+        arrived = time.monotonic() - began
+    await _answered(scene, edge, lambda status: 200 <= status < 300, "a rule that was put back is not felt")
+    return arrived
+
+
+async def _answered(scene: Scene, edge: LiveEdge, fits: Callable[[int], bool], failure: str) -> None:
+    async def look() -> bool | None:
+        return fits((await scene.call(edge.route, edge.request)).status) or None
+
+    if await eventually(look, SYNC_WITHIN) is None:
+        raise Disproved(f"{edge}: {failure} {SYNC_WITHIN:g} s after the server came back")
+
+
+PROOF: Final = Proof(
+    id="server-outage-survived",
+    claim="with the server gone calls go on, and a restarted agent and Envoys still serve",
+    attempt=attempt,
+)
