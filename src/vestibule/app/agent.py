@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from vestibule import __version__
 from vestibule.agent.bootstrap import FirstTrust, JoinTokenFile
 from vestibule.agent.cache import SvidCache
 from vestibule.agent.changed import Changed
@@ -34,6 +35,7 @@ from vestibule.calls.mesh_api import NODE, MeshApi
 from vestibule.clock import Clock, SystemClock
 from vestibule.doors.access_entries import Reporter
 from vestibule.doors.ads import AgentAdsDoor
+from vestibule.doors.agent_admin import AgentAdminDoor
 from vestibule.doors.als import AccessLogDoor
 from vestibule.doors.sds import SdsDoor
 from vestibule.doors.sidecar_api import SidecarDoor
@@ -47,7 +49,7 @@ from vestibule.net.codes import SOCKET_PATH
 from vestibule.net.grpc import Client, Servable, Stream
 from vestibule.net.grpc_server import GrpcServer
 from vestibule.net.peer import ProcessHandle, peer_of
-from vestibule.net.unix import PUBLIC, UnixListener, check_path, listen_unix
+from vestibule.net.unix import PRIVATE, PUBLIC, UnixListener, check_path, listen_unix
 from vestibule.observe.access_log import AccessLog
 from vestibule.processes.signals import Shutdown
 from vestibule.records import Address
@@ -154,6 +156,7 @@ class Agent:
         self.relay = Relay(AdsCalls(self.channel), KeptSnapshots(self.proxies, sealer))
         self.ledger = Ledger()
         self.access_log = AccessLog(settings.data_dir / "access.jsonl")
+        self.started_at = clock.now()
 
     # ---------------------------------------------------------------------------------- running
 
@@ -161,6 +164,7 @@ class Agent:
         """Serve until ``shutdown`` asks for the end."""
         self._load()
         public = GrpcServer(self.public_services())
+        private = GrpcServer([self.admin_service()])
         supervisor = GrpcServer([SupervisorDoor(self.grants).servable()])
         listeners: list[UnixListener] = []
         try:
@@ -169,10 +173,13 @@ class Agent:
                     tasks.create_task(self.access_log.run(), name="access-log"),
                     tasks.create_task(self.relay.run(), name="relay"),
                     tasks.create_task(self.sync.run(), name="sync"),
+                    tasks.create_task(self._wake_sidecars(), name="wake-sidecars"),
                 ]
                 # Doors open last and close first.
                 if self.settings.supervisor_fd is not None:
                     await supervisor.adopt(_inherited(self.settings.supervisor_fd))
+                listeners.append(listen_unix(self.settings.admin_socket_path, PRIVATE))
+                await private.listen(listeners[-1].sock)
                 listeners.append(listen_unix(self.settings.socket_path, PUBLIC))
                 await public.listen(listeners[-1].sock)
                 ready = tasks.create_task(self._report_ready(on_ready), name="ready")
@@ -182,8 +189,8 @@ class Agent:
                 for task in (*running, ready):
                     task.cancel()
         finally:
-            await public.close()
-            await supervisor.close()
+            for server in (public, private, supervisor):
+                await server.close()
             for listener in listeners:
                 listener.close()
             self.channel.close()
@@ -197,6 +204,17 @@ class Agent:
             SidecarDoor(self.sidecars, self.grants, self.workloads.attest).servable(),
             AccessLogDoor(self.reporter_of, self.access_log).servable(),
         ]
+
+    def admin_service(self) -> Servable:
+        """What is served on the private socket, which only this user and root can open."""
+        return AgentAdminDoor(
+            holdings=lambda: self.cache.now,
+            contact=self.sync,
+            sessions=lambda: self.sidecars.sessions,
+            connected_proxies=self._connected_proxies,
+            version=__version__,
+            started_at=self.started_at,
+        ).servable()
 
     def proxy_of(self, stream: Stream) -> ProxyKey:
         """Whose Envoy calls.  Raises: VST2133, VST2312."""
@@ -224,6 +242,18 @@ class Agent:
             _log.info("took up %d SVIDs from disk", len(holdings.svids))
         elif holdings.bundle is None:
             self.settings.first_trust.check()
+
+    async def _wake_sidecars(self) -> None:
+        """A sidecar that waits for its identity looks again when the entries have changed."""
+        seen, entries = self.cache.changed.version, self.cache.now.entries
+        while True:
+            seen = await self.cache.changed.after(seen)
+            if self.cache.now.entries != entries:
+                entries = self.cache.now.entries
+                self.sidecars.wake()
+
+    def _connected_proxies(self) -> list[ProxyKey]:
+        return [state.proxy for state in self.ledger.proxies() if state.connected]
 
     async def _report_ready(self, on_ready: Callable[[SpiffeId], None]) -> None:
         seen = self.cache.changed.version

@@ -1,0 +1,99 @@
+"""``vestibule.admin.v1.AgentAdmin``: how the agent is, for the operator on its private socket."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Final, Protocol
+
+from vestibule.agent.cache import Held, Holdings
+from vestibule.agent.sidecars import Session
+from vestibule.errors import VestibuleError
+from vestibule.net.grpc import Servable, Stream, serve
+from vestibule.wire.gen.vestibule.admin.v1 import admin_pb2 as wire
+from vestibule.xds.resources import ProxyKey
+
+SERVICE: Final = wire.DESCRIPTOR.services_by_name["AgentAdmin"]
+
+
+class Contact(Protocol):
+    """How the agent stands with its server."""
+
+    @property
+    def connected(self) -> bool: ...
+
+    @property
+    def seen_at(self) -> datetime | None: ...
+
+    @property
+    def problem(self) -> VestibuleError | None: ...
+
+
+class AgentAdminDoor:
+    """Collects the status from where it is known.  It tells of keys only that they exist."""
+
+    def __init__(
+        self,
+        *,
+        holdings: Callable[[], Holdings],
+        contact: Contact,
+        sessions: Callable[[], Iterable[Session]],
+        connected_proxies: Callable[[], Iterable[ProxyKey]],
+        version: str,
+        started_at: datetime,
+    ) -> None:
+        self._holdings = holdings
+        self._contact = contact
+        self._sessions = sessions
+        self._connected_proxies = connected_proxies
+        self._version = version
+        self._started_at = started_at
+
+    def servable(self) -> Servable:
+        return serve(SERVICE, self)
+
+    async def get_status(self, stream: Stream) -> None:
+        """AgentAdmin.GetStatus."""
+        await stream.recv_message()
+        holdings, contact = self._holdings(), self._contact
+        proxies = set(self._connected_proxies())
+        own = holdings.own.svid if holdings.own else None
+        await stream.send_message(
+            wire.AgentStatus(
+                version=self._version,
+                spiffe_id=str(own.spiffe_id) if own else "",
+                svid_expires_at=_unix(own.not_after) if own else 0,
+                server_connected=contact.connected,
+                server_seen_at=_unix(contact.seen_at),
+                server_error=str(contact.problem) if contact.problem else "",
+                svids=[_svid(entry_id, held) for entry_id, held in sorted(holdings.svids.items())],
+                sidecars=[_sidecar(session, proxies) for session in self._sessions()],
+                started_at=_unix(self._started_at),
+            )
+        )
+
+
+def _svid(entry_id: str, held: Held) -> wire.SvidStatus:
+    return wire.SvidStatus(
+        entry_id=entry_id,
+        spiffe_id=str(held.svid.spiffe_id),
+        serial=format(held.svid.serial, "x"),
+        not_after=_unix(held.svid.not_after),
+        renew_at=_unix(held.renew_at),
+        from_disk=held.from_disk,
+    )
+
+
+def _sidecar(session: Session, proxies: set[ProxyKey]) -> wire.SidecarStatus:
+    identity = session.spiffe_id
+    return wire.SidecarStatus(
+        service=session.service,
+        spiffe_id=str(identity or ""),
+        instance_id=session.instance_id,
+        registered=session.registered,
+        envoy_connected=identity is not None and ProxyKey(identity, session.instance_id) in proxies,
+    )
+
+
+def _unix(instant: datetime | None) -> int:
+    return int(instant.timestamp()) if instant else 0
