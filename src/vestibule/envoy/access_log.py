@@ -3,23 +3,36 @@
 A log's name is ``vestibule/<inbound|outbound>/<service>/<port>``, the service being the destination.  The egress
 listener has many destinations and leaves both parts empty; there, as everywhere, the route's name is
 ``service/port``.  What Envoy does not report by itself travels in custom tags.
+
+A proxy logs every request up to ``SERVED_PER_SECOND``, and beyond it only those that were refused or failed, up to
+``FAILED_PER_SECOND``: a flood of requests must neither cost the callers a third of the throughput nor keep the node's
+agent from its work.  Envoy counts all requests in any case.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
-from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
-from envoy.config.core.v3 import config_source_pb2
+from envoy.config.accesslog.v3 import accesslog_pb2
+from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog, AccessLogFilter
+from envoy.config.core.v3 import base_pb2, config_source_pb2
+from envoy.extensions.access_loggers.filters.process_ratelimit.v3 import process_ratelimit_pb2
 from envoy.extensions.access_loggers.grpc.v3 import als_pb2
+from envoy.type.v3.token_bucket_pb2 import TokenBucket
 from google.protobuf.wrappers_pb2 import UInt32Value
 
-from vestibule.envoy.places import agent_service
-from vestibule.envoy.protos import packed, seconds
+from vestibule.envoy.places import ads, agent_service
+from vestibule.envoy.protos import packed, seconds, serialized
+from vestibule.xds.resources import TOKEN_BUCKET, Resource
 
+SERVED_PER_SECOND: Final = 500
+FAILED_PER_SECOND: Final = 1000
 FLUSH_SECONDS: Final = 0.25
 BUFFER_BYTES: Final = 65536
+
+_SERVED: Final = "access-log/served"
+_FAILED: Final = "access-log/failed"
 
 INBOUND_TAGS: Final = {"peer_serial": "%DOWNSTREAM_PEER_SERIAL%"}
 OUTBOUND_TAGS: Final = {"destination_spiffe_id": "%UPSTREAM_PEER_URI_SAN%"}
@@ -45,14 +58,30 @@ def outbound_connections(service: str, port: str) -> AccessLog:
     return _connections(f"vestibule/outbound/{service}/{port}", OUTBOUND_TAGS)
 
 
+def limits() -> Iterator[Resource]:
+    """The token buckets that the logs of a proxy share."""
+    for name, rate in ((_SERVED, SERVED_PER_SECOND), (_FAILED, FAILED_PER_SECOND)):
+        bucket = TokenBucket(
+            max_tokens=rate, tokens_per_fill=UInt32Value(value=rate), fill_interval=seconds(1)
+        )
+        yield Resource.of(TOKEN_BUCKET, name, serialized(bucket))
+
+
 def _requests(name: str, tags: Mapping[str, str]) -> AccessLog:
     config = als_pb2.HttpGrpcAccessLogConfig(common_config=_common(name, tags))
-    return AccessLog(name="envoy.access_loggers.http_grpc", typed_config=packed(config))
+    failed = _both(_either(_status_of_failure(), _any_flag()), _within(_FAILED))
+    return AccessLog(
+        name="envoy.access_loggers.http_grpc",
+        filter=_either(failed, _within(_SERVED)),
+        typed_config=packed(config),
+    )
 
 
 def _connections(name: str, tags: Mapping[str, str]) -> AccessLog:
     config = als_pb2.TcpGrpcAccessLogConfig(common_config=_common(name, tags))
-    return AccessLog(name="envoy.access_loggers.tcp_grpc", typed_config=packed(config))
+    return AccessLog(
+        name="envoy.access_loggers.tcp_grpc", filter=_within(_FAILED), typed_config=packed(config)
+    )
 
 
 def _common(name: str, tags: Mapping[str, str]) -> als_pb2.CommonGrpcAccessLogConfig:
@@ -66,3 +95,34 @@ def _common(name: str, tags: Mapping[str, str]) -> als_pb2.CommonGrpcAccessLogCo
     for tag, value in sorted(tags.items()):
         common.custom_tags.add(tag=tag, value=value)
     return common
+
+
+def _status_of_failure() -> AccessLogFilter:
+    comparison = accesslog_pb2.ComparisonFilter(
+        op=accesslog_pb2.ComparisonFilter.GE,
+        value=base_pb2.RuntimeUInt32(default_value=400, runtime_key="vestibule.unset"),
+    )
+    return AccessLogFilter(status_code_filter=accesslog_pb2.StatusCodeFilter(comparison=comparison))
+
+
+def _any_flag() -> AccessLogFilter:
+    return AccessLogFilter(response_flag_filter=accesslog_pb2.ResponseFlagFilter())
+
+
+def _within(bucket: str) -> AccessLogFilter:
+    limit = process_ratelimit_pb2.ProcessRateLimitFilter(
+        dynamic_config=process_ratelimit_pb2.DynamicTokenBucket(resource_name=bucket, config_source=ads())
+    )
+    return AccessLogFilter(
+        extension_filter=accesslog_pb2.ExtensionFilter(
+            name="envoy.access_loggers.extension_filters.process_ratelimit", typed_config=packed(limit)
+        )
+    )
+
+
+def _either(*filters: AccessLogFilter) -> AccessLogFilter:
+    return AccessLogFilter(or_filter=accesslog_pb2.OrFilter(filters=filters))
+
+
+def _both(*filters: AccessLogFilter) -> AccessLogFilter:
+    return AccessLogFilter(and_filter=accesslog_pb2.AndFilter(filters=filters))

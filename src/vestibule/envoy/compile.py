@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vestibule.envoy import clusters, egress, ingress
+from vestibule.envoy import access_log, clusters, egress, ingress
 from vestibule.envoy.codes import UNKNOWN_INSTANCE
 from vestibule.envoy.world import Destination, World
 from vestibule.records import Instance
@@ -27,6 +27,7 @@ def compile_proxy(world: World, proxy: ProxyKey) -> Snapshot:
     return Snapshot.of(
         version,
         (
+            *access_log.limits(),
             *ingress.resources(service, instance, svid_ttl, version),
             *egress.resources(world, instance, allowed),
             *(clusters.destination(each, svid_ttl) for each in allowed),

@@ -12,14 +12,15 @@ from envoy.config.accesslog.v3.accesslog_pb2 import AccessLogFilter
 from envoy.config.core.v3 import base_pb2
 from envoy.config.core.v3.substitution_format_string_pb2 import SubstitutionFormatString
 from envoy.config.route.v3 import route_components_pb2
+from envoy.extensions.access_loggers.filters.cel.v3 import cel_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     LocalReplyConfig,
     ResponseMapper,
 )
-from envoy.type.matcher.v3 import metadata_pb2
-from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
+from google.protobuf.wrappers_pb2 import UInt32Value
 
 from vestibule.envoy import codes
+from vestibule.envoy.protos import packed
 from vestibule.envoy.rbac import NOT_NORMAL
 from vestibule.errors import ErrorCode
 from vestibule.policy.codes import CALL_DENIED
@@ -114,11 +115,11 @@ def _flags(*flags: str) -> AccessLogFilter:
 
 
 def _refused_path() -> AccessLogFilter:
-    matcher = metadata_pb2.MetadataMatcher(filter="envoy.filters.http.rbac")
-    matcher.path.add(key="enforced_effective_policy_id")
-    matcher.value.string_match.exact = NOT_NORMAL
+    # The RBAC filter writes its metadata only after the reply, so the reply's details have to tell.
+    details = f"rbac_access_denied_matched_policy[{NOT_NORMAL}]"
+    expression = cel_pb2.ExpressionFilter(expression=f"response.code_details == '{details}'")
     return AccessLogFilter(
-        metadata_filter=accesslog_pb2.MetadataFilter(
-            matcher=matcher, match_if_key_not_found=BoolValue(value=False)
+        extension_filter=accesslog_pb2.ExtensionFilter(
+            name="envoy.access_loggers.extension_filters.cel", typed_config=packed(expression)
         )
     )
