@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final, TypeAlias
 
+from vestibule.attest.node.join_token import NAME as JOIN_TOKEN
 from vestibule.audit import Audit, AuditEvent
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
@@ -166,7 +168,7 @@ class Registration:
         own = {entry.spiffe_id for entry in entries}
         for parent in sorted({entry.parent_id for entry in entries} - own):
             if not await self.knows_parent(parent):
-                _log.warning("entries were created under %s, which is nobody yet", parent)
+                _log.warning("entries were created under %s, which is nobody yet", shown_parent(parent))
 
     def _checked(self, entry: Entry | VestibuleError) -> Entry:
         if isinstance(entry, VestibuleError):
@@ -177,6 +179,14 @@ class Registration:
         events = [_event(actor, action, entry) for entry in entries]
         if events:
             await self._audit.record(events)
+
+
+def shown_parent(parent: SpiffeId) -> str:
+    """A parent as logs may show it: an agent's ID can hold a join token that is not used up yet."""
+    prefix, slash, token = str(parent).rpartition(f"/{JOIN_TOKEN}/")
+    if not slash:
+        return str(parent)
+    return f"{prefix}{slash}sha256:{hashlib.sha256(token.encode()).hexdigest()[:16]}"
 
 
 def _attempt(check: Callable[[Entry | VestibuleError], Entry], entry: Entry | VestibuleError) -> Any:
@@ -201,7 +211,7 @@ def _event(actor: str, action: str, entry: Entry | VestibuleError) -> AuditEvent
         subject=str(entry.spiffe_id),
         details={
             "entry_id": entry.id,
-            "parent_id": str(entry.parent_id),
+            "parent_id": shown_parent(entry.parent_id),
             "selectors": sorted(str(selector) for selector in entry.selectors),
             "admin": entry.admin,
             "downstream": entry.downstream,
