@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from vestibule.errors import VestibuleError
 from vestibule.intent import Loaded, Severity, load_files
 from vestibule.intent.loading import load_up_text
+from vestibule.intent.redundancy import PatternTree
 from vestibule.policy import Call, IdentityMatch, PathPattern, Rule, decide, is_normal, may_call
 from vestibule.spiffe import SpiffeId
 
@@ -224,3 +225,14 @@ def test_a_normal_path_has_nothing_left_to_resolve(path: str) -> None:
         kept = posixpath.normpath(seen) + ("/" if seen.endswith("/") and seen != "/" else "")
         assert kept == seen
         assert not set(path) & set(";#\\ ")
+
+
+@given(texts=st.lists(pattern_texts, max_size=8), other=pattern_texts)
+def test_the_tree_finds_exactly_the_patterns_that_cover_another(texts: list[str], other: str) -> None:
+    patterns = [PathPattern.parse(text) for text in texts]
+    tree = PatternTree()
+    for number, pattern in enumerate(patterns):
+        tree.add(pattern, number)
+    narrow = PathPattern.parse(other)
+    covering = {number for number, pattern in enumerate(patterns) if pattern.covers(narrow)}
+    assert sorted(tree.covering(narrow)) == sorted(covering)

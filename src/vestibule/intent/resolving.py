@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -22,9 +21,10 @@ from vestibule.intent.model import (
 )
 from vestibule.intent.nodes import START, Position
 from vestibule.intent.problems import Findings, Severity, nearest
+from vestibule.intent.redundancy import refuse_redundant_paths, refuse_redundant_rules
 from vestibule.intent.shapes import At, Fields, Key
 from vestibule.intent.words import Caller, RoleCaller, ServiceCaller
-from vestibule.policy import IdentityMatch, PathPattern, Rule
+from vestibule.policy import IdentityMatch, Rule
 from vestibule.spiffe import SpiffeId, TrustDomain
 
 T = TypeVar("T")
@@ -168,7 +168,7 @@ def _allow(
             findings.add(codes.DUPLICATE_ITEM, message, rule_id.at, advice="Give each rule its own id.")
         if rule := _rule(service, item, ports, names, findings):
             rules.append((item, rule))
-    _refuse_redundant(rules, findings)
+    refuse_redundant_rules(rules, findings)
     return tuple(rule for _, rule in rules)
 
 
@@ -183,7 +183,7 @@ def _rule(
     callers = _callers(listed.value, names, findings) if listed else None
     methods, paths = fields.get(language.METHODS), fields.get(language.PATHS)
     if paths:
-        _refuse_redundant_paths(paths.value, findings)
+        refuse_redundant_paths(paths.value, findings)
     wrong = findings.count > before or not _are_whole(fields, language.FROM, language.METHODS, language.PATHS)
     if wrong or not (callers and rule_id and port):
         return None
@@ -233,37 +233,6 @@ def _check_protocol(fields: Fields, port: Port | None, findings: Findings) -> No
             if method.value != "POST":
                 message = f"the port {port.name!r} speaks gRPC, where {method.value} never occurs"
                 findings.add(codes.GRPC_METHOD, message, method.at)
-
-
-def _refuse_redundant_paths(paths: tuple[At[PathPattern], ...], findings: Findings) -> None:
-    for path in paths:
-        for other in paths:
-            if other is not path and other.value != path.value and other.value.covers(path.value):
-                message = f"the path {path.value} is matched by {other.value} already"
-                findings.add(codes.REDUNDANT, message, path.at)
-                break
-
-
-def _refuse_redundant(rules: list[tuple[At[Fields], Rule]], findings: Findings) -> None:
-    """Note every rule that another one makes superfluous; of two that are equal, the later one.
-
-    Only a rule that matches a rule's first caller can cover it, which keeps long lists quick.
-    """
-    exact: defaultdict[SpiffeId, list[int]] = defaultdict(list)
-    wide: list[int] = []
-    for index, (_, rule) in enumerate(rules):
-        for caller in rule.callers:
-            (wide if caller.below else exact[caller.id]).append(index)
-    for index, (item, rule) in enumerate(rules):
-        for other in sorted({*exact[rule.callers[0].id], *wide}):
-            if _makes_superfluous(rules[other][1], rule, earlier=other < index) and other != index:
-                message = f"the rule {rule.name} changes nothing: {rules[other][1].name} allows all of it"
-                findings.add(codes.REDUNDANT, message, item.at)
-                break
-
-
-def _makes_superfluous(other: Rule, rule: Rule, *, earlier: bool) -> bool:
-    return other.covers(rule) and (earlier or not rule.covers(other))
 
 
 # -------------------------------------------------------------------------------------------- callers
