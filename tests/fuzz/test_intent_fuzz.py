@@ -23,6 +23,8 @@ FILES = {
     path.relative_to(SHOP).as_posix(): path.read_bytes()
     for path in [SHOP / "mesh.yaml", *sorted((SHOP / "services").iterdir())]
 }
+# A machine under load is no finding.
+unhurried = settings(deadline=None)
 UP = (SHOP / "up.yaml").read_bytes()
 WORDS = re.findall(r"[\w./{}*:-]+|[\[\]{},:#&*!|>'\"-]", "".join(each.decode() for each in FILES.values()))
 scraps = st.one_of(
@@ -54,18 +56,21 @@ def check(loaded: Loaded, files: dict[str, bytes]) -> None:
             assert found.where.column is not None
 
 
+@unhurried
 @given(name=st.sampled_from(sorted(FILES)), content=st.one_of(yaml_texts, st.text()))
 def test_any_text_gives_problems_or_an_intent(name: str, content: str) -> None:
     files = {**FILES, name: content.encode("utf-8", "surrogatepass")}
     check(load_files(files), files)
 
 
+@unhurried
 @given(name=st.sampled_from(sorted(FILES)), content=st.binary())
 def test_any_bytes_give_problems_or_an_intent(name: str, content: bytes) -> None:
     files = {**FILES, name: content}
     check(load_files(files), files)
 
 
+@unhurried
 @given(name=st.sampled_from(sorted(FILES)), value=plain)
 def test_any_value_in_any_place_gives_problems_or_an_intent(name: str, value: object) -> None:
     files = {**FILES, name: json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")}
@@ -73,7 +78,7 @@ def test_any_value_in_any_place_gives_problems_or_an_intent(name: str, value: ob
     load_up_text(files[name], None)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_any_change_to_the_shop_gives_problems_or_an_intent(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted([*FILES, "up.yaml"])))
@@ -158,7 +163,7 @@ def plainly_allows(texts: RuleTexts, caller: str, port: str, method: str | None,
     )
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(
     texts=st.lists(rules, max_size=4),
     caller=ids,
@@ -180,6 +185,7 @@ def test_a_decision_is_what_the_plain_reading_says(
     assert not decision.allowed or may_call(parsed, identity, port)
 
 
+@unhurried
 @given(text=pattern_texts, path=paths)
 def test_a_pattern_and_its_regular_expression_agree(text: str, path: str) -> None:
     pattern = PathPattern.parse(text)
@@ -188,6 +194,7 @@ def test_a_pattern_and_its_regular_expression_agree(text: str, path: str) -> Non
     assert not pattern.matches(path) or path.startswith(pattern.literal)
 
 
+@unhurried
 @given(one=pattern_texts, other=pattern_texts, path=paths)
 def test_a_pattern_that_covers_another_matches_all_that_it_matches(one: str, other: str, path: str) -> None:
     wide, narrow = PathPattern.parse(one), PathPattern.parse(other)
@@ -195,6 +202,7 @@ def test_a_pattern_that_covers_another_matches_all_that_it_matches(one: str, oth
         assert wide.matches(path)
 
 
+@unhurried
 @given(one=rules, other=rules, caller=ids, method=st.sampled_from(["GET", "POST"]), path=paths)
 def test_a_rule_that_covers_another_allows_all_that_it_allows(
     one: RuleTexts, other: RuleTexts, caller: str, method: str, path: str
@@ -206,6 +214,7 @@ def test_a_rule_that_covers_another_allows_all_that_it_allows(
             assert decide([wide], call).allowed or not decide([narrow], call).allowed
 
 
+@unhurried
 @given(text=st.text(max_size=40) | st.builds("".join, st.lists(scraps, max_size=8)).map("/{}".format))
 def test_any_text_is_a_pattern_of_normal_paths_or_refused(text: str) -> None:
     try:
@@ -218,6 +227,7 @@ def test_any_text_is_a_pattern_of_normal_paths_or_refused(text: str) -> None:
     assert str(pattern) == text
 
 
+@unhurried
 @given(path=paths)
 def test_a_normal_path_has_nothing_left_to_resolve(path: str) -> None:
     if is_normal(path):
@@ -227,6 +237,7 @@ def test_a_normal_path_has_nothing_left_to_resolve(path: str) -> None:
         assert not set(path) & set(";#\\ ")
 
 
+@unhurried
 @given(texts=st.lists(pattern_texts, max_size=8), other=pattern_texts)
 def test_the_tree_finds_exactly_the_patterns_that_cover_another(texts: list[str], other: str) -> None:
     patterns = [PathPattern.parse(text) for text in texts]
