@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 from grpclib.client import Channel
-from tests.component.xds_peers import AGENT, PROXY, WEB, Register, Shelf, as_agent, small_proxy, until
+from tests.component.xds_peers import AGENT, PROXY, WEB, Server, agent_of, small_proxy, until
 from tests.unit.xds.conversation import TYPES, world
 
-from vestibule.agent.kept_snapshots import KeptSnapshots
-from vestibule.agent.relay import Relay
 from vestibule.calls.ads import PROXY_INSTANCE_ID, PROXY_SPIFFE_ID, SERVICE, AdsCalls
-from vestibule.calls.unix import unix_channel
-from vestibule.clock import SystemClock
-from vestibule.doors.ads import AgentAdsDoor, ServerAdsDoor
 from vestibule.doors.xds_serving import answer_once
 from vestibule.errors import VestibuleError
-from vestibule.keys import Sealer
 from vestibule.net.grpc import Client
-from vestibule.net.grpc_server import GrpcServer
 from vestibule.records import Instance
 from vestibule.spiffe import SpiffeId
-from vestibule.xds.ledger import Ledger, Row
+from vestibule.xds.ledger import Ledger
 from vestibule.xds.ledger import Status as Sync
 from vestibule.xds.messages import DeltaRequest
 from vestibule.xds.resources import (
@@ -46,82 +38,6 @@ from vestibule.xds.resources import (
 )
 
 FULL: Final = world("v1", cds="a b", eds="a b", lds="in", rds="out", ecds="rbac")
-CLOCK: Final = SystemClock()
-
-
-@dataclass
-class Server:
-    """The server's side of ADS, which may be stopped and started on the same port."""
-
-    shelf: Shelf = field(default_factory=Shelf)
-    register: Register = field(default_factory=Register)
-    ledger: Ledger = field(default_factory=Ledger)
-    port: int = 0
-    grpc: GrpcServer | None = None
-
-    async def start(self) -> None:
-        door = ServerAdsDoor(self.shelf, self.register, self.register.instances.get, self.ledger, CLOCK)
-        self.grpc = GrpcServer([as_agent(door.servable())])
-        sock = socket.create_server(("127.0.0.1", self.port))
-        self.port = sock.getsockname()[1]
-        await self.grpc.listen(sock)
-
-    async def stop(self) -> None:
-        if self.grpc is not None:
-            await self.grpc.close()
-            self.grpc = None
-
-    def row(self, short: str, proxy: ProxyKey = PROXY) -> Row:
-        rows = [r for r in self.ledger.rows() if r.type_url == TYPES[short] and r.proxy == proxy]
-        return rows[0] if rows else Row(proxy=proxy, type_url=TYPES[short], updated_at=CLOCK.now())
-
-    def is_synced(self, proxy: ProxyKey, type_url: str) -> bool:
-        state = self.ledger.state(proxy)
-        rows = state.rows if state is not None else ()
-        return any(row.type_url == type_url and row.status is Sync.SYNCED for row in rows)
-
-    def version(self) -> str | None:
-        states = self.ledger.proxies()
-        return states[-1].version if states else None
-
-
-@dataclass
-class Agent:
-    """The agent's side: a relay and its door on a Unix socket."""
-
-    directory: Path
-    upstream: Channel
-    relay: Relay
-    grpc: GrpcServer
-    running: asyncio.Task[None]
-    channels: list[Channel] = field(default_factory=list)
-
-    def channel(self) -> Channel:
-        self.channels.append(unix_channel(self.directory / "agent.sock"))
-        return self.channels[-1]
-
-    async def stop(self) -> None:
-        for channel in self.channels:
-            channel.close()
-        await self.grpc.close()
-        self.running.cancel()
-        await asyncio.gather(self.running, return_exceptions=True)
-        self.upstream.close()
-
-
-async def start_agent(directory: Path, port: int) -> Agent:
-    upstream = Channel("127.0.0.1", port)
-    relay = Relay(AdsCalls(upstream), KeptSnapshots(directory / "kept", Sealer(b"k" * 32)), linger=0.2)
-    running = asyncio.create_task(relay.run())
-    door = AgentAdsDoor(lambda _stream: PROXY, relay, Ledger(), CLOCK)
-    grpc = GrpcServer([door.servable()])
-    path = directory / "agent.sock"
-    path.unlink(missing_ok=True)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.bind(str(path))
-    sock.listen()
-    await grpc.listen(sock)
-    return Agent(directory, upstream, relay, grpc, running)
 
 
 @pytest.fixture
@@ -143,15 +59,6 @@ async def channel(server: Server) -> AsyncIterator[Channel]:
 def directory() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="vst-") as name:
         yield Path(name)
-
-
-@asynccontextmanager
-async def agent_of(directory: Path, server: Server) -> AsyncIterator[Agent]:
-    agent = await start_agent(directory, server.port)
-    try:
-        yield agent
-    finally:
-        await agent.stop()
 
 
 # The server's door ----------------------------------------------------------------------------------------

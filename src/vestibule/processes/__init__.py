@@ -6,7 +6,7 @@
 
 from vestibule.processes.backoff import Backoff
 from vestibule.processes.child import Child, Command, ended_how, secret_descriptor
-from vestibule.processes.directories import private_directory, socket_path
+from vestibule.processes.directories import private_directory
 from vestibule.processes.ledger import LINEAGE, Ledger, sweep
 from vestibule.processes.output import BoundedFile, Capture
 from vestibule.processes.ports import Reservation, reserve, reserve_preferably
@@ -43,7 +43,6 @@ __all__ = [
     "reserve",
     "reserve_preferably",
     "secret_descriptor",
-    "socket_path",
     "stop_in_order",
     "sweep",
     "wait_ready",

@@ -42,17 +42,9 @@ DIRECTORY_IN_USE = define(
     meaning="Another running process of Vestibule owns the directory.",
     advice="Stop the other one first, or give this one a directory of its own.",
 )
-SOCKET_PATH_TOO_LONG = define(
-    "VST7005",
-    "socket-path-too-long",
-    Kind.INVALID,
-    Fault.OPERATOR,
-    meaning="Paths of Unix sockets end at 107 bytes on Linux, and this one is longer.",
-    advice="Choose a shorter runtime directory, for example below /run or /tmp.",
-)
 PORT_IN_USE = define(
-    "VST7006",
-    "port-in-use",
+    "VST7005",
+    "sidecar-port-in-use",
     Kind.PRECONDITION,
     Fault.OPERATOR,
     meaning="The port is taken by another process.",

