@@ -26,24 +26,24 @@ ALREADY_UP = define(
     meaning="Another `vestibule up` runs with the same state directory.",
     advice="Stop the other one (Ctrl-C in its terminal), or give this one a state directory of its own: --state DIR.",
 )
-NOT_READY = define(
-    "VST7303",
-    "mesh-not-ready",
-    Kind.UNAVAILABLE,
-    Fault.OPERATOR,
-    meaning="The parts of the mesh run, but calls did not succeed in the time they were given.",
-    advice="Read the message and the logs it names; most often an app did not start or answers with an error.",
-)
 NO_RUNTIME_DIRECTORY = define(
-    "VST7304",
+    "VST7303",
     "no-runtime-directory",
     Kind.PRECONDITION,
     Fault.OPERATOR,
     meaning="No directory with a path short enough for Unix sockets can be made.",
     advice="Set XDG_RUNTIME_DIR to a directory of yours with a short path, or make /tmp writable.",
 )
+INTERRUPTED = define(
+    "VST7304",
+    "up-interrupted",
+    Kind.UNAVAILABLE,
+    Fault.CALLER,
+    meaning="The run was ended by a signal before everything was proven.",
+    advice="Run it again, and let it finish.",
+)
 ENTRY_REFUSED = define(
-    "VST7306",
+    "VST7305",
     "up-entry-refused",
     Kind.PRECONDITION,
     Fault.VESTIBULE,

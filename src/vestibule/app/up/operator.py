@@ -86,7 +86,7 @@ class Operator:
         """One entry per service under ``agent``, by supervision; entries of earlier runs are taken over.
 
         Supervised entries of services that are not named are deleted: nobody vouches for them any more.
-        Returns the entry ids by service.  Raises: VST7306 for an entry that the server refuses.
+        Returns the entry ids by service.  Raises: VST7305 for an entry that the server refuses.
         """
         known = {_service_of(entry): entry for entry in await self._supervised_entries()}
         stale = [entry.id for name, entry in known.items() if name not in services]

@@ -19,6 +19,7 @@ from vestibule.cli.run_state import RunState
 from vestibule.errors import VestibuleError
 from vestibule.net.unix import check_path
 from vestibule.processes import Ledger, private_directory, sweep
+from vestibule.processes.codes import DIRECTORY_IN_USE
 
 ONCE: Final = "once"
 PREFIX: Final = "vestibule-"
@@ -76,29 +77,37 @@ class Tenancy:
         self._state = state
         self.ledger = Ledger(state / _LEDGER)
 
-    def take(self) -> Places:
-        """Own the directory and make it ready for a run.  Raises: VST7302, VST7304, VST7003."""
+    def take(self, *, fresh: bool = False) -> Places:
+        """Own the directory and make it ready for a run; ``fresh`` forgets all that earlier runs kept.
+
+        Raises: VST7302, VST7303, VST7003.
+        """
         private_directory(self._state)
         before = RunState.read(self._state)
         try:
             self.ledger.open()
         except VestibuleError as error:
-            if error.code.name != "directory-in-use":
+            if error.code is not DIRECTORY_IN_USE:
                 raise
             owner = f" (process {before.pid})" if before is not None else ""
             raise ALREADY_UP.error(
                 f"another `vestibule up`{owner} runs with the state in {self._state}"
             ) from error
         self._clean_up(before)
-        runtime = _make_runtime()
-        private_directory(self._state / "logs")
-        return Places(state=self._state, runtime=runtime)
+        places = Places(state=self._state, runtime=_make_runtime())
+        if fresh:
+            self._forget(places)
+            shutil.rmtree(places.logs, ignore_errors=True)
+        private_directory(places.logs)
+        return places
 
-    def give_back(self, places: Places) -> None:
-        """Leave nothing behind but state and logs."""
+    def give_back(self, places: Places, *, forget: bool = False) -> None:
+        """Leave nothing behind but state and logs; with ``forget``, only logs."""
         RunState.forget(self._state)
         shutil.rmtree(places.runtime, ignore_errors=True)
-        self.ledger.close()
+        if forget:
+            self._forget(places)
+        self.ledger.close(remove=True)
 
     def _clean_up(self, before: RunState | None) -> None:
         # The ledger just ended the killed run's own children; theirs stand in ledgers of their own.
@@ -107,11 +116,10 @@ class Tenancy:
             shutil.rmtree(before.runtime, ignore_errors=True)
         RunState.forget(self._state)
 
-
-def prepare_once(state: Path) -> None:
-    """Make the state of ``--once`` new: identities, entries and the copy of an earlier proof are of no use."""
-    for each in ("server", "agent", "intent", "logs"):
-        shutil.rmtree(state / each, ignore_errors=True)
+    def _forget(self, places: Places) -> None:
+        for each in (places.server_data, places.agent_data, places.intent_copy):
+            shutil.rmtree(each, ignore_errors=True)
+        places.trust_bundle.unlink(missing_ok=True)
 
 
 def _make_runtime() -> Path:

@@ -16,6 +16,8 @@ _PEER: Final = re.compile(rb"URI=(spiffe://[A-Za-z0-9._/-]+)")
 
 async def attempt(scene: Scene) -> str:
     """Every allowed edge, each with the callee's own record of it."""
+    if scene.silent:
+        raise Disproved(f"allowed, but not answered with success: {'; '.join(scene.silent)}")
     if not scene.edges:
         raise CannotTry("the intent allows no HTTP call between services that run")
     echoes = 0

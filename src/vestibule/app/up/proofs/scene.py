@@ -38,11 +38,15 @@ class LiveEdge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """The stage of all proofs.  ``directory`` is the private copy, whose files proofs may edit and put back."""
+    """The stage of all proofs.  ``directory`` is the private copy, whose files proofs may edit and put back.
+
+    ``silent`` says of each further allowed edge what came instead of success.
+    """
 
     mesh: Mesh
     edges: tuple[LiveEdge, ...]
     denied: tuple[Route, ...]
+    silent: tuple[str, ...] = ()
     bundle: TrustBundle
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
 
@@ -60,8 +64,7 @@ class Scene:
 
     def host(self, route: Route) -> str:
         """The name by which a caller calls the callee's port."""
-        ports = self.intent.services[route.callee].ports
-        return route.callee if len(ports) == 1 or route.port == "http" else f"{route.port}.{route.callee}"
+        return host_of(self.intent, route)
 
     def egress(self, service: str) -> Address:
         """The way out of a service's app."""
@@ -117,6 +120,12 @@ class Scene:
 
     async def _find(self, wanted: Callable[[AccessRecord], bool]) -> AccessRecord | None:
         return next((each for each in await self.records(self.began) if wanted(each)), None)
+
+
+def host_of(intent: Intent, route: Route) -> str:
+    """The name by which a caller calls the callee's port, through its egress."""
+    ports = intent.services[route.callee].ports
+    return route.callee if len(ports) == 1 or route.port == "http" else f"{route.port}.{route.callee}"
 
 
 async def eventually(look: Callable[[], Awaitable[T | None]], within: float) -> T | None:
