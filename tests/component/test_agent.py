@@ -83,7 +83,7 @@ class Server:
         self.shutdown = Shutdown()
         running = run_server(settings, on_ready=ready.set_result, shutdown=self.shutdown)
         self.task = asyncio.create_task(running)
-        await asyncio.wait({self.task, ready}, return_when=asyncio.FIRST_COMPLETED)
+        await either(self.task, ready)
         if self.task.done():
             await self.task
         self.port = int(ready.result().grpc.rpartition(":")[2])
@@ -138,6 +138,14 @@ class Server:
 
     async def agent_call(self, method: str, request: Any) -> Any:
         return await self.call(agent_pb2.DESCRIPTOR.services_by_name["Agent"], method, request)
+
+
+async def either(*futures: asyncio.Future[Any]) -> None:
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+
+
+def anything(_found: X509Context) -> bool:
+    return True
 
 
 def wire_id(spiffe_id: SpiffeId) -> types_pb2.SPIFFEID:
@@ -211,7 +219,7 @@ class Field:
         shutdown = Shutdown()
         task = asyncio.create_task(run_agent(settings, on_ready=ready.set_result, shutdown=shutdown))
         async with asyncio.timeout(20):
-            await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)
+            await either(task, ready)
         if task.done():
             await task
         running = Running(settings, task, shutdown, ready.result())
@@ -258,7 +266,7 @@ async def test_an_agent_joins_and_serves_whoever_matches(world: Field) -> None:
     agent = await world.agent()
     assert agent.id.path.startswith("/spire/agent/join_token/")
     await world.server.entry(agent.id, "/web", ME)
-    context = await agent.until(lambda found: True)
+    context = await agent.until(anything)
     assert [str(svid.spiffe_id) for svid in context.svids] == ["spiffe://example.org/web"]
     context.verify(datetime.now(UTC))
     assert agent.settings.socket_path.stat().st_mode & 0o777 == 0o777
@@ -267,7 +275,7 @@ async def test_an_agent_joins_and_serves_whoever_matches(world: Field) -> None:
 async def test_a_new_entry_is_usable_in_under_a_second(world: Field) -> None:
     agent = await world.agent()
     await world.server.entry(agent.id, "/first", ME)
-    await agent.until(lambda found: True)
+    await agent.until(anything)
     async with agent.api() as api:
         seen = api.watch()
         assert len((await anext(seen)).svids) == 1
@@ -308,7 +316,7 @@ async def test_a_wrong_bundle_hash_stops_the_agent_before_it_shows_its_token(wor
     settings = await world.first_settings(first_trust=FirstTrust(bundle_sha256="ab" * 32))
     assert (await failure_of(world, settings)).code is FINGERPRINT_MISMATCH
     good = replace(settings, first_trust=FirstTrust(bundle_file=await world.server.bundle()))
-    assert await world.agent(good)
+    await world.agent(good)
 
 
 async def test_an_impostor_with_a_foreign_ca_gets_no_token(world: Field) -> None:
@@ -317,7 +325,7 @@ async def test_an_impostor_with_a_foreign_ca_gets_no_token(world: Field) -> None
     settings = await world.first_settings(first_trust=FirstTrust(bundle_file=foreign))
     assert (await failure_of(world, settings)).code is SERVER_NOT_TRUSTED
     good = replace(settings, first_trust=FirstTrust(bundle_file=await world.server.bundle()))
-    assert await world.agent(good)
+    await world.agent(good)
 
 
 async def test_a_used_token_is_refused_with_the_servers_own_reason(world: Field) -> None:
@@ -326,7 +334,8 @@ async def test_a_used_token_is_refused_with_the_servers_own_reason(world: Field)
     second = await world.settings("b", join_token_file=first.join_token_file, first_trust=first.first_trust)
     error = await failure_of(world, second)
     assert error.code.code.startswith("VST80")
-    token = first.join_token_file.read_text().strip() if first.join_token_file else ""
+    assert first.join_token_file is not None
+    token = first.join_token_file.read_text().strip()
     assert token not in str(error)
     assert token not in error.advice
 
@@ -351,7 +360,7 @@ async def test_a_token_may_come_on_an_inherited_descriptor(world: Field) -> None
     os.write(writing, settings.join_token_file.read_bytes())
     os.close(writing)
     try:
-        assert await world.agent(replace(settings, join_token_file=Path(f"/dev/fd/{reading}")))
+        await world.agent(replace(settings, join_token_file=Path(f"/dev/fd/{reading}")))
     finally:
         os.close(reading)
 
@@ -388,7 +397,7 @@ async def test_all_selectors_of_an_entry_have_to_match(world: Field) -> None:
     program = Path(sys.executable).resolve()
     await world.server.entry(agent.id, "/python", ME, f"unix:path:{program}")
     await world.server.entry(agent.id, "/not-python", ME, "unix:path:/bin/false")
-    context = await agent.until(lambda found: True)
+    context = await agent.until(anything)
     assert [svid.spiffe_id.path for svid in context.svids] == ["/python"]
 
 
@@ -420,7 +429,7 @@ async def test_jwt_calls_are_unimplemented(world: Field) -> None:
 async def test_losing_the_last_identity_ends_the_stream_with_a_denial(world: Field) -> None:
     agent = await world.agent()
     entry = await world.server.entry(agent.id, "/web", ME)
-    await agent.until(lambda found: True)
+    await agent.until(anything)
     async with agent.api() as api:
         seen = api.watch()
         await anext(seen)
@@ -434,7 +443,7 @@ async def test_losing_the_last_identity_ends_the_stream_with_a_denial(world: Fie
 async def test_nothing_is_sent_twice(world: Field) -> None:
     agent = await world.agent()
     await world.server.entry(agent.id, "/web", ME)
-    await agent.until(lambda found: True)
+    await agent.until(anything)
     async with agent.api() as api:
         seen = api.watch()
         await anext(seen)
@@ -460,7 +469,7 @@ async def test_bundles_are_for_whoever_has_an_identity(world: Field) -> None:
         await bundles()
     assert refusal.value.code is NO_IDENTITY
     await world.server.entry(agent.id, "/web", ME)
-    context = await agent.until(lambda found: True)
+    context = await agent.until(anything)
     answer = await bundles()
     assert dict(answer.bundles) == {"spiffe://example.org": b"".join(context.bundles[0].x509_authorities)}
     channel.close()
@@ -469,7 +478,7 @@ async def test_bundles_are_for_whoever_has_an_identity(world: Field) -> None:
 async def test_sds_gives_certificates_and_validation_contexts_by_their_names(world: Field) -> None:
     agent = await world.agent()
     await world.server.entry(agent.id, "/web", ME)
-    await agent.until(lambda found: True)
+    await agent.until(anything)
     names = ["default", "spiffe://example.org/web", "ROOTCA", "ALL", "spiffe://example.org"]
     channel = unix_channel(agent.settings.socket_path)
     async with Client(channel, SDS).stream("DeltaSecrets", timeout=10) as stream:
@@ -511,7 +520,7 @@ async def test_an_sds_client_that_no_entry_matches_is_denied(world: Field) -> No
 async def test_streams_end_unavailable_when_the_agent_stops(world: Field) -> None:
     agent = await world.agent()
     await world.server.entry(agent.id, "/web", ME)
-    await agent.until(lambda found: True)
+    await agent.until(anything)
     async with agent.api() as api:
         seen = api.watch()
         await anext(seen)
@@ -529,7 +538,7 @@ async def test_streams_end_unavailable_when_the_agent_stops(world: Field) -> Non
 async def test_short_svids_are_renewed_before_they_expire(world: Field) -> None:
     agent = await world.agent()
     await world.server.entry(agent.id, "/web", ME, ttl=4)
-    await agent.until(lambda found: True)
+    await agent.until(anything)
     serials: list[int] = []
     async with agent.api() as api, asyncio.timeout(20):
         async for context in api.watch():
@@ -551,7 +560,7 @@ async def test_the_agents_own_svid_is_renewed_and_the_old_connection_replaced() 
             while await own_serial(world, agent) in (first, ""):
                 await asyncio.sleep(0.1)
         await world.server.entry(agent.id, "/later", ME)
-        assert await agent.until(lambda found: True)
+        await agent.until(anything)
 
 
 async def own_serial(world: Field, agent: Running) -> str:
@@ -562,7 +571,7 @@ async def own_serial(world: Field, agent: Running) -> str:
 async def test_a_restart_with_the_server_down_serves_from_the_sealed_cache(world: Field) -> None:
     agent = await world.agent()
     await world.server.entry(agent.id, "/web", ME, hint="main")
-    before = await agent.until(lambda found: True)
+    before = await agent.until(anything)
     await agent.stop()
     await world.server.stop()
     again = await world.agent(await world.settings())
@@ -573,13 +582,13 @@ async def test_a_restart_with_the_server_down_serves_from_the_sealed_cache(world
     # and when the server comes back, news arrive without another restart
     await world.server.start()
     await world.server.entry(agent.id, "/news", ME)
-    assert await again.until(lambda found: len(found.svids) == 2)
+    await again.until(lambda found: len(found.svids) == 2)
 
 
 async def test_an_expired_svid_is_never_served(world: Field) -> None:
     agent = await world.agent()
     await world.server.entry(agent.id, "/web", ME, ttl=3)
-    await agent.until(lambda found: True)
+    await agent.until(anything)
     await world.server.stop()
 
     async def watch() -> None:
@@ -600,7 +609,7 @@ async def test_an_expired_svid_is_never_served(world: Field) -> None:
         await again.fetch()
     assert refusal.value.code is NOT_READY
     await world.server.start()
-    assert await again.until(lambda found: True)
+    await again.until(anything)
 
 
 async def test_a_tampered_cache_is_set_aside_not_believed(world: Field) -> None:
@@ -620,7 +629,7 @@ async def test_a_tampered_cache_is_set_aside_not_believed(world: Field) -> None:
 async def test_a_banned_agent_forgets_everything_and_stops(world: Field) -> None:
     agent = await world.agent()
     await world.server.entry(agent.id, "/web", ME)
-    await agent.until(lambda found: True)
+    await agent.until(anything)
     await world.server.agent_call("BanAgent", agent_pb2.BanAgentRequest(id=wire_id(agent.id)))
     with pytest.raises(VestibuleError) as end:
         await asyncio.wait_for(agent.task, 15)
@@ -644,7 +653,7 @@ async def test_an_evicted_agent_joins_again_when_it_finds_a_new_token(world: Fie
     assert not agent.task.done()
     renamed = SpiffeId.of(TD, listed.agents[0].id.path)
     await world.server.entry(renamed, "/web", ME)
-    assert await agent.until(lambda found: True)
+    await agent.until(anything)
 
 
 # ----------------------------------------------------------------------------------- bad places
@@ -667,13 +676,13 @@ async def test_two_agents_cannot_share_a_directory_or_a_socket(world: Field) -> 
     other = await world.first_settings("b", socket_path=agent.settings.socket_path)
     assert (await failure_of(world, other)).code is SOCKET_IN_USE
     await world.server.entry(agent.id, "/web", ME)
-    assert await agent.until(lambda found: True), "the first one is not disturbed"
+    await agent.until(anything)  # the first one is not disturbed
 
 
 async def test_noise_on_the_public_socket_disturbs_nobody(world: Field) -> None:
     agent = await world.agent()
     await world.server.entry(agent.id, "/web", ME)
-    await agent.until(lambda found: True)
+    await agent.until(anything)
     async with agent.api() as api:
         seen = api.watch()
         await anext(seen)
@@ -696,7 +705,7 @@ async def test_another_process_is_attested_as_itself(world: Field) -> None:
     """The program asks for itself; what its parent may have counts for nothing."""
     agent = await world.agent()
     await world.server.entry(agent.id, "/python", ME, f"unix:path:{Path(sys.executable).resolve()}")
-    await agent.until(lambda found: True)
+    await agent.until(anything)
     program = Path(shutil.copy2(Path(sys.executable).resolve(), world.directory / "impostor"))
     code = (
         "import asyncio,sys\nfrom pathlib import Path\nfrom vestibule.calls.unix import unix_channel\n"

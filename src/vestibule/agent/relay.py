@@ -26,6 +26,7 @@ RETRY_FIRST: Final = 0.2
 RETRY_LONGEST: Final = 5.0
 LINGER: Final = 5.0
 """Seconds for which the stream upstream outlives the last Envoy, which may be restarting."""
+SAVE_AFTER: Final = 0.05
 
 _log = logging.getLogger(__name__)
 
@@ -245,17 +246,29 @@ class _Line:
                     await stream.send(self._client.refuse(answer.type_url, answer.nonce, answer.error))
 
     async def _stay_saved(self) -> None:
-        while True:
-            await self._unsaved.wait()
-            # Types settle one after the other; a moment later there is one thing to write, not five.
-            await asyncio.sleep(0.05)
-            self._unsaved.clear()
-            if (good := self.relayed.good) is None:
-                continue
-            try:
-                await asyncio.to_thread(self._file.save, self.proxy, good)
-            except OSError as error:
-                _log.warning("cannot keep the configuration of %s: %s", self.proxy.spiffe_id, error)
+        try:
+            while True:
+                await self._unsaved.wait()
+                # Types settle one after the other; a moment later there is one thing to write, not five.
+                await asyncio.sleep(SAVE_AFTER)
+                await self._save()
+        finally:
+            # At an orderly end nothing is lost, nor written over by an older write that is still under way.
+            if self._unsaved.is_set():
+                await self._save()
+
+    async def _save(self) -> None:
+        self._unsaved.clear()
+        if (good := self.relayed.good) is None:
+            return
+        writing = asyncio.create_task(asyncio.to_thread(self._file.save, self.proxy, good))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait([writing])
+            raise
+        except OSError as error:
+            _log.warning("cannot keep the configuration of %s: %s", self.proxy.spiffe_id, error)
 
     def _tell_feeds(self) -> None:
         for feed in self.feeds:
