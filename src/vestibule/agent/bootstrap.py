@@ -33,6 +33,11 @@ class FirstTrust:
     bundle_sha256: str = ""
     insecure: bool = False
 
+    @property
+    def is_firm(self) -> bool:
+        """Whether it names a server, rather than believing anyone."""
+        return bool(self.bundle_file or self.bundle_sha256)
+
     def check(self) -> None:
         """Raises: VST2102 unless exactly one way was chosen, and that one is well-formed."""
         chosen = [bool(self.bundle_file), bool(self.bundle_sha256), self.insecure]

@@ -74,7 +74,7 @@ class Sync:
         renewed: Callable[[], None] = lambda: None,
         jitter: Callable[[], float] = lambda: random.uniform(-1, 1),  # noqa: S311 - spreads load, hides nothing
     ) -> None:
-        """``proof`` gives the evidence to join with, or raises; ``renewed`` hears of a new SVID of our own."""
+        """``proof`` gives the evidence to join with, or raises; ``renewed`` hears when ``credential`` changed."""
         self._trust_domain = trust_domain
         self._cache = cache
         self._vault = vault
@@ -88,6 +88,7 @@ class Sync:
         self._note = asyncio.Event()
         self._entries_due = self._bundle_due = True
         self._rejoin = False
+        self._distrusted = False
         self._spent: set[bytes] = set()
         self._refused: dict[str, datetime] = {}
         self._unsaved = False
@@ -99,6 +100,12 @@ class Sync:
         """When the server last answered."""
         self.problem: VestibuleError | None = None
         """Why the last round failed, until one succeeds."""
+
+    @property
+    def credential(self) -> X509Svid | None:
+        """The SVID to show to the server; none while joining, and never one that expired or was rejected."""
+        own = self._cache.now.own
+        return None if own is None or self._rejoin or self._is_spent() else own.svid
 
     def on_news(self, listener: Callable[[], None]) -> None:
         """Call ``listener`` when entries, intent or the connection changed on the server's side."""
@@ -179,7 +186,8 @@ class Sync:
             await self._refresh_entries()
             await self._refresh_svids()
         finally:
-            if self._unsaved:
+            # Before the agent has joined there is only a first trust that may have been a mistake.
+            if self._unsaved and self._cache.now.own is not None:
                 await self._save(self._cache.now)
 
     async def _rest(self, until: datetime | None) -> None:
@@ -209,11 +217,19 @@ class Sync:
         if error.code is BANNED:
             self._destroy()
             raise AGENT_IS_BANNED.error(f"the server at last said: {error.message}") from error
-        if error.code is MUST_ATTEST and self._cache.now.own is not None:
+        if error.code is MUST_ATTEST and self._cache.now.own is not None and not self._rejoin:
             self._rejoin = True
+            self._renewed()
         if self._cache.now.own is None and self._is_hopeless(error):
             raise error
+        # After a very long absence every authority we knew may be gone.  What the operator says counts then,
+        # if it is more than "believe anyone", and if we have nothing left to lose.
+        self._distrusted = error.code is SERVER_NOT_TRUSTED and self._is_spent() and self._first_trust.is_firm
         _log.log(logging.DEBUG if repeated else self._level(error), "%s (%s)", error, error.advice)
+
+    def _is_spent(self) -> bool:
+        own = self._cache.now.own
+        return own is None or own.svid.not_after <= self._clock.now()
 
     def _is_hopeless(self, error: VestibuleError) -> bool:
         # At the first start nothing is served yet, and the person who started us is looking.
@@ -242,15 +258,16 @@ class Sync:
     # ---------------------------------------------------------------------------------- the duties
 
     async def _ensure_trust(self) -> None:
-        if self._cache.now.bundle is None:
+        if self._cache.now.bundle is None or self._distrusted:
             bundle = await self._first_trust.bundle(self._trust_domain, self._fetch_unverified)
+            self._distrusted = False
             self._become(replace(self._cache.now, bundle=bundle))
 
     async def _ensure_own_svid(self) -> None:
-        own, now = self._cache.now.own, self._clock.now()
-        if own is None or own.svid.not_after <= now or self._rejoin:
+        own = self._cache.now.own
+        if own is None or self._is_spent() or self._rejoin:
             await self._join()
-        elif own.renew_at <= now:
+        elif own.renew_at <= self._clock.now():
             await self._renew()
 
     async def _join(self) -> None:
@@ -270,7 +287,7 @@ class Sync:
         try:
             chain = await self._upstream.attest(proof, csr)
         except VestibuleError as error:
-            if error.code.kind not in _TEMPORARY:
+            if error.code.kind not in _TEMPORARY and error.code is not MUST_ATTEST:
                 # The server would refuse, and put on record, every further attempt.
                 self._spent.add(evidence)
             raise

@@ -53,7 +53,7 @@ from vestibule.net.unix import PRIVATE, PUBLIC, UnixListener, check_path, listen
 from vestibule.observe.access_log import AccessLog
 from vestibule.processes.signals import Shutdown
 from vestibule.records import Address
-from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain, X509Svid
+from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain
 from vestibule.xds.ledger import Ledger
 from vestibule.xds.resources import ProxyKey
 
@@ -123,7 +123,9 @@ class Agent:
         self.cache = SvidCache()
         self.vault = Vault(settings.data_dir / "holdings.sealed", sealer, settings.trust_domain)
         # The way to the server
-        self.channel = ServerChannel(settings.server, bundle=self._bundle, svid=self._own_svid, clock=clock)
+        self.channel = ServerChannel(
+            settings.server, bundle=self._bundle, svid=lambda: self.sync.credential, clock=clock
+        )
         self.sync = Sync(
             trust_domain=settings.trust_domain,
             cache=self.cache,
@@ -277,11 +279,6 @@ class Agent:
 
     def _bundle(self) -> TrustBundle | None:
         return self.cache.now.bundle
-
-    def _own_svid(self) -> X509Svid | None:
-        own = self.cache.now.own
-        # An expired certificate would fail the handshake; without one, the agent can at least join again.
-        return own.svid if own is not None and self.clock.now() < own.svid.not_after else None
 
     async def _fetch_unverified(self) -> TrustBundle:
         channel = UnverifiedChannel(self.settings.server, self.clock)

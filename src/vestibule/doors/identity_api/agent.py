@@ -6,7 +6,7 @@ import asyncio
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message_factory import GetMessageClass
 
 from vestibule.doors.access import denied_details
 from vestibule.doors.identity_api.values import (
@@ -30,6 +30,8 @@ from vestibule.wire.gen.spire import agent_pb2 as wire
 from vestibule.wire.gen.spire import types_pb2 as types
 
 SERVICE: Final = wire.DESCRIPTOR.services_by_name["Agent"]
+# Of our private pool: the well-known module's own Empty is another type to the codec.
+Empty: Final = GetMessageClass(SERVICE.methods_by_name["BanAgent"].output_type)
 ATTESTATION_SECONDS: Final = 30.0
 
 
