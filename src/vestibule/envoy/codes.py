@@ -7,9 +7,8 @@ UNKNOWN_INSTANCE = define(
     "unknown-instance",
     Kind.NOT_FOUND,
     Fault.OPERATOR,
-    meaning="There is nothing to compile for a proxy: its instance is not registered, or its identity is no "
-    "service of the intent.",
-    advice="Start the service with `vestibule sidecar`, and check that services/NAME.yaml exists for it.",
+    meaning="There is nothing to compile for a proxy, because its instance is not registered.",
+    advice="Start the service with `vestibule sidecar`, which registers it.",
 )
 PATH_NOT_NORMAL = define(
     "VST3001",

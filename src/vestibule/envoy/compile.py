@@ -16,11 +16,16 @@ from vestibule.xds.resources import ProxyKey, Resource, Snapshot
 
 
 def compile_proxy(world: World, proxy: ProxyKey) -> Snapshot:
-    """Everything one proxy should have.  Raises: VST3000 when its instance or service is not in the world."""
+    """Everything one proxy should have; nothing, if its service is no longer in the intent.
+
+    Raises: VST3000 when its instance is not in the world.
+    """
     instance = world.instance(proxy.instance_id, proxy.spiffe_id)
     service = world.service(proxy.spiffe_id)
-    if instance is None or service is None or instance.service != service.name:
+    if instance is None:
         raise UNKNOWN_INSTANCE.error(f"no instance {proxy.instance_id!r} of {proxy.spiffe_id} is known")
+    if service is None or instance.service != service.name:
+        return Snapshot.of(world.intent.version, ())
     svid_ttl = world.svid_ttl(proxy.spiffe_id)
     allowed = _callable_by(world, instance)
     version = world.intent.version

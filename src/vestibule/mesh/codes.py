@@ -1,0 +1,38 @@
+"""Error codes of the mesh: what instances may register."""
+
+from vestibule.errors import Fault, Kind, define
+
+UNKNOWN_SERVICE = define(
+    "VST3200",
+    "unknown-service",
+    Kind.NOT_FOUND,
+    Fault.OPERATOR,
+    meaning="An instance was registered for an identity that no service of the intent has, or under the name of "
+    "another service.",
+    advice="Write services/NAME.yaml for it, or start the sidecar with the name of a service that exists.",
+)
+MALFORMED_INSTANCE = define(
+    "VST3201",
+    "malformed-instance",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="An instance cannot be laid out: its ID is malformed, it has a port that its service has not, a port "
+    "without an app behind it, or two listeners at one address.",
+    advice="Let `vestibule sidecar` lay out the instance from the service's description.",
+)
+INSTANCE_TAKEN = define(
+    "VST3202",
+    "instance-taken",
+    Kind.ALREADY_EXISTS,
+    Fault.CALLER,
+    meaning="The instance ID belongs to another service or to an instance of another agent.",
+    advice="Choose another ID; the sidecar makes a random one unless it is told otherwise.",
+)
+NO_INTENT_YET = define(
+    "VST3203",
+    "no-intent-yet",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="The server has not yet read a valid intent, so it knows no services.",
+    advice="Run `vestibule validate DIR` on the server's intent directory and mend what it finds.",
+)

@@ -1,0 +1,177 @@
+"""Who runs where: instances under leases, as agents register and renew them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from vestibule.clock import Clock
+from vestibule.envoy.world import Destination, World, destinations_of
+from vestibule.intent import Intent, Service
+from vestibule.mesh.codes import INSTANCE_TAKEN, MALFORMED_INSTANCE, NO_INTENT_YET, UNKNOWN_SERVICE
+from vestibule.mesh.revision import Revision
+from vestibule.mesh.source import DirectorySource
+from vestibule.records import Address, Instance, PortView, ServiceView, UpstreamView
+from vestibule.spiffe import SpiffeId
+from vestibule.store import Instances
+
+LEASE: Final = timedelta(seconds=30)
+_LOOK_EVERY: Final = timedelta(seconds=2)
+_INSTANCE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class Discovery:
+    """Knows every instance.  What is new or different is stored; renewals live in memory only, since every lease is
+    extended when the server starts again: for as long as it was away, nobody could renew.
+
+    ``instances_revision`` grows with every change of who runs where.
+    """
+
+    def __init__(self, kept: Instances, source: DirectorySource, clock: Clock) -> None:
+        self.instances_revision = Revision()
+        self._kept = kept
+        self._source = source
+        self._clock = clock
+        self._instances: dict[str, Instance] = {}
+        self._leases: dict[str, datetime] = {}
+
+    async def load(self) -> None:
+        """Take up what was registered before the server stopped."""
+        until = self._clock.now() + LEASE
+        await self._kept.extend_leases(until)
+        for instance in await self._kept.all():
+            self._instances[instance.id] = _without_lease(instance)
+            self._leases[instance.id] = until
+        self.instances_revision.bump()
+
+    async def run(self) -> None:
+        """Forget instances whose leases end."""
+        while True:
+            now = self._clock.now()
+            for instance_id in [each for each, until in self._leases.items() if until <= now]:
+                await self._forget(instance_id)
+            await self._clock.sleep_until(now + _LOOK_EVERY)
+
+    def instances(self) -> tuple[Instance, ...]:
+        """All instances, by ID, without their leases."""
+        return tuple(self._instances[each] for each in sorted(self._instances))
+
+    def instance(self, instance_id: str) -> Instance | None:
+        """The instance of this ID."""
+        return self._instances.get(instance_id)
+
+    def lease_of(self, instance_id: str) -> datetime | None:
+        """Until when an instance is believed to run without hearing of it again."""
+        return self._leases.get(instance_id)
+
+    async def register(self, instance: Instance) -> int:
+        """Keep an instance or renew its lease; the lease in seconds.
+
+        Who registers was checked before: the instance's identity and agent are what was proven.
+        Raises: VST3200, VST3201, VST3202, VST3203; the errors of the store.
+        """
+        service = self._service_of(instance)
+        _check_layout(instance, service)
+        wanted, known = _without_lease(instance), self._instances.get(instance.id)
+        if known is not None and (known.spiffe_id, known.agent_id) != (wanted.spiffe_id, wanted.agent_id):
+            raise INSTANCE_TAKEN.error(f"instance {instance.id!r} belongs to another service or agent")
+        until = self._clock.now() + LEASE
+        if known != wanted:
+            await self._kept.put(replace(wanted, lease_expires_at=until))
+            self._instances[instance.id] = wanted
+            self.instances_revision.bump()
+        self._leases[instance.id] = until
+        return int(LEASE.total_seconds())
+
+    async def deregister(self, instance_id: str, spiffe_id: SpiffeId, agent_id: SpiffeId) -> None:
+        """Forget an instance of this identity under this agent; nothing happens if there is none."""
+        known = self._instances.get(instance_id)
+        if known is not None and (known.spiffe_id, known.agent_id) == (spiffe_id, agent_id):
+            await self._forget(instance_id)
+
+    @property
+    def revision(self) -> int:
+        """Changes when ``describe`` may answer differently."""
+        return self._source.revision.value
+
+    async def changed(self, since: int) -> int:
+        """Wait until ``revision`` differs from ``since``; returns it."""
+        return await self._source.revision.changed(since)
+
+    def describe(self, spiffe_id: SpiffeId) -> ServiceView | None:
+        """The service with this identity, and what it may call; ``None`` when there is none."""
+        intent = self._source.reading.intent
+        service = _service_in(intent, spiffe_id)
+        if intent is None or service is None:
+            return None
+        world = World(intent=intent)
+        return ServiceView(
+            service=service.name,
+            spiffe_id=spiffe_id,
+            ports=tuple(
+                PortView(name=each.port.name, protocol=each.port.protocol.value)
+                for each in destinations_of(service)
+            ),
+            upstreams=_upstreams(
+                found for name in world.allowed_for(spiffe_id) if (found := world.destination(name))
+            ),
+            intent_version=intent.version,
+            mesh=intent.mesh.name,
+            environment=intent.mesh.environment,
+        )
+
+    def _service_of(self, instance: Instance) -> Service:
+        intent = self._source.reading.intent
+        if intent is None:
+            raise NO_INTENT_YET.error("no valid intent has been read yet")
+        service = _service_in(intent, instance.spiffe_id)
+        if service is None or service.name != instance.service:
+            raise UNKNOWN_SERVICE.error(f"{instance.spiffe_id} is not the identity of {instance.service!r}")
+        return service
+
+    async def _forget(self, instance_id: str) -> None:
+        # First out of sight: callers should leave at once, also when the disk is slow.
+        self._leases.pop(instance_id, None)
+        if self._instances.pop(instance_id, None) is not None:
+            self.instances_revision.bump()
+        await self._kept.delete(instance_id)
+
+
+def _without_lease(instance: Instance) -> Instance:
+    return replace(instance, lease_expires_at=None)
+
+
+def _service_in(intent: Intent | None, spiffe_id: SpiffeId) -> Service | None:
+    services = intent.services.values() if intent is not None else ()
+    return next((each for each in services if each.spiffe_id == spiffe_id), None)
+
+
+def _upstreams(found: Iterable[Destination]) -> tuple[UpstreamView, ...]:
+    return tuple(
+        UpstreamView(
+            name=each.name, service=each.service, port=each.port.name, protocol=each.port.protocol.value
+        )
+        for each in sorted(found, key=lambda each: each.name)
+    )
+
+
+def _check_layout(instance: Instance, service: Service) -> None:
+    """1. The ID can be a name.  2. Every port is one of the service, with an app.  3. Addresses differ."""
+    if not _INSTANCE_ID.fullmatch(instance.id):
+        raise MALFORMED_INSTANCE.error(
+            "an instance ID is 1 to 128 characters of A-Z, a-z, 0-9, '.', '_', '-'"
+        )
+    for port in instance.ingress:
+        if port not in service.ports:
+            raise MALFORMED_INSTANCE.error(f"{service.name} has no port {port!r}")
+        if port not in instance.apps:
+            raise MALFORMED_INSTANCE.error(f"port {port!r} has no app behind it")
+    listening: list[Address] = [*instance.ingress.values(), *instance.upstreams.values()]
+    listening += [instance.egress] if instance.egress is not None else []
+    twice = [address for address, times in Counter(listening).items() if times > 1]
+    if twice:
+        raise MALFORMED_INSTANCE.error(f"two listeners are at {twice[0]}")

@@ -1,0 +1,148 @@
+"""What every proxy should have, compiled anew whenever the world changes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from vestibule.envoy.compile import compile_proxy
+from vestibule.envoy.world import World
+from vestibule.errors import VestibuleError
+from vestibule.intent import Problem
+from vestibule.mesh.discovery import Discovery
+from vestibule.mesh.revision import Revision, first_change
+from vestibule.mesh.source import DirectorySource
+from vestibule.spiffe import SpiffeId
+from vestibule.xds.resources import ProxyKey, Snapshot
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntentStatus:
+    """What is in force, and what is wrong with the files as they are now."""
+
+    version: str | None
+    directory: str
+    loaded_at: datetime | None
+    problems: tuple[Problem, ...]
+    services: tuple[str, ...]
+
+
+class Lifetimes(Protocol):
+    """How long SVIDs live (``SvidLifetimes``)."""
+
+    @property
+    def default(self) -> timedelta: ...
+    @property
+    def ttls(self) -> Mapping[SpiffeId, timedelta]: ...
+    @property
+    def revision(self) -> Revision: ...
+
+
+class Publisher:
+    """An ``xds.resources.SnapshotSource``.  Proxies that wait for something are compiled; nobody else is.
+
+    A proxy whose instance is not registered (yet, or any more) keeps what it has; one whose service was taken out of
+    the intent loses everything.
+    """
+
+    def __init__(self, source: DirectorySource, discovery: Discovery, lifetimes: Lifetimes) -> None:
+        self._source = source
+        self._discovery = discovery
+        self._lifetimes = lifetimes
+        self._world: World | None = None
+        self._seen: dict[ProxyKey, _Watched] = {}
+
+    @property
+    def world(self) -> World | None:
+        """The world that was compiled last."""
+        return self._world
+
+    def intent_status(self) -> IntentStatus:
+        """For status displays."""
+        reading = self._source.reading
+        services = sorted(reading.intent.services) if reading.intent is not None else ()
+        return IntentStatus(
+            version=reading.intent.version if reading.intent is not None else None,
+            directory=str(self._source.directory),
+            loaded_at=reading.loaded_at,
+            problems=reading.problems,
+            services=tuple(services),
+        )
+
+    async def run(self) -> None:
+        """Follow the world."""
+        revisions = (self._source.revision, self._discovery.instances_revision, self._lifetimes.revision)
+        while True:
+            seen = [(each, each.value) for each in revisions]
+            self._world = self._gather()
+            # One after the other, with room in between: one change for a thousand proxies must not stop the
+            # server from answering.
+            for proxy in tuple(self._seen):
+                if (watched := self._seen.get(proxy)) is not None:
+                    self._compile(proxy, watched)
+                    await asyncio.sleep(0)
+            await first_change(*seen)
+
+    async def watch(self, proxy: ProxyKey) -> AsyncIterator[Snapshot]:
+        """The proxy's snapshot as soon as there is one, then every newer one."""
+        watched = self._seen.setdefault(proxy, _Watched())
+        watched.watchers += 1
+        try:
+            if watched.snapshot is None:
+                self._compile(proxy, watched)
+            given: Snapshot | None = None
+            while True:
+                seen = watched.revision.value
+                if watched.snapshot is not None and watched.snapshot is not given:
+                    given = watched.snapshot
+                    yield given
+                await watched.revision.changed(seen)
+        finally:
+            watched.watchers -= 1
+            if not watched.watchers:
+                with suppress(KeyError):
+                    del self._seen[proxy]
+
+    def _gather(self) -> World | None:
+        intent = self._source.reading.intent
+        if intent is None:
+            return None
+        return World(
+            intent=intent,
+            instances=self._discovery.instances(),
+            svid_ttls=self._lifetimes.ttls,
+            default_svid_ttl=self._lifetimes.default,
+        )
+
+    def _compile(self, proxy: ProxyKey, watched: _Watched) -> None:
+        if self._world is None:
+            return
+        try:
+            snapshot = compile_proxy(self._world, proxy)
+        except VestibuleError as error:
+            _log.debug("nothing to publish for %s: %s", proxy.instance_id, error)
+            return
+        except Exception:  # noqa: BLE001 - the next lines
+            # A bug in the compiler that one service brings to light must not take all others down with it:
+            # its proxies keep what they have, loudly.
+            _log.exception("cannot compile for %s of %s", proxy.instance_id, proxy.spiffe_id)
+            return
+        if snapshot != watched.snapshot:
+            watched.snapshot = snapshot
+            watched.revision.bump()
+
+
+class _Watched:
+    """A proxy that somebody watches."""
+
+    def __init__(self) -> None:
+        self.snapshot: Snapshot | None = None
+        self.revision = Revision()
+        self.watchers = 0

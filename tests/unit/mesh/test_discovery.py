@@ -1,0 +1,161 @@
+"""Instances under leases, and services as their sidecars see them."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.mesh.kept import KeptInstances
+
+from vestibule.errors import VestibuleError
+from vestibule.intent import Loaded, load_files
+from vestibule.mesh import DirectorySource, Discovery
+from vestibule.mesh.discovery import LEASE
+from vestibule.records import Address, Instance
+from vestibule.spiffe import SpiffeId
+from vestibule.testing import FakeClock
+
+FILES = {
+    "mesh.yaml": b"mesh: shop\ntrust_domain: example.org\nenvironment: prod\n",
+    "services/web.yaml": b"service: web\nports: {http: {protocol: http}}\nallow: []\n",
+    "services/payments.yaml": b"""
+service: payments
+ports: {http: {protocol: http}, db: {protocol: tcp}}
+allow:
+- {id: pay, from: [web], port: http, methods: [POST]}
+""",
+}
+AGENT = SpiffeId.parse("spiffe://example.org/spire/agent/join_token/a")
+
+
+def identity(service: str) -> SpiffeId:
+    return SpiffeId.parse(f"spiffe://example.org/ns/prod/sa/{service}")
+
+
+def at(port: int) -> Address:
+    return Address(host="127.0.0.1", port=port)
+
+
+def instance(service: str = "web", **changes: Any) -> Instance:
+    plain = Instance(
+        id="i-1",
+        service=service,
+        spiffe_id=identity(service),
+        agent_id=AGENT,
+        ingress={"http": at(1000)},
+        apps={"http": at(1001)},
+        egress=at(1002),
+    )
+    return replace(plain, **changes)
+
+
+def loaded() -> Loaded:
+    return load_files(FILES)
+
+
+class Room:
+    """A discovery, its clock and what it keeps."""
+
+    def __init__(self, kept: KeptInstances | None = None) -> None:
+        self.clock = FakeClock()
+        self.kept = kept or KeptInstances()
+        self.source = DirectorySource(Path("unused"), self.clock, read=lambda _: loaded())
+        self.discovery = Discovery(self.kept, self.source, self.clock)
+
+    async def open(self) -> Discovery:
+        await self.source.load()
+        await self.discovery.load()
+        return self.discovery
+
+
+@pytest.fixture
+async def room() -> Room:
+    room = Room()
+    await room.open()
+    return room
+
+
+async def test_an_instance_is_known_and_kept_once_it_is_registered(room: Room) -> None:
+    assert await room.discovery.register(instance()) == LEASE.total_seconds()
+    assert room.discovery.instances() == (instance(),)
+    assert list(room.kept.kept) == ["i-1"]
+
+
+async def test_a_renewal_changes_nothing_and_writes_nothing(room: Room) -> None:
+    await room.discovery.register(instance())
+    seen, writes = room.discovery.instances_revision.value, room.kept.writes
+    room.clock.advance(10)
+    await room.discovery.register(instance())
+    assert (room.discovery.instances_revision.value, room.kept.writes) == (seen, writes)
+    assert room.discovery.lease_of("i-1") == room.clock.now() + LEASE
+
+
+async def test_an_instance_is_forgotten_when_its_lease_ends(room: Room) -> None:
+    await room.discovery.register(instance())
+    task = asyncio.create_task(room.discovery.run())
+    await room.clock.until_asleep()
+    room.clock.advance(LEASE)
+    await room.clock.until_asleep()
+    assert room.discovery.instances() == ()
+    assert room.kept.kept == {}
+    task.cancel()
+
+
+async def test_leases_are_extended_when_the_server_starts_again(room: Room) -> None:
+    await room.discovery.register(instance())
+    later = Room(room.kept)
+    later.clock.advance(10 * LEASE)
+    await later.open()
+    assert later.discovery.instances() == (instance(),)
+    assert later.discovery.lease_of("i-1") == later.clock.now() + LEASE
+
+
+async def test_nobody_takes_or_removes_somebody_elses_instance(room: Room) -> None:
+    await room.discovery.register(instance())
+    other = SpiffeId.parse("spiffe://example.org/spire/agent/join_token/b")
+    with pytest.raises(VestibuleError, match="VST3202"):
+        await room.discovery.register(instance(agent_id=other))
+    with pytest.raises(VestibuleError, match="VST3202"):
+        await room.discovery.register(instance("payments"))
+    await room.discovery.deregister("i-1", identity("web"), other)
+    assert room.discovery.instances() == (instance(),)
+    await room.discovery.deregister("i-1", identity("web"), AGENT)
+    assert room.discovery.instances() == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"id": "../x"}, "VST3201"),
+        ({"id": ""}, "VST3201"),
+        ({"ingress": {"admin": at(1000)}}, "VST3201"),
+        ({"apps": {}}, "VST3201"),
+        ({"egress": at(1000)}, "VST3201"),
+        ({"upstreams": {"payments/http": at(1002)}}, "VST3201"),
+        ({"spiffe_id": identity("payments")}, "VST3200"),
+        ({"spiffe_id": identity("stranger")}, "VST3200"),
+    ],
+)
+async def test_an_instance_that_makes_no_sense_is_refused(
+    room: Room, changes: dict[str, Any], code: str
+) -> None:
+    with pytest.raises(VestibuleError, match=code):
+        await room.discovery.register(instance(**changes))
+    assert room.kept.kept == {}
+
+
+async def test_a_service_is_described_with_what_it_may_call(room: Room) -> None:
+    web = room.discovery.describe(identity("web"))
+    assert web is not None
+    assert [port.name for port in web.ports] == ["http"]
+    assert [(each.name, each.port, each.protocol) for each in web.upstreams] == [
+        ("payments/http", "http", "http")
+    ]
+    assert (web.mesh, web.environment) == ("shop", "prod")
+    payments = room.discovery.describe(identity("payments"))
+    assert payments is not None
+    assert payments.upstreams == ()
+    assert room.discovery.describe(identity("stranger")) is None
