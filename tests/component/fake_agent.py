@@ -207,6 +207,7 @@ def _http(name: str, text: str, action: dict[str, Any], direction: str) -> disco
         "name": name,
         "address": _address(text, mode=0o600),
         "traffic_direction": direction,
+        "enable_reuse_port": False,
         "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
     }
     return _resource(listener_pb2.Listener(), document)

@@ -14,8 +14,8 @@ class Reservation:
     """A port that is ours before, between and after the lives of the process that listens on it.
 
     The socket is bound but never listens, so it takes no connection.  It is bound *exclusively*, and only then
-    marked SO_REUSEPORT: a second reservation of the port fails, while a process of our uid that sets
-    SO_REUSEPORT (as Envoy's listeners do) can listen on it.
+    marked SO_REUSEADDR.  The kernel then gives the port to nobody by itself, and a second reservation fails; but a
+    process that sets SO_REUSEADDR, as Envoy does, can bind it too, and once that listens, nobody else can.
     """
 
     host: str
@@ -23,7 +23,7 @@ class Reservation:
     _socket: socket.socket | None
 
     def release(self) -> None:
-        """Give the port to a process that binds without SO_REUSEPORT."""
+        """Give the port to a process that may bind without SO_REUSEADDR."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -35,7 +35,7 @@ def reserve(host: str = "127.0.0.1", port: int = 0) -> Reservation:
     held = socket.socket(family, socket.SOCK_STREAM)
     try:
         held.bind((host, port))
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         return Reservation(host, held.getsockname()[1], held)
     except OSError as error:
         held.close()

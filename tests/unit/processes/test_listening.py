@@ -52,7 +52,8 @@ def test_unix_listeners_are_found_by_path(run: Path) -> None:
         assert unix_listeners()[str(run / "a b.sock")] in procfs.sockets_of([os.getpid()])
 
 
-def test_a_reserved_port_refuses_strangers_and_a_second_reservation_but_admits_reuseport() -> None:
+@pytest.mark.parametrize("reuse_port", [False, True])
+def test_a_reserved_port_admits_one_listener_and_no_second_reservation(reuse_port: bool) -> None:
     held = reserve()
     with socket.socket() as stranger, pytest.raises(OSError, match="in use"):
         stranger.bind(("127.0.0.1", held.port))
@@ -61,11 +62,16 @@ def test_a_reserved_port_refuses_strangers_and_a_second_reservation_but_admits_r
     assert caught.value.code.code == "VST7005"
     assert f"sport = :{held.port}" in caught.value.advice
     with socket.socket() as envoy:
-        envoy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        envoy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        envoy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, reuse_port)
         envoy.bind(("127.0.0.1", held.port))
         envoy.listen()
         for _ in range(20):
             socket.create_connection(("127.0.0.1", held.port)).close()
+        with socket.socket() as second:
+            second.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with pytest.raises(OSError, match="in use"):
+                second.bind(("127.0.0.1", held.port))
     other = reserve_preferably("127.0.0.1", held.port)
     assert other.port != held.port
     other.release()
