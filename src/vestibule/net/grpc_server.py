@@ -34,6 +34,7 @@ from vestibule.net.peer import Peer
 MAX_MESSAGE_BYTES: Final = 4 * 2**20
 MAX_STREAMS_PER_CONNECTION: Final = 1000
 HANDSHAKE_TIMEOUT: Final = 10.0
+FRAME_HEADER_BYTES: Final = 9
 
 _log = logging.getLogger(__name__)
 _Method = Callable[[Stream], Awaitable[None]]
@@ -174,9 +175,18 @@ class _Connection(H2Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             super().data_received(data)
+            self._refuse_overlong_frame()
         except Exception as error:  # noqa: BLE001 - whatever a peer sends may cost it its connection, no more
             _log.info("closed a connection that does not speak HTTP/2: %s", type(error).__name__)
             self.processor.close("malformed HTTP/2")
+
+    def _refuse_overlong_frame(self) -> None:
+        """What is left after whole frames were taken out is less than one frame; h2 itself looks at a frame's
+        length only once all of it, up to 16 MiB, is there.
+        """
+        buffer = self.connection._connection.incoming_buffer
+        if len(buffer._data) > buffer.max_frame_size + FRAME_HEADER_BYTES:
+            raise ProtocolError("a frame is longer than our settings allow")
 
     def connection_lost(self, exc: BaseException | None) -> None:
         try:

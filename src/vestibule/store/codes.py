@@ -77,7 +77,7 @@ MALFORMED_PAGE_TOKEN = define(
 UNKNOWN_JOIN_TOKEN = define(
     "VST8020",
     "unknown-join-token",
-    Kind.DENIED,
+    Kind.INVALID,
     Fault.CALLER,
     meaning="The join token was never made by this server, or it is long expired.",
     advice="Make a new one with `vestibule token generate` and give it to the agent whole.",
@@ -85,7 +85,7 @@ UNKNOWN_JOIN_TOKEN = define(
 USED_JOIN_TOKEN = define(
     "VST8021",
     "used-join-token",
-    Kind.DENIED,
+    Kind.INVALID,
     Fault.CALLER,
     meaning="The join token was used before; each one lets one agent in, once.",
     advice="If it was not your agent that used it, evict the agent that did.  Make a new token for this one.",
@@ -93,7 +93,7 @@ USED_JOIN_TOKEN = define(
 EXPIRED_JOIN_TOKEN = define(
     "VST8022",
     "expired-join-token",
-    Kind.DENIED,
+    Kind.INVALID,
     Fault.CALLER,
     meaning="The join token was not used in its time.",
     advice="Make a new one with `vestibule token generate`, perhaps with a longer `--ttl`, and use it soon.",

@@ -64,7 +64,12 @@ async def test_a_similar_entry_is_returned_instead_of_a_second_one(world: World)
 
 async def test_one_bad_entry_does_not_spoil_the_batch(world: World) -> None:
     unreadable = MALFORMED_SPIFFE_ID.error("the ID is none")
-    wanted = [entry("/a", AGENT), unreadable, entry("/b", FOREIGN), entry("/c", AGENT)]
+    wanted: list[Entry | VestibuleError] = [
+        entry("/a", AGENT),
+        unreadable,
+        entry("/b", FOREIGN),
+        entry("/c", AGENT),
+    ]
     outcomes = await world.registration.create("test", wanted)
     codes = [each.code.code if isinstance(each, VestibuleError) else "ok" for each in outcomes]
     assert codes == ["ok", "VST1400", "VST1204", "ok"]
