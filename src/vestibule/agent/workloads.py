@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -64,11 +65,12 @@ class Workloads:
 
     async def fetch(self, caller: Caller) -> Identities:
         """What a process has now.  Raises: VST2105, VST2106, VST2050, VST2312."""
-        async for identities in self.watch(caller):
-            return identities
+        async with aclosing(self.watch(caller)) as answers:
+            async for identities in answers:
+                return identities
         raise AssertionError("a watch gives at least one answer or raises")
 
-    async def watch(self, caller: Caller) -> AsyncIterator[Identities]:
+    async def watch(self, caller: Caller) -> AsyncGenerator[Identities, None]:
         """What a process has: now, and again after every change of it.
 
         A process that loses its last identity gets VST2105; one whose certificates ran out, with no server to

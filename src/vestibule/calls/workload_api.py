@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -47,8 +48,9 @@ class WorkloadApi:
 
     async def fetch(self) -> X509Context:
         """What the calling process has now.  Raises: the agent's errors (VST2105 without identity), VST2300."""
-        async for context in self.watch():
-            return context
+        async with aclosing(self.watch()) as contexts:
+            async for context in contexts:
+                return context
         raise BAD_ANSWER.error("the Workload API ended without an answer")
 
     async def watch(self) -> AsyncGenerator[X509Context, None]:

@@ -6,7 +6,8 @@ UNIMPLEMENTED by being absent.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Final
 
 from vestibule.agent.workloads import Caller, Identities, Workloads
@@ -35,20 +36,22 @@ class WorkloadDoor:
 
         Raises: VST2200, and what ``Workloads.watch`` raises.
         """
-        async for identities in await self._identities(stream):
-            await stream.send_message(svid_response(identities))
+        async with aclosing(await self._identities(stream)) as answers:
+            async for identities in answers:
+                await stream.send_message(svid_response(identities))
 
     async def fetch_x509_bundles(self, stream: Stream) -> None:
         """The bundles to verify peers with; whoever has an identity may have them.  Raises as the SVIDs do."""
         last: wire.X509BundlesResponse | None = None
-        async for identities in await self._identities(stream):
-            response = bundles_response(identities.bundle)
-            # A renewed SVID is a change for the workload, but none of the bundles.
-            if response != last:
-                last = response
-                await stream.send_message(response)
+        async with aclosing(await self._identities(stream)) as answers:
+            async for identities in answers:
+                response = bundles_response(identities.bundle)
+                # A renewed SVID is a change for the workload, but none of the bundles.
+                if response != last:
+                    last = response
+                    await stream.send_message(response)
 
-    async def _identities(self, stream: Stream) -> AsyncIterator[Identities]:
+    async def _identities(self, stream: Stream) -> AsyncGenerator[Identities, None]:
         caller = self._caller(stream)
         await stream.recv_message()
         return self._workloads.watch(caller)

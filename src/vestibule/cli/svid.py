@@ -1,0 +1,166 @@
+"""``vestibule svid``: this process's own credentials, from any SPIFFE Workload API."""
+
+from __future__ import annotations
+
+import base64
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.markup import escape
+
+from vestibule.calls.unix import unix_channel
+from vestibule.calls.workload_api import WorkloadApi, X509Context
+from vestibule.cli.codes import USAGE
+from vestibule.cli.output import Exit, Output, OutputOption, answer, console, run
+from vestibule.cli.sockets import AgentSocketOption, find_sockets
+from vestibule.spiffe import X509Svid
+
+PRIVATE: Final = 0o600
+PUBLIC: Final = 0o644
+
+
+def fetch(agent_socket: AgentSocketOption = None, output: OutputOption = Output.TEXT) -> None:
+    """Show the X.509-SVIDs of this process, after verifying them.  Private keys are never printed."""
+
+    async def main() -> Exit:
+        async with _api(agent_socket) as api:
+            context = await api.fetch()
+        _show(context, output)
+        return Exit.FINE
+
+    run(output, "svid", main)
+
+
+def watch(agent_socket: AgentSocketOption = None, output: OutputOption = Output.TEXT) -> None:
+    """Show them now and after every change, until interrupted."""
+
+    async def main() -> Exit:
+        async with _api(agent_socket) as api:
+            async for context in api.watch():
+                _show(context, output)
+        return Exit.FINE
+
+    run(output, "svid", main)
+
+
+def write(
+    directory: Annotated[Path, typer.Argument(help="An existing directory.")],
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Keep the files current until interrupted.")
+    ] = False,
+    agent_socket: AgentSocketOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Write svid.N.pem, svid.N.key (mode 0600) and bundle.N.pem, N counting from 0, for what reads files.
+
+    Each file is replaced as a whole; the key is replaced before its certificate.
+    """
+
+    async def main() -> Exit:
+        if not directory.is_dir():
+            raise USAGE.error(f"{directory} is not a directory", advice="Create it first, with mode 0700.")
+        async with _api(agent_socket) as api, aclosing(api.watch()) as contexts:
+            async for context in contexts:
+                context.verify(datetime.now(UTC))
+                _report(_write(directory, context), output)
+                if not follow:
+                    break
+        return Exit.FINE
+
+    run(output, "svid", main)
+
+
+@asynccontextmanager
+async def _api(agent_socket: Path | None) -> AsyncIterator[WorkloadApi]:
+    channel = unix_channel(find_sockets(agent=agent_socket).existing_agent())
+    try:
+        yield WorkloadApi(channel)
+    finally:
+        channel.close()
+
+
+def _show(context: X509Context, output: Output) -> None:
+    context.verify(datetime.now(UTC))
+    data = {
+        "svids": [_facts(svid) for svid in context.svids],
+        "bundles": {
+            str(each.trust_domain.id): [pem("CERTIFICATE", der) for der in each.x509_authorities]
+            for each in context.bundles
+        },
+    }
+    answer(output, "svid", data, lambda: _print(context))
+
+
+def _facts(svid: X509Svid) -> dict[str, Any]:
+    return {
+        "spiffe_id": str(svid.spiffe_id),
+        "serial": str(svid.serial),
+        "not_before": svid.not_before.isoformat(),
+        "not_after": svid.not_after.isoformat(),
+        "hint": svid.hint,
+        "chain": [pem("CERTIFICATE", der) for der in svid.chain],
+    }
+
+
+def _print(context: X509Context) -> None:
+    for svid in context.svids:
+        left = int((svid.not_after - datetime.now(UTC)).total_seconds())
+        console.print(f"[bold]{svid.spiffe_id}[/]" + (f"  ({escape(svid.hint)})" if svid.hint else ""))
+        console.print(f"  serial     {svid.serial:x}")
+        console.print(f"  expires    {svid.not_after:%Y-%m-%d %H:%M:%S} UTC, in {left} s")
+    for bundle in context.bundles:
+        count = len(bundle.x509_authorities)
+        console.print(
+            f"bundle of {bundle.trust_domain}: {count} {'authority' if count == 1 else 'authorities'}"
+        )
+
+
+def _write(directory: Path, context: X509Context) -> list[Path]:
+    written = []
+    for number, svid in enumerate(context.svids):
+        chain = "".join(pem("CERTIFICATE", der) for der in svid.chain)
+        bundle = "".join(pem("CERTIFICATE", der) for der in context.bundle_of(svid).x509_authorities)
+        for name, text, mode in (
+            (f"bundle.{number}.pem", bundle, PUBLIC),
+            (f"svid.{number}.key", pem("PRIVATE KEY", svid.key), PRIVATE),
+            (f"svid.{number}.pem", chain, PUBLIC),
+        ):
+            _replace(directory / name, text, mode)
+            written.append(directory / name)
+    return written
+
+
+def _replace(path: Path, text: str, mode: int) -> None:
+    """The old file or the new one, never a part, and never with a wider mode than asked for."""
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                file.write(text)
+                os.fchmod(file.fileno(), mode)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise USAGE.error(
+            f"cannot write {path}: {error.strerror}", advice="Check the directory's rights and space."
+        ) from error
+
+
+def _report(written: list[Path], output: Output) -> None:
+    show: Callable[[], None] = lambda: console.print(*written, sep="\n")  # noqa: E731 - a name for its type
+    answer(output, "svid-files", {"files": [str(path) for path in written]}, show)
+
+
+def pem(label: str, der: bytes) -> str:
+    """DER in PEM's clothes (RFC 7468)."""
+    text = base64.b64encode(der).decode()
+    lines = "\n".join(text[start : start + 64] for start in range(0, len(text), 64))
+    return f"-----BEGIN {label}-----\n{lines}\n-----END {label}-----\n"
