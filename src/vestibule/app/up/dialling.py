@@ -117,15 +117,20 @@ class Connection:
 
 def dial(address: Address) -> socket.socket:
     """A plain connection to a TCP port or Unix socket.  Raises: NoAnswer."""
+    sock = socket.socket(_family(address), socket.SOCK_STREAM)
+    sock.settimeout(TIMEOUT)
     try:
-        if not address.path:
-            return socket.create_connection((address.host, address.port), TIMEOUT)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.settimeout(TIMEOUT)
-        sock.connect(address.path)
+        sock.connect(address.path or (address.host, address.port))
     except OSError as error:
+        sock.close()
         raise _no_answer(error, f"cannot connect to {address}: ") from error
     return sock
+
+
+def _family(address: Address) -> int:
+    if address.path:
+        return socket.AF_UNIX
+    return socket.AF_INET6 if ":" in address.host else socket.AF_INET
 
 
 def ask(address: Address, host: str, request: Request, headers: Mapping[str, str] | None = None) -> Answer:
