@@ -88,7 +88,11 @@ def test_hanging_up_is_no_answer_and_no_silence() -> None:
 def test_silence_is_told_apart_from_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dialling, "TIMEOUT", 0.05)
     over = threading.Event()
-    with peer(lambda connection: over.wait(5) and None) as address:
+
+    def serve(_: socket.socket) -> None:
+        over.wait(5)
+
+    with peer(serve) as address:
         with pytest.raises(NoAnswer) as caught:
             ask(address, "host", GET)
         over.set()

@@ -1,0 +1,76 @@
+"""Small parts of a run: ready lines, commands, milestones."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from vestibule.app.up import commands
+from vestibule.app.up.places import Places
+from vestibule.app.up.plan import InstancePlan
+from vestibule.app.up.sidecars import Where
+from vestibule.app.up.timeline import Timeline
+from vestibule.intent import App
+from vestibule.records import Address
+
+PLACES = Places(state=Path("/state"), runtime=Path("/run/v"))
+
+
+def test_a_ready_line_says_where_a_proxy_listens() -> None:
+    line = (
+        "sidecar ready: service=orders instance=orders-1 spiffe_id=spiffe://example.org/ns/prod/sa/orders "
+        "ingress.http=127.0.0.1:1234 ingress.admin=[::1]:1235 app.http=127.0.0.1:9 "
+        "egress=127.0.0.1:15001 boundary=trust"
+    )
+    where = Where.parse(line)
+    assert where.instance_id == "orders-1"
+    assert where.ingress == {
+        "http": Address(host="127.0.0.1", port=1234),
+        "admin": Address(host="::1", port=1235),
+    }
+    assert where.egress == Address(host="127.0.0.1", port=15001)
+
+
+def test_a_ready_line_without_an_egress_is_none() -> None:
+    with pytest.raises(ValueError, match="egress"):
+        Where.parse("sidecar ready: instance=x")
+
+
+def test_every_part_is_the_same_program_and_nothing_beside_it_is_imported() -> None:
+    command = commands.server(PLACES, trust_domain="example.org", intent=Path("/i"), port=1, health_port=2)
+    assert command.argv[:4] == (sys.executable, "-P", "-m", "vestibule")
+
+
+def test_no_secret_is_in_arguments_or_environment() -> None:
+    app = InstancePlan(name="web", app=App(service="web", run=("python", "web.py")))
+    sidecar = commands.sidecar(PLACES, app, Path("/i"), 7)
+    agent = commands.agent(PLACES, trust_domain="example.org", server_port=1, supervisor=5, bundle=6, token=8)
+    assert sidecar.hand_over == (7,)
+    assert agent.hand_over == (5, 6, 8)
+    assert agent.argv[agent.argv.index("--join-token-file") + 1] == "/dev/fd/8"
+    assert sidecar.argv[-2:] == (sys.executable, "web.py")
+
+
+def test_variables_that_speak_to_us_do_not_reach_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VESTIBULE_AGENT_SOCKET", "/elsewhere")
+    monkeypatch.setenv("SPIFFE_ENDPOINT_SOCKET", "unix:///elsewhere")
+    monkeypatch.setenv("KEPT", "yes")
+    environment = commands.environment({"MORE": "1"})
+    assert environment["KEPT"] == "yes"
+    assert environment["MORE"] == "1"
+    assert not {"VESTIBULE_AGENT_SOCKET", "SPIFFE_ENDPOINT_SOCKET"} & environment.keys()
+
+
+def test_a_milestone_is_reached_once() -> None:
+    timeline = Timeline()
+    first = timeline.reached("server")
+    assert timeline.reached("server") == first
+    timeline.reached("agent")
+    assert list(timeline.milestones) == ["server", "agent"]
+    assert str(timeline).startswith("server ")
+
+
+def test_time_can_count_from_the_start_of_the_process() -> None:
+    assert Timeline(since_process_start=True).reached("x") > Timeline().reached("x")
