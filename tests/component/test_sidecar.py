@@ -509,6 +509,17 @@ async def test_without_an_agent_it_says_where_it_looked(run: Path) -> None:
         await stage.end()
 
 
+async def test_a_signal_while_it_waits_for_the_agent_ends_it(run: Path) -> None:
+    stage = Stage(run, FakeAgent(run / "nobody.sock", view("payments")))
+    try:
+        running = await stage.sidecar()
+        await until(lambda: "cannot connect" in running.text)
+        running.process.terminate()
+        assert await running.ended(within=5) == 0
+    finally:
+        await stage.end()
+
+
 async def test_a_refusal_of_the_agent_is_shown(stage: Stage) -> None:
     stage.agent.refuse = UNREACHABLE.error("no entry gives payments an identity", advice="Create the entry.")
     running = await stage.sidecar("--attach-within", "0.5")
