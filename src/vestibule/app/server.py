@@ -8,15 +8,15 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from vestibule import __version__
 from vestibule.app.codes import UNSAFE_SOCKET_DIRECTORY
-from vestibule.app.server_mesh import Mesh, mesh_of
+from vestibule.app.server_mesh import Background, Mesh, mesh_of
 from vestibule.app.server_services import Services, opened
 from vestibule.app.server_settings import ServerSettings
 from vestibule.clock import Clock, SystemClock
@@ -36,6 +36,7 @@ from vestibule.spiffe import TrustBundle, TrustDomain
 from vestibule.telemetry.metrics import Metrics
 
 READY: Final = "vestibule server ready:"
+RESTART_SECONDS: Final = 2.0
 
 _log = logging.getLogger(__name__)
 
@@ -167,7 +168,9 @@ class _Server:
         """Open the doors, wait for the end, close the doors, then stop what runs behind them."""
         try:
             async with asyncio.TaskGroup() as group:
-                background = [group.create_task(work, name=name) for name, work in self._background()]
+                background = [
+                    group.create_task(_enduring(name, work), name=name) for name, work in self._background()
+                ]
                 try:
                     await self._local.listen(self._places.local.sock)
                     await self._remote.listen(self._places.tcp, tls=self._tls.context)
@@ -182,18 +185,18 @@ class _Server:
         except BaseExceptionGroup as failures:
             raise _cause(failures) from failures
 
-    def _background(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
+    def _background(self) -> Iterator[tuple[str, Background]]:
         services = self._services
-        yield "entitlements", services.entitlements.run()
-        yield "authorities", services.authorities.run()
-        yield "registration", services.registration.run()
-        yield "nodes", services.nodes.run()
-        yield "server-identity", services.identity.run()
-        yield "tls", self._keep_tls_current()
-        yield "mesh", self._mesh.run()
+        yield "entitlements", services.entitlements.run
+        yield "authorities", services.authorities.run
+        yield "registration", services.registration.run
+        yield "nodes", services.nodes.run
+        yield "server-identity", services.identity.run
+        yield "tls", self._keep_tls_current
+        yield from self._mesh.background().items()
         if self._places.health is not None:
             pages = health_app(self._checks(), self._metrics)
-            yield "health", HealthServer(pages, self._places.health).run()
+            yield "health", HealthServer(pages, self._places.health).run
 
     async def _drain(self) -> None:
         grace = self._settings.drain.total_seconds()
@@ -223,6 +226,16 @@ class _Server:
             return "the active authority has expired" if expired else services.authorities.problem
 
         return {"store": store, "signing": signing}
+
+
+async def _enduring(name: str, work: Background) -> None:
+    """Background work outlives foreseen failures, such as a full disk; bugs end the server, visibly."""
+    while True:
+        try:
+            return await work()
+        except VestibuleError as error:
+            _log.error("%s has to begin anew: %s", name, error)
+            await asyncio.sleep(RESTART_SECONDS)
 
 
 def _metrics(services: Services) -> Metrics:

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Protocol
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
 
 from vestibule.app.codes import NO_INTENT_DIRECTORY
 from vestibule.app.server_services import Services
 from vestibule.app.server_settings import ServerSettings
 from vestibule.clock import Clock
 from vestibule.doors.admin_api import MeshStatus
+from vestibule.doors.ads import ServerAdsDoor
+from vestibule.doors.identity_api.values import unix
 from vestibule.doors.node_api import Discovery
 from vestibule.identity.beacon import Beacon
+from vestibule.mesh import DirectorySource, Publisher, SvidLifetimes
+from vestibule.mesh import Discovery as MeshDiscovery
 from vestibule.net.grpc import Servable
 from vestibule.records import Instance, ServiceView
 from vestibule.spiffe import SpiffeId
 from vestibule.wire.gen.vestibule.admin.v1 import admin_pb2 as wire
+from vestibule.xds.ledger import Ledger, Row
+from vestibule.xds.resources import ProxyKey
+
+Background: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+"""Work that lasts as long as the server, and can be begun anew."""
 
 
 class Mesh(Protocol):
@@ -33,8 +44,8 @@ class Mesh(Protocol):
         """gRPC services to serve to agents besides the server's own."""
         ...
 
-    async def run(self) -> None:
-        """The mesh's background work."""
+    def background(self) -> Mapping[str, Background]:
+        """What goes on behind the doors, by name."""
         ...
 
 
@@ -81,11 +92,107 @@ class IdentityOnly:
         """No proxies."""
         return ()
 
-    async def run(self) -> None:
+    def background(self) -> Mapping[str, Background]:
         """There is nothing to do."""
+        return {}
+
+
+class IntentMesh:
+    """The mesh that an intent directory describes."""
+
+    def __init__(self, directory: Path, services: Services, default_ttl: timedelta, clock: Clock) -> None:
+        self._issuance = services.issuance
+        self._source = DirectorySource(directory, clock)
+        self._lifetimes = SvidLifetimes(services.store, default_ttl)
+        self._discovery = MeshDiscovery(services.store.instances, self._source, clock)
+        self._publisher = Publisher(self._source, self._discovery, self._lifetimes)
+        self._ledger = Ledger()
+        ads = ServerAdsDoor(
+            self._publisher, services.entitlements, self._discovery.instance, self._ledger, clock
+        )
+        self.services: Sequence[Servable] = (ads.servable(),)
+
+    @property
+    def discovery(self) -> Discovery:
+        return self._discovery
+
+    @property
+    def status(self) -> MeshStatus:
+        return self
+
+    async def load(self) -> None:
+        """Read everything once, before anybody asks."""
+        await self._source.load()
+        await self._discovery.load()
+        await self._lifetimes.load()
+
+    def background(self) -> Mapping[str, Background]:
+        """What goes on behind the doors."""
+        return {
+            "intent": self._source.run,
+            "discovery": self._discovery.run,
+            "svid-lifetimes": self._lifetimes.run,
+            "publisher": self._publisher.run,
+        }
+
+    def intent(self) -> wire.IntentStatus:
+        """The intent in force, and what is wrong with the files as they are now."""
+        status = self._publisher.intent_status()
+        return wire.IntentStatus(
+            version=status.version or "",
+            directory=status.directory,
+            loaded_at=unix(status.loaded_at),
+            problems=[
+                wire.Problem(
+                    code=each.code.code,
+                    message=each.message,
+                    advice=each.advice,
+                    where=str(each.where),
+                    severity=each.severity.value,
+                )
+                for each in status.problems
+            ],
+            services=status.services,
+        )
+
+    async def proxies(self) -> Sequence[wire.ProxyStatus]:
+        """Every registered instance's proxy."""
+        return [self._proxy(instance) for instance in self._discovery.instances()]
+
+    def _proxy(self, instance: Instance) -> wire.ProxyStatus:
+        state = self._ledger.state(ProxyKey(instance.spiffe_id, instance.id))
+        expiry = self._issuance.newest_expiry(instance.agent_id, instance.spiffe_id)
+        return wire.ProxyStatus(
+            service=instance.service,
+            spiffe_id=str(instance.spiffe_id),
+            instance_id=instance.id,
+            agent_id=str(instance.agent_id),
+            connected=state is not None and state.connected,
+            version=instance.version,
+            boundary=instance.boundary.value,
+            ingress={name: str(address) for name, address in instance.ingress.items()},
+            types=[_type_sync(row) for row in state.rows] if state is not None else (),
+            svid_expires_at=unix(expiry),
+        )
+
+
+def _type_sync(row: Row) -> wire.TypeSync:
+    return wire.TypeSync(
+        type_url=row.type_url,
+        status=row.status.name,
+        version_sent=row.sent,
+        version_acked=row.accepted,
+        error=row.error or "",
+        updated_at=unix(row.updated_at),
+    )
 
 
 @asynccontextmanager
 async def mesh_of(settings: ServerSettings, services: Services, clock: Clock) -> AsyncIterator[Mesh]:
-    """The mesh that the settings ask for."""
-    yield IdentityOnly()
+    """The mesh that the settings ask for, with everything read that there is."""
+    if settings.intent is None:
+        yield IdentityOnly()
+        return
+    mesh = IntentMesh(settings.intent, services, settings.default_x509_svid_ttl, clock)
+    await mesh.load()
+    yield mesh

@@ -137,7 +137,8 @@ class Entitlements:
         await self.refresh()
 
     async def run(self) -> None:
-        """Follow the store until its change feed ends."""
+        """Follow the store until its change feed ends; may be begun anew after a failure of the store."""
+        await self.refresh()
         async for change in self._changes:
             if change.kind == "entries":
                 await self.refresh()
