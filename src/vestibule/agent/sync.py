@@ -169,8 +169,8 @@ class Sync:
             try:
                 await self._round()
             except VestibuleError as error:
-                self._judge(error)
-                await self._rest(self._clock.now() + timedelta(seconds=pause.next()))
+                if not self._judge(error):
+                    await self._rest(self._clock.now() + timedelta(seconds=pause.next()))
             else:
                 pause.reset()
                 self.problem = None
@@ -210,14 +210,15 @@ class Sync:
         # SVIDs of a second or two are renewed as fast as this, and no faster.
         return max(min(duties), self._clock.now() + SHORTEST_REST) if duties else None
 
-    def _judge(self, error: VestibuleError) -> None:
-        """Go on, go on differently, or give up."""
+    def _judge(self, error: VestibuleError) -> bool:
+        """Go on after a pause (False), go on differently at once (True), or give up."""
         repeated = self.problem is not None and self.problem.code is error.code
         self.problem = error
         if error.code is BANNED:
             self._destroy()
             raise AGENT_IS_BANNED.error(f"the server at last said: {error.message}") from error
-        if error.code is MUST_ATTEST and self._cache.now.own is not None and not self._rejoin:
+        rejoin = error.code is MUST_ATTEST and self._cache.now.own is not None and not self._rejoin
+        if rejoin:
             self._rejoin = True
             self._renewed()
         if self._cache.now.own is None and self._is_hopeless(error):
@@ -226,6 +227,7 @@ class Sync:
         # if it is more than "believe anyone", and if we have nothing left to lose.
         self._distrusted = error.code is SERVER_NOT_TRUSTED and self._is_spent() and self._first_trust.is_firm
         _log.log(logging.DEBUG if repeated else self._level(error), "%s (%s)", error, error.advice)
+        return rejoin
 
     def _is_spent(self) -> bool:
         own = self._cache.now.own

@@ -1,0 +1,376 @@
+"""The agent's synchronisation against a server that is a double, in time that stands still."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import load_der_private_key
+
+from vestibule.agent.bootstrap import FirstTrust
+from vestibule.agent.cache import SvidCache
+from vestibule.agent.codes import AGENT_IS_BANNED, CANNOT_JOIN
+from vestibule.agent.ports import Chain
+from vestibule.agent.sync import REFUSED_PAUSE, Pause, Sync
+from vestibule.agent.vault import Vault
+from vestibule.attest.node import NodeProof
+from vestibule.attest.node.join_token import JoinTokenProof
+from vestibule.calls.codes import BAD_ANSWER, BANNED, MUST_ATTEST
+from vestibule.calls.identity_api import Revisions
+from vestibule.errors import VestibuleError
+from vestibule.keys.sealing import Sealer
+from vestibule.net.codes import UNREACHABLE
+from vestibule.pki.csr import parse_csr
+from vestibule.pki.keys import PublicKey, generate_key
+from vestibule.records import Entry
+from vestibule.spiffe import Selector, SpiffeId, TrustBundle, TrustDomain
+from vestibule.testing import FakeClock, TestAuthority
+
+TD = TrustDomain.parse("example.org")
+AGENT = SpiffeId.of(TD, "/spire/agent/join_token/t")
+HOUR = timedelta(hours=1)
+
+
+def entry(name: str, **more: object) -> Entry:
+    plain = Entry(
+        id=name,
+        spiffe_id=SpiffeId.of(TD, f"/{name}"),
+        parent_id=AGENT,
+        selectors=frozenset({Selector("unix", "uid:1")}),
+    )
+    return replace(plain, **more)  # type: ignore[arg-type]
+
+
+class ServerDouble:
+    """The server's whole behaviour that an agent can see, without a wire."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.authority = TestAuthority(TD, now=clock.now(), ttl=HOUR * 240)
+        self.trust = self.authority.bundle
+        self.entries: dict[str, Entry] = {}
+        self.calls: list[str] = []
+        self.away = False
+        self.standing: VestibuleError | None = None
+        self.swap_keys = False
+        self.wrong_names: set[str] = set()
+        self.refused: set[str] = set()
+        self.revision = 1
+        self._pushed = asyncio.Event()
+
+    def _answer(self, call: str) -> None:
+        self.calls.append(call)
+        if self.away:
+            raise UNREACHABLE.error("away")
+        if self.standing is not None and call != "attest":
+            raise self.standing
+
+    def put(self, *entries: Entry) -> None:
+        self.entries |= {each.id: each for each in entries}
+        self.push()
+
+    def push(self) -> None:
+        self.revision += 1
+        pushed, self._pushed = self._pushed, asyncio.Event()
+        pushed.set()
+
+    def _sign(self, spiffe_id: SpiffeId, csr: bytes, ttl: timedelta = HOUR) -> Chain:
+        key: PublicKey = parse_csr(csr).public_key
+        if self.swap_keys:
+            key = generate_key().public_key()
+        return self.authority.issue(spiffe_id, key, ttl=ttl, now=self.clock.now())
+
+    async def attest(self, proof: NodeProof, csr: bytes) -> Chain:
+        self._answer("attest")
+        return self._sign(AGENT, csr)
+
+    async def renew(self, csr: bytes) -> Chain:
+        self._answer("renew")
+        return self._sign(AGENT, csr)
+
+    async def bundle(self) -> TrustBundle:
+        self._answer("bundle")
+        return self.trust
+
+    async def watch(self) -> AsyncIterator[Revisions]:
+        self._answer("watch")
+        while True:
+            pushed = self._pushed
+            yield Revisions(entries=self.revision, bundle=self.trust.sequence, intent=0)
+            await pushed.wait()
+
+    async def authorized_entries(self, known: Mapping[str, Entry]) -> dict[str, Entry]:
+        self._answer("entries")
+        return dict(self.entries)
+
+    async def new_svids(self, requests: Mapping[str, bytes]) -> dict[str, Chain | VestibuleError]:
+        self._answer(f"svids {len(requests)}")
+        return {name: self._svid(name, csr) for name, csr in requests.items()}
+
+    def _svid(self, name: str, csr: bytes) -> Chain | VestibuleError:
+        if name in self.refused:
+            return BAD_ANSWER.error("no")
+        spiffe_id = SpiffeId.of(TD, "/other") if name in self.wrong_names else self.entries[name].spiffe_id
+        return self._sign(spiffe_id, csr, self.entries[name].x509_svid_ttl or HOUR)
+
+
+@dataclass
+class Bench:
+    """An agent's synchronisation, running."""
+
+    clock: FakeClock
+    server: ServerDouble
+    cache: SvidCache
+    sync: Sync
+    vault: Vault
+    tokens: list[str]
+    task: asyncio.Task[None] | None = None
+
+    async def until(self, holds: object) -> None:
+        assert callable(holds)
+        async with asyncio.timeout(5):
+            while not holds():
+                await asyncio.sleep(0.002)
+
+    async def settled(self) -> None:
+        """Everything due is done."""
+        await self.until(lambda: self.sync.synced.is_set() and self.sync.connected)
+        async with asyncio.timeout(5):
+            while set(self.cache.now.svids) != set(self.server.entries):
+                await asyncio.sleep(0.002)
+        await self.clock.until_asleep()
+
+    def serial(self, name: str) -> int:
+        return self.cache.now.svids[name].svid.serial
+
+
+def assemble(tmp_path: Path, server: ServerDouble, clock: FakeClock) -> Bench:
+    cache = SvidCache()
+    vault = Vault(tmp_path / "holdings.sealed", Sealer(b"k" * 32), TD)
+    tokens = ["t"]
+
+    def proof() -> NodeProof:
+        return JoinTokenProof(tokens[-1])
+
+    async def fetch() -> TrustBundle:
+        return await server.bundle()
+
+    sync = Sync(
+        trust_domain=TD,
+        cache=cache,
+        vault=vault,
+        upstream=server,
+        fetch_unverified=fetch,
+        first_trust=FirstTrust(insecure=True),
+        proof=proof,
+        clock=clock,
+        jitter=lambda: 0.0,
+    )
+    return Bench(clock, server, cache, sync, vault, tokens)
+
+
+@asynccontextmanager
+async def running(bench: Bench) -> AsyncIterator[Bench]:
+    bench.task = asyncio.create_task(bench.sync.run())
+    try:
+        yield bench
+    finally:
+        bench.task.cancel()
+        await asyncio.gather(bench.task, return_exceptions=True)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    clock = FakeClock()
+    return assemble(tmp_path, ServerDouble(clock), clock)
+
+
+async def end_of(bench: Bench) -> VestibuleError:
+    assert bench.task is not None
+    with pytest.raises(BaseExceptionGroup) as group:
+        await asyncio.wait_for(bench.task, 5)
+    failure = group.value.exceptions[0]
+    assert isinstance(failure, VestibuleError)
+    return failure
+
+
+async def test_a_new_agent_joins_and_fetches_everything_once(bench: Bench) -> None:
+    bench.server.put(entry("a"), entry("b"))
+    async with running(bench):
+        await bench.settled()
+        own = bench.cache.now.own
+        assert own is not None
+        assert own.svid.spiffe_id == AGENT
+        assert bench.server.calls.count("attest") == 1
+        assert bench.server.calls.count("svids 2") == 1
+        key = load_der_private_key(bench.cache.now.svids["a"].svid.key, None)
+        assert key.public_key() is not None
+
+
+async def test_a_pushed_entry_is_fetched_and_a_removed_one_forgotten(bench: Bench) -> None:
+    bench.server.put(entry("a"))
+    async with running(bench):
+        await bench.settled()
+        bench.server.put(entry("b"))
+        await bench.settled()
+        del bench.server.entries["a"]
+        bench.server.push()
+        await bench.settled()
+        assert set(bench.cache.now.svids) == {"b"}
+
+
+async def test_svids_and_the_own_one_are_renewed_at_half_life(bench: Bench) -> None:
+    bench.server.put(entry("a"))
+    async with running(bench):
+        await bench.settled()
+        first, own = bench.serial("a"), bench.cache.now.own
+        bench.clock.advance(HOUR * 0.49)
+        await bench.clock.until_asleep()
+        assert bench.serial("a") == first
+        bench.clock.advance(HOUR * 0.02)
+        await bench.until(lambda: bench.serial("a") != first and bench.cache.now.own != own)
+        assert "renew" in bench.server.calls
+
+
+async def test_only_changes_that_are_in_the_certificate_make_a_new_one(bench: Bench) -> None:
+    bench.server.put(entry("a"))
+    async with running(bench):
+        await bench.settled()
+        first = bench.serial("a")
+        bench.server.put(entry("a", hint="main", revision=1))
+        await bench.until(lambda: bench.cache.now.entries["a"].hint == "main")
+        assert bench.serial("a") == first
+        bench.server.put(entry("a", hint="main", revision=2, dns_names=("a.example",)))
+        await bench.until(lambda: bench.serial("a") != first)
+
+
+async def test_many_entries_are_asked_for_in_batches(bench: Bench) -> None:
+    bench.server.put(*[entry(f"e{number}") for number in range(250)])
+    async with running(bench):
+        await bench.settled()
+        assert [call for call in bench.server.calls if call.startswith("svids")] == [
+            "svids 100",
+            "svids 100",
+            "svids 50",
+        ]
+
+
+async def test_an_svid_for_another_key_or_identity_is_never_used(bench: Bench) -> None:
+    bench.server.put(entry("good"), entry("bad"))
+    bench.server.wrong_names = {"bad"}
+    async with running(bench):
+        await bench.until(lambda: "good" in bench.cache.now.svids and bench.sync.synced.is_set())
+        assert "bad" not in bench.cache.now.svids
+        bench.server.swap_keys = True
+        bench.server.put(entry("stolen"))
+        await bench.until(lambda: "stolen" in bench.cache.now.entries)
+        await bench.clock.until_asleep()
+        assert "stolen" not in bench.cache.now.svids
+
+
+async def test_one_refused_entry_does_not_hold_up_the_others_and_is_tried_again(bench: Bench) -> None:
+    bench.server.put(entry("good"), entry("bad"))
+    bench.server.refused = {"bad"}
+    async with running(bench):
+        await bench.until(lambda: "good" in bench.cache.now.svids and bench.sync.synced.is_set())
+        await bench.clock.until_asleep()
+        bench.server.refused = set()
+        assert "bad" not in bench.cache.now.svids
+        bench.clock.advance(REFUSED_PAUSE + 1)
+        await bench.until(lambda: "bad" in bench.cache.now.svids)
+
+
+async def test_an_authority_that_leaves_the_bundle_takes_its_svids_with_it(bench: Bench) -> None:
+    bench.server.put(entry("a"))
+    async with running(bench):
+        await bench.settled()
+        first = bench.serial("a")
+        bench.server.authority = TestAuthority(TD, now=bench.clock.now())
+        bench.server.trust = replace(bench.server.authority.bundle, sequence=2)
+        bench.server.push()
+        await bench.until(lambda: "a" in bench.cache.now.svids and bench.serial("a") != first)
+
+
+async def test_a_server_that_goes_away_takes_nothing_with_it(bench: Bench) -> None:
+    bench.server.put(entry("a"))
+    async with running(bench):
+        await bench.settled()
+        before = bench.cache.now
+        bench.server.away = True
+        bench.server.push()
+        bench.clock.advance(HOUR * 0.6)
+        await bench.until(lambda: bench.sync.problem is not None)
+        assert bench.cache.now == before
+        bench.server.away = False
+        async with asyncio.timeout(5):
+            while bench.cache.now.svids["a"] == before.svids["a"]:
+                bench.clock.advance(1)
+                await asyncio.sleep(0.01)
+        await bench.until(lambda: bench.sync.problem is None)
+
+
+async def test_a_restart_takes_up_what_was_kept(bench: Bench, tmp_path: Path) -> None:
+    bench.server.put(entry("a", hint="main"))
+    async with running(bench):
+        await bench.settled()
+        kept = bench.cache.now
+    again = assemble(tmp_path, bench.server, bench.clock)
+    loaded = again.vault.load()
+    assert loaded.entries == dict(kept.entries)
+    assert loaded.svids["a"].svid == kept.svids["a"].svid
+    assert loaded.svids["a"].from_disk
+    bench.server.calls.clear()
+    again.cache.become(loaded)
+    async with running(again):
+        await again.settled()
+        assert "attest" not in bench.server.calls
+        assert again.serial("a") == kept.svids["a"].svid.serial
+
+
+async def test_an_evicted_agent_attests_again_with_new_evidence_only(bench: Bench) -> None:
+    async with running(bench):
+        await bench.settled()
+        bench.server.standing = MUST_ATTEST.error("evicted")
+        bench.server.push()
+        await bench.until(lambda: bench.sync.problem is not None and bench.sync.problem.code is CANNOT_JOIN)
+        assert bench.server.calls.count("attest") == 1, "a used token is not shown again"
+        assert bench.sync.credential is None, "nor is the certificate that was rejected"
+        bench.tokens.append("fresh")
+        bench.server.standing = None
+        bench.clock.advance(10)
+        await bench.until(lambda: bench.sync.credential)
+        assert bench.server.calls.count("attest") == 2
+
+
+async def test_a_ban_ends_the_agent_and_removes_its_file(bench: Bench, tmp_path: Path) -> None:
+    async with running(bench):
+        await bench.settled()
+        assert (tmp_path / "holdings.sealed").exists()
+        bench.server.standing = BANNED.error("banned")
+        bench.server.push()
+        assert (await end_of(bench)).code is AGENT_IS_BANNED
+    assert not (tmp_path / "holdings.sealed").exists()
+    assert bench.cache.now.own is None
+    assert not bench.cache.now.svids
+
+
+async def test_a_full_disk_stops_no_service(bench: Bench, tmp_path: Path) -> None:
+    bench.server.put(entry("a"))
+    tmp_path.joinpath("holdings.sealed").mkdir()
+    async with running(bench):
+        await bench.settled()
+        assert "a" in bench.cache.now.svids
+
+
+def test_pauses_grow_to_a_bound_and_start_anew() -> None:
+    pause = Pause(lambda: 0.0)
+    grown = [pause.next() for _ in range(8)]
+    assert grown == sorted(grown)
+    assert grown[-1] == grown[-2] == 5.0
+    pause.reset()
+    assert pause.next() == grown[0]
