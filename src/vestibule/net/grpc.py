@@ -96,7 +96,14 @@ def _guarded(
             await function(stream)
         except VestibuleError as error:
             await refuse(stream, error, details(error))
-        except (GRPCError, StreamTerminatedError):
+        except GRPCError:
+            raise
+        except StreamTerminatedError as error:
+            # The client left while a task of the handler was talking to it.  grpclib cancelled the handler for
+            # that, and logs an error with a trace unless it sees its own cancellation come back.
+            wrapper = getattr(stream._stream, "wrapper", None)
+            if wrapper is not None and wrapper.cancelled:
+                raise asyncio.CancelledError from error
             raise
         except asyncio.CancelledError:
             # Either the client left, and nobody reads this, or we are shutting down: clients must see
