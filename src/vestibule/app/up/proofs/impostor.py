@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import ssl
 import threading
+import time
 from types import TracebackType
 from typing import Final, Self
 
@@ -14,6 +16,7 @@ from vestibule.records import Address
 from vestibule.spiffe import X509Svid
 
 _PATIENCE: Final = 5.0
+_RETRY_EVERY: Final = 0.01
 _ANSWER: Final = b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\nconnection: close\r\n\r\nimpostor"
 
 
@@ -29,20 +32,24 @@ class Impostor:
         self.trusted = 0
         self._context = server_context(svid)
         self._listener = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET)
-        # The sidecar that was stopped still keeps the port for its Envoy, which shares it just like this.
+        # The sidecar that was stopped still keeps the port for its Envoy, which takes it just like this.
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self._address = (address.host, address.port)
         self._thread = threading.Thread(target=self._serve, name="impostor", daemon=True)
 
     def __enter__(self) -> Self:
-        """Listen.  Raises: OSError while somebody else still does."""
-        try:
-            self._listener.bind(self._address)
-            self._listener.listen(16)
-        except OSError:
-            self._listener.close()
-            raise
+        """Listen, as soon as the owner's last thread is gone.  Blocks.  Raises: OSError while somebody else listens."""
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                self._listener.bind(self._address)
+                self._listener.listen(16)
+                break
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                    self._listener.close()
+                    raise
+                time.sleep(_RETRY_EVERY)
         self._thread.start()
         return self
 

@@ -12,7 +12,6 @@ from vestibule.app.up.proofs.envoys import kill_envoys_of
 from vestibule.app.up.proofs.impostor import Impostor
 from vestibule.app.up.proofs.proof import CannotTry, Disproved, Proof
 from vestibule.app.up.proofs.scene import LiveEdge, Scene, eventually, new_request_id
-from vestibule.app.up.sidecars import SidecarPart
 from vestibule.observe.access_record import AccessRecord, Direction
 from vestibule.spiffe import SpiffeId
 
@@ -28,7 +27,7 @@ async def attempt(scene: Scene) -> str:
         raise CannotTry(f"{route.callee} accepts others on a socket, which nobody else can take over")
     other = _someone_else(scene, route.callee)
     svid = await scene.mesh.operator.mint(other)
-    async with _absent(scene.mesh.sidecar_of(route.callee)):
+    async with _absent(scene, edge):
         with Impostor(address, svid) as impostor:
             seen = await _refused(scene, edge, impostor)
     await _recovers(scene, edge)
@@ -52,8 +51,9 @@ def _someone_else(scene: Scene, callee: str) -> SpiffeId:
 
 
 @asynccontextmanager
-async def _absent(sidecar: SidecarPart) -> AsyncIterator[None]:
+async def _absent(scene: Scene, edge: LiveEdge) -> AsyncIterator[None]:
     """Envoy is killed and its sidecar stopped in its tracks: it neither deregisters nor starts another one."""
+    sidecar = scene.mesh.sidecar_of(edge.route.callee)
     pid = sidecar.kept.pid
     if pid is None:
         raise CannotTry(f"the sidecar of {sidecar.service} does not run")
@@ -63,6 +63,7 @@ async def _absent(sidecar: SidecarPart) -> AsyncIterator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+        await eventually(lambda: _served(scene, edge), WITHIN)
 
 
 async def _refused(scene: Scene, edge: LiveEdge, impostor: Impostor) -> str:
@@ -88,11 +89,12 @@ def names_identity(failure: str) -> bool:
 
 
 async def _recovers(scene: Scene, edge: LiveEdge) -> None:
-    async def works() -> bool | None:
-        return (await scene.call(edge.route, edge.request)).ok or None
-
-    if await eventually(works, WITHIN) is None:
+    if not await _served(scene, edge):
         raise Disproved(f"{edge}: calls do not succeed again, {WITHIN:g} s after the real one came back")
+
+
+async def _served(scene: Scene, edge: LiveEdge) -> bool | None:
+    return (await scene.call(edge.route, edge.request)).ok or None
 
 
 def _is_of(record: AccessRecord, edge: LiveEdge, request_id: str) -> bool:
