@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -34,7 +35,7 @@ from vestibule.app.agent import AgentSettings, run_agent
 from vestibule.app.server import Ready, run_server
 from vestibule.app.server_settings import ServerSettings
 from vestibule.app.up.operator import Operator
-from vestibule.calls.unix import unix_channel
+from vestibule.calls.unix import connected_channel, unix_channel
 from vestibule.calls.workload_api import HEADER, WorkloadApi, X509Context
 from vestibule.calls.workload_api import SERVICE as WORKLOAD
 from vestibule.doors.codes import NO_SECURITY_HEADER
@@ -49,6 +50,7 @@ from vestibule.spiffe import SpiffeId, TrustDomain
 from vestibule.testing import TestAuthority
 from vestibule.wire.gen.spiffe import workload_pb2
 from vestibule.wire.gen.spire import agent_pb2, entry_pb2, types_pb2
+from vestibule.wire.gen.vestibule.node.v1 import node_pb2
 from vestibule.xds.resources import SECRET
 
 TD = TrustDomain.parse("example.org")
@@ -696,6 +698,33 @@ async def test_noise_on_the_public_socket_disturbs_nobody(world: Field) -> None:
         await world.server.entry(agent.id, "/second", ME)
         assert len((await asyncio.wait_for(anext(seen), 10)).svids) == 2
         await seen.aclose()
+
+
+async def test_whoever_started_the_agent_may_grant_keys_over_the_inherited_socket(world: Field) -> None:
+    ours, theirs = socket.socketpair()
+    agent = await world.agent(await world.first_settings(supervisor_fd=theirs.detach()))
+    channel = connected_channel(ours)
+    request = node_pb2.GrantRequest(key_sha256=b"k" * 32, service="payments")
+    supervisor = node_pb2.DESCRIPTOR.services_by_name["Supervisor"]
+    await Client(channel, supervisor).unary("Grant", request)
+    channel.close()
+    # nobody else may: the service is not on the public socket
+    public = unix_channel(agent.settings.socket_path)
+    with pytest.raises(VestibuleError, match="UNIMPLEMENTED"):
+        await Client(public, supervisor).unary("Grant", request)
+    public.close()
+
+
+async def test_a_supervisor_descriptor_that_is_no_socket_is_explained(world: Field) -> None:
+    descriptor = os.open("/dev/null", os.O_RDONLY)
+    error = await failure_of(world, await world.first_settings(supervisor_fd=descriptor))
+    os.close(descriptor)
+    assert "--supervisor-fd" in error.advice
+
+
+async def test_the_operators_socket_is_for_this_user_alone(world: Field) -> None:
+    agent = await world.agent()
+    assert agent.settings.admin_socket_path.stat().st_mode & 0o777 == 0o600
 
 
 async def test_another_process_is_attested_as_itself(world: Field) -> None:

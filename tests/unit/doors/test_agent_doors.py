@@ -1,0 +1,64 @@
+"""What the agent's doors make of a workload's identities."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
+
+from vestibule.agent.workloads import Identities
+from vestibule.doors.sds import secrets_of
+from vestibule.doors.workload_api import bundles_response, svid_response
+from vestibule.testing import TestAuthority
+from vestibule.xds.resources import SECRET
+
+AUTHORITY = TestAuthority("example.org")
+FIRST, SECOND = AUTHORITY.svid("/a"), AUTHORITY.svid("/b")
+
+
+def identities(*hints: str) -> Identities:
+    svids = tuple(replace(svid, hint=hint) for svid, hint in zip((FIRST, SECOND), hints, strict=True))
+    return Identities(svids=svids, bundle=AUTHORITY.bundle)
+
+
+def test_an_svid_has_its_chain_key_and_bundle() -> None:
+    response = svid_response(identities("x", "y"))
+    assert [each.spiffe_id for each in response.svids] == ["spiffe://example.org/a", "spiffe://example.org/b"]
+    assert response.svids[0].x509_svid == FIRST.chain[0]
+    assert response.svids[0].x509_svid_key == FIRST.key
+    assert response.svids[0].bundle == AUTHORITY.certificate
+
+
+def test_a_hint_is_given_once() -> None:
+    assert [each.hint for each in svid_response(identities("same", "same")).svids] == ["same", ""]
+
+
+def test_bundles_go_by_the_trust_domains_id() -> None:
+    assert dict(bundles_response(AUTHORITY.bundle).bundles) == {"spiffe://example.org": AUTHORITY.certificate}
+
+
+def test_secrets_go_by_every_name_that_envoy_may_use() -> None:
+    snapshot = secrets_of(identities("", ""))
+    found = {name: secret_pb2.Secret.FromString(each.body) for name, each in snapshot.of_type(SECRET).items()}
+    assert set(found) == {
+        "default",
+        "spiffe://example.org/a",
+        "spiffe://example.org/b",
+        "ROOTCA",
+        "ALL",
+        "spiffe://example.org",
+    }
+    assert found["default"].tls_certificate == found["spiffe://example.org/a"].tls_certificate
+    assert all(secret.name == name for name, secret in found.items())
+
+
+def test_the_version_follows_the_content_and_nothing_else() -> None:
+    same, other = secrets_of(identities("", "")), secrets_of(identities("", "hint"))
+    assert same.version == other.version, "a hint is not in any secret"
+    renewed = Identities(svids=(AUTHORITY.svid("/a"),), bundle=AUTHORITY.bundle)
+    assert secrets_of(renewed).version != same.version
+
+
+def test_one_identity_from_two_entries_is_one_secret() -> None:
+    twice = Identities(svids=(FIRST, AUTHORITY.svid("/a")), bundle=AUTHORITY.bundle)
+    assert "spiffe://example.org/a" in secrets_of(twice).of_type(SECRET)
