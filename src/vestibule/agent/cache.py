@@ -6,10 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from types import MappingProxyType
+from typing import Final
 
 from vestibule.agent.changed import Changed
 from vestibule.records import Entry
 from vestibule.spiffe import Selector, TrustBundle, X509Svid, covers
+
+REMEMBERED_CALLERS: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,15 +43,13 @@ class Holdings:
     entries: Mapping[str, Entry] = field(default_factory=dict)
     svids: Mapping[str, Held] = field(default_factory=dict)
 
-    def matching(self, selectors: frozenset[Selector], now: datetime) -> list[Entry]:
+    def matching(self, selectors: frozenset[Selector]) -> tuple[Entry, ...]:
         """The entries that give a workload with these selectors an identity, by ID (as SPIRE orders them)."""
-        return [
+        return tuple(
             entry
             for _, entry in sorted(self.entries.items())
-            if covers(selectors, entry.selectors)
-            and not entry.store_svid
-            and (entry.expires_at is None or entry.expires_at > now)
-        ]
+            if covers(selectors, entry.selectors) and not entry.store_svid
+        )
 
     def svids_of(self, entries: Iterable[Entry], now: datetime) -> tuple[X509Svid, ...]:
         """The SVIDs for entries, in their order.  One that expired is never among them."""
@@ -68,6 +69,18 @@ class SvidCache:
         self.changed = Changed()
         self.ready = False
         """Whether the holdings say who has which identity; before, absence means nothing."""
+        self._matching: dict[frozenset[Selector], tuple[Entry, ...]] = {}
+
+    def matching(self, selectors: frozenset[Selector], now: datetime) -> list[Entry]:
+        """``Holdings.matching`` without entries that are over.
+
+        Asked by every open stream at every change, mostly with selectors that were asked with before.
+        """
+        if (found := self._matching.get(selectors)) is None:
+            if len(self._matching) >= REMEMBERED_CALLERS:
+                self._matching.clear()
+            found = self._matching[selectors] = self.now.matching(selectors)
+        return [entry for entry in found if entry.expires_at is None or entry.expires_at > now]
 
     def get_ready(self) -> None:
         """The holdings are the server's, or were once."""
@@ -81,6 +94,8 @@ class SvidCache:
         holdings = replace(holdings, svids=MappingProxyType(kept))
         if holdings == self.now:
             return False
+        if holdings.entries is not self.now.entries:
+            self._matching.clear()
         self.now = holdings
         self.changed.notify()
         return True

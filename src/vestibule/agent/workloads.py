@@ -60,7 +60,7 @@ class Workloads:
 
     def ids(self, selectors: frozenset[Selector]) -> list[SpiffeId]:
         """The SPIFFE IDs that selectors give, the default one first, whether or not there is an SVID yet."""
-        entries = self._cache.now.matching(selectors, self._clock.now())
+        entries = self._cache.matching(selectors, self._clock.now())
         return list(dict.fromkeys(entry.spiffe_id for entry in entries))
 
     async def fetch(self, caller: Caller) -> Identities:
@@ -101,7 +101,7 @@ class Workloads:
         holdings, now = self._cache.now, self._clock.now()
         if not self._cache.ready:
             return NOT_READY.error("the agent has not yet learned from the server what it may serve"), False
-        entries = holdings.matching(selectors, now)
+        entries = self._cache.matching(selectors, now)
         if not entries:
             message = "no identity issued: no registration entry matches the calling process"
             return NO_IDENTITY.error(message), True
