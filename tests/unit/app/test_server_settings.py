@@ -1,0 +1,58 @@
+"""What a server is told: from where, and what it does not take."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vestibule.app.server_settings import KeyStorage, ServerSettings, server_settings
+from vestibule.errors import VestibuleError
+
+GIVEN = {"trust_domain": "example.org", "data_dir": Path("/data"), "socket_path": Path("/run/s.sock")}
+
+
+def settings(**more: Any) -> ServerSettings:
+    return server_settings(GIVEN | more, None)
+
+
+def test_the_command_line_wins_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+    config = tmp_path / "server.yaml"
+    config.write_text("bind_port: 1\nca_ttl: 48h\nkey_storage: memory\nhealth_port: off\n")
+    found = server_settings(GIVEN | {"bind_port": "2", "ca_ttl": None}, config, {"ca_ttl": "12h"})
+    assert (found.bind_port, found.ca_ttl) == (2, timedelta(hours=48))
+    assert (found.key_storage, found.health_port) == (KeyStorage.MEMORY, None)
+    assert found.kek == Path("/data/kek")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"bind_port": "70000"},
+        {"bind_port": "x"},
+        {"ca_ttl": "1s"},
+        {"default_x509_svid_ttl": "48h"},
+        {"agent_ttl": "0s"},
+        {"key_storage": "tape"},
+        {"trust_domain": None},
+    ],
+)
+def test_a_setting_without_a_sensible_value_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(VestibuleError, match="VST9110"):
+        settings(**wrong)
+
+
+@pytest.mark.parametrize("text", ["- a\n", "a: [\n", "trust_domain: a\ntrust_domain: b\n", "what: 1\n"])
+def test_a_file_that_is_no_mapping_of_settings_is_refused(tmp_path: Path, text: str) -> None:
+    config = tmp_path / "server.yaml"
+    config.write_text(text)
+    with pytest.raises(VestibuleError, match="VST9110") as caught:
+        server_settings(GIVEN, config)
+    assert str(config) in str(caught.value)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(VestibuleError, match="VST9110"):
+        server_settings(GIVEN, tmp_path / "nothing.yaml")

@@ -1,0 +1,66 @@
+"""The program as a whole: every command is there, and none is loaded before it runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from vestibule import __version__
+from vestibule.app.main import COMMANDS, GROUPS, cli
+from vestibule.cli.durations import parse_duration
+from vestibule.errors import VestibuleError
+
+# Typer itself may load pydantic.
+HEAVY = ("grpclib", "sqlalchemy", "google.protobuf", "cryptography", "uvloop", "starlette")
+
+
+def invoke(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """Exit code and everything printed."""
+    with pytest.raises(SystemExit) as ended:
+        cli(list(arguments))
+    printed = capsys.readouterr()
+    code = ended.value.code
+    return code if isinstance(code, int) else 0, printed.out + printed.err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["entry", "--help"], ["--version"]])
+def test_listing_commands_loads_none_of_them(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom vestibule.app.main import cli\n"
+        f"try: cli({arguments!r})\nexcept SystemExit: pass\n"
+        f"print(sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, output = invoke(capsys, *command.split(), "--help")
+    assert (code, "Usage:" in output) == (0, True)
+
+
+def test_every_group_has_its_line() -> None:
+    assert {path.partition(" ")[0] for path in COMMANDS if " " in path} == set(GROUPS)
+
+
+def test_a_mistyped_command_is_answered_with_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
+    code, output = invoke(capsys, "entri")
+    assert (code, "'entry'" in output) == (2, True)
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke(capsys, "--version") == (0, f"vestibule {__version__}\n")
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("15m", 900), ("24h", 86400), (" 7d ", 604800)])
+def test_durations_carry_a_unit(text: str, seconds: int) -> None:
+    assert parse_duration(text).total_seconds() == seconds
+
+
+@pytest.mark.parametrize("text", ["", "10", "h", "1.5h", "-1s", "1h30m", "999999999d", "1 h"])
+def test_other_durations_are_refused(text: str) -> None:
+    with pytest.raises(VestibuleError, match="VST9100"):
+        parse_duration(text)

@@ -1,0 +1,73 @@
+"""The table of who may call what, held against what is served."""
+
+from __future__ import annotations
+
+import pytest
+
+from vestibule.calls.ads import SERVICE as ADS
+from vestibule.doors import admin_api, node_api
+from vestibule.doors.access import TABLE, Who, denied_details
+from vestibule.doors.identity_api import agent, bundle, entry, svid
+from vestibule.doors.limits import PerSource
+from vestibule.errors import VestibuleError
+from vestibule.identity.codes import AGENT_BANNED, ENTRY_NOT_FOUND
+from vestibule.net.grpc import serve
+from vestibule.wire.gen.spire.types_pb2 import PermissionDeniedDetails
+
+DOORS = {
+    agent.SERVICE: agent.AgentDoor,
+    entry.SERVICE: entry.EntryDoor,
+    svid.SERVICE: svid.SvidDoor,
+    bundle.SERVICE: bundle.BundleDoor,
+    node_api.SERVICE: node_api.NodeDoor,
+    admin_api.SERVICE: admin_api.ServerAdminDoor,
+}
+
+
+def test_every_method_of_every_service_is_served_and_has_its_row() -> None:
+    declared = {
+        f"/{service.full_name}/{method.name}" for service in (*DOORS, ADS) for method in service.methods
+    }
+    served = {
+        path
+        for service, door in DOORS.items()
+        for path in serve(service, door).__mapping__()  # a class has the methods, too
+    }
+    assert {path for path in declared if "discovery.v3" not in path} == served
+    assert set(TABLE) == declared
+
+
+def test_only_joining_and_the_bundle_are_open_to_anybody() -> None:
+    anyone = {path.rpartition("/")[2] for path, who in TABLE.items() if Who.ANYONE in who}
+    assert anyone == {"AttestAgent", "GetBundle"}
+
+
+def test_nothing_is_open_to_agents_and_the_operator_alike() -> None:
+    assert not [path for path, who in TABLE.items() if Who.AGENT in who and Who.LOCAL in who]
+
+
+def test_the_reason_of_a_refusal_is_told_where_there_is_one() -> None:
+    [details] = denied_details(AGENT_BANNED.error("x"))
+    assert details == PermissionDeniedDetails(reason=PermissionDeniedDetails.AGENT_BANNED)
+    assert denied_details(ENTRY_NOT_FOUND.error("x")) == ()
+
+
+def test_a_source_waits_after_its_burst_and_is_refused_when_that_takes_too_long() -> None:
+    limit = PerSource(rate=10, burst=5, patience=1.0)
+    waits = [limit.turn("a", 100.0) for _ in range(15)]
+    assert max(waits[:5]) <= 0
+    assert waits[5] == pytest.approx(0.1)
+    assert waits[14] == pytest.approx(1.0)
+    with pytest.raises(VestibuleError, match="VST2325"):
+        limit.turn("a", 100.0)
+    assert limit.turn("b", 100.0) <= 0
+    assert limit.turn("a", 110.0) <= 0
+
+
+def test_many_sources_are_forgotten_oldest_first() -> None:
+    limit = PerSource(rate=1, burst=1, patience=0.0)
+    for number in range(5000):
+        limit.turn(str(number), 0.0)
+    assert limit.turn("0", 0.0) <= 0
+    with pytest.raises(VestibuleError):
+        limit.turn("4999", 0.0)
