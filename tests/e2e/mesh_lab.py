@@ -11,16 +11,19 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from importlib.metadata import distribution
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import httpx
+from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
 from envoy.service.accesslog.v3 import als_pb2
 from envoy.service.discovery.v3 import ads_pb2
 from envoy.service.secret.v3 import sds_pb2
@@ -250,6 +253,75 @@ class Proxy:
             self.connections += [(name, each) for each in message.tcp_logs.log_entry]
 
 
+class Reply(NamedTuple):
+    """What a raw client got."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def error(self) -> str:
+        """The code in a body that a proxy wrote."""
+        return str(json.loads(self.body)["error"])
+
+
+class Wire:
+    """An HTTP/1.1 connection that sends exactly what it is told to, path tricks and all."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def open(cls, address: Address | None, tls: ssl.SSLContext | None = None) -> Wire:
+        assert address is not None
+        if address.path:
+            return cls(*await asyncio.open_unix_connection(address.path))
+        return cls(*await asyncio.open_connection(address.host, address.port, ssl=tls))
+
+    async def ask(self, method: str, target: str, host: str = "payments", **headers: str) -> Reply:
+        lines = [f"{method} {target} HTTP/1.1", f"host: {host}"]
+        lines += [f"{name.replace('__', '-')}: {value}" for name, value in headers.items()]
+        self._writer.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
+        await self._writer.drain()
+        async with asyncio.timeout(PATIENCE):
+            return await self._reply()
+
+    async def _reply(self) -> Reply:
+        first, *lines = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").rstrip().split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        body = await self._reader.readexactly(int(headers.get("content-length", "0")))
+        return Reply(int(first.split()[1]), headers, body)
+
+    async def close(self) -> None:
+        self._writer.close()
+        with suppress(OSError, ssl.SSLError):
+            await self._writer.wait_closed()
+
+
+@asynccontextmanager
+async def wire(address: Address | None, tls: ssl.SSLContext | None = None) -> AsyncIterator[Wire]:
+    connection = await Wire.open(address, tls)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+def client_tls(svid: X509Svid | None, directory: Path) -> ssl.SSLContext:
+    """A client that shows this SVID, or none, and believes everybody."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if svid is not None:
+        secret = secret_pb2.Secret.FromString(certificate_secret("own", svid)).tls_certificate
+        file = directory / f"{svid.serial}.pem"
+        file.write_bytes(secret.certificate_chain.inline_bytes + secret.private_key.inline_bytes)
+        context.load_cert_chain(file)
+    return context
+
+
 @dataclass
 class Seen:
     """A request as an app saw it."""
@@ -346,8 +418,6 @@ class Lab:
     async def __aexit__(self, *_: object) -> None:
         for proxy in self.proxies.values():
             await proxy.stop()
-        for app in self.apps.values():
-            await app.stop()
         for stop in self._others:
             await stop()
         shutil.rmtree(self.directory)
@@ -370,6 +440,7 @@ class Lab:
         if apps is None and definition.ports:
             self.apps[name] = App(name)
             await self.apps[name].start()
+            self.also(self.apps[name].stop)
             apps = dict.fromkeys(definition.ports, self.apps[name].address)
         instance = Instance(
             id=instance_id or f"{name}-1",

@@ -76,6 +76,8 @@ def egress(name: str, log: AccessLog) -> Hcm:
     manager.merge_slashes = True
     manager.path_with_escaped_slashes_action = Hcm.KEEP_UNCHANGED
     manager.strip_any_host_port = True
+    # Lets CONNECT as far as the routes, all of which answer it with an explanation.
+    manager.upgrade_configs.append(Hcm.UpgradeConfig(upgrade_type="CONNECT"))
     manager.always_set_request_id_in_response = True
     manager.local_reply_config.CopyFrom(replies.egress())
     return manager

@@ -110,5 +110,7 @@ def _routes(service: str, port: Port, intent_version: str) -> Resource:
     if intent_version:
         route.metadata.filter_metadata["vestibule"].update({"intent_version": intent_version})
     host = route_components_pb2.VirtualHost(name=service, domains=["*"], routes=[route])
+    # Envoy writes it on requests that it takes for ones from outside.
+    host.request_headers_to_remove.append("x-envoy-external-address")
     config = route_pb2.RouteConfiguration(name=name, virtual_hosts=[host])
     return Resource.of(ROUTES, name, serialized(config))
