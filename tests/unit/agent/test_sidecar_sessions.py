@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -215,6 +215,19 @@ async def test_a_registered_instance_leaves_with_its_sidecar(world: World) -> No
         assert await heard(session) == Done("register")
         assert set(world.upstream.instances) == {"i-1"}
     assert world.upstream.instances == {}
+
+
+async def test_what_changed_about_an_instance_is_announced_at_once_not_with_its_next_renewal(
+    world: World,
+) -> None:
+    async with world.attached() as session:
+        await heard(session), await heard(session)
+        without_app = replace(INSTANCE, ingress={})
+        session.register(without_app)
+        assert await heard(session) == Done("register")
+        session.register(INSTANCE)
+        assert await heard(session) == Done("register")
+        assert world.upstream.instances["i-1"].ingress == INSTANCE.ingress
 
 
 async def test_it_cannot_register_for_another_service(world: World) -> None:

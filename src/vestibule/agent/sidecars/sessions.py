@@ -164,6 +164,7 @@ class Session:
     registered: bool = False
     _view: ServiceView | None = None
     _wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    _given: asyncio.Event = field(default_factory=asyncio.Event)
     _looked_before: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -212,6 +213,7 @@ class Session:
             raise OUT_OF_STEP.error("a sidecar registers one instance of its own service, after its welcome")
         self.instance = replace(instance, spiffe_id=self.spiffe_id)
         self.registered = False
+        self._given.set()
         self._wanted.set()
 
     async def deregister(self) -> None:
@@ -234,7 +236,7 @@ class Session:
             if not told:
                 told = True
                 self.events.put_nowait(self._no_identity())
-            await _either(changed, RETRY_LONGEST)
+            await _first_of(changed, timeout=RETRY_LONGEST)
 
     def _no_identity(self) -> VestibuleError:
         selectors = ", ".join(sorted(map(str, self.attachment.selectors))) or "none"
@@ -271,6 +273,7 @@ class Session:
         while True:
             await self._wanted.wait()
             changed = self.sidecars.changed()
+            self._given.clear()
             if (instance := self.instance) is None:
                 self._wanted.clear()
                 continue
@@ -280,14 +283,15 @@ class Session:
                 self.registered = False
                 if error.code.kind is not Kind.UNAVAILABLE:
                     self.events.put_nowait(error)
-                await _either(changed, pause)
+                await _first_of(changed, self._given, timeout=pause)
                 pause = min(pause * 2, RETRY_LONGEST)
                 continue
             pause = RETRY_FIRST
             if not self.registered and self.instance is instance:
                 self.registered = True
                 self.events.put_nowait(Done("register"))
-            await _either(changed, lease / 3)
+            # A lease is renewed in time; what the sidecar gives anew is announced at once.
+            await _first_of(changed, self._given, timeout=lease / 3)
 
     async def _leave(self) -> None:
         instance, self.instance, was = self.instance, None, self.registered
@@ -301,10 +305,11 @@ class Session:
             _log.info("the lease of instance %s will run out instead: %s", instance.id, error)
 
 
-async def _either(event: asyncio.Event, timeout: float) -> None:
-    """Wait for the event, at most so long."""
+async def _first_of(*events: asyncio.Event, timeout: float) -> None:
+    """Wait for the first of the events, at most so long."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
     try:
-        async with asyncio.timeout(timeout):
-            await event.wait()
-    except TimeoutError:
-        return
+        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waits:
+            each.cancel()
