@@ -104,9 +104,10 @@ async def test_another_agents_entry_leaves_an_agents_revision_alone(world: World
 
 async def test_who_waits_is_woken_by_a_change_made_elsewhere(world: World) -> None:
     following = asyncio.create_task(world.entitlements.run())
-    waiting = asyncio.create_task(world.entitlements.changed(world.entitlements.revision))
-    await world.store.entries.create(entry("/web", AGENT))
     async with asyncio.timeout(5):
+        await world.entitlements.changed(world.entitlements.revision)  # it begins with a look of its own
+        waiting = asyncio.create_task(world.entitlements.changed(world.entitlements.revision))
+        await world.store.entries.create(entry("/web", AGENT))
         await waiting
     assert world.entitlements.is_entitled(AGENT, spiffe("/web"))
     following.cancel()
