@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf import json_format
@@ -38,6 +39,7 @@ from vestibule.app.up.operator import Operator
 from vestibule.calls.unix import connected_channel, unix_channel
 from vestibule.calls.workload_api import HEADER, WorkloadApi, X509Context
 from vestibule.calls.workload_api import SERVICE as WORKLOAD
+from vestibule.doors.agent_admin import SERVICE as AGENT_ADMIN
 from vestibule.doors.codes import NO_SECURITY_HEADER
 from vestibule.doors.sds import SERVICE as SDS
 from vestibule.errors import ErrorCode, VestibuleError
@@ -50,6 +52,7 @@ from vestibule.spiffe import SpiffeId, TrustDomain
 from vestibule.testing import TestAuthority
 from vestibule.wire.gen.spiffe import workload_pb2
 from vestibule.wire.gen.spire import agent_pb2, entry_pb2, types_pb2
+from vestibule.wire.gen.vestibule.admin.v1 import admin_pb2
 from vestibule.wire.gen.vestibule.node.v1 import node_pb2
 from vestibule.xds.resources import SECRET
 
@@ -754,3 +757,35 @@ async def test_another_process_is_attested_as_itself(world: Field) -> None:
 
     assert await answer(Path(sys.executable).resolve()) == "spiffe://example.org/python"
     assert (await answer(program)).startswith("VST2105")
+
+
+# ------------------------------------------------------------------------------- for the operator
+
+
+async def test_the_admin_socket_tells_how_the_agent_is_but_no_key(world: Field) -> None:
+    agent = await world.agent()
+    await world.server.entry(agent.id, "/web", ME)
+    await agent.until(anything)
+    channel = unix_channel(agent.settings.admin_socket_path)
+    try:
+        status = await Client(channel, AGENT_ADMIN).unary("GetStatus", admin_pb2.GetAgentStatusRequest())
+    finally:
+        channel.close()
+    assert status.spiffe_id == str(agent.id)
+    assert status.server_connected
+    assert [svid.spiffe_id for svid in status.svids] == ["spiffe://example.org/web"]
+    assert agent.settings.admin_socket_path.stat().st_mode & 0o777 == 0o600
+    assert b"PRIVATE" not in status.SerializeToString()
+
+
+async def test_health_pages_and_metrics_answer_where_they_are_asked_for(world: Field) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    await world.agent(await world.first_settings(health=Address(host="127.0.0.1", port=port)))
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        assert (await client.get("/live")).status_code == 200
+        ready = await client.get("/ready")
+        metrics = (await client.get("/metrics")).text
+    assert ready.json() == {"ready": True, "checks": {"identities": "ok"}}
+    assert "vestibule_agent_server_connected 1.0" in metrics

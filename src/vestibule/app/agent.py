@@ -77,6 +77,7 @@ class AgentSettings:
     join_token_file: Path | None = None
     kek_file: Path | None = None
     supervisor_fd: int | None = None
+    health: Address | None = None
 
     @property
     def kek(self) -> Path:
@@ -184,6 +185,11 @@ class Agent:
                 await private.listen(listeners[-1].sock)
                 listeners.append(listen_unix(self.settings.socket_path, PUBLIC))
                 await public.listen(listeners[-1].sock)
+                if self.settings.health is not None:
+                    # Imported only where it is asked for: an HTTP server is a quarter of the agent's start.
+                    from vestibule.app.agent_health import serve_health
+
+                    running.append(tasks.create_task(serve_health(self, self.settings.health), name="health"))
                 ready = tasks.create_task(self._report_ready(on_ready), name="ready")
                 await self._until(shutdown)
                 _log.info("stopping")

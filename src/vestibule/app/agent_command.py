@@ -48,6 +48,9 @@ def run(
         Path | None,
         typer.Option("--kek-file", help="The key that seals what is kept. [default: DATA_DIR/kek]"),
     ] = None,
+    health: Annotated[
+        str, typer.Option("--health", metavar="HOST:PORT|off", help="/live /ready /metrics.")
+    ] = "off",
     supervisor_fd: Annotated[
         int | None,
         typer.Option(
@@ -74,7 +77,7 @@ def run(
     async def main() -> Exit:
         settings = AgentSettings(
             trust_domain=TrustDomain.parse(trust_domain),
-            server=_address(server),
+            server=_address("--server", server),
             data_dir=data_dir.expanduser().absolute(),
             socket_path=(socket or runtime_directory() / AGENT_SOCKET).absolute(),
             admin_socket_path=(admin_socket or runtime_directory() / ADMIN_SOCKET).absolute(),
@@ -84,6 +87,7 @@ def run(
             join_token_file=join_token_file,
             kek_file=kek_file,
             supervisor_fd=supervisor_fd,
+            health=None if health == "off" else _address("--health", health),
         )
 
         def ready(spiffe_id: SpiffeId) -> None:
@@ -96,11 +100,11 @@ def run(
     run_command(Output.TEXT, "agent", main)
 
 
-def _address(text: str) -> Address:
+def _address(option: str, text: str) -> Address:
     try:
         address = Address.parse(text)
     except ValueError as error:
-        raise INVALID_SETTING.error(f"--server: {error}") from error
+        raise INVALID_SETTING.error(f"{option}: {error}") from error
     if address.path:
-        raise INVALID_SETTING.error("--server is HOST:PORT; the server's socket is for operators only")
+        raise INVALID_SETTING.error(f"{option} is HOST:PORT, not a socket")
     return address
