@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from vestibule.wire.gen.vestibule.admin.v1 import admin_pb2
 
 SYNCED: Final = "SYNCED"
+WIDE: Final = 1000
 SHORT_NAMES: Final[Mapping[str, str]] = {
     "Listener": "LDS",
     "Cluster": "CDS",
@@ -165,7 +167,9 @@ def _show(data: Mapping[str, Any]) -> None:
     if not data["proxies"]:
         console.print("no proxy is registered")
         return
-    console.print(proxy_table(data["proxies"]))
+    # Where nobody looks at a terminal, a table is as wide as what it holds.
+    printer = console if console.is_terminal else Console(width=WIDE, highlight=False)
+    printer.print(proxy_table(data["proxies"]))
     for proxy in data["proxies"]:
         for name, sync in proxy["sync"].items():
             if sync["error"]:

@@ -158,8 +158,9 @@ class EntryLines:
 
     def _destination(self, route: str) -> tuple[str, str]:
         if self._name is None:
-            service, _, port = route.partition("/")
-            return service, port
+            service, slash, port = route.partition("/")
+            # Routes without a destination (denied, unknown, …) have plain names.
+            return (service, port) if slash else ("", "")
         return (self._reporter.service if self._inbound else self._name.service), self._name.port
 
     def _line(

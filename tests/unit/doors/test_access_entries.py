@@ -90,6 +90,14 @@ def test_on_the_egress_listener_the_route_names_the_destination() -> None:
     assert (record.destination_service, record.destination_port) == ("ledger", "grpc")
 
 
+def test_a_route_that_leads_nowhere_names_no_destination() -> None:
+    entry = request()
+    entry.common_properties.route_name = "denied"
+    record = from_http(entry, LogName.parse("vestibule/outbound//"), REPORTER)
+    assert (record.destination_service, record.destination_port) == ("", "")
+    assert record.route == "denied"
+
+
 def test_a_handshake_that_failed_is_a_refused_connection() -> None:
     entry = TCPAccessLogEntry()
     entry.common_properties.downstream_transport_failure_reason = "TLS_error:|CERTIFICATE_VERIFY_FAILED"

@@ -62,7 +62,12 @@ class Traffic:
             self._add(self._names.get(source, source or "unknown"), record.reporter_service, record)
         elif record.verdict is not Verdict.ALLOWED:
             # What the caller's own proxy refused, or could not deliver, the callee never saw.
-            self._add(record.reporter_service, record.destination_service or record.authority, record)
+            self._add(record.reporter_service, record.destination_service or _called(record), record)
 
     def _add(self, source: str, destination: str, record: AccessRecord) -> None:
         self.edges[Edge(source, destination or "?", record.verdict.value)] += 1
+
+
+def _called(record: AccessRecord) -> str:
+    """What the app called its destination, where no route led to one."""
+    return record.authority.partition(":")[0]

@@ -32,6 +32,7 @@ def line(
         "reporter_instance": "",
         "source_spiffe_id": source,
         "destination_service": destination,
+        "authority": "payments:80",
     }
     return json.dumps(document) + "\n"
 
