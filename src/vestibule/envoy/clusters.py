@@ -33,7 +33,8 @@ _OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
 def app_cluster_name(port: str) -> str:
-    return f"app/{port}"
+    """Never a destination's, which all have a slash: a service may well be called ``app``."""
+    return f"app:{port}"
 
 
 @lru_cache(maxsize=4096)
