@@ -48,8 +48,7 @@ def _context(svid: X509Svid, bundle: TrustBundle) -> ssl.SSLContext:
     context.num_tickets = 0
     context.verify_mode = ssl.CERT_OPTIONAL
     context.load_verify_locations(cadata=b"".join(bundle.x509_authorities))
-    with _pem_file(svid) as path:
-        context.load_cert_chain(path)
+    load_svid(context, svid)
     return context
 
 
@@ -68,9 +67,14 @@ def client_context(svid: X509Svid | None, bundle: TrustBundle | None) -> ssl.SSL
     if bundle is not None and bundle.x509_authorities:
         context.load_verify_locations(cadata=b"".join(bundle.x509_authorities))
     if svid is not None:
-        with _pem_file(svid) as path:
-            context.load_cert_chain(path)
+        load_svid(context, svid)
     return context
+
+
+def load_svid(context: ssl.SSLContext, svid: X509Svid) -> None:
+    """Let ``context`` show this certificate; its key never touches a disk."""
+    with _pem_file(svid) as path:
+        context.load_cert_chain(path)
 
 
 @contextmanager

@@ -1,0 +1,234 @@
+"""The workload's X.509 identity, kept current."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from types import TracebackType
+from typing import Final, Self
+
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+
+from vestibule.calls.workload_api import WorkloadApi, X509Context
+from vestibule.clock import Clock, SystemClock
+from vestibule.errors import VestibuleError
+from vestibule.net.codes import UNREACHABLE
+from vestibule.sdk.codes import NO_BUNDLE, NO_SVID
+from vestibule.sdk.endpoint import Endpoint
+from vestibule.spiffe import TrustBundle, TrustDomain, X509Svid
+
+PAUSE_FIRST: Final = 0.1
+PAUSE_LONGEST: Final = 10.0
+PATIENCE: Final = 30.0
+"""Seconds that entering a source waits for the first SVID, unless told otherwise."""
+
+_HOPELESS: Final = frozenset({Status.INVALID_ARGUMENT, Status.UNIMPLEMENTED})
+_log = logging.getLogger(__name__)
+
+
+async def fetch_x509_context(address: str | None = None, *, timeout: float = PATIENCE) -> X509Context:
+    """What the calling process has now: one question, one answer.
+
+    ``address`` is that of the Workload API, the value of ``SPIFFE_ENDPOINT_SOCKET`` unless given.
+    Raises: VST2400 and VST2401 (address), VST2300 (nothing answers within ``timeout`` seconds), VST2332 (the
+    answer breaks the standard), and what the Workload API refuses with, such as VST2105 (no identity).
+    """
+    endpoint = Endpoint.find(address)
+    channel = endpoint.channel()
+    try:
+        async with asyncio.timeout(timeout):
+            return await WorkloadApi(channel).fetch()
+    except TimeoutError as error:
+        raise UNREACHABLE.error(f"{endpoint} did not answer within {timeout:g} s") from error
+    finally:
+        channel.close()
+
+
+def first_svid(svids: Sequence[X509Svid]) -> X509Svid:
+    """The default identity (SPIFFE_Workload_API.md, section 8)."""
+    return svids[0]
+
+
+class X509Source:
+    """The newest SVID and trust bundles of this process, for as long as the block is entered.
+
+    Entering waits for the first answer, at most ``patience`` seconds.  From then on every answer of the
+    Workload API is followed; while it is away, the source connects again, with growing pauses, and what it
+    holds stays good until it expires.  ``pick`` chooses among several SVIDs (by ``hint``, perhaps).
+
+    ``context``, ``svid`` and ``bundle`` may be used from any thread.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        patience: float = PATIENCE,
+        pick: Callable[[Sequence[X509Svid]], X509Svid] = first_svid,
+        clock: Clock | None = None,
+    ) -> None:
+        """``address`` as for ``fetch_x509_context``.  Raises: VST2400, VST2401, VST2310."""
+        self.endpoint = Endpoint.find(address)
+        self._patience = patience
+        self._pick = pick
+        self._clock = clock or SystemClock()
+        self._context: X509Context | None = None
+        self._version = 0
+        self._next = asyncio.Event()
+        self._watching: asyncio.Task[None] | None = None
+        self._problem: VestibuleError | None = None
+
+    # ----------------------------------------------------------------------------------- reading
+
+    @property
+    def context(self) -> X509Context:
+        """Everything that the Workload API said last.  Raises: VST2402."""
+        context = self._context
+        if context is None:
+            why = self._problem.message if self._problem else "the source was not entered"
+            raise NO_SVID.error(f"there is no SVID: {why}")
+        return context
+
+    @property
+    def svid(self) -> X509Svid:
+        """The SVID to show to others; never one that has expired.  Raises: VST2402."""
+        svid = self._pick(self.context.svids)
+        if svid.not_after <= self._clock.now():
+            why = f" ({self._problem.message})" if self._problem else ""
+            raise NO_SVID.error(
+                f"the SVID of {svid.spiffe_id} expired at {svid.not_after.isoformat()}, and no other came{why}"
+            )
+        return svid
+
+    def bundle(self, trust_domain: TrustDomain | str) -> TrustBundle:
+        """What SVIDs of a trust domain are verified against.  Raises: VST2403, VST2402, VST1400."""
+        wanted = TrustDomain.parse(str(trust_domain))
+        for bundle in self.context.bundles:
+            if bundle.trust_domain == wanted:
+                return bundle
+        raise NO_BUNDLE.error(f"the Workload API gave no trust bundle of {wanted}")
+
+    @property
+    def version(self) -> int:
+        """Grows with every change of what the source holds."""
+        return self._version
+
+    @property
+    def problem(self) -> VestibuleError | None:
+        """Why the Workload API is not being followed right now; None while it is."""
+        return self._problem
+
+    async def changes(self) -> AsyncIterator[X509Context]:
+        """What the source holds: now, and after every change, until the source is left.
+
+        A slow reader misses what was replaced meanwhile, never the newest.
+        """
+        seen = -1
+        while self._watching is not None:
+            waiter = self._next
+            if seen != self._version:
+                seen = self._version
+                if self._context is not None:
+                    yield self._context
+                    continue
+            await waiter.wait()
+
+    # ----------------------------------------------------------------------------------- following
+
+    async def __aenter__(self) -> Self:
+        """Raises: VST2402 when no SVID came in time, with the reason; what no waiting would mend, at once."""
+        if self._watching is not None:
+            raise RuntimeError("a source is entered once at a time")
+        self._watching = asyncio.create_task(self._watch(), name="x509-source")
+        try:
+            await self._first()
+        except BaseException:
+            await self._leave()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        failure = await self._leave()
+        if failure is not None and error is None:
+            raise failure
+
+    async def _leave(self) -> BaseException | None:
+        """Stop; what went wrong in the background, which would be a bug."""
+        watching, self._watching = self._watching, None
+        assert watching is not None
+        watching.cancel()
+        await asyncio.wait({watching})
+        self._become(None)
+        return None if watching.cancelled() else watching.exception()
+
+    async def _first(self) -> None:
+        assert self._watching is not None
+        try:
+            async with asyncio.timeout(self._patience):
+                while self._context is None:
+                    waiter = asyncio.create_task(self._next.wait())
+                    await asyncio.wait({waiter, self._watching}, return_when=asyncio.FIRST_COMPLETED)
+                    waiter.cancel()
+                    if self._watching.done():
+                        await self._watching
+        except TimeoutError as error:
+            why = self._problem.message if self._problem else f"{self.endpoint} does not answer"
+            advice = self._problem.advice if self._problem else None
+            raise NO_SVID.error(f"no SVID within {self._patience:g} s: {why}", advice=advice) from (
+                self._problem or error
+            )
+
+    async def _watch(self) -> None:
+        channel = self.endpoint.channel()
+        pause = PAUSE_FIRST
+        try:
+            while True:
+                version = self._version
+                try:
+                    await self._follow(WorkloadApi(channel))
+                except VestibuleError as error:
+                    self._judge(error)
+                if self._version != version:
+                    pause = PAUSE_FIRST
+                await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - spreads load, hides nothing
+                pause = min(pause * 2, PAUSE_LONGEST)
+        finally:
+            channel.close()
+
+    async def _follow(self, api: WorkloadApi) -> None:
+        async with aclosing(api.watch()) as contexts:
+            async for context in contexts:
+                self._problem = None
+                if context != self._context:
+                    self._become(context)
+        raise UNREACHABLE.error("the Workload API ended the stream")
+
+    def _judge(self, error: VestibuleError) -> None:
+        """Go on; go on without an identity; or, before there was any, give up."""
+        status = _status(error)
+        if status in _HOPELESS and self._context is None:
+            raise error
+        repeated = self._problem is not None and self._problem.code is error.code
+        self._problem = error
+        if status is Status.PERMISSION_DENIED and self._context is not None:
+            # The workload is not entitled to anything any more (section 5.2.1): what it held is not shown again.
+            self._become(None)
+        level = logging.DEBUG if repeated else logging.WARNING
+        _log.log(level, "%s: %s (%s)", self.endpoint, error, error.advice)
+
+    def _become(self, context: X509Context | None) -> None:
+        self._context = context
+        self._version += 1
+        event, self._next = self._next, asyncio.Event()
+        event.set()
+
+
+def _status(error: VestibuleError) -> Status | None:
+    """How the Workload API refused; None where it did not get as far as that."""
+    return error.__cause__.status if isinstance(error.__cause__, GRPCError) else None

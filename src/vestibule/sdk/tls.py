@@ -1,0 +1,247 @@
+"""TLS contexts that show the newest SVID, trust the newest bundles, and know peers by SPIFFE ID.
+
+They are ``ssl.SSLContext`` objects, so asyncio, httpx, grpclib and the like take them.  Each connection is made with
+what the source holds at that instant.  Connections that are open stay open: bound their age where that matters.
+
+A peer is verified inside the handshake, after the TLS stack's own checks and before a byte of the application is
+read or written (X509-SVID.md, section 5; host names play no part):
+
+1. It showed a certificate.
+2. The SPIFFE ID in it names a trust domain, whose bundle is the only one consulted: a federated authority
+   cannot speak for another trust domain.
+3. The chain holds against that bundle, now.
+4. The authorizer wants that ID.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, Protocol, Self, cast
+
+from vestibule.calls.workload_api import X509Context
+from vestibule.errors import VestibuleError
+from vestibule.net.caller import peer_chain
+from vestibule.net.tls import load_svid
+from vestibule.pki.chains import leaf_facts, verify_x509_svid
+from vestibule.sdk.authorizers import Authorizer
+from vestibule.sdk.codes import NO_PEER_CERTIFICATE, NOT_AUTHORIZED
+from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain, X509Svid
+
+
+class Holder(Protocol):
+    """What holds the credentials: an ``X509Source``."""
+
+    @property
+    def context(self) -> X509Context: ...
+
+    @property
+    def svid(self) -> X509Svid: ...
+
+    def bundle(self, trust_domain: TrustDomain | str) -> TrustBundle: ...
+
+
+def client_context(source: Holder, authorize: Authorizer) -> ssl.SSLContext:
+    """For calling peers that ``authorize`` wants.
+
+    Connecting raises ``ssl.SSLError`` while there is no SVID to show, and ``ssl.SSLCertVerificationError`` when
+    the peer is refused; both texts start with the code of the reason (VST2402 to VST2405, VST10nn).
+    """
+    return _Following(source, authorize, server_side=False)
+
+
+def server_context(source: Holder, authorize: Authorizer) -> ssl.SSLContext:
+    """For being called by peers that ``authorize`` wants.  While there is no SVID to show, handshakes fail."""
+    return _Following(source, authorize, server_side=True)
+
+
+def peer_id(connection: ssl.SSLObject | ssl.SSLSocket) -> SpiffeId:
+    """The verified SPIFFE ID at the other end: of an ``SSLSocket``, or of what ``get_extra_info("ssl_object")`` gives.
+
+    Raises: VST2405.
+    """
+    found = connection.peer if isinstance(connection, _Object | _Socket) else None
+    if found is None:
+        raise NO_PEER_CERTIFICATE.error("the connection has no verified peer")
+    return found
+
+
+class _Following(ssl.SSLContext):
+    """Stands for the context of the moment.
+
+    What other code sets on it (check_hostname, verify_mode, certificates) has no effect, except for the ALPN
+    protocols, which are the application's business.
+    """
+
+    def __new__(cls, source: Holder, authorize: Authorizer, *, server_side: bool) -> Self:
+        return super().__new__(cls, ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
+
+    def __init__(self, source: Holder, authorize: Authorizer, *, server_side: bool) -> None:
+        self._source = source
+        self._authorize = authorize
+        self._server_side = server_side
+        self._alpn: tuple[str, ...] = ()
+        self._made: tuple[object, _Verifying] | None = None
+        _harden(self)
+
+    def set_alpn_protocols(self, alpn_protocols: Iterable[str]) -> None:
+        self._alpn = tuple(alpn_protocols)
+        super().set_alpn_protocols(self._alpn)
+
+    def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
+        return self._current().wrap_bio(*arguments, **options)
+
+    def wrap_socket(
+        self, sock: Any, server_side: bool = False, *arguments: Any, **options: Any
+    ) -> ssl.SSLSocket:
+        if server_side and not _is_connected(sock):
+            # A listening socket makes no handshake; those that it accepts come back here, one by one.
+            return super().wrap_socket(sock, server_side, *arguments, **options)
+        return self._current().wrap_socket(sock, server_side, *arguments, **options)
+
+    def _current(self) -> _Verifying:
+        try:
+            svid, bundles = self._source.svid, self._source.context.bundles
+        except VestibuleError as error:
+            context = self._empty()
+            context.absent = error
+            return context
+        key = (svid, bundles, self._alpn)
+        made = self._made
+        if made is None or made[0] != key:
+            made = self._made = (key, self._filled(svid, bundles))
+        return made[1]
+
+    def _filled(self, svid: X509Svid, bundles: Iterable[TrustBundle]) -> _Verifying:
+        context = self._empty()
+        load_svid(context, svid)
+        authorities = [each for bundle in bundles for each in bundle.x509_authorities]
+        if authorities:
+            context.load_verify_locations(cadata=b"".join(authorities))
+        return context
+
+    def _empty(self) -> _Verifying:
+        context = _Verifying(self._source, self._authorize, server_side=self._server_side)
+        if self._alpn:
+            context.set_alpn_protocols(self._alpn)
+        return context
+
+
+class _Verifying(ssl.SSLContext):
+    """A context as it was at one instant; its connections judge their peers by what holds when they are made."""
+
+    def __new__(cls, source: Holder, authorize: Authorizer, *, server_side: bool) -> Self:
+        return super().__new__(cls, ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
+
+    def __init__(self, source: Holder, authorize: Authorizer, *, server_side: bool) -> None:
+        self._source = source
+        self._authorize = authorize
+        self.absent: VestibuleError | None = None
+        self.sslobject_class = _Object
+        self.sslsocket_class = _Socket
+        _harden(self)
+
+    def prepare(self) -> None:
+        """Raises: ssl.SSLError if there is no SVID to show.
+
+        In the handshake, where event loops expect errors: one in ``wrap_bio`` would leave the socket open.
+        """
+        if self.absent is not None:
+            raise ssl.SSLError(1, _text(self.absent)) from self.absent
+
+    def check(self, connection: ssl.SSLObject | ssl.SSLSocket) -> SpiffeId:
+        """Who the peer is (the steps stand at the top of this file).  Raises: ssl.SSLCertVerificationError."""
+        try:
+            return self._verified(peer_chain(cast(ssl.SSLObject, connection)))
+        except VestibuleError as error:
+            refusal = ssl.SSLCertVerificationError(1, _text(error))
+            refusal.verify_message = _text(error)
+            raise refusal from error
+
+    def _verified(self, chain: tuple[bytes, ...]) -> SpiffeId:
+        if not chain:  # 1
+            raise NO_PEER_CERTIFICATE.error("the peer showed no certificate")
+        bundle = self._source.bundle(leaf_facts(chain[0]).spiffe_id.trust_domain)  # 2
+        spiffe_id = verify_x509_svid(chain, bundle, datetime.now(UTC))  # 3
+        if not self._authorize(spiffe_id):  # 4
+            raise NOT_AUTHORIZED.error(
+                f"the peer is {spiffe_id}, and only these are wanted: {self._authorize}"
+            )
+        return spiffe_id
+
+
+class _Object(ssl.SSLObject):
+    """A connection over memory, as event loops use it."""
+
+    peer: SpiffeId | None = None
+
+    def do_handshake(self) -> None:
+        context = cast(_Verifying, self.context)
+        context.prepare()
+        super().do_handshake()
+        if self.peer is None:
+            self.peer = context.check(self)
+
+    # OpenSSL would complete a handshake inside of these two, and nobody would have looked at the peer.
+    def read(self, *arguments: Any) -> Any:
+        if self.peer is None:
+            self.do_handshake()
+        return super().read(*arguments)
+
+    def write(self, data: Any) -> int:
+        if self.peer is None:
+            self.do_handshake()
+        return super().write(data)
+
+
+class _Socket(ssl.SSLSocket):
+    """A connection over a socket, for code that blocks."""
+
+    peer: SpiffeId | None = None
+
+    def do_handshake(self, block: bool = False) -> None:
+        context = cast(_Verifying, self.context)
+        context.prepare()
+        super().do_handshake(block)
+        if self.peer is None:
+            self.peer = context.check(self)
+
+    # As above; these three are what everything else of a socket goes through.
+    def read(self, *arguments: Any) -> Any:
+        self._known()
+        return super().read(*arguments)
+
+    def write(self, data: Any) -> int:
+        self._known()
+        return super().write(data)
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        self._known()
+        return super().send(data, flags)
+
+    def _known(self) -> None:
+        if self.peer is None and getattr(self, "_sslobj", None) is not None:
+            self.do_handshake()
+
+
+def _harden(context: ssl.SSLContext) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    # A resumed session would skip the handshake's look at the certificate.
+    context.options |= ssl.OP_NO_TICKET
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    # A bundle may hold an authority without the one that signed it.
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+
+
+def _text(error: VestibuleError) -> str:
+    return f"{error.code.code} {error.message}"
+
+
+def _is_connected(sock: Any) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
