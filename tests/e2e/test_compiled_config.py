@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 import stat
 import time
@@ -14,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from grpclib.client import Channel
 from tests.e2e.mesh_lab import (
     App,
     Echo,
@@ -29,9 +31,13 @@ from tests.e2e.mesh_lab import (
     wire,
 )
 
+from vestibule.errors import VestibuleError
 from vestibule.intent.model import DenyDetail, Intent, Service
+from vestibule.net.grpc import Client, Stream, serve
+from vestibule.net.grpc_server import GrpcServer
 from vestibule.records import Address
 from vestibule.testing import TestAuthority
+from vestibule.wire.gen.vestibule.node.v1 import node_pb2
 
 PAYMENTS = service(
     "payments",
@@ -390,6 +396,40 @@ async def test_a_tcp_port_is_open_to_those_a_rule_names_and_closed_to_others() -
         assert details == {"", "rbac_access_denied_matched_policy[none]"}
         await until(lambda: web.connections, "the log of connections")
         assert web.connections[0][0] == "vestibule/outbound/db/sql"
+
+
+class Describer:
+    """A gRPC service of an app."""
+
+    async def describe_service(self, stream: Stream) -> None:
+        request = await stream.recv_message()
+        await stream.send_message(
+            node_pb2.DescribeServiceResponse(service=node_pb2.ServiceView(service=request.spiffe_id))
+        )
+
+
+async def test_grpc_goes_through_its_own_port_and_denials_are_grpc_statuses() -> None:
+    allowed = "/vestibule.node.v1.Node/DescribeService"
+    rpc = service("rpc", rule("rpc/describe", "web", methods="POST", paths=allowed), api="grpc")
+    node = node_pb2.DESCRIPTOR.services_by_name["Node"]
+    async with Lab(intent_of(service("web"), rpc)) as lab:
+        address, app = free_address(), GrpcServer([serve(node, Describer())])
+        sock = socket.create_server((address.host, address.port))
+        await app.listen(sock)
+        lab.also(app.close)
+        await lab.add("rpc", apps={"api": address})
+        web = await lab.add("web", upstreams={"rpc": free_address()})
+        await lab.ready()
+        upstream = web.instance.upstreams["rpc"]
+        channel = Channel(upstream.host, upstream.port)
+        try:
+            client = Client(channel, node)
+            answer = await client.unary("DescribeService", node_pb2.DescribeServiceRequest(spiffe_id="hello"))
+            assert answer.service.service == "hello"
+            with pytest.raises(VestibuleError, match=r"PERMISSION_DENIED: \{\"error\":\"VST4001\""):
+                await client.unary("DeregisterInstance", node_pb2.DeregisterInstanceRequest())
+        finally:
+            channel.close()
 
 
 # ------------------------------------------------------------------------------------------ change
