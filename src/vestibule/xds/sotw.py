@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Final
+from typing import Any, Final
 
 from vestibule.xds.messages import WILDCARD, SotwRequest, SotwResponse
 from vestibule.xds.order import Action, Gate, Step
-from vestibule.xds.resources import CLUSTER, LISTENER, Resource, Snapshot
-from vestibule.xds.stream import XdsStream
+from vestibule.xds.resources import CLUSTER, ENDPOINTS, LISTENER, Resource, Snapshot, short_hash
+from vestibule.xds.stream import MAX_ERROR_CHARACTERS, XdsStream, no_endpoints
 from vestibule.xds.subscription import Delivery, Subscription
 
 FULL_STATE: Final = frozenset({CLUSTER, LISTENER})
 """Types whose responses carry everything, since absence means deletion.  Others carry what changed."""
+
+REMEMBERED: Final = 64
+"""Whole states of one stream that are remembered: those under way, and those that were refused."""
 
 
 class SotwStream(XdsStream):
@@ -21,6 +24,9 @@ class SotwStream(XdsStream):
     def __init__(self, types: Collection[str], *, node_required: bool = True) -> None:
         super().__init__(types, node_required=node_required)
         self._last_nonce: dict[str, str] = {}
+        self._states: dict[tuple[str, str], tuple[Resource, ...]] = {}
+        self._refused_states: dict[tuple[str, str], str] = {}
+        self._accepted: dict[str, tuple[Resource, ...]] = {}
         self._named: set[str] = set()
         self._presented: dict[str, str] = {}
         self._sent_for: dict[str, Snapshot | None] = {}
@@ -35,16 +41,33 @@ class SotwStream(XdsStream):
         url = subscription.type_url
         if first:
             subscription.must_answer = url in FULL_STATE
-            self._presented[url] = request.version
+            if url in FULL_STATE:
+                self._presented[url] = request.version
         elif request.nonce != self._last_nonce.get(url, ""):
+            self._learn(url, request)
             return
         else:
+            self._learn(url, request)
             self._answered(subscription, request.nonce, request.error)
         self._resubscribe(subscription, request.names, first)
         self._limit(subscription)
         self._feed_again(subscription)
         self._settle_claims()
         self._settle()
+
+    def _learn(self, url: str, request: SotwRequest) -> None:
+        """Which whole states a client refused, and which clusters it surely has, is worth knowing.
+
+        That holds also of a response that a newer one has overtaken.
+        """
+        state = self._states.pop((url, request.nonce), None)
+        if state is None:
+            return
+        if request.error is not None:
+            self._refused_states[url, _identity(state)] = request.error[:MAX_ERROR_CHARACTERS]
+            _trim(self._refused_states)
+        elif request.nonce == self._last_nonce.get(url):
+            self._accepted[url] = state
 
     def update(self, snapshot: Snapshot) -> None:
         """A newer snapshot; one that was not sent yet is skipped."""
@@ -63,12 +86,17 @@ class SotwStream(XdsStream):
         subscription.subscribe(sorted(wanted - present), resend=not first)
 
     def _settle_claims(self) -> None:
-        """Believe a client that presents the version of just what it should have; then nothing is sent."""
+        """Believe a client that presents the version of just what it should have; then nothing is sent.
+
+        Only where it wants everything: it may have forgotten a name, which does not show in the version.
+        """
         for url in list(self._presented):
             if self._knows(url):
                 subscription = self._subscriptions[url]
-                if self._presented.pop(url) == subscription.wanted_version():
+                presented = self._presented.pop(url)
+                if subscription.wildcard and presented == subscription.wanted_version():
                     subscription.claim_all()
+                    self._accepted[url] = subscription.whole({})
 
     def next_response(self) -> SotwResponse | None:
         """What to send now, if anything; the caller sends it before it asks again."""
@@ -90,20 +118,28 @@ class SotwStream(XdsStream):
         url = subscription.type_url
         if subscription.unacknowledged and self._sent_for.get(url) is self._snapshot:
             return None
-        changes: list[Resource] = []
-        answer = False
-        if Action.UPSERT in step.action and gate is not Gate.SHUT:
-            changes = _upserts(subscription, gate)
-            answer = subscription.must_answer
-        removals = subscription.plan.removals if self._may_remove(url) else ()
-        subscription.note_absent(subscription.plan.absences)
-        if not (changes or removals or answer):
-            return None
-        group = {resource.name: resource for resource in changes}
-        if subscription.unacknowledged:
-            group = subscription.supersede() | group
-        self._sent_for[url] = self._snapshot
-        return self._respond(subscription, group, removals, whole=True)
+        while True:
+            changes: list[Resource] = []
+            answer = False
+            if Action.UPSERT in step.action and gate is not Gate.SHUT:
+                changes = _upserts(subscription, gate)
+                answer = subscription.must_answer
+            removals = subscription.plan.removals if self._may_remove(url) else ()
+            subscription.note_absent(subscription.plan.absences)
+            if not (changes or removals or answer):
+                return None
+            if subscription.unacknowledged:
+                changes += subscription.supersede()
+            resources = subscription.whole({each.name: each for each in changes}, without=removals)
+            unproven = subscription.unproven(resources)
+            error = self._refused_states.get((url, _identity(resources)))
+            if error is None or not unproven:
+                self._sent_for[url] = self._snapshot
+                return self._respond(subscription, unproven, removals, resources)
+            # What is on trial makes up, with what was accepted, just a state that was refused.
+            subscription.deliver("", Delivery("", unproven), sent=resources)
+            subscription.refuse("", error)
+            self._settle()
 
     def _may_remove(self, url: str) -> bool:
         steps = [step for step in self._steps if step.type_url == url and Action.REMOVE in step.action]
@@ -116,30 +152,60 @@ class SotwStream(XdsStream):
         if Action.REMOVE in step.action and gate is Gate.OPEN and subscription.plan.removals:
             subscription.drop(subscription.plan.removals)
             self._settle()
+        # Silence would let a cluster that is about to go, and keep back its ACK, warm for ever.
+        unknown: list[Resource] = []
+        if subscription.type_url == ENDPOINTS:
+            unknown = [no_endpoints(name) for name in subscription.plan.absences]
         subscription.note_absent(subscription.plan.absences)
         if Action.UPSERT not in step.action or gate is Gate.SHUT:
             return None
         changes = {resource.name: resource for resource in _upserts(subscription, gate)}
-        return self._respond(subscription, changes, (), whole=False) if changes else None
+        changes |= {resource.name: resource for resource in unknown}
+        return self._respond(subscription, changes, (), tuple(changes.values())) if changes else None
 
     def _respond(
         self,
         subscription: Subscription,
         changes: dict[str, Resource],
         removed: tuple[str, ...],
-        *,
-        whole: bool,
+        resources: tuple[Resource, ...],
     ) -> SotwResponse:
         assert self._snapshot is not None
-        resources = subscription.whole(changes, without=removed) if whole else tuple(changes.values())
-        nonce = self._hand_out(subscription, Delivery(self._snapshot.version, changes, removed))
+        nonce = self._hand_out(
+            subscription, Delivery(self._snapshot.version, changes, removed), sent=resources
+        )
         self._last_nonce[subscription.type_url] = nonce
+        if subscription.type_url in FULL_STATE:
+            self._warm(subscription.type_url, resources)
+            self._states[subscription.type_url, nonce] = resources
+            _trim(self._states)
         return SotwResponse(
             type_url=subscription.type_url,
             version=subscription.state_version(),
             nonce=nonce,
             resources=resources,
         )
+
+    def _warm(self, url: str, resources: tuple[Resource, ...]) -> None:
+        """Endpoints go out again for each cluster that this may change, if only back to what was good."""
+        endpoints = self._subscriptions.get(ENDPOINTS)
+        if url != CLUSTER or endpoints is None:
+            return
+        under_way = [state for (of_type, _), state in self._states.items() if of_type == url]
+        possible = {
+            (each.name, each.version) for state in (self._accepted.get(url, ()), *under_way) for each in state
+        }
+        sent = {(each.name, each.version) for each in resources}
+        endpoints.owe(name for name, _ in possible ^ sent)
+
+
+def _trim(memory: dict[tuple[str, str], Any]) -> None:
+    while len(memory) > REMEMBERED:
+        del memory[next(iter(memory))]
+
+
+def _identity(resources: tuple[Resource, ...]) -> str:
+    return short_hash(*(part for resource in resources for part in (resource.name, resource.version)))
 
 
 def _upserts(subscription: Subscription, gate: Gate) -> list[Resource]:

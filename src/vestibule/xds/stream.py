@@ -128,9 +128,14 @@ class XdsStream:
             return Gate.SHUT
         return gate(step, self._subscriptions)
 
-    def _hand_out(self, subscription: Subscription, delivery: Delivery) -> str:
+    def _hand_out(
+        self, subscription: Subscription, delivery: Delivery, sent: Iterable[Resource] | None = None
+    ) -> str:
         nonce = str(next(self._nonces))
-        subscription.deliver(nonce, delivery)
+        subscription.deliver(nonce, delivery, sent=sent)
+        if subscription.type_url == CLUSTER and (endpoints := self._subscriptions.get(ENDPOINTS)) is not None:
+            # A cluster that is sent, perhaps once more, gets warm only with endpoints that come after it.
+            endpoints.owe(delivery.resources)
         if subscription.type_url in self._served:
             self._events.append(Sent(type_url=subscription.type_url, version=delivery.version, nonce=nonce))
         return nonce
@@ -199,10 +204,11 @@ class _Endpoints:
         made = self._made_from
         if made is None or made[0] is not endpoints or made[1] is not clusters or made[2] != empty:
             self._made_from = (endpoints, clusters, empty)
-            self._made = {**endpoints, **{name: _no_endpoints(clusters[name]) for name in empty}}
+            self._made = {**endpoints, **{name: no_endpoints(name, clusters[name].version) for name in empty}}
         return self._made
 
 
-def _no_endpoints(cluster: Resource) -> Resource:
-    body = ClusterLoadAssignment(cluster_name=cluster.name).SerializeToString(deterministic=True)
-    return Resource(ENDPOINTS, cluster.name, body, short_hash("no endpoints", cluster.version))
+def no_endpoints(cluster: str, version: str = "") -> Resource:
+    """The answer for a cluster that has no endpoints; ``version`` is the cluster's."""
+    body = ClusterLoadAssignment(cluster_name=cluster).SerializeToString(deterministic=True)
+    return Resource(ENDPOINTS, cluster, body, short_hash("no endpoints", version))

@@ -119,6 +119,11 @@ class Subscription:
         self.must_answer = False
         self._plan = None
 
+    def owe(self, names: Iterable[str]) -> None:
+        """What the client has under these names must be sent again."""
+        self._owed.update(name for name in names if self.covers(name) and name in self._has)
+        self._plan = None
+
     def desire(self, desired: Mapping[str, Resource]) -> None:
         """What exists now."""
         if desired is not self._desired:
@@ -154,9 +159,12 @@ class Subscription:
     def _lacks(self, resource: Resource) -> bool:
         if resource.name in self._owed:
             return True
-        if self._refused.get(resource.name, (None, ""))[0] == resource.version:
+        if self._is_refused(resource):
             return False
         return self._has.get(resource.name) != resource.version
+
+    def _is_refused(self, resource: Resource) -> bool:
+        return self._refused.get(resource.name, (None, ""))[0] == resource.version
 
     def next_suspects(self) -> list[Resource]:
         """The next part of a refused response to try by itself; empty when there is none."""
@@ -203,14 +211,16 @@ class Subscription:
 
     # ----------------------------------------------------------------------------------- what was delivered
 
-    def deliver(self, nonce: str, delivery: Delivery) -> None:
-        """A response with this nonce is handed out."""
-        for name, resource in delivery.resources.items():
+    def deliver(self, nonce: str, delivery: Delivery, *, sent: Iterable[Resource] | None = None) -> None:
+        """A response with this nonce is handed out; ``sent`` is all that it carries, if that is more."""
+        for resource in delivery.resources.values() if sent is None else sent:
+            name = resource.name
             self._has[name] = resource.version
             self._bodies[name] = resource
             self._told_absent.discard(name)
             self._owed.discard(name)
-            self._refused.pop(name, None)
+            if self._is_refused(resource):
+                del self._refused[name]
         for name in delivery.removed:
             self._forget(name)
             self._owed.discard(name)
@@ -243,7 +253,7 @@ class Subscription:
         for name, resource in disputed.items():
             if self._good.get(name) is resource:
                 del self._good[name]
-        if len(disputed) == 1:
+        if len(delivery.resources) == 1 and disputed:
             self._condemn(next(iter(disputed.values())), error)
         else:
             self._divide(disputed)
@@ -271,18 +281,22 @@ class Subscription:
         half = (len(items) + 1) // 2
         self._suspects.extend(dict(part) for part in (items[:half], items[half:]) if part)
 
-    def supersede(self) -> dict[str, Resource]:
-        """Take back what is under way, since a newer whole state replaces it (SotW); returns its changes."""
-        changes: dict[str, Resource] = {}
-        for delivery in self.unacknowledged.values():
-            changes |= {n: r for n, r in delivery.resources.items() if self._is_wanted(r)}
+    def supersede(self) -> list[Resource]:
+        """Take back what is under way, since a newer whole state replaces it (SotW); returns what is still wanted."""
+        under_way = [r for delivery in self.unacknowledged.values() for r in delivery.resources.values()]
         self.unacknowledged.clear()
-        return changes
+        return [resource for resource in under_way if self._is_wanted(resource)]
+
+    def unproven(self, resources: Iterable[Resource]) -> dict[str, Resource]:
+        """Those that the client has not accepted yet, so that a refusal may be about any of them."""
+        return {each.name: each for each in resources if self._good.get(each.name) != each}
 
     def drop(self, names: Iterable[str]) -> None:
         """Names are gone without word to the client (SotW, where removals are not said)."""
         for name in names:
             self._forget(name)
+            self._told_absent.add(name)
+        self._told_absent &= self.names
         self._plan = None
 
     def note_absent(self, names: Iterable[str]) -> None:

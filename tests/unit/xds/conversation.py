@@ -179,3 +179,8 @@ class SotwTalk:
 
     def nack(self, short: str, error: str = "bad") -> list[str]:
         return self.say(short, error=error)
+
+    def settled(self) -> dict[str, dict[str, str]]:
+        """The last outcome of each type."""
+        events = [event for event in self.events if isinstance(event, Settled)]
+        return {SHORT[event.type_url]: dict(event.refused) for event in events}
