@@ -51,9 +51,7 @@ class ErrorCode:
     meaning: str
     advice: str
 
-    def error(
-        self, message: str, *, advice: str | None = None, where: Where | None = None
-    ) -> VestibuleError:
+    def error(self, message: str, *, advice: str | None = None, where: Where | None = None) -> VestibuleError:
         """The error to raise for one occurrence; ``advice`` replaces the general advice of the code."""
         return VestibuleError(self, message, advice=advice, where=where)
 
@@ -69,9 +67,7 @@ def define(code: str, name: str, kind: Kind, fault: Fault, *, meaning: str, advi
         raise ValueError(f"malformed error code {code!r} or name {name!r}")
     if code in CATALOGUE or any(known.name == name for known in CATALOGUE.values()):
         raise ValueError(f"error code {code} or name {name!r} is already defined")
-    CATALOGUE[code] = ErrorCode(
-        code=code, name=name, kind=kind, fault=fault, meaning=meaning, advice=advice
-    )
+    CATALOGUE[code] = ErrorCode(code=code, name=name, kind=kind, fault=fault, meaning=meaning, advice=advice)
     return CATALOGUE[code]
 
 
