@@ -23,7 +23,7 @@ from vestibule.app.up.kept import Kept
 from vestibule.app.up.operator import Operator
 from vestibule.app.up.places import Places
 from vestibule.calls.unix import connected_channel
-from vestibule.errors import VestibuleError
+from vestibule.errors import Kind, VestibuleError
 from vestibule.net.grpc import Client
 from vestibule.pki.bundles import to_pem
 from vestibule.processes import BoundedFile, Child, Command, Ledger, ReadyLine, Spec
@@ -31,6 +31,7 @@ from vestibule.spiffe import SpiffeId
 from vestibule.wire.gen.vestibule.node.v1 import node_pb2
 
 READY: Final = "agent ready:"
+RETRY_EVERY: Final = 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -129,14 +130,10 @@ class AgentPart:
         self._tending = asyncio.create_task(self._tend(), name="tend-agent")
 
     async def _tend(self) -> None:
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._feed(), name="feed-agent")
-                tasks.create_task(self._grant(), name="grant-keys")
-                tasks.create_task(self._greet(), name="greet-agent")
-        except* VestibuleError as errors:
-            # The agent ended meanwhile, most likely: its supervisor starts the next, which is tended anew.
-            _log.warning("tending the agent: %s", errors.exceptions[0])
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_insist(self._feed), name="feed-agent")
+            tasks.create_task(_insist(self._grant), name="grant-keys")
+            tasks.create_task(_insist(self._greet), name="greet-agent")
 
     async def _feed(self) -> None:
         life = self._life
@@ -161,3 +158,18 @@ class AgentPart:
         if self._life is not None:
             self._life.end()
             self._life = None
+
+
+async def _insist(step: Callable[[], Awaitable[None]]) -> None:
+    """Take a step, again and again while the other side is away; the end of the agent's life ends this, too."""
+    while True:
+        try:
+            await step()
+        except VestibuleError as error:
+            if error.code.kind is not Kind.UNAVAILABLE:
+                _log.error("tending the agent: %s (%s)", error, error.advice)
+                return
+            _log.info("tending the agent: %s", error)
+            await asyncio.sleep(RETRY_EVERY)
+        else:
+            return

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 DirectoryArgument = Annotated[
     Path | None,
-    typer.Argument(metavar="[DIR]", help="mesh.yaml, services/ and up.yaml; without it, the example shop."),
+    typer.Argument(metavar="DIR", help="mesh.yaml, services/ and up.yaml; without it, the example shop."),
 ]
 OnceOption = Annotated[bool, typer.Option("--once", help="Run a copy, prove every promise, stop.")]
 StateOption = Annotated[Path, typer.Option("--state", metavar="DIR", help="Where state and logs are kept.")]

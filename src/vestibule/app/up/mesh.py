@@ -134,9 +134,13 @@ class Mesh:
         self.ready.set()
 
     async def _register(self, agent: SpiffeId) -> None:
-        """Entries for the agent as which it joined; after a mere restart there is nothing to do."""
+        """Entries for the agent as which it joined; after a mere restart there is nothing to do.
+
+        An agent that goes on with what it kept is ready before the server is.
+        """
         if agent == self._agent_id:
             return
+        await self.server.became_ready()
         services = {name: self.plan.intent.services[name].spiffe_id for name in self.plan.services}
         self.entry_ids = await self.operator.register(agent, services)
         self._agent_id = agent
