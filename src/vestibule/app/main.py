@@ -17,6 +17,7 @@ GROUPS: Final = {
     "token": "Join tokens for agents.",
     "bundle": "The trust bundle.",
     "svid": "Credentials of this process, from the Workload API.",
+    "audit": "The log of administrative and issuing acts.",
 }
 
 COMMANDS: Final = {
@@ -43,6 +44,7 @@ COMMANDS: Final = {
     "svid fetch": Lazy("vestibule.cli.svid:fetch", "Fetch this process's X.509-SVIDs."),
     "svid watch": Lazy("vestibule.cli.svid:watch", "Follow this process's X.509-SVIDs."),
     "svid write": Lazy("vestibule.cli.svid:write", "Write this process's X.509-SVIDs to files."),
+    "audit verify": Lazy("vestibule.cli.audit:check", "Check that an audit log is whole."),
 }
 
 cli: Final = program(

@@ -106,7 +106,7 @@ def create(
 
 
 def show(
-    entry_id: Annotated[str | None, typer.Argument(metavar="[ENTRY-ID]")] = None,
+    entry_id: Annotated[str | None, typer.Argument(metavar="ENTRY-ID")] = None,
     spiffe_id: SpiffeIdOption = None,
     parent_id: ParentOption = None,
     selector: SelectorOption = None,
@@ -165,7 +165,7 @@ def update(
 
 
 def delete(
-    entry_ids: Annotated[list[str], typer.Argument(metavar="ENTRY-ID...")],
+    entry_ids: Annotated[list[str], typer.Argument(metavar="ENTRY-ID")],
     server_socket: ServerSocketOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:

@@ -50,7 +50,7 @@ def watch(agent_socket: AgentSocketOption = None, output: OutputOption = Output.
 
 
 def write(
-    directory: Annotated[Path, typer.Argument(help="An existing directory.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="An existing directory.")],
     follow: Annotated[
         bool, typer.Option("--follow", help="Keep the files current until interrupted.")
     ] = False,

@@ -1,0 +1,80 @@
+"""``vestibule audit verify``."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import typer
+
+from vestibule.audit import AuditEvent, AuditLog, verify
+from vestibule.cli import audit
+from vestibule.cli.output import Exit, Output
+from vestibule.cli.run_state import RunState
+from vestibule.clock import SystemClock
+from vestibule.processes import procfs
+
+
+async def a_log(path: Path, records: int = 3) -> Path:
+    log = AuditLog(path, SystemClock())
+    await log.open()
+    for number in range(records):
+        event = AuditEvent(actor="server", action="svid.issue", subject=f"spiffe://example.org/{number}")
+        await log.record([event])
+    await log.close()
+    return path
+
+
+def outcome(path: Path, output: Output = Output.TEXT) -> int:
+    with pytest.raises(typer.Exit) as left:
+        audit.check(path, output)
+    return int(left.value.exit_code)
+
+
+async def test_a_whole_log_is_found_whole(tmp_path: Path) -> None:
+    report = verify(await a_log(tmp_path / "audit.jsonl"))
+    told = audit.document(tmp_path / "audit.jsonl", report)
+    assert (told["whole"], told["records"], told["problem"]) == (True, 3, None)
+
+
+def test_the_outcome_is_told_by_the_exit_code_and_in_the_envelope(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import asyncio
+
+    log = asyncio.run(a_log(tmp_path / "audit.jsonl"))
+    assert outcome(log) == Exit.FINE
+    assert "3 records, none changed, removed or inserted" in capsys.readouterr().out
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text(lines[0] + lines[2])
+    assert outcome(log) == Exit.FINDINGS
+    assert f"{log}:2: record 3 does not follow record 1" in capsys.readouterr().out
+    assert outcome(log, Output.JSON) == Exit.FINDINGS
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["schema"] == "vestibule.audit-verification/v1"
+    assert answer["data"]["problem"]["line"] == 2
+
+
+def test_a_log_that_is_not_there_is_an_error_with_a_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert outcome(tmp_path / "none.jsonl") == Exit.UNREACHABLE
+    assert "VST8100" in capsys.readouterr().err
+
+
+def test_without_a_path_it_is_the_log_of_the_run_in_this_directory(tmp_path: Path) -> None:
+    assert audit.find_log(tmp_path) == audit.SYSTEM_LOG
+    places = {name: tmp_path / name for name in ("intent", "runtime", "server_socket", "agent_socket")}
+    RunState(
+        pid=os.getpid(),
+        start_time=procfs.start_time(os.getpid()) or 0,
+        **places,
+        admin_socket=tmp_path,
+        access_log=tmp_path,
+        trust_bundle=tmp_path,
+        server_address="",
+        health_address="",
+    ).write(tmp_path)
+    assert audit.find_log(tmp_path) == tmp_path / "server" / "audit.jsonl"
