@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated
 
 import typer
 
@@ -35,22 +37,28 @@ def generate(
         if spiffe_id is not None:
             request.agent_id.CopyFrom(to_wire(SpiffeId.parse(spiffe_id)))
         # The file is made first: a token that nobody can read would be lost.
-        descriptor = None if write is None else _new_file(write)
-        async with server_calls(server_socket) as calls:
-            token = await calls.agents.unary("CreateJoinToken", request)
-        data = {"token": token.value, "expires_at": instant(token.expires_at)}
-        if descriptor is not None:
-            with os.fdopen(descriptor, "w") as file:
+        with nullcontext() if write is None else _new_file(write) as file:
+            async with server_calls(server_socket) as calls:
+                token = await calls.agents.unary("CreateJoinToken", request)
+            if file is not None:
                 file.write(token.value + "\n")
-            data["token"] = None
+        data = {"token": None if write else token.value, "expires_at": instant(token.expires_at)}
         answer(output, "token", data, lambda: console.print(token.value if write is None else f"{write}"))
         return Exit.FINE
 
     run(output, "token", main)
 
 
-def _new_file(path: Path) -> int:
+@contextmanager
+def _new_file(path: Path) -> Iterator[IO[str]]:
+    """A file of mode 0600 that was not there before; it is removed again if nothing comes of it."""
     try:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise USAGE.error(f"{path} cannot be made: {error.strerror}") from error
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            yield file
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
