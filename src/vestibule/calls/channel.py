@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -125,9 +126,21 @@ class ServerChannel(CheckedChannel):
             ) from error
         except TimeoutError as error:
             raise UNREACHABLE.error(f"{self._address} does not answer") from error
+        except ssl.SSLError as error:
+            raise UNREACHABLE.error(
+                f"whoever answers at {self._address} does not speak this TLS ({error.reason or error})",
+                advice="Check that the address is the server's gRPC port, which it prints at start as grpc=.",
+            ) from error
         except OSError as error:
-            raise UNREACHABLE.error(f"cannot connect to {self._address}: {error}") from error
+            raise UNREACHABLE.error(f"cannot connect to {self._address}: {_reason(error)}") from error
         return made
+
+
+def _reason(error: OSError) -> str:
+    """Why, in words: asyncio's own texts repeat the address as a Python tuple."""
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.strerror or str(error)
 
 
 class UnverifiedChannel(ServerChannel):

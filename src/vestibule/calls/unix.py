@@ -28,10 +28,31 @@ class CheckedChannel(grpclib.client.Channel):
 def unix_channel(path: Path) -> grpclib.client.Channel:
     """A channel to a Unix socket; connects at the first call, and again after a lost connection.
 
-    Raises: VST2310 for a path that no Unix socket can have.
+    Raises: VST2310 for a path that no Unix socket can have; calls raise VST2300 when nobody answers there.
     """
     check_path(path)
-    return CheckedChannel(path=os.fspath(path))
+    return _ByPath(path)
+
+
+class _ByPath(CheckedChannel):
+    def __init__(self, path: Path) -> None:
+        super().__init__(path=os.fspath(path))
+        self._where = path
+
+    async def _create_connection(self) -> H2Protocol:
+        try:
+            return await super()._create_connection()
+        except FileNotFoundError as error:
+            raise UNREACHABLE.error(f"there is no socket at {self._where}") from error
+        except ConnectionRefusedError as error:
+            raise UNREACHABLE.error(f"nobody listens at {self._where}") from error
+        except PermissionError as error:
+            raise UNREACHABLE.error(
+                f"this user may not open {self._where}",
+                advice="Run the command as the user that owns the socket, or as root.",
+            ) from error
+        except OSError as error:
+            raise UNREACHABLE.error(f"cannot connect to {self._where}: {error.strerror or error}") from error
 
 
 def connected_channel(sock: socket.socket) -> grpclib.client.Channel:

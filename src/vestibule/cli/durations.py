@@ -9,6 +9,8 @@ from typing import Final
 from vestibule.cli.codes import USAGE
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_LONGEST: Final = 2**31 - 1
+"""Seconds, as the messages of the server's API hold them."""
 _DURATION: Final = re.compile(r"([0-9]{1,8})(s|m|h|d)")
 
 
@@ -19,4 +21,7 @@ def parse_duration(text: str) -> timedelta:
         raise USAGE.error(
             f"{text!r} is not a duration", advice="Write a whole number and a unit: 90s, 15m, 24h, 7d."
         )
-    return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
+    seconds = int(match[1]) * _UNITS[match[2]]
+    if seconds > _LONGEST:
+        raise USAGE.error(f"{text!r} is too long", advice="No duration is longer than 68 years.")
+    return timedelta(seconds=seconds)

@@ -15,6 +15,7 @@ import typer
 
 from vestibule.cli.codes import NO_SOCKET
 from vestibule.cli.run_state import STATE_DIRECTORY, RunState
+from vestibule.net.unix import check_path
 
 SYSTEM_RUNTIME: Final = Path("/run/vestibule")
 SERVER_SOCKET: Final = "server.sock"
@@ -49,15 +50,15 @@ class Sockets:
     run: RunState | None = None
 
     def existing_server(self) -> Path:
-        """The server's private socket.  Raises: VST9102 when it is not there."""
+        """The server's private socket.  Raises: VST9102 when it is not there, VST2310 when it cannot be."""
         return _existing(self.server, "server", "--server-socket")
 
     def existing_agent(self) -> Path:
-        """The agent's public socket.  Raises: VST9102 when it is not there."""
+        """The agent's public socket.  Raises: VST9102 when it is not there, VST2310 when it cannot be."""
         return _existing(self.agent, "agent", "--agent-socket")
 
     def existing_admin(self) -> Path:
-        """The agent's private socket.  Raises: VST9102 when it is not there."""
+        """The agent's private socket.  Raises: VST9102 when it is not there, VST2310 when it cannot be."""
         return _existing(self.admin, "agent", "--admin-socket")
 
 
@@ -99,6 +100,7 @@ def _plain(path: Path | None) -> Path | None:
 def _existing(path: Path, what: str, flag: str) -> Path:
     if path.exists():
         return path
+    check_path(path)
     raise NO_SOCKET.error(
         f"no {what} socket at {path}",
         advice=f"Start it (vestibule up, or vestibule {what} run), run this where `vestibule up` runs, or name the "

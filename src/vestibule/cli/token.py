@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO, Annotated, Final
 
 import typer
 
@@ -17,6 +17,8 @@ from vestibule.cli.server_calls import instant, server_calls, to_wire
 from vestibule.cli.sockets import ServerSocketOption
 from vestibule.spiffe import SpiffeId
 from vestibule.wire.gen.spire import agent_pb2
+
+_PLACE: Final = "Name a file in a directory that exists, where this user may write and where there is room."
 
 
 def generate(
@@ -51,14 +53,24 @@ def generate(
 
 @contextmanager
 def _new_file(path: Path) -> Iterator[IO[str]]:
-    """A file of mode 0600 that was not there before; it is removed again if nothing comes of it."""
+    """A file of mode 0600 that only stays if something came of it.  Raises: VST9100."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError as error:
+        raise USAGE.error(
+            f"{path} exists already", advice="Name a new file, or remove this one first."
+        ) from error
     except OSError as error:
-        raise USAGE.error(f"{path} cannot be made: {error.strerror}") from error
+        raise USAGE.error(f"{path} cannot be made: {error.strerror}", advice=_PLACE) from error
     try:
         with os.fdopen(descriptor, "w") as file:
             yield file
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise USAGE.error(
+            f"{path} cannot be written: {error.strerror}; the token is lost and will end unused",
+            advice=_PLACE,
+        ) from error
     except BaseException:
         path.unlink(missing_ok=True)
         raise

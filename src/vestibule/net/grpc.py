@@ -3,7 +3,8 @@
 A server is ``serve(descriptor, implementation)``, where the implementation has one coroutine per RPC,
 named in snake case (``AttestAgent`` → ``attest_agent``), taking grpclib's stream.  A client is
 ``Client(channel, descriptor)``.  Vestibule's error code and advice travel in two trailing-metadata keys
-that other clients ignore, so that an operator sees the same error on both sides.
+that other clients ignore, so that an operator sees the same error on both sides.  The status message begins
+with the code, too: it is all that Envoy and other people's clients show.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ CODE_KEY: Final = "vestibule-error-code"
 ADVICE_KEY: Final = "vestibule-error-advice"
 DEFAULT_TIMEOUT: Final = 30.0
 _CODE: Final = re.compile("VST[0-9]{4}")
+_WRONG_PLACE: Final = (
+    "Whoever answers there does something else: check that the socket or address is that of the server "
+    "(server.sock) or of the agent (agent.sock, agent-admin.sock), and that both sides are of the same version."
+)
 
 _log = logging.getLogger(__name__)
 
@@ -122,7 +127,7 @@ async def refuse(stream: Stream, error: VestibuleError, details: Sequence[Messag
     try:
         await stream.send_trailing_metadata(
             status=STATUS_OF_KIND[error.code.kind],
-            status_message=error.message,
+            status_message=f"{error.code.code} {error.message}",
             status_details=list(details) or None,
             metadata={CODE_KEY: error.code.code, ADVICE_KEY: quote(error.advice)},
         )
@@ -190,16 +195,17 @@ def _is_open(stream: Stream) -> bool:
 
 def _remote(error: GRPCError, stream: Stream | None) -> VestibuleError:
     trailers = _trailers(stream)
+    code = str(trailers.get(CODE_KEY, ""))
     message = error.message or error.status.name.lower().replace("_", " ")
-    known = CATALOGUE.get(str(trailers.get(CODE_KEY, "")))
     advice = unquote(str(trailers.get(ADVICE_KEY, ""))) or None
-    if known is not None:
-        return known.error(message, advice=advice)
-    if _CODE.fullmatch(text := str(trailers.get(CODE_KEY, ""))):
-        # A code of a room that this process has no use for, such as the server's: shown as it came.
-        return _foreign(text, error.status).error(message, advice=advice)
+    if _CODE.fullmatch(code):
+        # A code of a room that this process has no use for, such as the server's, is shown as it came.
+        known = CATALOGUE.get(code) or _foreign(code, error.status)
+        return known.error(message.removeprefix(f"{code} "), advice=advice)
     if error.status in (Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED):
         return UNREACHABLE.error(message)
+    if error.status is Status.UNIMPLEMENTED:
+        advice = advice or _WRONG_PLACE
     return REMOTE_REFUSED.error(f"{error.status.name}: {message}", advice=advice)
 
 
