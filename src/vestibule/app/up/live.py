@@ -96,7 +96,7 @@ class View:
     def _services(self) -> Table:
         proxies = self._proxies()
         table = Table(box=None, header_style="dim", pad_edge=False)
-        for heading in ("SERVICE", "STATE", "IDENTITY", "CERT", "SYNC", "RESTARTS"):
+        for heading in ("SERVICE", "STATE", "IDENTITY", "CERT", "SYNC", "EGRESS", "RESTARTS"):
             table.add_column(heading, no_wrap=heading != "IDENTITY")
         for each in self._mesh.sidecars:
             proxy = proxies.get(each.kept.name, {})
@@ -107,6 +107,7 @@ class View:
                 escape(str(self._mesh.plan.intent.services[each.service].spiffe_id)),
                 countdown(left) if proxy else "",
                 escape(sync_words(proxy["sync"], proxy["connected"])) if proxy else "",
+                str(each.where.egress) if each.kept.ready else "",
                 str(each.kept.restarts or ""),
             )
         return table
