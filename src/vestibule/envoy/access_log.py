@@ -4,9 +4,9 @@ A log's name is ``vestibule/<inbound|outbound>/<service>/<port>``, the service b
 listener has many destinations and leaves both parts empty; there, as everywhere, the route's name is
 ``service/port``.  What Envoy does not report by itself travels in custom tags.
 
-A proxy logs every request up to ``SERVED_PER_SECOND``, and beyond it only those that were refused or failed, up to
-``FAILED_PER_SECOND``: a flood of requests must neither cost the callers a third of the throughput nor keep the node's
-agent from its work.  Envoy counts all requests in any case.
+A proxy logs every request of a burst, and of a lasting load ``SERVED_PER_SECOND``; refused and failed ones have a
+budget of their own.  A flood of requests must neither cost the callers a third of the throughput, which logging all of
+them does, nor keep the node's agent from its work.  Envoy counts all requests in any case.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ from vestibule.envoy.places import ads, agent_service
 from vestibule.envoy.protos import packed, seconds, serialized
 from vestibule.xds.resources import TOKEN_BUCKET, Resource
 
-SERVED_PER_SECOND: Final = 500
+SERVED_PER_SECOND: Final = 200
 FAILED_PER_SECOND: Final = 1000
+BURST: Final = 1000
+"""Entries that may come at once, of either kind."""
+
 FLUSH_SECONDS: Final = 0.25
 BUFFER_BYTES: Final = 65536
 
@@ -62,7 +65,7 @@ def limits() -> Iterator[Resource]:
     """The token buckets that the logs of a proxy share."""
     for name, rate in ((_SERVED, SERVED_PER_SECOND), (_FAILED, FAILED_PER_SECOND)):
         bucket = TokenBucket(
-            max_tokens=rate, tokens_per_fill=UInt32Value(value=rate), fill_interval=seconds(1)
+            max_tokens=BURST, tokens_per_fill=UInt32Value(value=rate), fill_interval=seconds(1)
         )
         yield Resource.of(TOKEN_BUCKET, name, serialized(bucket))
 
