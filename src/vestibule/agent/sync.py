@@ -34,7 +34,7 @@ from vestibule.agent.vault import Vault
 from vestibule.attest.node import NodeProof
 from vestibule.calls.codes import BANNED, MUST_ATTEST
 from vestibule.clock import Clock
-from vestibule.errors import Kind, VestibuleError
+from vestibule.errors import ErrorCode, Kind, VestibuleError
 from vestibule.net.codes import SERVER_NOT_TRUSTED
 from vestibule.pki.certificates import load_certificate
 from vestibule.pki.chains import leaf_facts, verify_x509_svid
@@ -121,15 +121,20 @@ class Sync:
 
     async def _follow(self) -> None:
         pause = Pause(self._jitter)
+        told: ErrorCode | None = None
         while True:
             await self._until_joined()
             try:
                 await self._listen(pause)
                 _log.info("the server ended the watch; connecting again")
             except VestibuleError as error:
-                _log.log(self._level(error), "not following the server: %s", error)
+                repeated = told is error.code
+                told = error.code
+                _log.log(
+                    logging.DEBUG if repeated else self._level(error), "not following the server: %s", error
+                )
             if self.connected:
-                self.connected = False
+                self.connected, told = False, None
                 self._tell()
             # Whatever happened meanwhile was not pushed: look at everything when the server answers again.
             self._mark(entries=True, bundle=True)
@@ -145,6 +150,8 @@ class Sync:
         async for revisions in self._upstream.watch():
             pause.reset()
             self.connected, self.seen_at = True, self._clock.now()
+            if last is None:
+                _log.info("following the server's changes")
             now = (revisions.entries, revisions.bundle)
             # The first message of a connection says where things stand; it is not known what we missed.
             self._mark(entries=last is None or now[0] != last[0], bundle=last is None or now[1] != last[1])

@@ -42,7 +42,6 @@ from vestibule.doors.sidecar_api import SidecarDoor
 from vestibule.doors.supervisor_api import SupervisorDoor
 from vestibule.doors.workload_api import WorkloadDoor
 from vestibule.errors import VestibuleError
-from vestibule.keys.files import make_private_directory
 from vestibule.keys.kek import load_or_create_kek
 from vestibule.keys.sealing import Sealer
 from vestibule.net.codes import SOCKET_PATH
@@ -51,6 +50,7 @@ from vestibule.net.grpc_server import GrpcServer
 from vestibule.net.peer import ProcessHandle, peer_of
 from vestibule.net.unix import PRIVATE, PUBLIC, UnixListener, check_path, listen_unix
 from vestibule.observe.access_log import AccessLog
+from vestibule.processes.directories import private_directory
 from vestibule.processes.signals import Shutdown
 from vestibule.records import Address
 from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain
@@ -94,7 +94,7 @@ async def run_agent(
 ) -> None:
     """Run until told to stop.  ``on_ready`` hears once, when the agent serves and knows who it is.
 
-    Raises: VST2310 and VST2311 (sockets), VST2107, VST2108, VST1104 (data directory), VST2100 (banned), and at
+    Raises: VST2310 and VST2311 (sockets), VST7003, VST2107, VST2108, VST1104 (data directory), VST2100 (banned), and at
     the first start whatever makes joining impossible.
     """
     # Found out before anything is created or the join token is spent.
@@ -171,6 +171,9 @@ class Agent:
         supervisor = GrpcServer([SupervisorDoor(self.grants).servable()])
         listeners: list[UnixListener] = []
         try:
+            # Known to be ours before the join token is spent; callers who come now wait a moment.
+            listeners.append(listen_unix(self.settings.admin_socket_path, PRIVATE))
+            listeners.append(listen_unix(self.settings.socket_path, PUBLIC))
             async with asyncio.TaskGroup() as tasks:
                 running = [
                     tasks.create_task(self.access_log.run(), name="access-log"),
@@ -181,10 +184,8 @@ class Agent:
                 # Doors open last and close first.
                 if self.settings.supervisor_fd is not None:
                     await supervisor.adopt(_inherited(self.settings.supervisor_fd))
-                listeners.append(listen_unix(self.settings.admin_socket_path, PRIVATE))
-                await private.listen(listeners[-1].sock)
-                listeners.append(listen_unix(self.settings.socket_path, PUBLIC))
-                await public.listen(listeners[-1].sock)
+                await private.listen(listeners[0].sock)
+                await public.listen(listeners[1].sock)
                 if self.settings.health is not None:
                     # Imported only where it is asked for: an HTTP server is a quarter of the agent's start.
                     from vestibule.app.agent_health import serve_health
@@ -295,13 +296,7 @@ class Agent:
 
 
 def _prepare(settings: AgentSettings) -> None:
-    try:
-        make_private_directory(settings.data_dir)
-    except OSError as error:
-        raise ALREADY_RUNNING.error(
-            f"cannot use the data directory {settings.data_dir}: {error.strerror}",
-            advice="Give a directory that this user may write to: --data-dir DIR.",
-        ) from error
+    private_directory(settings.data_dir)
     for path in (settings.socket_path, settings.admin_socket_path):
         try:
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ INVALID_SETTING = define(
     Kind.INVALID,
     Fault.OPERATOR,
     meaning="A setting in a configuration file, or one on the command line, is unknown or has no sensible value.",
-    advice="Correct the setting; vestibule server run --help names them all.",
+    advice="Correct the setting; the command's --help names them all.",
 )
 DATA_IN_USE = define(
     "VST9111",

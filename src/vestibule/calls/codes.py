@@ -20,6 +20,14 @@ MUST_ATTEST = define(
     "was evicted.",
     advice="Nothing, where the agent can attest again by itself; else start it with a new join token.",
 )
+OTHER_TRUST_DOMAIN = define(
+    "VST2333",
+    "server-of-another-trust-domain",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="The server that the agent was told to join serves another trust domain than the agent was told.",
+    advice="Give the agent the --trust-domain that the server prints at start, or the address of its own server.",
+)
 BAD_ANSWER = define(
     "VST2332",
     "server-answer-refused",

@@ -12,7 +12,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from vestibule.calls.channel import ServerChannel
-from vestibule.calls.codes import BAD_ANSWER, BANNED, MUST_ATTEST
+from vestibule.calls.codes import BAD_ANSWER, BANNED, MUST_ATTEST, OTHER_TRUST_DOMAIN
 from vestibule.errors import VestibuleError
 from vestibule.net.grpc import Client, Stream
 from vestibule.records import Entry
@@ -99,12 +99,12 @@ class IdentityApi:
         return tuple(answer.svid.cert_chain)
 
     async def bundle(self) -> TrustBundle:
-        """The trust bundle.  Raises, beside the usual: VST2332 for one of another trust domain."""
+        """The trust bundle.  Raises, beside the usual: VST2333 for one of another trust domain."""
         with _standing():
             answer = await self._bundles.unary("GetBundle", bundle_pb2.GetBundleRequest())
         if TrustDomain.parse(answer.trust_domain) != self._trust_domain:
-            raise BAD_ANSWER.error(
-                f"the server is of trust domain {answer.trust_domain!r}, this agent of {self._trust_domain}"
+            raise OTHER_TRUST_DOMAIN.error(
+                f"the server is of trust domain {answer.trust_domain!r}, this agent of '{self._trust_domain}'"
             )
         return TrustBundle(
             trust_domain=self._trust_domain,

@@ -54,12 +54,14 @@ def _check_version(path: Path) -> tuple[int, int, int]:
             env={"PATH": os.defpath},
             stdin=subprocess.DEVNULL,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ENVOY_UNUSABLE.error(f"{path} cannot be run: {error}") from error
+    except OSError as error:
+        raise ENVOY_UNUSABLE.error(f"{path} cannot be run: {error.strerror}") from error
+    except subprocess.TimeoutExpired as error:
+        raise ENVOY_UNUSABLE.error(f"{path} --version says nothing for {_PATIENCE:g} s") from error
     text = answer.stdout.decode(errors="replace")
     found = _VERSION.search(text)
     if found is None:
-        said = (text + answer.stderr.decode(errors="replace")).strip()[:200] or "nothing"
+        said = (text + answer.stderr.decode(errors="replace")).strip().partition("\n")[0][:100] or "nothing"
         raise ENVOY_UNUSABLE.error(f"{path} --version says {said!r}, which is not an Envoy's answer")
     version = (int(found[1]), int(found[2]), int(found[3]))
     if version < OLDEST:
