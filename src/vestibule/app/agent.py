@@ -234,7 +234,13 @@ class Agent:
         """Whose access log is being sent.  Raises: VST2133, VST2312."""
         peer = peer_of(stream)
         session = self.sidecars.session_of((peer.pid, peer.start_time))
-        return Reporter(session.service, str(session.spiffe_id), session.instance_id)
+        proxy = self.sidecars.proxy_of((peer.pid, peer.start_time))
+        return Reporter(
+            session.service,
+            str(session.spiffe_id),
+            session.instance_id,
+            lambda: self._confirmed_version(proxy),
+        )
 
     def forget_everything(self) -> None:
         """The agent may not come back: what it kept for outages goes, too."""
@@ -260,6 +266,10 @@ class Agent:
             if self.cache.now.entries != entries:
                 entries = self.cache.now.entries
                 self.sidecars.wake()
+
+    def _confirmed_version(self, proxy: ProxyKey) -> str:
+        state = self.ledger.state(proxy)
+        return (state.version if state else None) or ""
 
     def _connected_proxies(self) -> list[ProxyKey]:
         return [state.proxy for state in self.ledger.proxies() if state.connected]

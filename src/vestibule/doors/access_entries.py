@@ -8,6 +8,7 @@ the call (``source`` for outbound, ``destination`` for inbound records).  The cu
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -88,6 +89,8 @@ class Reporter:
     service: str
     spiffe_id: str
     instance_id: str
+    intent_version: Callable[[], str] = str
+    """The version of the intent that the proxy has confirmed, asked for with each batch; empty if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +188,7 @@ class EntryLines:
             f'"transport_failure":{_text(failure)},"duration_ms":{_duration(common)},'
             f'"upstream_ms":{_milliseconds(common, "time_to_first_upstream_rx_byte")},'
             f'"attempts":{common.upstream_request_attempt_count or "null"},'
-            f'"intent_version":{_text(_tag(tags, "intent_version"))}}}'
+            f'"intent_version":{_text(self._reporter.intent_version())}}}'
         )
         if not self._inbound:
             return AccessLine(text, None)

@@ -11,7 +11,7 @@ from vestibule.observe.access_log import Edge
 from vestibule.observe.access_record import AccessRecord, Direction, Layer, Verdict
 
 ORDERS = "spiffe://example.org/ns/prod/sa/orders"
-REPORTER = Reporter("payments", "spiffe://example.org/ns/prod/sa/payments", "i-1")
+REPORTER = Reporter("payments", "spiffe://example.org/ns/prod/sa/payments", "i-1", lambda: "0cd8")
 INBOUND = LogName.parse("vestibule/inbound/payments/http")
 OUTBOUND = LogName.parse("vestibule/outbound/ledger/grpc")
 
@@ -47,6 +47,10 @@ def test_an_allowed_request() -> None:
     assert (record.source_spiffe_id, record.destination_spiffe_id) == (ORDERS, REPORTER.spiffe_id)
     assert (record.method, record.request_id, record.duration_ms) == ("POST", "r-1", 7.0)
     assert (record.tls_version, record.peer_serial, record.rule) == ("TLSv1.3", "0a1b", "")
+
+
+def test_the_intent_version_is_the_one_that_the_proxy_confirmed() -> None:
+    assert from_http(request(), INBOUND, REPORTER).intent_version == "0cd8"
 
 
 def test_the_query_is_not_kept() -> None:
