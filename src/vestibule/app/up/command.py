@@ -136,6 +136,7 @@ def _show_end(report: Report, seconds: float, logs: Path) -> None:
 async def _stay(plan: Plan, state: Path, timeline: Timeline, output: Output) -> None:
     """Run until a signal.  On the way out everything stops in order; a second signal cuts that short."""
     from vestibule.app.up.holding import while_running
+    from vestibule.app.up.journal import journal
     from vestibule.app.up.live import View
     from vestibule.app.up.mesh import Mesh
     from vestibule.app.up.places import Tenancy
@@ -144,7 +145,7 @@ async def _stay(plan: Plan, state: Path, timeline: Timeline, output: Output) -> 
     tenancy = Tenancy(state)
     places = tenancy.take()
     try:
-        with Shutdown() as shutdown:
+        with Shutdown() as shutdown, journal(places.logs):
             mesh = Mesh(plan, places, tenancy.ledger, timeline)
             showing = View(mesh, console).run() if output is Output.TEXT else _announce(mesh)
             await while_running(mesh, shutdown, showing)

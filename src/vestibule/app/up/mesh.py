@@ -159,6 +159,7 @@ class Mesh:
             name="server",
             command=lambda: command,
             ready=ReadyLine(SERVER_READY),
+            attempts=1,
             log=BoundedFile(self.places.logs / "server.log"),
             grace=10.0,
         )

@@ -13,6 +13,7 @@ from vestibule.app.up.codes import INTERRUPTED
 from vestibule.app.up.dialling import NoAnswer
 from vestibule.app.up.edges import Edge, allowed_edges, denied_routes
 from vestibule.app.up.holding import while_running
+from vestibule.app.up.journal import journal
 from vestibule.app.up.mesh import Mesh
 from vestibule.app.up.places import Tenancy
 from vestibule.app.up.plan import Plan, copy_intent
@@ -23,7 +24,7 @@ from vestibule.app.up.timeline import Timeline
 from vestibule.errors import VestibuleError
 from vestibule.processes import Shutdown
 
-FIRST_CALLS_WITHIN: Final = 15.0
+FIRST_CALLS_WITHIN: Final = 10.0
 _RETRY_EVERY: Final = 0.02
 
 Tell = Callable[[Outcome], None]
@@ -82,7 +83,7 @@ async def run_once(
     places = tenancy.take(fresh=True)
     try:
         copy = replace(plan, directory=copy_intent(plan.directory, places.intent_copy))
-        with Shutdown() as shutdown:
+        with Shutdown() as shutdown, journal(places.logs):
             mesh = Mesh(copy, places, tenancy.ledger, timeline)
             try:
                 if await while_running(mesh, shutdown, _prove(mesh, report, tell, ready)) is None:

@@ -57,6 +57,8 @@ class SidecarPart:
             command=lambda: commands.sidecar(places, instance, directory, secret_descriptor(self.key)),
             ready=ReadyLine(READY),
             ready_within=60.0,
+            # It tries its app several times itself; what it then says should not have to wait.
+            attempts=1,
             log=BoundedFile(places.logs / f"{instance.name}.log"),
             # Its drain, its app's patience and its own.
             grace=20.0,
