@@ -1,25 +1,33 @@
 """The access log on disk: bounded, rotating files of JSON lines, and counts for a glance.
 
-Access logs are evidence but not a gate: when the disk is full, traffic goes on, records are dropped, and the
-number dropped is kept and reported.
+Access logs are evidence but not a gate: when the disk is full, traffic goes on and records wait in memory.  What
+finds no room there either is dropped; the number dropped is kept and reported.  Only whole lines are ever left in
+the file.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from vestibule.errors import VestibuleError
 from vestibule.observe.access_record import AccessRecord
+from vestibule.observe.codes import LOG_NOT_WRITTEN
 
 FILE_BYTES: Final = 16 * 1024 * 1024
 FILES_KEPT: Final = 4
 QUEUE_LIMIT: Final = 50_000
+RETRY_SECONDS: Final = 1.0
+"""How often a log that could not be written is tried again."""
+_BATCH: Final = 2_000
+_LONGEST_LINE: Final = 1024 * 1024
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +61,11 @@ class AccessLog:
         self._files_kept = files_kept
         self._queue: deque[str] = deque()
         self._arrived = asyncio.Event()
+        self._sound = False  # whether the file is known to end with a whole line
+        self._dropped_before = 0
         self.dropped = 0
+        self.problem: VestibuleError | None = None
+        """Why records wait, while they do."""
         self.edges: Counter[Edge] = Counter()
 
     def append(self, lines: Iterable[AccessLine]) -> None:
@@ -75,31 +87,83 @@ class AccessLog:
                 self._arrived.clear()
                 await self._flush()
         finally:
-            self._write(self._take())
+            self._write_the_rest()
 
     async def _flush(self) -> None:
         while batch := self._take():
             writing = asyncio.ensure_future(asyncio.to_thread(self._write, batch))
             try:
                 await asyncio.shield(writing)
-            except asyncio.CancelledError:
-                await writing  # a thread cannot be cancelled; what it holds must not be lost
-                raise
+            finally:
+                # Also when cancelled: a thread goes on, and what it did not write must not be lost.
+                rest = batch[await writing :]
+                self._queue.extendleft(reversed(rest))
+            if rest:
+                await asyncio.sleep(RETRY_SECONDS)
+
+    def _write_the_rest(self) -> None:
+        while batch := self._take():
+            if rest := len(batch) - self._write(batch):
+                self.dropped += rest + len(self._queue)
+                self._queue.clear()
+                _log.warning("access log: %d records were dropped", self.dropped)
 
     def _take(self) -> list[str]:
-        return [self._queue.popleft() for _ in range(min(len(self._queue), 2_000))]
+        return [self._queue.popleft() for _ in range(min(len(self._queue), _BATCH))]
 
-    def _write(self, batch: list[str]) -> None:
-        if not batch:
-            return
-        text = "\n".join(batch) + "\n"
+    def _write(self, batch: list[str]) -> int:
+        """Append lines; how many of them are in the file, whole."""
+        data = "".join(f"{line}\n" for line in batch).encode()
+        done = 0
         try:
-            self._rotate_for(len(text))
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(text)
+            self._rotate_for(len(data))
+            file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                size = self._whole_lines(file)
+                self._sound = False
+                try:
+                    while done < len(data):
+                        done += os.write(file, data[done:])
+                except OSError:
+                    done = data.rfind(b"\n", 0, done) + 1
+                    with suppress(OSError):
+                        os.ftruncate(file, size + done)
+                        self._sound = True
+                    raise
+                self._sound = True
+            finally:
+                os.close(file)
         except OSError as error:
-            self.dropped += len(batch)
-            _log.warning("access log: %d records dropped: %s", len(batch), error.strerror)
+            self._complain(error)
+            return data.count(b"\n", 0, done)
+        self._recovered()
+        return len(batch)
+
+    def _whole_lines(self, file: int) -> int:
+        """The size of the file, from which what a killed agent wrote of its last line is removed."""
+        size = os.fstat(file).st_size
+        if not self._sound and size:
+            start = max(0, size - _LONGEST_LINE)
+            end = start + os.pread(file, size - start, start).rfind(b"\n") + 1
+            if end < size:
+                os.ftruncate(file, end)
+                self.dropped += 1
+            return end
+        return size
+
+    def _complain(self, error: OSError) -> None:
+        if self.problem is None:
+            self._dropped_before = self.dropped
+            self.problem = LOG_NOT_WRITTEN.error(
+                f"the access log {self._path} cannot be written: {error.strerror}"
+            )
+            _log.error("%s (%s)", self.problem, self.problem.advice)
+
+    def _recovered(self) -> None:
+        if self.problem is not None:
+            self.problem = None
+            dropped = self.dropped - self._dropped_before
+            _log.info("the access log is written again; %d records were dropped meanwhile", dropped)
 
     def _rotate_for(self, incoming: int) -> None:
         if not self._path.exists() or self._path.stat().st_size + incoming <= self._file_bytes:

@@ -2,6 +2,15 @@
 
 from vestibule.errors import Fault, Kind, define
 
+LOG_NOT_WRITTEN = define(
+    "VST8201",
+    "access-log-not-written",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="The access log cannot be written: its disk is full, or its directory is gone.  Calls go on; records are "
+    "kept in memory as far as there is room for them, then dropped and counted.",
+    advice="Free space on the disk of the agent's data directory; no restart is needed.",
+)
 LOG_UNREADABLE = define(
     "VST8200",
     "access-log-unreadable",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import suppress
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from vestibule.errors import VestibuleError
+from vestibule.observe import access_log
 from vestibule.observe.access_log import AccessLine, AccessLog, Edge, read
 from vestibule.observe.access_record import SCHEMA, AccessRecord, Direction, Layer, Verdict
 
@@ -34,6 +37,23 @@ RECORD = AccessRecord(
 def line(record: AccessRecord) -> str:
     document = {**asdict(record), "schema": SCHEMA, "time": record.time.isoformat()}
     return json.dumps(document, default=lambda value: value.value)
+
+
+@contextmanager
+def disk_of(size: int) -> Iterator[None]:
+    """No file of this process can grow beyond ``size`` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
 
 
 async def _write(log: AccessLog, *records: AccessRecord) -> None:
@@ -90,6 +110,41 @@ async def test_a_full_disk_drops_records_and_counts_them() -> None:
     log = AccessLog(Path("/dev/full"))
     await _write(log, RECORD)
     assert log.dropped == 1
+
+
+async def test_records_wait_while_the_disk_is_full_and_no_line_is_ever_in_halves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access_log, "RETRY_SECONDS", 0.01)
+    path = tmp_path / "access.jsonl"
+    log = AccessLog(path)
+    size = len(line(RECORD)) + 1
+    task = asyncio.create_task(log.run())
+    with disk_of(size * 5 // 2):
+        log.append(AccessLine(line(replace(RECORD, status=number)), None) for number in range(100, 110))
+        await until(lambda: log.problem is not None)
+        assert log.problem is not None
+        assert log.problem.code.code == "VST8201"
+        assert [record.status for record in read(path)] == [100, 101]
+        assert path.read_text().endswith("\n")
+    await until(lambda: log.problem is None)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    assert [record.status for record in read(path)] == list(range(100, 110))
+    assert log.dropped == 0
+
+
+async def test_the_half_line_of_a_killed_agent_spoils_nothing_after_it(tmp_path: Path) -> None:
+    path = tmp_path / "access.jsonl"
+    path.write_text(line(RECORD) + "\n" + line(RECORD)[:40])
+    await _write(AccessLog(path), RECORD)
+    assert list(read(path)) == [RECORD, RECORD]
+
+
+async def test_everything_that_waits_is_written_at_the_end(tmp_path: Path) -> None:
+    await _write(AccessLog(tmp_path / "access.jsonl"), *[RECORD] * 5_000)
+    assert sum(1 for _ in read(tmp_path / "access.jsonl")) == 5_000
 
 
 async def test_edges_count_who_called_whom(tmp_path: Path) -> None:
