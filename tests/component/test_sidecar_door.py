@@ -197,6 +197,32 @@ async def test_a_process_that_the_sidecar_did_not_start_is_not_vouched_for(agent
         assert (await stream.recv_message()).problem.code == "VST2134"
 
 
+async def test_a_stranger_who_names_a_service_cannot_make_his_processes_that_service(
+    agent: Agent, child: subprocess.Popen[bytes]
+) -> None:
+    handle = ProcessHandle(child.pid)
+    async with agent.attached() as stream:  # no key, and no entry for what the kernel attests
+        assert (await stream.recv_message()).problem.code == "VST2131"
+        await stream.send_message(vouch(child.pid))
+        await stream.send_message(wire.AttachRequest(deregister=wire.AttachRequest.Deregister()))
+        assert (await stream.recv_message()).done.what == "deregister"
+        assert agent.vouched.selectors_for(handle) == frozenset()
+        with pytest.raises(VestibuleError):
+            agent.sidecars.session_of((handle.pid, handle.start_time))
+    handle.close()
+
+
+async def test_who_floods_the_agent_and_reads_nothing_is_cut_off(agent: Agent) -> None:
+    with pytest.raises(VestibuleError) as caught:  # noqa: PT012
+        async with agent.attached(supervisor_key=KEY) as stream:
+            stranger = vouch(os.getppid())
+            for _ in range(20_000):
+                await stream.send_message(stranger)
+            while await stream.recv_message() is not None:
+                pass
+    assert caught.value.code.code in ("VST2134", "VST2300")
+
+
 async def test_who_does_not_say_hello_first_is_out_of_step(agent: Agent) -> None:
     channel = unix_channel(agent.path)
     try:

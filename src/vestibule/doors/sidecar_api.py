@@ -11,6 +11,7 @@ from typing import Final
 
 from vestibule.agent.sidecars import Attachment, Done, Event, Grants, Session, Sidecars, Welcomed
 from vestibule.agent.sidecars.codes import OUT_OF_STEP
+from vestibule.agent.sidecars.sessions import SUPERVISED
 from vestibule.errors import VestibuleError
 from vestibule.net.grpc import Servable, Stream, serve
 from vestibule.net.peer import Peer, peer_of
@@ -19,7 +20,8 @@ from vestibule.spiffe import Selector, SpiffeId
 from vestibule.wire.gen.vestibule.node.v1 import node_pb2 as wire
 
 SERVICE: Final = wire.DESCRIPTOR.services_by_name["Sidecar"]
-SUPERVISED: Final = "supervised"
+MAX_UNTOLD: Final = 256
+"""A sidecar that says more and more without reading the answers is cut off."""
 
 
 class SidecarDoor:
@@ -74,6 +76,8 @@ class SidecarDoor:
 
 async def _hear(stream: Stream, session: Session) -> None:
     while (message := await stream.recv_message()) is not None:
+        if session.events.qsize() > MAX_UNTOLD:
+            raise OUT_OF_STEP.error("a sidecar reads the answers to its steps")
         try:
             await _step(message, session)
         except VestibuleError as problem:

@@ -108,8 +108,8 @@ class World:
         )
 
     @asynccontextmanager
-    async def attached(self) -> AsyncIterator[Session]:
-        session = Session(self.sidecars, Attachment("web", "i-1", SIDECAR, SELECTORS))
+    async def attached(self, selectors: frozenset[Selector] = SELECTORS) -> AsyncIterator[Session]:
+        session = Session(self.sidecars, Attachment("web", "i-1", SIDECAR, selectors))
         task = asyncio.create_task(session.run())
         try:
             yield session
@@ -198,6 +198,20 @@ async def test_it_cannot_vouch_for_a_process_it_did_not_start(world: World) -> N
             session.vouch(STRANGER, "envoy")
         assert caught.value.code.code == "VST2132"
         assert world.vouched.known == {}
+
+
+async def test_a_process_named_before_the_identity_is_known_waits_for_it(world: World) -> None:
+    unix = frozenset({Selector("unix", "uid:1000")})
+    async with world.attached(selectors=unix) as session:
+        await heard(session)
+        session.vouch(ENVOY, "envoy")
+        assert world.vouched.known == {}
+        world.entries[unix] = [WEB]
+        world.sidecars.wake()
+        assert await heard(session) == Welcomed(WEB)
+        assert await heard(session) == VIEW
+        assert await heard(session) == Done("vouch")
+        assert world.vouched.known == {ENVOY: ("web", "envoy")}
 
 
 async def test_its_app_is_no_proxy(world: World) -> None:

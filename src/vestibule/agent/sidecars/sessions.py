@@ -30,6 +30,9 @@ from vestibule.xds.resources import ProxyKey
 RETRY_FIRST: Final = 0.25
 RETRY_LONGEST: Final = 5.0
 ENVOY: Final = "envoy"
+SUPERVISED: Final = "supervised"
+MAX_PROCESSES: Final = 64
+"""So many processes of one sidecar may be vouched for at a time; it needs two."""
 
 _log = logging.getLogger(__name__)
 
@@ -160,6 +163,8 @@ class Session:
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     spiffe_id: SpiffeId | None = None
     roles: dict[Process, str] = field(default_factory=dict)
+    waiting: dict[Process, str] = field(default_factory=dict)
+    """Processes that it named before it was known whether it speaks for the service."""
     instance: Instance | None = None
     registered: bool = False
     _view: ServiceView | None = None
@@ -190,21 +195,47 @@ class Session:
             await self._leave()
 
     def vouch(self, process: Process, role: str) -> None:
-        """Give a process of this sidecar the sidecar's identity.  Raises: VST2132."""
+        """Give a process of this sidecar the sidecar's identity, as soon as it has one.  Raises: VST2132, VST2134.
+
+        Anybody may attach and name a service.  What makes a vouch count is the service's supervisor key, or that
+        an entry gives the service's identity to the sidecar's own process.
+        """
         if not self.sidecars.is_descendant(process, self.attachment.process):
             raise NOT_ITS_PROCESS.error(
                 f"process {process[0]} is not one that the sidecar of {self.service} (process "
                 f"{self.attachment.process[0]}) started"
             )
+        if len(self.roles) + len(self.waiting) >= MAX_PROCESSES:
+            raise OUT_OF_STEP.error(f"a sidecar vouches for {MAX_PROCESSES} processes at most")
+        if self._speaks_for_service():
+            self._vouch(process, role)
+        else:
+            self.waiting[process] = role
+
+    def _speaks_for_service(self) -> bool:
+        own = Selector(SUPERVISED, f"service:{self.service}")
+        return self.spiffe_id is not None or own in self.attachment.selectors
+
+    def _vouch(self, process: Process, role: str) -> None:
         self.sidecars.vouched.vouch(self.service, *process, role)
         self.roles[process] = role
         self.events.put_nowait(Done("vouch"))
+
+    def _vouch_for_waiting(self) -> None:
+        waiting, self.waiting = self.waiting, {}
+        for process, role in waiting.items():
+            try:
+                self._vouch(process, role)
+            except VestibuleError as error:
+                self.events.put_nowait(error)
 
     def withdraw(self, pid: int) -> None:
         """Take a process's identity back."""
         for process in [process for process in self.roles if process[0] == pid]:
             self.sidecars.vouched.withdraw(*process)
             del self.roles[process]
+        for process in [process for process in self.waiting if process[0] == pid]:
+            del self.waiting[process]
         self.events.put_nowait(Done("withdraw"))
 
     def register(self, instance: Instance) -> None:
@@ -232,6 +263,7 @@ class Session:
                     self.spiffe_id = candidate
                     self.events.put_nowait(Welcomed(candidate))
                     self._tell(view)
+                    self._vouch_for_waiting()
                     return
             if not told:
                 told = True
