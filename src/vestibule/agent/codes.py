@@ -51,8 +51,8 @@ NO_IDENTITY = define(
     Kind.DENIED,
     Fault.OPERATOR,
     meaning="No registration entry matches what was attested of the calling process, so it has no identity.",
-    advice="Create an entry whose selectors are among the process's own (the agent's log names them at level DEBUG), "
-    "with this agent or one of its aliases as the parent.",
+    advice="Create an entry (vestibule entry create) with one or more of the selectors in the message, and with this "
+    "agent (vestibule agent list) or one of its aliases as the parent.",
 )
 NOT_READY = define(
     "VST2106",

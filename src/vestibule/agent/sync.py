@@ -53,6 +53,9 @@ SHORTEST_REST: Final = timedelta(milliseconds=200)
 REFUSED_PAUSE: Final = 30.0
 """Seconds until an entry whose SVID was refused is tried again."""
 
+SAVE_AGAIN: Final = timedelta(seconds=2)
+"""How often a cache that could not be written is tried again."""
+
 _TEMPORARY: Final = frozenset({Kind.UNAVAILABLE, Kind.EXHAUSTED, Kind.INTERNAL})
 _log = logging.getLogger(__name__)
 
@@ -98,6 +101,8 @@ class Sync:
         self.connected = False
         self.seen_at: datetime | None = None
         """When the server last answered."""
+        self.not_saved: VestibuleError | None = None
+        """Why what is held is newer than what is on disk, while it is."""
         self.problem: VestibuleError | None = None
         """Why the last round failed, until one succeeds."""
 
@@ -214,6 +219,7 @@ class Sync:
         duties = [held.renew_at for each, held in now.svids.items() if each not in self._refused]
         duties += self._refused.values()
         duties += [now.own.renew_at] if now.own else []
+        duties += [self._clock.now() + SAVE_AGAIN] if self._unsaved else []
         # SVIDs of a second or two are renewed as fast as this, and no faster.
         return max(min(duties), self._clock.now() + SHORTEST_REST) if duties else None
 
@@ -255,11 +261,15 @@ class Sync:
     async def _save(self, holdings: Holdings) -> None:
         try:
             await self._vault.save(holdings)
-            self._unsaved = False
         except VestibuleError as error:
             # Serving goes on from memory; the next round tries again.
-            self._unsaved = True
-            _log.error("%s (%s)", error, error.advice)
+            if self.not_saved is None:
+                _log.error("%s (%s)", error, error.advice)
+            self._unsaved, self.not_saved = True, error
+        else:
+            if self.not_saved is not None:
+                _log.info("the agent's cache is written again")
+            self._unsaved, self.not_saved = False, None
 
     def _become(self, holdings: Holdings) -> None:
         self._unsaved |= self._cache.become(holdings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -18,6 +19,11 @@ from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
 from vestibule.spiffe import Selector, SpiffeId, TrustBundle, X509Svid
 
+TELL_AGAIN: Final = timedelta(minutes=1)
+"""How often the log may repeat that processes like this one have no identity: refused clients try again and again."""
+_TOLD: Final = 256
+_SHOWN: Final = 8
+_TOO_LONG: Final = ("sha256:", "supplementary_")
 PATIENCE: Final = timedelta(seconds=3)
 """How long a first answer waits for certificates that are being issued."""
 
@@ -51,6 +57,7 @@ class Workloads:
         self._attestors = attestors
         self._vouched = vouched
         self._clock = clock
+        self._told: OrderedDict[frozenset[Selector], datetime] = OrderedDict()
 
     async def attest(self, caller: Caller) -> frozenset[Selector]:
         """What is true of a process now.  Raises: VST2050, VST2312."""
@@ -87,6 +94,7 @@ class Workloads:
             waiting = last is None and not complete and self._clock.now() < patience
             if not waiting:
                 if isinstance(found, VestibuleError):
+                    self._tell(caller, selectors, found)
                     raise found
                 if found != last:
                     last = found
@@ -103,12 +111,21 @@ class Workloads:
             return NOT_READY.error("the agent has not yet learned from the server what it may serve"), False
         entries = self._cache.matching(selectors, now)
         if not entries:
-            message = "no identity issued: no registration entry matches the calling process"
-            return NO_IDENTITY.error(message), True
+            return _no_identity(selectors), True
         svids = holdings.svids_of(entries, now)
         if not svids or holdings.bundle is None:
             return NOT_READY.error("the caller's identity has no valid certificate at the moment"), False
         return Identities(svids=svids, bundle=holdings.bundle), len(svids) == len(entries)
+
+    def _tell(self, caller: Caller, selectors: frozenset[Selector], error: VestibuleError) -> None:
+        now, last = self._clock.now(), self._told.get(selectors)
+        if last is not None and now - last < TELL_AGAIN:
+            return
+        self._told[selectors] = now
+        self._told.move_to_end(selectors)
+        if len(self._told) > _TOLD:
+            self._told.popitem(last=False)
+        _log.info("refused %s: %s", caller, error)
 
     def _expiry(self, last: Identities | None) -> datetime | None:
         return min((svid.not_after for svid in last.svids), default=None) if last else None
@@ -126,3 +143,13 @@ class Workloads:
         finally:
             for task in waits:
                 task.cancel()
+
+
+def _no_identity(selectors: frozenset[Selector]) -> VestibuleError:
+    # A process may know what is true of itself; with it, whoever reads this can write the entry.
+    texts = sorted(str(each) for each in selectors if not each.value.startswith(_TOO_LONG))
+    more = ["…"] if len(texts) > _SHOWN else []
+    return NO_IDENTITY.error(
+        "no identity issued: no registration entry matches the calling process "
+        f"({', '.join([*texts[:_SHOWN], *more])})"
+    )

@@ -221,6 +221,7 @@ class Agent:
             contact=self.sync,
             sessions=lambda: self.sidecars.sessions,
             connected_proxies=self._connected_proxies,
+            problems=lambda: filter(None, (self.sync.not_saved, self.access_log.problem)),
             version=__version__,
             started_at=self.started_at,
         ).servable()

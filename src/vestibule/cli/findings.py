@@ -178,6 +178,8 @@ def agent(status: admin_pb2.AgentStatus, now: float) -> Iterator[Finding]:
             f"the agent has had no contact with the server{since}: {status.server_error or 'no reason known'}",
             "Workloads keep what they have. Start the server again, or check its address and the network to it.",
         )
+    for problem in status.problems:
+        yield failed("agent-files", f"{problem.code} {problem.message}", problem.advice)
     left = status.svid_expires_at - now
     if not status.spiffe_id:
         yield failed(

@@ -39,6 +39,7 @@ class AgentAdminDoor:
         contact: Contact,
         sessions: Callable[[], Iterable[Session]],
         connected_proxies: Callable[[], Iterable[ProxyKey]],
+        problems: Callable[[], Iterable[VestibuleError]],
         version: str,
         started_at: datetime,
     ) -> None:
@@ -46,6 +47,7 @@ class AgentAdminDoor:
         self._contact = contact
         self._sessions = sessions
         self._connected_proxies = connected_proxies
+        self._problems = problems
         self._version = version
         self._started_at = started_at
 
@@ -69,6 +71,7 @@ class AgentAdminDoor:
                 svids=[_svid(entry_id, held) for entry_id, held in sorted(holdings.svids.items())],
                 sidecars=[_sidecar(session, proxies) for session in self._sessions()],
                 started_at=_unix(self._started_at),
+                problems=[_problem(error) for error in self._problems()],
             )
         )
 
@@ -92,6 +95,16 @@ def _sidecar(session: Session, proxies: set[ProxyKey]) -> wire.SidecarStatus:
         instance_id=session.instance_id,
         registered=session.registered,
         envoy_connected=identity is not None and ProxyKey(identity, session.instance_id) in proxies,
+    )
+
+
+def _problem(error: VestibuleError) -> wire.Problem:
+    return wire.Problem(
+        code=error.code.code,
+        message=error.message,
+        advice=error.advice,
+        where=str(error.where or ""),
+        severity="error",
     )
 
 

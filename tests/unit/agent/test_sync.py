@@ -16,11 +16,11 @@ from vestibule.agent.bootstrap import FirstTrust
 from vestibule.agent.cache import SvidCache
 from vestibule.agent.codes import AGENT_IS_BANNED, CANNOT_JOIN
 from vestibule.agent.ports import Chain
-from vestibule.agent.sync import REFUSED_PAUSE, Pause, Sync
+from vestibule.agent.sync import REFUSED_PAUSE, SAVE_AGAIN, Pause, Sync
 from vestibule.agent.vault import Vault
 from vestibule.attest.node import NodeProof
 from vestibule.attest.node.join_token import JoinTokenProof
-from vestibule.calls.codes import BAD_ANSWER, BANNED, MUST_ATTEST
+from vestibule.calls.codes import BAD_ANSWER, BANNED, MUST_ATTEST, OTHER_TRUST_DOMAIN
 from vestibule.calls.identity_api import Revisions
 from vestibule.errors import VestibuleError
 from vestibule.keys.sealing import Sealer
@@ -365,6 +365,20 @@ async def test_a_full_disk_stops_no_service(bench: Bench, tmp_path: Path) -> Non
     async with running(bench):
         await bench.settled()
         assert "a" in bench.cache.now.svids
+        assert bench.sync.not_saved is not None
+        assert bench.sync.not_saved.code.code == "VST2107"
+        # As soon as there is room again, everything is on disk.
+        tmp_path.joinpath("holdings.sealed").rmdir()
+        await bench.clock.until_asleep()
+        bench.clock.advance(SAVE_AGAIN)
+        await bench.until(lambda: bench.sync.not_saved is None)
+    assert "a" in bench.vault.load().svids
+
+
+async def test_a_server_of_another_trust_domain_is_not_asked_twice(bench: Bench) -> None:
+    bench.server.standing = OTHER_TRUST_DOMAIN.error("the server is of trust domain 'other.org'")
+    async with running(bench):
+        assert (await end_of(bench)).code is OTHER_TRUST_DOMAIN
 
 
 def test_pauses_grow_to_a_bound_and_start_anew() -> None:

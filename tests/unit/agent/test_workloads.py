@@ -13,7 +13,7 @@ import pytest
 from vestibule.agent.cache import Held, Holdings, SvidCache
 from vestibule.agent.changed import Changed
 from vestibule.agent.codes import NO_IDENTITY, NOT_READY
-from vestibule.agent.workloads import PATIENCE, Identities, Workloads
+from vestibule.agent.workloads import PATIENCE, TELL_AGAIN, Identities, Workloads
 from vestibule.errors import VestibuleError
 from vestibule.net.codes import PEER_GONE
 from vestibule.records import Entry
@@ -134,6 +134,22 @@ async def test_entries_for_stores_and_expired_entries_are_for_nobody(bench: Benc
     for name in ("stored", "over"):
         bench.svid(name)
     assert await code_of(await following(bench.watch())) is NO_IDENTITY
+
+
+async def test_who_has_no_identity_is_told_what_was_attested_and_the_log_tells_it_once(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "vestibule.agent.workloads")
+    bench.attestor.selectors |= {Selector("test", "sha256:" + "0" * 64), Selector("test", "uid:7")}
+    for _ in range(3):
+        with pytest.raises(VestibuleError) as refused:
+            await bench.workloads.fetch(Caller())
+        assert refused.value.message.endswith("(test:a, test:b, test:uid:7)")
+    assert len([each for each in caplog.messages if "VST2105" in each]) == 1
+    bench.clock.advance(TELL_AGAIN)
+    with pytest.raises(VestibuleError):
+        await bench.workloads.fetch(Caller())
+    assert len([each for each in caplog.messages if "VST2105" in each]) == 2
 
 
 async def test_a_first_answer_waits_a_moment_for_certificates_being_issued(bench: Bench) -> None:

@@ -124,6 +124,12 @@ def test_an_agent_without_its_server_is_a_finding() -> None:
     assert "VST2300" in contact.message
 
 
+def test_trouble_with_the_agents_own_files_is_a_finding() -> None:
+    full = admin_pb2.Problem(code="VST2107", message="cannot write it", advice="Free space.")
+    [found] = [each for each in findings.agent(agent(problems=[full]), NOW) if each.level is Level.FAILED]
+    assert (found.message, found.hint) == ("VST2107 cannot write it", "Free space.")
+
+
 def test_an_agent_needs_a_valid_identity() -> None:
     assert [each.level for each in findings.agent(agent(), NOW)] == [Level.FINE, Level.FINE]
     expired = agent(svid_expires_at=int(NOW) - 1)

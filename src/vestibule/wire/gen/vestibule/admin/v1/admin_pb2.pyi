@@ -332,6 +332,7 @@ class AgentStatus(_message.Message):
     SVIDS_FIELD_NUMBER: _builtins.int
     SIDECARS_FIELD_NUMBER: _builtins.int
     STARTED_AT_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     spiffe_id: _builtins.str
     svid_expires_at: _builtins.int
@@ -343,6 +344,10 @@ class AgentStatus(_message.Message):
     def svids(self) -> _containers.RepeatedCompositeFieldContainer[Global___SvidStatus]: ...
     @_builtins.property
     def sidecars(self) -> _containers.RepeatedCompositeFieldContainer[Global___SidecarStatus]: ...
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___Problem]:
+        """of the agent's own files: its cache, its access log"""
+
     def __init__(
         self,
         *,
@@ -355,10 +360,11 @@ class AgentStatus(_message.Message):
         svids: _abc.Iterable[Global___SvidStatus] | None = ...,
         sidecars: _abc.Iterable[Global___SidecarStatus] | None = ...,
         started_at: _builtins.int = ...,
+        problems: _abc.Iterable[Global___Problem] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["server_connected", b"server_connected", "server_error", b"server_error", "server_seen_at", b"server_seen_at", "sidecars", b"sidecars", "spiffe_id", b"spiffe_id", "started_at", b"started_at", "svid_expires_at", b"svid_expires_at", "svids", b"svids", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["problems", b"problems", "server_connected", b"server_connected", "server_error", b"server_error", "server_seen_at", b"server_seen_at", "sidecars", b"sidecars", "spiffe_id", b"spiffe_id", "started_at", b"started_at", "svid_expires_at", b"svid_expires_at", "svids", b"svids", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
