@@ -167,6 +167,7 @@ class Mesh:
 def outage_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mesh: Mesh) -> Stage:
     monkeypatch.setattr(server_outage_survived, "SYNC_WITHIN", 0.2)
     monkeypatch.setattr(server_outage_survived, "BACK_WITHIN", 0.2)
+    monkeypatch.setattr(server_outage_survived, "KEPT_WITHIN", 0.0)
     monkeypatch.setattr(server_outage_survived, "envoys_of", lambda _: {2})
 
     async def kill(_: object) -> set[int]:
@@ -180,6 +181,7 @@ def outage_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mesh: Mesh) ->
     stage = Stage(directory=tmp_path)
     stage.mesh.server, stage.mesh.agent = mesh.part("server"), mesh.part("agent")
     stage.mesh.sidecar_of = lambda name: name
+    stage.mesh.operator.status = lambda: result(SimpleNamespace(proxies=()))
 
     async def call(*_: object) -> Answer:
         if mesh.breaks and mesh.breaks in mesh.happened and "server back" not in mesh.happened:
@@ -206,7 +208,7 @@ async def test_an_outage_that_nobody_feels_holds(tmp_path: Path, monkeypatch: py
     [
         (Mesh(breaks="server away"), "with the server gone, orders → payments was answered 503"),
         (Mesh(breaks="agent crashed"), "with the agent restarted"),
-        (Mesh(breaks="envoy killed"), "is not served"),
+        (Mesh(breaks="envoy killed"), "not served"),
         (Mesh(lax=True), "the restarted Envoy of payments answered"),
         (Mesh(deaf=True), "a removed rule is not felt"),
     ],
