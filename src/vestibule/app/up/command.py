@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from vestibule.cli.codes import MISSING_EXTRA
 from vestibule.cli.output import (
     Exit,
     Output,
@@ -54,8 +55,10 @@ def up(
     timeline = Timeline(since_process_start=True)
 
     async def main() -> Exit:
-        from vestibule.app.up.plan import find_directory, make_plan
-
+        try:
+            from vestibule.app.up.plan import find_directory, make_plan
+        except ModuleNotFoundError as error:
+            raise MISSING_EXTRA.error(f"up needs {error.name}, which is not installed") from error
         plan = make_plan(find_directory(directory))
         if isinstance(plan, tuple):
             _refuse(output, plan)
@@ -83,8 +86,11 @@ def _refuse(output: Output, problems: tuple[Problem, ...]) -> None:
 
 async def _once(plan: Plan, state: Path, timeline: Timeline, output: Output) -> Exit:
     from vestibule.app.up.once import run_once
-    from vestibule.app.up.places import ONCE
+    from vestibule.app.up.places import ONCE, Tenancy
+    from vestibule.processes import private_directory
 
+    private_directory(state)
+    Tenancy(state).clean_up_quietly()
     text = output is Output.TEXT
     if text:
         console.print(f"[bold]{escape(plan.intent.mesh.name)}[/]: {', '.join(plan.services)}")
@@ -139,9 +145,10 @@ async def _stay(plan: Plan, state: Path, timeline: Timeline, output: Output) -> 
     from vestibule.app.up.journal import journal
     from vestibule.app.up.live import View
     from vestibule.app.up.mesh import Mesh
-    from vestibule.app.up.places import Tenancy
+    from vestibule.app.up.places import ONCE, Tenancy
     from vestibule.processes import Shutdown
 
+    Tenancy(state / ONCE).clean_up_quietly()
     tenancy = Tenancy(state)
     places = tenancy.take()
     try:

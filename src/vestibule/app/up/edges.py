@@ -70,10 +70,12 @@ def allowed_edges(intent: Intent, running: Iterable[str]) -> tuple[Edge, ...]:
 
 
 def denied_routes(intent: Intent, running: Iterable[str]) -> tuple[Route, ...]:
-    """Routes on which no rule allows any call; callers that nobody lets in anywhere come first."""
+    """Routes on which no rule allows any call.  Callers that no rule speaks of come first, then those that nobody
+    lets in, then the others."""
     services = _running(intent, running)
-    outsiders = {
-        caller.name: not any(may_call(callee.allow, caller.spiffe_id) for callee in services)
+    ties = {
+        caller.name: 2 * any(may_call(callee.allow, caller.spiffe_id) for callee in services)
+        + bool(caller.allow)
         for caller in services
     }
     routes = (
@@ -82,7 +84,7 @@ def denied_routes(intent: Intent, running: Iterable[str]) -> tuple[Route, ...]:
         for port, caller in product(_http_ports(callee), services)
         if caller is not callee and not may_call(callee.rules_for(port.name), caller.spiffe_id)
     )
-    return tuple(sorted(routes, key=lambda route: (not outsiders[route.caller], route)))
+    return tuple(sorted(routes, key=lambda route: (ties[route.caller], route)))
 
 
 def unproven_ports(intent: Intent, running: Iterable[str]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Awaitable
 from typing import TypeVar
 
@@ -17,6 +18,8 @@ async def while_running(mesh: Mesh, shutdown: Shutdown, work: Awaitable[T]) -> T
 
     Raises: what ``work`` raises, and what ends the mesh by itself (VST70nn, VST73nn).
     """
+    # The terminal was closed: leave in order, instead of leaving it to the next start.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, shutdown.request)
     running = asyncio.create_task(mesh.run(), name="mesh")
     working = asyncio.ensure_future(work)
     leaving = asyncio.create_task(shutdown.drain.wait(), name="signals")
@@ -32,6 +35,7 @@ async def while_running(mesh: Mesh, shutdown: Shutdown, work: Awaitable[T]) -> T
         # What the work took away, it puts back first.
         await asyncio.gather(working, leaving, return_exceptions=True)
         await _stop(mesh, shutdown, running)
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
 
 
 async def _stop(mesh: Mesh, shutdown: Shutdown, running: asyncio.Task[None]) -> None:

@@ -109,6 +109,13 @@ class Tenancy:
             self._forget(places)
         self.ledger.close(remove=True)
 
+    def clean_up_quietly(self) -> None:
+        """If a run with this state was killed, end and remove what it left; one that still runs is left alone."""
+        before = RunState.read(self._state)
+        if before is not None and not before.is_running:
+            with contextlib.suppress(VestibuleError):
+                self.give_back(self.take())
+
     def _clean_up(self, before: RunState | None) -> None:
         # The ledger just ended the killed run's own children; theirs stand in ledgers of their own.
         if before is not None and _is_ours(before.runtime):

@@ -112,7 +112,7 @@ def test_a_rule_without_methods_and_paths_is_tried_with_the_simplest_request() -
 
 def test_an_outsider_comes_first_among_those_who_may_not_call() -> None:
     assert denied_routes(SHOP, ALL)[0] == Route("intruder", "orders", "http")
-    assert Route("payments", "orders", "http") in denied_routes(SHOP, ALL)
+    assert denied_routes(SHOP, ALL)[3] == Route("payments", "orders", "http")
     assert Route("web", "orders", "http") not in denied_routes(SHOP, ALL)
 
 

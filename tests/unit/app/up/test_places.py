@@ -145,6 +145,23 @@ asyncio.run(main())
     tenancy.give_back(places)
 
 
+def test_what_runs_is_left_alone_and_what_was_killed_is_cleaned(
+    tenancy: tuple[Tenancy, Places], base: Path, tmp_path: Path
+) -> None:
+    note(tenancy[1]).write(base)
+    Tenancy(base).clean_up_quietly()
+    assert tenancy[1].runtime.is_dir()
+    other, runtime = tmp_path / "other", Path("/tmp/vestibule-0badcafe")
+    runtime.mkdir(mode=0o700)
+    other.mkdir(mode=0o700)
+    note(Places(state=other, runtime=runtime), pid=1, start_time=1).write(other)
+    Tenancy(other).clean_up_quietly()
+    assert not runtime.exists()
+    assert RunState.read(other) is None
+    Tenancy(tmp_path / "never").clean_up_quietly()
+    assert not (tmp_path / "never").exists()
+
+
 def test_a_note_cannot_make_us_remove_just_any_directory(base: Path, tmp_path: Path) -> None:
     precious = tmp_path / "vestibule-precious"
     precious.mkdir(mode=0o700)
