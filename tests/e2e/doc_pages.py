@@ -6,6 +6,7 @@ one blank; a command without an answer below it only has to succeed.  ``$ echo $
 fail, and how.  A comment before a block changes what happens to it:
 
     <!-- stays -->             it is started in the background, and ended with the page
+    <!-- stays: ends with N -->  … and ends by itself before the page does, with this exit status
     <!-- not run: REASON -->   it is only read
 
 A block of another language whose first line is a comment with a path is a file that the reader makes.
@@ -22,7 +23,7 @@ from typing import Final
 ANYTHING: Final = "…"
 _FENCE: Final = re.compile(r"^```(\S*)\s*$")
 _NOT_RUN: Final = re.compile(r"^<!-- not run: (.+) -->$")
-_STAYS: Final = "<!-- stays -->"
+_STAYS: Final = re.compile(r"^<!-- stays(?:: ends with (\d+))? -->$")
 _FILE: Final = re.compile(r"^(?:#|//|<!--) (\S+\.[a-z]+)(?: -->)?\s*$")
 
 
@@ -46,6 +47,7 @@ class Console:
     place: str
     commands: tuple[Command, ...]
     stays: bool = False
+    ends_with: int | None = None
     not_run: str = ""
 
 
@@ -76,11 +78,12 @@ def parts_of(page: Path) -> list[Console | File]:
 def _part(page: str, fenced: _Fenced) -> Console | File | None:
     place = f"{page}:{fenced.line}"
     if fenced.language == "console":
-        not_run = _NOT_RUN.match(fenced.comment)
+        not_run, stays = _NOT_RUN.match(fenced.comment), _STAYS.match(fenced.comment)
         return Console(
             place=place,
             commands=tuple(_commands(page, fenced)),
-            stays=fenced.comment == _STAYS,
+            stays=stays is not None,
+            ends_with=int(stays[1]) if stays and stays[1] else None,
             not_run=not_run[1] if not_run else "",
         )
     named = _FILE.match(fenced.body[0]) if fenced.body else None

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -21,10 +22,19 @@ PATIENCE: Final = 30.0
 LOOK_EVERY: Final = 0.1
 
 LOOKS_ONLY: Final = re.compile(
-    r"(?:\w+=\$\()?(?:curl|grep|tail|cat|ls|sed -n|awk|python3|ss|envoy|"
+    r"(?:\w+=(?:\$\(|\S+ ))?(?:curl|grep|tail|cat|ls|sed -n|awk|python3|ss|envoy|"
     r"vestibule (?:status|check|validate|audit|bundle|svid fetch|entry show|entry count|agent list|agent show))\b"
 )
 """Commands that change nothing: asked again until the answer is there, as a person would."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Staying:
+    """A program in the background; it ends by itself, or is ended if no status is expected."""
+
+    pid: int
+    log: Path
+    ends_with: int | None
 
 
 class Shell:
@@ -34,7 +44,7 @@ class Shell:
         self._directory = directory
         self._mark = secrets.token_hex(8)
         self._status = 0
-        self._staying: list[tuple[int, Path]] = []
+        self._staying: list[_Staying] = []
         self._bash = subprocess.Popen(
             ["bash", "--noprofile", "--norc"],
             cwd=directory,
@@ -53,8 +63,8 @@ class Shell:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            for pid, log in reversed(self._staying):
-                self._end(pid, log, orderly=error is None)
+            for program in reversed(self._staying):
+                self._end(program, orderly=error is None)
         finally:
             self._bash.kill()
             self._bash.wait()
@@ -77,11 +87,11 @@ class Shell:
             f"--- the answer (exit status {status})\n{output}\n{self.logs()}"
         )
 
-    def stay(self, command: Command) -> None:
+    def stay(self, command: Command, ends_with: int | None) -> None:
         """Start a program in the background; its first lines must come to be the page's.  Raises: AssertionError."""
         log = self._directory / f"stays-{len(self._staying)}.log"
         output, _ = self._ask(f"( exec {command.text} ) > {log} 2>&1 &\necho $!")
-        self._staying.append((int(output), log))
+        self._staying.append(_Staying(int(output), log, ends_with))
         deadline = time.monotonic() + PATIENCE
         while not command.answered_by(log.read_text() if log.exists() else ""):
             assert time.monotonic() < deadline, f"{command.place}: $ {command.text}\n{self.logs()}"
@@ -89,18 +99,19 @@ class Shell:
 
     def logs(self) -> str:
         """What the programs in the background said."""
-        return "".join(
-            f"--- {log.name}\n{log.read_text()[-3000:]}" for _, log in self._staying if log.exists()
-        )
+        written = [each.log for each in self._staying if each.log.exists()]
+        return "".join(f"--- {log.name}\n{log.read_text()[-3000:]}" for log in written)
 
-    def _end(self, pid: int, log: Path, *, orderly: bool) -> None:
-        os.kill(pid, signal.SIGTERM)
+    def _end(self, program: _Staying, *, orderly: bool) -> None:
+        if program.ends_with is None or not orderly:
+            os.kill(program.pid, signal.SIGTERM)
         try:
-            _, status = self._ask(f"wait {pid}")
+            _, status = self._ask(f"wait {program.pid}")
         except AssertionError:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(program.pid, signal.SIGKILL)
             raise
-        assert status == 0 or not orderly, f"it ended with {status}:\n{log.read_text()}"
+        expected = program.ends_with or 0
+        assert status == expected or not orderly, f"it ended with {status}:\n{program.log.read_text()}"
 
     def _ask(self, text: str) -> tuple[str, int]:
         """Output and exit status of a command, which sees the status of the one before as ``$?``."""

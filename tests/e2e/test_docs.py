@@ -34,7 +34,7 @@ UP: Final = "vestibule up shop"
 """What the pages take to be running; it is started once."""
 
 FOREIGN: Final = ("VESTIBULE_", "SPIFFE_", "XDG_")
-PORTS: Final = ("8081", "8082", "8083")
+PORTS: Final = ("8081", "8082", "8083", "8443")
 """Ports that pages name, and that may be taken here: each page gets free ones in their place."""
 PATIENCE: Final = 60.0
 
@@ -126,7 +126,7 @@ def _do(part: Console | File, shell: Shell, scene: Scene, local: Callable[[str],
             place=command.place, text=local(command.text), answer=[local(each) for each in command.answer]
         )
         if part.stays and command.text != UP:
-            shell.stay(here)
+            shell.stay(here, part.ends_with)
         elif not part.stays:
             shell.run(here, may_fail=after == "echo $?")
 
@@ -163,7 +163,7 @@ def _free_ports(count: int) -> list[str]:
 
 def _with_ports(text: str, ports: list[str]) -> str:
     for named, ours in zip(PORTS, ports, strict=True):
-        text = re.sub(rf"(?<=:){named}\b", ours, text)
+        text = re.sub(rf"(?<=[: ]){named}\b", ours, text)
     return text
 
 
