@@ -6,31 +6,58 @@ import base64
 import binascii
 import hashlib
 import json
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from vestibule.errors import VestibuleError
 from vestibule.pki.certificates import PARSE_ERRORS, load_certificate
 from vestibule.pki.codes import MALFORMED_BUNDLE
-from vestibule.spiffe import TrustBundle, TrustDomain
+from vestibule.pki.json_documents import parse_object
+from vestibule.pki.jwk import algorithms_for, jwk_parameters, key_of_jwk, load_jwt_key
+from vestibule.pki.keys import public_key_der
+from vestibule.spiffe import JwtAuthority, TrustBundle, TrustDomain
 
 X509_USE: Final = "x509-svid"
+JWT_USE: Final = "jwt-svid"
 MAX_BUNDLE_BYTES: Final = 4 * 1024 * 1024
 _MAX_SEQUENCE: Final = 2**64 - 1
-_CURVES: Final = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 
 
 def to_jwks(bundle: TrustBundle) -> bytes:
     """The bundle as a SPIFFE JWK Set: the same bundle always gives the same bytes."""
-    document: dict[str, object] = {"keys": [_jwk(der) for der in bundle.x509_authorities]}
+    keys = [_x509_jwk(der) for der in bundle.x509_authorities]
+    keys += [{"use": JWT_USE, **_jwt_jwk(authority)} for authority in bundle.jwt_authorities]
+    document: dict[str, object] = {"keys": keys}
     document["spiffe_sequence"] = bundle.sequence
     if bundle.refresh_hint:
         document["spiffe_refresh_hint"] = bundle.refresh_hint
     return json.dumps(document, separators=(",", ":")).encode()
+
+
+def to_jwt_jwks(bundle: TrustBundle) -> bytes:
+    """The keys of JWT-SVIDs as a plain JWK Set, the form of the Workload API (section 6.2.2).
+
+    Neither keys of other uses nor SPIFFE's own members are in it.
+    """
+    keys = [_jwt_jwk(authority) for authority in bundle.jwt_authorities]
+    return json.dumps({"keys": keys}, separators=(",", ":")).encode()
+
+
+def to_oidc_jwks(bundle: TrustBundle) -> dict[str, object]:
+    """The same for readers that know OpenID Connect and nothing of SPIFFE: each key says how it is used."""
+    keys = []
+    for authority in bundle.jwt_authorities:
+        algorithm, *_ = algorithms_for(load_jwt_key(authority.public_key))
+        keys.append({**_jwt_jwk(authority), "alg": algorithm, "use": "sig"})
+    return {"keys": keys}
+
+
+def from_jwt_jwks(trust_domain: TrustDomain, document: bytes) -> TrustBundle:
+    """Read what ``to_jwt_jwks`` wrote, of any implementation: keys without a ``use`` count.  Raises: VST1009."""
+    keys = [key for key in _keys(_parse_json(document)) if key.get("use", JWT_USE) == JWT_USE]
+    return TrustBundle(trust_domain=trust_domain, x509_authorities=(), jwt_authorities=_jwt_authorities(keys))
 
 
 def from_jwks(trust_domain: TrustDomain, document: bytes) -> TrustBundle:
@@ -40,17 +67,19 @@ def from_jwks(trust_domain: TrustDomain, document: bytes) -> TrustBundle:
     2. Sequence and refresh hint, where present, are integers that are not negative (4.1.1, 4.1.2).
     3. Keys of an unknown or missing ``kty`` or ``use`` are passed over (4.2).
     4. Of X.509 keys only ``x5c[0]`` counts; those without it are passed over (X509-SVID.md section 6).
+    5. JWT keys without a ``kid``, or of a size or curve that is not supported, are passed over; no two different
+       ones may share a ``kid`` (JWT-SVID.md section 6.1).
     """
     parsed = _parse_json(document)  # 1
-    keys = parsed.get("keys")
-    if not isinstance(keys, list):
-        raise MALFORMED_BUNDLE.error("the bundle has no list `keys`")
+    keys = _keys(parsed)
     sequence = _integer(parsed, "spiffe_sequence")  # 2
     refresh_hint = _integer(parsed, "spiffe_refresh_hint")
-    found = (_authority(key) for key in keys)
+    known = [key for key in keys if key.get("kty") in ("EC", "RSA")]  # 3
+    found = (_certificate_of(key) for key in known if key.get("use") == X509_USE)
     return TrustBundle(
         trust_domain=trust_domain,
         x509_authorities=tuple(dict.fromkeys(der for der in found if der is not None)),
+        jwt_authorities=_jwt_authorities([key for key in known if key.get("use") == JWT_USE]),
         sequence=sequence,
         refresh_hint=refresh_hint,
     )
@@ -84,26 +113,20 @@ def sha256_fingerprint(bundle: TrustBundle) -> str:
     return hashlib.sha256(b"".join(sorted(bundle.x509_authorities))).hexdigest()
 
 
-def _jwk(der: bytes) -> dict[str, object]:
-    jwk = _key_parameters(load_certificate(der))
+def _x509_jwk(der: bytes) -> dict[str, object]:
+    jwk = _parameters(load_certificate(der).public_key())
     return {"use": X509_USE, **jwk, "x5c": [base64.b64encode(der).decode()]}
 
 
-def _key_parameters(certificate: x509.Certificate) -> dict[str, object]:
-    key = certificate.public_key()
-    if isinstance(key, EllipticCurvePublicKey) and key.curve.name in _CURVES:
-        point, width = key.public_numbers(), (key.curve.key_size + 7) // 8
-        x, y = (_base64url(part, width) for part in (point.x, point.y))
-        return {"kty": "EC", "crv": _CURVES[key.curve.name], "x": x, "y": y}
-    if isinstance(key, RSAPublicKey):
-        numbers = key.public_numbers()
-        n, e = (_base64url(part, (part.bit_length() + 7) // 8) for part in (numbers.n, numbers.e))
-        return {"kty": "RSA", "n": n, "e": e}
-    raise MALFORMED_BUNDLE.error("an authority's key is neither EC (P-256, P-384, P-521) nor RSA")
+def _jwt_jwk(authority: JwtAuthority) -> dict[str, object]:
+    return {"kid": authority.key_id, **_parameters(load_jwt_key(authority.public_key))}
 
 
-def _base64url(number: int, width: int) -> str:
-    return base64.urlsafe_b64encode(number.to_bytes(width)).rstrip(b"=").decode()
+def _parameters(key: object) -> dict[str, object]:
+    try:
+        return jwk_parameters(key)
+    except ValueError as error:
+        raise MALFORMED_BUNDLE.error(f"an authority can not be written: {error}") from error
 
 
 def _check_size(document: bytes) -> None:
@@ -114,25 +137,9 @@ def _check_size(document: bytes) -> None:
 def _parse_json(document: bytes) -> dict[str, Any]:
     _check_size(document)
     try:
-        parsed = json.loads(
-            document.decode("utf-8"), object_pairs_hook=_each_name_once, parse_constant=_no_constants
-        )
-    # RecursionError: thousands of nested brackets.
-    except (ValueError, RecursionError) as error:
-        raise MALFORMED_BUNDLE.error("the bundle is not JSON") from error
-    if not isinstance(parsed, dict):
-        raise MALFORMED_BUNDLE.error("the bundle is not a JSON object")
-    return parsed
-
-
-def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(parsed := dict(pairs)) != len(pairs):
-        raise ValueError("a name stands twice in one object")
-    return parsed
-
-
-def _no_constants(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")
+        return parse_object(document)
+    except ValueError as error:
+        raise MALFORMED_BUNDLE.error("the bundle is not a JSON object") from error
 
 
 def _integer(document: dict[str, Any], name: str) -> int:
@@ -142,15 +149,40 @@ def _integer(document: dict[str, Any], name: str) -> int:
     return value
 
 
-def _authority(jwk: object) -> bytes | None:
-    if not isinstance(jwk, dict):
+def _keys(document: dict[str, Any]) -> list[dict[str, Any]]:
+    keys = document.get("keys")
+    if not isinstance(keys, list):
+        raise MALFORMED_BUNDLE.error("the bundle has no list `keys`")
+    if not all(isinstance(key, dict) for key in keys):
         raise MALFORMED_BUNDLE.error("a key of the bundle is not a JSON object")
-    if jwk.get("use") != X509_USE or jwk.get("kty") not in ("EC", "RSA"):  # 3
-        return None
+    return keys
+
+
+def _certificate_of(jwk: dict[str, Any]) -> bytes | None:
     chain = jwk.get("x5c")
     if not isinstance(chain, list) or not chain:  # 4
         return None
     return _certificate(chain[0])
+
+
+def _jwt_authorities(keys: list[dict[str, Any]]) -> tuple[JwtAuthority, ...]:
+    found: dict[str, JwtAuthority] = {}
+    for jwk in keys:
+        authority = _jwt_authority(jwk)
+        if authority is not None and found.setdefault(authority.key_id, authority) != authority:
+            raise MALFORMED_BUNDLE.error(f"two JWT keys of the bundle are called {authority.key_id[:80]!r}")
+    return tuple(found.values())
+
+
+def _jwt_authority(jwk: dict[str, Any]) -> JwtAuthority | None:
+    key_id = jwk.get("kid")
+    if not isinstance(key_id, str) or not key_id:  # 5
+        return None
+    try:
+        return JwtAuthority(key_id=key_id, public_key=public_key_der(key_of_jwk(jwk)))
+    except ValueError:
+        # Another's bundle may hold keys of a kind that we do not know: nothing is trusted for them.
+        return None
 
 
 def _certificate(encoded: object) -> bytes:

@@ -102,3 +102,46 @@ INVALID_REQUEST = define(
     "without a path or of a foreign trust domain, or a lifetime under one second.",
     advice="Correct the registration entry: DNS names in ASCII, an identity of this trust domain, a TTL of seconds.",
 )
+NOT_A_JWT_SVID = define(
+    "VST1012",
+    "not-a-jwt-svid",
+    Kind.UNAUTHENTICATED,
+    Fault.PEER,
+    meaning="A token breaks the JWT-SVID profile (JWT-SVID.md, sections 2 and 3): its form, a header that is not "
+    "allowed, or a claim that is missing or malformed.",
+    advice="Ask whoever issued it for a JWT-SVID: JWS compact; a header of alg, kid and typ only; claims sub (a SPIFFE "
+    "ID), aud and exp.",
+)
+JWT_NOT_TRUSTED = define(
+    "VST1013",
+    "jwt-svid-not-trusted",
+    Kind.UNAUTHENTICATED,
+    Fault.PEER,
+    meaning="A JWT-SVID is not signed by a key of its own trust domain's bundle.",
+    advice="Check that the token is of the trust domain that is expected, and that the verifier's trust bundle is "
+    "current.",
+)
+JWT_NOT_FOR_US = define(
+    "VST1014",
+    "jwt-svid-of-another-audience",
+    Kind.UNAUTHENTICATED,
+    Fault.PEER,
+    meaning="A JWT-SVID was issued for other audiences than the one that it is shown to.",
+    advice="Let the caller fetch a token for this audience; a token for somebody else is never accepted.",
+)
+JWT_NOT_VALID_NOW = define(
+    "VST1015",
+    "jwt-svid-not-valid-now",
+    Kind.UNAUTHENTICATED,
+    Fault.PEER,
+    meaning="A JWT-SVID has expired, or is not valid yet.",
+    advice="Let the caller fetch a new token for every use; if it did, compare both clocks.",
+)
+INVALID_JWT_REQUEST = define(
+    "VST1016",
+    "jwt-svid-request-invalid",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A JWT-SVID was asked for without an audience, or with an empty or far too long one.",
+    advice="Name at least one audience: the service that the token will be shown to.",
+)

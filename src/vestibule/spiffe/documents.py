@@ -1,7 +1,8 @@
-"""X509-SVIDs and trust bundles as plain values.  Certificates are DER; nothing here does cryptography."""
+"""SVIDs and trust bundles as plain values.  Certificates and keys are DER; nothing here does cryptography."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -26,13 +27,44 @@ class X509Svid:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JwtSvid:
+    """A signed statement of who somebody is, good for certain audiences and for a short time (JWT-SVID.md).
+
+    ``token`` is the statement itself (JWS compact).  Whoever has it can use it, so it is never part of the
+    value's ``repr``.  ``claims`` is everything that it says; ``issued_at`` is missing where it does not say that.
+    """
+
+    spiffe_id: SpiffeId
+    audience: tuple[str, ...]
+    expires_at: datetime
+    issued_at: datetime | None = None
+    key_id: str
+    token: str = field(repr=False)
+    claims: Mapping[str, object] = field(default_factory=dict, repr=False, hash=False)
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JwtAuthority:
+    """A key that JWT-SVIDs are verified with; ``public_key`` is a DER SubjectPublicKeyInfo.
+
+    ``expires_at`` is when it has signed nothing that is still good; bundle documents do not say it.
+    """
+
+    key_id: str
+    public_key: bytes
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrustBundle:
-    """The certificates that a trust domain's SVIDs chain up to.
+    """What a trust domain's SVIDs are verified with: the certificates of X509-SVIDs, the keys of JWT-SVIDs.
 
     ``sequence`` grows with every change of the content; ``refresh_hint`` is in seconds, 0 for none.
     """
 
     trust_domain: TrustDomain
     x509_authorities: tuple[bytes, ...]
+    jwt_authorities: tuple[JwtAuthority, ...] = ()
     sequence: int = 0
     refresh_hint: int = 0

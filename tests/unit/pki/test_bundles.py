@@ -6,17 +6,29 @@ import base64
 import hashlib
 import json
 import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vestibule.errors import VestibuleError
-from vestibule.pki.bundles import from_jwks, from_pem, sha256_fingerprint, to_jwks, to_pem
-from vestibule.spiffe import TrustBundle, TrustDomain
+from vestibule.pki.bundles import (
+    from_jwks,
+    from_jwt_jwks,
+    from_pem,
+    sha256_fingerprint,
+    to_jwks,
+    to_jwt_jwks,
+    to_oidc_jwks,
+    to_pem,
+)
+from vestibule.pki.keys import generate_key, public_key_der
+from vestibule.spiffe import JwtAuthority, TrustBundle, TrustDomain
 from vestibule.testing import TestAuthority
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -188,3 +200,76 @@ def test_any_pem_is_read_or_refused_with_a_code(noise: bytes, place: int) -> Non
         from_pem(TD, pem[:place] + noise + pem[place:])
     except VestibuleError as error:
         assert error.code.code == "VST1009"  # noqa: PT017 - either outcome is fine
+
+
+# ---------------------------------------------------------------------------------------- JWT keys
+
+
+def jwt_authority(name: str) -> JwtAuthority:
+    return JwtAuthority(key_id=name, public_key=public_key_der(generate_key().public_key()))
+
+
+BOTH = replace(BUNDLE, jwt_authorities=(jwt_authority("one"), jwt_authority("two")))
+
+
+def test_a_bundle_with_jwt_keys_survives_being_written_and_read() -> None:
+    assert from_jwks(TD, to_jwks(BOTH)) == BOTH
+
+
+def test_a_jwt_key_of_a_jwks_is_as_the_standard_says() -> None:
+    document = json.loads(to_jwks(BOTH))
+    jwt = [each for each in document["keys"] if each["use"] == "jwt-svid"]
+    assert [each["kid"] for each in jwt] == ["one", "two"]
+    assert all(each.keys() == {"use", "kid", "kty", "crv", "x", "y"} for each in jwt)
+
+
+def test_the_workload_apis_set_holds_jwt_keys_and_nothing_of_spiffes_own() -> None:
+    document = json.loads(to_jwt_jwks(BOTH))
+    assert document.keys() == {"keys"}
+    assert [each.keys() for each in document["keys"]] == [{"kid", "kty", "crv", "x", "y"}] * 2
+    assert from_jwt_jwks(TD, to_jwt_jwks(BOTH)).jwt_authorities == BOTH.jwt_authorities
+    assert from_jwt_jwks(TD, to_jwks(BOTH)).x509_authorities == ()
+
+
+def test_readers_of_openid_connect_are_told_how_each_key_is_used() -> None:
+    keys: Any = to_oidc_jwks(BOTH)["keys"]
+    assert [(each["kid"], each["alg"], each["use"]) for each in keys] == [
+        ("one", "ES256", "sig"),
+        ("two", "ES256", "sig"),
+    ]
+
+
+def test_rsa_keys_and_all_curves_are_read() -> None:
+    keys = [rsa.generate_private_key(65537, 2048)]
+    keys += [ec.generate_private_key(curve()) for curve in (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)]  # type: ignore[misc]
+    authorities = tuple(
+        JwtAuthority(key_id=str(n), public_key=public_key_der(key.public_key())) for n, key in enumerate(keys)
+    )
+    bundle = TrustBundle(trust_domain=TD, x509_authorities=(), jwt_authorities=authorities)
+    assert from_jwks(TD, to_jwks(bundle)) == bundle
+
+
+def jwt_key(**changes: object) -> dict[str, object]:
+    jwk: dict[str, object] = json.loads(to_jwks(BOTH))["keys"][2] | changes
+    return {name: value for name, value in jwk.items() if value is not ...}
+
+
+def test_jwt_keys_that_cannot_be_used_are_passed_over() -> None:
+    useless = [
+        jwt_key(kid=...), jwt_key(kid=""), jwt_key(kid=5), jwt_key(crv="secp256k1"), jwt_key(x=...),
+        jwt_key(x="AAAA"), jwt_key(y="!"), jwt_key(kty="oct", k="AAAA"), jwt_key(use="wit-svid"),
+        {"use": "jwt-svid", "kid": "small", "kty": "RSA", "n": "AQAB", "e": "AQAB"},
+        {"use": "jwt-svid", "kid": "even", "kty": "RSA", "n": "_" * 342, "e": "Ag"},
+    ]  # fmt: skip
+    assert read({"keys": [*useless, jwt_key()]}).jwt_authorities == BOTH.jwt_authorities[:1]
+
+
+def test_a_name_of_two_different_keys_is_refused() -> None:
+    other: dict[str, object] = json.loads(to_jwks(BOTH))["keys"][3] | {"kid": "one"}
+    refused(json.dumps({"keys": [jwt_key(), other]}).encode())
+    assert len(read({"keys": [jwt_key(), jwt_key()]}).jwt_authorities) == 1
+
+
+@given(st.dictionaries(st.sampled_from(["kty", "crv", "x", "y", "n", "e", "kid"]), st.text() | st.integers()))
+def test_whatever_a_jwt_key_says_the_bundle_is_read(changes: dict[str, object]) -> None:
+    assert len(read({"keys": [jwt_key(**changes)]}).jwt_authorities) <= 1
