@@ -513,7 +513,7 @@ async def test_a_signal_while_it_waits_for_the_agent_ends_it(run: Path) -> None:
     stage = Stage(run, FakeAgent(run / "nobody.sock", view("payments")))
     try:
         running = await stage.sidecar()
-        await until(lambda: "cannot connect" in running.text)
+        await until(lambda: "there is no socket at" in running.text)
         running.process.terminate()
         assert await running.ended(within=5) == 0
     finally:

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from vestibule.app.codes import INVALID_SETTING
-from vestibule.cli.output import Exit, Output, console
+from vestibule.cli.output import Exit, Output, OutputOption, answer, console
 from vestibule.cli.output import run as run_command
 from vestibule.cli.sockets import ADMIN_SOCKET, AGENT_SOCKET, runtime_directory
 from vestibule.records import Address
@@ -51,6 +51,18 @@ def run(
     health: Annotated[
         str, typer.Option("--health", metavar="HOST:PORT|off", help="/live /ready /metrics.")
     ] = "off",
+    workload_attestor: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--workload-attestor",
+            metavar="NAME[=KEY=VALUE,...]",
+            help="How workloads are known, repeatable: unix, systemd, docker, k8s. [default: unix]",
+        ),
+    ] = None,
+    attestors: Annotated[
+        Path | None,
+        typer.Option("--attestors", help="YAML file with workload_attestors; options win."),
+    ] = None,
     supervisor_fd: Annotated[
         int | None,
         typer.Option(
@@ -61,6 +73,7 @@ def run(
     ] = None,
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
     log_format: Annotated[LogFormat, typer.Option("--log-format", help="Of the log lines.")] = LogFormat.TEXT,
+    output: OutputOption = Output.TEXT,
 ) -> None:
     """Run the agent of this node until it is told to stop.
 
@@ -72,9 +85,11 @@ def run(
 
     from vestibule.agent.bootstrap import FirstTrust
     from vestibule.app.agent import AgentSettings, run_agent
+    from vestibule.app.agent_attestors import chosen_attestors
     from vestibule.processes.signals import Shutdown
 
     async def main() -> Exit:
+        chosen = chosen_attestors(attestors, workload_attestor or ())
         settings = AgentSettings(
             trust_domain=TrustDomain.parse(trust_domain),
             server=_address("--server", server),
@@ -88,16 +103,19 @@ def run(
             kek_file=kek_file,
             supervisor_fd=supervisor_fd,
             health=None if health == "off" else _address("--health", health),
+            workload_attestors=chosen.workload,
         )
 
         def ready(spiffe_id: SpiffeId) -> None:
-            console.print(f"{READY} {spiffe_id} on {settings.socket_path}")
+            data = {"spiffe_id": str(spiffe_id), "socket": str(settings.socket_path)}
+            line = f"{READY} {spiffe_id} on {settings.socket_path}"
+            answer(output, "agent-ready", data, lambda: console.print(line))
 
         with Shutdown() as shutdown:
             await run_agent(settings, on_ready=ready, shutdown=shutdown)
         return Exit.FINE
 
-    run_command(Output.TEXT, "agent", main)
+    run_command(output, "agent-ready", main)
 
 
 def _address(option: str, text: str) -> Address:

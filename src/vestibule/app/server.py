@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from vestibule import __version__
 from vestibule.app.codes import UNSAFE_SOCKET_DIRECTORY
@@ -56,6 +56,17 @@ class Ready:
             f"{READY} trust_domain={self.trust_domain} grpc={self.grpc} socket={self.socket} "
             f"health={self.health or 'off'} seconds={self.seconds:.2f}"
         )
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The same as the envelope carries it."""
+        return {
+            "trust_domain": str(self.trust_domain),
+            "grpc": self.grpc,
+            "socket": str(self.socket),
+            "health": self.health or None,
+            "seconds": round(self.seconds, 3),
+        }
 
 
 def print_ready(ready: Ready) -> None:

@@ -7,11 +7,11 @@ from typing import Annotated, Final
 
 import typer
 
-from vestibule.app.server_settings import KeyStorage, server_settings
-from vestibule.cli.output import Exit, Output, complain
+from vestibule.app.codes import INVALID_SETTING
+from vestibule.app.server_settings import KeyStorage, ServerSettings, server_settings
+from vestibule.cli.output import Exit, Output, OutputOption, answer
 from vestibule.cli.output import run as run_command
 from vestibule.cli.sockets import SERVER_SOCKET, runtime_directory
-from vestibule.errors import VestibuleError
 from vestibule.telemetry.logs import LogFormat, set_up_logs
 
 _FILE: Final = "Where the settings not given here are; YAML."
@@ -50,12 +50,14 @@ def run(
     ] = None,
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
     log_format: Annotated[LogFormat, typer.Option("--log-format", help="Of the log lines.")] = LogFormat.TEXT,
+    output: OutputOption = Output.TEXT,
 ) -> None:
     """Run the server until it is told to stop: the first SIGTERM or SIGINT drains it, the second stops it."""
     if log_level not in ("debug", "info", "warning", "error"):
         raise typer.BadParameter("debug, info, warning or error", param_hint="--log-level")
     set_up_logs(log_level, log_format)
-    try:
+
+    def settings() -> ServerSettings:
         given = {
             "trust_domain": trust_domain,
             "data_dir": data_dir,
@@ -73,20 +75,20 @@ def run(
             "data_dir": Path("/var/lib/vestibule/server"),
             "socket_path": runtime_directory() / SERVER_SOCKET,
         }
-        settings = server_settings(given, config, defaults)
-    except VestibuleError as error:
-        complain(error)
-        raise typer.Exit(int(Exit.USAGE)) from error
+        return server_settings(given, config, defaults)
 
     import uvloop
 
-    from vestibule.app.server import run_server
+    from vestibule.app.server import Ready, run_server
+
+    def tell(ready: Ready) -> None:
+        answer(output, "server-ready", ready.document, lambda: typer.echo(str(ready)))
 
     async def main() -> Exit:
-        await run_server(settings)
+        await run_server(settings(), on_ready=tell)
         return Exit.FINE
 
-    run_command(Output.TEXT, "server", main, loop=uvloop.new_event_loop)
+    run_command(output, "server-ready", main, loop=uvloop.new_event_loop)
 
 
 def _address(host: str, port: str, text: str | None) -> dict[str, str | None]:
@@ -94,5 +96,7 @@ def _address(host: str, port: str, text: str | None) -> dict[str, str | None]:
         return {}
     if text == "off":
         return {port: text}
-    address, _, number = text.rpartition(":")
+    address, colon, number = text.rpartition(":")
+    if not colon:
+        raise INVALID_SETTING.error(f"{text!r} is not HOST:PORT")
     return {host: address.removeprefix("[").removesuffix("]") or None, port: number}

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from vestibule.cli.codes import USAGE
-from vestibule.cli.output import Exit, Output, run
+from vestibule.cli.output import Exit, Output, OutputOption, answer, run
 from vestibule.cli.sockets import AgentSocketOption, find_sockets
 from vestibule.processes import private_directory
 from vestibule.records import Boundary, Instance
-
-_LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+from vestibule.telemetry.logs import set_up_logs
 
 
 def sidecar(
@@ -64,6 +62,7 @@ def sidecar(
         int | None,
         typer.Option("--supervisor-fd", help="For supervisors: where the granted key is read.", hidden=True),
     ] = None,
+    output: OutputOption = Output.TEXT,
 ) -> None:
     """Stand beside an app: its identity, its mTLS, its way in and its way out.
 
@@ -71,7 +70,7 @@ def sidecar(
     """
     from vestibule.app.sidecar import SidecarSettings, read_supervisor_key, run_sidecar
 
-    logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
+    set_up_logs()
 
     async def main() -> Exit:
         settings = SidecarSettings(
@@ -92,20 +91,22 @@ def sidecar(
             ready_within=ready_within,
             drain=drain,
         )
-        return Exit(await run_sidecar(settings, on_ready=_print_ready))
+        return Exit(await run_sidecar(settings, on_ready=lambda each: _tell_ready(each, output)))
 
-    run(Output.TEXT, "sidecar", main)
+    run(output, "sidecar-ready", main)
 
 
-def _print_ready(instance: Instance) -> None:
-    """One line of ``key=value``, for people and for supervisors."""
+def _tell_ready(instance: Instance, output: Output) -> None:
+    """One line of ``key=value``, for people and for supervisors; or the same as JSON."""
     from vestibule.app.sidecar import READY
 
     facts = {"service": instance.service, "instance": instance.id, "spiffe_id": instance.spiffe_id}
     facts |= {f"ingress.{name}": address for name, address in instance.ingress.items()}
     facts |= {f"app.{name}": address for name, address in instance.apps.items()}
     facts |= {"egress": instance.egress, "boundary": instance.boundary.value}
-    typer.echo(f"{READY} " + " ".join(f"{name}={value}" for name, value in facts.items()))
+    line = f"{READY} " + " ".join(f"{name}={value}" for name, value in facts.items())
+    data = {name: str(value) for name, value in facts.items()}
+    answer(output, "sidecar-ready", data, lambda: typer.echo(line))
 
 
 def _app_ports(texts: Sequence[str]) -> dict[str, int]:

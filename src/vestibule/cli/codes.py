@@ -27,3 +27,12 @@ NO_SOCKET = define(
     "elsewhere.",
     advice="Start it with vestibule up, server run or agent run, or name its socket with the command's flag.",
 )
+OUTPUT_LOST = define(
+    "VST9103",
+    "output-not-written",
+    Kind.PRECONDITION,
+    Fault.CALLER,
+    meaning="The command did its work, but its answer could not be written to standard output, for example because the "
+    "disk of the file that it was sent to is full.",
+    advice="Send the output elsewhere.  What the command did stays done: look before you repeat it.",
+)

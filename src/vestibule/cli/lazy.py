@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
@@ -14,13 +15,16 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from vestibule import __version__
-from vestibule.cli.codes import MISSING_EXTRA
-from vestibule.cli.output import Exit, complain
+from vestibule.cli.codes import MISSING_EXTRA, USAGE
+from vestibule.cli.output import Exit, complain, envelope
 
 OPTIONAL: Final = frozenset(
     {"alembic", "aiosqlite", "envoy", "pydantic", "ruamel", "sqlalchemy", "starlette"}
 )
 """Top-level packages that only the complete installation has."""
+
+_UsageError: Final[Any] = typer.BadParameter.__base__
+"""Click's; typer has brought it under more than one name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,33 @@ class LazyGroup(TyperGroup):
         return name, command, rest
 
 
+class Program(LazyGroup):
+    """The root: programs that asked for JSON get JSON, also when they were called wrongly."""
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **extra: Any) -> Any:
+        """Run a command and exit."""
+        words = sys.argv[1:] if args is None else list(args)
+        if not _wants_json(words):
+            return super().main(words, *more, **extra)
+        try:
+            code = super().main(words, *more, **{**extra, "standalone_mode": False})
+        except _UsageError as error:
+            advice = f"See {error.ctx.command_path} --help." if error.ctx else None
+            wrong = USAGE.error(error.format_message(), advice=advice)
+            sys.stdout.write(envelope("usage", None, [wrong]) + "\n")
+            code = Exit.USAGE
+        sys.exit(code or Exit.FINE)
+
+
+def _wants_json(words: Sequence[str]) -> bool:
+    own = words[: words.index("--")] if "--" in words else words
+    pairs = zip(own, [*own[1:], ""], strict=True)
+    return any(
+        word in ("--output=json", "-ojson") or (word in ("--output", "-o") and value == "json")
+        for word, value in pairs
+    )
+
+
 def program(name: str, help_: str, commands: Mapping[str, Lazy], groups: Mapping[str, str]) -> LazyGroup:
     """The whole program; a command named ``entry create`` goes into the group ``entry``."""
     members: dict[str, Lazy | LazyGroup] = {}
@@ -85,7 +116,7 @@ def program(name: str, help_: str, commands: Mapping[str, Lazy], groups: Mapping
             inside = _inside(group, commands)
             members[group] = LazyGroup(group, inside, help=groups[group])
     root = _root()
-    return LazyGroup(name, members, help=help_, params=root.params, callback=root.callback)
+    return Program(name, members, help=help_, params=root.params, callback=root.callback)
 
 
 def _show_version(asked: bool) -> None:
@@ -115,4 +146,4 @@ def _inside(group: str, commands: Mapping[str, Lazy]) -> dict[str, Lazy]:
     return {path.removeprefix(prefix): each for path, each in commands.items() if path.startswith(prefix)}
 
 
-__all__: Sequence[str] = ["Lazy", "LazyGroup", "program"]
+__all__: Sequence[str] = ["Lazy", "LazyGroup", "Program", "program"]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from enum import Enum, IntEnum
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
 
+from vestibule.cli.codes import OUTPUT_LOST
 from vestibule.errors import Kind, VestibuleError
 
 
@@ -68,13 +71,29 @@ def answer(
     *,
     errors: Sequence[VestibuleError] = (),
 ) -> None:
-    """Print a result in the asked form; ``text`` prints it for people (with ``console``)."""
-    if output is Output.JSON:
-        sys.stdout.write(envelope(schema, data, errors) + "\n")
-        return
-    text()
-    for error in errors:
-        complain(error)
+    """Print a result in the asked form; ``text`` prints it for people (with ``console``).
+
+    Raises: VST9103 where it cannot be printed.
+    """
+    try:
+        if output is Output.JSON:
+            sys.stdout.write(envelope(schema, data, errors) + "\n")
+        else:
+            text()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise  # whoever reads has read enough
+    except OSError as error:
+        _give_up_output()
+        raise OUTPUT_LOST.error(f"the answer cannot be written: {error.strerror}") from error
+    if output is Output.TEXT:
+        for each in errors:
+            complain(each)
+
+
+def _give_up_output() -> None:
+    """What still waits to be written would fail again, with a trace, at the very end."""
+    sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - it lives as long as the process
 
 
 def complain(error: VestibuleError) -> None:
@@ -98,7 +117,7 @@ def run(
         with asyncio.Runner(loop_factory=loop) as runner:
             code = runner.run(main()) or Exit.FINE
     except VestibuleError as error:
-        if output is Output.JSON:
+        if output is Output.JSON and error.code is not OUTPUT_LOST:
             sys.stdout.write(envelope(schema, None, [error]) + "\n")
         else:
             complain(error)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -60,7 +62,51 @@ def test_durations_carry_a_unit(text: str, seconds: int) -> None:
     assert parse_duration(text).total_seconds() == seconds
 
 
-@pytest.mark.parametrize("text", ["", "10", "h", "1.5h", "-1s", "1h30m", "999999999d", "1 h"])
+@pytest.mark.parametrize("text", ["", "10", "h", "1.5h", "-1s", "1h30m", "999999999d", "1 h", "24856d"])
 def test_other_durations_are_refused(text: str) -> None:
     with pytest.raises(VestibuleError, match="VST9100"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["entry", "create", "--output", "json"],
+        ["entry", "show", "--nope", "-o", "json"],
+        ["entry", "shwo", "--output=json"],
+    ],
+)
+def test_a_program_that_calls_wrongly_gets_its_envelope(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, output = invoke(capsys, *arguments)
+    [error] = json.loads(output)["errors"]
+    assert (code, error["code"]) == (2, "VST9100")
+    assert error["message"]
+    assert "--help" in error["advice"]
+
+
+def test_what_belongs_to_an_app_is_not_an_option_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    code, output = invoke(capsys, "sidecar", "--nope", "--", "app", "--output", "json")
+    assert (code, output.startswith("{")) == (2, False)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_an_answer_that_cannot_be_written_is_said_on_the_other_channel(form: str) -> None:
+    code = (
+        "from vestibule.cli.output import Exit, Output, answer, console, run\n"
+        f"form = Output({form!r})\n"
+        "async def main():\n"
+        "    answer(form, 'x', {}, lambda: console.print('x'))\n"
+        "    return Exit.FINE\n"
+        "import typer\n"
+        "try: run(form, 'x', main)\n"
+        "except typer.Exit as end: raise SystemExit(end.exit_code)\n"
+    )
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 4
+    assert "VST9103 the answer cannot be written: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
