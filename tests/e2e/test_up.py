@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from vestibule.app.up.operator import Operator
 from vestibule.cli.run_state import RunState
 
 pytestmark = pytest.mark.timeout(240)
@@ -34,11 +35,12 @@ PROOFS = [
     "policy-live",
     "server-outage-survived",
 ]
-# An app that will not go when it is asked to.
-STUBBORN = """
+# An app that answers nothing but errors, and if it is stubborn does not go when it is asked to.
+APP = """
 import os, signal
 from http.server import BaseHTTPRequestHandler, HTTPServer
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.environ["STUBBORN"] == "yes":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
@@ -71,13 +73,6 @@ def belonging_to(runtime: Path) -> dict[int, str]:
         except (OSError, ValueError):
             continue
     return found
-
-
-async def until(holds: Callable[[], bool], what: str, within: float = 30) -> None:
-    deadline = time.monotonic() + within
-    while not holds():
-        assert time.monotonic() < deadline, f"not in {within:g} s: {what}"
-        await asyncio.sleep(0.05)
 
 
 @dataclass
@@ -183,30 +178,30 @@ async def test_after_a_kill_the_next_start_works_and_leaves_nothing(tmp_path: Pa
             assert not running.note.runtime.exists()
 
 
-def stubborn_mesh(directory: Path) -> Path:
+def small_mesh(directory: Path, *, stubborn: bool = False) -> Path:
     (directory / "services").mkdir(parents=True)
     (directory / "mesh.yaml").write_text("mesh: m\ntrust_domain: example.org\nenvironment: test\n")
     for name, allow in (("api", "[{id: web, from: [web], methods: [GET], paths: [/]}]"), ("web", "[]")):
         (directory / "services" / f"{name}.yaml").write_text(
             f"service: {name}\nports: {{http: {{protocol: http}}}}\nallow: {allow}\n"
         )
-    (directory / "app.py").write_text(STUBBORN)
-    (directory / "up.yaml").write_text(
-        "apps:\n  api: {run: [python, app.py]}\n  web: {run: [python, app.py]}\n"
-    )
+    (directory / "app.py").write_text(APP)
+    app = f"{{run: [python, app.py], env: {{STUBBORN: '{'yes' if stubborn else 'no'}'}}}}"
+    (directory / "up.yaml").write_text(f"apps:\n  api: {app}\n  web: {app}\n")
     return directory
 
 
 async def test_a_second_ctrl_c_does_not_wait_for_an_app_that_will_not_go(tmp_path: Path) -> None:
-    async with up(tmp_path, str(stubborn_mesh(tmp_path / "mesh"))) as running:
-        running.process.send_signal(signal.SIGINT)
-        logs = running.state / "logs"
-        # Both Envoys drained: from here on it is waiting for the apps.
-        await until(lambda: len(belonging_to(running.note.runtime)) > 0, "still there")
-        await asyncio.sleep(1)
-        assert running.process.returncode is None, list(logs.iterdir())
-        running.process.send_signal(signal.SIGINT)
+    async with up(tmp_path, str(small_mesh(tmp_path / "mesh", stubborn=True))) as running:
+        with Operator(running.note.server_socket) as operator:
+            running.process.send_signal(signal.SIGINT)
+            async with asyncio.timeout(20):
+                while (await operator.status()).proxies:
+                    await asyncio.sleep(0.05)
+        # All have left the mesh; what is waited for now are the apps.
+        assert running.process.returncode is None
         began = time.monotonic()
+        running.process.send_signal(signal.SIGINT)
         await running.end()
         assert time.monotonic() - began < 5
         assert belonging_to(running.note.runtime) == {}
@@ -214,7 +209,7 @@ async def test_a_second_ctrl_c_does_not_wait_for_an_app_that_will_not_go(tmp_pat
 
 
 def test_a_promise_that_does_not_hold_is_reported_and_fails_the_run(tmp_path: Path) -> None:
-    ended = run("up", "--once", "--output", "json", str(stubborn_mesh(tmp_path / "mesh")), cwd=tmp_path)
+    ended = run("up", "--once", "--output", "json", str(small_mesh(tmp_path / "mesh")), cwd=tmp_path)
     data = json.loads(ended.stdout)["data"]
     outcomes = {each["id"]: each for each in data["proofs"]}
     assert list(outcomes) == PROOFS
@@ -226,7 +221,7 @@ def test_a_promise_that_does_not_hold_is_reported_and_fails_the_run(tmp_path: Pa
 
 
 def test_an_app_that_does_not_start_is_named_and_nothing_is_left(tmp_path: Path) -> None:
-    mesh = stubborn_mesh(tmp_path / "mesh")
+    mesh = small_mesh(tmp_path / "mesh")
     (mesh / "app.py").write_text("raise SystemExit('the database is missing')")
     ended = run("up", "--once", "--output", "json", str(mesh), cwd=tmp_path)
     answer = json.loads(ended.stdout)
