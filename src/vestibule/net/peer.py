@@ -9,6 +9,8 @@ What is known at each moment:
    on the peer (``SO_PEERPIDFD``, Linux 6.5) tells: if the peer lives *after* step 2, the directory opened
    in step 2 is its own.  Older kernels: the directory's process must at least have the peer's user.
 4. A peer that has ended gets no answers, even if it left the socket to a child.
+5. Neither does one whose user or group is no longer the one it connected with.  A process can connect, leave
+   the socket to a child and then execute a set-user-id program: what the child asks would be answered to root.
 """
 
 from __future__ import annotations
@@ -27,16 +29,21 @@ from vestibule.net.codes import PEER_GONE
 _SO_PEERPIDFD: Final = 77
 _UCRED: Final = struct.Struct("3i")
 _STATUS_LIMIT: Final = 64 * 1024
+_EFFECTIVE: Final = 1  # of the four ids in /proc/PID/status: real, effective, saved, file system
 
 
 class ProcessHandle:
-    """An open ``/proc/PID``: reads concern this one process for ever, or fail because it has ended."""
+    """An open ``/proc/PID``: reads concern this one process for ever, or fail because it has ended.
 
-    __slots__ = ("_directory", "pid", "start_time")
+    With an ``owner`` (effective uid and gid) they fail also while the process has another one.
+    """
+
+    __slots__ = ("_directory", "owner", "pid", "start_time")
 
     def __init__(self, pid: int) -> None:
         """Raises: VST2312 if there is no such process."""
         self.pid = pid
+        self.owner: tuple[int, int] | None = None
         self._directory = -1
         try:
             self._directory = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -49,9 +56,11 @@ class ProcessHandle:
             raise
 
     def check(self) -> None:
-        """Raises: VST2312 if the process has ended (a zombie has)."""
+        """Raises: VST2312 if the process has ended (a zombie has), or if it has another owner now."""
         if self._stat()[0] in ("Z", "X", "x"):
             raise self._gone()
+        if self.owner is not None:
+            self.status()
 
     def parent_pid(self) -> int:
         """The pid of the parent now, 0 if there is none in this namespace.  Raises: VST2312."""
@@ -60,7 +69,11 @@ class ProcessHandle:
     def status(self) -> dict[str, list[str]]:
         """``/proc/PID/status`` as words by key.  Raises: VST2312."""
         lines = self.read("status").decode("utf-8", "replace").splitlines()
-        return {key: value.split() for key, _, value in (line.partition(":") for line in lines)}
+        status = {key: value.split() for key, _, value in (line.partition(":") for line in lines)}
+        # Compared in the very reading that is handed on: no moment is left in which the ids could differ.
+        if self.owner is not None and self.owner != _effective(status):
+            raise PEER_GONE.error(f"the process {self.pid} has changed its user or group since it connected")
+        return status
 
     def read(self, name: str, limit: int = _STATUS_LIMIT) -> bytes:
         """The content of a file in the process's directory.  Raises: VST2312, PermissionError."""
@@ -143,7 +156,7 @@ class Peer:
     def of_socket(cls, sock: Any) -> Peer:
         """The peer of a connected Unix socket.  A peer that is gone already has no ``process``."""
         pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-        process = _pin(sock, pid, uid)
+        process = _pin(sock, pid, uid, gid)
         start_time = process.start_time if process else 0
         return cls(pid=pid, uid=uid, gid=gid, start_time=start_time, process=process)
 
@@ -173,7 +186,7 @@ def peer_of(stream: Any) -> Peer:
     return peer
 
 
-def _pin(sock: Any, pid: int, uid: int) -> ProcessHandle | None:
+def _pin(sock: Any, pid: int, uid: int, gid: int) -> ProcessHandle | None:
     if pid <= 0:
         return None
     try:
@@ -181,6 +194,7 @@ def _pin(sock: Any, pid: int, uid: int) -> ProcessHandle | None:
     except VestibuleError:
         return None
     if _still_the_peer(sock, process, uid):
+        process.owner = (uid, gid)
         return process
     process.close()
     return None
@@ -197,6 +211,13 @@ def _still_the_peer(sock: Any, process: ProcessHandle, uid: int) -> bool:
         return not poll.poll(0)
     finally:
         os.close(pidfd)
+
+
+def _effective(status: dict[str, list[str]]) -> tuple[int, int]:
+    try:
+        return int(status["Uid"][_EFFECTIVE]), int(status["Gid"][_EFFECTIVE])
+    except (KeyError, IndexError, ValueError):
+        return -1, -1
 
 
 def _has_user(process: ProcessHandle, uid: int) -> bool:

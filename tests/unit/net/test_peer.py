@@ -122,6 +122,41 @@ def test_a_child_that_inherited_the_connection_does_not_speak_for_its_parent(lis
         peer.release()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_peer_that_became_another_user_is_not_answered_as_that_user(listener: UnixListener) -> None:
+    becoming = CONNECT_AND_WAIT.replace("import", "import os,").replace(
+        "sys.stdin",
+        "sys.stdin.readline(); os.setegid(65534); os.seteuid(65534); print(flush=True); sys.stdin",
+    )
+    command = [sys.executable, "-c", becoming, str(listener.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        with listener.sock.accept()[0] as accepted:
+            peer = Peer.of_socket(accepted)
+        handle = peer.check()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"now\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        assert has_gone(peer)
+        with pytest.raises(VestibuleError, match="changed its user"):
+            handle.status()
+        process.kill()
+
+
+def test_what_a_process_is_counts_only_while_it_has_the_owner_it_connected_with(
+    listener: UnixListener, client: subprocess.Popen[bytes]
+) -> None:
+    with listener.sock.accept()[0] as accepted:
+        peer = Peer.of_socket(accepted)
+    handle = peer.check()
+    assert handle.owner == (os.geteuid(), os.getegid())
+    handle.owner = (os.geteuid() + 1, os.getegid())
+    assert has_gone(peer)
+    with pytest.raises(VestibuleError, match="changed its user"):
+        handle.status()
+
+
 def test_a_process_of_another_pid_namespace_is_refused_with_a_reason() -> None:
     peer = Peer(pid=0, uid=0, gid=0, start_time=0)
     with pytest.raises(VestibuleError, match="another PID namespace"):
