@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from vestibule.agent.cache import SvidCache
 from vestibule.agent.changed import Changed
 from vestibule.agent.codes import NO_IDENTITY, NOT_READY
-from vestibule.attest.workload import Process, WorkloadAttestor, attest_workload
+from vestibule.attest.workload import Process, WorkloadAttestor, attest_workload, shown
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
 from vestibule.spiffe import Selector, SpiffeId, TrustBundle, X509Svid
@@ -62,7 +62,7 @@ class Workloads:
     async def attest(self, caller: Caller) -> frozenset[Selector]:
         """What is true of a process now.  Raises: VST2050, VST2312."""
         selectors = await attest_workload(self._attestors, caller.check())
-        _log.debug("attested %s: %s", caller, ", ".join(sorted(map(str, selectors))))
+        _log.debug("attested %s: %s", caller, shown(selectors))
         return selectors
 
     def ids(self, selectors: frozenset[Selector]) -> list[SpiffeId]:

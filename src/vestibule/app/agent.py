@@ -26,8 +26,10 @@ from vestibule.agent.sidecars import Grants, Sidecars, ViewCache
 from vestibule.agent.sync import Sync
 from vestibule.agent.vault import Vault
 from vestibule.agent.workloads import Workloads
-from vestibule.attest.workload.supervised import SupervisedAttestor, Vouched, is_descendant
-from vestibule.attest.workload.unix import UnixAttestor
+from vestibule.app.agent_attestors import DEFAULT as DEFAULT_ATTESTORS
+from vestibule.app.agent_attestors import workload_attestors
+from vestibule.app.attestor_choices import Choice
+from vestibule.attest.workload.supervised import Vouched, is_descendant
 from vestibule.calls.ads import AdsCalls
 from vestibule.calls.channel import ServerChannel, UnverifiedChannel
 from vestibule.calls.identity_api import IdentityApi
@@ -78,6 +80,7 @@ class AgentSettings:
     kek_file: Path | None = None
     supervisor_fd: int | None = None
     health: Address | None = None
+    workload_attestors: tuple[Choice, ...] = DEFAULT_ATTESTORS
 
     @property
     def kek(self) -> Path:
@@ -142,7 +145,7 @@ class Agent:
         self.vouched = Vouched(ProcessHandle)
         vouched_changed = Changed()
         self.vouched.on_change(vouched_changed.notify)
-        attestors = (UnixAttestor(), SupervisedAttestor(self.vouched))
+        attestors = workload_attestors(settings.workload_attestors, self.vouched)
         self.workloads = Workloads(self.cache, attestors, vouched_changed, clock)
         # Sidecars and their Envoys
         self.grants = Grants()

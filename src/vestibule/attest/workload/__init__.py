@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Final
 
-from vestibule.attest.workload.codes import NOT_ATTESTED
+from vestibule.attest.workload.codes import ATTESTOR_TIMED_OUT, FOREIGN_SELECTORS, NOT_ATTESTED
 from vestibule.attest.workload.ports import Process, WorkloadAttestor
 from vestibule.spiffe import Selector
 
-__all__ = ["Process", "WorkloadAttestor", "attest_workload"]
+__all__ = ["PATIENCE", "Process", "WorkloadAttestor", "attest_workload", "shown"]
+
+PATIENCE: Final = 5.0
+"""Seconds that each attestor has; they work at the same time."""
 
 _log = logging.getLogger(__name__)
 
 
-async def attest_workload(attestors: Sequence[WorkloadAttestor], process: Process) -> frozenset[Selector]:
+async def attest_workload(
+    attestors: Sequence[WorkloadAttestor], process: Process, *, patience: float = PATIENCE
+) -> frozenset[Selector]:
     """The findings of all attestors together.
 
     A failing attestor takes nothing from the others' findings: entries that need its selectors do not
@@ -23,13 +29,13 @@ async def attest_workload(attestors: Sequence[WorkloadAttestor], process: Proces
     meanwhile.
     """
     answers = await asyncio.gather(
-        *(attestor.attest(process) for attestor in attestors), return_exceptions=True
+        *(_ask(attestor, process, patience) for attestor in attestors), return_exceptions=True
     )
     found: set[Selector] = set()
-    failed = 0
+    failed = []
     for attestor, answer in zip(attestors, answers, strict=True):
         if isinstance(answer, Exception):
-            failed += 1
+            failed.append(attestor.name)
             _log.warning("attestor %s failed for process %d: %s", attestor.name, process.pid, answer)
         elif isinstance(answer, BaseException):
             raise answer
@@ -37,6 +43,31 @@ async def attest_workload(attestors: Sequence[WorkloadAttestor], process: Proces
             found |= answer
     # Findings about a process that ended while we looked would be given to nobody, or to a child of it.
     process.check()
-    if failed == len(attestors):
-        raise NOT_ATTESTED.error(f"no attestor could examine process {process.pid}")
+    if len(failed) == len(attestors):
+        raise NOT_ATTESTED.error(
+            f"no attestor could examine process {process.pid}: {', '.join(failed)} failed"
+        )
     return frozenset(found)
+
+
+async def _ask(attestor: WorkloadAttestor, process: Process, patience: float) -> frozenset[Selector]:
+    try:
+        async with asyncio.timeout(patience):
+            found = await attestor.attest(process)
+    except TimeoutError as error:
+        raise ATTESTOR_TIMED_OUT.error(f"no answer within {patience:g} s") from error
+    # An attestor speaks for its own type only: one for labels must not be able to claim a uid.
+    if foreign := {selector.type for selector in found} - {attestor.name}:
+        raise FOREIGN_SELECTORS.error(f"it claims selectors of type {', '.join(sorted(foreign))}")
+    return found
+
+
+def shown(selectors: Iterable[Selector]) -> str:
+    """Selectors for a log: a container's environment may hold secrets, so only its names are shown."""
+    return ", ".join(sorted(map(_shown, selectors)))
+
+
+def _shown(selector: Selector) -> str:
+    if selector.value.startswith("env:"):
+        return f"{selector.type}:{selector.value.partition('=')[0]}=…"
+    return str(selector)

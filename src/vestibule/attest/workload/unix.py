@@ -16,6 +16,7 @@ import os
 import pwd
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from vestibule.attest.workload.ports import Process
@@ -30,6 +31,13 @@ _REMEMBERED: Final = 256
 _log = logging.getLogger(__name__)
 
 _File: TypeAlias = tuple[int, int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnixSettings:
+    """``executables`` turns path and sha256 on."""
+
+    executables: bool = True
 
 
 class UnixAttestor:

@@ -1,3 +1,4 @@
+import asyncio
 import os
 from collections.abc import Iterator
 
@@ -58,3 +59,35 @@ async def test_findings_about_a_process_that_ended_meanwhile_are_given_to_nobody
     with pytest.raises(VestibuleError) as refusal:
         await attest_workload([Says("a", "x")], process)
     assert refusal.value.code is PEER_GONE
+
+
+class Waits:
+    name = "slow"
+
+    async def attest(self, process: Process) -> frozenset[Selector]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_an_attestor_that_never_answers_is_named_and_not_waited_for(
+    process: ProcessHandle, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = await attest_workload([Waits(), Says("b", "x")], process, patience=0.05)
+    assert {str(selector) for selector in found} == {"b:x"}
+    assert "attestor slow failed" in caplog.text
+    assert "VST2052" in caplog.text
+
+
+async def test_an_attestor_speaks_for_its_own_type_only(
+    process: ProcessHandle, caplog: pytest.LogCaptureFixture
+) -> None:
+    liar = Says("unix", "uid:0")
+    liar.name = "labels"
+    found = await attest_workload([liar, Says("b", "x")], process)
+    assert {str(selector) for selector in found} == {"b:x"}
+    assert "VST2053" in caplog.text
+
+
+async def test_when_all_fail_each_is_named(process: ProcessHandle) -> None:
+    with pytest.raises(VestibuleError, match="slow, a failed"):
+        await attest_workload([Waits(), Says("a", error=OSError())], process, patience=0.05)

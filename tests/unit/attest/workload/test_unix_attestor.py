@@ -37,6 +37,9 @@ class Foreign:
             "Groups": ["4000003", "0"],
         }
 
+    def read(self, name: str, limit: int) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
     def link(self, name: str) -> str:
         raise PermissionError(13, "Permission denied")
 

@@ -1,0 +1,119 @@
+"""Which attestors an operator asks for, and how mistakes are named."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vestibule.app.agent_attestors import DEFAULT, chosen_attestors, workload_attestors
+from vestibule.app.attestor_choices import Choice, choices_of, parse_choice, settings_of
+from vestibule.attest.workload import attest_workload
+from vestibule.attest.workload.docker import DockerSettings
+from vestibule.attest.workload.k8s import K8sSettings
+from vestibule.attest.workload.supervised import Vouched
+from vestibule.errors import VestibuleError
+from vestibule.net.peer import ProcessHandle
+
+
+def names(*texts: str) -> list[str]:
+    found = workload_attestors([parse_choice(text) for text in texts], Vouched(ProcessHandle))
+    return [attestor.name for attestor in found]
+
+
+def test_a_choice_is_a_name_with_settings() -> None:
+    assert parse_choice("unix") == Choice(name="unix")
+    given = parse_choice("docker=socket=/run/d.sock,env=off,podman_users=1,podman_users=2")
+    assert settings_of(DockerSettings, given) == DockerSettings(
+        socket=Path("/run/d.sock"), env=False, podman_users=(1, 2)
+    )
+
+
+def test_yaml_says_the_same_with_mappings_or_lists() -> None:
+    mapping = choices_of({"unix": None, "docker": {"env": False, "podman_users": [1, 2]}})
+    assert mapping == choices_of(["unix", "docker=env=off,podman_users=1,podman_users=2"])[:1] + mapping[1:]
+    assert settings_of(DockerSettings, mapping[1]) == DockerSettings(env=False, podman_users=(1, 2))
+
+
+def test_off_leaves_an_optional_setting_out() -> None:
+    assert settings_of(K8sSettings, parse_choice("k8s=token_file=off")).token_file is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("dokcer", "Did you mean docker?"),
+        ("docker=sokcet=/x", "Did you mean socket?"),
+        ("docker=socket", "Write socket=VALUE"),
+        ("docker=env=perhaps", "perhaps"),
+        ("docker=podman_users=me", "podman_users"),
+        ("Docker", "not the name"),
+        ("", "not the name"),
+        ("supervised=a=b", "no settings"),
+        ("k8s=kubelet=nowhere", "HOST:PORT"),
+    ],
+)
+def test_a_mistake_is_named(text: str, said: str) -> None:
+    with pytest.raises(VestibuleError, match="VST9110") as caught:
+        names(text)
+    assert said in f"{caught.value} {caught.value.advice}"
+
+
+@pytest.mark.parametrize("document", ["docker", 1, {"docker": 1}, {"docker": {"socket": ["/a", "/b"]}}])
+def test_yaml_of_another_shape_is_refused(document: Any) -> None:
+    with pytest.raises(VestibuleError, match="VST9110"):
+        workload_attestors(choices_of(document), Vouched(ProcessHandle))
+
+
+def test_supervised_is_always_there_and_nothing_twice() -> None:
+    assert names("docker", "k8s", "systemd") == ["supervised", "docker", "k8s", "systemd"]
+    assert [each.name for each in workload_attestors(DEFAULT, Vouched(ProcessHandle))] == [
+        "supervised",
+        "unix",
+    ]
+    with pytest.raises(VestibuleError, match="VST9110"):
+        names("unix", "unix")
+
+
+async def test_an_attestor_of_another_package_is_found_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "moonphase.py").write_text(
+        "from vestibule.spiffe import Selector\n"
+        "class Attestor:\n"
+        "    name = 'moon'\n"
+        "    def __init__(self, settings): self.phase = settings['phase']\n"
+        "    async def attest(self, process): return frozenset({Selector('moon', f'phase:{self.phase}')})\n"
+    )
+    information = tmp_path / "moonphase-1.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: moonphase\nVersion: 1\n")
+    (information / "entry_points.txt").write_text(
+        "[vestibule.workload_attestors]\nmoon = moonphase:Attestor\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = workload_attestors([parse_choice("moon=phase=full")], Vouched(ProcessHandle))
+    handle = ProcessHandle(os.getpid())
+    assert {str(each) for each in await attest_workload(found, handle)} == {"moon:phase:full"}
+    handle.close()
+    sys.modules.pop("moonphase")
+
+
+def test_options_win_over_the_file_and_the_file_over_the_default(tmp_path: Path) -> None:
+    file = tmp_path / "attestors.yaml"
+    file.write_text("workload_attestors:\n  docker:\n    env: false\n")
+    assert chosen_attestors(None, ()).workload == DEFAULT
+    assert chosen_attestors(file, ()).workload == (Choice(name="docker", values={"env": False}),)
+    assert chosen_attestors(file, ("systemd",)).workload == (Choice(name="systemd"),)
+
+
+@pytest.mark.parametrize("text", ["a: [", "- docker", "workload_attestor: {}", "a: 1\na: 2"])
+def test_a_file_of_another_shape_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "attestors.yaml"
+    file.write_text(text)
+    for path in (file, tmp_path / "nothing.yaml"):
+        with pytest.raises(VestibuleError, match="VST9110"):
+            chosen_attestors(path, ())
