@@ -97,8 +97,8 @@ class Relayed:
         before = self._good.get(url)
         taken = {name: resource for name, resource in served.items() if name not in event.refused}
         for name in event.refused:
-            # The proxy still has what it took before.
-            if before is not None and name in before:
+            # The proxy still has what it took before, unless it is that which it refuses now.
+            if before is not None and name in before and before[name].version != served[name].version:
                 taken[name] = before[name]
         self._good[url] = taken
         self._judge(url, event.snapshot.revision)

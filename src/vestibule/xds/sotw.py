@@ -47,8 +47,8 @@ class SotwStream(XdsStream):
             self._learn(url, request)
             return
         else:
-            self._learn(url, request)
             self._answered(subscription, request.nonce, request.error)
+            self._learn(url, request)
         self._resubscribe(subscription, request.names, first)
         self._limit(subscription)
         self._feed_again(subscription)
@@ -56,18 +56,21 @@ class SotwStream(XdsStream):
         self._settle()
 
     def _learn(self, url: str, request: SotwRequest) -> None:
-        """Which whole states a client refused, and which clusters it surely has, is worth knowing.
-
-        That holds also of a response that a newer one has overtaken.
-        """
+        """What an answer says of a whole state, also of one that a newer response has overtaken."""
         state = self._states.pop((url, request.nonce), None)
         if state is None:
             return
-        if request.error is not None:
-            self._refused_states[url, _identity(state)] = request.error[:MAX_ERROR_CHARACTERS]
-            _trim(self._refused_states)
-        elif request.nonce == self._last_nonce.get(url):
+        if request.error is None:
             self._accepted[url] = state
+            return
+        self._refused_states[url, _identity(state)] = request.error[:MAX_ERROR_CHARACTERS]
+        _trim(self._refused_states)
+        # It refused with that also what we sent to undo something it may have taken meanwhile.
+        sure = () if self._under_way(url) else self._accepted.get(url, ())
+        self._subscriptions[url].doubt(each.name for each in state if each not in sure)
+
+    def _under_way(self, url: str) -> list[tuple[Resource, ...]]:
+        return [state for (of_type, _), state in self._states.items() if of_type == url]
 
     def update(self, snapshot: Snapshot) -> None:
         """A newer snapshot; one that was not sent yet is skipped."""
@@ -133,9 +136,11 @@ class SotwStream(XdsStream):
             resources = subscription.whole({each.name: each for each in changes}, without=removals)
             unproven = subscription.unproven(resources)
             error = self._refused_states.get((url, _identity(resources)))
-            if error is None or not unproven:
+            if error is None:
                 self._sent_for[url] = self._snapshot
                 return self._respond(subscription, unproven, removals, resources)
+            if not unproven:
+                return None
             # What is on trial makes up, with what was accepted, just a state that was refused.
             subscription.deliver("", Delivery("", unproven), sent=resources)
             subscription.refuse("", error)
@@ -191,12 +196,11 @@ class SotwStream(XdsStream):
         endpoints = self._subscriptions.get(ENDPOINTS)
         if url != CLUSTER or endpoints is None:
             return
-        under_way = [state for (of_type, _), state in self._states.items() if of_type == url]
-        possible = {
-            (each.name, each.version) for state in (self._accepted.get(url, ()), *under_way) for each in state
-        }
+        states = (self._accepted.get(url, ()), *self._under_way(url))
+        possible = {(each.name, each.version) for state in states for each in state}
         sent = {(each.name, each.version) for each in resources}
-        endpoints.owe(name for name, _ in possible ^ sent)
+        changed = {name for name, _ in possible ^ sent}
+        endpoints.owe(each.name for each in resources if each.name in changed)
 
 
 def _trim(memory: dict[tuple[str, str], Any]) -> None:

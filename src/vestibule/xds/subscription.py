@@ -124,6 +124,13 @@ class Subscription:
         self._owed.update(name for name in names if self.covers(name) and name in self._has)
         self._plan = None
 
+    def doubt(self, names: Iterable[str]) -> None:
+        """It is unknown which version the client has of these."""
+        for name in names:
+            if name in self._has and name not in self._refused:
+                self._has[name] = _UNSURE
+        self._plan = None
+
     def desire(self, desired: Mapping[str, Resource]) -> None:
         """What exists now."""
         if desired is not self._desired:
@@ -146,10 +153,14 @@ class Subscription:
             for resource in self._covered()
             if self._lacks(resource) and (resource.name, resource.version) not in on_trial
         )
+        # What is owed though it is about to go: until its time has come, the client gets what it had.
+        held = [
+            self._bodies[name] for name in sorted(self._owed - self._desired.keys()) if name in self._bodies
+        ]
         gone = [name for name in self._has if name not in self._desired and self.covers(name)]
         unknown = {name for name in self.names if name not in self._told_absent} | self._owed
         absent = [name for name in unknown if name not in self._desired and name not in self._has]
-        return Plan(upserts, tuple(sorted(gone)), tuple(sorted(absent)))
+        return Plan((*upserts, *held), tuple(sorted(gone)), tuple(sorted(absent)))
 
     def _covered(self) -> Iterable[Resource]:
         if self.wildcard:
@@ -236,8 +247,15 @@ class Subscription:
         if delivery is None:
             return None
         for name, resource in delivery.resources.items():
-            if self._has.get(name) == resource.version:
+            has = self._has.get(name)
+            if has is not None:
+                # Good even if a newer one is under way already: it is what stays if that is refused.
                 self._good[name] = resource
+            if has == _UNSURE and not self._in_flight(name):
+                self._has[name] = resource.version
+                self._bodies[name] = resource
+        for name in delivery.removed:
+            self._good.pop(name, None)
         self._accepted[nonce] = delivery
         for old in list(islice(self._accepted, max(0, len(self._accepted) - REMEMBERED))):
             del self._accepted[old]
@@ -263,12 +281,20 @@ class Subscription:
     def _condemn(self, resource: Resource, error: str) -> None:
         name = resource.name
         self._refused[name] = (resource.version, error)
-        if (good := self._good.get(name)) is not None:
+        good = self._good.get(name)
+        if good is not None and not self._in_flight(name):
             self._has[name] = good.version
+            self._bodies[name] = good
+        elif good is not None:
+            # It may have taken one that was sent in between, and not have said so yet.
+            self._has[name] = _UNSURE
             self._bodies[name] = good
         else:
             self._has[name] = _UNSURE
             self._bodies.pop(name, None)
+
+    def _in_flight(self, name: str) -> bool:
+        return any(name in delivery.resources for delivery in self.unacknowledged.values())
 
     def _divide(self, disputed: dict[str, Resource]) -> None:
         for name in disputed:
