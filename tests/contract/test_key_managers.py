@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
+from cryptography.hazmat.primitives.hashes import SHA256
 
 from vestibule.errors import VestibuleError
 from vestibule.keys import DiskKeyManager, KeyManager, MemoryKeyManager, Sealer
@@ -40,6 +43,14 @@ async def test_what_a_key_signs_verifies_with_its_public_half(keys: KeyManager) 
     assert public_key_der(await keys.public_key("a")) == public_key_der(public_key)
 
 
+async def test_data_that_a_key_signs_verifies_with_its_public_half(keys: KeyManager) -> None:
+    public_key = await keys.generate("a")
+    signature = await keys.sign("a", b"header.claims")
+    public_key.verify(signature, b"header.claims", ECDSA(SHA256()))
+    with pytest.raises(InvalidSignature):
+        public_key.verify(signature, b"header.other", ECDSA(SHA256()))
+
+
 async def test_keys_are_apart_and_listed(keys: KeyManager) -> None:
     assert await keys.key_ids() == frozenset()
     first, second = await keys.generate("a"), await keys.generate("b.2")
@@ -67,6 +78,8 @@ async def test_an_unknown_key_signs_nothing(keys: KeyManager) -> None:
     public_key = await keys.generate("a")
     with pytest.raises(VestibuleError, match="VST1101"):
         await keys.sign_certificate("b", ca(public_key))
+    with pytest.raises(VestibuleError, match="VST1101"):
+        await keys.sign("b", b"")
 
 
 @pytest.mark.parametrize("key_id", ["", ".", "..", "../a", "a/b", ".hidden", "a" * 129, "a\n", "a b", "ä"])
@@ -76,6 +89,7 @@ async def test_a_malformed_key_id_is_refused_everywhere(keys: KeyManager, key_id
         keys.generate(key_id),
         keys.public_key(key_id),
         keys.sign_certificate(key_id, builder),
+        keys.sign(key_id, b""),
         keys.delete(key_id),
     ):
         with pytest.raises(VestibuleError, match="VST1100"):

@@ -21,8 +21,9 @@ from vestibule.records import (
     Entry,
     Instance,
     JoinToken,
+    JwtKey,
 )
-from vestibule.spiffe import Selector, SpiffeId, TrustBundle, TrustDomain
+from vestibule.spiffe import JwtAuthority, Selector, SpiffeId, TrustBundle, TrustDomain
 from vestibule.store import AgentFilter, EntryFilter, Match, Store, Subscription
 from vestibule.store.sqlite import open_store
 from vestibule.testing import FakeClock
@@ -420,6 +421,43 @@ async def test_authorities_change_together(store: Store) -> None:
     assert await store.authorities.delete("a")
     assert not await store.authorities.delete("a")
     assert [known.id for known in await store.authorities.all()] == ["b"]
+
+
+def jwt_key(name: str, state: AuthorityState = AuthorityState.ACTIVE, start: datetime = NOW) -> JwtKey:
+    return JwtKey(
+        id=name,
+        key_id=f"key-{name}",
+        public_key=b"\x30\x00",
+        state=state,
+        not_before=start,
+        not_after=start + MINUTE,
+    )
+
+
+async def test_jwt_keys_are_kept_beside_the_authorities(store: Store) -> None:
+    subscription = store.changes.subscribe("authorities")
+    young, old = jwt_key("a", start=NOW + MINUTE), jwt_key("b", AuthorityState.PREPARED)
+    await store.jwt_keys.put(young, old)
+    assert await store.jwt_keys.all() == [old, young]
+    assert await store.authorities.all() == []
+    await store.jwt_keys.put(replace(old, state=AuthorityState.OLD))
+    assert await store.jwt_keys.delete("a")
+    assert not await store.jwt_keys.delete("a")
+    assert await store.jwt_keys.all() == [replace(old, state=AuthorityState.OLD)]
+    assert kinds(subscription) == {"authorities"}
+
+
+async def test_a_bundle_keeps_its_jwt_keys(store: Store) -> None:
+    keys = (
+        JwtAuthority(key_id="one", public_key=b"\x30\x00", expires_at=NOW),
+        JwtAuthority(key_id="of another's bundle", public_key=b"\x30\x01"),
+    )
+    ours = TrustDomain.parse("example.org")
+    bundle = TrustBundle(trust_domain=ours, x509_authorities=(), jwt_authorities=keys)
+    await store.bundles.put(bundle)
+    assert await store.bundles.get(ours) == bundle
+    await store.bundles.put(replace(bundle, jwt_authorities=()))
+    assert await store.bundles.get(ours) == replace(bundle, jwt_authorities=())
 
 
 async def test_a_bundle_replaces_the_one_before(store: Store) -> None:

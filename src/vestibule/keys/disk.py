@@ -11,7 +11,7 @@ from cryptography.x509 import CertificateBuilder
 
 from vestibule.keys.codes import KEY_NOT_KEPT, UNSEALABLE
 from vestibule.keys.files import TEMPORARY, make_private_directory, sync_directory, write_private
-from vestibule.keys.memory import check_key_id, no_such_key, sign
+from vestibule.keys.memory import check_key_id, no_such_key, sign, sign_data
 from vestibule.keys.sealing import Sealer
 from vestibule.pki.keys import generate_key, key_from_pkcs8, key_to_pkcs8
 
@@ -52,6 +52,10 @@ class DiskKeyManager:
     async def sign_certificate(self, key_id: str, builder: CertificateBuilder) -> bytes:
         """Sign what a profile built."""
         return sign(await self._key(key_id), builder)
+
+    async def sign(self, key_id: str, data: bytes) -> bytes:
+        """Sign ``data``."""
+        return sign_data(await self._key(key_id), data)
 
     async def delete(self, key_id: str) -> None:
         """Forget a key and remove its file."""

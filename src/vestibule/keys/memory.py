@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    ECDSA,
+    EllipticCurvePrivateKey,
+    EllipticCurvePublicKey,
+)
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import CertificateBuilder
@@ -27,6 +31,11 @@ def check_key_id(key_id: str) -> str:
 def no_such_key(key_id: str) -> VestibuleError:
     """The error for a key that is not there."""
     return NO_SUCH_KEY.error(f"there is no key named {key_id}")
+
+
+def sign_data(key: EllipticCurvePrivateKey, data: bytes) -> bytes:
+    """The signature in DER: ECDSA with SHA-256."""
+    return key.sign(data, ECDSA(SHA256()))
 
 
 def sign(key: EllipticCurvePrivateKey, builder: CertificateBuilder) -> bytes:
@@ -52,6 +61,10 @@ class MemoryKeyManager:
     async def sign_certificate(self, key_id: str, builder: CertificateBuilder) -> bytes:
         """Sign what a profile built."""
         return sign(self._key(key_id), builder)
+
+    async def sign(self, key_id: str, data: bytes) -> bytes:
+        """Sign ``data``."""
+        return sign_data(self._key(key_id), data)
 
     async def delete(self, key_id: str) -> None:
         """Forget a key."""

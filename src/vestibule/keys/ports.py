@@ -26,6 +26,10 @@ class KeyManager(Protocol):
         """Sign what a profile built; gives DER.  Raises: VST1101, VST1102."""
         ...
 
+    async def sign(self, key_id: str, data: bytes) -> bytes:
+        """Sign ``data``: ECDSA with SHA-256, in DER.  Raises: VST1101, VST1102."""
+        ...
+
     async def delete(self, key_id: str) -> None:
         """Forget a key; nothing happens if there is none.  Raises: VST1103."""
         ...

@@ -1,6 +1,6 @@
 """What is kept, as plain values: no behaviour, no storage or wire form."""
 
-from vestibule.records.identity import AgentRecord, Authority, AuthorityState, Entry, JoinToken
+from vestibule.records.identity import AgentRecord, Authority, AuthorityState, Entry, JoinToken, JwtKey
 from vestibule.records.mesh import Address, Boundary, Instance, PortView, ServiceView, UpstreamView
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Entry",
     "Instance",
     "JoinToken",
+    "JwtKey",
     "PortView",
     "ServiceView",
     "UpstreamView",

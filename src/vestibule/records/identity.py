@@ -88,3 +88,18 @@ class Authority:
     state: AuthorityState
     not_before: datetime
     not_after: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JwtKey:
+    """A signing authority of JWT-SVIDs.  ``id`` is their ``kid``: the key identifier in lower-case hex.
+
+    ``key_id`` names the private key in the key manager; ``public_key`` is a DER SubjectPublicKeyInfo.
+    """
+
+    id: str
+    key_id: str
+    public_key: bytes
+    state: AuthorityState
+    not_before: datetime
+    not_after: datetime

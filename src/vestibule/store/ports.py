@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
 from vestibule.errors import VestibuleError
-from vestibule.records import AgentRecord, Authority, Entry, Instance, JoinToken
+from vestibule.records import AgentRecord, Authority, Entry, Instance, JoinToken, JwtKey
 from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain
 from vestibule.store.changes import Changes
 from vestibule.store.filters import AgentFilter, EntryFilter
@@ -145,6 +145,22 @@ class Authorities(Protocol):
         ...
 
 
+class JwtKeys(Protocol):
+    """The trust domain's JWT signing authorities, in any state."""
+
+    async def all(self) -> list[JwtKey]:
+        """All of them, oldest first."""
+        ...
+
+    async def put(self, *keys: JwtKey) -> None:
+        """Keep them, new or changed, in one step: activating one and retiring another never half happens."""
+        ...
+
+    async def delete(self, key_id: str) -> bool:
+        """Forget the one of this ``id``; whether it was known."""
+        ...
+
+
 class Bundles(Protocol):
     """Trust bundles: ours, and those of others."""
 
@@ -192,6 +208,8 @@ class Store(Protocol):
     def join_tokens(self) -> JoinTokens: ...
     @property
     def authorities(self) -> Authorities: ...
+    @property
+    def jwt_keys(self) -> JwtKeys: ...
     @property
     def bundles(self) -> Bundles: ...
     @property

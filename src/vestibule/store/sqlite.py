@@ -13,7 +13,7 @@ from vestibule.store.sql.entries import SqlEntries
 from vestibule.store.sql.instances import SqlInstances
 from vestibule.store.sql.join_tokens import SqlJoinTokens
 from vestibule.store.sql.preparation import prepare
-from vestibule.store.sql.trust import SqlAuthorities, SqlBundles
+from vestibule.store.sql.trust import SqlAuthorities, SqlBundles, SqlJwtKeys
 
 
 class SqliteStore:
@@ -26,6 +26,7 @@ class SqliteStore:
         self.agents = SqlAgents(database, self.changes)
         self.join_tokens = SqlJoinTokens(database)
         self.authorities = SqlAuthorities(database, self.changes)
+        self.jwt_keys = SqlJwtKeys(database, self.changes)
         self.bundles = SqlBundles(database, self.changes)
         self.instances = SqlInstances(database, self.changes)
 

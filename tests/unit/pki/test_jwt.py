@@ -190,8 +190,8 @@ def test_j2_other_keys_of_the_list_verify_with_their_own_algorithms() -> None:
 def test_j3_typ_is_jwt_or_jose_or_absent() -> None:
     for typ in ("JWT", "JOSE", ...):
         assert verify(token({"typ": typ})).spiffe_id == WEB
-    for typ in ("jwt", "wit+jwt", "at+jwt", "", None, 1):
-        refused(token({"typ": typ}), "VST1012")
+    for other in ("jwt", "wit+jwt", "at+jwt", "", None, 1):
+        refused(token({"typ": other}), "VST1012")
 
 
 # ------------------------------------------------------------------------------------ J4: claims

@@ -6,9 +6,11 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -19,14 +21,19 @@ from sqlalchemy import Connection, create_engine
 from vestibule.errors import VestibuleError
 from vestibule.store.sql.preparation import SCRIPTS, _engine, _migrate, prepare, read_revision
 from vestibule.store.sql.schema import REVISIONS, metadata
+from vestibule.store.sqlite import open_store
+from vestibule.testing import FakeClock, TestAuthority
 
-FIRST = """
-revision, down_revision = "0001", None
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
+
+NEXT = "9000"
+FIRST = f"""
+revision, down_revision = "{REVISIONS[-1]}", None
 """
-SECOND = """
+SECOND = f"""
 from alembic import op
 import sqlalchemy as sa
-revision, down_revision = "0002", "0001"
+revision, down_revision = "{NEXT}", "{REVISIONS[-1]}"
 def upgrade():
     op.create_table("more", sa.Column("id", sa.Integer, primary_key=True))
     op.execute("INSERT INTO more VALUES (7)")
@@ -81,15 +88,15 @@ def test_a_new_database_equals_a_migrated_one(migrated: Connection, path: Path, 
 def test_an_older_database_is_backed_up_and_migrated(path: Path, tmp_path: Path) -> None:
     prepare(path)
     with sqlite3.connect(path) as connection:
-        connection.execute("INSERT INTO bundles VALUES ('example.org', '[]', '3', 0)")
+        connection.execute("INSERT INTO bundles VALUES ('example.org', '[]', '3', 0, '[]')")
     connection.close()
-    prepare(path, scripts(tmp_path, SECOND), ("0001", "0002"))
-    assert read_revision(path) == "0002"
+    prepare(path, scripts(tmp_path, SECOND), (*REVISIONS, NEXT))
+    assert read_revision(path) == NEXT
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT id FROM more").fetchall() == [(7,)]
         assert connection.execute("SELECT sequence FROM bundles").fetchall() == [("3",)]
-    backup = path.with_name("vestibule.db.0001.bak")
-    assert read_revision(backup) == "0001"
+    backup = path.with_name(f"vestibule.db.{REVISIONS[-1]}.bak")
+    assert read_revision(backup) == REVISIONS[-1]
     assert stat.S_IMODE(backup.stat().st_mode) == 0o600
     with closing(sqlite3.connect(backup)) as connection:
         assert connection.execute("SELECT sequence FROM bundles").fetchall() == [("3",)]
@@ -99,9 +106,33 @@ def test_a_migration_that_fails_changes_nothing(path: Path, tmp_path: Path) -> N
     prepare(path)
     before = schema(path)
     with pytest.raises(VestibuleError, match="VST8000"):
-        prepare(path, scripts(tmp_path, BROKEN), ("0001", "0002"))
+        prepare(path, scripts(tmp_path, BROKEN), (*REVISIONS, NEXT))
     assert schema(path) == before
-    assert read_revision(path) == "0001"
+    assert read_revision(path) == REVISIONS[-1]
+
+
+async def test_a_server_of_the_first_version_keeps_what_it_knew(path: Path) -> None:
+    authority = TestAuthority("example.org", now=NOW)
+    with _engine(path) as engine, engine.begin() as connection:
+        _migrate(connection, SCRIPTS, "0001")
+    encoded = f'["{b64encode(authority.certificate).decode()}"]'
+    with sqlite3.connect(path) as connection_:
+        connection_.execute("INSERT INTO bundles VALUES ('example.org', ?, '3', 60)", [encoded])
+        connection_.execute(
+            "INSERT INTO authorities VALUES ('a', 'x509-ca-a', ?, 'active', 0, 1000000)", [encoded]
+        )
+    connection_.close()
+    store = await open_store(path, FakeClock(NOW))
+    try:
+        assert read_revision(path) == REVISIONS[-1]
+        bundle = await store.bundles.get(authority.trust_domain)
+        assert bundle is not None
+        assert (bundle.x509_authorities, bundle.jwt_authorities) == ((authority.certificate,), ())
+        assert (bundle.sequence, bundle.refresh_hint) == (3, 60)
+        assert [each.id for each in await store.authorities.all()] == ["a"]
+        assert await store.jwt_keys.all() == []
+    finally:
+        await store.close()
 
 
 def test_a_newer_database_is_refused_and_not_touched(path: Path) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy import BigInteger, Dialect, Text
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from vestibule.records import Address
-from vestibule.spiffe import Selector, SpiffeId, TrustDomain
+from vestibule.spiffe import JwtAuthority, Selector, SpiffeId, TrustDomain
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -140,6 +140,34 @@ class Certificates(_Column):
 
     def read(self, value: str) -> tuple[bytes, ...]:
         return tuple(base64.b64decode(text) for text in json.loads(value))
+
+
+class JwtAuthorities(_Column):
+    """A tuple of ``JwtAuthority``s, as a JSON list of [kid, base64 of DER, microseconds since 1970 or null]."""
+
+    cache_ok = True
+
+    def write(self, value: Iterable[JwtAuthority]) -> str:
+        return compact(
+            [
+                [each.key_id, base64.b64encode(each.public_key).decode(), _micros(each.expires_at)]
+                for each in value
+            ]
+        )
+
+    def read(self, value: str) -> tuple[JwtAuthority, ...]:
+        return tuple(
+            JwtAuthority(
+                key_id=key_id,
+                public_key=base64.b64decode(der),
+                expires_at=None if ends is None else _EPOCH + ends * _MICROSECOND,
+            )
+            for key_id, der, ends in json.loads(value)
+        )
+
+
+def _micros(instant: datetime | None) -> int | None:
+    return None if instant is None else (instant - _EPOCH) // _MICROSECOND
 
 
 class Choice(_Column):

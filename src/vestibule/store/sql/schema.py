@@ -14,13 +14,14 @@ from vestibule.store.sql.columns import (
     Duration,
     Id,
     Instant,
+    JwtAuthorities,
     Location,
     Locations,
     Selectors,
     Texts,
 )
 
-REVISIONS: Final = ("0001",)
+REVISIONS: Final = ("0001", "0002")
 """All versions of the schema, oldest first; the last one is what is below."""
 
 metadata = MetaData()
@@ -88,6 +89,17 @@ authorities = Table(
     Column("not_after", Instant, nullable=False),
 )
 
+jwt_keys = Table(
+    "jwt_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("key_id", Text, nullable=False),
+    Column("public_key", LargeBinary, nullable=False),
+    Column("state", Choice(AuthorityState), nullable=False),
+    Column("not_before", Instant, nullable=False),
+    Column("not_after", Instant, nullable=False),
+)
+
 bundles = Table(
     "bundles",
     metadata,
@@ -96,6 +108,7 @@ bundles = Table(
     # A text: the standard wants 64 bits without sign, SQL's integers have one.
     Column("sequence", Text, nullable=False),
     Column("refresh_hint", Integer, nullable=False),
+    Column("jwt_authorities", JwtAuthorities, nullable=False, server_default="[]"),
 )
 
 instances = Table(

@@ -3,51 +3,69 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, Final
+from typing import Any, Generic, TypeVar
 
-from sqlalchemy import delete, select
+from sqlalchemy import Table, delete, select
 from sqlalchemy.dialects.sqlite import insert
 
-from vestibule.records import Authority
+from vestibule.records import Authority, JwtKey
 from vestibule.spiffe import TrustBundle, TrustDomain
 from vestibule.store.changes import Changes
 from vestibule.store.sql.database import Database
-from vestibule.store.sql.schema import authorities, bundles
+from vestibule.store.sql.schema import authorities, bundles, jwt_keys
 
-_FIELDS: Final = tuple(field.name for field in fields(Authority))
+R = TypeVar("R", Authority, JwtKey)
 
 
-class SqlAuthorities:
-    """``store.ports.Authorities``."""
+class _SqlSigners(Generic[R]):
+    """Records with a state and a life, one table of them."""
 
-    def __init__(self, database: Database, changes: Changes) -> None:
+    def __init__(self, database: Database, changes: Changes, table: Table, kind: type[R]) -> None:
         self._database = database
         self._changes = changes
+        self._table = table
+        self._kind: type[R] = kind
+        self._fields = tuple(field.name for field in fields(kind))
 
-    async def all(self) -> list[Authority]:
+    async def all(self) -> list[R]:
         """All of them, oldest first."""
-        order = (authorities.c.not_before, authorities.c.not_after, authorities.c.id)
-        query = select(*(authorities.c[name] for name in _FIELDS)).order_by(*order)
+        columns = self._table.c
+        order = (columns.not_before, columns.not_after, columns.id)
+        query = select(*(columns[name] for name in self._fields)).order_by(*order)
         async with self._database.read() as connection:
-            return [Authority(**row._mapping) for row in await connection.execute(query)]
+            return [self._kind(**row._mapping) for row in await connection.execute(query)]
 
-    async def put(self, *authorities_: Authority) -> None:
+    async def put(self, *signers: R) -> None:
         """Keep them in one step."""
         async with self._database.write() as connection:
-            for authority in authorities_:
-                values: dict[str, Any] = {name: getattr(authority, name) for name in _FIELDS}
-                statement = insert(authorities).values(values)
+            for signer in signers:
+                values: dict[str, Any] = {name: getattr(signer, name) for name in self._fields}
+                statement = insert(self._table).values(values)
                 await connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
         self._changes.publish("authorities")
 
-    async def delete(self, authority_id: str) -> bool:
+    async def delete(self, signer_id: str) -> bool:
         """Forget one."""
-        statement = delete(authorities).where(authorities.c.id == authority_id)
+        statement = delete(self._table).where(self._table.c.id == signer_id)
         async with self._database.write() as connection:
             known = (await connection.execute(statement)).rowcount > 0
         if known:
             self._changes.publish("authorities")
         return known
+
+
+class SqlAuthorities(_SqlSigners[Authority]):
+    """``store.ports.Authorities``."""
+
+    def __init__(self, database: Database, changes: Changes) -> None:
+        super().__init__(database, changes, authorities, Authority)
+
+
+class SqlJwtKeys(_SqlSigners[JwtKey]):
+    """``store.ports.JwtKeys``."""
+
+    def __init__(self, database: Database, changes: Changes) -> None:
+        super().__init__(database, changes, jwt_keys, JwtKey)
 
 
 class SqlBundles:
@@ -67,6 +85,7 @@ class SqlBundles:
         return TrustBundle(
             trust_domain=row.trust_domain,
             x509_authorities=row.x509_authorities,
+            jwt_authorities=row.jwt_authorities,
             sequence=int(row.sequence),
             refresh_hint=row.refresh_hint,
         )
@@ -76,6 +95,7 @@ class SqlBundles:
         values: dict[str, Any] = {
             "trust_domain": bundle.trust_domain,
             "x509_authorities": bundle.x509_authorities,
+            "jwt_authorities": bundle.jwt_authorities,
             "sequence": str(bundle.sequence),
             "refresh_hint": bundle.refresh_hint,
         }
