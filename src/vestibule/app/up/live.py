@@ -17,6 +17,7 @@ from rich.text import Text
 from vestibule.app.up.kept import Kept
 from vestibule.app.up.mesh import Mesh
 from vestibule.app.up.traffic import Traffic
+from vestibule.cli.check import fetch_agent_status
 from vestibule.cli.status import countdown, document, sync_words
 from vestibule.errors import VestibuleError
 from vestibule.processes import State
@@ -37,6 +38,7 @@ class View:
         names = {str(each.spiffe_id): name for name, each in mesh.plan.intent.services.items()}
         self._traffic = Traffic(mesh.access_log, names)
         self._status: Mapping[str, Any] | None = None
+        self._in_contact = False
 
     async def run(self) -> None:
         """Show until cancelled."""
@@ -67,7 +69,17 @@ class View:
             # While it is being restarted, what was last known stays on show.
             with contextlib.suppress(VestibuleError):
                 self._status = document(await self._mesh.operator.status())
+        self._in_contact = await self._agent_in_contact()
         await asyncio.to_thread(self._traffic.look)
+
+    async def _agent_in_contact(self) -> bool:
+        """Whether the agent hears from the server; its own word, since the server may be the one that is away."""
+        if not self._mesh.agent.ready:
+            return False
+        try:
+            return (await fetch_agent_status(self._mesh.places.admin_socket)).server_connected
+        except VestibuleError:
+            return False
 
     # ----------------------------------------------------------------------------- on a terminal
 
@@ -91,6 +103,8 @@ class View:
         for part in (mesh.server, mesh.agent):
             head.append(f"  {part.name} ")
             head.append(state_words(part), _style(part))
+        if mesh.agent.ready and not self._in_contact:
+            head.append(", serving from what it has: no contact with the server", "yellow")
         return head
 
     def _services(self) -> Table:

@@ -53,7 +53,7 @@ def mesh(tmp_path: Path, *, ready: bool = True, status: Any = None) -> Any:
     server, agent = part("server", state), part("agent", state)
     return SimpleNamespace(
         plan=SimpleNamespace(intent=intent),
-        places=SimpleNamespace(logs=tmp_path),
+        places=SimpleNamespace(logs=tmp_path, admin_socket=tmp_path / "agent-admin.sock"),
         access_log=tmp_path / "access.jsonl",
         timeline=timeline,
         ready=done,
@@ -113,6 +113,10 @@ async def test_on_a_terminal_every_part_stands_with_its_state(tmp_path: Path) ->
     ):
         assert expected in screen
     assert "boundary: trust" in screen
+
+
+async def test_an_agent_without_its_server_says_so(tmp_path: Path) -> None:
+    assert "no contact with the server" in await shown(mesh(tmp_path, status=STATUS), terminal=True)
 
 
 async def test_problems_of_the_intent_are_shown_with_their_fix(tmp_path: Path) -> None:
