@@ -148,6 +148,7 @@ class _Server:
             services.registration,
             services.nodes,
             services.issuance,
+            services.jwt_issuance,
         )
         node = NodeDoor(services.authorities, services.entitlements, mesh.discovery)
         admin = ServerAdminDoor(

@@ -39,6 +39,16 @@ def run(
     default_x509_svid_ttl: Annotated[
         str | None, typer.Option("--default-x509-svid-ttl", help="Such as 1h.")
     ] = None,
+    default_jwt_svid_ttl: Annotated[
+        str | None, typer.Option("--default-jwt-svid-ttl", help="Such as 5m.")
+    ] = None,
+    jwt_issuer: Annotated[
+        str | None,
+        typer.Option("--jwt-issuer", metavar="URL", help="Goes into JWT-SVIDs as iss. [default: none]"),
+    ] = None,
+    disable_jwt_svids: Annotated[
+        bool, typer.Option("--disable-jwt-svids", help="Issue X509-SVIDs only.")
+    ] = False,
     agent_ttl: Annotated[
         str | None, typer.Option("--agent-ttl", help="Of agents' own SVIDs. [default: the workloads']")
     ] = None,
@@ -65,6 +75,9 @@ def run(
             "intent": intent,
             "ca_ttl": ca_ttl,
             "default_x509_svid_ttl": default_x509_svid_ttl,
+            "default_jwt_svid_ttl": default_jwt_svid_ttl,
+            "jwt_issuer": jwt_issuer,
+            "disable_jwt_svids": disable_jwt_svids or None,
             "agent_ttl": agent_ttl,
             "key_storage": key_storage,
             "kek_file": kek_file,

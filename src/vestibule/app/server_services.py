@@ -17,6 +17,8 @@ from vestibule.clock import Clock
 from vestibule.identity.authorities import Authorities
 from vestibule.identity.entitlement import Entitlements
 from vestibule.identity.issuance import Issuance
+from vestibule.identity.jwt_authorities import JwtAuthorities
+from vestibule.identity.jwt_issuance import JwtIssuance
 from vestibule.identity.nodes import Nodes
 from vestibule.identity.registration import Registration
 from vestibule.identity.server_identity import ServerIdentity
@@ -37,6 +39,7 @@ class Services:
     entitlements: Entitlements
     registration: Registration
     issuance: Issuance
+    jwt_issuance: JwtIssuance
     nodes: Nodes
     identity: ServerIdentity
 
@@ -55,7 +58,11 @@ async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servic
             await audit.open()
             try:
                 await _check_trust_domain(store, domain)
-                authorities = Authorities(store, _keys(settings), audit, clock, domain, settings.ca_ttl)
+                keys = _keys(settings)
+                jwt = None
+                if not settings.disable_jwt_svids:
+                    jwt = JwtAuthorities(store, keys, audit, clock, settings.ca_ttl)
+                authorities = Authorities(store, keys, audit, clock, domain, settings.ca_ttl, jwt)
                 entitlements = Entitlements(store, clock)
                 registration = Registration(store, entitlements, audit, clock, domain)
                 issuance = Issuance(
@@ -66,6 +73,15 @@ async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servic
                     domain,
                     default_ttl=settings.default_x509_svid_ttl,
                     agent_ttl=settings.agent_ttl,
+                )
+                jwt_issuance = JwtIssuance(
+                    jwt,
+                    entitlements,
+                    audit,
+                    clock,
+                    domain,
+                    default_ttl=settings.default_jwt_svid_ttl,
+                    issuer=settings.jwt_issuer,
                 )
                 attestors = (JoinTokenAttestor(store.join_tokens, domain),)
                 nodes = Nodes(store, issuance, registration, attestors, audit, clock, domain)
@@ -80,6 +96,7 @@ async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servic
                     entitlements=entitlements,
                     registration=registration,
                     issuance=issuance,
+                    jwt_issuance=jwt_issuance,
                     nodes=nodes,
                     identity=identity,
                 )

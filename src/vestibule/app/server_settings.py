@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from vestibule.app.codes import INVALID_SETTING
 from vestibule.cli.durations import parse_duration
@@ -43,6 +44,9 @@ class ServerSettings:
     health_port: int | None = DEFAULT_HEALTH_PORT
     ca_ttl: timedelta = timedelta(hours=24)
     default_x509_svid_ttl: timedelta = timedelta(hours=1)
+    default_jwt_svid_ttl: timedelta = timedelta(minutes=5)
+    disable_jwt_svids: bool = False
+    jwt_issuer: str = ""
     agent_ttl: timedelta | None = None
     key_storage: KeyStorage = KeyStorage.DISK
     kek_file: Path | None = None
@@ -61,10 +65,23 @@ class ServerSettings:
             if ttl is not None and not timedelta(seconds=1) <= ttl <= self.ca_ttl:
                 raise INVALID_SETTING.error(f"{name} must be between 1 s and ca_ttl")
 
+        if self.default_jwt_svid_ttl < timedelta(seconds=1):
+            raise INVALID_SETTING.error("default_jwt_svid_ttl must be at least 1 s")
+        if self.jwt_issuer:
+            _check_issuer(self.jwt_issuer)
+
     @property
     def kek(self) -> Path:
         """The file that holds the key-encryption key."""
         return self.kek_file or self.data_dir / "kek"
+
+
+def _check_issuer(text: str) -> None:
+    """OpenID Connect Discovery, section 2: https, a host, no query and no fragment."""
+    url = urlsplit(text)
+    plain = not (url.query or url.fragment or url.username or url.password)
+    if url.scheme != "https" or not url.hostname or not plain or text.endswith("/") or not text.isascii():
+        raise INVALID_SETTING.error(f"jwt_issuer {text!r} is not https://HOST[/PATH] without a slash at its end")
 
 
 def server_settings(
@@ -114,7 +131,10 @@ def _unknown(name: str, path: Path, line: int) -> VestibuleError:
 
 _NAMES: Final = frozenset(each.name for each in fields(ServerSettings))
 _PATHS: Final = frozenset({"data_dir", "socket_path", "kek_file", "intent"})
-_DURATIONS: Final = frozenset({"ca_ttl", "default_x509_svid_ttl", "agent_ttl", "drain"})
+_DURATIONS: Final = frozenset(
+    {"ca_ttl", "default_x509_svid_ttl", "default_jwt_svid_ttl", "agent_ttl", "drain"}
+)
+_SWITCHES: Final = frozenset({"disable_jwt_svids"})
 _PORTS: Final = frozenset({"bind_port", "health_port"})
 
 
@@ -128,6 +148,10 @@ def _typed(name: str, value: Any) -> Any:
         return value if isinstance(value, timedelta) else parse_duration(str(value))
     if name in _PORTS:
         return _port(name, value)
+    if name in _SWITCHES:
+        if not isinstance(value, bool):
+            raise INVALID_SETTING.error(f"{name} {value!r} is neither true nor false")
+        return value
     if name == "key_storage":
         try:
             return KeyStorage(value)

@@ -26,8 +26,10 @@ from cryptography.x509 import CertificateBuilder
 from vestibule.audit import Audit, AuditEvent
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
+from vestibule.identity import rotation
 from vestibule.identity.beacon import Beacon
 from vestibule.identity.codes import NO_ACTIVE_AUTHORITY
+from vestibule.identity.jwt_authorities import JwtAuthorities
 from vestibule.keys import KeyManager
 from vestibule.pki.profiles import BACKDATE, Issuer, authority_id, lifetime, self_signed_ca
 from vestibule.records import Authority, AuthorityState
@@ -43,17 +45,13 @@ _log = logging.getLogger(__name__)
 
 
 def prepare_at(active: Authority) -> datetime:
-    """When the successor of an authority is made: at half of its life, at most 30 days before its end."""
-    return active.not_after - min(_life(active) / 2, timedelta(days=30))
+    """When the successor of an authority is made."""
+    return rotation.prepare_at(active.not_before + BACKDATE, active.not_after)
 
 
 def activate_at(active: Authority) -> datetime:
-    """When its successor takes over: at 5/6 of its life, at most 7 days before its end."""
-    return active.not_after - min(_life(active) / 6, timedelta(days=7))
-
-
-def _life(authority: Authority) -> timedelta:
-    return authority.not_after - authority.not_before - BACKDATE
+    """When its successor takes over."""
+    return rotation.activate_at(active.not_before + BACKDATE, active.not_after)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,13 +83,16 @@ class Authorities:
         clock: Clock,
         trust_domain: TrustDomain,
         ca_ttl: timedelta = DEFAULT_CA_TTL,
+        jwt: JwtAuthorities | None = None,
     ) -> None:
+        """``jwt``, where there are JWT-SVIDs, is moved on and published together with the certificates."""
         self._store = store
         self._keys = keys
         self._audit = audit
         self._clock = clock
         self._trust_domain = trust_domain
         self._ca_ttl = ca_ttl
+        self._jwt = jwt
         self._known: dict[str, Authority] = {}
         self._signer: Signer | None = None
         self._bundle = TrustBundle(trust_domain=trust_domain, x509_authorities=())
@@ -103,6 +104,8 @@ class Authorities:
         self._known = {authority.id: authority for authority in await self._store.authorities.all()}
         self._bundle = await self._store.bundles.get(self._trust_domain) or self._bundle
         await self._retire_keyless()
+        if self._jwt is not None:
+            await self._jwt.start()
         await self.advance()
         await self._forget_spare_keys()
 
@@ -157,6 +160,8 @@ class Authorities:
             await self._prepare()
         if active is None or now >= activate_at(active):
             await self._activate()
+        if self._jwt is not None:
+            await self._jwt.advance()
         await self._settle()
 
     def _next_step(self) -> datetime:
@@ -165,7 +170,8 @@ class Authorities:
             return self._clock.now()
         prepared = self._in_state(AuthorityState.PREPARED)
         own = activate_at(active) if prepared else prepare_at(active)
-        return min([own, *(old.not_after for old in self._all_in(AuthorityState.OLD))])
+        jwt = [] if self._jwt is None else [self._jwt.next_step()]
+        return min([own, *jwt, *(old.not_after for old in self._all_in(AuthorityState.OLD))])
 
     async def _prepare(self) -> None:
         if self._in_state(AuthorityState.PREPARED):
@@ -235,16 +241,20 @@ class Authorities:
             issuer = Issuer.of(active.chain[0], self._trust_domain)
             self._signer = Signer(authority=active, issuer=issuer, keys=self._keys)
             self._beacon.advance()
+        if self._jwt is not None:
+            await self._jwt.settle()
 
     async def _publish_bundle(self) -> None:
         certificates = tuple(
             authority.chain[-1] for authority in self.all() if authority.state is not AuthorityState.REVOKED
         )
-        if certificates == self._bundle.x509_authorities:
+        jwt = () if self._jwt is None else self._jwt.published()
+        if (certificates, jwt) == (self._bundle.x509_authorities, self._bundle.jwt_authorities):
             return
         bundle = TrustBundle(
             trust_domain=self._trust_domain,
             x509_authorities=certificates,
+            jwt_authorities=jwt,
             sequence=self._bundle.sequence + 1,
             # Five looks between the preparation of an authority and its first signature (a third of its life).
             refresh_hint=max(1, int(self._ca_ttl.total_seconds() / 15)),

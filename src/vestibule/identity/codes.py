@@ -148,3 +148,11 @@ NOT_ENTITLED = define(
     meaning="An agent acts for an identity that no registration entry places under it.",
     advice="Create an entry with this identity below the agent, or check which agent the sidecar talks to.",
 )
+JWT_SVIDS_DISABLED = define(
+    "VST1303",
+    "jwt-svids-disabled",
+    Kind.UNIMPLEMENTED,
+    Fault.OPERATOR,
+    meaning="The server was told not to issue JWT-SVIDs.",
+    advice="Use X509-SVIDs, or take disable_jwt_svids out of the server's settings.",
+)

@@ -56,3 +56,30 @@ def test_a_file_that_is_no_mapping_of_settings_is_refused(tmp_path: Path, text: 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(VestibuleError, match="VST9110"):
         server_settings(GIVEN, tmp_path / "nothing.yaml")
+
+
+@pytest.mark.parametrize(
+    "issuer",
+    ["id.example.org", "http://id.example.org", "https://", "https://id.example.org/", "https://a@id.example.org",
+     "https://id.example.org?x=1", "https://id.example.org#x"],
+)  # fmt: skip
+def test_an_issuer_is_an_https_address(issuer: str) -> None:
+    with pytest.raises(VestibuleError, match="VST9110"):
+        server_settings({**GIVEN, "jwt_issuer": issuer}, None)
+
+
+def test_jwt_settings_are_read() -> None:
+    found = server_settings(
+        {
+            **GIVEN,
+            "jwt_issuer": "https://id.example.org/prod",
+            "default_jwt_svid_ttl": "2m",
+            "disable_jwt_svids": True,
+        },
+        None,
+    )
+    assert found.jwt_issuer == "https://id.example.org/prod"
+    assert found.default_jwt_svid_ttl.total_seconds() == 120
+    assert found.disable_jwt_svids
+    with pytest.raises(VestibuleError, match="VST9110"):
+        server_settings({**GIVEN, "disable_jwt_svids": "perhaps"}, None)

@@ -14,6 +14,8 @@ from vestibule.audit.codes import AUDIT_UNAVAILABLE
 from vestibule.identity.authorities import Authorities
 from vestibule.identity.entitlement import Entitlements
 from vestibule.identity.issuance import Issuance
+from vestibule.identity.jwt_authorities import JwtAuthorities
+from vestibule.identity.jwt_issuance import JwtIssuance
 from vestibule.identity.nodes import Nodes
 from vestibule.identity.registration import Registration
 from vestibule.keys import KeyManager, MemoryKeyManager
@@ -66,6 +68,8 @@ class World:
     entitlements: Entitlements
     registration: Registration
     issuance: Issuance
+    jwt: JwtAuthorities
+    jwt_issuance: JwtIssuance
     nodes: Nodes
 
     async def create(self, *entries: Entry) -> list[Entry]:
@@ -80,14 +84,17 @@ async def identity_world(
     clock: FakeClock | None = None,
     keys: KeyManager | None = None,
     ca_ttl: timedelta = timedelta(hours=24),
+    with_jwt: bool = False,
 ) -> AsyncIterator[World]:
     clock, keys, audit = clock or FakeClock(), keys or MemoryKeyManager(), RecordingAudit()
     store = await open_store(directory / "server.db", clock)
     try:
-        authorities = Authorities(store, keys, audit, clock, DOMAIN, ca_ttl)
+        jwt = JwtAuthorities(store, keys, audit, clock, ca_ttl)
+        authorities = Authorities(store, keys, audit, clock, DOMAIN, ca_ttl, jwt if with_jwt else None)
         entitlements = Entitlements(store, clock)
         registration = Registration(store, entitlements, audit, clock, DOMAIN)
         issuance = Issuance(authorities, entitlements, audit, clock, DOMAIN)
+        jwt_issuance = JwtIssuance(jwt if with_jwt else None, entitlements, audit, clock, DOMAIN)
         attestors = (JoinTokenAttestor(store.join_tokens, DOMAIN),)
         nodes = Nodes(store, issuance, registration, attestors, audit, clock, DOMAIN)
         await authorities.start()
@@ -101,6 +108,8 @@ async def identity_world(
             entitlements=entitlements,
             registration=registration,
             issuance=issuance,
+            jwt=jwt,
+            jwt_issuance=jwt_issuance,
             nodes=nodes,
         )
     finally:

@@ -9,6 +9,7 @@ from vestibule.doors.identity_api.svid import SvidDoor
 from vestibule.identity.authorities import Authorities
 from vestibule.identity.entitlement import Entitlements
 from vestibule.identity.issuance import Issuance
+from vestibule.identity.jwt_issuance import JwtIssuance
 from vestibule.identity.nodes import Nodes
 from vestibule.identity.registration import Registration
 from vestibule.net.grpc import Servable
@@ -20,12 +21,13 @@ def identity_services(
     registration: Registration,
     nodes: Nodes,
     issuance: Issuance,
+    jwt_issuance: JwtIssuance,
 ) -> Sequence[Servable]:
     """All of them, not yet guarded (``doors.access``)."""
     return (
         AgentDoor(nodes).servable(),
         EntryDoor(registration, entitlements).servable(),
-        SvidDoor(issuance).servable(),
+        SvidDoor(issuance, jwt_issuance).servable(),
         BundleDoor(authorities).servable(),
     )
 

@@ -1,13 +1,23 @@
-"""``spire.api.server.svid.v1.SVID``: certificates for workloads."""
+"""``spire.api.server.svid.v1.SVID``: certificates and tokens for workloads."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 from typing import Final
 
-from vestibule.doors.identity_api.values import actor, ok, own_agent_id, receive, status, svid_to_wire
+from vestibule.doors.identity_api.values import (
+    actor,
+    id_from_wire,
+    jwt_svid_to_wire,
+    ok,
+    own_agent_id,
+    receive,
+    status,
+    svid_to_wire,
+)
 from vestibule.errors import VestibuleError
 from vestibule.identity.issuance import Issuance, SvidRequest
+from vestibule.identity.jwt_issuance import JwtIssuance
 from vestibule.net.grpc import Servable, Stream, serve
 from vestibule.wire.gen.spire import svid_pb2 as wire
 
@@ -15,10 +25,11 @@ SERVICE: Final = wire.DESCRIPTOR.services_by_name["SVID"]
 
 
 class SvidDoor:
-    """Translates for ``identity.issuance``."""
+    """Translates for ``identity.issuance`` and ``identity.jwt_issuance``."""
 
-    def __init__(self, issuance: Issuance) -> None:
+    def __init__(self, issuance: Issuance, jwt_issuance: JwtIssuance) -> None:
         self._issuance = issuance
+        self._jwt_issuance = jwt_issuance
 
     def servable(self) -> Servable:
         """The service, not yet guarded."""
@@ -42,3 +53,17 @@ class SvidDoor:
             else:
                 response.results.add(status=ok(), svid=svid_to_wire(outcome))
         await stream.send_message(response)
+
+    async def mint_jwt_svid(self, stream: Stream) -> None:
+        """MintJWTSVID."""
+        request = await receive(stream)
+        spiffe_id = id_from_wire(request.id, "invalid SPIFFE ID")
+        ttl = timedelta(seconds=request.ttl) if request.ttl else None
+        svid = await self._jwt_issuance.mint(actor(), spiffe_id, list(request.audience), ttl)
+        await stream.send_message(wire.MintJWTSVIDResponse(svid=jwt_svid_to_wire(svid)))
+
+    async def new_jwt_svid(self, stream: Stream) -> None:
+        """NewJWTSVID."""
+        request = await receive(stream)
+        svid = await self._jwt_issuance.for_workload(own_agent_id(), request.entry_id, list(request.audience))
+        await stream.send_message(wire.NewJWTSVIDResponse(svid=jwt_svid_to_wire(svid)))

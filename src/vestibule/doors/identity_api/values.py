@@ -14,7 +14,7 @@ from vestibule.net.caller import current_caller
 from vestibule.net.codes import MALFORMED_MESSAGE
 from vestibule.net.grpc import STATUS_OF_KIND, Stream
 from vestibule.records import AgentRecord, Entry
-from vestibule.spiffe import Selector, SpiffeId, TrustBundle, TrustDomain
+from vestibule.spiffe import JwtSvid, Selector, SpiffeId, TrustBundle, TrustDomain
 from vestibule.store import Match
 from vestibule.wire.gen.spire import types_pb2 as types
 
@@ -141,11 +141,26 @@ def svid_to_wire(svid: IssuedSvid) -> types.X509SVID:
     )
 
 
+def jwt_svid_to_wire(svid: JwtSvid) -> types.JWTSVID:
+    """A token with what it says."""
+    return types.JWTSVID(
+        token=svid.token,
+        id=id_to_wire(svid.spiffe_id),
+        expires_at=unix(svid.expires_at),
+        issued_at=unix(svid.issued_at),
+        hint=svid.hint,
+    )
+
+
 def bundle_to_wire(bundle: TrustBundle, mask: types.BundleMask | None = None) -> types.Bundle:
     """A bundle, reduced to what the mask asks for; its trust domain always."""
     message = types.Bundle(
         trust_domain=str(bundle.trust_domain),
         x509_authorities=[types.X509Certificate(asn1=der) for der in bundle.x509_authorities],
+        jwt_authorities=[
+            types.JWTKey(public_key=key.public_key, key_id=key.key_id, expires_at=unix(key.expires_at))
+            for key in bundle.jwt_authorities
+        ],
         refresh_hint=bundle.refresh_hint,
         sequence_number=bundle.sequence,
     )

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from vestibule.wire.gen.spire import types_pb2 as spire_dot_types__pb2
 
 
-DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x10spire/svid.proto\x12\x18spire.api.server.svid.v1\x1a\x11spire/types.proto\"/\n\x13MintX509SVIDRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\x12\x0b\n\x03ttl\x18\x02 \x01(\x05\"?\n\x14MintX509SVIDResponse\x12\'\n\x04svid\x18\x01 \x01(\x0b\x32\x19.spire.api.types.X509SVID\"2\n\x11NewX509SVIDParams\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\"V\n\x17\x42\x61tchNewX509SVIDRequest\x12;\n\x06params\x18\x01 \x03(\x0b\x32+.spire.api.server.svid.v1.NewX509SVIDParams\"\xc2\x01\n\x18\x42\x61tchNewX509SVIDResponse\x12J\n\x07results\x18\x01 \x03(\x0b\x32\x39.spire.api.server.svid.v1.BatchNewX509SVIDResponse.Result\x1aZ\n\x06Result\x12\'\n\x06status\x18\x01 \x01(\x0b\x32\x17.spire.api.types.Status\x12\'\n\x04svid\x18\x02 \x01(\x0b\x32\x19.spire.api.types.X509SVID2\xf0\x01\n\x04SVID\x12m\n\x0cMintX509SVID\x12-.spire.api.server.svid.v1.MintX509SVIDRequest\x1a..spire.api.server.svid.v1.MintX509SVIDResponse\x12y\n\x10\x42\x61tchNewX509SVID\x12\x31.spire.api.server.svid.v1.BatchNewX509SVIDRequest\x1a\x32.spire.api.server.svid.v1.BatchNewX509SVIDResponseb\x06proto3')
+DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x10spire/svid.proto\x12\x18spire.api.server.svid.v1\x1a\x11spire/types.proto\"/\n\x13MintX509SVIDRequest\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\x12\x0b\n\x03ttl\x18\x02 \x01(\x05\"?\n\x14MintX509SVIDResponse\x12\'\n\x04svid\x18\x01 \x01(\x0b\x32\x19.spire.api.types.X509SVID\"Z\n\x12MintJWTSVIDRequest\x12%\n\x02id\x18\x01 \x01(\x0b\x32\x19.spire.api.types.SPIFFEID\x12\x10\n\x08\x61udience\x18\x02 \x03(\t\x12\x0b\n\x03ttl\x18\x03 \x01(\x05\"=\n\x13MintJWTSVIDResponse\x12&\n\x04svid\x18\x01 \x01(\x0b\x32\x18.spire.api.types.JWTSVID\"7\n\x11NewJWTSVIDRequest\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x10\n\x08\x61udience\x18\x02 \x03(\t\"<\n\x12NewJWTSVIDResponse\x12&\n\x04svid\x18\x01 \x01(\x0b\x32\x18.spire.api.types.JWTSVID\"2\n\x11NewX509SVIDParams\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\"V\n\x17\x42\x61tchNewX509SVIDRequest\x12;\n\x06params\x18\x01 \x03(\x0b\x32+.spire.api.server.svid.v1.NewX509SVIDParams\"\xc2\x01\n\x18\x42\x61tchNewX509SVIDResponse\x12J\n\x07results\x18\x01 \x03(\x0b\x32\x39.spire.api.server.svid.v1.BatchNewX509SVIDResponse.Result\x1aZ\n\x06Result\x12\'\n\x06status\x18\x01 \x01(\x0b\x32\x17.spire.api.types.Status\x12\'\n\x04svid\x18\x02 \x01(\x0b\x32\x19.spire.api.types.X509SVID2\xc5\x03\n\x04SVID\x12m\n\x0cMintX509SVID\x12-.spire.api.server.svid.v1.MintX509SVIDRequest\x1a..spire.api.server.svid.v1.MintX509SVIDResponse\x12j\n\x0bMintJWTSVID\x12,.spire.api.server.svid.v1.MintJWTSVIDRequest\x1a-.spire.api.server.svid.v1.MintJWTSVIDResponse\x12y\n\x10\x42\x61tchNewX509SVID\x12\x31.spire.api.server.svid.v1.BatchNewX509SVIDRequest\x1a\x32.spire.api.server.svid.v1.BatchNewX509SVIDResponse\x12g\n\nNewJWTSVID\x12+.spire.api.server.svid.v1.NewJWTSVIDRequest\x1a,.spire.api.server.svid.v1.NewJWTSVIDResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,14 +36,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MINTX509SVIDREQUEST']._serialized_end=112
   _globals['_MINTX509SVIDRESPONSE']._serialized_start=114
   _globals['_MINTX509SVIDRESPONSE']._serialized_end=177
-  _globals['_NEWX509SVIDPARAMS']._serialized_start=179
-  _globals['_NEWX509SVIDPARAMS']._serialized_end=229
-  _globals['_BATCHNEWX509SVIDREQUEST']._serialized_start=231
-  _globals['_BATCHNEWX509SVIDREQUEST']._serialized_end=317
-  _globals['_BATCHNEWX509SVIDRESPONSE']._serialized_start=320
-  _globals['_BATCHNEWX509SVIDRESPONSE']._serialized_end=514
-  _globals['_BATCHNEWX509SVIDRESPONSE_RESULT']._serialized_start=424
-  _globals['_BATCHNEWX509SVIDRESPONSE_RESULT']._serialized_end=514
-  _globals['_SVID']._serialized_start=517
-  _globals['_SVID']._serialized_end=757
+  _globals['_MINTJWTSVIDREQUEST']._serialized_start=179
+  _globals['_MINTJWTSVIDREQUEST']._serialized_end=269
+  _globals['_MINTJWTSVIDRESPONSE']._serialized_start=271
+  _globals['_MINTJWTSVIDRESPONSE']._serialized_end=332
+  _globals['_NEWJWTSVIDREQUEST']._serialized_start=334
+  _globals['_NEWJWTSVIDREQUEST']._serialized_end=389
+  _globals['_NEWJWTSVIDRESPONSE']._serialized_start=391
+  _globals['_NEWJWTSVIDRESPONSE']._serialized_end=451
+  _globals['_NEWX509SVIDPARAMS']._serialized_start=453
+  _globals['_NEWX509SVIDPARAMS']._serialized_end=503
+  _globals['_BATCHNEWX509SVIDREQUEST']._serialized_start=505
+  _globals['_BATCHNEWX509SVIDREQUEST']._serialized_end=591
+  _globals['_BATCHNEWX509SVIDRESPONSE']._serialized_start=594
+  _globals['_BATCHNEWX509SVIDRESPONSE']._serialized_end=788
+  _globals['_BATCHNEWX509SVIDRESPONSE_RESULT']._serialized_start=698
+  _globals['_BATCHNEWX509SVIDRESPONSE_RESULT']._serialized_end=788
+  _globals['_SVID']._serialized_start=791
+  _globals['_SVID']._serialized_end=1244
 # @@protoc_insertion_point(module_scope)
