@@ -197,6 +197,7 @@ class Agent:
                 ready = tasks.create_task(self._report_ready(on_ready), name="ready")
                 await self._until(shutdown)
                 _log.info("stopping")
+                self.sidecars.stop()
                 await self._close(public, supervisor, shutdown)
                 for task in (*running, ready):
                     task.cancel()

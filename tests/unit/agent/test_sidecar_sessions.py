@@ -231,6 +231,15 @@ async def test_a_registered_instance_leaves_with_its_sidecar(world: World) -> No
     assert world.upstream.instances == {}
 
 
+async def test_an_instance_outlives_an_agent_that_is_stopped_in_order(world: World) -> None:
+    async with world.attached() as session:
+        await heard(session), await heard(session)
+        session.register(INSTANCE)
+        assert await heard(session) == Done("register")
+        world.sidecars.stop()
+    assert set(world.upstream.instances) == {"i-1"}
+
+
 async def test_what_changed_about_an_instance_is_announced_at_once_not_with_its_next_renewal(
     world: World,
 ) -> None:

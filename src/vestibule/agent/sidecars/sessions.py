@@ -129,6 +129,16 @@ class Sidecars:
         self.views = views
         self.sessions: set[Session] = set()
         self._changed = asyncio.Event()
+        self._stopping = False
+
+    @property
+    def stopping(self) -> bool:
+        """Whether sessions end because the agent does."""
+        return self._stopping
+
+    def stop(self) -> None:
+        """The agent ends, the sidecars go on: their instances keep their leases, for the agent that comes next."""
+        self._stopping = True
 
     def wake(self) -> None:
         """Something upstream changed (entries, intent, or the server is back): every session looks again."""
@@ -192,7 +202,8 @@ class Session:
             self.sidecars.sessions.discard(self)
             for pid, start_time in self.roles:
                 self.sidecars.vouched.withdraw(pid, start_time)
-            await self._leave()
+            if not self.sidecars.stopping:
+                await self._leave()
 
     def vouch(self, process: Process, role: str) -> None:
         """Give a process of this sidecar the sidecar's identity, as soon as it has one.  Raises: VST2132, VST2134.
