@@ -291,6 +291,21 @@ async def test_a_damaged_file_is_set_aside_and_written_anew(server: Server, dire
     assert sealed.with_suffix(".unreadable").exists()
 
 
+async def test_what_could_not_be_kept_is_kept_as_soon_as_there_is_room(
+    server: Server, directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("vestibule.agent.relay.SAVE_AGAIN", 0.05)
+    server.shelf.put(FULL)
+    kept = directory / "kept"
+    kept.write_text("no directory can be made here")
+    async with agent_of(directory, server) as agent, small_proxy(agent.channel()) as proxy:
+        await until(lambda: proxy.is_complete)
+        await until(lambda: "VST2107" in caplog.text)
+        kept.unlink()
+        await until(lambda: list(kept.glob("*.sealed")))
+    assert caplog.text.count("VST2107") == 1
+
+
 async def test_the_stream_upstream_ends_when_the_proxy_has_left(server: Server, directory: Path) -> None:
     server.shelf.put(FULL)
     async with agent_of(directory, server) as agent:

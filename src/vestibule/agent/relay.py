@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, Protocol
 
+from vestibule.agent.codes import CACHE_UNUSABLE
 from vestibule.agent.kept_snapshots import KeptSnapshots
 from vestibule.errors import VestibuleError
 from vestibule.xds.client import DeltaClient
@@ -27,6 +28,8 @@ RETRY_LONGEST: Final = 5.0
 LINGER: Final = 5.0
 """Seconds for which the stream upstream outlives the last Envoy, which may be restarting."""
 SAVE_AFTER: Final = 0.05
+SAVE_AGAIN: Final = 2.0
+"""Seconds after which what could not be written is tried again."""
 
 _log = logging.getLogger(__name__)
 
@@ -171,6 +174,7 @@ class _Line:
         self._heard = False
         self._answerable = asyncio.Event()
         self._unsaved = asyncio.Event()
+        self._complained = False
 
     def settled(self, event: Settled) -> None:
         if self.relayed.note(event):
@@ -252,6 +256,8 @@ class _Line:
                 # Types settle one after the other; a moment later there is one thing to write, not five.
                 await asyncio.sleep(SAVE_AFTER)
                 await self._save()
+                if self._complained:
+                    await asyncio.sleep(SAVE_AGAIN)
         finally:
             # At an orderly end nothing is lost, nor written over by an older write that is still under way.
             if self._unsaved.is_set():
@@ -268,7 +274,15 @@ class _Line:
             await asyncio.wait([writing])
             raise
         except OSError as error:
-            _log.warning("cannot keep the configuration of %s: %s", self.proxy.spiffe_id, error)
+            self._unsaved.set()
+            if not self._complained:
+                full = CACHE_UNUSABLE.error(
+                    f"cannot keep the configuration of {self.proxy.spiffe_id}: {error.strerror}"
+                )
+                _log.error("%s (%s)", full, full.advice)
+            self._complained = True
+        else:
+            self._complained = False
 
     def _tell_feeds(self) -> None:
         for feed in self.feeds:

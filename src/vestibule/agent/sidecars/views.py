@@ -20,6 +20,7 @@ class ViewCache:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._views: dict[SpiffeId, ServiceView] = {}
+        self._saved = True
 
     def load(self) -> None:
         """Read the file; one that cannot be read is as good as none, since the server tells everything again."""
@@ -36,8 +37,8 @@ class ViewCache:
         return self._views.get(spiffe_id)
 
     def put(self, view: ServiceView) -> None:
-        """Remember a description; writes only when it changed."""
-        if self._views.get(view.spiffe_id) == view:
+        """Remember a description; writes only when it changed, or could not be written before."""
+        if self._views.get(view.spiffe_id) == view and self._saved:
             return
         self._views[view.spiffe_id] = view
         self._save()
@@ -48,7 +49,9 @@ class ViewCache:
         try:
             partial.write_text(json.dumps(documents), encoding="utf-8")
             partial.replace(self._path)
+            self._saved = True
         except OSError as error:
+            self._saved = False
             _log.warning("cannot keep the service descriptions: %s", error.strerror)
 
 
