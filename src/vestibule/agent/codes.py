@@ -88,3 +88,11 @@ WRONG_SVID = define(
     meaning="The server returned a certificate for another key or identity than was asked for.  It is not used.",
     advice="Check that agent and server are of the same version; if so, report it with the server's log.",
 )
+JWT_NOT_ISSUED = define(
+    "VST2110",
+    "jwt-svid-not-issued",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="The caller may have a JWT-SVID, but the agent has no valid one and could not get one from the server now.",
+    advice="Try again; if it lasts, look at the agent's connection to the server (vestibule status).",
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 from vestibule.attest.node import NodeProof
@@ -44,3 +44,9 @@ class Upstream(Protocol):
     async def authorized_entries(self, known: Mapping[str, Entry]) -> dict[str, Entry]: ...
 
     async def new_svids(self, requests: Mapping[str, bytes]) -> dict[str, Chain | VestibuleError]: ...
+
+
+class JwtUpstream(Protocol):
+    """The server, as far as JWT-SVIDs go.  Raises what ``Upstream`` does."""
+
+    async def new_jwt_svid(self, entry_id: str, audience: Sequence[str]) -> str: ...

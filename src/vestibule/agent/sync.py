@@ -116,6 +116,10 @@ class Sync:
         """Call ``listener`` when entries, intent or the connection changed on the server's side."""
         self._listeners.append(listener)
 
+    def refresh_bundle(self) -> None:
+        """Fetch the trust bundle anew, soon: somebody met a key that is not in it."""
+        self._mark(entries=False, bundle=True)
+
     async def run(self) -> None:
         """Raises: VST2100 when banned; at the first start also what makes joining impossible."""
         async with asyncio.TaskGroup() as tasks:

@@ -16,7 +16,7 @@ from vestibule.errors import VestibuleError
 from vestibule.keys.files import write_private
 from vestibule.keys.sealing import Sealer
 from vestibule.records import Entry
-from vestibule.spiffe import Selector, SpiffeId, TrustBundle, TrustDomain, X509Svid
+from vestibule.spiffe import JwtAuthority, Selector, SpiffeId, TrustBundle, TrustDomain, X509Svid
 
 VERSION: Final = 1
 CONTEXT: Final = b"vestibule agent holdings"
@@ -130,6 +130,10 @@ def _bundle(bundle: TrustBundle) -> dict[str, Any]:
         "x509_authorities": [_b64(each) for each in bundle.x509_authorities],
         "sequence": bundle.sequence,
         "refresh_hint": bundle.refresh_hint,
+        "jwt_authorities": [
+            [each.key_id, _b64(each.public_key), _seconds(each.expires_at) if each.expires_at else None]
+            for each in bundle.jwt_authorities
+        ],
     }
 
 
@@ -139,6 +143,15 @@ def _bundle_from(document: dict[str, Any]) -> TrustBundle:
         x509_authorities=tuple(b64decode(each) for each in document["x509_authorities"]),
         sequence=document["sequence"],
         refresh_hint=document["refresh_hint"],
+        # Absent from what an agent wrote before there were JWT-SVIDs.
+        jwt_authorities=tuple(
+            JwtAuthority(
+                key_id=key_id,
+                public_key=b64decode(key),
+                expires_at=_instant(ends) if ends is not None else None,
+            )
+            for key_id, key, ends in document.get("jwt_authorities", ())
+        ),
     )
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from vestibule.agent.cache import SvidCache
 from vestibule.agent.changed import Changed
@@ -17,6 +17,7 @@ from vestibule.agent.codes import NO_IDENTITY, NOT_READY
 from vestibule.attest.workload import Process, WorkloadAttestor, attest_workload, shown
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
+from vestibule.records import Entry
 from vestibule.spiffe import Selector, SpiffeId, TrustBundle, X509Svid
 
 TELL_AGAIN: Final = timedelta(minutes=1)
@@ -27,6 +28,7 @@ _TOO_LONG: Final = ("sha256:", "supplementary_")
 PATIENCE: Final = timedelta(seconds=3)
 """How long a first answer waits for certificates that are being issued."""
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -72,25 +74,52 @@ class Workloads:
 
     async def fetch(self, caller: Caller) -> Identities:
         """What a process has now.  Raises: VST2105, VST2106, VST2050, VST2312."""
-        async with aclosing(self.watch(caller)) as answers:
-            async for identities in answers:
-                return identities
-        raise AssertionError("a watch gives at least one answer or raises")
+        return await self._first(self.watch(caller))
 
-    async def watch(self, caller: Caller) -> AsyncGenerator[Identities, None]:
+    def watch(self, caller: Caller) -> AsyncGenerator[Identities, None]:
         """What a process has: now, and again after every change of it.
 
         A process that loses its last identity gets VST2105; one whose certificates ran out, with no server to
         renew them, VST2106.  Also raises: VST2050, VST2312.
         """
+        return self._watch(caller, self._look, self._expiry)
+
+    def watch_bundle(self, caller: Caller) -> AsyncGenerator[TrustBundle, None]:
+        """The trust bundle, for a process that has an identity: now, and again after every change.
+
+        Unlike ``watch`` this goes on where certificates ran out.  Raises: VST2105, VST2106, VST2050, VST2312.
+        """
+        return self._watch(caller, self._look_for_bundle, lambda _: None)
+
+    async def bundle(self, caller: Caller) -> TrustBundle:
+        """The trust bundle now.  Raises as ``watch_bundle`` does."""
+        return await self._first(self.watch_bundle(caller))
+
+    async def entries(self, caller: Caller) -> tuple[Entry, ...]:
+        """The entries that make a process what it is, the default one first.  Raises as ``watch_bundle`` does."""
+        return await self._first(self._watch(caller, self._look_for_entries, lambda _: None))
+
+    async def _first(self, watch: AsyncGenerator[T, None]) -> T:
+        async with aclosing(watch) as answers:
+            async for answer in answers:
+                return answer
+        raise AssertionError("a watch gives at least one answer or raises")
+
+    async def _watch(
+        self,
+        caller: Caller,
+        look: Callable[[frozenset[Selector]], tuple[T | VestibuleError, bool]],
+        expiry: Callable[[T | None], datetime | None],
+    ) -> AsyncGenerator[T, None]:
+        """What ``look`` finds; looked for again at every change, and when what was found last expires."""
         vouched = self._vouched.version
         selectors = await self.attest(caller)
-        last: Identities | None = None
+        last: T | None = None
         patience = self._clock.now() + PATIENCE
         while True:
             seen = self._cache.changed.version
             caller.check()
-            found, complete = self._look(selectors)
+            found, complete = look(selectors)
             waiting = last is None and not complete and self._clock.now() < patience
             if not waiting:
                 if isinstance(found, VestibuleError):
@@ -99,7 +128,7 @@ class Workloads:
                 if found != last:
                     last = found
                     yield found
-            await self._change(seen, vouched, patience if waiting else self._expiry(last))
+            await self._change(seen, vouched, patience if waiting else expiry(last))
             if self._vouched.version != vouched:
                 vouched = self._vouched.version
                 selectors = await self.attest(caller)
@@ -107,15 +136,29 @@ class Workloads:
     def _look(self, selectors: frozenset[Selector]) -> tuple[Identities | VestibuleError, bool]:
         """What there is for these selectors, and whether that is all there should be."""
         holdings, now = self._cache.now, self._clock.now()
-        if not self._cache.ready:
-            return NOT_READY.error("the agent has not yet learned from the server what it may serve"), False
-        entries = self._cache.matching(selectors, now)
-        if not entries:
-            return _no_identity(selectors), True
+        entries, complete = self._look_for_entries(selectors)
+        if isinstance(entries, VestibuleError):
+            return entries, complete
         svids = holdings.svids_of(entries, now)
         if not svids or holdings.bundle is None:
             return NOT_READY.error("the caller's identity has no valid certificate at the moment"), False
         return Identities(svids=svids, bundle=holdings.bundle), len(svids) == len(entries)
+
+    def _look_for_bundle(self, selectors: frozenset[Selector]) -> tuple[TrustBundle | VestibuleError, bool]:
+        entries, complete = self._look_for_entries(selectors)
+        if isinstance(entries, VestibuleError):
+            return entries, complete
+        if self._cache.now.bundle is None:
+            return NOT_READY.error("the agent has no trust bundle at the moment"), False
+        return self._cache.now.bundle, True
+
+    def _look_for_entries(
+        self, selectors: frozenset[Selector]
+    ) -> tuple[tuple[Entry, ...] | VestibuleError, bool]:
+        if not self._cache.ready:
+            return NOT_READY.error("the agent has not yet learned from the server what it may serve"), False
+        entries = self._cache.matching(selectors, self._clock.now())
+        return (tuple(entries) if entries else _no_identity(selectors)), True
 
     def _tell(self, caller: Caller, selectors: frozenset[Selector], error: VestibuleError) -> None:
         now, last = self._clock.now(), self._told.get(selectors)

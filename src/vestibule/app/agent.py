@@ -20,6 +20,7 @@ from vestibule.agent.bootstrap import FirstTrust, JoinTokenFile
 from vestibule.agent.cache import SvidCache
 from vestibule.agent.changed import Changed
 from vestibule.agent.codes import AGENT_IS_BANNED, ALREADY_RUNNING
+from vestibule.agent.jwt_svids import JwtSvids
 from vestibule.agent.kept_snapshots import KeptSnapshots
 from vestibule.agent.relay import Relay
 from vestibule.agent.sidecars import Grants, Sidecars, ViewCache
@@ -130,17 +131,19 @@ class Agent:
         self.channel = ServerChannel(
             settings.server, bundle=self._bundle, svid=lambda: self.sync.credential, clock=clock
         )
+        identity_api = IdentityApi(self.channel, settings.trust_domain)
         self.sync = Sync(
             trust_domain=settings.trust_domain,
             cache=self.cache,
             vault=self.vault,
-            upstream=IdentityApi(self.channel, settings.trust_domain),
+            upstream=identity_api,
             fetch_unverified=self._fetch_unverified,
             first_trust=settings.first_trust,
             proof=JoinTokenFile(settings.join_token_file, settings.trust_domain).proof,
             clock=clock,
             renewed=self.channel.renew,
         )
+        self.jwt_svids = JwtSvids(self.cache, identity_api, clock, self.sync.refresh_bundle)
         # Who calls
         self.vouched = Vouched(ProcessHandle)
         vouched_changed = Changed()
@@ -211,7 +214,7 @@ class Agent:
     def public_services(self) -> list[Servable]:
         """What is served on the public socket, which every process of the node can open."""
         return [
-            WorkloadDoor(self.workloads).servable(),
+            WorkloadDoor(self.workloads, self.jwt_svids, self.clock).servable(),
             SdsDoor(self.workloads).servable(),
             AgentAdsDoor(self.proxy_of, self.relay, self.ledger, self.clock).servable(),
             SidecarDoor(self.sidecars, self.grants, self.workloads.attest).servable(),

@@ -16,7 +16,7 @@ from vestibule.calls.codes import BAD_ANSWER, BANNED, MUST_ATTEST, OTHER_TRUST_D
 from vestibule.errors import VestibuleError
 from vestibule.net.grpc import Client, Stream
 from vestibule.records import Entry
-from vestibule.spiffe import Selector, SpiffeId, TrustBundle, TrustDomain
+from vestibule.spiffe import JwtAuthority, Selector, SpiffeId, TrustBundle, TrustDomain
 from vestibule.wire.gen.spire import agent_pb2, bundle_pb2, entry_pb2, svid_pb2, types_pb2
 from vestibule.wire.gen.vestibule.node.v1 import node_pb2
 
@@ -111,6 +111,12 @@ class IdentityApi:
             x509_authorities=tuple(each.asn1 for each in answer.x509_authorities),
             sequence=answer.sequence_number,
             refresh_hint=answer.refresh_hint,
+            jwt_authorities=tuple(
+                JwtAuthority(
+                    key_id=each.key_id, public_key=each.public_key, expires_at=_instant(each.expires_at)
+                )
+                for each in answer.jwt_authorities
+            ),
         )
 
     async def watch(self) -> AsyncIterator[Revisions]:
@@ -147,6 +153,13 @@ class IdentityApi:
             else BAD_ANSWER.error(f"no SVID for entry {entry_id}: {result.status.message}")
             for entry_id, result in zip(requests, answer.results, strict=True)
         }
+
+    async def new_jwt_svid(self, entry_id: str, audience: Sequence[str]) -> str:
+        """A JWT-SVID for one of this agent's entries."""
+        request = svid_pb2.NewJWTSVIDRequest(entry_id=entry_id, audience=audience)
+        with _standing():
+            answer = await self._svids.unary("NewJWTSVID", request)
+        return str(answer.svid.token)
 
 
 async def _synchronise(stream: Stream, known: Mapping[str, Entry]) -> dict[str, Entry]:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from google.protobuf.json_format import MessageToDict
 from grpclib.client import Channel
 
 from vestibule.calls.codes import BAD_ANSWER
 from vestibule.errors import VestibuleError
 from vestibule.net.grpc import Client
+from vestibule.pki.bundles import from_jwt_jwks
 from vestibule.pki.chains import leaf_facts, verify_x509_svid
-from vestibule.spiffe import SpiffeId, TrustBundle, X509Svid
+from vestibule.pki.jwt import read_jwt_svid
+from vestibule.spiffe import JwtSvid, SpiffeId, TrustBundle, X509Svid
 from vestibule.wire.gen.spiffe import workload_pb2 as wire
 
 SERVICE: Final = wire.DESCRIPTOR.services_by_name["SpiffeWorkloadAPI"]
@@ -59,6 +62,72 @@ class WorkloadApi:
             await stream.send_message(wire.X509SVIDRequest(), end=True)
             while (response := await stream.recv_message()) is not None:
                 yield context_of(response)
+
+    async def fetch_jwt_svids(
+        self, audience: Sequence[str], spiffe_id: SpiffeId | None = None
+    ) -> tuple[JwtSvid, ...]:
+        """Tokens of the calling process for all of ``audience``: of each identity, or of one.
+
+        They are read, not verified: whoever they are shown to does that.  Raises as ``fetch`` does.
+        """
+        request = wire.JWTSVIDRequest(audience=audience, spiffe_id=str(spiffe_id or ""))
+        response = await self._client.unary("FetchJWTSVID", request, metadata=HEADER)
+        svids = tuple(_jwt_svid(each, audience) for each in response.svids)
+        if not svids:
+            raise BAD_ANSWER.error("the Workload API's answer has no JWT-SVID")
+        return svids
+
+    async def fetch_jwt_bundles(self) -> tuple[TrustBundle, ...]:
+        """The keys that tokens of each trust domain are verified with.  Raises as ``fetch`` does."""
+        async with aclosing(self.watch_jwt_bundles()) as answers:
+            async for bundles in answers:
+                return bundles
+        raise BAD_ANSWER.error("the Workload API ended without an answer")
+
+    async def watch_jwt_bundles(self) -> AsyncGenerator[tuple[TrustBundle, ...], None]:
+        """The same, and again after every change, until the agent ends the stream."""
+        async with self._client.stream("FetchJWTBundles", metadata=HEADER) as stream:
+            await stream.send_message(wire.JWTBundlesRequest(), end=True)
+            while (response := await stream.recv_message()) is not None:
+                yield _jwt_bundles(response.bundles)
+
+    async def validate_jwt_svid(self, token: str, audience: str) -> JwtSvid:
+        """What a token proves to ``audience``, by the word of the Workload API.
+
+        Raises: the agent's refusal (VST2201 of ours), VST2300.
+        """
+        request = wire.ValidateJWTSVIDRequest(audience=audience, svid=token)
+        response = await self._client.unary("ValidateJWTSVID", request, metadata=HEADER)
+        try:
+            svid = read_jwt_svid(token)
+            if str(svid.spiffe_id) != response.spiffe_id:
+                raise BAD_ANSWER.error(
+                    f"the token of {svid.spiffe_id} was said to be of {response.spiffe_id}"
+                )
+        except VestibuleError as error:
+            raise BAD_ANSWER.error(f"a token that is none was called valid: {error.message}") from error
+        return replace(svid, claims=MessageToDict(response.claims))
+
+
+def _jwt_svid(message: wire.JWTSVID, audience: Sequence[str]) -> JwtSvid:
+    try:
+        svid = read_jwt_svid(message.svid)
+    except VestibuleError as error:
+        raise BAD_ANSWER.error(f"the Workload API's token breaks the standard: {error.message}") from error
+    if str(svid.spiffe_id) != message.spiffe_id or not set(svid.audience) >= set(audience):
+        raise BAD_ANSWER.error(
+            f"the Workload API gave another token than one of {message.spiffe_id} as asked"
+        )
+    return replace(svid, hint=message.hint)
+
+
+def _jwt_bundles(documents: Mapping[str, bytes]) -> tuple[TrustBundle, ...]:
+    try:
+        return tuple(
+            from_jwt_jwks(SpiffeId.parse(name).trust_domain, each) for name, each in documents.items()
+        )
+    except VestibuleError as error:
+        raise BAD_ANSWER.error(f"the Workload API's answer breaks the standard: {error}") from error
 
 
 def context_of(response: wire.X509SVIDResponse) -> X509Context:

@@ -11,3 +11,12 @@ NO_SECURITY_HEADER = define(
     "relayed by something that was tricked into it (SPIFFE_Workload_Endpoint.md, section 6).",
     advice="Use a SPIFFE client library, or send the metadata with every call.",
 )
+INVALID_JWT_SVID = define(
+    "VST2201",
+    "jwt-svid-invalid",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A token that the Workload API was asked to validate is not a JWT-SVID that the caller may accept, or the "
+    "audience is missing.",
+    advice="Refuse the request that came with the token.  The message says which check failed.",
+)

@@ -1,20 +1,28 @@
 """The SPIFFE Workload API, on the agent's public socket (SPIFFE_Workload_API.md).
 
-Every message is the complete state; a message is sent only when that state changed.  JWT calls are answered
-UNIMPLEMENTED by being absent.
+Every message is the complete state; a message is sent only when that state changed.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Final
+from typing import Any, Final, cast
 
+from google.protobuf import struct_pb2
+
+from vestibule.agent.codes import NO_IDENTITY
+from vestibule.agent.jwt_svids import JwtSvids
 from vestibule.agent.workloads import Caller, Identities, Workloads
-from vestibule.doors.codes import NO_SECURITY_HEADER
+from vestibule.clock import Clock
+from vestibule.doors.codes import INVALID_JWT_SVID, NO_SECURITY_HEADER
+from vestibule.errors import VestibuleError
 from vestibule.net.grpc import Servable, Stream, serve
 from vestibule.net.peer import peer_of
-from vestibule.spiffe import TrustBundle, X509Svid
+from vestibule.pki.bundles import to_jwt_jwks
+from vestibule.pki.jwt import check_audience, verify_jwt_svid
+from vestibule.records import Entry
+from vestibule.spiffe import JwtSvid, SpiffeId, TrustBundle, X509Svid
 from vestibule.wire.gen.spiffe import workload_pb2 as wire
 
 SERVICE: Final = wire.DESCRIPTOR.services_by_name["SpiffeWorkloadAPI"]
@@ -24,8 +32,10 @@ SECURITY_HEADER: Final = "workload.spiffe.io"
 class WorkloadDoor:
     """Answers each caller with its own identities."""
 
-    def __init__(self, workloads: Workloads) -> None:
+    def __init__(self, workloads: Workloads, jwt_svids: JwtSvids, clock: Clock) -> None:
         self._workloads = workloads
+        self._jwt_svids = jwt_svids
+        self._clock = clock
 
     def servable(self) -> Servable:
         """The service, to be mounted on the public socket."""
@@ -50,6 +60,50 @@ class WorkloadDoor:
                 if response != last:
                     last = response
                     await stream.send_message(response)
+
+    async def fetch_jwt_svid(self, stream: Stream) -> None:
+        """A token for each of the caller's identities, or for the one it names (section 6.2.1).
+
+        Raises: VST2200, VST1016 (no audience), VST1400 (malformed ID), VST2105 (not the caller's), and what
+        ``JwtSvids.fetch`` raises.
+        """
+        caller = self._caller(stream)
+        request = await stream.recv_message()
+        audience = check_audience(list(request.audience))
+        wanted = SpiffeId.parse(request.spiffe_id) if request.spiffe_id else None
+        entries = _chosen(await self._workloads.entries(caller), wanted)
+        svids = [await self._jwt_svids.fetch(entry, audience) for entry in entries]
+        await stream.send_message(jwt_response(svids))
+
+    async def fetch_jwt_bundles(self, stream: Stream) -> None:
+        """The keys to verify others' tokens with, now and after every change (section 6.2.2)."""
+        caller = self._caller(stream)
+        await stream.recv_message()
+        last: wire.JWTBundlesResponse | None = None
+        async with aclosing(self._workloads.watch_bundle(caller)) as bundles:
+            async for bundle in bundles:
+                response = jwt_bundles_response(bundle)
+                if response != last:
+                    last = response
+                    await stream.send_message(response)
+
+    async def validate_jwt_svid(self, stream: Stream) -> None:
+        """Whether a token proves an identity to the caller, and which (section 6.2.3); needs no server.
+
+        Raises: VST2200, VST2201 (whatever is wrong with the token), and what ``Workloads.bundle`` raises.
+        """
+        caller = self._caller(stream)
+        request = await stream.recv_message()
+        if not request.audience or not request.svid:
+            missing = "svid" if request.audience else "audience"
+            raise INVALID_JWT_SVID.error(f"{missing} must be specified")
+        bundle = await self._workloads.bundle(caller)
+        trusted = {bundle.trust_domain: bundle}
+        try:
+            svid = verify_jwt_svid(request.svid, [request.audience], trusted.get, self._clock.now())
+        except VestibuleError as error:
+            raise INVALID_JWT_SVID.error(error.message, advice=error.advice) from error
+        await stream.send_message(validation_response(svid))
 
     async def _identities(self, stream: Stream) -> AsyncGenerator[Identities, None]:
         caller = self._caller(stream)
@@ -94,3 +148,41 @@ def bundles_response(bundle: TrustBundle) -> wire.X509BundlesResponse:
 def der(bundle: TrustBundle) -> bytes:
     """A bundle as concatenated DER certificates."""
     return b"".join(bundle.x509_authorities)
+
+
+def _chosen(entries: tuple[Entry, ...], wanted: SpiffeId | None) -> list[Entry]:
+    """One entry for each identity, or for the one that is wanted.  Raises: VST2105."""
+    by_id: dict[SpiffeId, Entry] = {}
+    for entry in entries:
+        by_id.setdefault(entry.spiffe_id, entry)
+    if wanted is None:
+        return list(by_id.values())
+    if wanted not in by_id:
+        raise NO_IDENTITY.error(f"no identity issued: {wanted} is not one of the caller's identities")
+    return [by_id[wanted]]
+
+
+def jwt_response(svids: list[JwtSvid]) -> wire.JWTSVIDResponse:
+    """Section 6.2.1; hints are unique, as with certificates."""
+    response = wire.JWTSVIDResponse()
+    hints: set[str] = set()
+    for svid in svids:
+        hint = "" if svid.hint in hints else svid.hint
+        hints.add(hint)
+        response.svids.add(spiffe_id=str(svid.spiffe_id), svid=svid.token, hint=hint)
+    return response
+
+
+def jwt_bundles_response(bundle: TrustBundle) -> wire.JWTBundlesResponse:
+    """Section 6.2.2: JWK Sets by the trust domain's SPIFFE ID, at least the own one."""
+    return wire.JWTBundlesResponse(bundles={str(bundle.trust_domain.id): to_jwt_jwks(bundle)})
+
+
+def validation_response(svid: JwtSvid) -> wire.ValidateJWTSVIDResponse:
+    """Section 6.2.3; ``aud`` is always a list.  Raises: VST2201 for claims that protobuf's Struct cannot hold."""
+    claims = struct_pb2.Struct()
+    try:
+        claims.update(cast("Any", {**svid.claims, "aud": list(svid.audience)}))
+    except (ValueError, OverflowError) as error:
+        raise INVALID_JWT_SVID.error("the token has a claim that cannot be passed on") from error
+    return wire.ValidateJWTSVIDResponse(spiffe_id=str(svid.spiffe_id), claims=claims)

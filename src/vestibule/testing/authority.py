@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from vestibule.pki import profiles
 from vestibule.pki.chains import leaf_facts
-from vestibule.pki.keys import PublicKey, generate_key, key_to_pkcs8
-from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain, X509Svid
+from vestibule.pki.jwt import UnsignedJwt, read_jwt_svid, svid_claims
+from vestibule.pki.keys import PublicKey, generate_key, key_to_pkcs8, public_key_der
+from vestibule.spiffe import JwtAuthority, JwtSvid, SpiffeId, TrustBundle, TrustDomain, X509Svid
 
 HOUR = timedelta(hours=1)
 
@@ -39,11 +40,40 @@ class TestAuthority:
         builder = profiles.self_signed_ca(self.trust_domain, self.key.public_key(), valid)
         self.certificate = builder.sign(self.key, SHA256()).public_bytes(Encoding.DER)
         self.issuer = profiles.Issuer.of(self.certificate, self.trust_domain)
+        self.jwt_key: EllipticCurvePrivateKey = generate_key()
 
     @property
     def bundle(self) -> TrustBundle:
         """The trust domain's bundle: this authority alone."""
         return TrustBundle(trust_domain=self.trust_domain, x509_authorities=(self.certificate,), sequence=1)
+
+    @property
+    def jwt_authority(self) -> JwtAuthority:
+        """The key that verifies its JWT-SVIDs; ``jwt_bundle`` has it."""
+        public_key = self.jwt_key.public_key()
+        return JwtAuthority(key_id=profiles.authority_id(public_key), public_key=public_key_der(public_key))
+
+    @property
+    def jwt_bundle(self) -> TrustBundle:
+        """The bundle with the JWT key beside the certificate."""
+        return replace(self.bundle, jwt_authorities=(self.jwt_authority,))
+
+    def jwt_svid(
+        self,
+        spiffe_id: SpiffeId | str,
+        *audience: str,
+        ttl: timedelta = HOUR / 12,
+        now: datetime | None = None,
+    ) -> JwtSvid:
+        """A JWT-SVID.  A text that starts with a slash is a path in this trust domain."""
+        if isinstance(spiffe_id, str):
+            spiffe_id = SpiffeId.parse(
+                f"{self.trust_domain.id}{spiffe_id}" if spiffe_id[0] == "/" else spiffe_id
+            )
+        now = now or datetime.now(UTC)
+        claims = svid_claims(spiffe_id, audience, now, ttl, now + ttl)
+        unsigned = UnsignedJwt(key_id=self.jwt_authority.key_id, claims=claims)
+        return read_jwt_svid(unsigned.signed(self.jwt_key.sign(unsigned.signing_input, ECDSA(SHA256()))))
 
     def svid(
         self,

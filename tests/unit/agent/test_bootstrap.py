@@ -110,3 +110,14 @@ def test_a_malformed_token_is_refused_without_being_shown(tmp_path: Path, text: 
     assert refusal.value.code is MALFORMED_JOIN_TOKEN
     if text.strip():
         assert text not in str(refusal.value)
+
+
+async def test_jwt_keys_are_never_taken_from_a_stranger() -> None:
+    bundle = AUTHORITY.jwt_bundle
+
+    async def offered() -> TrustBundle:
+        return bundle
+
+    firm = FirstTrust(bundle_sha256=sha256_fingerprint(bundle))
+    for first in (firm, FirstTrust(insecure=True)):
+        assert (await first.bundle(TD, offered)).jwt_authorities == ()

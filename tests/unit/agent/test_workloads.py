@@ -264,3 +264,27 @@ def test_ids_are_told_before_there_is_a_certificate(bench: Bench) -> None:
     bench.entry("a")
     bench.entry("b", "test:z")
     assert bench.workloads.ids(frozenset({Selector("test", "a")})) == [SpiffeId.of(TD, "/a")]
+
+
+async def test_the_bundle_is_for_those_with_an_identity_and_outlives_their_certificates(bench: Bench) -> None:
+    with pytest.raises(VestibuleError, match=NO_IDENTITY.code):
+        await bench.workloads.bundle(Caller())
+    bench.entry("a")
+    bundles = bench.workloads.watch_bundle(Caller())
+    assert await anext(bundles) == bench.authority.bundle
+    waiting = asyncio.create_task(anext(bundles))
+    bench.svid("a")
+    changed = bench.authority.jwt_bundle
+    bench.cache.become(replace(bench.cache.now, bundle=changed))
+    assert await waiting == changed, "a new certificate is no news of the bundle"
+    waiting = asyncio.create_task(anext(bundles))
+    bench.remove("a")
+    with pytest.raises(VestibuleError, match=NO_IDENTITY.code):
+        await waiting
+
+
+async def test_the_entries_of_a_process_come_in_the_order_of_their_ids(bench: Bench) -> None:
+    bench.entry("b")
+    bench.entry("a", "test:a", "test:b")
+    bench.entry("c", "test:elsewhere")
+    assert [each.id for each in await bench.workloads.entries(Caller())] == ["a", "b"]

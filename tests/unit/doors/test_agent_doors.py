@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
+import pytest
 from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
+from google.protobuf.json_format import MessageToDict
 
 from vestibule.agent.workloads import Identities
 from vestibule.doors.sds import secrets_of
-from vestibule.doors.workload_api import bundles_response, svid_response
+from vestibule.doors.workload_api import (
+    bundles_response,
+    jwt_bundles_response,
+    jwt_response,
+    svid_response,
+    validation_response,
+)
+from vestibule.errors import VestibuleError
 from vestibule.testing import TestAuthority
 from vestibule.xds.resources import SECRET
 
@@ -62,3 +72,37 @@ def test_the_version_follows_the_content_and_nothing_else() -> None:
 def test_one_identity_from_two_entries_is_one_secret() -> None:
     twice = Identities(svids=(FIRST, AUTHORITY.svid("/a")), bundle=AUTHORITY.bundle)
     assert "spiffe://example.org/a" in secrets_of(twice).of_type(SECRET)
+
+
+def test_each_token_has_its_identity_and_a_hint_is_given_once() -> None:
+    svids = [replace(AUTHORITY.jwt_svid(path, "db"), hint="same") for path in ("/a", "/b")]
+    response = jwt_response(svids)
+    assert [each.spiffe_id for each in response.svids] == ["spiffe://example.org/a", "spiffe://example.org/b"]
+    assert [each.svid for each in response.svids] == [svid.token for svid in svids]
+    assert [each.hint for each in response.svids] == ["same", ""]
+
+
+def test_jwt_bundles_hold_no_keys_of_other_uses() -> None:
+    bundles = dict(jwt_bundles_response(AUTHORITY.jwt_bundle).bundles)
+    document = json.loads(bundles.pop("spiffe://example.org"))
+    assert bundles == {}
+    assert [key["kid"] for key in document["keys"]] == [AUTHORITY.jwt_authority.key_id]
+    assert document.keys() == {"keys"}
+    assert all("use" not in key and "x5c" not in key for key in document["keys"])
+
+
+def test_validated_claims_have_their_audience_as_a_list() -> None:
+    svid = AUTHORITY.jwt_svid("/a", "db")
+    svid = replace(svid, claims={**svid.claims, "aud": "db", "nested": {"list": [1, None, True]}})
+    response = validation_response(svid)
+    assert response.spiffe_id == "spiffe://example.org/a"
+    claims = MessageToDict(response.claims)
+    assert (claims["aud"], claims["sub"]) == (["db"], "spiffe://example.org/a")
+    assert claims["nested"] == {"list": [1, None, True]}
+
+
+@pytest.mark.parametrize("claim", [10**400, "\ud800"])
+def test_a_claim_that_cannot_be_passed_on_is_refused(claim: object) -> None:
+    svid = AUTHORITY.jwt_svid("/a", "db")
+    with pytest.raises(VestibuleError, match="VST2201"):
+        validation_response(replace(svid, claims={**svid.claims, "odd": claim}))
