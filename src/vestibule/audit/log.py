@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
 
 _LONGEST_LINE: Final = 1024 * 1024
+_NUMBER_BYTES: Final = 20
 
 
 class _Call:
@@ -73,6 +75,7 @@ class AuditLog:
         """
         if not events:
             return
+        _check_sizes(events)  # before others share a flush with it, and its failure
         call = _Call(events)
         self._waiting.append(call)
         try:
@@ -156,10 +159,7 @@ class AuditLog:
         self._append(lines if ended else b"\n" + lines, link)
 
     def _record(self, events: Sequence[AuditEvent]) -> None:
-        lines, link = encode(events, self._link, self._clock.now())
-        if len(lines) > _LONGEST_LINE and max(map(len, lines.splitlines())) > _LONGEST_LINE:
-            raise AUDIT_UNAVAILABLE.error("an event is too large to be recorded")
-        self._append(lines, link)
+        self._append(*encode(events, self._link, self._clock.now()))
 
     def _append(self, lines: bytes, link: Link) -> None:
         try:
@@ -205,6 +205,19 @@ class AuditLog:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+def _check_sizes(events: Sequence[AuditEvent]) -> None:
+    for event in events:
+        details = (str(value) for each in event.details.items() for value in each)
+        longest = sum(map(len, (event.actor, event.action, event.subject, event.outcome, *details)))
+        # Few are so long that it pays to look closely: a character takes at most 12 bytes of JSON.
+        if longest * 12 > _LONGEST_LINE // 2 and _length(event) > _LONGEST_LINE:
+            raise AUDIT_UNAVAILABLE.error("an event is too large to be recorded")
+
+
+def _length(event: AuditEvent) -> int:
+    return len(encode([event], Link(), datetime.max.replace(tzinfo=UTC))[0]) + _NUMBER_BYTES
 
 
 async def _settled(writing: asyncio.Future[None]) -> None:

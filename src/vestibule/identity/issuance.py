@@ -32,6 +32,7 @@ DEFAULT_SVID_TTL: Final = timedelta(hours=1)
 MAX_BATCH: Final = 500
 _TURN: Final = 16
 """After so many signatures others get their turn on the event loop."""
+_MAX_RECORDED: Final = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,12 +191,14 @@ class Issuance:
 
 
 def _event(actor: str, request: SvidRequest, outcome: Outcome, action: str = "svid.issue") -> AuditEvent:
-    details: dict[str, str] = {"entry_id": request.entry_id} if request.entry_id else {}
+    # An agent may send anything for an ID; what it sent must not fill the disk.
+    entry_id = request.entry_id[:_MAX_RECORDED]
+    details: dict[str, str] = {"entry_id": entry_id} if entry_id else {}
     if request.csr:
         details["csr_sha256"] = hashlib.sha256(request.csr).hexdigest()
     if isinstance(outcome, VestibuleError):
-        details["error"] = outcome.message
-        subject = f"entry:{request.entry_id}"
+        details["error"] = outcome.message[:_MAX_RECORDED]
+        subject = f"entry:{entry_id}"
         return AuditEvent(
             actor=actor, action=action, subject=subject, outcome=outcome.code.code, details=details
         )

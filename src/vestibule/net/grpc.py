@@ -32,6 +32,9 @@ from vestibule.net.codes import INTERNAL, REMOTE_REFUSED, SHUTTING_DOWN, UNREACH
 CODE_KEY: Final = "vestibule-error-code"
 ADVICE_KEY: Final = "vestibule-error-advice"
 DEFAULT_TIMEOUT: Final = 30.0
+MAX_TOLD: Final = 1000
+"""Characters of an error's message that travel.  Messages quote what a caller sent; and since they travel in
+headers, whose compression takes time with the square of their length, a long one would stop the whole process."""
 _CODE: Final = re.compile("VST[0-9]{4}")
 _WRONG_PLACE: Final = (
     "Whoever answers there does something else: check that the socket or address is that of the server "
@@ -133,6 +136,10 @@ async def refuse(stream: Stream, error: VestibuleError, details: Sequence[Messag
         )
     except Exception:  # noqa: BLE001 - the stream is gone; there is nobody left to tell
         _log.debug("could not deliver %s", error.code.code)
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= MAX_TOLD else f"{text[:MAX_TOLD]}…"
 
 
 class Client:

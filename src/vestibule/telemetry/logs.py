@@ -12,6 +12,9 @@ from typing import Final, TextIO
 QUIET: Final = ("hpack", "h2", "grpclib", "aiosqlite", "sqlalchemy", "alembic", "asyncio", "uvicorn")
 """Libraries whose remarks matter only as warnings."""
 
+LONGEST: Final = 4000
+"""Characters of a line's message: messages quote what peers send, which must not fill the disk."""
+
 
 class LogFormat(str, Enum):  # noqa: UP042 - typer shows the values of str enums
     """The two forms of a log line."""
@@ -35,6 +38,11 @@ def _instant(record: logging.LogRecord) -> str:
     return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
 
 
+def _message(record: logging.LogRecord) -> str:
+    text = record.getMessage()
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
 def _one_line(text: str) -> str:
     """Line breaks and other controls made visible, so that what a peer sends cannot forge a line."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
@@ -43,7 +51,7 @@ def _one_line(text: str) -> str:
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         where = record.name.removeprefix("vestibule.")
-        line = f"{_instant(record)} {record.levelname.lower():<7} {where}: {_one_line(record.getMessage())}"
+        line = f"{_instant(record)} {record.levelname.lower():<7} {where}: {_one_line(_message(record))}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
@@ -55,7 +63,7 @@ class _Json(logging.Formatter):
             "time": _instant(record),
             "level": record.levelname.lower(),
             "where": record.name,
-            "message": record.getMessage(),
+            "message": _message(record),
         }
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)

@@ -223,6 +223,14 @@ async def test_an_event_that_is_too_large_is_refused(log: AuditLog, path: Path) 
     assert verify(path).records == 1
 
 
+async def test_an_event_that_is_too_large_fails_nobody_elses_record(log: AuditLog, path: Path) -> None:
+    sizes = [1, 1024 * 1024, 1, 1]
+    calls = [log.record([event("x" * size)]) for size in sizes]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(result) for result in results] == [type(None), VestibuleError, type(None), type(None)]
+    assert verify(path).records == 3
+
+
 async def test_a_caller_that_gives_up_does_not_break_the_chain(log: AuditLog, path: Path) -> None:
     for round_ in range(10):
         calls = [asyncio.ensure_future(log.record([event(f"{round_}-{number}")])) for number in range(10)]

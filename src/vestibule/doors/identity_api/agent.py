@@ -33,6 +33,9 @@ SERVICE: Final = wire.DESCRIPTOR.services_by_name["Agent"]
 # Of our private pool: the well-known module's own Empty is another type to the codec.
 Empty: Final = GetMessageClass(SERVICE.methods_by_name["BanAgent"].output_type)
 ATTESTATION_SECONDS: Final = 30.0
+MAX_TYPE: Final = 64
+MAX_PAYLOAD: Final = 256 * 1024
+"""Bytes of evidence; certificates and signed documents are smaller."""
 
 
 class AgentDoor:
@@ -140,6 +143,9 @@ def _params(request: wire.AttestAgentRequest) -> wire.AttestAgentRequest.Params:
         (bool(params.params.csr), "missing CSR"),
         (bool(params.data.type), "missing attestation data type"),
         (bool(params.data.payload), "missing attestation data payload"),
+        # Ours: whatever anybody sends here is quoted in errors, logs and the audit log.
+        (len(params.data.type) <= MAX_TYPE, "attestation data type is too long"),
+        (len(params.data.payload) <= MAX_PAYLOAD, "attestation data payload is too long"),
     )
     for holds, problem in checks:
         if not holds:
