@@ -28,6 +28,7 @@ from tests.component.server_lab import (
 from vestibule.calls.channel import ServerChannel
 from vestibule.clock import SystemClock
 from vestibule.errors import VestibuleError
+from vestibule.identity.codes import AGENT_BANNED
 from vestibule.net.grpc import Client
 from vestibule.pki.chains import verify_x509_svid
 from vestibule.pki.csr import make_csr
@@ -150,6 +151,41 @@ async def test_a_banned_agent_is_told_so_and_its_streams_end(lab: Lab) -> None:
     assert denial_reason(await refusal(agent.renew())) == REASONS.AGENT_BANNED
     known = await lab.operator.agents.unary("GetAgent", agent_pb2.GetAgentRequest(id=wire_id(agent.id)))
     assert (known.banned, known.x509svid_serial_number) == (True, "")
+
+
+async def test_a_ban_holds_for_a_call_that_was_opened_before_it(lab: Lab) -> None:
+    agent = await lab.agent()
+    entry_id = await lab.entry("/ns/prod/sa/web", agent.id)
+    params = [svid_pb2.NewX509SVIDParams(entry_id=entry_id, csr=make_csr(generate_key()))]
+    with pytest.raises(VestibuleError) as caught:  # noqa: PT012
+        async with agent.svids.stream("BatchNewX509SVID", timeout=20) as stream:
+            await stream.send_request()  # the headers alone
+            await authorized(agent)  # on the same connection, so that they have arrived
+            await lab.operator.agents.unary("BanAgent", agent_pb2.BanAgentRequest(id=wire_id(agent.id)))
+            await stream.send_message(svid_pb2.BatchNewX509SVIDRequest(params=params), end=True)
+            await stream.recv_message()
+    assert caught.value.code is AGENT_BANNED
+
+
+async def test_nonsense_of_any_size_costs_a_stranger_more_than_the_server(lab: Lab) -> None:
+    agent, stranger = await lab.agent(), await lab.stranger()
+    entry_id = await lab.entry("/ns/prod/sa/web", agent.id)
+    evidence = types_pb2.AttestationData(type="x" * 3_000_000, payload=b"p")
+    params = agent_pb2.AttestAgentRequest.Params(
+        data=evidence, params=agent_pb2.AgentX509SVIDParams(csr=make_csr(generate_key()))
+    )
+
+    async def attack() -> None:
+        async with stranger.agents.stream("AttestAgent", timeout=20) as stream:
+            await stream.send_message(agent_pb2.AttestAgentRequest(params=params))
+            await stream.recv_message()
+
+    async with asyncio.timeout(20):
+        attacks = [refusal(attack()) for _ in range(3)]
+        *refused, result = await asyncio.gather(*attacks, agent.new_svid(entry_id))
+    assert result.status.code == 0
+    assert all(len(error.message) < 2000 for error in refused)
+    assert max(map(len, (lab.directory / "data" / "audit.jsonl").read_bytes().splitlines())) < 4000
 
 
 async def test_an_evicted_agent_has_to_attest_again(lab: Lab) -> None:

@@ -34,6 +34,8 @@ from vestibule.wire.gen.spire.types_pb2 import PermissionDeniedDetails
 RECHECK_SECONDS: Final = 10.0
 """A stream's caller is checked again at least this often, besides at every ban and eviction."""
 
+FAREWELL_SECONDS: Final = 5.0
+
 _log = logging.getLogger(__name__)
 
 
@@ -138,9 +140,12 @@ class Access:
                     await refuse(stream, error, denied_details(error))
                     return
                 set_caller(caller)
-                if lasting and caller.kind is CallerKind.AGENT:
+                if caller.kind is not CallerKind.AGENT:
+                    await handler.func(stream)
+                elif lasting:
                     await self._accompany(stream, caller, handler.func)
                 else:
+                    self._admit_message(path, stream)
                     await handler.func(stream)
                 outcome = "ok"
             finally:
@@ -168,6 +173,23 @@ class Access:
         await self._nodes.check(caller.spiffe_id, caller.serial, caller.not_after)  # 3
         return caller
 
+    def _admit_message(self, path: str, stream: Stream) -> None:
+        """Check the caller again if its message took its time, or somebody was thrown out meanwhile.
+
+        A call begins with its headers.  Without this, a banned agent could go on sending the messages of calls
+        that it opened before.
+        """
+        receive, departures = stream.recv_message, self._nodes.departures
+        seen, began = departures.value, time.monotonic()
+
+        async def admitted() -> Any:
+            message = await receive()
+            if departures.value != seen or time.monotonic() - began > RECHECK_SECONDS:
+                await self.admit(path, stream)
+            return message
+
+        stream.recv_message = admitted
+
     async def _accompany(
         self, stream: Stream, caller: Caller, answer: Callable[[Stream], Awaitable[None]]
     ) -> None:
@@ -194,7 +216,7 @@ class Access:
                 await self._still_fit(stream, caller)
             except VestibuleError as error:
                 _log.warning("ended a stream of %s: %s", caller, error)
-                await refuse(stream, error, denied_details(error))
+                await _say(stream, error)
                 return
             # Streams that began together are not checked together.
             pause = RECHECK_SECONDS * random.uniform(0.7, 1.0)  # noqa: S311 - spreads load only
@@ -211,3 +233,12 @@ class Access:
         if self._clock.now() > caller.not_after:
             raise CONNECTION_OUTLIVED.error("the certificate of this connection has expired: connect again")
         identify(stream, self._bundle_of, self._clock.now())
+
+
+async def _say(stream: Stream, error: VestibuleError) -> None:
+    """Tell why, but wait for nobody who does not listen: such a connection is cut."""
+    try:
+        async with asyncio.timeout(FAREWELL_SECONDS):
+            await refuse(stream, error, denied_details(error))
+    except TimeoutError:
+        stream._stream._transport.abort()
