@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +15,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 from tests.component.test_agent import ME, TD, Field, a_world, anything
 
+from vestibule import sdk
 from vestibule.calls.unix import unix_channel
 from vestibule.calls.workload_api import HEADER, SERVICE, WorkloadApi
 from vestibule.errors import VestibuleError
@@ -139,3 +143,50 @@ async def test_where_the_server_issues_none_the_agent_says_so() -> None:
             assert (await refusal(api.fetch_jwt_svids(["db"])))[0] is Status.UNIMPLEMENTED
             [bundle] = await api.fetch_jwt_bundles()
             assert bundle.jwt_authorities == ()
+
+
+async def test_the_sdk_fetches_and_verifies(world: Field) -> None:
+    agent = await world.agent()
+    await world.server.entry(agent.id, "/web", ME)
+    await agent.until(anything)
+    address = f"unix://{agent.settings.socket_path}"
+    svid = await sdk.fetch_jwt_svid("db", "queue", address=address)
+    assert (svid.spiffe_id, set(svid.audience)) == (WEB, {"db", "queue"})
+    assert (await sdk.fetch_jwt_svid("db", spiffe_id=str(WEB), address=address)).spiffe_id == WEB
+    assert (await sdk.validate_jwt_svid(svid.token, "queue", address=address)).spiffe_id == WEB
+    bundles = await sdk.fetch_jwt_bundles(address)
+    assert sdk.verify_jwt_svid(svid.token, "db", bundles).spiffe_id == WEB
+    for token, code in (
+        (svid.token, "VST1014"),
+        (TestAuthority(TD).jwt_svid("/web", "other").token, "VST1013"),
+    ):
+        with pytest.raises(VestibuleError, match=code):
+            sdk.verify_jwt_svid(token, "other", bundles)
+
+
+async def command(*words: str, stdin: str = "") -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "vestibule", *words, stdin=PIPE, stdout=PIPE, stderr=PIPE
+    )
+    out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 30)
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+async def test_the_command_line_fetches_and_validates(world: Field) -> None:
+    agent = await world.agent()
+    await world.server.entry(agent.id, "/web", ME)
+    await agent.until(anything)
+    where = ("--agent-socket", str(agent.settings.socket_path))
+    code, token, error = await command("svid", "fetch", "--jwt", "--audience", "db", *where)
+    assert (code, token.count("\n"), token.count(".")) == (0, 1, 2), error
+    code, out, error = await command("svid", "validate", "--audience", "db", *where, stdin=token)
+    assert (code, out.splitlines()[0]) == (0, str(WEB)), error
+    file = world.directory / "token"
+    file.write_text(token)
+    words = ("svid", "validate", "--audience", "other", "--token-file", str(file), "-o", "json", *where)
+    code, out, _ = await command(*words)
+    assert code != 0
+    assert json.loads(out)["errors"][0]["code"] == "VST2201"
+    for wrong in (("--jwt",), ("--audience", "db")):
+        code, _, error = await command("svid", "fetch", *wrong, *where)
+        assert code == 2, error

@@ -12,7 +12,7 @@ from vestibule.cli.output import Exit, Output, OutputOption, answer, run
 from vestibule.cli.server_calls import server_calls
 from vestibule.cli.sockets import ServerSocketOption
 from vestibule.pki.bundles import sha256_fingerprint, to_jwks, to_pem
-from vestibule.spiffe import TrustBundle, TrustDomain
+from vestibule.spiffe import JwtAuthority, TrustBundle, TrustDomain
 from vestibule.wire.gen.spire import bundle_pb2
 
 
@@ -42,6 +42,10 @@ def show(
             x509_authorities=tuple(each.asn1 for each in message.x509_authorities),
             sequence=message.sequence_number,
             refresh_hint=message.refresh_hint,
+            jwt_authorities=tuple(
+                JwtAuthority(key_id=each.key_id, public_key=each.public_key)
+                for each in message.jwt_authorities
+            ),
         )
         data = {
             "trust_domain": str(bundle.trust_domain),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -19,22 +20,66 @@ from vestibule.calls.workload_api import WorkloadApi, X509Context
 from vestibule.cli.codes import USAGE
 from vestibule.cli.output import Exit, Output, OutputOption, answer, console, run
 from vestibule.cli.sockets import AgentSocketOption, find_sockets
-from vestibule.spiffe import X509Svid
+from vestibule.pki.jwt import MAX_TOKEN
+from vestibule.spiffe import JwtSvid, SpiffeId, X509Svid
 
 PRIVATE: Final = 0o600
 PUBLIC: Final = 0o644
 
 
-def fetch(agent_socket: AgentSocketOption = None, output: OutputOption = Output.TEXT) -> None:
-    """Show the X.509-SVIDs of this process, after verifying them.  Private keys are never printed."""
+def fetch(
+    jwt: Annotated[bool, typer.Option("--jwt", help="A JWT-SVID of each identity instead.")] = False,
+    audience: Annotated[
+        list[str] | None,
+        typer.Option("--audience", help="With --jwt: whom the token will be shown to; may be repeated."),
+    ] = None,
+    spiffe_id: Annotated[
+        str | None, typer.Option("--spiffe-id", help="With --jwt: of this identity only.")
+    ] = None,
+    agent_socket: AgentSocketOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Show the X.509-SVIDs of this process, after verifying them.  Private keys are never printed.
+
+    With --jwt --audience, print a JWT-SVID of each identity: one line each, good for whoever has it.
+    """
 
     async def main() -> Exit:
+        if jwt:
+            await _fetch_jwt(agent_socket, audience or [], spiffe_id, output)
+            return Exit.FINE
+        if audience or spiffe_id:
+            raise USAGE.error(
+                "--audience and --spiffe-id are for --jwt", advice="Add --jwt, or leave them out."
+            )
         async with _api(agent_socket) as api:
             context = await api.fetch()
         _show(context, output)
         return Exit.FINE
 
     run(output, "svid", main)
+
+
+def validate(
+    audience: Annotated[str, typer.Option("--audience", help="Who is asking: what the token must be for.")],
+    token_file: Annotated[
+        Path,
+        typer.Option("--token-file", metavar="FILE|-", help="Where the token is; never on the command line."),
+    ] = Path("-"),
+    agent_socket: AgentSocketOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Ask the agent whether a JWT-SVID, read from a file or from standard input, proves an identity."""
+
+    async def main() -> Exit:
+        token = _read_token(token_file)
+        async with _api(agent_socket) as api:
+            svid = await api.validate_jwt_svid(token, audience)
+        data = {"spiffe_id": str(svid.spiffe_id), "claims": dict(svid.claims)}
+        answer(output, "jwt-validation", data, lambda: _print_jwt(svid))
+        return Exit.FINE
+
+    run(output, "jwt-validation", main)
 
 
 def watch(agent_socket: AgentSocketOption = None, output: OutputOption = Output.TEXT) -> None:
@@ -164,3 +209,42 @@ def pem(label: str, der: bytes) -> str:
     text = base64.b64encode(der).decode()
     lines = "\n".join(text[start : start + 64] for start in range(0, len(text), 64))
     return f"-----BEGIN {label}-----\n{lines}\n-----END {label}-----\n"
+
+
+async def _fetch_jwt(
+    agent_socket: Path | None, audience: list[str], spiffe_id: str | None, output: Output
+) -> None:
+    if not audience:
+        raise USAGE.error("--jwt needs an audience", advice="Add --audience NAME: who will verify the token.")
+    wanted = SpiffeId.parse(spiffe_id) if spiffe_id else None
+    async with _api(agent_socket) as api:
+        svids = await api.fetch_jwt_svids(audience, wanted)
+    data = {"svids": [_jwt_facts(svid) for svid in svids]}
+    answer(output, "jwt-svid", data, lambda: typer.echo("\n".join(svid.token for svid in svids)))
+
+
+def _jwt_facts(svid: JwtSvid) -> dict[str, Any]:
+    return {
+        "spiffe_id": str(svid.spiffe_id),
+        "audience": list(svid.audience),
+        "expires_at": svid.expires_at.isoformat(),
+        "hint": svid.hint,
+        "token": svid.token,
+    }
+
+
+def _print_jwt(svid: JwtSvid) -> None:
+    left = int((svid.expires_at - datetime.now(UTC)).total_seconds())
+    console.print(f"[bold]{svid.spiffe_id}[/]")
+    console.print(f"  audience   {escape(', '.join(svid.audience))}")
+    console.print(f"  expires    {svid.expires_at:%Y-%m-%d %H:%M:%S} UTC, in {left} s")
+
+
+def _read_token(path: Path) -> str:
+    try:
+        if str(path) == "-":
+            return sys.stdin.read(MAX_TOKEN + 2).strip()
+        with path.open(encoding="ascii") as file:
+            return file.read(MAX_TOKEN + 2).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise USAGE.error(f"cannot read a token from {path}: {error}", advice="Check the file.") from error

@@ -1,4 +1,4 @@
-"""What applications import: their X.509 identity from the Workload API, and TLS contexts that follow it.
+"""What applications import: their identity from the Workload API, TLS contexts that follow it, and tokens.
 
 ::
 
@@ -6,19 +6,26 @@
         context = client_context(source, authorize_ids("spiffe://example.org/ns/prod/sa/payments"))
         reader, writer = await asyncio.open_connection("payments.internal", 8443, ssl=context)
 
+Where a certificate cannot go, because something in between ends TLS, a token does::
+
+    svid = await fetch_jwt_svid("payments")  # the caller: Authorization: Bearer {svid.token}
+    caller = await validate_jwt_svid(token, "payments")  # payments: caller.spiffe_id
+
 Works with any implementation of the SPIFFE Workload API, and needs nothing but the base install.
 """
 
 from vestibule.calls.workload_api import X509Context
 from vestibule.sdk.authorizers import Authorizer, authorize_ids, authorize_member_of
 from vestibule.sdk.endpoint import Endpoint
+from vestibule.sdk.jwt import fetch_jwt_bundles, fetch_jwt_svid, validate_jwt_svid, verify_jwt_svid
 from vestibule.sdk.source import X509Source, fetch_x509_context
 from vestibule.sdk.tls import client_context, peer_id, server_context
-from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain, X509Svid
+from vestibule.spiffe import JwtSvid, SpiffeId, TrustBundle, TrustDomain, X509Svid
 
 __all__ = [
     "Authorizer",
     "Endpoint",
+    "JwtSvid",
     "SpiffeId",
     "TrustBundle",
     "TrustDomain",
@@ -28,7 +35,11 @@ __all__ = [
     "authorize_ids",
     "authorize_member_of",
     "client_context",
+    "fetch_jwt_bundles",
+    "fetch_jwt_svid",
     "fetch_x509_context",
     "peer_id",
     "server_context",
+    "validate_jwt_svid",
+    "verify_jwt_svid",
 ]
