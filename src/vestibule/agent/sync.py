@@ -74,10 +74,15 @@ class Sync:
         first_trust: FirstTrust,
         proof: Callable[[], NodeProof],
         clock: Clock,
+        reattests: bool = False,
         renewed: Callable[[], None] = lambda: None,
         jitter: Callable[[], float] = lambda: random.uniform(-1, 1),  # noqa: S311 - spreads load, hides nothing
     ) -> None:
-        """``proof`` gives the evidence to join with, or raises; ``renewed`` hears when ``credential`` changed."""
+        """``proof`` gives the evidence to join with, or raises; ``renewed`` hears when ``credential`` changed.
+
+        With ``reattests`` the agent attests again instead of renewing its SVID, as servers demand where evidence can
+        be repeated.
+        """
         self._trust_domain = trust_domain
         self._cache = cache
         self._vault = vault
@@ -85,6 +90,8 @@ class Sync:
         self._fetch_unverified = fetch_unverified
         self._first_trust = first_trust
         self._proof = proof
+        self._reattests = reattests
+        self._reattest_at: datetime | None = None
         self._clock = clock
         self._renewed = renewed
         self._jitter = jitter
@@ -222,7 +229,7 @@ class Sync:
         now = self._cache.now
         duties = [held.renew_at for each, held in now.svids.items() if each not in self._refused]
         duties += self._refused.values()
-        duties += [now.own.renew_at] if now.own else []
+        duties += [self._reattest_at or now.own.renew_at] if now.own else []
         duties += [self._clock.now() + SAVE_AGAIN] if self._unsaved else []
         # SVIDs of a second or two are renewed as fast as this, and no faster.
         return max(min(duties), self._clock.now() + SHORTEST_REST) if duties else None
@@ -291,17 +298,20 @@ class Sync:
         if own is None or self._is_spent() or self._rejoin:
             await self._join()
         elif own.renew_at <= self._clock.now():
-            await self._renew()
+            await (self._reattest() if self._reattests else self._renew())
 
     async def _join(self) -> None:
         proof = self._proof()
-        evidence = hashlib.sha256(await proof.payload()).digest()
-        if evidence in self._spent:
-            raise CANNOT_JOIN.error("the agent has to join again, and its join token is used up")
-        key = generate_key()
-        chain = await self._attest(proof, make_csr(key), evidence)
+        try:
+            evidence = hashlib.sha256(await proof.payload()).digest() if proof.single_use else b""
+            if evidence in self._spent:
+                raise CANNOT_JOIN.error("the agent has to join again, and its join token is used up")
+            key = generate_key()
+            chain = await self._attest(proof, make_csr(key), evidence)
+        finally:
+            await proof.close()
         await self._take_own(key, chain)
-        self._rejoin = False
+        self._rejoin, self._reattest_at = False, None
         self._mark(entries=True, bundle=True)
         assert self._cache.now.own is not None
         _log.info("joined as %s", self._cache.now.own.svid.spiffe_id)
@@ -310,12 +320,25 @@ class Sync:
         try:
             chain = await self._upstream.attest(proof, csr)
         except VestibuleError as error:
-            if error.code.kind not in _TEMPORARY and error.code is not MUST_ATTEST:
+            if evidence and error.code.kind not in _TEMPORARY and error.code is not MUST_ATTEST:
                 # The server would refuse, and put on record, every further attempt.
                 self._spent.add(evidence)
             raise
-        self._spent.add(evidence)
+        if evidence:
+            self._spent.add(evidence)
         return chain
+
+    async def _reattest(self) -> None:
+        """Attest again while the SVID is still valid; a refusal does not keep from the other duties."""
+        if self._reattest_at is not None and self._reattest_at > self._clock.now():
+            return
+        try:
+            await self._join()
+        except VestibuleError as error:
+            if error.code is BANNED or error.code.kind in _TEMPORARY:
+                raise
+            _log.error("cannot attest again: %s (%s)", error, error.advice)
+            self._reattest_at = self._clock.now() + timedelta(seconds=REFUSED_PAUSE)
 
     async def _renew(self) -> None:
         key = generate_key()

@@ -64,7 +64,7 @@ class Workloads:
     async def attest(self, caller: Caller) -> frozenset[Selector]:
         """What is true of a process now.  Raises: VST2050, VST2312."""
         selectors = await attest_workload(self._attestors, caller.check())
-        _log.debug("attested %s: %s", caller, shown(selectors))
+        _log.debug("attested %s: %s", caller, ", ".join(sorted(map(shown, selectors))))
         return selectors
 
     def ids(self, selectors: frozenset[Selector]) -> list[SpiffeId]:
@@ -190,7 +190,7 @@ class Workloads:
 
 def _no_identity(selectors: frozenset[Selector]) -> VestibuleError:
     # A process may know what is true of itself; with it, whoever reads this can write the entry.
-    texts = sorted(str(each) for each in selectors if not each.value.startswith(_TOO_LONG))
+    texts = sorted(shown(each) for each in selectors if not each.value.startswith(_TOO_LONG))
     more = ["…"] if len(texts) > _SHOWN else []
     return NO_IDENTITY.error(
         "no identity issued: no registration entry matches the calling process "

@@ -28,7 +28,7 @@ from vestibule.agent.sync import Sync
 from vestibule.agent.vault import Vault
 from vestibule.agent.workloads import Workloads
 from vestibule.app.agent_attestors import DEFAULT as DEFAULT_ATTESTORS
-from vestibule.app.agent_attestors import workload_attestors
+from vestibule.app.agent_attestors import JOIN_TOKEN, proof_source, workload_attestors
 from vestibule.app.attestor_choices import Choice
 from vestibule.attest.workload.supervised import Vouched, is_descendant
 from vestibule.calls.ads import AdsCalls
@@ -82,6 +82,7 @@ class AgentSettings:
     supervisor_fd: int | None = None
     health: Address | None = None
     workload_attestors: tuple[Choice, ...] = DEFAULT_ATTESTORS
+    node_attestor: Choice = JOIN_TOKEN
 
     @property
     def kek(self) -> Path:
@@ -131,6 +132,8 @@ class Agent:
         self.channel = ServerChannel(
             settings.server, bundle=self._bundle, svid=lambda: self.sync.credential, clock=clock
         )
+        tokens = JoinTokenFile(settings.join_token_file, settings.trust_domain)
+        proofs = proof_source(settings.node_attestor, tokens.proof)
         identity_api = IdentityApi(self.channel, settings.trust_domain)
         self.sync = Sync(
             trust_domain=settings.trust_domain,
@@ -139,8 +142,9 @@ class Agent:
             upstream=identity_api,
             fetch_unverified=self._fetch_unverified,
             first_trust=settings.first_trust,
-            proof=JoinTokenFile(settings.join_token_file, settings.trust_domain).proof,
+            proof=proofs.make,
             clock=clock,
+            reattests=proofs.reattests,
             renewed=self.channel.renew,
         )
         self.jwt_svids = JwtSvids(self.cache, identity_api, clock, self.sync.refresh_bundle)

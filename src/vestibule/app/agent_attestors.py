@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from vestibule.app.attestor_choices import (
+    PROOF_PLUGINS,
     WORKLOAD_PLUGINS,
     Choice,
     choices_of,
+    no_name_twice,
     no_settings,
     parse_choice,
     plugin,
@@ -19,12 +21,14 @@ from vestibule.app.attestor_choices import (
     settings_of,
 )
 from vestibule.app.codes import INVALID_SETTING
+from vestibule.attest.node import NodeProof
 from vestibule.attest.workload.ports import WorkloadAttestor
 from vestibule.attest.workload.supervised import SupervisedAttestor, Vouched
 from vestibule.attest.workload.unix import UnixAttestor, UnixSettings
 from vestibule.records import Address
 
 DEFAULT: Final = (Choice(name="unix"), Choice(name="supervised"))
+JOIN_TOKEN: Final = Choice(name="join_token")
 MAX_PODS_BYTES: Final = 64 * 1024 * 1024
 MAX_TOKEN_BYTES: Final = 64 * 1024
 
@@ -34,15 +38,20 @@ class Chosen:
     """What the operator wants."""
 
     workload: tuple[Choice, ...] = DEFAULT
+    node: Choice = JOIN_TOKEN
 
 
-def chosen_attestors(file: Path | None, workload: Sequence[str]) -> Chosen:
+def chosen_attestors(file: Path | None, workload: Sequence[str], node: str = "") -> Chosen:
     """What was asked for on the command line, else in a file, else the default.  Raises: VST9110."""
-    written = {} if file is None else read_attestors(file, ("workload_attestors",))
+    written = {} if file is None else read_attestors(file, ("workload_attestors", "node_attestor"))
+    proofs = (parse_choice(node),) if node else choices_of(written.get("node_attestor") or (JOIN_TOKEN,))
+    if len(proofs) != 1:
+        raise INVALID_SETTING.error("an agent attests its node in one way")
     return Chosen(
         workload=tuple(map(parse_choice, workload))
         or choices_of(written.get("workload_attestors") or ())
         or DEFAULT,
+        node=proofs[0],
     )
 
 
@@ -51,9 +60,7 @@ def workload_attestors(choices: Sequence[Choice], vouched: Vouched) -> tuple[Wor
 
     Raises: VST9110.
     """
-    names = [choice.name for choice in choices]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise INVALID_SETTING.error(f"attestor {', '.join(sorted(twice))} is chosen twice")
+    no_name_twice(choices)
     found: list[WorkloadAttestor] = [SupervisedAttestor(vouched)]
     for choice in choices:
         if choice.name == "supervised":
@@ -140,4 +147,70 @@ _MAKERS: Final[Mapping[str, Callable[[Choice], Any]]] = {
     "systemd": _systemd,
     "docker": _docker,
     "k8s": _k8s,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProofSource:
+    """Makes the proof for each attestation; with ``reattests`` the agent attests instead of renewing."""
+
+    make: Callable[[], NodeProof]
+    reattests: bool = False
+
+
+def proof_source(choice: Choice, join_token: Callable[[], NodeProof]) -> ProofSource:
+    """The agent's way to prove its node.  Raises: VST9110."""
+    if choice.name == JOIN_TOKEN.name:
+        no_settings(choice)
+        return ProofSource(make=join_token)
+    if maker := _PROOFS.get(choice.name):
+        return maker(choice)
+    made = plugin(PROOF_PLUGINS, choice, (JOIN_TOKEN.name, *_PROOFS))(choice.values)
+    return ProofSource(make=made.make, reattests=bool(made.reattests))
+
+
+def _x509pop(choice: Choice) -> ProofSource:
+    from vestibule.attest.node.x509pop import X509PopProof, X509PopProofSettings
+
+    settings = settings_of(X509PopProofSettings, choice)
+    return ProofSource(make=lambda: X509PopProof(settings), reattests=True)
+
+
+def _http_challenge(choice: Choice) -> ProofSource:
+    from vestibule.attest.node.http_challenge import HttpChallengeProof, HttpChallengeProofSettings
+
+    settings = settings_of(HttpChallengeProofSettings, choice)
+    return ProofSource(make=lambda: HttpChallengeProof(settings), reattests=settings.reattest)
+
+
+def _k8s_psat(choice: Choice) -> ProofSource:
+    from vestibule.attest.node.k8s_psat import K8sPsatProof, K8sPsatProofSettings
+
+    settings = settings_of(K8sPsatProofSettings, choice)
+    return ProofSource(make=lambda: K8sPsatProof(settings), reattests=True)
+
+
+def _gcp_iit(choice: Choice) -> ProofSource:
+    from vestibule.attest.node.gcp_iit import GcpIitProof, GcpIitProofSettings
+    from vestibule.calls.http import HttpServer
+
+    settings = settings_of(GcpIitProofSettings, choice)
+    where = host_and_port(choice, settings.metadata)
+    return ProofSource(make=lambda: GcpIitProof(settings, HttpServer(host=where.host, port=where.port)))
+
+
+def _aws_iid(choice: Choice) -> ProofSource:
+    from vestibule.attest.node.aws_iid import AwsIidProof, AwsIidProofSettings
+    from vestibule.calls.http import HttpServer
+
+    where = host_and_port(choice, settings_of(AwsIidProofSettings, choice).metadata)
+    return ProofSource(make=lambda: AwsIidProof(HttpServer(host=where.host, port=where.port)))
+
+
+_PROOFS: Final[Mapping[str, Callable[[Choice], ProofSource]]] = {
+    "x509pop": _x509pop,
+    "http_challenge": _http_challenge,
+    "k8s_psat": _k8s_psat,
+    "gcp_iit": _gcp_iit,
+    "aws_iid": _aws_iid,
 }

@@ -59,9 +59,18 @@ def run(
             help="How workloads are known, repeatable: unix, systemd, docker, k8s. [default: unix]",
         ),
     ] = None,
+    node_attestor: Annotated[
+        str,
+        typer.Option(
+            "--node-attestor",
+            metavar="NAME[=KEY=VALUE,...]",
+            help="How this node proves itself: join_token, x509pop, http_challenge, k8s_psat, gcp_iit, aws_iid. "
+            "[default: join_token]",
+        ),
+    ] = "",
     attestors: Annotated[
         Path | None,
-        typer.Option("--attestors", help="YAML file with workload_attestors; options win."),
+        typer.Option("--attestors", help="YAML file with workload_attestors and node_attestor; options win."),
     ] = None,
     supervisor_fd: Annotated[
         int | None,
@@ -89,7 +98,7 @@ def run(
     from vestibule.processes.signals import Shutdown
 
     async def main() -> Exit:
-        chosen = chosen_attestors(attestors, workload_attestor or ())
+        chosen = chosen_attestors(attestors, workload_attestor or (), node_attestor)
         settings = AgentSettings(
             trust_domain=TrustDomain.parse(trust_domain),
             server=_address("--server", server),
@@ -104,6 +113,7 @@ def run(
             supervisor_fd=supervisor_fd,
             health=None if health == "off" else _address("--health", health),
             workload_attestors=chosen.workload,
+            node_attestor=chosen.node,
         )
 
         def ready(spiffe_id: SpiffeId) -> None:

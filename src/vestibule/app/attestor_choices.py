@@ -94,6 +94,13 @@ def no_settings(choice: Choice) -> None:
         raise INVALID_SETTING.error(f"attestor {choice.name} has no settings")
 
 
+def no_name_twice(choices: Sequence[Choice]) -> None:
+    """Raises: VST9110 if an attestor is chosen twice."""
+    names = [choice.name for choice in choices]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise INVALID_SETTING.error(f"attestor {', '.join(twice)} is chosen twice")
+
+
 def plugin(group: str, choice: Choice, known: Sequence[str]) -> Callable[..., Any]:
     """The factory of an attestor that another package brings.  Raises: VST9110 if there is none."""
     for entry in entry_points(group=group, name=choice.name):

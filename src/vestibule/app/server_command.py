@@ -55,6 +55,15 @@ def run(
     key_storage: Annotated[
         KeyStorage | None, typer.Option("--key-storage", help="Where the authorities' keys live.")
     ] = None,
+    node_attestor: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--node-attestor",
+            metavar="NAME[=KEY=VALUE,...]",
+            help="How nodes may attest, repeatable: join_token, x509pop, http_challenge, k8s_psat, gcp_iit, aws_iid. "
+            "[default: join_token]",
+        ),
+    ] = None,
     kek_file: Annotated[
         Path | None, typer.Option("--kek-file", help="The key that seals the keys. [default: DATA_DIR/kek]")
     ] = None,
@@ -81,6 +90,7 @@ def run(
             "agent_ttl": agent_ttl,
             "key_storage": key_storage,
             "kek_file": kek_file,
+            "node_attestors": node_attestor or None,
             **_address("bind_address", "bind_port", bind),
             **_address("health_address", "health_port", health),
         }

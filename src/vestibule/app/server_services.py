@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vestibule.app.codes import DATA_IN_USE, FOREIGN_DATA
+from vestibule.app.server_attestors import node_attestors
 from vestibule.app.server_settings import KeyStorage, ServerSettings
-from vestibule.attest.node.join_token import JoinTokenAttestor
 from vestibule.audit import Audit, AuditLog
 from vestibule.clock import Clock
 from vestibule.identity.authorities import Authorities
@@ -83,7 +83,7 @@ async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servic
                     default_ttl=settings.default_jwt_svid_ttl,
                     issuer=settings.jwt_issuer,
                 )
-                attestors = (JoinTokenAttestor(store.join_tokens, domain),)
+                attestors = node_attestors(settings.node_attestors, domain, store.join_tokens)
                 nodes = Nodes(store, issuance, registration, attestors, audit, clock, domain)
                 identity = ServerIdentity(issuance, clock, domain)
                 await authorities.start()

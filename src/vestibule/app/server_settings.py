@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from vestibule.app.attestor_choices import Choice, choices_of
 from vestibule.app.codes import INVALID_SETTING
 from vestibule.cli.durations import parse_duration
 from vestibule.errors import VestibuleError, Where
@@ -51,6 +52,7 @@ class ServerSettings:
     key_storage: KeyStorage = KeyStorage.DISK
     kek_file: Path | None = None
     intent: Path | None = None
+    node_attestors: tuple[Choice, ...] = (Choice(name="join_token"),)
     drain: timedelta = field(default=timedelta(seconds=5))
 
     def __post_init__(self) -> None:
@@ -81,7 +83,9 @@ def _check_issuer(text: str) -> None:
     url = urlsplit(text)
     plain = not (url.query or url.fragment or url.username or url.password)
     if url.scheme != "https" or not url.hostname or not plain or text.endswith("/") or not text.isascii():
-        raise INVALID_SETTING.error(f"jwt_issuer {text!r} is not https://HOST[/PATH] without a slash at its end")
+        raise INVALID_SETTING.error(
+            f"jwt_issuer {text!r} is not https://HOST[/PATH] without a slash at its end"
+        )
 
 
 def server_settings(
@@ -142,6 +146,8 @@ def _typed(name: str, value: Any) -> Any:
     """The value of a setting as its field wants it."""
     if name == "trust_domain":
         return value if isinstance(value, TrustDomain) else TrustDomain.parse(str(value))
+    if name == "node_attestors":
+        return choices_of(value)
     if name in _PATHS:
         return Path(str(value)).expanduser().absolute()
     if name in _DURATIONS:

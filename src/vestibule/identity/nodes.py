@@ -6,12 +6,13 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from vestibule.attest.node import AttestedNode, Challenge, NodeAttestor
-from vestibule.attest.node.codes import UNKNOWN_ATTESTATION_TYPE
+from vestibule.attest.node.codes import EVIDENCE_USED, FOREIGN_AGENT_ID, UNKNOWN_ATTESTATION_TYPE
 from vestibule.attest.node.join_token import agent_id as join_token_agent_id
 from vestibule.audit import Audit, AuditEvent
 from vestibule.clock import Clock
@@ -73,6 +74,7 @@ class Nodes:
         self._clock = clock
         self._trust_domain = trust_domain
         self._changing = asyncio.Lock()
+        self._first_use = asyncio.Lock()
         self.departures: Final = Beacon()
         """Changes whenever an agent is banned or evicted."""
 
@@ -113,7 +115,7 @@ class Nodes:
     ) -> Attested:
         """Judge an agent's evidence and give it its SVID; refusals are recorded, too.
 
-        Raises: VST2001 and the attestor's errors, VST1211 (banned), VST1200, errors of ``pki.csr``.
+        Raises: VST2001, VST2005, VST2006 and the attestor's errors, VST1211 (banned), VST1200, errors of ``pki.csr``.
         """
         try:
             return await self._attest(kind, payload, csr, challenge, address)
@@ -133,12 +135,22 @@ class Nodes:
             raise UNKNOWN_ATTESTATION_TYPE.error(f"could not find node attestor type {kind!r}")
         # 2. The CSR is sound before evidence that can be used only once is used up.
         self._issuance.check_csr(csr)
-        # 3. The evidence holds, and says which node this is.
+        # 3. The evidence holds, and says which node this is: one of the attestor's own kind.
         node = await attestor.attest(payload, challenge, self._clock.now())
-        # 4. That node is not banned.
+        _check_bounds(node, attestor.name, self._trust_domain)
+        # Of any number at the same time, one is the first.
+        async with self._first_use if node.first_use_only else nullcontext():
+            return await self._admit(node, kind, csr, address)
+
+    async def _admit(self, node: AttestedNode, kind: str, csr: bytes, address: str) -> Attested:
+        # 4. That node is not banned, nor known already where only the first use counts.
         known = await self._store.agents.get(node.agent_id)
         if known is not None and known.banned:
             raise AGENT_BANNED.error("failed to attest: agent is banned")
+        if known is not None and node.first_use_only:
+            raise EVIDENCE_USED.error(
+                f"agent {node.agent_id} is attested already, by evidence that counts once"
+            )
         # 5. Its SVID is issued and on record before the agent becomes known by it.
         svid, issued = await self._issuance.for_agent(node.agent_id, csr)
         await self._audit.record([_attested(node, kind, address), issued])
@@ -311,6 +323,17 @@ class Nodes:
 
 def _alias_selectors(node_id: SpiffeId) -> frozenset[Selector]:
     return frozenset({Selector("spiffe_id", str(node_id))})
+
+
+def _check_bounds(node: AttestedNode, kind: str, trust_domain: TrustDomain) -> None:
+    """An attestor, also one that somebody else wrote, speaks for its own kind of agents only.  Raises: VST2006."""
+    below = f"/spire/agent/{kind}/"
+    if node.agent_id.trust_domain != trust_domain or not node.agent_id.path.startswith(below):
+        raise FOREIGN_AGENT_ID.error(f"the attestor {kind} named an agent {node.agent_id}")
+    if foreign := {selector.type for selector in node.selectors} - {kind}:
+        raise FOREIGN_AGENT_ID.error(
+            f"the attestor {kind} gave selectors of type {', '.join(sorted(foreign))}"
+        )
 
 
 def _attested(node: AttestedNode, kind: str, address: str) -> AuditEvent:

@@ -19,6 +19,7 @@ from vestibule.agent.ports import Chain
 from vestibule.agent.sync import REFUSED_PAUSE, SAVE_AGAIN, Pause, Sync
 from vestibule.agent.vault import Vault
 from vestibule.attest.node import NodeProof
+from vestibule.attest.node.codes import EVIDENCE_REFUSED
 from vestibule.attest.node.join_token import JoinTokenProof
 from vestibule.calls.codes import BAD_ANSWER, BANNED, MUST_ATTEST, OTHER_TRUST_DOMAIN
 from vestibule.calls.identity_api import Revisions
@@ -57,6 +58,7 @@ class ServerDouble:
         self.calls: list[str] = []
         self.away = False
         self.standing: VestibuleError | None = None
+        self.attest_refusal: VestibuleError | None = None
         self.swap_keys = False
         self.wrong_names: set[str] = set()
         self.refused: set[str] = set()
@@ -87,6 +89,8 @@ class ServerDouble:
 
     async def attest(self, proof: NodeProof, csr: bytes) -> Chain:
         self._answer("attest")
+        if self.attest_refusal is not None:
+            raise self.attest_refusal
         return self._sign(AGENT, csr)
 
     async def renew(self, csr: bytes) -> Chain:
@@ -149,7 +153,7 @@ class Bench:
         return self.cache.now.svids[name].svid.serial
 
 
-def assemble(tmp_path: Path, server: ServerDouble, clock: FakeClock) -> Bench:
+def assemble(tmp_path: Path, server: ServerDouble, clock: FakeClock, *, reattests: bool = False) -> Bench:
     cache = SvidCache()
     vault = Vault(tmp_path / "holdings.sealed", Sealer(b"k" * 32), TD)
     tokens = ["t"]
@@ -168,6 +172,7 @@ def assemble(tmp_path: Path, server: ServerDouble, clock: FakeClock) -> Bench:
         fetch_unverified=fetch,
         first_trust=FirstTrust(insecure=True),
         proof=proof,
+        reattests=reattests,
         clock=clock,
         jitter=lambda: 0.0,
     )
@@ -388,3 +393,41 @@ def test_pauses_grow_to_a_bound_and_start_anew() -> None:
     assert grown[-1] == grown[-2] == 5.0
     pause.reset()
     assert pause.next() == grown[0]
+
+
+async def test_where_evidence_can_be_repeated_the_agent_attests_instead_of_renewing(tmp_path: Path) -> None:
+    clock = FakeClock()
+    bench = assemble(tmp_path, ServerDouble(clock), clock, reattests=True)
+    async with running(bench):
+        await bench.settled()
+        before = bench.cache.now.own
+        assert before is not None
+        bench.tokens.append("fresh")
+        bench.server.calls.clear()
+        clock.advance(timedelta(minutes=31))
+        await bench.until(lambda: bench.cache.now.own != before)
+        assert "attest" in bench.server.calls
+        assert "renew" not in bench.server.calls
+        assert bench.sync.credential is not None
+
+
+async def test_a_refused_repetition_leaves_the_svid_in_use_and_is_tried_again_later(tmp_path: Path) -> None:
+    clock = FakeClock()
+    server = ServerDouble(clock)
+    bench = assemble(tmp_path, server, clock, reattests=True)
+    async with running(bench):
+        await bench.settled()
+        own = bench.cache.now.own
+        server.attest_refusal = EVIDENCE_REFUSED.error("refused")
+        bench.tokens.append("second")
+        clock.advance(timedelta(minutes=31))
+        await bench.until(lambda: bench.sync._reattest_at is not None)
+        await clock.until_asleep()
+        server.put(entry("b"))
+        await bench.until(lambda: len(bench.cache.now.svids) == len(server.entries))
+        assert bench.cache.now.own == own
+        assert bench.sync.credential is not None
+        server.attest_refusal = None
+        bench.tokens.append("third")
+        clock.advance(timedelta(seconds=31))
+        await bench.until(lambda: bench.cache.now.own != own)

@@ -64,6 +64,7 @@ class JoinTokenProof:
     """The agent's half."""
 
     name = NAME
+    single_use = True
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -75,3 +76,6 @@ class JoinTokenProof:
     async def respond(self, challenge: bytes) -> bytes:
         """Join tokens know no challenges.  Raises: VST2002."""
         raise UNEXPECTED_CHALLENGE.error("the server challenged a join token")
+
+    async def close(self) -> None:
+        """There is nothing to put away."""

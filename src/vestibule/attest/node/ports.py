@@ -18,13 +18,15 @@ class AttestedNode:
     """What an attestor found out.
 
     ``can_reattest`` says whether the same evidence proves the node again; if not, its agent renews its
-    SVID instead.  ``alias`` is an identity to give to the node beside its own (SPIRE's ``-spiffeID`` of a
-    join token).
+    SVID instead.  ``first_use_only`` refuses a node that is attested already, where evidence does not change and can
+    be had by others on the node.  ``alias`` is an identity to give to the node beside its own (SPIRE's ``-spiffeID``
+    of a join token).
     """
 
     agent_id: SpiffeId
     selectors: frozenset[Selector] = frozenset()
     can_reattest: bool = False
+    first_use_only: bool = False
     alias: SpiffeId | None = None
 
 
@@ -42,11 +44,16 @@ class NodeAttestor(Protocol):
 
 
 class NodeProof(Protocol):
-    """The agent's half."""
+    """The agent's half, for one attestation."""
 
     @property
     def name(self) -> str:
         """The attestation type, such as ``join_token``."""
+        ...
+
+    @property
+    def single_use(self) -> bool:
+        """Whether the same payload is pointless to send again, whatever the server answered to it."""
         ...
 
     async def payload(self) -> bytes:
@@ -55,4 +62,8 @@ class NodeProof(Protocol):
 
     async def respond(self, challenge: bytes) -> bytes:
         """The answer to one challenge.  Raises: VST2002 for a kind that has none."""
+        ...
+
+    async def close(self) -> None:
+        """The attestation is over, however it ended; may be called at any time, and twice."""
         ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from vestibule.attest.workload.codes import ATTESTOR_TIMED_OUT, FOREIGN_SELECTORS, NOT_ATTESTED
@@ -62,12 +62,8 @@ async def _ask(attestor: WorkloadAttestor, process: Process, patience: float) ->
     return found
 
 
-def shown(selectors: Iterable[Selector]) -> str:
-    """Selectors for a log: a container's environment may hold secrets, so only its names are shown."""
-    return ", ".join(sorted(map(_shown, selectors)))
-
-
-def _shown(selector: Selector) -> str:
+def shown(selector: Selector) -> str:
+    """A selector for a log or message: a container's environment may hold secrets, so only its names are shown."""
     if selector.value.startswith("env:"):
         return f"{selector.type}:{selector.value.partition('=')[0]}=…"
     return str(selector)

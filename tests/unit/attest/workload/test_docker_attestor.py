@@ -77,8 +77,8 @@ async def test_a_container_is_known_by_labels_environment_and_image(
 async def test_the_environment_can_be_left_out_and_is_never_shown(directory: Path, engine: FakeHttp) -> None:
     found = await attestor(directory, env=False).attest(inside())
     assert not [each for each in found if each.value.startswith("env:")]
-    assert "secret" not in shown(await attestor(directory).attest(inside()))
-    assert shown([Selector("docker", "env:PASSWORD=secret")]) == "docker:env:PASSWORD=…"
+    assert not [each for each in await attestor(directory).attest(inside()) if "secret" in shown(each)]
+    assert shown(Selector("docker", "env:PASSWORD=secret")) == "docker:env:PASSWORD=…"
 
 
 @pytest.mark.parametrize("path", ["/", f"/kubepods/pod{POD}/cri-containerd-{CONTAINER}.scope"])
