@@ -31,6 +31,7 @@ from vestibule.identity.codes import (
 )
 from vestibule.identity.issuance import Issuance, IssuedSvid
 from vestibule.identity.names import agent_id, workload_id
+from vestibule.identity.refusals import Refusals
 from vestibule.identity.registration import Registration
 from vestibule.records import AgentRecord, Entry, JoinToken
 from vestibule.spiffe import Selector, SpiffeId, TrustDomain
@@ -74,6 +75,7 @@ class Nodes:
         self._clock = clock
         self._trust_domain = trust_domain
         self._changing = asyncio.Lock()
+        self._refusals = Refusals()
         self._first_use = asyncio.Lock()
         self.departures: Final = Beacon()
         """Changes whenever an agent is banned or evicted."""
@@ -184,12 +186,15 @@ class Nodes:
                 raise outcome
 
     async def _record_refusal(self, kind: str, address: str, error: VestibuleError) -> None:
+        left_out = self._refusals.next(self._clock.now())
+        if left_out is None:
+            return
         event = AuditEvent(
             actor=f"anonymous:{address}",
             action="agent.attest",
             subject=f"attestation:{kind[:64]}",
             outcome=error.code.code,
-            details={"error": error.message},
+            details={"error": error.message[:300], **({"refusals_left_out": left_out} if left_out else {})},
         )
         try:
             await self._audit.record([event])

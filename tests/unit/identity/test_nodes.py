@@ -10,6 +10,7 @@ from tests.unit.identity.world import World, entry, spiffe
 
 from vestibule.errors import VestibuleError
 from vestibule.identity.nodes import Attested
+from vestibule.identity.refusals import PER_WINDOW, WINDOW
 from vestibule.pki.csr import make_csr
 from vestibule.pki.keys import generate_key
 from vestibule.spiffe import SpiffeId
@@ -89,6 +90,17 @@ async def test_a_token_that_cannot_be_part_of_an_id_is_refused_without_being_sho
 async def test_an_unknown_kind_of_evidence_is_refused(world: World) -> None:
     with pytest.raises(VestibuleError, match="VST2001"):
         await world.nodes.attest("tpm", b"x", make_csr(generate_key()), no_challenge, "192.0.2.1:5")
+
+
+async def test_of_very_many_refusals_only_their_number_is_on_record(world: World) -> None:
+    for _ in range(PER_WINDOW + 10):
+        await refused(world, "abc")
+    assert world.audit.actions().count("agent.attest") == PER_WINDOW
+    world.clock.advance(WINDOW)
+    await refused(world, "abc")
+    assert world.audit.events[-1].details["refusals_left_out"] == 10
+    await refused(world, "abc")
+    assert "refusals_left_out" not in world.audit.events[-1].details
 
 
 async def test_refusals_are_on_record_and_tokens_never(world: World) -> None:

@@ -20,7 +20,7 @@ from vestibule.doors.identity_api.values import (
     svid_to_wire,
     unix,
 )
-from vestibule.doors.limits import PerSource
+from vestibule.doors.limits import PerSource, source_of
 from vestibule.identity.codes import INVALID_ENTRY, MISSING_PARAMETER
 from vestibule.identity.nodes import Nodes
 from vestibule.net.caller import current_caller
@@ -53,7 +53,7 @@ class AgentDoor:
     async def attest_agent(self, stream: Stream) -> None:
         """AttestAgent: evidence, perhaps challenges, and the agent's SVID."""
         caller = current_caller()
-        await self._attempts.pass_through(caller.address.rpartition(":")[0] or caller.address)
+        await self._attempts.pass_through(source_of(caller.address))
         try:
             async with asyncio.timeout(ATTESTATION_SECONDS):
                 await self._attest(stream, caller.address)
