@@ -25,6 +25,7 @@ from vestibule.doors.admin_api import ServerAdminDoor
 from vestibule.doors.health import Check, HealthServer, health_app
 from vestibule.doors.identity_api import identity_services
 from vestibule.doors.node_api import NodeDoor
+from vestibule.doors.oidc_http import CertificateFiles, oidc_app
 from vestibule.errors import VestibuleError
 from vestibule.identity.beacon import first
 from vestibule.net.grpc_server import GrpcServer
@@ -43,18 +44,23 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """Where a server that has opened its doors can be found; ``health`` is empty if there are no such pages."""
+    """Where a server that has opened its doors can be found.
+
+    ``health`` and ``oidc`` are empty if there are no such pages.
+    """
 
     trust_domain: TrustDomain
     grpc: str
     socket: Path
     health: str
     seconds: float
+    oidc: str = ""
 
     def __str__(self) -> str:
+        oidc = f"oidc={self.oidc} " if self.oidc else ""
         return (
             f"{READY} trust_domain={self.trust_domain} grpc={self.grpc} socket={self.socket} "
-            f"health={self.health or 'off'} seconds={self.seconds:.2f}"
+            f"health={self.health or 'off'} {oidc}seconds={self.seconds:.2f}"
         )
 
     @property
@@ -101,6 +107,7 @@ class _Places:
 
     tcp: socket.socket
     health: socket.socket | None
+    oidc: socket.socket | None
     local: UnixListener
 
 
@@ -110,10 +117,12 @@ def _places(settings: ServerSettings) -> Iterator[_Places]:
         tcp = stack.enter_context(listen_tcp(settings.bind_address, settings.bind_port))
         port = settings.health_port
         health = None if port is None else stack.enter_context(listen_tcp(settings.health_address, port))
+        port = settings.oidc_port
+        oidc = None if port is None else stack.enter_context(listen_tcp(settings.oidc_address, port))
         _check_socket_directory(settings.socket_path.parent)
         local = listen_unix(settings.socket_path, PRIVATE)
         stack.callback(local.close)
-        yield _Places(tcp, health, local)
+        yield _Places(tcp, health, oidc, local)
 
 
 def _check_socket_directory(directory: Path) -> None:
@@ -140,6 +149,7 @@ class _Server:
         self._places = places
         self._clock = clock
         self._metrics = _metrics(services)
+        self._oidc_tls = _oidc_tls(settings)
         self._tls = ServerTls(services.identity.svid, services.authorities.bundle())
         access = Access(services.nodes, self._bundle_of, clock, self._metrics)
         identity = identity_services(
@@ -167,13 +177,14 @@ class _Server:
 
     def ready(self, seconds: float) -> Ready:
         """Where everything is."""
-        health = self._places.health
+        health, oidc = self._places.health, self._places.oidc
         return Ready(
             trust_domain=self._settings.trust_domain,
             grpc=_address(self._places.tcp),
             socket=self._settings.socket_path,
             health="" if health is None else _address(health),
             seconds=seconds,
+            oidc="" if oidc is None else _address(oidc),
         )
 
     async def run(self, shutdown: Shutdown, on_ready: Callable[[], None]) -> None:
@@ -209,6 +220,12 @@ class _Server:
         if self._places.health is not None:
             pages = health_app(self._checks(), self._metrics)
             yield "health", HealthServer(pages, self._places.health).run
+        if self._places.oidc is not None:
+            pages = oidc_app(self._settings.jwt_issuer, services.authorities.bundle)
+            tls = self._oidc_tls
+            yield "oidc", HealthServer(pages, self._places.oidc, tls.context if tls else None).run
+            if tls is not None:
+                yield "oidc-tls", tls.run
 
     async def _drain(self) -> None:
         grace = self._settings.drain.total_seconds()
@@ -248,6 +265,12 @@ async def _enduring(name: str, work: Background) -> None:
         except VestibuleError as error:
             _log.error("%s has to begin anew: %s", name, error)
             await asyncio.sleep(RESTART_SECONDS)
+
+
+def _oidc_tls(settings: ServerSettings) -> CertificateFiles | None:
+    if settings.oidc_port is None or settings.oidc_tls_cert is None or settings.oidc_tls_key is None:
+        return None
+    return CertificateFiles(settings.oidc_tls_cert, settings.oidc_tls_key)
 
 
 def _metrics(services: Services) -> Metrics:

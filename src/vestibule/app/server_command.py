@@ -46,6 +46,14 @@ def run(
         str | None,
         typer.Option("--jwt-issuer", metavar="URL", help="Goes into JWT-SVIDs as iss. [default: none]"),
     ] = None,
+    oidc: Annotated[
+        str | None,
+        typer.Option("--oidc", metavar="HOST:PORT|off", help="OpenID Connect discovery. [default: off]"),
+    ] = None,
+    oidc_tls_cert: Annotated[
+        Path | None, typer.Option("--oidc-tls-cert", help="Its certificate, PEM; none: on loopback only.")
+    ] = None,
+    oidc_tls_key: Annotated[Path | None, typer.Option("--oidc-tls-key", help="Its private key, PEM.")] = None,
     disable_jwt_svids: Annotated[
         bool, typer.Option("--disable-jwt-svids", help="Issue X509-SVIDs only.")
     ] = False,
@@ -92,7 +100,10 @@ def run(
             "kek_file": kek_file,
             "node_attestors": node_attestor or None,
             **_address("bind_address", "bind_port", bind),
+            "oidc_tls_cert": oidc_tls_cert,
+            "oidc_tls_key": oidc_tls_key,
             **_address("health_address", "health_port", health),
+            **_address("oidc_address", "oidc_port", oidc),
         }
         defaults = {
             "data_dir": Path("/var/lib/vestibule/server"),

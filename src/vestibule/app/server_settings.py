@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from difflib import get_close_matches
 from enum import Enum
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -33,7 +34,8 @@ class KeyStorage(str, Enum):  # noqa: UP042 - typer shows the values of str enum
 class ServerSettings:
     """Everything a server is told; nothing else reads the command line, a file or the environment.
 
-    A port of 0 lets the kernel choose; ``health_port`` of ``None`` serves no health pages.
+    A port of 0 lets the kernel choose; ``health_port`` of ``None`` serves no health pages, ``oidc_port`` of ``None``
+    no discovery pages.
     """
 
     trust_domain: TrustDomain
@@ -48,6 +50,10 @@ class ServerSettings:
     default_jwt_svid_ttl: timedelta = timedelta(minutes=5)
     disable_jwt_svids: bool = False
     jwt_issuer: str = ""
+    oidc_address: str = "127.0.0.1"
+    oidc_port: int | None = None
+    oidc_tls_cert: Path | None = None
+    oidc_tls_key: Path | None = None
     agent_ttl: timedelta | None = None
     key_storage: KeyStorage = KeyStorage.DISK
     kek_file: Path | None = None
@@ -56,7 +62,7 @@ class ServerSettings:
     drain: timedelta = field(default=timedelta(seconds=5))
 
     def __post_init__(self) -> None:
-        for name in ("bind_port", "health_port"):
+        for name in ("bind_port", "health_port", "oidc_port"):
             port = getattr(self, name)
             if port is not None and not 0 <= port < 65536:
                 raise INVALID_SETTING.error(f"{name} {port} is not a port")
@@ -71,6 +77,19 @@ class ServerSettings:
             raise INVALID_SETTING.error("default_jwt_svid_ttl must be at least 1 s")
         if self.jwt_issuer:
             _check_issuer(self.jwt_issuer)
+        if self.oidc_port is not None:
+            self._check_oidc()
+
+    def _check_oidc(self) -> None:
+        if not self.jwt_issuer or self.disable_jwt_svids:
+            raise INVALID_SETTING.error("discovery pages (oidc) need a jwt_issuer, and JWT-SVIDs")
+        if (self.oidc_tls_cert is None) != (self.oidc_tls_key is None):
+            raise INVALID_SETTING.error("oidc_tls_cert and oidc_tls_key belong together")
+        if self.oidc_tls_cert is None and not _is_loopback(self.oidc_address):
+            raise INVALID_SETTING.error(
+                f"discovery pages at {self.oidc_address} need oidc_tls_cert and oidc_tls_key",
+                advice="Without TLS they are served on loopback only, behind a proxy that has the certificate.",
+            )
 
     @property
     def kek(self) -> Path:
@@ -86,6 +105,13 @@ def _check_issuer(text: str) -> None:
         raise INVALID_SETTING.error(
             f"jwt_issuer {text!r} is not https://HOST[/PATH] without a slash at its end"
         )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def server_settings(
@@ -134,12 +160,12 @@ def _unknown(name: str, path: Path, line: int) -> VestibuleError:
 
 
 _NAMES: Final = frozenset(each.name for each in fields(ServerSettings))
-_PATHS: Final = frozenset({"data_dir", "socket_path", "kek_file", "intent"})
+_PATHS: Final = frozenset({"data_dir", "socket_path", "kek_file", "intent", "oidc_tls_cert", "oidc_tls_key"})
 _DURATIONS: Final = frozenset(
     {"ca_ttl", "default_x509_svid_ttl", "default_jwt_svid_ttl", "agent_ttl", "drain"}
 )
 _SWITCHES: Final = frozenset({"disable_jwt_svids"})
-_PORTS: Final = frozenset({"bind_port", "health_port"})
+_PORTS: Final = frozenset({"bind_port", "health_port", "oidc_port"})
 
 
 def _typed(name: str, value: Any) -> Any:
@@ -167,7 +193,7 @@ def _typed(name: str, value: Any) -> Any:
 
 
 def _port(name: str, value: Any) -> int | None:
-    if value == "off" and name == "health_port":
+    if value == "off" and name in ("health_port", "oidc_port"):
         return None
     try:
         return int(str(value))

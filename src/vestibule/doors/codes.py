@@ -1,4 +1,4 @@
-"""Error codes of the agent's doors."""
+"""Error codes of the doors."""
 
 from vestibule.errors import Fault, Kind, define
 
@@ -19,4 +19,12 @@ INVALID_JWT_SVID = define(
     meaning="A token that the Workload API was asked to validate is not a JWT-SVID that the caller may accept, or the "
     "audience is missing.",
     advice="Refuse the request that came with the token.  The message says which check failed.",
+)
+OIDC_CERTIFICATE = define(
+    "VST2202",
+    "oidc-certificate-unusable",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="The certificate or key file of the OpenID Connect discovery pages cannot be used.",
+    advice="Give a PEM chain, leaf first, and its unencrypted PEM key, both readable by the user that runs the server.",
 )

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 import uvicorn
@@ -55,12 +56,14 @@ async def _problem(check: Check) -> str | None:
 
 
 class HealthServer:
-    """Serves the pages on a socket that is already bound, until its task is cancelled."""
+    """Serves the pages on a socket that is already bound, until its task is cancelled; over TLS, if given."""
 
-    def __init__(self, app: Starlette, sock: socket.socket) -> None:
+    def __init__(self, app: Starlette, sock: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         config = uvicorn.Config(
             app, log_config=None, access_log=False, lifespan="off", http="h11", ws="none", server_header=False
         )
+        config.load()
+        config.ssl = tls
         self._server = _Quiet(config)
         self._sock = sock
 

@@ -153,6 +153,8 @@ class Authorities:
 
     async def advance(self) -> None:
         """Do everything that is due now."""
+        if self._jwt is not None:
+            await self._jwt.advance()  # first, so that what is due for both is one change of the bundle
         await self._forget_expired()
         active = self._in_state(AuthorityState.ACTIVE)
         now = self._clock.now()
@@ -160,8 +162,6 @@ class Authorities:
             await self._prepare()
         if active is None or now >= activate_at(active):
             await self._activate()
-        if self._jwt is not None:
-            await self._jwt.advance()
         await self._settle()
 
     def _next_step(self) -> datetime:
