@@ -23,7 +23,7 @@ LOOK_EVERY: Final = 0.1
 
 LOOKS_ONLY: Final = re.compile(
     r"(?:\w+=(?:\$\(|\S+ ))?(?:curl|grep|tail|cat|ls|sed -n|awk|python3|ss|envoy|"
-    r"vestibule (?:status|check|validate|audit|bundle|svid fetch|entry show|entry count|agent list|agent show))\b"
+    r"vestibule (?:status|check|validate|audit|bundle|svid fetch|svid validate|entry show|entry count|agent list|agent show))\b"
 )
 """Commands that change nothing: asked again until the answer is there, as a person would."""
 
