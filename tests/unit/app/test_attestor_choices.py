@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from vestibule.app.agent_attestors import DEFAULT, chosen_attestors, workload_attestors
 from vestibule.app.attestor_choices import Choice, choices_of, parse_choice, settings_of
+from vestibule.attest.node.aws_iid import AwsIidProofSettings, AwsIidSettings
+from vestibule.attest.node.gcp_iit import GcpIitProofSettings, GcpIitSettings
+from vestibule.attest.node.http_challenge import HttpChallengeProofSettings, HttpChallengeSettings
+from vestibule.attest.node.k8s_psat import ClusterSettings, K8sPsatProofSettings, K8sPsatSettings
+from vestibule.attest.node.x509pop import X509PopProofSettings, X509PopSettings
 from vestibule.attest.workload import attest_workload
 from vestibule.attest.workload.docker import DockerSettings
 from vestibule.attest.workload.k8s import K8sSettings
 from vestibule.attest.workload.supervised import Vouched
+from vestibule.attest.workload.systemd import SystemdSettings
+from vestibule.attest.workload.unix import UnixSettings
 from vestibule.errors import VestibuleError
 from vestibule.net.peer import ProcessHandle
 
@@ -117,3 +126,47 @@ def test_a_file_of_another_shape_is_refused(tmp_path: Path, text: str) -> None:
     for path in (file, tmp_path / "nothing.yaml"):
         with pytest.raises(VestibuleError, match="VST9110"):
             chosen_attestors(path, ())
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "node_attestors": {"x509pop": X509PopSettings, "k8s_psat": K8sPsatSettings},
+    "node_attestor": {"x509pop": X509PopProofSettings},
+    "workload_attestors": {"unix": UnixSettings, "systemd": SystemdSettings, "docker": DockerSettings},
+}
+
+
+def test_the_settings_that_the_guide_shows_are_settings() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "attestors.md").read_text("utf-8")
+    shown = set()
+    for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL):
+        for group, chosen in YAML(typ="safe", pure=True).load(block).items():
+            for choice in choices_of(chosen):
+                if choice.name != "join_token":
+                    settings_of(KINDS[group][choice.name], choice)
+                shown.add(choice.name)
+    assert shown == {"join_token", "x509pop", "k8s_psat", "unix", "systemd", "docker"}
+
+
+def test_the_guide_names_every_attestor_and_every_setting() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "attestors.md").read_text("utf-8")
+    for kind in (*SETTINGS, ClusterSettings):
+        for name in kind.__dataclass_fields__:
+            assert f"`{name}`" in page, f"{kind.__name__}.{name}"
+
+
+SETTINGS: tuple[Any, ...] = (
+    UnixSettings,
+    SystemdSettings,
+    DockerSettings,
+    K8sSettings,
+    X509PopSettings,
+    X509PopProofSettings,
+    HttpChallengeSettings,
+    HttpChallengeProofSettings,
+    K8sPsatSettings,
+    K8sPsatProofSettings,
+    GcpIitSettings,
+    GcpIitProofSettings,
+    AwsIidSettings,
+    AwsIidProofSettings,
+)
