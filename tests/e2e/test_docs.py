@@ -94,11 +94,8 @@ def test_what_is_not_run_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         for part in left:
             sys.stdout.write(f"\nnot run: {part.place}: {part.not_run}")
-    assert {part.not_run.split(":")[0] for part in left} <= {
-        "needs root",
-        "takes minutes",
-        "makes the environment",
-    }
+    reasons = ("needs ", "takes ", "makes ")
+    assert [part.place for part in left if not part.not_run.startswith(reasons)] == []
 
 
 def test_systemd_takes_the_units_as_they_stand(tmp_path: Path) -> None:
