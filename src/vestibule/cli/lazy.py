@@ -9,6 +9,7 @@ import importlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any, Final
 
 import typer
@@ -98,10 +99,9 @@ class Program(LazyGroup):
 
 def _wants_json(words: Sequence[str]) -> bool:
     own = words[: words.index("--")] if "--" in words else words
-    pairs = zip(own, [*own[1:], ""], strict=True)
     return any(
         word in ("--output=json", "-ojson") or (word in ("--output", "-o") and value == "json")
-        for word, value in pairs
+        for word, value in pairwise([*own, ""])
     )
 
 

@@ -53,6 +53,11 @@ def test_a_mistyped_command_is_answered_with_the_nearest_one(capsys: pytest.Capt
     assert (code, "'entry'" in output) == (2, True)
 
 
+def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    _, output = invoke(capsys)
+    assert "Run everything on this machine" in output
+
+
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert invoke(capsys, "--version") == (0, f"vestibule {__version__}\n")
 
