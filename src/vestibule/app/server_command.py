@@ -113,13 +113,15 @@ def run(
 
     import uvloop
 
-    from vestibule.app.server import Ready, run_server
-
-    def tell(ready: Ready) -> None:
-        answer(output, "server-ready", ready.document, lambda: typer.echo(str(ready)))
-
     async def main() -> Exit:
-        await run_server(settings(), on_ready=tell)
+        chosen = settings()  # a mistake is told before all of the server is loaded
+
+        from vestibule.app.server import Ready, run_server
+
+        def tell(ready: Ready) -> None:
+            answer(output, "server-ready", ready.document, lambda: typer.echo(str(ready)))
+
+        await run_server(chosen, on_ready=tell)
         return Exit.FINE
 
     run_command(output, "server-ready", main, loop=uvloop.new_event_loop)

@@ -141,6 +141,8 @@ class Attachment:
     def _hear(self, message: wire.AttachResponse) -> None:
         match message.WhichOneof("step"):
             case "welcome":
+                again = "again " if self.spiffe_id is not None else ""
+                _log.info("attached to the agent %sas %s", again, message.welcome.spiffe_id)
                 self.spiffe_id = message.welcome.spiffe_id
                 self.attached, self.problem = True, None
                 self._announce()
