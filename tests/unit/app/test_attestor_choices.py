@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 
 from vestibule.app.agent_attestors import DEFAULT, chosen_attestors, workload_attestors
 from vestibule.app.attestor_choices import Choice, choices_of, parse_choice, settings_of
+from vestibule.app.server_settings import server_settings
 from vestibule.attest.node.aws_iid import AwsIidProofSettings, AwsIidSettings
 from vestibule.attest.node.gcp_iit import GcpIitProofSettings, GcpIitSettings
 from vestibule.attest.node.http_challenge import HttpChallengeProofSettings, HttpChallengeSettings
@@ -170,3 +171,15 @@ SETTINGS: tuple[Any, ...] = (
     AwsIidSettings,
     AwsIidProofSettings,
 )
+
+
+def test_the_servers_file_and_options_choose_node_attestors(tmp_path: Path) -> None:
+    given = {"trust_domain": "example.org", "data_dir": tmp_path, "socket_path": tmp_path / "s.sock"}
+    file = tmp_path / "server.yaml"
+    file.write_text("node_attestors:\n  join_token:\n  gcp_iit:\n    projects: [a, b]\n")
+    assert server_settings(given, None).node_attestors == (Choice(name="join_token"),)
+    written = server_settings(given, file).node_attestors
+    assert written == (Choice(name="join_token"), Choice(name="gcp_iit", values={"projects": ["a", "b"]}))
+    assert settings_of(GcpIitSettings, written[1]).projects == ("a", "b")
+    option = server_settings({**given, "node_attestors": ["gcp_iit=projects=a"]}, file).node_attestors
+    assert option == (Choice(name="gcp_iit", values={"projects": "a"}),)
