@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from vestibule.cli import findings
 from vestibule.cli.findings import Finding, Level, failed, fine, warning
-from vestibule.cli.output import Exit, Output, OutputOption, answer, console, run
+from vestibule.cli.output import Exit, Output, OutputOption, answer, console, run, sentence
 from vestibule.cli.sockets import (
     AdminSocketOption,
     AgentSocketOption,
@@ -233,9 +233,9 @@ def _show(report: Report) -> None:
     for category, found in report.categories.items():
         console.print(f"[bold]{category}[/]")
         for each in found:
-            console.print(f" {MARKS[each.level]} {escape(each.message)}")
+            sentence(console, f" {MARKS[each.level]}", escape(each.message))
             if each.hint:
-                console.print(f"   [dim]→ {escape(each.hint)}[/]")
+                sentence(console, "   [dim]→[/]", f"[dim]{escape(each.hint)}[/]")
     counts = {level: sum(each.level is level for each in report.all) for level in Level}
     console.print(
         f"\n{counts[Level.FINE]} fine, {counts[Level.WARNING]} to know about, {counts[Level.FAILED]} to mend"

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from vestibule.cli.codes import OUTPUT_LOST
 from vestibule.errors import Kind, VestibuleError
@@ -98,8 +99,20 @@ def _give_up_output() -> None:
 
 def complain(error: VestibuleError) -> None:
     """Show one error to a person: code and place, then the fix."""
-    complaints.print(f"[bold red]✗[/] {_escape(str(error))}")
-    complaints.print(f"  [dim]fix:[/] {_escape(error.advice)}")
+    sentence(complaints, "[bold red]✗[/]", _escape(str(error)))
+    sentence(complaints, "  [dim]fix:[/]", _escape(error.advice))
+
+
+def sentence(target: Console, mark: str, text: str) -> None:
+    """A mark and a text, both in Rich's markup: broken between words on a terminal, one line elsewhere."""
+    if not target.is_terminal:
+        target.print(f"{mark} {text}")
+        return
+    line = Table.grid(padding=(0, 1, 0, 0))
+    line.add_column(no_wrap=True)
+    line.add_column(overflow="fold")
+    line.add_row(mark, text)
+    target.print(line)
 
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
