@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vestibule.errors import VestibuleError
@@ -270,6 +270,7 @@ def test_a_name_of_two_different_keys_is_refused() -> None:
     assert len(read({"keys": [jwt_key(), jwt_key()]}).jwt_authorities) == 1
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(["kty", "crv", "x", "y", "n", "e", "kid"]), st.text() | st.integers()))
 def test_whatever_a_jwt_key_says_the_bundle_is_read(changes: dict[str, object]) -> None:
     assert len(read({"keys": [jwt_key(**changes)]}).jwt_authorities) <= 1

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP384R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vestibule.errors import VestibuleError
@@ -273,6 +273,9 @@ def test_a_token_can_be_read_without_its_key() -> None:
 
 # ------------------------------------------------------------------------------------ whatever comes
 
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""Signatures and imports take their time on a busy machine."""
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -280,11 +283,13 @@ JSON = st.recursive(
 )
 
 
+@PATIENT
 @given(st.text() | st.from_regex(r"[A-Za-z0-9_-]{0,40}(\.[A-Za-z0-9_-]{0,40}){0,4}", fullmatch=True))
 def test_any_text_is_refused_as_such(text: str) -> None:
     refused(text, "VST1012")
 
 
+@PATIENT
 @given(
     st.dictionaries(
         st.sampled_from(["alg", "kid", "typ", "jku"]), JSON | st.sampled_from(["ES256", "k", "JWT"])
@@ -301,6 +306,7 @@ def test_whatever_a_signed_token_says_it_is_refused_or_keeps_every_rule(
         assert svid.expires_at > NOW
 
 
+@PATIENT
 @given(st.integers(min_value=0), st.integers(min_value=0, max_value=255))
 def test_any_flipped_letter_breaks_the_token(place: int, by: int) -> None:
     good = token()
