@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from collections import OrderedDict
 from typing import Final
 
 from vestibule.net.codes import TOO_MANY_ATTEMPTS
 
 MAX_SOURCES: Final = 4096
-
-
-def source_of(address: str) -> str:
-    """Whom an address (``HOST:PORT``) counts for: the host, or its network where a host has very many addresses."""
-    host = address.rpartition(":")[0].strip("[]").partition("%")[0]
-    try:
-        ip = ipaddress.ip_address(host)
-    except ValueError:
-        return host or address
-    if isinstance(ip, ipaddress.IPv4Address):
-        return host
-    return str(ip.ipv4_mapped or ipaddress.ip_network((ip, 64), strict=False))
 
 
 class PerSource:

@@ -135,3 +135,13 @@ TOO_MANY_ATTEMPTS = define(
     meaning="One address tries more often than the server lets it.",
     advice="Wait a few seconds and try again.",
 )
+TOO_MUCH_AT_ONCE = define(
+    "VST2326",
+    "too-much-at-once",
+    Kind.EXHAUSTED,
+    Fault.CALLER,
+    meaning="One user of this host, or one other host, has too many connections or calls open, or too many bytes of "
+    "messages under way, and would leave nothing for others.",
+    advice="Use one connection for many calls and close what is not needed; look for a process that opens "
+    "connections in a loop.",
+)

@@ -22,7 +22,7 @@ from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError
 from grpclib.protocol import H2Protocol
 from h2.errors import ErrorCodes
-from h2.events import Event, UnknownFrameReceived
+from h2.events import DataReceived, Event, UnknownFrameReceived
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 
@@ -30,11 +30,19 @@ from vestibule.errors import VestibuleError
 from vestibule.net.codes import MALFORMED_MESSAGE, MESSAGE_TOO_LARGE, SHUTTING_DOWN
 from vestibule.net.grpc import Servable, Stream, refuse
 from vestibule.net.peer import Peer
+from vestibule.net.quotas import Quota, Share, Shares, peer_name
 
 MAX_MESSAGE_BYTES: Final = 4 * 2**20
 MAX_STREAMS_PER_CONNECTION: Final = 1000
 HANDSHAKE_TIMEOUT: Final = 10.0
 FRAME_HEADER_BYTES: Final = 9
+READ_AT_ONCE: Final = 64 * 1024
+"""Bytes after which the frames of a message are put together: each takes more memory than its content."""
+CRUMBS: Final = 16
+"""Bytes that a stream's frames with data must have on average, from so many frames on: smaller ones cost too much."""
+CRUMBS_FROM: Final = 1000
+MAX_UNREAD: Final = 32 * 2**20
+"""Bytes that are kept for a peer that does not read: more than its windows let all of its calls send."""
 
 _log = logging.getLogger(__name__)
 _Method = Callable[[Stream], Awaitable[None]]
@@ -43,18 +51,25 @@ _Method = Callable[[Stream], Awaitable[None]]
 class GrpcServer:
     """Serves a set of services on any number of listening sockets.
 
-    ``max_message`` bounds one request message, in bytes.  The order of an orderly end is ``drain``, then
-    ``close``; ``close`` alone is an abrupt but still polite end.
+    ``max_message`` bounds one request message, in bytes, and ``quota`` what one peer may take at a time.  The order
+    of an orderly end is ``drain``, then ``close``; ``close`` alone is an abrupt but still polite end.
     """
 
-    def __init__(self, services: Collection[Servable], *, max_message: int = MAX_MESSAGE_BYTES) -> None:
+    def __init__(
+        self,
+        services: Collection[Servable],
+        *,
+        max_message: int = MAX_MESSAGE_BYTES,
+        quota: Quota | None = None,
+    ) -> None:
         self._max_message = max_message
         self._streaming: set[asyncio.Task[Any]] = set()
         self._unary: set[asyncio.Task[Any]] = set()
         self._connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
         self._listeners: list[asyncio.AbstractServer] = []
         self._draining = False
-        self._grpclib = _Protocols([self._tracked(service) for service in services], self._connections)
+        tracked = [self._tracked(service) for service in services]
+        self._grpclib = _Protocols(tracked, self._connections, Shares(quota))
 
     async def listen(self, sock: socket.socket, *, tls: ssl.SSLContext | None = None) -> None:
         """Accept connections on ``sock``, which is ours from here on."""
@@ -111,11 +126,15 @@ class GrpcServer:
             if self._draining:
                 await refuse(stream, SHUTTING_DOWN.error("the component is shutting down"))
                 return
+            share: Share = stream._stream.connection.share
             task = cast("asyncio.Task[Any]", asyncio.current_task())
             tasks.add(task)
             try:
-                _harden(stream, path, self._max_message)
-                await handler.func(stream)
+                with share.call():
+                    _harden(stream, path, self._max_message, share)
+                    await handler.func(stream)
+            except VestibuleError as error:
+                await refuse(stream, error)
             finally:
                 tasks.discard(task)
 
@@ -130,14 +149,21 @@ async def _cancel(tasks: Collection[asyncio.Task[Any]]) -> None:
         await asyncio.wait(pending, timeout=5.0)
 
 
-def _harden(stream: Stream, path: str, limit: int) -> None:
+def _harden(stream: Stream, path: str, limit: int, share: Share) -> None:
     """Bound the messages of one call and turn malformed ones into an answer instead of a stack trace."""
     receive_bytes, receive = stream._stream.recv_data, stream.recv_message
 
     async def bounded(size: int) -> bytes:
         if size > limit:
             raise MESSAGE_TOO_LARGE.error(f"a message of {size} bytes to {path}; {limit} is the limit")
-        return cast(bytes, await receive_bytes(size))
+        with share.message(size):
+            first = cast(bytes, await receive_bytes(min(size, READ_AT_ONCE)))
+            parts, missing = [first], size - len(first)
+            while missing and parts[-1]:
+                parts.append(cast(bytes, await receive_bytes(min(missing, READ_AT_ONCE))))
+                missing -= len(parts[-1])
+            assert not (first and missing), "the message is cut short"
+            return b"".join(parts)
 
     async def checked() -> Any:
         try:
@@ -157,25 +183,36 @@ class _Connection(H2Protocol):
     ``peer`` is the process at the other end, where the socket is one that can tell (``net.peer``).
     """
 
-    def __init__(self, inner: H2Protocol) -> None:
+    def __init__(self, inner: H2Protocol, shares: Shares) -> None:
         super().__init__(inner.handler, inner.config, inner.h2_config)
         self.peer: Peer | None = None
         self.closed = asyncio.Event()
+        self._shares = shares
+        self._share: Share | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Before anything else: the sooner we look, the smaller the chance that the peer has ended.
         self.peer = Peer.of_transport(transport)
+        self._share = self._shares.connect(peer_name(transport, self.peer))
+        if self._share is None:
+            cast(asyncio.Transport, transport).abort()
+            return
         super().connection_made(transport)
+        cast(Any, self.connection).share = self._share
         # RFC 9113, section 5.5: frames of unknown types are ignored; grpclib would end the connection.
         self.processor.processors[UnknownFrameReceived] = _ignore
+        self.processor.processors[DataReceived] = self._take_data
         h2 = self.connection._connection
         h2.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: MAX_STREAMS_PER_CONNECTION})
         self.connection.flush()
 
     def data_received(self, data: bytes) -> None:
+        if self._share is None:
+            return
         try:
             super().data_received(data)
             self._refuse_overlong_frame()
+            self._refuse_to_hoard()
         except Exception as error:  # noqa: BLE001 - whatever a peer sends may cost it its connection, no more
             _log.info("closed a connection that does not speak HTTP/2: %s", type(error).__name__)
             self.processor.close("malformed HTTP/2")
@@ -188,9 +225,38 @@ class _Connection(H2Protocol):
         if len(buffer._data) > buffer.max_frame_size + FRAME_HEADER_BYTES:
             raise ProtocolError("a frame is longer than our settings allow")
 
+    def _take_data(self, event: DataReceived) -> None:
+        if not event.flow_controlled_length:
+            return  # An empty frame says nothing, and no window bounds how many may come.
+        self.processor.process_data_received(event)
+        stream = cast(Any, self.processor.streams.get(event.stream_id))
+        if stream is not None:
+            stream.frames = frames = getattr(stream, "frames", 0) + 1
+            if frames > CRUMBS_FROM and stream.data_received < CRUMBS * frames:
+                raise ProtocolError("the data comes in crumbs")
+
+    def _refuse_to_hoard(self) -> None:
+        """Answers to pings and settings are bounded by no window: a peer that reads none of them is cut off."""
+        if self.connection.is_closing():
+            return
+        transport = self.connection._transport
+        if transport.get_write_buffer_size() > MAX_UNREAD:
+            transport.abort()
+
+    def pause_writing(self) -> None:
+        if self._share is not None:
+            super().pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._share is not None:
+            super().resume_writing()
+
     def connection_lost(self, exc: BaseException | None) -> None:
+        share, self._share = self._share, None
         try:
-            super().connection_lost(exc)
+            if share is not None:
+                self._shares.leave(share)
+                super().connection_lost(exc)
         finally:
             self.closed.set()
             if self.peer is not None:
@@ -232,13 +298,16 @@ _UNIMPLEMENTED: Final = Handler(_unimplemented, Cardinality.STREAM_STREAM, Empty
 class _Protocols(grpclib.server.Server):
     """grpclib's server as a factory of connections only; listening and closing are ours."""
 
-    def __init__(self, services: Collection[Servable], connections: weakref.WeakSet[_Connection]) -> None:
+    def __init__(
+        self, services: Collection[Servable], connections: weakref.WeakSet[_Connection], shares: Shares
+    ) -> None:
         super().__init__(services)
         self._mapping = _Methods(self._mapping)
         self._connections = connections
+        self._shares = shares
 
     def protocol(self) -> _Connection:
         inner = self._protocol_factory()
-        connection = _Connection(inner)
+        connection = _Connection(inner, self._shares)
         self._connections.add(connection)
         return connection

@@ -8,7 +8,7 @@ from vestibule.calls.ads import SERVICE as ADS
 from vestibule.doors import admin_api, node_api
 from vestibule.doors.access import TABLE, Who, denied_details
 from vestibule.doors.identity_api import agent, bundle, entry, svid
-from vestibule.doors.limits import PerSource, source_of
+from vestibule.doors.limits import PerSource
 from vestibule.errors import VestibuleError
 from vestibule.identity.codes import AGENT_BANNED, ENTRY_NOT_FOUND
 from vestibule.net.grpc import serve
@@ -71,17 +71,3 @@ def test_many_sources_are_forgotten_oldest_first() -> None:
     assert limit.turn("0", 0.0) <= 0
     with pytest.raises(VestibuleError):
         limit.turn("4999", 0.0)
-
-
-@pytest.mark.parametrize(
-    ("address", "source"),
-    [
-        ("192.0.2.1:5", "192.0.2.1"),
-        ("[2001:db8:1:2:3::4]:5", "2001:db8:1:2::/64"),
-        ("[2001:db8:1:2:ffff::4]:5", "2001:db8:1:2::/64"),
-        ("[::ffff:192.0.2.1]:5", "192.0.2.1"),
-        ("uid=0,pid=1", "uid=0,pid=1"),
-    ],
-)
-def test_a_host_with_many_addresses_is_one_source(address: str, source: str) -> None:
-    assert source_of(address) == source

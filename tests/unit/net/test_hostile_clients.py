@@ -5,6 +5,7 @@ import os
 import socket
 import struct
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,18 @@ import pytest
 
 from vestibule.calls.unix import connected_channel, unix_channel
 from vestibule.errors import VestibuleError
-from vestibule.net.codes import MALFORMED_MESSAGE, MESSAGE_TOO_LARGE, SHUTTING_DOWN, UNREACHABLE
+from vestibule.net import grpc_server
+from vestibule.net.codes import (
+    MALFORMED_MESSAGE,
+    MESSAGE_TOO_LARGE,
+    SHUTTING_DOWN,
+    TOO_MUCH_AT_ONCE,
+    UNREACHABLE,
+)
 from vestibule.net.grpc import Client, serve
 from vestibule.net.grpc_server import GrpcServer
 from vestibule.net.peer import peer_of
+from vestibule.net.quotas import Quota, source_of
 from vestibule.net.unix import PUBLIC, listen_unix
 from vestibule.wire.gen.vestibule.node.v1 import node_pb2 as wire
 
@@ -74,8 +83,8 @@ class RawClient:
     async def flush(self, extra: bytes = b"") -> None:
         await asyncio.get_running_loop().sock_sendall(self.socket, self.h2.data_to_send() + extra)
 
-    async def call(self, body: bytes) -> dict[str, str]:
-        """One RegisterInstance with these bytes as body; the trailers."""
+    def begin(self) -> int:
+        """The headers of one RegisterInstance."""
         stream = self.h2.get_next_available_stream_id()
         headers = {
             ":method": "POST",
@@ -86,6 +95,11 @@ class RawClient:
             "content-type": "application/grpc",
         }
         self.h2.send_headers(stream, list(headers.items()))
+        return stream
+
+    async def call(self, body: bytes) -> dict[str, str]:
+        """One RegisterInstance with these bytes as body; the trailers."""
+        stream = self.begin()
         self.h2.send_data(stream, body, end_stream=True)
         await self.flush()
         found: dict[str, str] = {}
@@ -159,6 +173,134 @@ async def test_noise_costs_only_the_noisy_connection(
         writer.close()
         answer = await client.unary("RegisterInstance", wire.RegisterInstanceRequest())
         assert answer.lease_seconds == os.getpid()
+
+
+@pytest.fixture
+async def small(short_dir: Path) -> AsyncIterator[GrpcServer]:
+    """A server with little to give."""
+    quota = Quota(connections=3, calls=4, message_bytes=100_000)
+    made = GrpcServer([serve(NODE, Node())], quota=quota)
+    listener = listen_unix(short_dir / "s", PUBLIC)
+    await made.listen(listener.sock)
+    yield made
+    await made.close()
+    listener.close()
+
+
+async def closed(raw: RawClient) -> bool:
+    """Whether the server closes the connection, whatever it says before."""
+    with suppress(ConnectionError):
+        while await asyncio.wait_for(asyncio.get_running_loop().sock_recv(raw.socket, 65536), 5):
+            pass
+    raw.socket.close()
+    return True
+
+
+async def test_one_user_does_not_get_all_connections(small: GrpcServer, short_dir: Path) -> None:
+    kept = [RawClient(short_dir / "s") for _ in range(3)]
+    for each in kept:
+        assert (await each.call(message(b"")))["grpc-status"] == "0"
+    for _ in range(10):
+        assert await closed(RawClient(short_dir / "s"))
+    kept.pop().socket.close()
+    async with asyncio.timeout(5):
+        while True:  # until the end of that one was noticed
+            again = RawClient(short_dir / "s")
+            with suppress(ConnectionError, AssertionError):
+                assert (await again.call(message(b"")))["grpc-status"] == "0"
+                break
+            again.socket.close()
+    for each in (*kept, again):
+        each.socket.close()
+
+
+async def test_one_user_does_not_get_all_calls(small: GrpcServer, short_dir: Path) -> None:
+    channel = unix_channel(short_dir / "s")
+    client = Client(channel, NODE)
+    async with AsyncExitStack() as open_calls:
+        for _ in range(4):
+            stream = await open_calls.enter_async_context(client.stream("Watch"))
+            await stream.send_message(wire.WatchRequest(), end=True)
+            await stream.recv_message()
+        with pytest.raises(VestibuleError) as refusal:
+            await client.unary("RegisterInstance", wire.RegisterInstanceRequest())
+        assert refusal.value.code is TOO_MUCH_AT_ONCE
+    assert (
+        await client.unary("RegisterInstance", wire.RegisterInstanceRequest())
+    ).lease_seconds == os.getpid()
+    channel.close()
+
+
+async def test_messages_that_do_not_arrive_take_a_bounded_part_of_memory(
+    small: GrpcServer, short_dir: Path
+) -> None:
+    raw, other = RawClient(short_dir / "s"), RawClient(short_dir / "s")
+    raw.begin()
+    raw.h2.send_data(1, message(b"x" * 50, length=90_000))
+    await raw.flush()
+    assert (await other.call(message(b"")))["grpc-status"] == "0"
+    trailers = await other.call(message(b"x" * 50, length=90_000))
+    assert trailers["vestibule-error-code"] == TOO_MUCH_AT_ONCE.code
+    raw.socket.close()
+    other.socket.close()
+
+
+async def test_a_large_message_arrives_whole(server: GrpcServer, client: Client) -> None:
+    request = wire.RegisterInstanceRequest(instance=wire.Instance(id="x" * 900_000))
+    assert (await client.unary("RegisterInstance", request)).lease_seconds == os.getpid()
+
+
+async def test_data_in_crumbs_ends_the_connection(server: GrpcServer, short_dir: Path) -> None:
+    raw = RawClient(short_dir / "s")
+    raw.begin()
+    raw.h2.send_data(1, message(b"", length=500_000))
+    for _ in range(2_000):
+        raw.h2.send_data(1, b"x")
+    with suppress(ConnectionError):
+        await raw.flush()
+    assert await closed(raw)
+
+
+async def test_frames_without_anything_in_them_are_not_kept(server: GrpcServer, short_dir: Path) -> None:
+    raw = RawClient(short_dir / "s")
+    raw.begin()
+    for _ in range(20_000):
+        raw.h2.send_data(1, b"")
+    await raw.flush()
+    assert (await raw.call(message(b"")))["grpc-status"] == "0"
+    [connection] = server._connections
+    assert connection.processor.streams[1].buffer._unacked.qsize() == 0
+    raw.socket.close()
+
+
+async def test_answers_that_nobody_reads_end_the_connection(
+    server: GrpcServer, short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grpc_server, "MAX_UNREAD", 100_000)
+    raw = RawClient(short_dir / "s")
+    with suppress(ConnectionError, TimeoutError):
+        async with asyncio.timeout(5):
+            while True:
+                for _ in range(1000):
+                    raw.h2.ping(b"12345678")
+                await raw.flush()
+    assert not server._connections
+    raw.socket.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "source"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("[2001:db8:1:2:3::4]", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:ffff::4", "2001:db8:1:2::/64"),
+        ("[::ffff:192.0.2.1]", "192.0.2.1"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("uid=0,pid=1", "uid=0,pid=1"),
+    ],
+)
+def test_a_host_with_many_addresses_is_one_source(address: str, source: str) -> None:
+    assert source_of(address) == source
 
 
 async def test_frames_of_unknown_types_are_ignored(server: GrpcServer, short_dir: Path) -> None:

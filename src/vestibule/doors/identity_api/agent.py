@@ -20,11 +20,12 @@ from vestibule.doors.identity_api.values import (
     svid_to_wire,
     unix,
 )
-from vestibule.doors.limits import PerSource, source_of
+from vestibule.doors.limits import PerSource
 from vestibule.identity.codes import INVALID_ENTRY, MISSING_PARAMETER
 from vestibule.identity.nodes import Nodes
 from vestibule.net.caller import current_caller
 from vestibule.net.grpc import Servable, Stream, serve
+from vestibule.net.quotas import source_of
 from vestibule.store import AgentFilter, Match
 from vestibule.wire.gen.spire import agent_pb2 as wire
 from vestibule.wire.gen.spire import types_pb2 as types
@@ -53,7 +54,7 @@ class AgentDoor:
     async def attest_agent(self, stream: Stream) -> None:
         """AttestAgent: evidence, perhaps challenges, and the agent's SVID."""
         caller = current_caller()
-        await self._attempts.pass_through(source_of(caller.address))
+        await self._attempts.pass_through(source_of(caller.address.rpartition(":")[0]))
         try:
             async with asyncio.timeout(ATTESTATION_SECONDS):
                 await self._attest(stream, caller.address)
