@@ -190,6 +190,18 @@ async def test_an_update_of_nothing_or_into_another_is_refused(store: Store) -> 
     assert await store.entries.get(web.id) == web
 
 
+async def test_many_updates_are_made_at_once_and_an_error_stands_in_its_place(store: Store) -> None:
+    web, _ = await store.entries.create(entry("web"))
+    api, _ = await store.entries.create(entry("api"))
+    wanted = [replace(web, hint="w"), replace(web, id="unknown"), replace(api, spiffe_id=web.spiffe_id)]
+    changed, unknown, similar = await store.entries.update_many(wanted)
+    assert isinstance(changed, Entry)
+    assert (changed.hint, changed.revision) == ("w", 1)
+    assert isinstance(unknown, VestibuleError)
+    assert isinstance(similar, VestibuleError)
+    assert await store.entries.get(api.id) == api
+
+
 async def test_concurrent_updates_are_all_counted(store: Store) -> None:
     created, _ = await store.entries.create(entry())
     updates = (store.entries.update(replace(created, hint=str(number))) for number in range(10))

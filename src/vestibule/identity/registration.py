@@ -107,20 +107,33 @@ class Registration:
     async def update(
         self, actor: str, patches: Sequence[tuple[str, Patch | VestibuleError]]
     ) -> list[Entry | VestibuleError]:
-        """Change the given fields of entries; an entry's own error stands in its place."""
-        results: list[Entry | VestibuleError] = []
-        for entry_id, patch in patches:
-            try:
-                if isinstance(patch, VestibuleError):
-                    raise patch
-                before = await self.get(entry_id)
-                entry = check_entry(replace(before, **patch), self._trust_domain)
-                await self._record(actor, "entry.update", [entry])
-                results.append(await self._store.entries.update(entry))
-            except VestibuleError as error:
-                results.append(error)
-        await self._entitlements.refresh()
+        """Change the given fields of entries; an entry's own error stands in its place.
+
+        Patches of one entry build on each other.  Raises: errors of the audit log.
+        """
+        patched: dict[str, Entry] = {}
+        checked = [await self._patched(entry_id, patch, patched) for entry_id, patch in patches]
+        fit = [entry for entry in checked if isinstance(entry, Entry)]
+        await self._record(actor, "entry.update", checked)
+        updated = iter(await self._store.entries.update_many(fit) if fit else ())
+        results: list[Entry | VestibuleError] = [
+            next(updated) if isinstance(entry, Entry) else entry for entry in checked
+        ]
+        if fit:
+            await self._entitlements.refresh()
         return results
+
+    async def _patched(
+        self, entry_id: str, patch: Patch | VestibuleError, patched: dict[str, Entry]
+    ) -> Entry | VestibuleError:
+        if isinstance(patch, VestibuleError):
+            return patch
+        try:
+            before = patched.get(entry_id) or await self.get(entry_id)
+            patched[entry_id] = check_entry(replace(before, **patch), self._trust_domain)
+        except VestibuleError as error:
+            return error
+        return patched[entry_id]
 
     async def delete(self, actor: str, entry_ids: Sequence[str]) -> list[VestibuleError | None]:
         """Remove entries; ``None`` for each that was there, else its error."""

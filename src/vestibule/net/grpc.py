@@ -114,8 +114,11 @@ def _guarded(
                 raise asyncio.CancelledError from error
             raise
         except asyncio.CancelledError:
-            # Either the client left, and nobody reads this, or we are shutting down: clients must see
-            # UNAVAILABLE, since some stop for good at CANCELLED.
+            # Either the client left, and nobody reads this; or its deadline has passed, which grpclib tells it; or
+            # we are shutting down: clients must see UNAVAILABLE, since some stop for good at CANCELLED.
+            wrapper = getattr(stream._stream, "wrapper", None)
+            if wrapper is not None and wrapper.cancelled:
+                raise
             await refuse(stream, SHUTTING_DOWN.error("the component is shutting down"))
             raise
         except Exception:  # noqa: BLE001 - whatever it is, the client gets a status and the log gets the trace

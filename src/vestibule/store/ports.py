@@ -51,6 +51,10 @@ class Entries(Protocol):
         """
         ...
 
+    async def update_many(self, entries: Sequence[Entry]) -> list[Entry | VestibuleError]:
+        """``update`` for each, in their order, with one disk flush for all; an error stands in its entry's place."""
+        ...
+
     async def delete(self, entry_id: str) -> bool:
         """Forget an entry; whether there was one."""
         ...

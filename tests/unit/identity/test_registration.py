@@ -94,6 +94,16 @@ async def test_deleting_says_what_was_there(world: World) -> None:
     assert world.entitlements.entries_for(AGENT) == ()
 
 
+async def test_patches_of_one_entry_build_on_each_other_and_errors_stand_in_their_place(world: World) -> None:
+    [web] = await world.create(entry("/web", AGENT))
+    patches = [(web.id, {"hint": "x"}), ("unknown", {"hint": "x"}), (web.id, {"admin": True})]
+    first, unknown, second = await world.registration.update("test", patches)
+    assert isinstance(unknown, VestibuleError)
+    assert isinstance(first, Entry)
+    assert isinstance(second, Entry)
+    assert (second.hint, second.admin, second.revision) == ("x", True, 2)
+
+
 async def test_no_record_no_entry(world: World) -> None:
     [web] = await world.create(entry("/web", AGENT))
     world.audit.broken = True
@@ -101,8 +111,8 @@ async def test_no_record_no_entry(world: World) -> None:
         await world.registration.create("test", [entry("/new", AGENT)])
     with pytest.raises(VestibuleError, match="VST8100"):
         await world.registration.delete("test", [web.id])
-    [refused] = await world.registration.update("test", [(web.id, {"hint": "x"})])
-    assert isinstance(refused, VestibuleError)
+    with pytest.raises(VestibuleError, match="VST8100"):
+        await world.registration.update("test", [(web.id, {"hint": "x"})])
     assert await world.store.entries.all() == [web]
 
 

@@ -54,18 +54,18 @@ class SqlEntries:
 
     async def update(self, entry: Entry) -> Entry:
         """Replace an entry."""
+        (result,) = await self.update_many((entry,))
+        if isinstance(result, VestibuleError):
+            raise result
+        return result
+
+    async def update_many(self, entries: Sequence[Entry]) -> list[Entry | VestibuleError]:
+        """``update`` for each, in one transaction."""
         async with self._database.write() as connection:
-            if (kept := await _one(connection, table.c.id == entry.id)) is None:
-                raise NO_SUCH_ENTRY.error(f"there is no entry {entry.id}")
-            similar = await _one(connection, table.c.similarity == similarity(entry))
-            if similar is not None and similar.id != entry.id:
-                raise SIMILAR_ENTRY.error(
-                    f"entry {similar.id} has the same SPIFFE ID, parent ID and selectors"
-                )
-            new = replace(entry, revision=kept.revision + 1, created_at=kept.created_at)
-            await connection.execute(update(table).where(table.c.id == entry.id).values(_values(new)))
-        self._changes.publish("entries")
-        return new
+            results = [await _update(connection, entry) for entry in entries]
+        if any(isinstance(result, Entry) for result in results):
+            self._changes.publish("entries")
+        return results
 
     async def delete(self, entry_id: str) -> bool:
         """Forget an entry."""
@@ -106,6 +106,17 @@ def similarity(entry: Entry) -> bytes:
     """Equal for similar entries, and for no others."""
     selectors = [[selector.type, selector.value] for selector in sorted(entry.selectors)]
     return hashlib.sha256(compact([str(entry.spiffe_id), str(entry.parent_id), selectors]).encode()).digest()
+
+
+async def _update(connection: AsyncConnection, entry: Entry) -> Entry | VestibuleError:
+    if (kept := await _one(connection, table.c.id == entry.id)) is None:
+        return NO_SUCH_ENTRY.error(f"there is no entry {entry.id}")
+    similar = await _one(connection, table.c.similarity == similarity(entry))
+    if similar is not None and similar.id != entry.id:
+        return SIMILAR_ENTRY.error(f"entry {similar.id} has the same SPIFFE ID, parent ID and selectors")
+    new = replace(entry, revision=kept.revision + 1, created_at=kept.created_at)
+    await connection.execute(update(table).where(table.c.id == entry.id).values(_values(new)))
+    return new
 
 
 async def _create(
