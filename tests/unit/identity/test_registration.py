@@ -96,7 +96,11 @@ async def test_deleting_says_what_was_there(world: World) -> None:
 
 async def test_patches_of_one_entry_build_on_each_other_and_errors_stand_in_their_place(world: World) -> None:
     [web] = await world.create(entry("/web", AGENT))
-    patches = [(web.id, {"hint": "x"}), ("unknown", {"hint": "x"}), (web.id, {"admin": True})]
+    patches: list[tuple[str, dict[str, object]]] = [
+        (web.id, {"hint": "x"}),
+        ("unknown", {"hint": "x"}),
+        (web.id, {"admin": True}),
+    ]
     first, unknown, second = await world.registration.update("test", patches)
     assert isinstance(unknown, VestibuleError)
     assert isinstance(first, Entry)
