@@ -17,7 +17,7 @@ MALFORMED_INSTANCE = define(
     Kind.INVALID,
     Fault.CALLER,
     meaning="An instance cannot be laid out: its ID is malformed, it has a port that its service has not, a port "
-    "without an app behind it, or two listeners at one address.",
+    "without an app behind it, two listeners at one address, or an address that no proxy can use.",
     advice="Let `vestibule sidecar` lay out the instance from the service's description.",
 )
 INSTANCE_TAKEN = define(
@@ -35,4 +35,12 @@ NO_INTENT_YET = define(
     Fault.OPERATOR,
     meaning="The server has not yet read a valid intent, so it knows no services.",
     advice="Run `vestibule validate DIR` on the server's intent directory and mend what it finds.",
+)
+TOO_MANY_INSTANCES = define(
+    "VST3204",
+    "too-many-instances",
+    Kind.EXHAUSTED,
+    Fault.CALLER,
+    meaning="One agent wants to register more instances than a node can sensibly run.",
+    advice="Look on the agent's node for what registers them; those that are gone are forgotten within 30 seconds.",
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -12,7 +14,13 @@ from typing import Final
 from vestibule.clock import Clock
 from vestibule.envoy.world import Destination, World, destinations_of
 from vestibule.intent import Intent, Service
-from vestibule.mesh.codes import INSTANCE_TAKEN, MALFORMED_INSTANCE, NO_INTENT_YET, UNKNOWN_SERVICE
+from vestibule.mesh.codes import (
+    INSTANCE_TAKEN,
+    MALFORMED_INSTANCE,
+    NO_INTENT_YET,
+    TOO_MANY_INSTANCES,
+    UNKNOWN_SERVICE,
+)
 from vestibule.mesh.revision import Revision
 from vestibule.mesh.source import DirectorySource
 from vestibule.records import Address, Instance, PortView, ServiceView, UpstreamView
@@ -21,6 +29,10 @@ from vestibule.store import Instances
 
 LEASE: Final = timedelta(seconds=30)
 _LOOK_EVERY: Final = timedelta(seconds=2)
+MOST_PER_AGENT: Final = 1000
+"""Instances that one agent may register: a node that was taken over must not bury the mesh under them."""
+_MOST_ADDRESSES: Final = 10_000
+_SOCKET_PATH_BYTES: Final = 107  # sun_path of struct sockaddr_un, less its terminator
 _INSTANCE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -72,13 +84,15 @@ class Discovery:
         """Keep an instance or renew its lease; the lease in seconds.
 
         Who registers was checked before: the instance's identity and agent are what was proven.
-        Raises: VST3200, VST3201, VST3202, VST3203; the errors of the store.
+        Raises: VST3200, VST3201, VST3202, VST3203, VST3204; the errors of the store.
         """
         service = self._service_of(instance)
         _check_layout(instance, service)
         wanted, known = _without_lease(instance), self._instances.get(instance.id)
         if known is not None and (known.spiffe_id, known.agent_id) != (wanted.spiffe_id, wanted.agent_id):
             raise INSTANCE_TAKEN.error(f"instance {instance.id!r} belongs to another service or agent")
+        if known is None and self._registered_by(wanted.agent_id) >= MOST_PER_AGENT:
+            raise TOO_MANY_INSTANCES.error(f"{wanted.agent_id} has {MOST_PER_AGENT} instances already")
         until = self._clock.now() + LEASE
         if known != wanted:
             await self._kept.put(replace(wanted, lease_expires_at=until))
@@ -124,6 +138,9 @@ class Discovery:
             environment=intent.mesh.environment,
         )
 
+    def _registered_by(self, agent_id: SpiffeId) -> int:
+        return sum(each.agent_id == agent_id for each in self._instances.values())
+
     def _service_of(self, instance: Instance) -> Service:
         intent = self._source.reading.intent
         if intent is None:
@@ -160,7 +177,11 @@ def _upstreams(found: Iterable[Destination]) -> tuple[UpstreamView, ...]:
 
 
 def _check_layout(instance: Instance, service: Service) -> None:
-    """1. The ID can be a name.  2. Every port is one of the service, with an app.  3. Addresses differ."""
+    """1. The ID can be a name.  2. Every port is one of the service, with an app.  3. Addresses differ.
+
+    4. Proxies can use the addresses: one that they refuse would keep from all callers of the service whatever
+    else changes among its instances.
+    """
     if not _INSTANCE_ID.fullmatch(instance.id):
         raise MALFORMED_INSTANCE.error(
             "an instance ID is 1 to 128 characters of A-Z, a-z, 0-9, '.', '_', '-'"
@@ -175,3 +196,18 @@ def _check_layout(instance: Instance, service: Service) -> None:
     twice = [address for address, times in Counter(listening).items() if times > 1]
     if twice:
         raise MALFORMED_INSTANCE.error(f"two listeners are at {twice[0]}")
+    if len(instance.apps) + len(instance.upstreams) > _MOST_ADDRESSES:
+        raise MALFORMED_INSTANCE.error(f"an instance has at most {_MOST_ADDRESSES} addresses")
+    for address in (*listening, *instance.apps.values()):
+        if not _is_usable(address):
+            raise MALFORMED_INSTANCE.error(f"{str(address)[:120]!r} is no address that a proxy can use")
+
+
+def _is_usable(address: Address) -> bool:
+    if address.path:
+        return len(os.fsencode(address.path)) <= _SOCKET_PATH_BYTES and "\0" not in address.path
+    try:
+        ip = ipaddress.ip_address(address.host)
+    except ValueError:
+        return False
+    return not (ip.is_unspecified or ip.is_multicast or "%" in address.host)

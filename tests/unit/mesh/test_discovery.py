@@ -12,7 +12,7 @@ from tests.unit.mesh.kept import KeptInstances
 
 from vestibule.errors import VestibuleError
 from vestibule.intent import Loaded, load_files
-from vestibule.mesh import DirectorySource, Discovery
+from vestibule.mesh import DirectorySource, Discovery, discovery
 from vestibule.mesh.discovery import LEASE
 from vestibule.records import Address, Instance
 from vestibule.spiffe import SpiffeId
@@ -124,6 +124,40 @@ async def test_nobody_takes_or_removes_somebody_elses_instance(room: Room) -> No
     assert room.discovery.instances() == (instance(),)
     await room.discovery.deregister("i-1", identity("web"), AGENT)
     assert room.discovery.instances() == ()
+
+
+async def test_one_agent_cannot_bury_the_mesh_under_instances(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discovery, "MOST_PER_AGENT", 2)
+    for number in range(2):
+        await room.discovery.register(instance(id=f"i-{number}"))
+    with pytest.raises(VestibuleError, match="VST3204"):
+        await room.discovery.register(instance(id="i-2"))
+    await room.discovery.register(instance(id="i-1"))
+    other = SpiffeId.parse("spiffe://example.org/spire/agent/join_token/b")
+    await room.discovery.register(instance(id="i-2", agent_id=other))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        Address(host="payments.example.org", port=80),
+        Address(host="0.0.0.0", port=80),
+        Address(host="::", port=80),
+        Address(host="224.0.0.1", port=80),
+        Address(host="fe80::1%eth0", port=80),
+        Address(host="127.0.0.1 ", port=80),
+        Address(path="/" + "x" * 107),
+        Address(path="/a\0b"),
+    ],
+    ids=str,
+)
+async def test_an_address_that_proxies_refuse_is_refused_at_once(room: Room, address: Address) -> None:
+    """It would freeze the endpoints of the service for all its callers."""
+    for changes in ({"ingress": {"http": address}}, {"apps": {"http": address}}, {"egress": address}):
+        with pytest.raises(VestibuleError, match="VST3201"):
+            await room.discovery.register(instance(**changes))
 
 
 @pytest.mark.parametrize(
