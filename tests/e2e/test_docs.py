@@ -77,16 +77,19 @@ def scene() -> Iterator[Scene]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 def test_the_commands_of_a_page_answer_what_it_says(page: Path, scene: Scene) -> None:
     parts = parts_of(page)
     if not any(isinstance(part, Console) and not part.not_run for part in parts):
         return
     ports = _free_ports(len(PORTS))
-    with Shell(scene.directory, scene.environment) as shell:
-        for part in parts:
-            _do(part, shell, scene, lambda text: _with_ports(text, ports))
-    _tidy_up(scene)
+    try:
+        with Shell(scene.directory, scene.environment) as shell:
+            for part in parts:
+                _do(part, shell, scene, lambda text: _with_ports(text, ports))
+    finally:
+        _tidy_up(scene)
 
 
 def test_what_is_not_run_says_why(capsys: pytest.CaptureFixture[str]) -> None:
