@@ -123,7 +123,8 @@ def verify_jwt_svid(token: str, audience: Collection[str], bundle_of: BundleOf, 
 
     1. It keeps the profile: three parts, a header of alg, kid and typ only, an algorithm of the list (J1–J3),
        sub, aud and exp present and well-formed (J4).
-    2. Its key is the one that its own trust domain's bundle lists under its kid.  No other bundle is consulted.
+    2. Its key is the one that its own trust domain's bundle lists under its kid, and has not expired itself.  No
+       other bundle is consulted.
     3. The algorithm is one of that key; what the header claims never chooses how a key is used.
     4. The signature is right.
     5. It was issued for one of ``audience``.
@@ -133,7 +134,7 @@ def verify_jwt_svid(token: str, audience: Collection[str], bundle_of: BundleOf, 
     """
     parsed = _parse(token)  # 1
     svid = parsed.svid
-    der = _authority(svid, bundle_of(svid.spiffe_id.trust_domain))  # 2
+    der = _authority(svid, bundle_of(svid.spiffe_id.trust_domain), now)  # 2
     _check_signature(token, parsed.algorithm, der, svid)  # 3, 4
     if not set(svid.audience) & set(audience):  # 5
         raise JWT_NOT_FOR_US.error(f"the token of {svid.spiffe_id} is for {_listed(svid.audience)}")
@@ -141,13 +142,16 @@ def verify_jwt_svid(token: str, audience: Collection[str], bundle_of: BundleOf, 
     return svid
 
 
-def _authority(svid: JwtSvid, bundle: TrustBundle | None) -> bytes:
+def _authority(svid: JwtSvid, bundle: TrustBundle | None, now: datetime) -> bytes:
     domain = svid.spiffe_id.trust_domain
     if bundle is None or bundle.trust_domain != domain:
         raise JWT_NOT_TRUSTED.error(f"there is no trust bundle of {domain}")
     for authority in bundle.jwt_authorities:
-        if authority.key_id == svid.key_id:
-            return authority.public_key
+        if authority.key_id != svid.key_id:
+            continue
+        if authority.expires_at is not None and authority.expires_at <= now:
+            raise JWT_NOT_TRUSTED.error(f"the JWT key {svid.key_id[:80]!r} of {domain} has expired")
+        return authority.public_key
     raise JWT_NOT_TRUSTED.error(f"no JWT key of {domain} is called {svid.key_id[:80]!r}")
 
 

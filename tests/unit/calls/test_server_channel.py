@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from vestibule.calls.channel import ServerChannel, UnverifiedChannel
-from vestibule.calls.codes import BAD_ANSWER, BANNED, MUST_ATTEST
+from vestibule.calls.codes import BAD_ANSWER, BANNED, MUST_ATTEST, OTHER_TRUST_DOMAIN
 from vestibule.calls.identity_api import IdentityApi
 from vestibule.clock import SystemClock
 from vestibule.errors import Fault, Kind, VestibuleError
@@ -171,7 +171,7 @@ async def test_a_server_of_another_trust_domain_is_named() -> None:
         with pytest.raises(VestibuleError) as refusal:
             await IdentityApi(channel, TrustDomain.parse("other.org")).bundle()
         channel.close()
-    assert refusal.value.code is BAD_ANSWER
+    assert refusal.value.code is OTHER_TRUST_DOMAIN
 
 
 # ------------------------------------------------------------------- what the server's words mean

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -258,6 +259,18 @@ def test_no_other_trust_domains_key_makes_our_identities() -> None:
     assert verify(token(key=FOREIGN, sub="spiffe://other.org/web")).spiffe_id.trust_domain == OTHER
     refused(token(key=KEY, sub="spiffe://other.org/web"), "VST1013")
     refused(token(sub="spiffe://third.org/web"), "VST1013")
+
+
+def test_j5_a_key_that_expired_is_none_even_where_the_bundle_is_old() -> None:
+    # An agent that was cut off for long still has it: whoever finds the old key may not sign on.
+    [authority] = bundle(k=KEY).jwt_authorities
+    good, aged = (
+        {TD: replace(bundle(), jwt_authorities=(replace(authority, expires_at=ends),))}
+        for ends in (NOW + MINUTE, NOW)
+    )
+    assert verify_jwt_svid(token(), ["db"], good.get, NOW).spiffe_id == WEB
+    with pytest.raises(VestibuleError, match="VST1013"):
+        verify_jwt_svid(token(), ["db"], aged.get, NOW)
 
 
 def test_a_changed_token_is_refused() -> None:
