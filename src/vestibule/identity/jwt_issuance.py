@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
-from vestibule.audit import Audit, AuditEvent
+from vestibule.audit import Audit, AuditEvent, Detail
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
 from vestibule.identity.codes import ENTRY_NOT_AUTHORIZED, INVALID_TTL, JWT_SVIDS_DISABLED
@@ -18,6 +18,9 @@ from vestibule.pki.jwt import UnsignedJwt, read_jwt_svid, svid_claims
 from vestibule.spiffe import JwtSvid, SpiffeId, TrustDomain
 
 DEFAULT_JWT_SVID_TTL: Final = timedelta(minutes=5)
+_RECORDED: Final = 16
+_RECORDED_CHARACTERS: Final = 300
+"""Of what a workload or an agent may choose, so much goes on record: they must not fill the audit log's disk."""
 
 
 class JwtIssuance:
@@ -102,9 +105,11 @@ class JwtIssuance:
 
 
 def _issued(actor: str, action: str, svid: JwtSvid, entry_id: str = "") -> AuditEvent:
-    details = {
+    shown = [each[:_RECORDED_CHARACTERS] for each in svid.audience[:_RECORDED]]
+    details: dict[str, Detail] = {
         **({"entry_id": entry_id} if entry_id else {}),
-        "audience": list(svid.audience),
+        "audience": shown,
+        **({"audiences": len(svid.audience)} if len(svid.audience) > len(shown) else {}),
         "not_after": svid.expires_at.isoformat(),
         "kid": svid.key_id,
     }
@@ -113,5 +118,9 @@ def _issued(actor: str, action: str, svid: JwtSvid, entry_id: str = "") -> Audit
 
 def _refused(actor: str, action: str, subject: str, error: VestibuleError) -> AuditEvent:
     return AuditEvent(
-        actor=actor, action=action, subject=subject, outcome=error.code.code, details={"error": error.message}
+        actor=actor,
+        action=action,
+        subject=subject[:_RECORDED_CHARACTERS],
+        outcome=error.code.code,
+        details={"error": error.message[:_RECORDED_CHARACTERS]},
     )

@@ -183,6 +183,16 @@ async def test_an_agent_gets_none_for_an_entry_of_another(world: World) -> None:
         assert world.audit.events[-1].outcome == "VST1201"
 
 
+async def test_what_a_caller_chooses_takes_little_room_on_record(world: World) -> None:
+    audience = [f"{number}" + "x" * 150 for number in range(64)]
+    svid = await world.jwt_issuance.mint("test", spiffe("/web"), audience, None)
+    assert len(svid.audience) == 64
+    with pytest.raises(VestibuleError):
+        await world.jwt_issuance.for_workload(AGENT, "x" * 100_000, ["db"])
+    assert all(len(str(event)) < 4000 for event in world.audit.events)
+    assert world.audit.events[-2].details["audiences"] == 64
+
+
 async def test_no_token_without_an_audience(world: World) -> None:
     [mine] = await world.create(entry("/web", AGENT))
     for audience in ([], [""]):
