@@ -494,6 +494,16 @@ async def test_new_instances_are_found_and_lost_ones_left() -> None:
             assert (await web.ask("GET", "/v1/charges")).status == 200
 
 
+async def test_an_instance_that_died_without_a_word_costs_no_call_while_another_lives() -> None:
+    async with shop() as mesh, wire(mesh.egress) as web:
+        await mesh.lab.add("payments", instance_id="payments-2")
+        await mesh.lab.ready()
+        # Its machine is gone; until its lease ends everybody still believes in it.
+        await mesh.payments.stop()
+        for _ in range(60):
+            assert (await web.ask("GET", "/v1/charges")).status == 200
+
+
 async def test_certificates_rotate_under_load_without_a_lost_request() -> None:
     ttl = timedelta(seconds=4)
     async with shop(ttl=ttl) as mesh:

@@ -17,10 +17,11 @@ from envoy.config.listener.v3 import listener_components_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
+from envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb2 import PreviousHostsPredicate
 from google.protobuf.wrappers_pb2 import UInt32Value
 
 from vestibule.envoy import access_log, codes, http, listeners, replies
-from vestibule.envoy.protos import seconds, serialized
+from vestibule.envoy.protos import packed, seconds, serialized
 from vestibule.envoy.world import Destination, World, destinations_of
 from vestibule.intent.model import Protocol, Service
 from vestibule.policy.codes import CALL_DENIED
@@ -31,6 +32,8 @@ RETRIES: Final = 2
 """After a failure that leaves no doubt that the callee never saw the request."""
 
 RETRY_ON: Final = "connect-failure,refused-stream,reset-before-request"
+HOST_SELECTIONS: Final = 5
+"""How often the load balancer may be asked for one that was not tried yet."""
 
 
 def resources(world: World, instance: Instance, allowed: Iterable[Destination]) -> Iterator[Resource]:
@@ -164,6 +167,11 @@ def _to(target: Destination, timeout: timedelta) -> Route:
         action.timeout.CopyFrom(seconds(timeout.total_seconds()))
     action.retry_policy.retry_on = RETRY_ON
     action.retry_policy.num_retries.CopyFrom(UInt32Value(value=RETRIES))
+    # Each further try looks for another instance than those that failed, as far as there is one.
+    action.retry_policy.retry_host_predicate.add(
+        name="envoy.retry_host_predicates.previous_hosts", typed_config=packed(PreviousHostsPredicate())
+    )
+    action.retry_policy.host_selection_retry_max_attempts = HOST_SELECTIONS
     return Route(name=target.cluster, match=_every(), route=action)
 
 
