@@ -16,7 +16,8 @@ def configuration(port: int) -> dict[str, object]:
     answer = {"status": 200, "body": {"inline_string": '{"status": "fine"}\n'}}
     route = {"match": {"prefix": "/"}, "direct_response": answer}
     manager = {
-        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3."
+        "HttpConnectionManager",
         "stat_prefix": "app",
         "route_config": {"virtual_hosts": [{"name": "app", "domains": ["*"], "routes": [route]}]},
         "http_filters": [

@@ -2,7 +2,7 @@
 
 Both carry the same requests to the same app (an Envoy that answers at once), over the same HTTP versions on every leg
 (1.1 in, 2 over mutual TLS 1.3 between, 1.1 to the app), with as many worker threads.  Ours has policy, SPIFFE
-validation, certificates from the agent and complete access logs; theirs has certificates in files, and nothing else.
+validation, certificates from the agent and access logs as they are by default; theirs has certificates in files, and nothing else.
 The runs alternate, and ratios are taken run by run, so that a drifting machine cancels out.
 """
 

@@ -28,8 +28,9 @@ from vestibule.xds.resources import TOKEN_BUCKET, Resource
 
 SERVED_PER_SECOND: Final = 200
 FAILED_PER_SECOND: Final = 1000
-BURST: Final = 1000
-"""Entries that may come at once, of either kind."""
+SERVED_BURST: Final = 400
+FAILED_BURST: Final = 1000
+"""Entries that may come at once."""
 
 FLUSH_SECONDS: Final = 0.25
 BUFFER_BYTES: Final = 65536
@@ -63,9 +64,13 @@ def outbound_connections(service: str, port: str) -> AccessLog:
 
 def limits() -> Iterator[Resource]:
     """The token buckets that the logs of a proxy share."""
-    for name, rate in ((_SERVED, SERVED_PER_SECOND), (_FAILED, FAILED_PER_SECOND)):
+    buckets = (
+        (_SERVED, SERVED_BURST, SERVED_PER_SECOND),
+        (_FAILED, FAILED_BURST, FAILED_PER_SECOND),
+    )
+    for name, burst, rate in buckets:
         bucket = TokenBucket(
-            max_tokens=BURST, tokens_per_fill=UInt32Value(value=rate), fill_interval=seconds(1)
+            max_tokens=burst, tokens_per_fill=UInt32Value(value=rate), fill_interval=seconds(1)
         )
         yield Resource.of(TOKEN_BUCKET, name, serialized(bucket))
 
