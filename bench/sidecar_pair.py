@@ -2,8 +2,9 @@
 
 Both carry the same requests to the same app (an Envoy that answers at once), over the same HTTP versions on every leg
 (1.1 in, 2 over mutual TLS 1.3 between, 1.1 to the app), with as many worker threads.  Ours has policy, SPIFFE
-validation, certificates from the agent and access logs as they are by default; theirs has certificates in files, and nothing else.
-The runs alternate, and ratios are taken run by run, so that a drifting machine cancels out.
+validation, certificates from the agent and access logs as they are by default (complete up to a rate, sampled beyond
+it); theirs has certificates in files, and nothing else.  The runs alternate, and ratios are taken run by run, so that
+a drifting machine cancels out.
 """
 
 from __future__ import annotations
