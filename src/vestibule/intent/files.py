@@ -41,7 +41,10 @@ def read_file(directory: Path, name: str) -> tuple[bytes | None, Problem | None]
     try:
         content = _content(directory / name)
     except FileNotFoundError:
-        return None, problem(codes.NO_INTENT, f"there is no {name}", name)
+        advice = (
+            "Write up.yaml beside mesh.yaml: apps: {web: {run: [python, web.py]}}." if name == UP else None
+        )
+        return None, problem(codes.NO_INTENT, f"there is no {name}", name, advice=advice)
     except OSError as error:
         return None, problem(codes.UNREADABLE_FILE, _reason("the file cannot be read", error), name)
     if content is None:

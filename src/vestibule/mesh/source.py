@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from vestibule.clock import Clock
-from vestibule.intent import Intent, Loaded, Problem, load
+from vestibule.intent import Intent, Loaded, Problem, Severity, load
 from vestibule.mesh.revision import Revision
 
 POLL: Final = 0.1
@@ -80,12 +80,7 @@ class DirectorySource:
         known = self._reading
         if loaded.intent is None:
             if loaded.problems != known.problems:
-                _log.warning(
-                    "the intent in %s has %d problems; %s stays in force",
-                    self.directory,
-                    len(loaded.problems),
-                    f"version {known.intent.version}" if known.intent else "nothing",
-                )
+                self._complain(loaded)
             self._reading = Reading(intent=known.intent, loaded_at=known.loaded_at, problems=loaded.problems)
         elif known.intent is not None and loaded.intent.version == known.intent.version:
             self._reading = Reading(intent=known.intent, loaded_at=known.loaded_at, problems=loaded.problems)
@@ -95,6 +90,17 @@ class DirectorySource:
                 intent=loaded.intent, loaded_at=self._clock.now(), problems=loaded.problems
             )
             self.revision.bump()
+
+    def _complain(self, loaded: Loaded) -> None:
+        version = self._reading.intent.version if self._reading.intent else None
+        errors = [str(each.error) for each in loaded.problems if each.severity is Severity.ERROR]
+        _log.warning(
+            "the intent in %s is not valid, %s; %d errors, the first: %s (vestibule validate shows all)",
+            self.directory,
+            f"version {version} stays in force" if version else "so there is no mesh yet",
+            len(errors),
+            errors[0],
+        )
 
 
 def look_at(directory: Path) -> _Look:

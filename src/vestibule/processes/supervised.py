@@ -241,8 +241,9 @@ class Supervised:
         if spec.restart is Restart.NEVER or (spec.restart is Restart.ON_FAILURE and status == 0):
             return False
         if not self._was_ready and self.failures >= spec.attempts:
+            often = "" if self.failures == 1 else f"{self.failures} times "
             raise KEEPS_ENDING.error(
-                f"{spec.name} ended {self.failures} times before it was ready ({ended_how(status)}){self._said()}"
+                f"{spec.name} ended {often}before it was ready ({ended_how(status)}){self._said()}"
             )
         _log.warning("%s ended (%s); starting it again", spec.name, ended_how(status))
         return True
