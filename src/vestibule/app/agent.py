@@ -30,6 +30,7 @@ from vestibule.agent.workloads import Workloads
 from vestibule.app.agent_attestors import DEFAULT as DEFAULT_ATTESTORS
 from vestibule.app.agent_attestors import JOIN_TOKEN, proof_source, workload_attestors
 from vestibule.app.attestor_choices import Choice
+from vestibule.app.socket_directories import socket_directory
 from vestibule.attest.workload.supervised import Vouched, is_descendant
 from vestibule.calls.ads import AdsCalls
 from vestibule.calls.channel import ServerChannel, UnverifiedChannel
@@ -320,10 +321,7 @@ class Agent:
 def _prepare(settings: AgentSettings) -> None:
     private_directory(settings.data_dir)
     for path in (settings.socket_path, settings.admin_socket_path):
-        try:
-            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        except OSError as error:
-            raise SOCKET_PATH.error(f"cannot create {path.parent}: {error.strerror}") from error
+        socket_directory(path.parent, 0o755)
 
 
 @contextmanager

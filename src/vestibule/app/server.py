@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
-import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,10 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from vestibule import __version__
-from vestibule.app.codes import UNSAFE_SOCKET_DIRECTORY
 from vestibule.app.server_mesh import Background, Mesh, mesh_of
 from vestibule.app.server_services import Services, opened
 from vestibule.app.server_settings import ServerSettings
+from vestibule.app.socket_directories import socket_directory
 from vestibule.clock import Clock, SystemClock
 from vestibule.doors.access import Access
 from vestibule.doors.admin_api import ServerAdminDoor
@@ -32,7 +30,7 @@ from vestibule.net.grpc_server import GrpcServer
 from vestibule.net.listen import listen_tcp
 from vestibule.net.tls import ServerTls
 from vestibule.net.unix import PRIVATE, UnixListener, listen_unix
-from vestibule.processes import Shutdown, private_directory
+from vestibule.processes import Shutdown
 from vestibule.spiffe import TrustBundle, TrustDomain
 from vestibule.telemetry.metrics import Metrics
 
@@ -119,22 +117,10 @@ def _places(settings: ServerSettings) -> Iterator[_Places]:
         health = None if port is None else stack.enter_context(listen_tcp(settings.health_address, port))
         port = settings.oidc_port
         oidc = None if port is None else stack.enter_context(listen_tcp(settings.oidc_address, port))
-        _check_socket_directory(settings.socket_path.parent)
+        socket_directory(settings.socket_path.parent)
         local = listen_unix(settings.socket_path, PRIVATE)
         stack.callback(local.close)
         yield _Places(tcp, health, oidc, local)
-
-
-def _check_socket_directory(directory: Path) -> None:
-    """Make it, with mode 0700; an existing one must not let others replace the socket.  Raises: VST9114, VST7003.
-
-    One that the agent's public socket shares is open for reading; the socket's own mode keeps it private.
-    """
-    if not directory.exists():
-        private_directory(directory)
-    facts = directory.stat()
-    if facts.st_uid not in (0, os.geteuid()) or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise UNSAFE_SOCKET_DIRECTORY.error(f"others can write to {directory}")
 
 
 class _Server:
