@@ -172,6 +172,7 @@ class Client:
         """An open call.  Leaving the block before the end cancels it.  Raises as ``unary`` does."""
         method = self._descriptor.methods_by_name[name]
         stream: Stream | None = None
+        ending = _Ending()
         try:
             async with self._channel.request(
                 _path(method),
@@ -181,6 +182,7 @@ class Client:
                 timeout=timeout,
                 metadata=dict(metadata or {}),
             ) as stream:
+                ending.watch(stream)
                 yield stream
                 # Otherwise grpclib would now wait for the end of a stream that has none.
                 if method.server_streaming and _is_open(stream):
@@ -188,14 +190,55 @@ class Client:
                 elif method.server_streaming and hasattr(stream, "_stream"):
                     # The server has ended the call, so that nobody waits for our own end of it.
                     stream._end_done = True
-        except GRPCError as error:
-            raise _remote(error, stream) from error
-        except StreamTerminatedError as error:
-            raise UNREACHABLE.error(f"the connection ended during {name}: {error}") from error
-        except TimeoutError as error:
-            raise UNREACHABLE.error(f"{name} was not answered in time") from error
-        except OSError as error:
-            raise UNREACHABLE.error(f"cannot connect for {name}: {error}") from error
+        except (GRPCError, StreamTerminatedError, OSError) as error:
+            if ending.was_asked_for():
+                raise asyncio.CancelledError from error
+            raise _translated(name, error, stream) from error
+
+
+class _Ending:
+    """Whether the task that makes a call was told to end.
+
+    grpclib wakes who waits for a stream by cancelling it, and then raises its own error, also to somebody who was
+    cancelled by others at the same moment: a task that goes on after that goes on for ever.
+    """
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self._before = self._task.cancelling() if self._task else 0
+        self._wakings = 0
+
+    def watch(self, stream: Stream) -> None:
+        """Count how often grpclib cancels the task."""
+        wrapper = stream._wrapper
+        wake = wrapper.cancel
+
+        def counted(error: Exception) -> None:
+            self._wakings += self._task in wrapper._tasks
+            wake(error)
+
+        wrapper.cancel = counted
+
+    def was_asked_for(self) -> bool:
+        """Whether somebody else cancelled it, too; grpclib's own cancellations are taken back."""
+        if self._task is None:
+            return False
+        for _ in range(self._wakings):
+            self._task.uncancel()
+        self._wakings = 0
+        return self._task.cancelling() > self._before
+
+
+def _translated(name: str, error: Exception, stream: Stream | None) -> VestibuleError:
+    match error:
+        case GRPCError():
+            return _remote(error, stream)
+        case StreamTerminatedError():
+            return UNREACHABLE.error(f"the connection ended during {name}: {error}")
+        case TimeoutError():
+            return UNREACHABLE.error(f"{name} was not answered in time")
+        case _:
+            return UNREACHABLE.error(f"cannot connect for {name}: {error}")
 
 
 def _is_open(stream: Stream) -> bool:
