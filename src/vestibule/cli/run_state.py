@@ -6,6 +6,7 @@ It names sockets and files, never their contents.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -48,9 +49,16 @@ class RunState:
 
     @classmethod
     def read(cls, state_directory: Path) -> RunState | None:
-        """The note in a state directory; None where there is none, or none that can be read."""
+        """The note in a state directory; None where there is none, none that can be read, or somebody else's.
+
+        Commands look into the current directory.  In one where others can write, they must not be led to a
+        stranger's sockets.
+        """
         try:
-            document = json.loads((state_directory / _FILE).read_text(encoding="utf-8"))
+            with (state_directory / _FILE).open(encoding="utf-8") as file:
+                if os.fstat(file.fileno()).st_uid != os.geteuid():
+                    return None
+                document = json.load(file)
             paths = (
                 "intent",
                 "runtime",

@@ -65,6 +65,14 @@ def test_a_note_that_cannot_be_read_is_as_good_as_none(tmp_path: Path) -> None:
     assert RunState.read(tmp_path) is None
 
 
+def test_a_strangers_note_is_not_believed(
+    tmp_path: Path, running: RunState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    me = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: me + 1)
+    assert RunState.read(tmp_path) is None
+
+
 def test_a_run_that_is_over_is_forgotten(tmp_path: Path, running: RunState) -> None:
     RunState.forget(tmp_path)
     RunState.forget(tmp_path)
