@@ -8,7 +8,8 @@ STORE_UNUSABLE = define(
     Kind.UNAVAILABLE,
     Fault.OPERATOR,
     meaning="The database can not be opened, read or written.",
-    advice="Check that the data directory exists, belongs to the user that runs the server, and that its disk works and has space.",
+    advice="Check that the data directory exists, belongs to the user that runs the server, and that its disk works "
+    "and has space.",
 )
 STORE_FULL = define(
     "VST8001",
