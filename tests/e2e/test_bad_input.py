@@ -339,6 +339,7 @@ def test_a_forged_node_id_gets_a_stranger_nothing(mesh: Mesh) -> None:
     with platform.undisturbed(), mesh.calls_go_on():
         log = hostile.envoy(hostile.asks_ads(platform.agent_socket, instance), platform.directory, "VST2133")
         assert "not the Envoy of an attached sidecar" in log
+        platform.agent.says("VST2133")
 
 
 def test_a_forged_node_id_of_a_known_proxy_is_overwritten_with_what_was_attested(mesh: Mesh) -> None:

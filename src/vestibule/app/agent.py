@@ -24,6 +24,7 @@ from vestibule.agent.jwt_svids import JwtSvids
 from vestibule.agent.kept_snapshots import KeptSnapshots
 from vestibule.agent.relay import Relay
 from vestibule.agent.sidecars import Grants, Sidecars, ViewCache
+from vestibule.agent.strangers import Strangers
 from vestibule.agent.sync import Sync
 from vestibule.agent.vault import Vault
 from vestibule.agent.workloads import Workloads
@@ -51,6 +52,7 @@ from vestibule.keys.sealing import Sealer
 from vestibule.net.codes import SOCKET_PATH
 from vestibule.net.grpc import Client, Servable, Stream
 from vestibule.net.grpc_server import GrpcServer
+from vestibule.net.listen import listen_tcp
 from vestibule.net.peer import ProcessHandle, peer_of
 from vestibule.net.unix import PRIVATE, PUBLIC, UnixListener, check_path, listen_unix
 from vestibule.observe.access_log import AccessLog
@@ -169,6 +171,7 @@ class Agent:
         self.proxies = settings.data_dir / "proxies"
         self.relay = Relay(AdsCalls(self.channel), KeptSnapshots(self.proxies, sealer))
         self.ledger = Ledger()
+        self.strangers = Strangers(clock)
         self.access_log = AccessLog(settings.data_dir / "access.jsonl")
         self.started_at = clock.now()
 
@@ -181,10 +184,13 @@ class Agent:
         private = GrpcServer([self.admin_service()])
         supervisor = GrpcServer([SupervisorDoor(self.grants).servable()])
         listeners: list[UnixListener] = []
+        health: socket.socket | None = None
         try:
             # Known to be ours before the join token is spent; callers who come now wait a moment.
             listeners.append(listen_unix(self.settings.admin_socket_path, PRIVATE))
             listeners.append(listen_unix(self.settings.socket_path, PUBLIC))
+            if self.settings.health is not None:
+                health = listen_tcp(self.settings.health.host, self.settings.health.port)
             async with asyncio.TaskGroup() as tasks:
                 running = [
                     tasks.create_task(self.access_log.run(), name="access-log"),
@@ -197,11 +203,11 @@ class Agent:
                     await supervisor.adopt(_inherited(self.settings.supervisor_fd))
                 await private.listen(listeners[0].sock)
                 await public.listen(listeners[1].sock)
-                if self.settings.health is not None:
+                if health is not None:
                     # Imported only where it is asked for: an HTTP server is a quarter of the agent's start.
                     from vestibule.app.agent_health import serve_health
 
-                    running.append(tasks.create_task(serve_health(self, self.settings.health), name="health"))
+                    running.append(tasks.create_task(serve_health(self, health), name="health"))
                 ready = tasks.create_task(self._report_ready(on_ready), name="ready")
                 await self._until(shutdown)
                 _log.info("stopping")
@@ -214,6 +220,8 @@ class Agent:
                 await server.close()
             for listener in listeners:
                 listener.close()
+            if health is not None:
+                health.close()
             self.channel.close()
 
     def public_services(self) -> list[Servable]:
@@ -241,13 +249,15 @@ class Agent:
     def proxy_of(self, stream: Stream) -> ProxyKey:
         """Whose Envoy calls.  Raises: VST2133, VST2312."""
         peer = peer_of(stream)
-        return self.sidecars.proxy_of((peer.pid, peer.start_time))
+        with self.strangers.noted(peer):
+            return self.sidecars.proxy_of((peer.pid, peer.start_time))
 
     def reporter_of(self, stream: Stream) -> Reporter:
         """Whose access log is being sent.  Raises: VST2133, VST2312."""
         peer = peer_of(stream)
-        session = self.sidecars.session_of((peer.pid, peer.start_time))
-        proxy = self.sidecars.proxy_of((peer.pid, peer.start_time))
+        with self.strangers.noted(peer):
+            session = self.sidecars.session_of((peer.pid, peer.start_time))
+            proxy = self.sidecars.proxy_of((peer.pid, peer.start_time))
         return Reporter(
             session.service,
             str(session.spiffe_id),

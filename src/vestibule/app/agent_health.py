@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from vestibule import __version__
 from vestibule.doors.health import Check, HealthServer, health_app
-from vestibule.net.listen import listen_tcp
-from vestibule.records import Address
 from vestibule.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from vestibule.app.agent import Agent
 
 
-async def serve_health(agent: Agent, address: Address) -> None:
-    """Serve ``/live``, ``/ready`` and ``/metrics`` until cancelled.  Raises: VST2320 and its like for the port."""
-    with listen_tcp(address.host, address.port) as sock:
-        await HealthServer(health_app(_checks(agent), _metrics(agent)), sock).run()
+async def serve_health(agent: Agent, sock: socket.socket) -> None:
+    """Serve ``/live``, ``/ready`` and ``/metrics`` on a listening socket until cancelled."""
+    await HealthServer(health_app(_checks(agent), _metrics(agent)), sock).run()
 
 
 def _checks(agent: Agent) -> Mapping[str, Check]:

@@ -16,7 +16,7 @@ KEEPS_ENDING = define(
     Kind.UNAVAILABLE,
     Fault.OPERATOR,
     meaning="A process ended several times in a row before it was ready once, so it is not started again.",
-    advice="Read its last output lines in the message; run the command by hand to see the same.",
+    advice="Read its last output lines, in the message or above it; run the command by hand to see the same.",
 )
 NOT_READY = define(
     "VST7002",

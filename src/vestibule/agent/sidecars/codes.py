@@ -16,7 +16,8 @@ NO_SERVICE_IDENTITY = define(
     Kind.PRECONDITION,
     Fault.OPERATOR,
     meaning="No registration entry under this agent gives the sidecar's process the identity of its service yet.",
-    advice="Create the entry (vestibule entry create), or check its selectors and parent; the sidecar waits.",
+    advice="Create the entry (vestibule entry create), or check its selectors and parent, and that the intent has a "
+    "service of this name; the sidecar waits.",
 )
 NOT_ITS_PROCESS = define(
     "VST2132",
