@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final, TypeAlias
 
 from vestibule.attest.node.join_token import NAME as JOIN_TOKEN
-from vestibule.audit import Audit, AuditEvent
+from vestibule.audit import Audit, AuditEvent, Detail
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
 from vestibule.identity.beacon import first
@@ -24,6 +25,7 @@ from vestibule.store import EntryFilter, Page, Store
 
 MAX_HINT_BYTES: Final = 1024
 MAX_TTL: Final = timedelta(days=3650)
+_MAX_RECORDED: Final = 300
 
 Created: TypeAlias = tuple[Entry, bool] | VestibuleError
 Patch: TypeAlias = Mapping[str, Any]
@@ -94,7 +96,7 @@ class Registration:
         An entry's own error stands in its place; what could not even be read may be passed as an error.
         Raises: errors of the audit log.
         """
-        checked = [_attempt(self._checked, entry) for entry in entries]
+        checked = [_attempt(self._named, entry) for entry in entries]
         fit = [entry for entry in checked if isinstance(entry, Entry)]
         await self._warn_of_unknown_parents(fit)
         await self._record(actor, "entry.create", checked)
@@ -138,9 +140,9 @@ class Registration:
     async def delete(self, actor: str, entry_ids: Sequence[str]) -> list[VestibuleError | None]:
         """Remove entries; ``None`` for each that was there, else its error."""
         results: list[VestibuleError | None] = []
-        events = [AuditEvent(actor=actor, action="entry.delete", subject=f"entry:{id_}") for id_ in entry_ids]
-        if events:
-            await self._audit.record(events)
+        known = {entry.id: entry for id_ in entry_ids if (entry := await self._store.entries.get(id_))}
+        if entry_ids:
+            await self._audit.record([_deleted(actor, id_, known.get(id_)) for id_ in entry_ids])
         for entry_id in entry_ids:
             if not entry_id:
                 results.append(MISSING_PARAMETER.error("missing entry ID"))
@@ -183,10 +185,12 @@ class Registration:
             if not await self.knows_parent(parent):
                 _log.warning("entries were created under %s, which is nobody yet", shown_parent(parent))
 
-    def _checked(self, entry: Entry | VestibuleError) -> Entry:
+    def _named(self, entry: Entry | VestibuleError) -> Entry:
         if isinstance(entry, VestibuleError):
             raise entry
-        return check_entry(entry, self._trust_domain)
+        checked = check_entry(entry, self._trust_domain)
+        # It has its ID before it is recorded: later records name it by nothing else.
+        return checked if checked.id else replace(checked, id=str(uuid.uuid4()))
 
     async def _record(self, actor: str, action: str, entries: Sequence[Entry | VestibuleError]) -> None:
         events = [_event(actor, action, entry) for entry in entries]
@@ -228,5 +232,23 @@ def _event(actor: str, action: str, entry: Entry | VestibuleError) -> AuditEvent
             "selectors": sorted(str(selector) for selector in entry.selectors),
             "admin": entry.admin,
             "downstream": entry.downstream,
+            # What else of an entry comes into certificates.
+            **({"dns_names": list(entry.dns_names)} if entry.dns_names else {}),
+            **({"x509_svid_ttl": _seconds(entry.x509_svid_ttl)} if entry.x509_svid_ttl else {}),
+            **({"jwt_svid_ttl": _seconds(entry.jwt_svid_ttl)} if entry.jwt_svid_ttl else {}),
+            **({"expires_at": entry.expires_at.isoformat()} if entry.expires_at else {}),
         },
     )
+
+
+def _deleted(actor: str, entry_id: str, entry: Entry | None) -> AuditEvent:
+    details: dict[str, Detail] = {}
+    if entry is not None:
+        details = {"spiffe_id": str(entry.spiffe_id), "parent_id": shown_parent(entry.parent_id)}
+    return AuditEvent(
+        actor=actor, action="entry.delete", subject=f"entry:{entry_id[:_MAX_RECORDED]}", details=details
+    )
+
+
+def _seconds(ttl: timedelta) -> int:
+    return int(ttl.total_seconds())

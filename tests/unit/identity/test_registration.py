@@ -87,6 +87,16 @@ async def test_an_update_changes_what_is_given_and_counts(world: World) -> None:
     assert missing.code.code == "VST1206"
 
 
+async def test_the_record_tells_which_entry_became_which_identity(world: World) -> None:
+    [made] = await world.create(entry("/web", AGENT, dns_names=("web.example.org",)))
+    assert world.audit.events[-1].details["entry_id"] == made.id
+    assert world.audit.events[-1].details["dns_names"] == ["web.example.org"]
+    await world.registration.delete("test", [made.id, "unknown"])
+    gone, unknown = world.audit.events[-2:]
+    assert (gone.subject, gone.details["spiffe_id"]) == (f"entry:{made.id}", str(made.spiffe_id))
+    assert unknown.details == {}
+
+
 async def test_deleting_says_what_was_there(world: World) -> None:
     [web] = await world.create(entry("/web", AGENT))
     outcomes = await world.registration.delete("test", [web.id, web.id, ""])
