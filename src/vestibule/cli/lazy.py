@@ -18,11 +18,23 @@ from typer.core import TyperCommand, TyperGroup
 from vestibule import __version__
 from vestibule.cli.codes import MISSING_EXTRA, USAGE
 from vestibule.cli.output import Exit, complain, envelope
+from vestibule.errors import VestibuleError
 
-OPTIONAL: Final = frozenset(
-    {"alembic", "aiosqlite", "envoy", "pydantic", "ruamel", "sqlalchemy", "starlette"}
+OPTIONAL: Final = (
+    *("aiosqlite", "alembic", "cel", "contrib", "envoy", "google.api", "google.rpc", "h11", "opentelemetry"),
+    *(
+        "prometheus_client",
+        "ruamel",
+        "sqlalchemy",
+        "starlette",
+        "udpa",
+        "uvicorn",
+        "uvloop",
+        "validate",
+        "xds",
+    ),
 )
-"""Top-level packages that only the complete installation has."""
+"""Packages that only the complete installation has; one of another name that is missing is a bug."""
 
 _UsageError: Final[Any] = typer.BadParameter.__base__
 """Click's; typer has brought it under more than one name."""
@@ -39,21 +51,18 @@ class Lazy:
     def load(self, name: str) -> Any:
         """The command itself."""
         module, _, function = self.target.partition(":")
-        try:
-            body = getattr(importlib.import_module(module), function)
-        except ModuleNotFoundError as error:
-            raise _missing(error) from error
+        body = getattr(importlib.import_module(module), function)
         holder = typer.Typer(add_completion=False)
         holder.command(name, hidden=self.hidden)(body)
         return typer.main.get_command(holder)
 
 
-def _missing(error: ModuleNotFoundError) -> BaseException:
-    package = (error.name or "").partition(".")[0]
-    if package.startswith("vestibule"):
-        return error
-    complain(MISSING_EXTRA.error(f"the package {package!r} is not installed"))
-    return typer.Exit(Exit.REFUSED)
+def _missing(error: ModuleNotFoundError) -> VestibuleError | None:
+    """What to say where a package of the complete installation is not there."""
+    name = f"{error.name}."
+    if not any(name.startswith(f"{package}.") for package in OPTIONAL):
+        return None
+    return MISSING_EXTRA.error(f"the package {error.name!r} is not installed")
 
 
 class LazyGroup(TyperGroup):
@@ -85,8 +94,21 @@ class Program(LazyGroup):
     def main(self, args: Sequence[str] | None = None, *more: Any, **extra: Any) -> Any:
         """Run a command and exit."""
         words = sys.argv[1:] if args is None else list(args)
-        if not _wants_json(words):
-            return super().main(words, *more, **extra)
+        json = _wants_json(words)
+        try:
+            return self._main_json(words, *more, **extra) if json else super().main(words, *more, **extra)
+        except ModuleNotFoundError as error:
+            # Wherever a command gets to importing it: when it is loaded, or only when it runs.
+            missing = _missing(error)
+            if missing is None:
+                raise
+        if json:
+            sys.stdout.write(envelope("usage", None, [missing]) + "\n")
+        else:
+            complain(missing)
+        sys.exit(Exit.REFUSED)
+
+    def _main_json(self, words: Sequence[str], *more: Any, **extra: Any) -> Any:
         try:
             code = super().main(words, *more, **{**extra, "standalone_mode": False})
         except _UsageError as error:
