@@ -42,7 +42,7 @@ from vestibule.calls.workload_api import SERVICE as WORKLOAD
 from vestibule.doors.agent_admin import SERVICE as AGENT_ADMIN
 from vestibule.doors.codes import NO_SECURITY_HEADER
 from vestibule.doors.sds import SERVICE as SDS
-from vestibule.errors import ErrorCode, VestibuleError
+from vestibule.errors import ErrorCode, Kind, VestibuleError
 from vestibule.net.codes import SERVER_NOT_TRUSTED, SHUTTING_DOWN, SOCKET_IN_USE, SOCKET_PATH
 from vestibule.net.grpc import Client
 from vestibule.pki.bundles import sha256_fingerprint, to_jwks, to_pem
@@ -421,13 +421,19 @@ async def test_a_request_without_the_security_header_is_invalid(world: Field) ->
     channel.close()
 
 
-async def test_jwt_calls_are_unimplemented(world: Field) -> None:
-    agent = await world.agent()
-    channel = unix_channel(agent.settings.socket_path)
-    request = workload_pb2.JWTSVIDRequest(audience=["x"])
-    with pytest.raises(VestibuleError, match="UNIMPLEMENTED"):
-        await Client(channel, WORKLOAD).unary("FetchJWTSVID", request, metadata=HEADER)
-    channel.close()
+async def test_jwt_calls_are_unimplemented_where_the_server_issues_none() -> None:
+    async with a_world(disable_jwt_svids=True) as world:
+        agent = await world.agent()
+        await world.server.entry(agent.id, "/web", ME)
+        await agent.until(anything)
+        channel = unix_channel(agent.settings.socket_path)
+        request = workload_pb2.JWTSVIDRequest(audience=["x"])
+        try:
+            with pytest.raises(VestibuleError) as caught:
+                await Client(channel, WORKLOAD).unary("FetchJWTSVID", request, metadata=HEADER)
+        finally:
+            channel.close()
+    assert caught.value.code.kind is Kind.UNIMPLEMENTED
 
 
 async def test_losing_the_last_identity_ends_the_stream_with_a_denial(world: Field) -> None:
