@@ -248,7 +248,8 @@ async def _enduring(name: str, work: Background) -> None:
     while True:
         try:
             return await work()
-        except VestibuleError as error:
+        except (VestibuleError, OSError) as error:
+            # An OSError, too, is the world's doing: a lack of descriptors, say.
             _log.error("%s has to begin anew: %s", name, error)
             await asyncio.sleep(RESTART_SECONDS)
 

@@ -15,6 +15,7 @@ What is known at each moment:
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -203,8 +204,10 @@ def _pin(sock: Any, pid: int, uid: int, gid: int) -> ProcessHandle | None:
 def _still_the_peer(sock: Any, process: ProcessHandle, uid: int) -> bool:
     try:
         pidfd = int(sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD))
-    except OSError:
-        return _has_user(process, uid)
+    except OSError as error:
+        # Only a kernel without the option leaves us to guess.  ESRCH says that the peer has ended and was reaped,
+        # which is just when its pid is free for somebody else; and a lack of descriptors may be of its making.
+        return error.errno in (errno.ENOPROTOOPT, errno.EINVAL) and _has_user(process, uid)
     try:
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)

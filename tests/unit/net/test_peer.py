@@ -1,3 +1,4 @@
+import errno
 import os
 import select
 import socket
@@ -111,6 +112,22 @@ def test_without_the_kernels_handle_another_users_process_is_still_not_the_peer(
             raise OSError(92, "Protocol not available")
 
     assert Peer.of_socket(OldKernelSocket()).process is None
+
+
+@pytest.mark.parametrize(
+    ("error", "believed"), [(errno.ENOPROTOOPT, True), (errno.ESRCH, False), (errno.EMFILE, False)]
+)
+def test_where_the_kernel_knows_the_peer_its_word_counts(error: int, believed: bool) -> None:
+    """Our own pid stands for one that was given to another process of the same user."""
+
+    class Socket:
+        def getsockopt(self, _level: int, option: int, _size: int = 0) -> bytes:
+            if option == socket.SO_PEERCRED:
+                ours = (os.getpid(), os.geteuid(), os.getegid())
+                return b"".join(n.to_bytes(4, sys.byteorder) for n in ours)
+            raise OSError(error, os.strerror(error))
+
+    assert (Peer.of_socket(Socket()).process is not None) is believed
 
 
 def test_a_child_that_inherited_the_connection_does_not_speak_for_its_parent(listener: UnixListener) -> None:
