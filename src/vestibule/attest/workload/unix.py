@@ -3,7 +3,8 @@
 Selectors (as SPIRE names them): ``unix:uid``, ``unix:gid``, ``unix:user``, ``unix:group``,
 ``unix:supplementary_gid``, ``unix:supplementary_group``, ``unix:path``, ``unix:sha256``.  User and group are
 the effective ones.  Path and digest need the right to look into the process (same user, or root); without
-it they are left out, and entries that ask for them do not match.
+it they are left out, and entries that ask for them do not match.  The path is left out, too, where another file, or
+none, lies there for the agent: in another mount namespace, such as a container's, any program can have any path.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import hashlib
 import logging
 import os
 import pwd
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
+from weakref import WeakValueDictionary
 
 from vestibule.attest.workload.ports import Process
 from vestibule.spiffe import Selector
@@ -49,39 +52,75 @@ class UnixAttestor:
         self._executables = executables
         # A digest stays true for a file whose device, inode, size and both times are unchanged.
         self._digests: OrderedDict[_File, str] = OrderedDict()
+        self._lock = threading.Lock()
+        self._looking: WeakValueDictionary[Selector, asyncio.Lock] = WeakValueDictionary()
 
     async def attest(self, process: Process) -> frozenset[Selector]:
         """Raises: VST2312 if the process has ended."""
         # In a thread, since the names of users may come from a directory server.
         found = await asyncio.to_thread(lambda: set(_ids(process)))
         if self._executables:
-            found |= await self._executable(process)
+            found |= await self._executable(process, next(each for each in found if _is_uid(each)))
         return frozenset(found)
 
-    async def _executable(self, process: Process) -> set[Selector]:
+    async def _executable(self, process: Process, user: Selector) -> set[Selector]:
+        # One look at a time for each user: programs may be large, or lie where reading takes for ever, and the
+        # threads are for everybody.  A look that nobody waits for any more still has to end before the next.
+        async with self._looking.setdefault(user, asyncio.Lock()):
+            looking = asyncio.ensure_future(asyncio.to_thread(self._look, process))
+            try:
+                return await asyncio.shield(looking)
+            except asyncio.CancelledError:
+                await asyncio.wait([looking])
+                raise
+
+    def _look(self, process: Process) -> set[Selector]:
+        found: set[Selector] = set()
         try:
-            found = {_selector("path", process.link("exe"))}
+            path = process.link("exe")
             with process.open_executable() as file:
-                if digest := await self._digest(file):
+                if _is_at(path, file):
+                    found.add(_selector("path", path))
+                else:
+                    _log.debug("process %d runs another program than %s here", process.pid, path)
+                if digest := self._digest(file):
                     found.add(_selector("sha256", digest))
         except PermissionError:
             _log.debug("process %d may not be examined: no path or sha256 selector", process.pid)
             return set()
         return found
 
-    async def _digest(self, file: Any) -> str | None:
+    def _digest(self, file: Any) -> str | None:
         facts = os.fstat(file.fileno())
         if facts.st_size > MAX_EXECUTABLE_BYTES:
             return None
         key = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
-        if (known := self._digests.get(key)) is not None:
-            self._digests.move_to_end(key)
-            return known
-        digest = (await asyncio.to_thread(hashlib.file_digest, file, "sha256")).hexdigest()
-        self._digests[key] = digest
-        if len(self._digests) > _REMEMBERED:
-            self._digests.popitem(last=False)
+        with self._lock:
+            if (known := self._digests.get(key)) is not None:
+                self._digests.move_to_end(key)
+                return known
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        with self._lock:
+            self._digests[key] = digest
+            if len(self._digests) > _REMEMBERED:
+                self._digests.popitem(last=False)
         return digest
+
+
+def _is_at(path: str, file: Any) -> bool:
+    """Whether the program is what lies at ``path`` for us.
+
+    A process may have put anything there for itself: whoever can make a user namespace can mount what he likes
+    on any directory, in a view of the file system that only his own processes have.
+    """
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))  # noqa: PTH116 - beside fstat
+    except OSError:
+        return False
+
+
+def _is_uid(selector: Selector) -> bool:
+    return selector.value.startswith("uid:")
 
 
 def _ids(process: Process) -> Iterator[Selector]:

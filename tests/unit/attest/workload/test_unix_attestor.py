@@ -1,6 +1,9 @@
+import asyncio
 import hashlib
 import os
 import sys
+import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,3 +99,53 @@ async def test_a_huge_program_gets_no_digest(
     found = await UnixAttestor().attest(this_process)
     assert [selector for selector in found if selector.value.startswith("path:")]
     assert not [selector for selector in found if selector.value.startswith("sha256:")]
+
+
+class Disguised(Foreign):
+    """A process whose program has a path of its own choice, in a view of the file system of its own."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def link(self, name: str) -> str:
+        return self._path
+
+    def open_executable(self) -> Any:
+        return Path(sys.executable).open("rb")
+
+
+@pytest.mark.parametrize("path", ["/bin/sh", "/nowhere/payments", f"{sys.executable} (deleted)"])
+async def test_a_path_that_is_another_file_for_us_is_left_out(path: str) -> None:
+    found = await UnixAttestor().attest(Disguised(path))
+    assert not [selector for selector in found if selector.value.startswith("path:")]
+    assert [selector for selector in found if selector.value.startswith("sha256:")]
+
+
+async def test_one_user_keeps_one_thread_busy_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, running, most = hashlib.file_digest, 0, 0
+
+    def slow(*given: Any) -> Any:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        time.sleep(0.02)
+        try:
+            return real(*given)
+        finally:
+            running -= 1
+
+    monkeypatch.setattr(hashlib, "file_digest", slow)
+    attestor = UnixAttestor()
+    monkeypatch.setattr(attestor, "_digests", Forgetful())
+    impatient = asyncio.create_task(attestor.attest(Disguised("/a")))
+    await asyncio.sleep(0.01)
+    impatient.cancel()
+    await asyncio.gather(*(attestor.attest(Disguised("/a")) for _ in range(4)))
+    assert most == 1
+
+
+class Forgetful(OrderedDict[Any, str]):
+    """Remembers nothing, as if every program were a new one."""
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return default
