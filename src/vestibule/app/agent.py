@@ -56,6 +56,7 @@ from vestibule.net.listen import listen_tcp
 from vestibule.net.peer import ProcessHandle, peer_of
 from vestibule.net.unix import PRIVATE, PUBLIC, UnixListener, check_path, listen_unix
 from vestibule.observe.access_log import AccessLog
+from vestibule.processes.codes import NOT_WRITABLE
 from vestibule.processes.directories import private_directory
 from vestibule.processes.signals import Shutdown
 from vestibule.records import Address
@@ -337,7 +338,10 @@ def _prepare(settings: AgentSettings) -> None:
 @contextmanager
 def _only_one(data_dir: Path) -> Iterator[None]:
     """Two agents on one directory would take each other's SVIDs for stolen ones."""
-    descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise NOT_WRITABLE.error(f"cannot write in {data_dir}: {error.strerror}") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -24,6 +24,7 @@ from vestibule.identity.registration import Registration
 from vestibule.identity.server_identity import ServerIdentity
 from vestibule.keys import DiskKeyManager, KeyManager, MemoryKeyManager, Sealer, load_or_create_kek
 from vestibule.processes import private_directory
+from vestibule.processes.codes import NOT_WRITABLE
 from vestibule.spiffe import TrustDomain
 from vestibule.store import Store
 from vestibule.store.sqlite import open_store
@@ -115,7 +116,10 @@ def _keys(settings: ServerSettings) -> KeyManager:
 @contextmanager
 def _sole_user(directory: Path) -> Iterator[None]:
     """Hold the directory: two servers on one database would each sign and rotate on their own."""
-    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise NOT_WRITABLE.error(f"cannot write in {directory}: {error.strerror}") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

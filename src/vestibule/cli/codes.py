@@ -36,3 +36,11 @@ OUTPUT_LOST = define(
     "disk of the file that it was sent to is full.",
     advice="Send the output elsewhere.  What the command did stays done: look before you repeat it.",
 )
+DISK_FULL = define(
+    "VST9104",
+    "disk-full",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="A file that the command had to write has no room on its disk, so the command ended.",
+    advice="Free space on that disk, then start it again.",
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import sys
@@ -15,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vestibule.cli.codes import OUTPUT_LOST
+from vestibule.cli.codes import DISK_FULL, OUTPUT_LOST
 from vestibule.errors import Kind, VestibuleError
 
 
@@ -39,6 +40,7 @@ class Exit(IntEnum):
     REFUSED = 4
 
 
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 EXIT_OF_KIND: Final = {Kind.UNAVAILABLE: Exit.UNREACHABLE, Kind.INVALID: Exit.USAGE}
 console: Final = Console(highlight=False, soft_wrap=True)
 complaints: Final = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -130,14 +132,30 @@ def run(
         with asyncio.Runner(loop_factory=loop) as runner:
             code = runner.run(main()) or Exit.FINE
     except VestibuleError as error:
-        if output is Output.JSON and error.code is not OUTPUT_LOST:
-            sys.stdout.write(envelope(schema, None, [error]) + "\n")
-        else:
-            complain(error)
-        raise typer.Exit(EXIT_OF_KIND.get(error.code.kind, Exit.REFUSED)) from error
+        raise _failed(output, schema, error) from error
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+    except (OSError, BaseExceptionGroup) as error:
+        if (full := _without_room(error)) is None:
+            raise
+        told = DISK_FULL.error(f"{full.filename or 'a file'} cannot be written: {full.strerror}")
+        raise _failed(output, schema, told) from error
     raise typer.Exit(int(code))
+
+
+def _failed(output: Output, schema: str, error: VestibuleError) -> typer.Exit:
+    if output is Output.JSON and error.code is not OUTPUT_LOST:
+        sys.stdout.write(envelope(schema, None, [error]) + "\n")
+    else:
+        complain(error)
+    return typer.Exit(EXIT_OF_KIND.get(error.code.kind, Exit.REFUSED))
+
+
+def _without_room(error: BaseException) -> OSError | None:
+    """The failed write of a full disk, if that is why all this ended."""
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for each in error.exceptions if (found := _without_room(each))), None)
+    return error if isinstance(error, OSError) and error.errno in NO_ROOM else None
 
 
 def _escape(text: str) -> str:

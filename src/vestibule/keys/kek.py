@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +25,11 @@ def load_or_create_kek(path: Path) -> bytes:
                 write_private(path, secrets.token_bytes(KEK_BYTES), replace=False)
         kek = read_private(path, KEK_BYTES + 1)
     except OSError as error:
-        raise KEK_REFUSED.error(f"{path} is refused: {error.strerror or error}") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise KEK_REFUSED.error(
+            f"{path} is refused: {error.strerror or error}",
+            advice="Free space on its disk." if full else None,
+        ) from error
     if len(kek) != KEK_BYTES:
         raise KEK_REFUSED.error(f"{path} is refused: it does not hold {KEK_BYTES} bytes")
     return kek

@@ -50,3 +50,12 @@ PORT_IN_USE = define(
     meaning="The port is taken by another process.",
     advice="Find the process with: ss -ltnp 'sport = :PORT'; stop it or choose another port.",
 )
+NOT_WRITABLE = define(
+    "VST7006",
+    "directory-not-writable",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="A directory in which a part keeps its state or its sockets cannot be written: its disk is full, or its "
+    "rights do not allow it.",
+    advice="Free space on the disk of the directory, or mend its rights.",
+)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
 
-from vestibule.processes.codes import UNSAFE_DIRECTORY
+from vestibule.processes.codes import NOT_WRITABLE, UNSAFE_DIRECTORY
 
 
 def private_directory(path: Path) -> Path:
-    """Make the directory with mode 0700, or check that it is ours alone.  Raises: VST7003."""
+    """Make the directory with mode 0700, or check that it is ours alone.  Raises: VST7003, VST7006."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700, exist_ok=True)
         facts = path.lstat()
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise NOT_WRITABLE.error(f"cannot make the directory {path}: {error.strerror}") from error
         raise UNSAFE_DIRECTORY.error(f"cannot make the directory {path}: {error.strerror}") from error
     if not stat.S_ISDIR(facts.st_mode):
         # A symbolic link could be pointed elsewhere later by whoever owns the directory around it.

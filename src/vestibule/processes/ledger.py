@@ -25,7 +25,7 @@ from typing import Final
 from vestibule.errors import VestibuleError
 from vestibule.processes import procfs
 from vestibule.processes.child import Child, Command
-from vestibule.processes.codes import DIRECTORY_IN_USE
+from vestibule.processes.codes import DIRECTORY_IN_USE, NOT_WRITABLE
 from vestibule.processes.directories import private_directory
 
 LINEAGE: Final = "VESTIBULE_LINEAGE"
@@ -58,26 +58,30 @@ class Ledger:
         self._lock: int | None = None
 
     def open(self) -> None:
-        """Take the directory, after cleaning up after its last owner.  Raises: VST7003, VST7004."""
+        """Take the directory, after cleaning up after its last owner.  Raises: VST7003, VST7004, VST7006."""
         private_directory(self.directory)
-        self._lock = _lock(self.directory)
-        if self._lock is None:
-            raise DIRECTORY_IN_USE.error(f"{self.directory} is in use by another running process")
-        _end_recorded(self.directory)
-        self._write()
+        try:
+            self._lock = _lock(self.directory)
+            if self._lock is None:
+                raise DIRECTORY_IN_USE.error(f"{self.directory} is in use by another running process")
+            _end_recorded(self.directory)
+            self._write()
+        except OSError as error:
+            self.close(remove=True)
+            raise NOT_WRITABLE.error(f"cannot write in {self.directory}: {error.strerror}") from error
 
     def start(self, name: str, command: Command, *, output: int | None = None) -> Child:
         """Start a child that is in the record from its first moment.  Raises: VST7000."""
         env = {**(os.environ if command.env is None else command.env), LINEAGE: self._mark_of(name)}
         child = Child.start(replace(command, env=env), output=output)
         self._entries[child.pid] = Entry(name, child.pid, child.start_time)
-        self._write()
+        self._update()
         return child
 
     def forget(self, child: Child) -> None:
         """The child ended and was reaped."""
         if self._entries.pop(child.pid, None):
-            self._write()
+            self._update()
 
     def family(self, name: str) -> set[int]:
         """The processes of the child of this name: descendants, and others that carry its mark."""
@@ -102,6 +106,14 @@ class Ledger:
     def _mark_of(self, name: str) -> str:
         # The closing slash keeps one name from being the beginning of another.
         return f"{self._mark}/{name}/"
+
+    def _update(self) -> None:
+        # A full disk must not end what runs.  What is lost is little: the mark, by which a sweep finds every child
+        # that still carries it, has been in the file since it was opened.
+        try:
+            self._write()
+        except OSError as error:
+            _log.warning("cannot write in %s: %s", self.directory, error.strerror)
 
     def _write(self) -> None:
         document = {

@@ -21,6 +21,7 @@ from vestibule.envoy.bootstrap import bootstrap
 from vestibule.errors import VestibuleError
 from vestibule.net.unix import check_path
 from vestibule.processes import BoundedFile, Child, Command, Ledger, Probe, Spec, Supervised
+from vestibule.processes.codes import NOT_WRITABLE
 from vestibule.proxy.admin import Admin
 
 ENVOY: Final = "envoy"
@@ -76,7 +77,7 @@ class Envoy:
         self.process = Supervised(spec, ledger, on_start=self._started, on_end=on_end)
 
     async def run(self) -> None:
-        """Keep it running.  Raises: VST7000, VST7001 or VST7002 when it never comes up."""
+        """Keep it running.  Raises: VST7000, VST7001, VST7002 or VST7006 when it never comes up."""
         self._write_bootstrap()
         try:
             await self.process.run()
@@ -149,4 +150,7 @@ class Envoy:
             agent_socket=str(plan.agent_socket),
             admin_socket=str(plan.admin_socket),
         )
-        self._bootstrap_path.write_text(json.dumps(document), encoding="utf-8")
+        try:
+            self._bootstrap_path.write_text(json.dumps(document), encoding="utf-8")
+        except OSError as error:
+            raise NOT_WRITABLE.error(f"cannot write {self._bootstrap_path}: {error.strerror}") from error

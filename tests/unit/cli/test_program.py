@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from vestibule import __version__
 from vestibule.app.main import COMMANDS, GROUPS, cli
 from vestibule.cli.durations import parse_duration
+from vestibule.cli.output import Exit, Output, run
 from vestibule.errors import VestibuleError
 
 # Typer itself may load pydantic.
@@ -115,3 +118,34 @@ def test_an_answer_that_cannot_be_written_is_said_on_the_other_channel(form: str
     assert done.returncode == 4
     assert "VST9103 the answer cannot be written: No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "/some/file"),
+        ExceptionGroup(
+            "tasks", [ExceptionGroup("inner", [OSError(errno.ENOSPC, "No space left", "/some/file")])]
+        ),
+    ],
+    ids=["plain", "in a task"],
+)
+def test_a_disk_without_room_ends_a_command_with_words(
+    failure: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def main() -> Exit:
+        raise failure
+
+    with pytest.raises(typer.Exit) as end:
+        run(Output.JSON, "x", main)
+    [error] = json.loads(capsys.readouterr().out)["errors"]
+    assert (end.value.exit_code, error["code"]) == (4, "VST9104")
+    assert "/some/file" in error["message"]
+
+
+def test_other_failures_keep_their_trace() -> None:
+    async def main() -> Exit:
+        raise ExceptionGroup("tasks", [OSError(errno.EIO, "broken"), ValueError("a mistake")])
+
+    with pytest.raises(ExceptionGroup):
+        run(Output.TEXT, "x", main)

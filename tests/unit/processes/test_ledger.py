@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import resource
 import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -135,3 +138,36 @@ async def test_family_and_strays(ledger: Ledger, run: Path, until: Until) -> Non
     assert other.running
     await other.stop(1)
     assert other.returncode == -signal.SIGTERM
+
+
+@contextmanager
+def no_file_may_grow() -> Iterator[None]:
+    """As on a full disk; new empty files are still possible."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+async def test_a_full_disk_ends_nothing_that_runs_and_hides_nothing_from_a_sweep(run: Path) -> None:
+    ledger = Ledger(run / "s1")
+    ledger.open()
+    with no_file_may_grow():
+        child = ledger.start("app", Command(argv=("sleep", "1000")))
+    assert _alive(child.pid)
+    assert child.pid in ledger.family("app")
+    # Its owner dies now: the record has no entry for the child, but the child has its mark.
+    assert json.loads((run / "s1" / "ledger.json").read_text())["processes"] == []
+    assert ledger._lock is not None
+    os.close(ledger._lock)
+    [ended] = await asyncio.to_thread(sweep, run)
+    assert "sleep 1000" in ended
+    await child.wait()
+
+
+def test_a_full_disk_at_the_start_is_explained(run: Path) -> None:
+    with no_file_may_grow(), pytest.raises(VestibuleError, match="VST7006"):
+        Ledger(run / "s1").open()
+    assert not (run / "s1").exists()
