@@ -24,10 +24,16 @@ from vestibule.observe.codes import LOG_NOT_WRITTEN
 FILE_BYTES: Final = 16 * 1024 * 1024
 FILES_KEPT: Final = 4
 QUEUE_LIMIT: Final = 50_000
+QUEUE_CHARACTERS: Final = 64 * 1024 * 1024
+"""Of all lines that wait: whoever calls a service chooses how long the paths are."""
+EDGES_KEPT: Final = 10_000
+OTHERS: Final = "others"
+"""Whom calls count for that would need one edge more."""
 RETRY_SECONDS: Final = 1.0
 """How often a log that could not be written is tried again."""
 _BATCH: Final = 2_000
-_LONGEST_LINE: Final = 1024 * 1024
+_LONGEST_LINE: Final = 256 * 1024  # characters
+_BYTES_OF_A_CHARACTER: Final = 4
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +66,7 @@ class AccessLog:
         self._file_bytes = file_bytes
         self._files_kept = files_kept
         self._queue: deque[str] = deque()
+        self._queued = 0
         self._arrived = asyncio.Event()
         self._sound = False  # whether the file is known to end with a whole line
         self._dropped_before = 0
@@ -72,12 +79,20 @@ class AccessLog:
         """Queue lines.  Never waits: what finds the queue full is dropped and counted."""
         for line in lines:
             if line.edge is not None:
-                self.edges[line.edge] += 1
-            if len(self._queue) >= QUEUE_LIMIT:
+                self._count(line.edge)
+            size = len(line.text)
+            full = len(self._queue) >= QUEUE_LIMIT or self._queued + size > QUEUE_CHARACTERS
+            if full or size > _LONGEST_LINE:
                 self.dropped += 1
                 continue
             self._queue.append(line.text)
+            self._queued += size
         self._arrived.set()
+
+    def _count(self, edge: Edge) -> None:
+        if edge not in self.edges and len(self.edges) >= EDGES_KEPT:
+            edge = Edge(OTHERS, OTHERS, edge.verdict)
+        self.edges[edge] += 1
 
     async def run(self) -> None:
         """Write what arrives, until cancelled; what is queued then is still written."""
@@ -98,6 +113,7 @@ class AccessLog:
                 # Also when cancelled: a thread goes on, and what it did not write must not be lost.
                 rest = batch[await writing :]
                 self._queue.extendleft(reversed(rest))
+                self._queued += sum(map(len, rest))
             if rest:
                 await asyncio.sleep(RETRY_SECONDS)
 
@@ -106,10 +122,13 @@ class AccessLog:
             if rest := len(batch) - self._write(batch):
                 self.dropped += rest + len(self._queue)
                 self._queue.clear()
+                self._queued = 0
                 _log.warning("access log: %d records were dropped", self.dropped)
 
     def _take(self) -> list[str]:
-        return [self._queue.popleft() for _ in range(min(len(self._queue), _BATCH))]
+        batch = [self._queue.popleft() for _ in range(min(len(self._queue), _BATCH))]
+        self._queued -= sum(map(len, batch))
+        return batch
 
     def _write(self, batch: list[str]) -> int:
         """Append lines; how many of them are in the file, whole."""
@@ -143,7 +162,7 @@ class AccessLog:
         """The size of the file, from which what a killed agent wrote of its last line is removed."""
         size = os.fstat(file).st_size
         if not self._sound and size:
-            start = max(0, size - _LONGEST_LINE)
+            start = max(0, size - _BYTES_OF_A_CHARACTER * _LONGEST_LINE)
             end = start + os.pread(file, size - start, start).rfind(b"\n") + 1
             if end < size:
                 os.ftruncate(file, end)

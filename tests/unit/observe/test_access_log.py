@@ -152,3 +152,25 @@ async def test_edges_count_who_called_whom(tmp_path: Path) -> None:
     edge = Edge("spiffe://example.org/ns/prod/sa/orders", "payments", "allowed")
     log.append([AccessLine("{}", edge), AccessLine("{}", edge), AccessLine("{}", None)])
     assert log.edges == {edge: 2}
+
+
+def test_long_lines_take_a_bounded_part_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access_log, "QUEUE_CHARACTERS", 10_000)
+    log = AccessLog(tmp_path / "access.jsonl")
+    log.append([AccessLine("x" * 4_000, None) for _ in range(5)])
+    assert log.dropped == 3
+    assert sum(map(len, log._take())) == 8_000
+    log.append([AccessLine("x" * 4_000, None) for _ in range(2)])
+    assert log.dropped == 3
+    log.append([AccessLine("x" * (access_log._LONGEST_LINE + 1), None)])
+    assert log.dropped == 4
+
+
+def test_edges_that_somebody_makes_up_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access_log, "EDGES_KEPT", 3)
+    log = AccessLog(tmp_path / "access.jsonl")
+    log.append([AccessLine("x", Edge(f"spiffe://x/{number}", "web", "allowed")) for number in range(10)])
+    assert len(log.edges) == 4
+    assert log.edges[Edge("others", "others", "allowed")] == 7
+    log.append([AccessLine("x", Edge("spiffe://x/0", "web", "allowed"))])
+    assert log.edges[Edge("spiffe://x/0", "web", "allowed")] == 2
