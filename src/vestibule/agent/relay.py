@@ -272,6 +272,7 @@ class _Line:
             await asyncio.shield(writing)
         except asyncio.CancelledError:
             await asyncio.wait([writing])
+            writing.exception()  # there is no later try to be told of it
             raise
         except OSError as error:
             self._unsaved.set()

@@ -72,6 +72,7 @@ class UnixAttestor:
                 return await asyncio.shield(looking)
             except asyncio.CancelledError:
                 await asyncio.wait([looking])
+                looking.exception()  # there is nobody left to be told
                 raise
 
     def _look(self, process: Process) -> set[Selector]:

@@ -1,7 +1,9 @@
 import asyncio
+import gc
 import hashlib
 import os
 import sys
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from vestibule.attest.workload.unix import UnixAttestor
+from vestibule.net.codes import PEER_GONE
 from vestibule.net.peer import ProcessHandle
 from vestibule.spiffe import Selector
 
@@ -149,3 +152,26 @@ class Forgetful(OrderedDict[Any, str]):
 
     def get(self, key: Any, default: Any = None) -> Any:
         return default
+
+
+async def test_a_look_that_nobody_waits_for_any_more_may_fail_without_a_word() -> None:
+    said: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+    looking, goes_on = threading.Event(), threading.Event()
+
+    class Ending(Foreign):
+        def link(self, name: str) -> str:
+            looking.set()
+            goes_on.wait(10)
+            raise PEER_GONE.error("it has ended")
+
+    attesting = asyncio.create_task(UnixAttestor().attest(Ending()))
+    await asyncio.to_thread(looking.wait, 10)
+    attesting.cancel()
+    await asyncio.sleep(0)
+    goes_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await attesting
+    del attesting
+    gc.collect()
+    assert said == []
