@@ -214,6 +214,18 @@ async def test_a_process_named_before_the_identity_is_known_waits_for_it(world: 
         assert world.vouched.known == {ENVOY: ("web", "envoy")}
 
 
+async def test_who_loses_the_identity_loses_what_came_with_it(world: World) -> None:
+    async with world.attached() as session:
+        await heard(session), await heard(session)
+        session.vouch(ENVOY, "envoy")
+        session.register(INSTANCE)
+        await until(lambda: world.upstream.instances == {"i-1": INSTANCE})
+        world.entries[SELECTORS] = []
+        world.sidecars.wake()
+        await until(lambda: not world.sidecars.sessions and not world.upstream.instances)
+        assert world.vouched.known == {}
+
+
 async def test_its_app_is_no_proxy(world: World) -> None:
     async with world.attached() as session:
         await heard(session), await heard(session)

@@ -191,13 +191,18 @@ class Session:
         return self.attachment.instance_id
 
     async def run(self) -> None:
-        """Find the identity, then keep the description and the registration current, until cancelled."""
+        """Find the identity, then keep the description and the registration current, until cancelled.
+
+        Raises: VST2131 once no entry gives the identity to the sidecar any more.
+        """
         self.sidecars.sessions.add(self)
         try:
             await self._find_identity()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._follow_description(), name=f"describe-{self.service}")
                 tasks.create_task(self._keep_registered(), name=f"register-{self.service}")
+        except* VestibuleError as failures:
+            raise failures.exceptions[0] from None
         finally:
             self.sidecars.sessions.discard(self)
             for pid, start_time in self.roles:
@@ -302,6 +307,9 @@ class Session:
         while self.spiffe_id is not None:
             await self._looked_before.wait()
             self._looked_before = self.sidecars.changed()
+            if self.spiffe_id not in self.sidecars.identities(self.attachment.selectors):
+                # What it vouched for, and its instance, were its service's only as long as it was.
+                raise self._no_identity()
             view = await self._describe(self.spiffe_id)
             if view is not None:
                 self._tell(view)
