@@ -107,11 +107,11 @@ class Agent:
             listener.close()
 
     @asynccontextmanager
-    async def attached(self, **hello: Any) -> AsyncIterator[Stream]:
+    async def attached(self, instance_id: str = "i-1", **hello: Any) -> AsyncIterator[Stream]:
         channel = unix_channel(self.path)
         try:
             async with Client(channel, SIDECAR).stream("Attach", timeout=20) as stream:
-                said = wire.AttachRequest.Hello(service="web", instance_id="i-1", **hello)
+                said = wire.AttachRequest.Hello(service="web", instance_id=instance_id, **hello)
                 await stream.send_message(wire.AttachRequest(hello=said))
                 yield stream
                 await stream.cancel()
@@ -221,6 +221,14 @@ async def test_who_floods_the_agent_and_reads_nothing_is_cut_off(agent: Agent) -
             while await stream.recv_message() is not None:
                 pass
     assert caught.value.code.code in ("VST2134", "VST2300")
+
+
+@pytest.mark.parametrize("instance_id", ["a\nb", "ü", "../x", "x" * 129, " "])
+async def test_an_instance_id_that_no_stream_could_carry_is_refused(agent: Agent, instance_id: str) -> None:
+    with pytest.raises(VestibuleError) as caught:
+        async with agent.attached(instance_id=instance_id, supervisor_key=KEY) as stream:
+            await stream.recv_message()
+    assert caught.value.code.code == "VST2134"
 
 
 async def test_who_does_not_say_hello_first_is_out_of_step(agent: Agent) -> None:

@@ -201,6 +201,8 @@ class _Line:
             except VestibuleError as error:
                 log = _log.debug if away and not self._heard else _log.warning
                 log("no configuration from the server for %s: %s", self.proxy.spiffe_id, error)
+            except Exception:  # noqa: BLE001 - what one proxy brings to light must not end the others' agent
+                _log.exception("the stream to the server for %s failed", self.proxy.spiffe_id)
             away = not self._heard
             pause = RETRY_FIRST if self._heard else min(pause * 2, RETRY_LONGEST)
             # Agents that lost the server together do not come back together.

@@ -6,6 +6,7 @@ One stream per sidecar.  What came in over it (processes vouched for, the instan
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -20,6 +21,8 @@ from vestibule.spiffe import Selector, SpiffeId
 from vestibule.wire.gen.vestibule.node.v1 import node_pb2 as wire
 
 SERVICE: Final = wire.DESCRIPTOR.services_by_name["Sidecar"]
+MAX_NAME: Final = 255
+_INSTANCE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # as the server's discovery wants it
 MAX_UNTOLD: Final = 256
 """A sidecar that says more and more without reading the answers is cut off."""
 
@@ -65,6 +68,8 @@ class SidecarDoor:
         hello, peer = message.hello, peer_of(stream)
         if not hello.service or not hello.instance_id:
             raise OUT_OF_STEP.error("a Hello names the service and the instance")
+        if len(hello.service) > MAX_NAME or not _INSTANCE_ID.fullmatch(hello.instance_id):
+            raise OUT_OF_STEP.error("the service's name is too long, or the instance's ID is none")
         if hello.supervisor_key:
             self._grants.check(hello.supervisor_key, hello.service)
             selectors = frozenset({Selector(SUPERVISED, f"service:{hello.service}")})
