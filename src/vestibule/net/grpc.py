@@ -25,6 +25,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 from grpclib.metadata import decode_metadata
+from h2.exceptions import ProtocolError
 
 from vestibule.errors import CATALOGUE, ErrorCode, Kind, VestibuleError
 from vestibule.net.codes import INTERNAL, REMOTE_REFUSED, SHUTTING_DOWN, UNREACHABLE
@@ -190,7 +191,7 @@ class Client:
                 elif method.server_streaming and hasattr(stream, "_stream"):
                     # The server has ended the call, so that nobody waits for our own end of it.
                     stream._end_done = True
-        except (GRPCError, StreamTerminatedError, OSError) as error:
+        except (GRPCError, StreamTerminatedError, ProtocolError, OSError) as error:
             if ending.was_asked_for():
                 raise asyncio.CancelledError from error
             raise _translated(name, error, stream) from error
@@ -233,7 +234,7 @@ def _translated(name: str, error: Exception, stream: Stream | None) -> Vestibule
     match error:
         case GRPCError():
             return _remote(error, stream)
-        case StreamTerminatedError():
+        case StreamTerminatedError() | ProtocolError():
             return UNREACHABLE.error(f"the connection ended during {name}: {error}")
         case TimeoutError():
             return UNREACHABLE.error(f"{name} was not answered in time")

@@ -98,3 +98,11 @@ async def test_a_deadline_of_the_caller_ends_a_call_as_such(client: Client) -> N
 async def test_a_call_that_is_not_answered_in_time_is_an_error(client: Client) -> None:
     with pytest.raises(VestibuleError, match="VST2300"):
         await ask(client, timeout=0.05)
+
+
+async def test_a_send_on_a_closed_stream_is_a_broken_connection(client: Client) -> None:
+    with pytest.raises(VestibuleError, match="VST2300"):  # noqa: PT012
+        async with client.stream("Watch") as stream:
+            await stream.send_request()
+            stream._stream._h2_connection.reset_stream(stream._stream.id)
+            await stream.send_message(node_pb2.WatchRequest(), end=True)
