@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import shutil
 import socket
 import ssl
@@ -89,9 +90,15 @@ def intent_of(*services: Service, version: str = "v1", timeout: float = 5.0) -> 
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port below those that the kernel gives to outgoing connections, which could take it before an Envoy does."""
+    while True:
+        with socket.socket() as sock:
+            port = random.randint(20_000, 32_000)
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def free_address() -> Address:
