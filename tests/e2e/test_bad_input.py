@@ -426,8 +426,11 @@ def test_a_full_disk_under_the_agents_cache_stops_no_service_and_is_found_by_che
             ended = vestibule(*check)
             findings = [each for each in ended.envelope["data"]["checks"] if each["result"] == "failed"]
             assert ended.code == FINDINGS
-            assert ["VST2107" in each["message"] for each in findings] == [True]
-            assert "space" in findings[0]["hint"]
+            # The access log is on the same disk: a record that came meanwhile is found missing as well.
+            messages = [each["message"] for each in findings]
+            assert any("VST2107" in each for each in messages), messages
+            assert all("VST2107" in each or "VST8201" in each for each in messages), messages
+            assert all("space" in each["hint"] for each in findings)
         until(lambda: sealed.read_bytes() != old, "the cache is written again")
         platform.agent.says("cache is written again")
         platform.delete(entry)
@@ -438,6 +441,8 @@ def test_a_full_disk_under_the_access_log_stops_no_call_and_loses_no_record(mesh
     platform = mesh.platform
     log = platform.directory / "agent" / "access.jsonl"
     with platform.undisturbed():
+        mesh.call("/full/before")
+        until(log.exists, "the first record")
         with disk_full_at(log.stat().st_size + 300, platform.agent):
             for number in range(5):
                 assert mesh.call(f"/full/{number}").status == 200
