@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from vestibule.errors import VestibuleError
 from vestibule.keys import DiskKeyManager, KeyManager, MemoryKeyManager, Sealer
 from vestibule.pki import profiles
+from vestibule.pki.crls import RevokedSerial, crl_builder, read_crl
 from vestibule.pki.keys import PublicKey, public_key_der
 from vestibule.spiffe import TrustDomain
 
@@ -41,6 +42,16 @@ async def test_what_a_key_signs_verifies_with_its_public_half(keys: KeyManager) 
     certificate = x509.load_der_x509_certificate(await keys.sign_certificate("a", ca(public_key)))
     certificate.verify_directly_issued_by(certificate)
     assert public_key_der(await keys.public_key("a")) == public_key_der(public_key)
+
+
+async def test_a_revocation_list_that_a_key_signs_verifies_with_its_certificate(keys: KeyManager) -> None:
+    certificate = x509.load_der_x509_certificate(
+        await keys.sign_certificate("a", ca(await keys.generate("a")))
+    )
+    revoked = RevokedSerial(serial=7, at=NOW, reason="keyCompromise")
+    builder = crl_builder(certificate, [revoked], number=3, now=NOW, next_update=NOW + timedelta(hours=1))
+    facts = read_crl(await keys.sign_crl("a", builder), certificate)
+    assert (facts.number, facts.revoked) == (3, (revoked,))
 
 
 async def test_data_that_a_key_signs_verifies_with_its_public_half(keys: KeyManager) -> None:
@@ -80,6 +91,10 @@ async def test_an_unknown_key_signs_nothing(keys: KeyManager) -> None:
         await keys.sign_certificate("b", ca(public_key))
     with pytest.raises(VestibuleError, match="VST1101"):
         await keys.sign("b", b"")
+    certificate = x509.load_der_x509_certificate(await keys.sign_certificate("a", ca(public_key)))
+    builder = crl_builder(certificate, [], number=0, now=NOW, next_update=NOW + timedelta(hours=1))
+    with pytest.raises(VestibuleError, match="VST1101"):
+        await keys.sign_crl("b", builder)
 
 
 @pytest.mark.parametrize("key_id", ["", ".", "..", "../a", "a/b", ".hidden", "a" * 129, "a\n", "a b", "ä"])
@@ -89,6 +104,7 @@ async def test_a_malformed_key_id_is_refused_everywhere(keys: KeyManager, key_id
         keys.generate(key_id),
         keys.public_key(key_id),
         keys.sign_certificate(key_id, builder),
+        keys.sign_crl(key_id, x509.CertificateRevocationListBuilder()),
         keys.sign(key_id, b""),
         keys.delete(key_id),
     ):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
-from cryptography.x509 import CertificateBuilder
+from cryptography.x509 import CertificateBuilder, CertificateRevocationListBuilder
 
 from vestibule.keys.codes import KEY_NOT_KEPT, UNSEALABLE
 from vestibule.keys.files import TEMPORARY, make_private_directory, sync_directory, write_private
@@ -51,6 +51,10 @@ class DiskKeyManager:
 
     async def sign_certificate(self, key_id: str, builder: CertificateBuilder) -> bytes:
         """Sign what a profile built."""
+        return sign(await self._key(key_id), builder)
+
+    async def sign_crl(self, key_id: str, builder: CertificateRevocationListBuilder) -> bytes:
+        """Sign what ``pki.crls`` built."""
         return sign(await self._key(key_id), builder)
 
     async def sign(self, key_id: str, data: bytes) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-from cryptography.x509 import CertificateBuilder
+from cryptography.x509 import CertificateBuilder, CertificateRevocationListBuilder
 
 
 class KeyManager(Protocol):
@@ -24,6 +24,10 @@ class KeyManager(Protocol):
 
     async def sign_certificate(self, key_id: str, builder: CertificateBuilder) -> bytes:
         """Sign what a profile built; gives DER.  Raises: VST1101, VST1102."""
+        ...
+
+    async def sign_crl(self, key_id: str, builder: CertificateRevocationListBuilder) -> bytes:
+        """Sign what ``pki.crls`` built; gives DER.  Raises: VST1101, VST1102."""
         ...
 
     async def sign(self, key_id: str, data: bytes) -> bytes:

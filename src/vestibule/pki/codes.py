@@ -145,3 +145,28 @@ INVALID_JWT_REQUEST = define(
     meaning="A JWT-SVID was asked for without an audience, or with an empty or far too long one.",
     advice="Name at least one audience: the service that the token will be shown to.",
 )
+CRL_REFUSED = define(
+    "VST1017",
+    "revocation-list-request-invalid",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A certificate revocation list was asked for that RFC 5280 does not allow: an issuer that may not sign "
+    "lists, a number or serial out of range, an unknown reason, or a next update that is not later.",
+    advice="Use a signing certificate with key usage cRLSign, a growing number and one of RFC 5280's reasons.",
+)
+MALFORMED_CRL = define(
+    "VST1018",
+    "malformed-revocation-list",
+    Kind.INVALID,
+    Fault.PEER,
+    meaning="The bytes are not a DER-encoded X.509 certificate revocation list with a number and a next update.",
+    advice="Fetch the list again from where its issuer publishes it.",
+)
+CRL_NOT_TRUSTED = define(
+    "VST1019",
+    "revocation-list-not-trusted",
+    Kind.UNAUTHENTICATED,
+    Fault.PEER,
+    meaning="A certificate revocation list is not signed by the authority whose certificates it takes back.",
+    advice="Check that the list and the authority's certificate belong together; never use such a list.",
+)
