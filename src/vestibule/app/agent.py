@@ -239,7 +239,7 @@ class Agent:
         """What is served on the private socket, which only this user and root can open."""
         return AgentAdminDoor(
             holdings=lambda: self.cache.now,
-            contact=self.sync,
+            contact=self.sync.contact,
             sessions=lambda: self.sidecars.sessions,
             connected_proxies=self._connected_proxies,
             problems=lambda: filter(None, (self.sync.not_saved, self.access_log.problem)),

@@ -34,7 +34,9 @@ def _metrics(agent: Agent) -> Metrics:
     metrics = Metrics("agent", __version__)
     cache, log = agent.cache, agent.access_log
     metrics.gauge(
-        "agent_server_connected", "1 while the server's changes are followed.", lambda: agent.sync.connected
+        "agent_server_connected",
+        "1 while the server's changes are followed.",
+        lambda: agent.sync.contact.connected,
     )
     metrics.gauge("agent_svids", "Workload SVIDs in hand.", lambda: len(cache.now.svids))
     metrics.gauge(

@@ -15,15 +15,17 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key
 from vestibule.agent.bootstrap import FirstTrust
 from vestibule.agent.cache import SvidCache
 from vestibule.agent.codes import AGENT_IS_BANNED, CANNOT_JOIN
+from vestibule.agent.own_svid import REFUSED_PAUSE
+from vestibule.agent.pause import Pause
 from vestibule.agent.ports import Chain
-from vestibule.agent.sync import REFUSED_PAUSE, SAVE_AGAIN, Pause, Sync
+from vestibule.agent.sync import SAVE_AGAIN, Sync
 from vestibule.agent.vault import Vault
 from vestibule.attest.node import NodeProof
 from vestibule.attest.node.codes import EVIDENCE_REFUSED
 from vestibule.attest.node.join_token import JoinTokenProof
 from vestibule.calls.codes import BAD_ANSWER, BANNED, MUST_ATTEST, OTHER_TRUST_DOMAIN
 from vestibule.calls.identity_api import Revisions
-from vestibule.errors import VestibuleError
+from vestibule.errors import ErrorCode, VestibuleError
 from vestibule.keys.sealing import Sealer
 from vestibule.net.codes import UNREACHABLE
 from vestibule.pki.csr import parse_csr
@@ -141,9 +143,14 @@ class Bench:
             while not holds():
                 await asyncio.sleep(0.002)
 
+    @property
+    def problem_code(self) -> ErrorCode | None:
+        problem = self.sync.contact.problem
+        return problem.code if problem is not None else None
+
     async def settled(self) -> None:
         """Everything due is done."""
-        await self.until(lambda: self.sync.synced.is_set() and self.sync.connected)
+        await self.until(lambda: self.sync.synced.is_set() and self.sync.contact.connected)
         async with asyncio.timeout(5):
             while set(self.cache.now.svids) != set(self.server.entries):
                 await asyncio.sleep(0.002)
@@ -309,14 +316,14 @@ async def test_a_server_that_goes_away_takes_nothing_with_it(bench: Bench) -> No
         bench.server.away = True
         bench.server.push()
         bench.clock.advance(HOUR * 0.6)
-        await bench.until(lambda: bench.sync.problem is not None)
+        await bench.until(lambda: bench.sync.contact.problem is not None)
         assert bench.cache.now == before
         bench.server.away = False
         async with asyncio.timeout(5):
             while bench.cache.now.svids["a"] == before.svids["a"]:
                 bench.clock.advance(1)
                 await asyncio.sleep(0.01)
-        await bench.until(lambda: bench.sync.problem is None)
+        await bench.until(lambda: bench.sync.contact.problem is None)
 
 
 async def test_a_restart_takes_up_what_was_kept(bench: Bench, tmp_path: Path) -> None:
@@ -342,7 +349,7 @@ async def test_an_evicted_agent_attests_again_with_new_evidence_only(bench: Benc
         await bench.settled()
         bench.server.standing = MUST_ATTEST.error("evicted")
         bench.server.push()
-        await bench.until(lambda: bench.sync.problem is not None and bench.sync.problem.code is CANNOT_JOIN)
+        await bench.until(lambda: bench.problem_code is CANNOT_JOIN)
         assert bench.server.calls.count("attest") == 1, "a used token is not shown again"
         assert bench.sync.credential is None, "nor is the certificate that was rejected"
         bench.tokens.append("fresh")
@@ -421,7 +428,7 @@ async def test_a_refused_repetition_leaves_the_svid_in_use_and_is_tried_again_la
         server.attest_refusal = EVIDENCE_REFUSED.error("refused")
         bench.tokens.append("second")
         clock.advance(timedelta(minutes=31))
-        await bench.until(lambda: bench.sync._reattest_at is not None)
+        await bench.until(lambda: bench.sync.own.reattest_at is not None)
         await clock.until_asleep()
         server.put(entry("b"))
         await bench.until(lambda: len(bench.cache.now.svids) == len(server.entries))

@@ -1,0 +1,25 @@
+"""How the agent stands with its server, as everybody who asks may know it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from vestibule.clock import Clock
+from vestibule.errors import VestibuleError
+
+
+class Contact:
+    """Written by those who talk to the server, read by health pages, metrics and the operator's door."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.connected = False
+        """Whether the server's changes are followed now."""
+        self.seen_at: datetime | None = None
+        """When the server last answered."""
+        self.problem: VestibuleError | None = None
+        """Why the last round failed, until one succeeds."""
+
+    def seen(self) -> None:
+        """The server has answered just now."""
+        self.seen_at = self._clock.now()
