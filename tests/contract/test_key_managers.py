@@ -16,6 +16,7 @@ from vestibule.errors import VestibuleError
 from vestibule.keys import DiskKeyManager, KeyManager, MemoryKeyManager, Sealer
 from vestibule.pki import profiles
 from vestibule.pki.crls import RevokedSerial, crl_builder, read_crl
+from vestibule.pki.csr import csr_builder, parse_csr
 from vestibule.pki.keys import PublicKey, public_key_der
 from vestibule.spiffe import TrustDomain
 
@@ -52,6 +53,14 @@ async def test_a_revocation_list_that_a_key_signs_verifies_with_its_certificate(
     builder = crl_builder(certificate, [revoked], number=3, now=NOW, next_update=NOW + timedelta(hours=1))
     facts = read_crl(await keys.sign_crl("a", builder), certificate)
     assert (facts.number, facts.revoked) == (3, (revoked,))
+
+
+async def test_a_request_that_a_key_signs_proves_its_possession(keys: KeyManager) -> None:
+    public_key = await keys.generate("a")
+    request = await keys.sign_csr("a", csr_builder(TD.id, common_name="prod-2026-Q4"))
+    facts = parse_csr(request)
+    assert public_key_der(facts.public_key) == public_key_der(public_key)
+    assert facts.spiffe_id == TD.id
 
 
 async def test_data_that_a_key_signs_verifies_with_its_public_half(keys: KeyManager) -> None:
@@ -95,6 +104,8 @@ async def test_an_unknown_key_signs_nothing(keys: KeyManager) -> None:
     builder = crl_builder(certificate, [], number=0, now=NOW, next_update=NOW + timedelta(hours=1))
     with pytest.raises(VestibuleError, match="VST1101"):
         await keys.sign_crl("b", builder)
+    with pytest.raises(VestibuleError, match="VST1101"):
+        await keys.sign_csr("b", csr_builder(TD.id))
 
 
 @pytest.mark.parametrize("key_id", ["", ".", "..", "../a", "a/b", ".hidden", "a" * 129, "a\n", "a b", "ä"])
@@ -105,6 +116,7 @@ async def test_a_malformed_key_id_is_refused_everywhere(keys: KeyManager, key_id
         keys.public_key(key_id),
         keys.sign_certificate(key_id, builder),
         keys.sign_crl(key_id, x509.CertificateRevocationListBuilder()),
+        keys.sign_csr(key_id, csr_builder(TD.id)),
         keys.sign(key_id, b""),
         keys.delete(key_id),
     ):

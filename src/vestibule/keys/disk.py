@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
-from cryptography.x509 import CertificateBuilder, CertificateRevocationListBuilder
+from cryptography.x509 import (
+    CertificateBuilder,
+    CertificateRevocationListBuilder,
+    CertificateSigningRequestBuilder,
+)
 
 from vestibule.keys.codes import KEY_NOT_KEPT, UNSEALABLE
 from vestibule.keys.files import TEMPORARY, make_private_directory, sync_directory, write_private
@@ -55,6 +59,10 @@ class DiskKeyManager:
 
     async def sign_crl(self, key_id: str, builder: CertificateRevocationListBuilder) -> bytes:
         """Sign what ``pki.crls`` built."""
+        return sign(await self._key(key_id), builder)
+
+    async def sign_csr(self, key_id: str, builder: CertificateSigningRequestBuilder) -> bytes:
+        """Sign what ``pki.csr`` built."""
         return sign(await self._key(key_id), builder)
 
     async def sign(self, key_id: str, data: bytes) -> bytes:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-from cryptography.x509 import CertificateBuilder, CertificateRevocationListBuilder
+from cryptography.x509 import (
+    CertificateBuilder,
+    CertificateRevocationListBuilder,
+    CertificateSigningRequestBuilder,
+)
 
 
 class KeyManager(Protocol):
@@ -28,6 +32,10 @@ class KeyManager(Protocol):
 
     async def sign_crl(self, key_id: str, builder: CertificateRevocationListBuilder) -> bytes:
         """Sign what ``pki.crls`` built; gives DER.  Raises: VST1101, VST1102."""
+        ...
+
+    async def sign_csr(self, key_id: str, builder: CertificateSigningRequestBuilder) -> bytes:
+        """Sign what ``pki.csr`` built: a request for this key; gives DER.  Raises: VST1101, VST1102."""
         ...
 
     async def sign(self, key_id: str, data: bytes) -> bytes:

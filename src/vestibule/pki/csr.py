@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from vestibule.pki.certificates import PARSE_ERRORS
 from vestibule.pki.codes import CSR_NAMES, CSR_SIGNATURE, MALFORMED_CSR
@@ -34,10 +35,21 @@ def make_csr(
     key: EllipticCurvePrivateKey, spiffe_id: SpiffeId | None = None, dns_names: Sequence[str] = ()
 ) -> bytes:
     """A DER request for ``key``, with the names as SAN when there are any.  Raises: VST1011."""
-    builder = x509.CertificateSigningRequestBuilder(subject_name=x509.Name([]))
+    return csr_builder(spiffe_id, dns_names).sign(key, SHA256()).public_bytes(Encoding.DER)
+
+
+def csr_builder(
+    spiffe_id: SpiffeId | None = None, dns_names: Sequence[str] = (), *, common_name: str = ""
+) -> x509.CertificateSigningRequestBuilder:
+    """A request to be signed with the key that it is for, such as one in a key manager.  Raises: VST1011.
+
+    ``common_name`` is what people call the authority that is asked for; workloads have none.
+    """
+    subject = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else []
+    builder = x509.CertificateSigningRequestBuilder(subject_name=x509.Name(subject))
     if spiffe_id is not None or dns_names:
         builder = builder.add_extension(alternative_names(spiffe_id, tuple(dns_names)), critical=True)
-    return builder.sign(key, SHA256()).public_bytes(Encoding.DER)
+    return builder
 
 
 def parse_csr(der: bytes) -> CsrFacts:
