@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any, Final
 
-from tests.interop.test_spiffe_client import Mesh, eventually, mesh
+from tests.interop.mesh import Mesh, eventually, mesh
 
 __all__ = ["mesh"]
 
