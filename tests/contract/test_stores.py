@@ -55,6 +55,10 @@ def selectors(*texts: str) -> frozenset[Selector]:
 AGENT = spiffe_id("/spire/agent/one")
 
 
+def foreign(name: str, *authorities: bytes) -> TrustBundle:
+    return TrustBundle(trust_domain=TrustDomain.parse(name), x509_authorities=authorities)
+
+
 def entry(name: str = "web", *wanted: str, parent: SpiffeId = AGENT, id: str = "") -> Entry:  # noqa: A002
     return Entry(
         id=id,
@@ -102,6 +106,8 @@ async def test_a_new_entry_gets_an_id_a_revision_and_its_time(store: Store) -> N
 
 
 async def test_an_entry_is_read_as_it_was_written(store: Store) -> None:
+    for name in ("a.org", "b.org"):
+        await store.bundles.put(foreign(name))
     full = Entry(
         id="chosen",
         spiffe_id=spiffe_id("/a"),
@@ -265,6 +271,7 @@ async def test_a_malformed_page_token_is_refused(store: Store, token: str) -> No
     ],
 )
 async def test_a_filter_finds_what_it_asks_for(store: Store, asked: EntryFilter, names: str) -> None:
+    await store.bundles.put(foreign("f.org"))
     await store.entries.create_many(
         [
             entry("a", "x:1"),

@@ -1,5 +1,6 @@
 """What is kept, as plain values: no behaviour, no storage or wire form."""
 
+from vestibule.records.federation import BundleDeletion, EndpointProfile, FederationRelationship
 from vestibule.records.identity import AgentRecord, Authority, AuthorityState, Entry, JoinToken, JwtKey
 from vestibule.records.mesh import Address, Boundary, Instance, PortView, ServiceView, UpstreamView
 
@@ -9,7 +10,10 @@ __all__ = [
     "Authority",
     "AuthorityState",
     "Boundary",
+    "BundleDeletion",
+    "EndpointProfile",
     "Entry",
+    "FederationRelationship",
     "Instance",
     "JoinToken",
     "JwtKey",

@@ -10,6 +10,7 @@ from vestibule.store.ports import (
     Instances,
     JoinTokens,
     Page,
+    Relationships,
     Store,
 )
 
@@ -26,6 +27,7 @@ __all__ = [
     "JoinTokens",
     "Match",
     "Page",
+    "Relationships",
     "Store",
     "Subscription",
 ]

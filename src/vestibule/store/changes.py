@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 from weakref import WeakSet
 
-KINDS: Final = ("entries", "agents", "bundle", "authorities", "instances")
+KINDS: Final = ("entries", "agents", "bundle", "authorities", "instances", "relationships")
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,15 @@ MALFORMED_PAGE_TOKEN = define(
     meaning="The page token of a listing is not one that the store gave.",
     advice="Pass the token of the previous page unchanged, or none for the first page.",
 )
+UNKNOWN_FEDERATION = define(
+    "VST8014",
+    "entry-federates-with-unknown",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A registration entry is to federate with a trust domain whose bundle is not known here.",
+    advice="Create the federation relationship first (vestibule federation create), or set the bundle by hand "
+    "(vestibule bundle set); vestibule bundle list shows those that there are.",
+)
 UNKNOWN_JOIN_TOKEN = define(
     "VST8020",
     "unknown-join-token",
@@ -106,4 +115,37 @@ KNOWN_JOIN_TOKEN = define(
     Fault.CALLER,
     meaning="A join token with this value exists or existed.",
     advice="Let the server choose the value: tokens must be random.",
+)
+BUNDLE_IN_USE = define(
+    "VST8030",
+    "federated-bundle-in-use",
+    Kind.PRECONDITION,
+    Fault.CALLER,
+    meaning="The bundle of a trust domain is to be deleted, and registration entries federate with it.",
+    advice="Take the trust domain out of those entries first, or delete the bundle with --mode dissociate (which does "
+    "that) or --mode delete (which deletes the entries).",
+)
+ENTRIES_CHANGED = define(
+    "VST8031",
+    "federated-entries-changed",
+    Kind.UNAVAILABLE,
+    Fault.CALLER,
+    meaning="While a federated bundle was being deleted, further entries began to federate with it; nothing was done.",
+    advice="Try again.",
+)
+KNOWN_RELATIONSHIP = define(
+    "VST8032",
+    "federation-relationship-exists",
+    Kind.ALREADY_EXISTS,
+    Fault.CALLER,
+    meaning="There is a federation relationship with this trust domain already.",
+    advice="Change it with vestibule federation update.",
+)
+NO_SUCH_RELATIONSHIP = define(
+    "VST8033",
+    "no-such-federation-relationship",
+    Kind.NOT_FOUND,
+    Fault.CALLER,
+    meaning="There is no federation relationship with this trust domain.",
+    advice="List them with vestibule federation list.",
 )

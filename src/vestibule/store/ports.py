@@ -7,13 +7,23 @@ VST8003 (damaged).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
 from vestibule.errors import VestibuleError
-from vestibule.records import AgentRecord, Authority, Entry, Instance, JoinToken, JwtKey
+from vestibule.records import (
+    AgentRecord,
+    Authority,
+    BundleDeletion,
+    Entry,
+    FederationRelationship,
+    Instance,
+    JoinToken,
+    JwtKey,
+)
 from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain
 from vestibule.store.changes import Changes
 from vestibule.store.filters import AgentFilter, EntryFilter
@@ -36,7 +46,8 @@ class Entries(Protocol):
         """Keep a new entry, giving it an ID if it has none, revision 0 and its time of creation.
 
         If a similar one exists, that one is returned instead, with ``False``.
-        Raises: VST8010 when the given ID is taken by an entry that is not similar.
+        Raises: VST8010 when the given ID is taken by an entry that is not similar, VST8014 when it federates with a
+        trust domain whose bundle is not kept.
         """
         ...
 
@@ -47,7 +58,8 @@ class Entries(Protocol):
     async def update(self, entry: Entry) -> Entry:
         """Replace the entry of this ID; revision and creation time are the store's business.
 
-        Raises: VST8011 (no such entry), VST8012 (it would become similar to another one).
+        Raises: VST8011 (no such entry), VST8012 (it would become similar to another one), VST8014 (it would begin to
+        federate with a trust domain whose bundle is not kept).
         """
         ...
 
@@ -176,6 +188,74 @@ class Bundles(Protocol):
         """Keep a trust domain's bundle in place of the one before."""
         ...
 
+    async def revise(
+        self, trust_domain: TrustDomain, change: Callable[[TrustBundle | None], TrustBundle | None]
+    ) -> TrustBundle | None:
+        """Keep what ``change`` makes of the bundle that is kept, in one step; ``None`` changes nothing.
+
+        ``change`` may raise, and then nothing is changed either.  Returns what ``change`` returned.
+        """
+        ...
+
+    async def page(self, size: int, token: str = "") -> Page[TrustBundle]:
+        """Up to ``size`` (0: all) bundles by trust domain, from where ``token`` points.  Raises: VST8013."""
+        ...
+
+    async def count(self) -> int:
+        """How many bundles there are, ours among them."""
+        ...
+
+    async def delete(
+        self, trust_domain: TrustDomain, mode: BundleDeletion, known: AbstractSet[str] = frozenset()
+    ) -> bool:
+        """Forget a bundle, and do with the entries that federate with it what ``mode`` says, in one step.
+
+        ``known`` are the IDs of entries that the caller expects to be concerned (and has put on record).
+        Returns whether there was a bundle.
+        Raises: VST8030 (``RESTRICT``, and there are such entries), VST8031 (some are not among the ``known``).
+        """
+        ...
+
+
+class Relationships(Protocol):
+    """Federation relationships, one for each foreign trust domain at most."""
+
+    async def all(self) -> list[FederationRelationship]:
+        """All of them, by trust domain."""
+        ...
+
+    async def get(self, trust_domain: TrustDomain) -> FederationRelationship | None:
+        """The relationship with a trust domain."""
+        ...
+
+    async def page(self, size: int, token: str = "") -> Page[FederationRelationship]:
+        """Up to ``size`` (0: all) of them by trust domain, from where ``token`` points.  Raises: VST8013."""
+        ...
+
+    async def create(self, relationship: FederationRelationship, bundle: TrustBundle | None = None) -> None:
+        """Keep a new one, and in the same step its trust domain's bundle, if given.  Raises: VST8032."""
+        ...
+
+    async def revise(
+        self,
+        trust_domain: TrustDomain,
+        change: Callable[[FederationRelationship], FederationRelationship],
+        bundle: TrustBundle | None = None,
+    ) -> FederationRelationship:
+        """Keep what ``change`` makes of one, and in the same step its trust domain's bundle, if given.
+
+        Raises: VST8033.
+        """
+        ...
+
+    async def fetched(self, trust_domain: TrustDomain, at: datetime) -> None:
+        """Note when the bundle was last fetched.  Published to nobody; nothing happens if there is no relationship."""
+        ...
+
+    async def delete(self, trust_domain: TrustDomain) -> bool:
+        """Forget one; whether there was one.  The bundle stays."""
+        ...
+
 
 class Instances(Protocol):
     """Running copies of services, each under a lease."""
@@ -216,6 +296,8 @@ class Store(Protocol):
     def jwt_keys(self) -> JwtKeys: ...
     @property
     def bundles(self) -> Bundles: ...
+    @property
+    def relationships(self) -> Relationships: ...
     @property
     def instances(self) -> Instances: ...
     @property

@@ -8,12 +8,14 @@ from pathlib import Path
 from vestibule.clock import Clock
 from vestibule.store.changes import Changes
 from vestibule.store.sql.agents import SqlAgents
+from vestibule.store.sql.bundles import SqlBundles
 from vestibule.store.sql.database import Database
 from vestibule.store.sql.entries import SqlEntries
 from vestibule.store.sql.instances import SqlInstances
 from vestibule.store.sql.join_tokens import SqlJoinTokens
 from vestibule.store.sql.preparation import prepare
-from vestibule.store.sql.trust import SqlAuthorities, SqlBundles, SqlJwtKeys
+from vestibule.store.sql.relationships import SqlRelationships
+from vestibule.store.sql.trust import SqlAuthorities, SqlJwtKeys
 
 
 class SqliteStore:
@@ -28,6 +30,7 @@ class SqliteStore:
         self.authorities = SqlAuthorities(database, self.changes)
         self.jwt_keys = SqlJwtKeys(database, self.changes)
         self.bundles = SqlBundles(database, self.changes)
+        self.relationships = SqlRelationships(database, self.changes)
         self.instances = SqlInstances(database, self.changes)
 
     async def close(self) -> None:

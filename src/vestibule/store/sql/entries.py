@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Row, Select, delete, func, insert, select, update
+from sqlalchemy import Row, Select, Text, delete, func, insert, select, type_coerce, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
 from vestibule.records import Entry
+from vestibule.spiffe import TrustDomain
 from vestibule.store.changes import Changes
-from vestibule.store.codes import ENTRY_ID_TAKEN, NO_SUCH_ENTRY, SIMILAR_ENTRY
+from vestibule.store.codes import ENTRY_ID_TAKEN, NO_SUCH_ENTRY, SIMILAR_ENTRY, UNKNOWN_FEDERATION
 from vestibule.store.filters import EntryFilter
 from vestibule.store.ports import Page
 from vestibule.store.sql.columns import compact
 from vestibule.store.sql.database import Database
 from vestibule.store.sql.paging import decode_token, matching, page
+from vestibule.store.sql.schema import bundles
 from vestibule.store.sql.schema import entries as table
 
 _FIELDS: Final = tuple(field.name for field in fields(Entry))
@@ -114,6 +116,9 @@ async def _update(connection: AsyncConnection, entry: Entry) -> Entry | Vestibul
     similar = await _one(connection, table.c.similarity == similarity(entry))
     if similar is not None and similar.id != entry.id:
         return SIMILAR_ENTRY.error(f"entry {similar.id} has the same SPIFFE ID, parent ID and selectors")
+    begun = set(entry.federates_with) - set(kept.federates_with)
+    if (error := await _unknown_federation(connection, begun)) is not None:
+        return error
     new = replace(entry, revision=kept.revision + 1, created_at=kept.created_at)
     await connection.execute(update(table).where(table.c.id == entry.id).values(_values(new)))
     return new
@@ -127,14 +132,55 @@ async def _create(
         return similar, False
     if entry.id and await _one(connection, table.c.id == entry.id) is not None:
         return ENTRY_ID_TAKEN.error(f"another entry has the ID {entry.id}")
+    if (error := await _unknown_federation(connection, entry.federates_with)) is not None:
+        return error
     new = replace(entry, id=entry.id or str(uuid.uuid4()), revision=0, created_at=now)
     await connection.execute(insert(table).values(_values(new)))
     return new, True
 
 
+async def _unknown_federation(
+    connection: AsyncConnection, trust_domains: Iterable[str]
+) -> VestibuleError | None:
+    wanted = {TrustDomain.parse(name) for name in trust_domains}
+    if not wanted:
+        return None
+    query = select(bundles.c.trust_domain).where(bundles.c.trust_domain.in_(wanted))
+    missing = wanted - set((await connection.execute(query)).scalars())
+    if not missing:
+        return None
+    shown = ", ".join(sorted(map(str, missing)))
+    return UNKNOWN_FEDERATION.error(f"unable to find federated bundle {shown}")
+
+
 async def _one(connection: AsyncConnection, condition: Any) -> Entry | None:
     row = (await connection.execute(select(*_COLUMNS).where(condition))).one_or_none()
     return None if row is None else _entry(row)
+
+
+async def federating(connection: AsyncConnection, trust_domain: TrustDomain) -> list[Entry]:
+    """The entries that federate with a trust domain; for whoever changes them in the same transaction."""
+    name = str(trust_domain)
+    # A first selection; whether the name is in the list is asked of the list.
+    query = select(*_COLUMNS).where(type_coerce(table.c.federates_with, Text).contains(name, autoescape=True))
+    rows = await connection.execute(query.order_by(table.c.id))
+    return [entry for entry in map(_entry, rows) if name in entry.federates_with]
+
+
+async def dissociate(
+    connection: AsyncConnection, entries: Iterable[Entry], trust_domain: TrustDomain
+) -> None:
+    """Let entries federate with a trust domain no longer."""
+    for entry in entries:
+        left = tuple(name for name in entry.federates_with if name != str(trust_domain))
+        values = {"federates_with": left, "revision": entry.revision + 1}
+        await connection.execute(update(table).where(table.c.id == entry.id).values(values))
+
+
+async def remove(connection: AsyncConnection, entries: Iterable[Entry]) -> None:
+    """Forget entries."""
+    for entry in entries:
+        await connection.execute(delete(table).where(table.c.id == entry.id))
 
 
 def _narrowed(filter: EntryFilter) -> Select[Any]:  # noqa: A002

@@ -21,7 +21,7 @@ from vestibule.store.sql.columns import (
     Texts,
 )
 
-REVISIONS: Final = ("0001", "0002")
+REVISIONS: Final = ("0001", "0002", "0003")
 """All versions of the schema, oldest first; the last one is what is below."""
 
 metadata = MetaData()
@@ -109,6 +109,15 @@ bundles = Table(
     Column("sequence", Text, nullable=False),
     Column("refresh_hint", Integer, nullable=False),
     Column("jwt_authorities", JwtAuthorities, nullable=False, server_default="[]"),
+)
+
+relationships = Table(
+    "relationships",
+    metadata,
+    Column("trust_domain", Domain, primary_key=True),
+    Column("bundle_endpoint_url", Text, nullable=False),
+    Column("endpoint_spiffe_id", Id),
+    Column("fetched_at", Instant),
 )
 
 instances = Table(

@@ -1,4 +1,4 @@
-"""Signing authorities and trust bundles in SQL."""
+"""Signing authorities in SQL."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from sqlalchemy import Table, delete, select
 from sqlalchemy.dialects.sqlite import insert
 
 from vestibule.records import Authority, JwtKey
-from vestibule.spiffe import TrustBundle, TrustDomain
 from vestibule.store.changes import Changes
 from vestibule.store.sql.database import Database
-from vestibule.store.sql.schema import authorities, bundles, jwt_keys
+from vestibule.store.sql.schema import authorities, jwt_keys
 
 R = TypeVar("R", Authority, JwtKey)
 
@@ -66,42 +65,3 @@ class SqlJwtKeys(_SqlSigners[JwtKey]):
 
     def __init__(self, database: Database, changes: Changes) -> None:
         super().__init__(database, changes, jwt_keys, JwtKey)
-
-
-class SqlBundles:
-    """``store.ports.Bundles``."""
-
-    def __init__(self, database: Database, changes: Changes) -> None:
-        self._database = database
-        self._changes = changes
-
-    async def get(self, trust_domain: TrustDomain) -> TrustBundle | None:
-        """The latest bundle of a trust domain."""
-        query = select(bundles).where(bundles.c.trust_domain == trust_domain)
-        async with self._database.read() as connection:
-            row = (await connection.execute(query)).one_or_none()
-        if row is None:
-            return None
-        return TrustBundle(
-            trust_domain=row.trust_domain,
-            x509_authorities=row.x509_authorities,
-            jwt_authorities=row.jwt_authorities,
-            sequence=int(row.sequence),
-            refresh_hint=row.refresh_hint,
-        )
-
-    async def put(self, bundle: TrustBundle) -> None:
-        """Keep a trust domain's bundle in place of the one before."""
-        values: dict[str, Any] = {
-            "trust_domain": bundle.trust_domain,
-            "x509_authorities": bundle.x509_authorities,
-            "jwt_authorities": bundle.jwt_authorities,
-            "sequence": str(bundle.sequence),
-            "refresh_hint": bundle.refresh_hint,
-        }
-        statement = insert(bundles).values(values)
-        async with self._database.write() as connection:
-            await connection.execute(
-                statement.on_conflict_do_update(index_elements=["trust_domain"], set_=values)
-            )
-        self._changes.publish("bundle")

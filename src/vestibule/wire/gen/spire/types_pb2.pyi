@@ -603,6 +603,34 @@ class JWTKey(_message.Message):
 Global___JWTKey: _TypeAlias = JWTKey  # noqa: Y015
 
 @_typing.final
+class WITKey(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    TAINTED_FIELD_NUMBER: _builtins.int
+    public_key: _builtins.bytes
+    key_id: _builtins.str
+    expires_at: _builtins.int
+    tainted: _builtins.bool
+    def __init__(
+        self,
+        *,
+        public_key: _builtins.bytes = ...,
+        key_id: _builtins.str = ...,
+        expires_at: _builtins.int = ...,
+        tainted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "key_id", b"key_id", "public_key", b"public_key", "tainted", b"tainted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WITKey: _TypeAlias = WITKey  # noqa: Y015
+
+@_typing.final
 class Bundle(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -611,6 +639,7 @@ class Bundle(_message.Message):
     JWT_AUTHORITIES_FIELD_NUMBER: _builtins.int
     REFRESH_HINT_FIELD_NUMBER: _builtins.int
     SEQUENCE_NUMBER_FIELD_NUMBER: _builtins.int
+    WIT_AUTHORITIES_FIELD_NUMBER: _builtins.int
     trust_domain: _builtins.str
     refresh_hint: _builtins.int
     sequence_number: _builtins.int
@@ -618,6 +647,8 @@ class Bundle(_message.Message):
     def x509_authorities(self) -> _containers.RepeatedCompositeFieldContainer[Global___X509Certificate]: ...
     @_builtins.property
     def jwt_authorities(self) -> _containers.RepeatedCompositeFieldContainer[Global___JWTKey]: ...
+    @_builtins.property
+    def wit_authorities(self) -> _containers.RepeatedCompositeFieldContainer[Global___WITKey]: ...
     def __init__(
         self,
         *,
@@ -626,10 +657,11 @@ class Bundle(_message.Message):
         jwt_authorities: _abc.Iterable[Global___JWTKey] | None = ...,
         refresh_hint: _builtins.int = ...,
         sequence_number: _builtins.int = ...,
+        wit_authorities: _abc.Iterable[Global___WITKey] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["jwt_authorities", b"jwt_authorities", "refresh_hint", b"refresh_hint", "sequence_number", b"sequence_number", "trust_domain", b"trust_domain", "x509_authorities", b"x509_authorities"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jwt_authorities", b"jwt_authorities", "refresh_hint", b"refresh_hint", "sequence_number", b"sequence_number", "trust_domain", b"trust_domain", "wit_authorities", b"wit_authorities", "x509_authorities", b"x509_authorities"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -643,10 +675,12 @@ class BundleMask(_message.Message):
     JWT_AUTHORITIES_FIELD_NUMBER: _builtins.int
     REFRESH_HINT_FIELD_NUMBER: _builtins.int
     SEQUENCE_NUMBER_FIELD_NUMBER: _builtins.int
+    WIT_AUTHORITIES_FIELD_NUMBER: _builtins.int
     x509_authorities: _builtins.bool
     jwt_authorities: _builtins.bool
     refresh_hint: _builtins.bool
     sequence_number: _builtins.bool
+    wit_authorities: _builtins.bool
     def __init__(
         self,
         *,
@@ -654,11 +688,111 @@ class BundleMask(_message.Message):
         jwt_authorities: _builtins.bool = ...,
         refresh_hint: _builtins.bool = ...,
         sequence_number: _builtins.bool = ...,
+        wit_authorities: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["jwt_authorities", b"jwt_authorities", "refresh_hint", b"refresh_hint", "sequence_number", b"sequence_number", "x509_authorities", b"x509_authorities"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jwt_authorities", b"jwt_authorities", "refresh_hint", b"refresh_hint", "sequence_number", b"sequence_number", "wit_authorities", b"wit_authorities", "x509_authorities", b"x509_authorities"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BundleMask: _TypeAlias = BundleMask  # noqa: Y015
+
+@_typing.final
+class FederationRelationship(_message.Message):
+    """Where another trust domain's bundle is fetched.  The endpoint's profile is one of the two; a bundle in a request
+    is kept for the trust domain, and one in an answer is what is kept.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRUST_DOMAIN_FIELD_NUMBER: _builtins.int
+    BUNDLE_ENDPOINT_URL_FIELD_NUMBER: _builtins.int
+    HTTPS_WEB_FIELD_NUMBER: _builtins.int
+    HTTPS_SPIFFE_FIELD_NUMBER: _builtins.int
+    TRUST_DOMAIN_BUNDLE_FIELD_NUMBER: _builtins.int
+    trust_domain: _builtins.str
+    bundle_endpoint_url: _builtins.str
+    @_builtins.property
+    def https_web(self) -> Global___HTTPSWebProfile: ...
+    @_builtins.property
+    def https_spiffe(self) -> Global___HTTPSSPIFFEProfile: ...
+    @_builtins.property
+    def trust_domain_bundle(self) -> Global___Bundle: ...
+    def __init__(
+        self,
+        *,
+        trust_domain: _builtins.str = ...,
+        bundle_endpoint_url: _builtins.str = ...,
+        https_web: Global___HTTPSWebProfile | None = ...,
+        https_spiffe: Global___HTTPSSPIFFEProfile | None = ...,
+        trust_domain_bundle: Global___Bundle | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bundle_endpoint_profile", b"bundle_endpoint_profile", "https_spiffe", b"https_spiffe", "https_web", b"https_web", "trust_domain_bundle", b"trust_domain_bundle"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_endpoint_profile", b"bundle_endpoint_profile", "bundle_endpoint_url", b"bundle_endpoint_url", "https_spiffe", b"https_spiffe", "https_web", b"https_web", "trust_domain", b"trust_domain", "trust_domain_bundle", b"trust_domain_bundle"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_bundle_endpoint_profile: _TypeAlias = _typing.Literal["https_web", "https_spiffe"]  # noqa: Y015
+    _WhichOneofArgType_bundle_endpoint_profile: _TypeAlias = _typing.Literal["bundle_endpoint_profile", b"bundle_endpoint_profile"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_bundle_endpoint_profile) -> _WhichOneofReturnType_bundle_endpoint_profile | None: ...
+
+Global___FederationRelationship: _TypeAlias = FederationRelationship  # noqa: Y015
+
+@_typing.final
+class HTTPSWebProfile(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HTTPSWebProfile: _TypeAlias = HTTPSWebProfile  # noqa: Y015
+
+@_typing.final
+class HTTPSSPIFFEProfile(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_SPIFFE_ID_FIELD_NUMBER: _builtins.int
+    endpoint_spiffe_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        endpoint_spiffe_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint_spiffe_id", b"endpoint_spiffe_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HTTPSSPIFFEProfile: _TypeAlias = HTTPSSPIFFEProfile  # noqa: Y015
+
+@_typing.final
+class FederationRelationshipMask(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUNDLE_ENDPOINT_URL_FIELD_NUMBER: _builtins.int
+    BUNDLE_ENDPOINT_PROFILE_FIELD_NUMBER: _builtins.int
+    TRUST_DOMAIN_BUNDLE_FIELD_NUMBER: _builtins.int
+    bundle_endpoint_url: _builtins.bool
+    bundle_endpoint_profile: _builtins.bool
+    trust_domain_bundle: _builtins.bool
+    def __init__(
+        self,
+        *,
+        bundle_endpoint_url: _builtins.bool = ...,
+        bundle_endpoint_profile: _builtins.bool = ...,
+        trust_domain_bundle: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_endpoint_profile", b"bundle_endpoint_profile", "bundle_endpoint_url", b"bundle_endpoint_url", "trust_domain_bundle", b"trust_domain_bundle"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FederationRelationshipMask: _TypeAlias = FederationRelationshipMask  # noqa: Y015

@@ -45,22 +45,26 @@ class WatchResponse(_message.Message):
     ENTRIES_REVISION_FIELD_NUMBER: _builtins.int
     BUNDLE_SEQUENCE_FIELD_NUMBER: _builtins.int
     INTENT_REVISION_FIELD_NUMBER: _builtins.int
+    FEDERATION_REVISION_FIELD_NUMBER: _builtins.int
     entries_revision: _builtins.int
     """changes when the entries this agent is entitled to may have changed"""
     bundle_sequence: _builtins.int
     """spiffe_sequence of the trust bundle"""
     intent_revision: _builtins.int
     """changes when DescribeService may answer differently"""
+    federation_revision: _builtins.int
+    """changes when a bundle that this agent's entries federate with changes"""
     def __init__(
         self,
         *,
         entries_revision: _builtins.int = ...,
         bundle_sequence: _builtins.int = ...,
         intent_revision: _builtins.int = ...,
+        federation_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_sequence", b"bundle_sequence", "entries_revision", b"entries_revision", "intent_revision", b"intent_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_sequence", b"bundle_sequence", "entries_revision", b"entries_revision", "federation_revision", b"federation_revision", "intent_revision", b"intent_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
