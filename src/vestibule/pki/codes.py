@@ -170,3 +170,12 @@ CRL_NOT_TRUSTED = define(
     meaning="A certificate revocation list is not signed by the authority whose certificates it takes back.",
     advice="Check that the list and the authority's certificate belong together; never use such a list.",
 )
+REVOKED = define(
+    "VST1020",
+    "revoked",
+    Kind.UNAUTHENTICATED,
+    Fault.PEER,
+    meaning="A certificate or token would be valid, but it, its identity, its signer or the agent that fetched it was "
+    "revoked.",
+    advice="Ask the operator of the trust domain why (vestibule revoke list); never use it again.",
+)

@@ -3,9 +3,11 @@
 from vestibule.records.federation import BundleDeletion, EndpointProfile, FederationRelationship
 from vestibule.records.identity import AgentRecord, Authority, AuthorityState, Entry, JoinToken, JwtKey
 from vestibule.records.mesh import Address, Boundary, Instance, PortView, ServiceView, UpstreamView
+from vestibule.records.revocation import AgentMark, PublishedCrl
 
 __all__ = [
     "Address",
+    "AgentMark",
     "AgentRecord",
     "Authority",
     "AuthorityState",
@@ -18,6 +20,7 @@ __all__ = [
     "JoinToken",
     "JwtKey",
     "PortView",
+    "PublishedCrl",
     "ServiceView",
     "UpstreamView",
 ]

@@ -2,11 +2,29 @@
 
 from vestibule.spiffe.documents import JwtAuthority, JwtSvid, TrustBundle, X509Svid
 from vestibule.spiffe.ids import SpiffeId, TrustDomain
+from vestibule.spiffe.revocations import (
+    Reason,
+    Revocation,
+    Revocations,
+    RevokedAgent,
+    RevokedAuthority,
+    RevokedCertificate,
+    RevokedIdentity,
+    RevokedJwtKey,
+)
 from vestibule.spiffe.selectors import Selector, covers
 
 __all__ = [
     "JwtAuthority",
     "JwtSvid",
+    "Reason",
+    "Revocation",
+    "Revocations",
+    "RevokedAgent",
+    "RevokedAuthority",
+    "RevokedCertificate",
+    "RevokedIdentity",
+    "RevokedJwtKey",
     "Selector",
     "SpiffeId",
     "TrustBundle",

@@ -27,3 +27,12 @@ MALFORMED_SVID = define(
     meaning="A certificate breaks the X509-SVID profile.",
     advice="Ask whoever issued it for a certificate with exactly one URI SAN holding a SPIFFE ID.",
 )
+MALFORMED_REVOCATION = define(
+    "VST1403",
+    "malformed-revocation",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A revocation, or a list of them, does not say properly what is revoked.",
+    advice="Name an identity by its SPIFFE ID, a certificate by its serial number (or as a PEM file), an agent by its "
+    "SPIFFE ID, an authority by its ID.",
+)

@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from typing import Final
 from weakref import WeakSet
 
-KINDS: Final = ("entries", "agents", "bundle", "authorities", "instances", "relationships")
+KINDS: Final = (
+    "entries",
+    "agents",
+    "bundle",
+    "authorities",
+    "instances",
+    "relationships",
+    "revocations",
+)
 
 
 @dataclass(frozen=True, slots=True)

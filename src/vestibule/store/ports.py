@@ -15,6 +15,7 @@ from typing import Generic, Protocol, TypeVar
 
 from vestibule.errors import VestibuleError
 from vestibule.records import (
+    AgentMark,
     AgentRecord,
     Authority,
     BundleDeletion,
@@ -23,8 +24,9 @@ from vestibule.records import (
     Instance,
     JoinToken,
     JwtKey,
+    PublishedCrl,
 )
-from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain
+from vestibule.spiffe import Revocation, SpiffeId, TrustBundle, TrustDomain
 from vestibule.store.changes import Changes
 from vestibule.store.filters import AgentFilter, EntryFilter
 
@@ -281,6 +283,58 @@ class Instances(Protocol):
         ...
 
 
+class RevocationList(Protocol):
+    """What is revoked, by what it is."""
+
+    async def all(self) -> list[Revocation]:
+        """All of them, oldest version first."""
+        ...
+
+    async def put(self, *changes: Revocation) -> None:
+        """Keep them, new or changed, in one step; one that is known with a higher version stays as it is."""
+        ...
+
+    async def prune(self, now: datetime) -> int:
+        """Forget those that are over at ``now``; how many."""
+        ...
+
+
+class AgentMarks(Protocol):
+    """The marks of agents, current and retired."""
+
+    async def all(self) -> list[AgentMark]:
+        """All of them, oldest first."""
+        ...
+
+    async def add(self, mark: AgentMark) -> None:
+        """Keep a new one."""
+        ...
+
+    async def retire(self, agent_id: SpiffeId, at: datetime) -> None:
+        """End the use of an agent's current mark, if it has one."""
+        ...
+
+    async def prune(self, before: datetime) -> int:
+        """Forget those that were retired before this instant; how many."""
+        ...
+
+
+class Crls(Protocol):
+    """The newest certificate revocation list of each authority."""
+
+    async def all(self) -> list[PublishedCrl]:
+        """All of them, by authority."""
+        ...
+
+    async def put(self, crl: PublishedCrl) -> None:
+        """Keep an authority's list in place of the one before."""
+        ...
+
+    async def prune(self, now: datetime) -> int:
+        """Forget those whose next update is past; how many."""
+        ...
+
+
 class Store(Protocol):
     """Everything that is kept."""
 
@@ -300,6 +354,12 @@ class Store(Protocol):
     def relationships(self) -> Relationships: ...
     @property
     def instances(self) -> Instances: ...
+    @property
+    def revocations(self) -> RevocationList: ...
+    @property
+    def agent_marks(self) -> AgentMarks: ...
+    @property
+    def crls(self) -> Crls: ...
     @property
     def changes(self) -> Changes: ...
 

@@ -15,6 +15,7 @@ from vestibule.store.sql.instances import SqlInstances
 from vestibule.store.sql.join_tokens import SqlJoinTokens
 from vestibule.store.sql.preparation import prepare
 from vestibule.store.sql.relationships import SqlRelationships
+from vestibule.store.sql.revocations import SqlAgentMarks, SqlCrls, SqlRevocations
 from vestibule.store.sql.trust import SqlAuthorities, SqlJwtKeys
 
 
@@ -32,6 +33,9 @@ class SqliteStore:
         self.bundles = SqlBundles(database, self.changes)
         self.relationships = SqlRelationships(database, self.changes)
         self.instances = SqlInstances(database, self.changes)
+        self.revocations = SqlRevocations(database, self.changes)
+        self.agent_marks = SqlAgentMarks(database)
+        self.crls = SqlCrls(database)
 
     async def close(self) -> None:
         """End the change feed and close the database."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import Boolean, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
 from vestibule.records import AuthorityState, Boundary
+from vestibule.spiffe import Reason
 from vestibule.store.sql.columns import (
     Certificates,
     Choice,
@@ -21,7 +22,7 @@ from vestibule.store.sql.columns import (
     Texts,
 )
 
-REVISIONS: Final = ("0001", "0002", "0003")
+REVISIONS: Final = ("0001", "0002", "0003", "0004")
 """All versions of the schema, oldest first; the last one is what is below."""
 
 metadata = MetaData()
@@ -135,4 +136,40 @@ instances = Table(
     Column("boundary", Choice(Boundary), nullable=False),
     Column("lease_expires_at", Instant),
     Index("instances_by_lease", "lease_expires_at"),
+)
+
+revocations = Table(
+    "revocations",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("issued_before", Instant),
+    Column("reason", Choice(Reason), nullable=False),
+    Column("note", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("at", Instant, nullable=False),
+    Column("expires_at", Instant),
+    Column("version", BigInteger, nullable=False),
+)
+
+agent_marks = Table(
+    "agent_marks",
+    metadata,
+    # A text: SQL's integers have a sign.
+    Column("mark", Text, primary_key=True),
+    Column("agent_id", Id, nullable=False),
+    Column("since", Instant, nullable=False),
+    Column("retired_at", Instant),
+)
+
+crls = Table(
+    "crls",
+    metadata,
+    Column("authority_id", Text, primary_key=True),
+    Column("number", Text, nullable=False),
+    Column("der", LargeBinary, nullable=False),
+    Column("this_update", Instant, nullable=False),
+    Column("next_update", Instant, nullable=False),
+    Column("list_version", BigInteger, nullable=False),
 )
