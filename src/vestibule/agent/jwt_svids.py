@@ -64,6 +64,10 @@ class JwtSvids:
         self._tokens: OrderedDict[_Wanted, _Kept] = OrderedDict()
         self._asking: WeakValueDictionary[_Wanted, asyncio.Lock] = WeakValueDictionary()
 
+    def __len__(self) -> int:
+        """How many tokens are remembered, expired ones among them until they are asked for."""
+        return len(self._tokens)
+
     async def fetch(self, entry: Entry, audience: Sequence[str]) -> JwtSvid:
         """A token of the entry's identity for all of ``audience``, good for at least half of its life if possible.
 

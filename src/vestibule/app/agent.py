@@ -42,6 +42,10 @@ from vestibule.doors.access_entries import Reporter
 from vestibule.doors.ads import AgentAdsDoor
 from vestibule.doors.agent_admin import AgentAdminDoor
 from vestibule.doors.als import AccessLogDoor
+from vestibule.doors.debug_api import AgentDebugDoor
+from vestibule.doors.grpc_health import HealthDoor
+from vestibule.doors.logger_api import LoggerDoor
+from vestibule.doors.reflection import reflection
 from vestibule.doors.sds import SdsDoor
 from vestibule.doors.sidecar_api import SidecarDoor
 from vestibule.doors.supervisor_api import SupervisorDoor
@@ -61,6 +65,7 @@ from vestibule.processes.directories import private_directory
 from vestibule.processes.signals import Shutdown
 from vestibule.records import Address
 from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain
+from vestibule.telemetry.levels import LogControl
 from vestibule.xds.ledger import Ledger
 from vestibule.xds.resources import ProxyKey
 
@@ -182,7 +187,7 @@ class Agent:
         """Serve until ``shutdown`` asks for the end."""
         self._load()
         public = GrpcServer(self.public_services())
-        private = GrpcServer([self.admin_service()])
+        private = GrpcServer(self.private_services())
         supervisor = GrpcServer([SupervisorDoor(self.grants).servable()])
         listeners: list[UnixListener] = []
         health: socket.socket | None = None
@@ -227,16 +232,27 @@ class Agent:
 
     def public_services(self) -> list[Servable]:
         """What is served on the public socket, which every process of the node can open."""
-        return [
+        services = [
             WorkloadDoor(self.workloads, self.jwt_svids, self.clock).servable(),
             SdsDoor(self.workloads).servable(),
             AgentAdsDoor(self.proxy_of, self.relay, self.ledger, self.clock).servable(),
             SidecarDoor(self.sidecars, self.grants, self.workloads.attest).servable(),
             AccessLogDoor(self.reporter_of, self.access_log).servable(),
+            HealthDoor(self._problem).servable(),
         ]
+        return [*services, *reflection(services)]
 
-    def admin_service(self) -> Servable:
+    def private_services(self) -> list[Servable]:
         """What is served on the private socket, which only this user and root can open."""
+        debug = AgentDebugDoor(
+            holdings=lambda: self.cache.now,
+            jwt_svids=lambda: len(self.jwt_svids),
+            seen_at=lambda: self.sync.seen_at,
+            clock=self.clock,
+        )
+        return [self._admin_service(), debug.servable(), LoggerDoor(LogControl()).for_agent()]
+
+    def _admin_service(self) -> Servable:
         return AgentAdminDoor(
             holdings=lambda: self.cache.now,
             contact=self.sync.contact,
@@ -281,6 +297,12 @@ class Agent:
             _log.info("took up %d SVIDs from disk", len(holdings.svids))
         elif holdings.bundle is None:
             self.settings.first_trust.check()
+
+    async def _problem(self) -> str | None:
+        """Why the agent cannot serve workloads now, if it cannot; callers without an identity are no problem."""
+        if not self.cache.ready:
+            return "the agent has not yet learned from the server what it may serve"
+        return None if self.cache.now.bundle is not None else "the agent has no trust bundle"
 
     async def _wake_sidecars(self) -> None:
         """A sidecar that waits for its identity looks again when the entries have changed."""

@@ -18,6 +18,8 @@ GROUPS: Final = {
     "bundle": "The trust bundle.",
     "svid": "Credentials of this process, from the Workload API.",
     "audit": "The log of administrative and issuing acts.",
+    "logger": "How much a running server or agent writes into its log.",
+    "debug": "What a running server or agent counts.",
 }
 
 COMMANDS: Final = {
@@ -45,6 +47,10 @@ COMMANDS: Final = {
     "svid validate": Lazy("vestibule.cli.svid:validate", "Ask the agent whether a JWT-SVID is valid."),
     "svid watch": Lazy("vestibule.cli.svid:watch", "Follow this process's X.509-SVIDs."),
     "svid write": Lazy("vestibule.cli.svid:write", "Write this process's X.509-SVIDs to files."),
+    "logger get": Lazy("vestibule.cli.logger:get", "Show the log level, and the one of the start."),
+    "logger set": Lazy("vestibule.cli.logger:set_level", "Change the log level while it runs."),
+    "logger reset": Lazy("vestibule.cli.logger:reset", "Go back to the log level of the start."),
+    "debug info": Lazy("vestibule.cli.debug:info", "Show certificates, uptime and counts."),
     "audit verify": Lazy("vestibule.cli.audit:check", "Check that an audit log is whole."),
 }
 

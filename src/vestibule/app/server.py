@@ -17,21 +17,27 @@ from vestibule.app.server_mesh import Background, Mesh, mesh_of
 from vestibule.app.server_services import Services, opened
 from vestibule.app.server_settings import ServerSettings
 from vestibule.app.socket_directories import socket_directory
+from vestibule.audit import AuditEvent
 from vestibule.clock import Clock, SystemClock
 from vestibule.doors.access import Access
 from vestibule.doors.admin_api import ServerAdminDoor
+from vestibule.doors.debug_api import ServerDebugDoor
+from vestibule.doors.grpc_health import HealthDoor
 from vestibule.doors.health import Check, HealthServer, health_app
 from vestibule.doors.identity_api import identity_services
+from vestibule.doors.logger_api import LoggerDoor
 from vestibule.doors.node_api import NodeDoor
 from vestibule.doors.oidc_http import CertificateFiles, oidc_app
 from vestibule.errors import VestibuleError
 from vestibule.identity.beacon import first
+from vestibule.net.caller import current_caller
 from vestibule.net.grpc_server import GrpcServer
 from vestibule.net.listen import listen_tcp
 from vestibule.net.tls import ServerTls
 from vestibule.net.unix import PRIVATE, UnixListener, listen_unix
 from vestibule.processes import Shutdown
 from vestibule.spiffe import TrustBundle, TrustDomain
+from vestibule.telemetry.levels import LogControl, LogLevel
 from vestibule.telemetry.metrics import Metrics
 
 READY: Final = "vestibule server ready:"
@@ -157,9 +163,18 @@ class _Server:
             connected=node.is_connected,
         )
         self._metrics.gauge("agents_connected", "Agents that watch for changes now.", node.connected)
-        remote = [*identity, node.servable(), *mesh.services]
+        debug = ServerDebugDoor(
+            store=services.store,
+            chain=lambda: services.identity.svid.chain,
+            bundle=services.authorities.bundle,
+            clock=clock,
+        )
+        logger = LoggerDoor(LogControl(), self._record_log_level)
+        # On both sides, as in SPIRE: who may not have them is refused, and not told that they do not exist.
+        both = [*identity, debug.servable(), logger.for_server(), HealthDoor(self._problem).servable()]
+        remote = [*both, node.servable(), *mesh.services]
         self._remote = GrpcServer([access.guard(each) for each in remote])
-        self._local = GrpcServer([access.guard(each) for each in (*identity, admin.servable())])
+        self._local = GrpcServer([access.guard(each) for each in (*both, admin.servable())])
 
     def ready(self, seconds: float) -> Ready:
         """Where everything is."""
@@ -228,6 +243,22 @@ class _Server:
     def _bundle_of(self, trust_domain: TrustDomain) -> TrustBundle | None:
         own = self._services.authorities.bundle()
         return own if own.trust_domain == trust_domain else None
+
+    async def _record_log_level(self, action: str, level: LogLevel) -> None:
+        event = AuditEvent(
+            actor=str(current_caller()),
+            action=action,
+            subject="server",
+            details={"level": level.name.lower()},
+        )
+        await self._services.audit.record([event])
+
+    async def _problem(self) -> str | None:
+        """The first of the checks that is not content, for probes that speak gRPC."""
+        for name, check in self._checks().items():
+            if (problem := await check()) is not None:
+                return f"{name}: {problem}"
+        return None
 
     def _checks(self) -> dict[str, Check]:
         services = self._services

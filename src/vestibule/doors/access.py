@@ -82,6 +82,13 @@ TABLE: Final[Mapping[str, Who]] = {
     f"{_ADS}/StreamAggregatedResources": Who.AGENT,
     f"{_ADS}/DeltaAggregatedResources": Who.AGENT,
     "/vestibule.admin.v1.ServerAdmin/GetStatus": Who.LOCAL,
+    f"{_SPIRE}.debug.v1.Debug/GetInfo": Who.LOCAL,
+    f"{_SPIRE}.logger.v1.Logger/GetLogger": Who.LOCAL,
+    f"{_SPIRE}.logger.v1.Logger/SetLogLevel": Who.LOCAL,
+    f"{_SPIRE}.logger.v1.Logger/ResetLogLevel": Who.LOCAL,
+    "/grpc.health.v1.Health/Check": Who.LOCAL,
+    "/grpc.health.v1.Health/List": Who.LOCAL,
+    "/grpc.health.v1.Health/Watch": Who.LOCAL,
 }
 
 _REASONS: Final = {

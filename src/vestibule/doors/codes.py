@@ -28,3 +28,19 @@ OIDC_CERTIFICATE = define(
     meaning="The certificate or key file of the OpenID Connect discovery pages cannot be used.",
     advice="Give a PEM chain, leaf first, and its unencrypted PEM key, both readable by the user that runs the server.",
 )
+NO_LOG_LEVEL = define(
+    "VST2203",
+    "log-level-unknown",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A log level was asked for that does not exist.",
+    advice="The levels are panic, fatal, error, warn, info, debug and trace.",
+)
+NO_HEALTH_OF_SERVICE = define(
+    "VST2204",
+    "health-of-one-service",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A gRPC health check asked about one service; only the component as a whole has a state.",
+    advice="Ask with an empty service name.",
+)

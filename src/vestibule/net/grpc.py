@@ -62,10 +62,11 @@ STATUS_OF_KIND: Final[Mapping[Kind, Status]] = {
 
 
 class Servable:
-    """A service ready for ``grpclib.server.Server``."""
+    """A service ready for ``grpclib.server.Server``; ``descriptor`` says what it is, where that is known."""
 
-    def __init__(self, mapping: dict[str, Handler]) -> None:
+    def __init__(self, mapping: dict[str, Handler], descriptor: ServiceDescriptor | None = None) -> None:
         self._mapping = mapping
+        self.descriptor = descriptor
 
     def __mapping__(self) -> dict[str, Handler]:
         return self._mapping
@@ -94,7 +95,7 @@ def serve(
             GetMessageClass(method.input_type),
             GetMessageClass(method.output_type),
         )
-    return Servable(mapping)
+    return Servable(mapping, descriptor)
 
 
 def _guarded(
@@ -293,7 +294,7 @@ def _path(method: MethodDescriptor) -> str:
 
 
 def _snake(name: str) -> str:
-    """``BatchNewX509SVID`` → ``batch_new_x509_svid``; ``GetX509Bundles`` → ``get_x509_bundles``."""
-    name = re.sub(r"(?<=JWT)(?=SVID)", "_", name)
+    """``BatchNewX509SVID`` → ``batch_new_x509_svid``; ``FetchJWTSVIDs`` → ``fetch_jwt_svids``."""
+    name = re.sub(r"(?<=JWT|WIT)(?=SVID)", "_", name).replace("SVIDs", "Svids")
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
     return spaced.lower()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vestibule.calls.ads import SERVICE as ADS
-from vestibule.doors import admin_api, node_api
+from vestibule.doors import admin_api, debug_api, grpc_health, logger_api, node_api
 from vestibule.doors.access import TABLE, Who, denied_details
 from vestibule.doors.identity_api import agent, bundle, entry, svid
 from vestibule.doors.limits import PerSource
@@ -21,6 +21,9 @@ DOORS = {
     bundle.SERVICE: bundle.BundleDoor,
     node_api.SERVICE: node_api.NodeDoor,
     admin_api.SERVICE: admin_api.ServerAdminDoor,
+    debug_api.SERVER: debug_api.ServerDebugDoor,
+    logger_api.SERVER: logger_api.LoggerDoor,
+    grpc_health.SERVICE: grpc_health.HealthDoor,
 }
 
 
