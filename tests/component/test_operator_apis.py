@@ -91,8 +91,7 @@ async def test_the_server_s_log_level_is_changed_and_set_back_and_both_are_on_re
 async def test_a_level_that_does_not_exist_changes_nothing(lab: Lab) -> None:
     logger = Client(lab.operator.channel, SERVER_LOGGER)
     for level in (UNSPECIFIED, 99):
-        request = logger_pb2.SetLogLevelRequest()
-        request.new_level = level
+        request = logger_pb2.SetLogLevelRequest.FromString(bytes([8, level]))
         with pytest.raises(VestibuleError, match="VST2203"):
             await logger.unary("SetLogLevel", request)
     assert logging.getLogger().level == logging.INFO

@@ -247,7 +247,7 @@ class Agent:
         debug = AgentDebugDoor(
             holdings=lambda: self.cache.now,
             jwt_svids=lambda: len(self.jwt_svids),
-            seen_at=lambda: self.sync.seen_at,
+            seen_at=lambda: self.sync.contact.seen_at,
             clock=self.clock,
         )
         return [self._admin_service(), debug.servable(), LoggerDoor(LogControl()).for_agent()]

@@ -44,7 +44,7 @@ async def ask(wire: Any, *questions: dict[str, Any], served: list[Servable] | No
     ]
     [handler] = service.__mapping__().values()
     stream = Conversation(*(wire.ServerReflectionRequest(**each) for each in questions))
-    await handler.func(stream)  # type: ignore[arg-type]
+    await handler.func(stream)
     return stream.answers
 
 
