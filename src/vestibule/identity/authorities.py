@@ -1,79 +1,44 @@
-"""The trust domain's signing authorities: prepared → active → old, and the bundle that they make up.
+"""The trust domain's signing authorities, and the bundle that they make up.
 
-==========  =======================  ==========================================================
-state       from                     meaning
-==========  =======================  ==========================================================
-prepared    half of the active       its certificate is in the bundle, so that everybody has it
-            one's life               before the first SVID that it signs
-active      5/6 of the one before    signs
-old         the next one's turn      its private key is gone; its certificate stays in the
-                                     bundle until it expires, for the SVIDs that it signed
-==========  =======================  ==========================================================
+What states an authority goes through stands in ``identity.lifecycle``, when it does so by itself in
+``identity.rotation``.  Here the kinds of authorities are moved on together, one change at a time: every change ends
+with a bundle that fits it, and only then does a new authority sign.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from cryptography.x509 import CertificateBuilder
-
-from vestibule.audit import Audit, AuditEvent
+from vestibule.audit import Audit
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
-from vestibule.identity import rotation
 from vestibule.identity.beacon import Beacon
-from vestibule.identity.codes import NO_ACTIVE_AUTHORITY
+from vestibule.identity.codes import JWT_SVIDS_DISABLED, NO_UPSTREAM, UPSTREAM_IN_CHARGE
 from vestibule.identity.jwt_authorities import JwtAuthorities
+from vestibule.identity.lifecycle import ACTOR
+from vestibule.identity.roots import Roots
+from vestibule.identity.upstream import UpstreamAuthority, UpstreamServer
+from vestibule.identity.x509_authorities import Signer, X509Authorities, activate_at, prepare_at
 from vestibule.keys import KeyManager
-from vestibule.pki.profiles import BACKDATE, Issuer, authority_id, lifetime, self_signed_ca
-from vestibule.records import Authority, AuthorityState
+from vestibule.pki.certificates import load_certificate
+from vestibule.records import Authority, AuthorityState, JwtKey
 from vestibule.spiffe import TrustBundle, TrustDomain
 from vestibule.store import Store
 
 DEFAULT_CA_TTL: Final = timedelta(hours=24)
-KEY_PREFIX: Final = "x509-ca-"
-ACTOR: Final = "server"
 RETRY_SECONDS: Final = 5.0
 
 _log = logging.getLogger(__name__)
 
 
-def prepare_at(active: Authority) -> datetime:
-    """When the successor of an authority is made."""
-    return rotation.prepare_at(active.not_before + BACKDATE, active.not_after)
-
-
-def activate_at(active: Authority) -> datetime:
-    """When its successor takes over."""
-    return rotation.activate_at(active.not_before + BACKDATE, active.not_after)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signer:
-    """What it takes to issue: the active authority, as certificates name it, and its key."""
-
-    authority: Authority
-    issuer: Issuer
-    keys: KeyManager
-
-    async def sign(self, builder: CertificateBuilder) -> bytes:
-        """The signed certificate, DER."""
-        return await self.keys.sign_certificate(self.authority.key_id, builder)
-
-    @property
-    def intermediates(self) -> tuple[bytes, ...]:
-        """What follows the leaf in a chain: nothing below a self-signed authority."""
-        return self.authority.chain[:-1]
-
-
 class Authorities:
-    """Holds the authorities, replaces them in time, and keeps the trust bundle."""
+    """Holds the authorities, replaces them in time or when told to, and keeps the trust bundle."""
 
     def __init__(
         self,
@@ -84,43 +49,53 @@ class Authorities:
         trust_domain: TrustDomain,
         ca_ttl: timedelta = DEFAULT_CA_TTL,
         jwt: JwtAuthorities | None = None,
+        upstream: UpstreamAuthority | None = None,
     ) -> None:
-        """``jwt``, where there are JWT-SVIDs, is moved on and published together with the certificates."""
+        """``jwt``, where there are JWT-SVIDs, is moved on and published together with the certificates.
+
+        With an ``upstream`` the authorities are signed by it, and the bundle holds its roots.
+        """
         self._store = store
-        self._keys = keys
-        self._audit = audit
         self._clock = clock
         self._trust_domain = trust_domain
         self._ca_ttl = ca_ttl
         self._jwt = jwt
-        self._known: dict[str, Authority] = {}
-        self._signer: Signer | None = None
+        self._upstream = upstream
+        self._roots = Roots(store, audit, clock)
+        self._x509 = X509Authorities(store, keys, audit, clock, trust_domain, ca_ttl, upstream, self._roots)
         self._bundle = TrustBundle(trust_domain=trust_domain, x509_authorities=())
         self._beacon = Beacon()
+        self._one_change = asyncio.Lock()
         self.problem: str | None = None
+        self.upstream_problem: str | None = None
 
     async def start(self) -> None:
-        """Read what is kept; afterwards there is an active authority.  Raises: errors of store, keys, audit."""
-        self._known = {authority.id: authority for authority in await self._store.authorities.all()}
+        """Read what is kept; afterwards there is an active authority.
+
+        Raises: errors of store, keys, audit; of the upstream, if there is nothing to sign with without it.
+        """
+        await self._x509.life.start()
+        await self._roots.start()
         self._bundle = await self._store.bundles.get(self._trust_domain) or self._bundle
-        await self._retire_keyless()
         if self._jwt is not None:
             await self._jwt.start()
-        await self.advance()
-        await self._forget_spare_keys()
+        try:
+            await self.advance()
+        except VestibuleError as error:
+            if not self._can_sign():
+                raise
+            self.problem = str(error)
+            _log.error("the authorities cannot advance: %s", error)
 
     async def run(self) -> None:
-        """Advance whenever something is due; a failure is logged, shown by ``problem``, and tried again."""
-        while True:
-            try:
-                await self.advance()
-            except VestibuleError as error:
-                self.problem = str(error)
-                _log.error("the authorities cannot advance: %s", error)
-                await asyncio.sleep(RETRY_SECONDS)
-            else:
-                self.problem = None
-                await self._clock.sleep_until(self._next_step())
+        """Advance whenever something is due, and follow the upstream.
+
+        A failure is logged, shown by ``problem`` or ``upstream_problem``, and tried again.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._rotate(), name="authorities-rotate")
+            if self._upstream is not None:
+                tasks.create_task(self._follow(self._upstream), name="authorities-upstream")
 
     @property
     def revision(self) -> int:
@@ -136,8 +111,20 @@ class Authorities:
         return self._bundle
 
     def all(self) -> list[Authority]:
-        """All authorities, oldest first."""
-        return sorted(self._known.values(), key=lambda authority: (authority.not_before, authority.id))
+        """All X.509 authorities, oldest first."""
+        return self._x509.life.all()
+
+    @property
+    def jwt(self) -> JwtAuthorities:
+        """The JWT authorities.  Raises: VST1303."""
+        if self._jwt is None:
+            raise JWT_SVIDS_DISABLED.error("JWT functionality is disabled")
+        return self._jwt
+
+    @property
+    def has_upstream(self) -> bool:
+        """Whether an upstream signs the authorities."""
+        return self._upstream is not None
 
     @property
     def active(self) -> Authority:
@@ -147,133 +134,214 @@ class Authorities:
     @property
     def signer(self) -> Signer:
         """The active authority, ready to sign.  Raises: VST1300."""
-        if self._signer is None:
-            raise NO_ACTIVE_AUTHORITY.error("there is no active signing authority yet")
-        return self._signer
+        return self._x509.signer
+
+    # ------------------------------------------------------------------------------- when it is time
 
     async def advance(self) -> None:
-        """Do everything that is due now."""
-        if self._jwt is not None:
-            await self._jwt.advance()  # first, so that what is due for both is one change of the bundle
-        await self._forget_expired()
-        active = self._in_state(AuthorityState.ACTIVE)
-        now = self._clock.now()
-        if active is None or (now >= prepare_at(active) and not self._in_state(AuthorityState.PREPARED)):
-            await self._prepare()
-        if active is None or now >= activate_at(active):
-            await self._activate()
-        await self._settle()
+        """Do everything that is due now.
+
+        What fails of it does not keep the rest from being done, as long as there is something to sign with.
+        Raises: errors of store, keys, audit and upstream, the last one of several.
+        """
+        problem: VestibuleError | None = None
+        async with self._change():
+            await self._roots.forget_expired()
+            # JWT keys first, so that what is due for both is one change of the bundle.
+            for each in (self._jwt, self._x509):
+                try:
+                    if each is not None:
+                        await each.advance()
+                except VestibuleError as error:
+                    if each is None or not each.life.can_sign():
+                        raise
+                    problem = error
+        if problem is not None:
+            raise problem
+
+    async def _rotate(self) -> None:
+        while True:
+            try:
+                await self.advance()
+            except (VestibuleError, OSError) as error:
+                self.problem = str(error)
+                _log.error("the authorities cannot advance: %s", error)
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                self.problem = None
+                await self._until_due()
+
+    async def _until_due(self) -> None:
+        """Until the next step; anew after every change, which may have moved it."""
+        while True:
+            seen, due = self._beacon.value, self._next_step()
+            if due <= self._clock.now():
+                return
+            waits = {
+                asyncio.create_task(self._clock.sleep_until(due)),
+                asyncio.create_task(self._beacon.changed(seen)),
+            }
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
 
     def _next_step(self) -> datetime:
-        active = self._in_state(AuthorityState.ACTIVE)
-        if active is None:
-            return self._clock.now()
-        prepared = self._in_state(AuthorityState.PREPARED)
-        own = activate_at(active) if prepared else prepare_at(active)
         jwt = [] if self._jwt is None else [self._jwt.next_step()]
-        return min([own, *jwt, *(old.not_after for old in self._all_in(AuthorityState.OLD))])
+        return min([self._x509.next_step(), *jwt])
 
-    async def _prepare(self) -> None:
-        if self._in_state(AuthorityState.PREPARED):
+    def _can_sign(self) -> bool:
+        return self._x509.life.can_sign() and (self._jwt is None or self._jwt.life.can_sign())
+
+    # ----------------------------------------------------------------------------- when it is told to
+
+    async def prepare(self, actor: str = ACTOR) -> Authority:
+        """Make the next X.509 authority now.  Raises: as ``advance``."""
+        async with self._change():
+            return await self._x509.prepare(actor)
+
+    async def activate(self, authority_id: str, actor: str = ACTOR) -> Authority:
+        """Let the prepared one sign from now on.  Raises: VST1202, VST1304, VST1305, VST1307."""
+        async with self._change():
+            return await self._x509.life.activate(authority_id, actor)
+
+    async def taint(self, authority_id: str, actor: str = ACTOR) -> Authority:
+        """Have everything that an old one signed replaced.  Raises: VST1202, VST1304, VST1305, VST1306, VST1309."""
+        self._check_local("tainted")
+        async with self._change():
+            return await self._x509.life.taint(authority_id, actor)
+
+    async def revoke(self, authority_id: str, actor: str = ACTOR) -> Authority:
+        """Take a tainted one out of the bundle.  Raises: VST1202, VST1304, VST1305, VST1308, VST1309."""
+        self._check_local("revoked")
+        async with self._change():
+            return await self._x509.life.revoke(authority_id, actor)
+
+    async def taint_upstream(self, root_id: str, actor: str = ACTOR) -> str:
+        """Have everything below an upstream's root replaced; returns its ID as it is kept.
+
+        Raises: VST1202, VST1305, VST1306, VST1311.
+        """
+        root_id = self._check_upstream(root_id)
+        async with self._change():
+            await self._roots.taint(root_id, self.all(), actor)
+        return root_id
+
+    async def revoke_upstream(self, root_id: str, actor: str = ACTOR) -> str:
+        """Take a tainted root out of the bundle, whatever the upstream says.
+
+        Raises: VST1202, VST1305, VST1306, VST1308, VST1311.
+        """
+        root_id = self._check_upstream(root_id)
+        async with self._change():
+            await self._roots.revoke(root_id, self.all(), actor)
+        return root_id
+
+    async def prepare_jwt(self, actor: str = ACTOR) -> JwtKey:
+        """Make the next JWT key now.  Raises: VST1303, and as ``advance``."""
+        async with self._change():
+            return await self.jwt.prepare(actor)
+
+    async def activate_jwt(self, key_id: str, actor: str = ACTOR) -> JwtKey:
+        """Let the prepared key sign from now on.  Raises: VST1303, VST1202, VST1304, VST1305, VST1307."""
+        async with self._change():
+            return await self.jwt.life.activate(key_id, actor)
+
+    async def taint_jwt(self, key_id: str, actor: str = ACTOR) -> JwtKey:
+        """Have the tokens of an old key dropped.  Raises: VST1303, VST1202, VST1304, VST1305, VST1306."""
+        async with self._change():
+            return await self.jwt.life.taint(key_id, actor)
+
+    async def revoke_jwt(self, key_id: str, actor: str = ACTOR) -> JwtKey:
+        """Take a tainted key out of the bundle.  Raises: VST1303, VST1202, VST1304, VST1305, VST1308."""
+        async with self._change():
+            return await self.jwt.life.revoke(key_id, actor)
+
+    def _check_local(self, what: str) -> None:
+        if self._upstream is not None:
+            raise UPSTREAM_IN_CHARGE.error(
+                f"local authority can't be {what} if there is an upstream authority"
+            )
+
+    def _check_upstream(self, root_id: str) -> str:
+        if self._upstream is None:
+            raise NO_UPSTREAM.error("upstream authority is not configured")
+        return root_id.lower()
+
+    # ---------------------------------------------------------------------------- what the upstream says
+
+    async def _follow(self, upstream: UpstreamAuthority) -> None:
+        while True:
+            try:
+                async for bundle in self._news(upstream):
+                    await self._take(bundle, tells_taint=isinstance(upstream, UpstreamServer))
+                    self.upstream_problem = None
+            except (VestibuleError, OSError) as error:
+                self.upstream_problem = str(error)
+                _log.error("cannot follow the upstream %s: %s", upstream.name, error)
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _news(self, upstream: UpstreamAuthority) -> AsyncIterator[TrustBundle]:
+        if isinstance(upstream, UpstreamServer):
+            async for bundle in upstream.bundles():
+                yield bundle
             return
-        key_id = KEY_PREFIX + secrets.token_hex(8)
-        public_key = await self._keys.generate(key_id)
-        valid = lifetime(self._clock.now(), self._ca_ttl)
-        builder = self_signed_ca(self._trust_domain, public_key, valid)
-        certificate = await self._keys.sign_certificate(key_id, builder)
-        authority = Authority(
-            id=authority_id(public_key),
-            key_id=key_id,
-            chain=(certificate,),
-            state=AuthorityState.PREPARED,
-            not_before=valid.not_before,
-            not_after=valid.not_after,
-        )
-        await self._record("authority.prepare", authority)
-        await self._keep(authority)
-        await self._publish_bundle()
+        async for roots in upstream.roots():
+            yield TrustBundle(trust_domain=self._trust_domain, x509_authorities=roots)
 
-    async def _activate(self) -> None:
-        prepared = self._in_state(AuthorityState.PREPARED)
-        if prepared is None:
-            return
-        retired = [replace(old, state=AuthorityState.OLD) for old in self._all_in(AuthorityState.ACTIVE)]
-        active = replace(prepared, state=AuthorityState.ACTIVE)
-        await self._record("authority.activate", active)
-        await self._keep(active, *retired)
-        for old in retired:
-            await self._keys.delete(old.key_id)
+    async def _take(self, bundle: TrustBundle, *, tells_taint: bool) -> None:
+        """New roots go into the bundle; if the active authority's own is among them no more, it is replaced.
 
-    async def _forget_expired(self) -> None:
-        now = self._clock.now()
-        for authority in self.all():
-            if authority.not_after <= now and authority.state is not AuthorityState.ACTIVE:
-                await self._record("authority.expire", authority)
-                await self._store.authorities.delete(authority.id)
-                del self._known[authority.id]
-                await self._keys.delete(authority.key_id)
+        In this order: whoever learns that a root is tainted, and asks for another SVID, must not get one below it.
+        """
+        for der in bundle.x509_authorities:
+            load_certificate(der)
+        self._roots.take(bundle.x509_authorities, bundle.tainted_x509 if tells_taint else None)
+        await self.advance()
 
-    async def _retire_keyless(self) -> None:
-        """An authority whose key is lost (kept in memory only, say) still vouches for what it signed."""
-        usable = await self._keys.key_ids()
-        signing = (AuthorityState.ACTIVE, AuthorityState.PREPARED)
-        for authority in self.all():
-            if authority.state in signing and authority.key_id not in usable:
-                await self._record("authority.retire-keyless", authority)
-                await self._keep(replace(authority, state=AuthorityState.OLD))
+    # ------------------------------------------------------------------------------------- the bundle
 
-    async def _forget_spare_keys(self) -> None:
-        """Remove keys that a crash left between two steps."""
-        used = {
-            authority.key_id
-            for authority in self._known.values()
-            if authority.state is not AuthorityState.OLD
-        }
-        for key_id in await self._keys.key_ids():
-            if key_id.startswith(KEY_PREFIX) and key_id not in used:
-                await self._keys.delete(key_id)
-
-    async def _settle(self) -> None:
-        """Make bundle and signer agree with the authorities."""
-        await self._publish_bundle()
-        active = self._in_state(AuthorityState.ACTIVE)
-        if active is not None and (self._signer is None or self._signer.authority.id != active.id):
-            issuer = Issuer.of(active.chain[0], self._trust_domain)
-            self._signer = Signer(authority=active, issuer=issuer, keys=self._keys)
-            self._beacon.advance()
-        if self._jwt is not None:
-            await self._jwt.settle()
+    @asynccontextmanager
+    async def _change(self) -> AsyncIterator[None]:
+        """One change, with the bundle and the signers that it leads to."""
+        async with self._one_change:
+            yield
+            await self._publish_bundle()
+            if await self._x509.settle():
+                self._beacon.advance()
+            if self._jwt is not None:
+                await self._jwt.settle()
 
     async def _publish_bundle(self) -> None:
-        certificates = tuple(
-            authority.chain[-1] for authority in self.all() if authority.state is not AuthorityState.REVOKED
-        )
-        jwt = () if self._jwt is None else self._jwt.published()
-        if (certificates, jwt) == (self._bundle.x509_authorities, self._bundle.jwt_authorities):
-            return
+        """Keep and tell the bundle that follows from the authorities, if it is another one than before."""
+        own, before = self.all(), self._bundle
+        roots, tainted = self._roots.published(before.x509_authorities, own, self.has_upstream)
+        local = [
+            each
+            for each in own
+            if not each.upstream_authority_id and each.state is not AuthorityState.REVOKED
+        ]
+        tainted |= {each.chain[0] for each in local if each.state is AuthorityState.TAINTED}
         bundle = TrustBundle(
             trust_domain=self._trust_domain,
-            x509_authorities=certificates,
-            jwt_authorities=jwt,
-            sequence=self._bundle.sequence + 1,
+            x509_authorities=tuple(dict.fromkeys([*(each.chain[0] for each in local), *roots])),
+            tainted_x509=frozenset(tainted),
+            jwt_authorities=() if self._jwt is None else self._jwt.published(),
+            sequence=before.sequence,
             # Five looks between the preparation of an authority and its first signature (a third of its life).
             refresh_hint=max(1, int(self._ca_ttl.total_seconds() / 15)),
         )
+        if _content(bundle) == _content(before):
+            return
+        bundle = replace(bundle, sequence=before.sequence + 1)
         await self._store.bundles.put(bundle)
         self._bundle = bundle
         self._beacon.advance()
 
-    async def _keep(self, *authorities: Authority) -> None:
-        await self._store.authorities.put(*authorities)
-        self._known.update({authority.id: authority for authority in authorities})
 
-    async def _record(self, action: str, authority: Authority) -> None:
-        details = {"not_after": authority.not_after.isoformat(), "key_id": authority.key_id}
-        event = AuditEvent(actor=ACTOR, action=action, subject=authority.id, details=details)
-        await self._audit.record([event])
+def _content(bundle: TrustBundle) -> object:
+    return bundle.x509_authorities, bundle.tainted_x509, bundle.jwt_authorities
 
-    def _in_state(self, state: AuthorityState) -> Authority | None:
-        return next(iter(self._all_in(state)), None)
 
-    def _all_in(self, state: AuthorityState) -> Sequence[Authority]:
-        return [authority for authority in self.all() if authority.state is state]
+__all__ = ["DEFAULT_CA_TTL", "Authorities", "Signer", "activate_at", "prepare_at"]

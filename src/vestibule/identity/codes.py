@@ -156,3 +156,68 @@ JWT_SVIDS_DISABLED = define(
     meaning="The server was told not to issue JWT-SVIDs.",
     advice="Use X509-SVIDs, or take disable_jwt_svids out of the server's settings.",
 )
+UNKNOWN_AUTHORITY = define(
+    "VST1304",
+    "unknown-authority",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="There is no signing authority with this ID.",
+    advice="See the IDs with: vestibule authority x509 show, vestibule authority jwt show.",
+)
+AUTHORITY_IN_USE = define(
+    "VST1305",
+    "authority-in-use",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="The authority that signs can be neither tainted nor revoked.",
+    advice="Prepare another one, activate it, and then taint and revoke this one.",
+)
+AUTHORITY_NOT_OLD = define(
+    "VST1306",
+    "authority-not-old",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="Only an authority that signed before, and no longer does, can be tainted.",
+    advice="Activate another authority first; a prepared one is replaced by preparing again.",
+)
+AUTHORITY_NOT_PREPARED = define(
+    "VST1307",
+    "authority-not-prepared",
+    Kind.INTERNAL,  # as SPIRE says it
+    Fault.CALLER,
+    meaning="Only a prepared authority can be activated: everybody has to trust it before it signs.",
+    advice="Prepare one (vestibule authority x509 prepare), and activate that.",
+)
+AUTHORITY_NOT_TAINTED = define(
+    "VST1308",
+    "authority-not-tainted",
+    Kind.INTERNAL,  # as SPIRE says it
+    Fault.CALLER,
+    meaning="Only a tainted authority can be revoked: everybody has to replace what it signed before.",
+    advice="Taint it first, wait until the agents have renewed, and then revoke it.",
+)
+UPSTREAM_IN_CHARGE = define(
+    "VST1309",
+    "upstream-in-charge",
+    Kind.PRECONDITION,
+    Fault.CALLER,
+    meaning="This server's authorities are signed by an upstream authority, whose roots are in the bundle: "
+    "a local authority is not, and so can be neither tainted nor revoked there.",
+    advice="Taint and revoke the upstream's root: vestibule authority upstream taint, on this server or above it.",
+)
+UPSTREAM_FAILED = define(
+    "VST1310",
+    "upstream-failed",
+    Kind.UNAVAILABLE,
+    Fault.PEER,
+    meaning="The upstream authority did not sign, or its answer is not what was asked for.",
+    advice="See what the message says about it; the server tries again, and signs with what it has meanwhile.",
+)
+NO_UPSTREAM = define(
+    "VST1311",
+    "no-upstream",
+    Kind.PRECONDITION,
+    Fault.CALLER,
+    meaning="This server signs its authorities itself: no upstream authority is configured.",
+    advice="Use vestibule authority x509 taint and revoke.",
+)

@@ -1,4 +1,4 @@
-"""The trust domain's JWT signing authorities: prepared → active → old, as those of certificates.
+"""The trust domain's JWT signing authorities (``identity.lifecycle`` has their states).
 
 A key is in the bundle from its preparation, half a life before its first signature, until it expires; no token
 that it signs outlives it.  Only the bundle's keeper (``identity.authorities``) moves this on, so that a key is
@@ -8,14 +8,16 @@ published before it is used.
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from vestibule.audit import Audit, AuditEvent
+from vestibule.audit import Audit
 from vestibule.clock import Clock
 from vestibule.identity import rotation
 from vestibule.identity.codes import NO_ACTIVE_AUTHORITY
+from vestibule.identity.lifecycle import ACTOR, Lifecycle
 from vestibule.keys import KeyManager
 from vestibule.pki.keys import public_key_der
 from vestibule.pki.profiles import authority_id
@@ -24,7 +26,9 @@ from vestibule.spiffe import JwtAuthority
 from vestibule.store import Store
 
 KEY_PREFIX: Final = "jwt-key-"
-ACTOR: Final = "server"
+
+Publish = Callable[[JwtAuthority], Awaitable[None]]
+"""Makes a new key known above this server before it is kept.  Raises: VST1310, or an error of the upstream's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,30 +48,26 @@ class JwtAuthorities:
 
     def __init__(self, store: Store, keys: KeyManager, audit: Audit, clock: Clock, ttl: timedelta) -> None:
         """``ttl`` is the life of each key."""
-        self._store = store
         self._keys = keys
-        self._audit = audit
         self._clock = clock
         self._ttl = ttl
-        self._known: dict[str, JwtKey] = {}
         self._signer: JwtSigner | None = None
+        self.life: Lifecycle[JwtKey] = Lifecycle(
+            store.jwt_keys, keys, audit, clock, kind="jwt-authority", key_prefix=KEY_PREFIX
+        )
+        self.publish: Publish = _nowhere
 
     async def start(self) -> None:
         """Read what is kept.  Raises: errors of store, keys, audit."""
-        self._known = {key.id: key for key in await self._store.jwt_keys.all()}
-        await self._retire_keyless()
+        await self.life.start()
 
     def all(self) -> list[JwtKey]:
         """All keys, oldest first."""
-        return sorted(self._known.values(), key=lambda key: (key.not_before, key.id))
+        return self.life.all()
 
     def published(self) -> tuple[JwtAuthority, ...]:
         """What belongs in the bundle."""
-        return tuple(
-            JwtAuthority(key_id=key.id, public_key=key.public_key, expires_at=key.not_after)
-            for key in self.all()
-            if key.state is not AuthorityState.REVOKED
-        )
+        return tuple(as_authority(key) for key in self.all() if key.state is not AuthorityState.REVOKED)
 
     @property
     def signer(self) -> JwtSigner:
@@ -78,37 +78,33 @@ class JwtAuthorities:
 
     async def advance(self) -> None:
         """Do everything that is due now; the new signer signs only after ``settle``."""
-        await self._forget_expired()
-        active = self._in_state(AuthorityState.ACTIVE)
-        now = self._clock.now()
-        if active is None or now >= rotation.prepare_at(active.not_before, active.not_after):
-            await self._prepare()
-        if active is None or now >= rotation.activate_at(active.not_before, active.not_after):
-            await self._activate()
+        await self.life.forget_expired()
+        active, now = self.life.active, self._clock.now()
+        due = active is None or now >= rotation.prepare_at(active.not_before, active.not_after)
+        if due and self.life.prepared is None:
+            await self.prepare()
+        prepared = self.life.prepared
+        if prepared and (active is None or now >= rotation.activate_at(active.not_before, active.not_after)):
+            await self.life.activate(prepared.id)
 
     async def settle(self) -> None:
         """The bundle that holds ``published`` is out: sign with the active key, and forget keys that do not sign."""
-        active = self._in_state(AuthorityState.ACTIVE)
+        active = self.life.active
         if active is not None and (self._signer is None or self._signer.key.id != active.id):
             self._signer = JwtSigner(key=active, keys=self._keys)
-        used = {key.key_id for key in self._known.values() if key.state is not AuthorityState.OLD}
-        for key_id in await self._keys.key_ids():
-            if key_id.startswith(KEY_PREFIX) and key_id not in used:
-                await self._keys.delete(key_id)
+        await self.life.forget_spare_keys()
 
     def next_step(self) -> datetime:
         """When ``advance`` has something to do."""
-        active = self._in_state(AuthorityState.ACTIVE)
+        active = self.life.active
         if active is None:
             return self._clock.now()
-        due = rotation.activate_at if self._in_state(AuthorityState.PREPARED) else rotation.prepare_at
-        ends = [key.not_after for key in self._known.values() if key.state is AuthorityState.OLD]
-        return min([due(active.not_before, active.not_after), *ends])
+        due = rotation.activate_at if self.life.prepared else rotation.prepare_at
+        return min([due(active.not_before, active.not_after), *self.life.ends()])
 
-    async def _prepare(self) -> None:
-        if self._in_state(AuthorityState.PREPARED):
-            return
-        key_id = KEY_PREFIX + secrets.token_hex(8)
+    async def prepare(self, actor: str = ACTOR) -> JwtKey:
+        """Make the next key.  Raises: errors of keys, audit, store, and of the upstream."""
+        key_id = self.life.new_key_id(secrets.token_hex(8))
         public_key = await self._keys.generate(key_id)
         now = self._clock.now()
         key = JwtKey(
@@ -119,44 +115,20 @@ class JwtAuthorities:
             not_before=now,
             not_after=now + self._ttl,
         )
-        await self._record("jwt-authority.prepare", key)
-        await self._keep(key)
+        await self.publish(as_authority(key))
+        await self.life.prepare(key, actor)
+        return key
 
-    async def _activate(self) -> None:
-        prepared = self._in_state(AuthorityState.PREPARED)
-        if prepared is None:
-            return
-        retired = [replace(key, state=AuthorityState.OLD) for key in self._all_in(AuthorityState.ACTIVE)]
-        active = replace(prepared, state=AuthorityState.ACTIVE)
-        await self._record("jwt-authority.activate", active)
-        await self._keep(active, *retired)
 
-    async def _forget_expired(self) -> None:
-        now = self._clock.now()
-        for key in self.all():
-            if key.not_after <= now and key.state is not AuthorityState.ACTIVE:
-                await self._record("jwt-authority.expire", key)
-                await self._store.jwt_keys.delete(key.id)
-                del self._known[key.id]
+def as_authority(key: JwtKey) -> JwtAuthority:
+    """A key as bundles have it."""
+    return JwtAuthority(
+        key_id=key.id,
+        public_key=key.public_key,
+        expires_at=key.not_after,
+        tainted=key.state is AuthorityState.TAINTED,
+    )
 
-    async def _retire_keyless(self) -> None:
-        """A key whose private half is lost (kept in memory only, say) still vouches for what it signed."""
-        usable = await self._keys.key_ids()
-        for key in self.all():
-            if key.state in (AuthorityState.ACTIVE, AuthorityState.PREPARED) and key.key_id not in usable:
-                await self._record("jwt-authority.retire-keyless", key)
-                await self._keep(replace(key, state=AuthorityState.OLD))
 
-    async def _keep(self, *keys: JwtKey) -> None:
-        await self._store.jwt_keys.put(*keys)
-        self._known.update({key.id: key for key in keys})
-
-    async def _record(self, action: str, key: JwtKey) -> None:
-        details = {"not_after": key.not_after.isoformat(), "key_id": key.key_id}
-        await self._audit.record([AuditEvent(actor=ACTOR, action=action, subject=key.id, details=details)])
-
-    def _in_state(self, state: AuthorityState) -> JwtKey | None:
-        return next(iter(self._all_in(state)), None)
-
-    def _all_in(self, state: AuthorityState) -> list[JwtKey]:
-        return [key for key in self.all() if key.state is state]
+async def _nowhere(_: JwtAuthority) -> None:
+    """There is nobody above this server."""

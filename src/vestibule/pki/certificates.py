@@ -39,3 +39,12 @@ def load_certificate(der: bytes) -> x509.Certificate:
     if certificate.serial_number <= 0:  # RFC 5280 section 4.1.2.2
         raise MALFORMED_CERTIFICATE.error("the certificate's serial number is not positive")
     return certificate
+
+
+def subject_key_id(certificate: x509.Certificate) -> str:
+    """The subject key identifier in lower-case hex: what the certificate says, else computed from its key."""
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        found = x509.SubjectKeyIdentifier.from_public_key(certificate.public_key())
+    return found.digest.hex()

@@ -112,7 +112,7 @@ def _check_leaf_usage(extensions: x509.Extensions, spiffe_id: SpiffeId) -> None:
 
 
 def _check_intermediate(certificate: x509.Certificate, bundle: TrustBundle) -> None:
-    if not _is_signer(certificate):
+    if not is_signer(certificate):
         raise NOT_AN_SVID.error("an intermediate certificate of the chain is not a signing certificate")
     certifiable(certificate.public_key())  # before any arithmetic with a key that nobody vouched for yet
     try:
@@ -154,11 +154,12 @@ def _reason(leaf: x509.Certificate, bundle: TrustBundle, now: datetime) -> str:
 def _anchors(authorities: tuple[bytes, ...]) -> TrustAnchors | None:
     # Parsing the authorities again on every RPC would double the cost of a verification.  The library takes
     # an anchor's word for being one, even a leaf's that stands in the bundle by mistake; we do not.
-    certificates = [certificate for der in authorities if _is_signer(certificate := load_certificate(der))]
+    certificates = [certificate for der in authorities if is_signer(certificate := load_certificate(der))]
     return TrustAnchors(certificates) if certificates else None
 
 
-def _is_signer(certificate: x509.Certificate) -> bool:
+def is_signer(certificate: x509.Certificate) -> bool:
+    """Whether a certificate says that it may sign others."""
     constraints = _find(certificate.extensions, x509.BasicConstraints)
     usage = _find(certificate.extensions, x509.KeyUsage)
     return constraints is not None and constraints.ca and usage is not None and usage.key_cert_sign

@@ -1,7 +1,16 @@
 """What is kept, as plain values: no behaviour, no storage or wire form."""
 
 from vestibule.records.federation import BundleDeletion, EndpointProfile, FederationRelationship
-from vestibule.records.identity import AgentRecord, Authority, AuthorityState, Entry, JoinToken, JwtKey
+from vestibule.records.identity import (
+    AgentRecord,
+    Authority,
+    AuthorityState,
+    Entry,
+    JoinToken,
+    JwtKey,
+    PublishedJwtKey,
+    UpstreamRoot,
+)
 from vestibule.records.mesh import Address, Boundary, Instance, PortView, ServiceView, UpstreamView
 from vestibule.records.revocation import AgentMark, PublishedCrl
 
@@ -21,6 +30,8 @@ __all__ = [
     "JwtKey",
     "PortView",
     "PublishedCrl",
+    "PublishedJwtKey",
     "ServiceView",
+    "UpstreamRoot",
     "UpstreamView",
 ]

@@ -65,7 +65,7 @@ class JoinToken:
 
 
 class AuthorityState(Enum):
-    """The life of a signing authority; ``TAINTED`` and ``REVOKED`` can only follow ``OLD``."""
+    """The life of a signing authority; which state may follow which stands in ``identity.lifecycle``."""
 
     PREPARED = "prepared"
     ACTIVE = "active"
@@ -78,8 +78,10 @@ class AuthorityState(Enum):
 class Authority:
     """An X.509 signing authority.  ``id`` is the subject key identifier in lower-case hex.
 
-    ``key_id`` names the private key in the key manager; ``chain`` is DER, the authority's own
-    certificate first (for a self-signed one, that alone).
+    ``key_id`` names the private key in the key manager; ``chain`` is DER, the authority's own certificate
+    first, up to but without the root (for a self-signed one, that alone).  ``upstream_authority_id`` is the
+    subject key identifier of the root at its end, empty for a self-signed one.  ``not_after`` is the earliest
+    end of all of them.
     """
 
     id: str
@@ -88,6 +90,12 @@ class Authority:
     state: AuthorityState
     not_before: datetime
     not_after: datetime
+    upstream_authority_id: str = ""
+
+    @property
+    def intermediates(self) -> tuple[bytes, ...]:
+        """What follows a leaf in its chain: nothing below a self-signed authority, which is in the bundle."""
+        return self.chain if self.upstream_authority_id else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +108,31 @@ class JwtKey:
     id: str
     key_id: str
     public_key: bytes
+    state: AuthorityState
+    not_before: datetime
+    not_after: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamRoot:
+    """A root of an upstream authority that is tainted or revoked here.  ``id`` is its subject key identifier."""
+
+    id: str
+    state: AuthorityState
+    not_before: datetime
+    not_after: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedJwtKey:
+    """A JWT signing authority of a downstream server, which ``publisher`` asked to be put into the bundle.
+
+    ``id`` is its ``kid``, ``public_key`` a DER SubjectPublicKeyInfo, ``not_before`` when it was published first.
+    """
+
+    id: str
+    public_key: bytes
+    publisher: SpiffeId
     state: AuthorityState
     not_before: datetime
     not_after: datetime

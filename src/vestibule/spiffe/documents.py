@@ -48,12 +48,14 @@ class JwtSvid:
 class JwtAuthority:
     """A key that JWT-SVIDs are verified with; ``public_key`` is a DER SubjectPublicKeyInfo.
 
-    ``expires_at`` is when it has signed nothing that is still good; bundle documents do not say it.
+    ``expires_at`` is when it has signed nothing that is still good; bundle documents do not say it.  What a
+    ``tainted`` one signed is still valid, and about not to be: whoever holds it asks for another.
     """
 
     key_id: str
     public_key: bytes
     expires_at: datetime | None = None
+    tainted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,8 @@ class TrustBundle:
     """What a trust domain's SVIDs are verified with: the certificates of X509-SVIDs, the keys of JWT-SVIDs.
 
     ``sequence`` grows with every change of the content; ``refresh_hint`` is in seconds, 0 for none.
+    ``tainted_x509`` are those of ``x509_authorities`` that will be revoked soon: what leads to them is still
+    valid, and whoever holds it asks for another.
     """
 
     trust_domain: TrustDomain
@@ -68,3 +72,4 @@ class TrustBundle:
     jwt_authorities: tuple[JwtAuthority, ...] = ()
     sequence: int = 0
     refresh_hint: int = 0
+    tainted_x509: frozenset[bytes] = frozenset()

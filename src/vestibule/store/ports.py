@@ -25,6 +25,8 @@ from vestibule.records import (
     JoinToken,
     JwtKey,
     PublishedCrl,
+    PublishedJwtKey,
+    UpstreamRoot,
 )
 from vestibule.spiffe import Revocation, SpiffeId, TrustBundle, TrustDomain
 from vestibule.store.changes import Changes
@@ -172,6 +174,38 @@ class JwtKeys(Protocol):
 
     async def put(self, *keys: JwtKey) -> None:
         """Keep them, new or changed, in one step: activating one and retiring another never half happens."""
+        ...
+
+    async def delete(self, key_id: str) -> bool:
+        """Forget the one of this ``id``; whether it was known."""
+        ...
+
+
+class UpstreamRoots(Protocol):
+    """Roots of an upstream authority that are tainted or revoked here."""
+
+    async def all(self) -> list[UpstreamRoot]:
+        """All of them, oldest first."""
+        ...
+
+    async def put(self, *roots: UpstreamRoot) -> None:
+        """Keep them, new or changed, in one step."""
+        ...
+
+    async def delete(self, root_id: str) -> bool:
+        """Forget one; whether it was known."""
+        ...
+
+
+class PublishedJwtKeys(Protocol):
+    """The JWT signing authorities of downstream servers."""
+
+    async def all(self) -> list[PublishedJwtKey]:
+        """All of them, oldest first."""
+        ...
+
+    async def put(self, *keys: PublishedJwtKey) -> None:
+        """Keep them, new or changed, in one step."""
         ...
 
     async def delete(self, key_id: str) -> bool:
@@ -348,6 +382,10 @@ class Store(Protocol):
     def authorities(self) -> Authorities: ...
     @property
     def jwt_keys(self) -> JwtKeys: ...
+    @property
+    def upstream_roots(self) -> UpstreamRoots: ...
+    @property
+    def published_jwt_keys(self) -> PublishedJwtKeys: ...
     @property
     def bundles(self) -> Bundles: ...
     @property

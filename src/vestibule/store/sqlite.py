@@ -16,7 +16,7 @@ from vestibule.store.sql.join_tokens import SqlJoinTokens
 from vestibule.store.sql.preparation import prepare
 from vestibule.store.sql.relationships import SqlRelationships
 from vestibule.store.sql.revocations import SqlAgentMarks, SqlCrls, SqlRevocations
-from vestibule.store.sql.trust import SqlAuthorities, SqlJwtKeys
+from vestibule.store.sql.trust import SqlAuthorities, SqlJwtKeys, SqlPublishedJwtKeys, SqlUpstreamRoots
 
 
 class SqliteStore:
@@ -30,6 +30,8 @@ class SqliteStore:
         self.join_tokens = SqlJoinTokens(database)
         self.authorities = SqlAuthorities(database, self.changes)
         self.jwt_keys = SqlJwtKeys(database, self.changes)
+        self.upstream_roots = SqlUpstreamRoots(database, self.changes)
+        self.published_jwt_keys = SqlPublishedJwtKeys(database, self.changes)
         self.bundles = SqlBundles(database, self.changes)
         self.relationships = SqlRelationships(database, self.changes)
         self.instances = SqlInstances(database, self.changes)

@@ -2,5 +2,6 @@
 
 from vestibule.testing.authority import TestAuthority
 from vestibule.testing.clock import FakeClock
+from vestibule.testing.upstream import TestUpstream
 
-__all__ = ["FakeClock", "TestAuthority"]
+__all__ = ["FakeClock", "TestAuthority", "TestUpstream"]

@@ -98,6 +98,7 @@ async def write_bundle(connection: AsyncConnection, bundle: TrustBundle) -> None
         "jwt_authorities": bundle.jwt_authorities,
         "sequence": str(bundle.sequence),
         "refresh_hint": bundle.refresh_hint,
+        "tainted_x509": bundle.tainted_x509,
     }
     statement = insert(table).values(values)
     await connection.execute(statement.on_conflict_do_update(index_elements=["trust_domain"], set_=values))
@@ -116,4 +117,5 @@ def _bundle(row: Row[Any]) -> TrustBundle:
         jwt_authorities=row.jwt_authorities,
         sequence=int(row.sequence),
         refresh_hint=row.refresh_hint,
+        tainted_x509=row.tainted_x509,
     )

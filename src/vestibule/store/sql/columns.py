@@ -142,15 +142,35 @@ class Certificates(_Column):
         return tuple(base64.b64decode(text) for text in json.loads(value))
 
 
+class CertificateSet(_Column):
+    """A set of DER certificates, as a sorted JSON list of base64: equal sets are equal texts."""
+
+    cache_ok = True
+
+    def write(self, value: Iterable[bytes]) -> str:
+        return compact([base64.b64encode(der).decode() for der in sorted(value)])
+
+    def read(self, value: str) -> frozenset[bytes]:
+        return frozenset(base64.b64decode(text) for text in json.loads(value))
+
+
 class JwtAuthorities(_Column):
-    """A tuple of ``JwtAuthority``s, as a JSON list of [kid, base64 of DER, microseconds since 1970 or null]."""
+    """``JwtAuthority``s, as a JSON list of [kid, base64 of DER, microseconds since 1970 or null, tainted].
+
+    Before there were tainted ones, the lists had three members.
+    """
 
     cache_ok = True
 
     def write(self, value: Iterable[JwtAuthority]) -> str:
         return compact(
             [
-                [each.key_id, base64.b64encode(each.public_key).decode(), _micros(each.expires_at)]
+                [
+                    each.key_id,
+                    base64.b64encode(each.public_key).decode(),
+                    _micros(each.expires_at),
+                    each.tainted,
+                ]
                 for each in value
             ]
         )
@@ -161,8 +181,9 @@ class JwtAuthorities(_Column):
                 key_id=key_id,
                 public_key=base64.b64decode(der),
                 expires_at=None if ends is None else _EPOCH + ends * _MICROSECOND,
+                tainted=any(tainted),
             )
-            for key_id, der, ends in json.loads(value)
+            for key_id, der, ends, *tainted in json.loads(value)
         )
 
 

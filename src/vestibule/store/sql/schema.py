@@ -10,6 +10,7 @@ from vestibule.records import AuthorityState, Boundary
 from vestibule.spiffe import Reason
 from vestibule.store.sql.columns import (
     Certificates,
+    CertificateSet,
     Choice,
     Domain,
     Duration,
@@ -22,7 +23,7 @@ from vestibule.store.sql.columns import (
     Texts,
 )
 
-REVISIONS: Final = ("0001", "0002", "0003", "0004")
+REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005")
 """All versions of the schema, oldest first; the last one is what is below."""
 
 metadata = MetaData()
@@ -88,6 +89,7 @@ authorities = Table(
     Column("state", Choice(AuthorityState), nullable=False),
     Column("not_before", Instant, nullable=False),
     Column("not_after", Instant, nullable=False),
+    Column("upstream_authority_id", Text, nullable=False, server_default=""),
 )
 
 jwt_keys = Table(
@@ -96,6 +98,26 @@ jwt_keys = Table(
     Column("id", Text, primary_key=True),
     Column("key_id", Text, nullable=False),
     Column("public_key", LargeBinary, nullable=False),
+    Column("state", Choice(AuthorityState), nullable=False),
+    Column("not_before", Instant, nullable=False),
+    Column("not_after", Instant, nullable=False),
+)
+
+upstream_roots = Table(
+    "upstream_roots",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("state", Choice(AuthorityState), nullable=False),
+    Column("not_before", Instant, nullable=False),
+    Column("not_after", Instant, nullable=False),
+)
+
+published_jwt_keys = Table(
+    "published_jwt_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("public_key", LargeBinary, nullable=False),
+    Column("publisher", Id, nullable=False),
     Column("state", Choice(AuthorityState), nullable=False),
     Column("not_before", Instant, nullable=False),
     Column("not_after", Instant, nullable=False),
@@ -110,6 +132,7 @@ bundles = Table(
     Column("sequence", Text, nullable=False),
     Column("refresh_hint", Integer, nullable=False),
     Column("jwt_authorities", JwtAuthorities, nullable=False, server_default="[]"),
+    Column("tainted_x509", CertificateSet, nullable=False, server_default="[]"),
 )
 
 relationships = Table(

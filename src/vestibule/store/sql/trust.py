@@ -8,12 +8,12 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy import Table, delete, select
 from sqlalchemy.dialects.sqlite import insert
 
-from vestibule.records import Authority, JwtKey
+from vestibule.records import Authority, JwtKey, PublishedJwtKey, UpstreamRoot
 from vestibule.store.changes import Changes
 from vestibule.store.sql.database import Database
-from vestibule.store.sql.schema import authorities, jwt_keys
+from vestibule.store.sql.schema import authorities, jwt_keys, published_jwt_keys, upstream_roots
 
-R = TypeVar("R", Authority, JwtKey)
+R = TypeVar("R", Authority, JwtKey, UpstreamRoot, PublishedJwtKey)
 
 
 class _SqlSigners(Generic[R]):
@@ -65,3 +65,17 @@ class SqlJwtKeys(_SqlSigners[JwtKey]):
 
     def __init__(self, database: Database, changes: Changes) -> None:
         super().__init__(database, changes, jwt_keys, JwtKey)
+
+
+class SqlUpstreamRoots(_SqlSigners[UpstreamRoot]):
+    """``store.ports.UpstreamRoots``."""
+
+    def __init__(self, database: Database, changes: Changes) -> None:
+        super().__init__(database, changes, upstream_roots, UpstreamRoot)
+
+
+class SqlPublishedJwtKeys(_SqlSigners[PublishedJwtKey]):
+    """``store.ports.PublishedJwtKeys``."""
+
+    def __init__(self, database: Database, changes: Changes) -> None:
+        super().__init__(database, changes, published_jwt_keys, PublishedJwtKey)
