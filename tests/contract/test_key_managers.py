@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,18 +15,34 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from vestibule.errors import VestibuleError
 from vestibule.keys import DiskKeyManager, KeyManager, MemoryKeyManager, Sealer
+from vestibule.keys.pkcs11 import Pkcs11KeyManager
+from vestibule.keys.secrets import secret_in_file
 from vestibule.pki import profiles
 from vestibule.pki.crls import RevokedSerial, crl_builder, read_crl
 from vestibule.pki.csr import csr_builder, parse_csr
+from vestibule.pki.jwt import UnsignedJwt, svid_claims, verify_jwt_svid
 from vestibule.pki.keys import PublicKey, public_key_der
-from vestibule.spiffe import TrustDomain
+from vestibule.spiffe import JwtAuthority, SpiffeId, TrustBundle, TrustDomain
+from vestibule.testing.softhsm import SoftToken, softhsm_module
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 TD = TrustDomain.parse("example.org")
+WEB = SpiffeId.parse("spiffe://example.org/web")
+
+SOFTHSM = softhsm_module()
+
+
+def in_a_token(path: Path) -> KeyManager:
+    if SOFTHSM is None:
+        pytest.skip("SoftHSM2 is not installed")
+    token = SoftToken(path / "token")
+    return Pkcs11KeyManager(SOFTHSM, token.label, secret_in_file(token.pin_file), namespace="test")
+
 
 MAKERS: dict[str, Callable[[Path], KeyManager]] = {
     "memory": lambda _: MemoryKeyManager(),
     "disk": lambda path: DiskKeyManager(path / "keys", Sealer(bytes(32))),
+    "pkcs11": in_a_token,
 }
 
 
@@ -61,6 +78,25 @@ async def test_a_request_that_a_key_signs_proves_its_possession(keys: KeyManager
     facts = parse_csr(request)
     assert public_key_der(facts.public_key) == public_key_der(public_key)
     assert facts.spiffe_id == TD.id
+
+
+async def test_a_jwt_that_a_key_signs_verifies_with_its_public_half(keys: KeyManager) -> None:
+    public_key = await keys.generate("a")
+    claims = svid_claims(WEB, ("them",), NOW, timedelta(minutes=5), NOW + timedelta(minutes=5))
+    authority = JwtAuthority(key_id=profiles.authority_id(public_key), public_key=public_key_der(public_key))
+    unsigned = UnsignedJwt(key_id=authority.key_id, claims=claims)
+    token = unsigned.signed(await keys.sign("a", unsigned.signing_input))
+    bundle = TrustBundle(trust_domain=TD, x509_authorities=(), jwt_authorities=(authority,))
+    assert verify_jwt_svid(token, ("them",), {TD: bundle}.get, NOW).spiffe_id == WEB
+
+
+async def test_many_signatures_at_once_are_all_good(keys: KeyManager) -> None:
+    public_key = await keys.generate("a")
+    texts = [str(number).encode() for number in range(20)]
+    for text, signature in zip(
+        texts, await asyncio.gather(*(keys.sign("a", text) for text in texts)), strict=True
+    ):
+        public_key.verify(signature, text, ECDSA(SHA256()))
 
 
 async def test_data_that_a_key_signs_verifies_with_its_public_half(keys: KeyManager) -> None:

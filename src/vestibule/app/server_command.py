@@ -61,7 +61,24 @@ def run(
         str | None, typer.Option("--agent-ttl", help="Of agents' own SVIDs. [default: the workloads']")
     ] = None,
     key_storage: Annotated[
-        KeyStorage | None, typer.Option("--key-storage", help="Where the authorities' keys live.")
+        KeyStorage | None,
+        typer.Option(
+            "--keys",
+            "--key-storage",
+            help="Where the authorities' keys live; pkcs11: in a token. [default: disk]",
+        ),
+    ] = None,
+    pkcs11_module: Annotated[
+        Path | None, typer.Option("--pkcs11-module", help="The token vendor's shared library.")
+    ] = None,
+    pkcs11_token: Annotated[
+        str | None, typer.Option("--pkcs11-token", metavar="LABEL", help="The token's label.")
+    ] = None,
+    pkcs11_pin_file: Annotated[
+        Path | None, typer.Option("--pkcs11-pin-file", help="A file, mode 600, with the token's PIN.")
+    ] = None,
+    pkcs11_pin_fd: Annotated[
+        int | None, typer.Option("--pkcs11-pin-fd", help="Or an inherited descriptor to read it from.")
     ] = None,
     node_attestor: Annotated[
         list[str] | None,
@@ -98,6 +115,10 @@ def run(
             "agent_ttl": agent_ttl,
             "key_storage": key_storage,
             "kek_file": kek_file,
+            "pkcs11_module": pkcs11_module,
+            "pkcs11_token": pkcs11_token,
+            "pkcs11_pin_file": pkcs11_pin_file,
+            "pkcs11_pin_fd": pkcs11_pin_fd,
             "node_attestors": node_attestor or None,
             **_address("bind_address", "bind_port", bind),
             "oidc_tls_cert": oidc_tls_cert,

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from vestibule.app.codes import DATA_IN_USE, FOREIGN_DATA
 from vestibule.app.server_attestors import node_attestors
-from vestibule.app.server_settings import KeyStorage, ServerSettings
+from vestibule.app.server_keys import key_manager
+from vestibule.app.server_settings import ServerSettings
 from vestibule.audit import Audit, AuditLog
 from vestibule.clock import Clock
 from vestibule.identity.authorities import Authorities
@@ -22,7 +23,6 @@ from vestibule.identity.jwt_issuance import JwtIssuance
 from vestibule.identity.nodes import Nodes
 from vestibule.identity.registration import Registration
 from vestibule.identity.server_identity import ServerIdentity
-from vestibule.keys import DiskKeyManager, KeyManager, MemoryKeyManager, Sealer, load_or_create_kek
 from vestibule.processes import private_directory
 from vestibule.processes.codes import NOT_WRITABLE
 from vestibule.spiffe import TrustDomain
@@ -59,7 +59,7 @@ async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servic
             await audit.open()
             try:
                 await _check_trust_domain(store, domain)
-                keys = _keys(settings)
+                keys = key_manager(settings)
                 jwt = None
                 if not settings.disable_jwt_svids:
                     jwt = JwtAuthorities(store, keys, audit, clock, settings.ca_ttl)
@@ -105,12 +105,6 @@ async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servic
                 await audit.close()
         finally:
             await store.close()
-
-
-def _keys(settings: ServerSettings) -> KeyManager:
-    if settings.key_storage is KeyStorage.MEMORY:
-        return MemoryKeyManager()
-    return DiskKeyManager(settings.data_dir / "keys", Sealer(load_or_create_kek(settings.kek)))
 
 
 @contextmanager

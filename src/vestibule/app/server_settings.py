@@ -28,6 +28,7 @@ class KeyStorage(str, Enum):  # noqa: UP042 - typer shows the values of str enum
 
     DISK = "disk"
     MEMORY = "memory"
+    PKCS11 = "pkcs11"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,10 @@ class ServerSettings:
     agent_ttl: timedelta | None = None
     key_storage: KeyStorage = KeyStorage.DISK
     kek_file: Path | None = None
+    pkcs11_module: Path | None = None
+    pkcs11_token: str = ""
+    pkcs11_pin_file: Path | None = None
+    pkcs11_pin_fd: int | None = None
     intent: Path | None = None
     node_attestors: tuple[Choice, ...] = (Choice(name="join_token"),)
     drain: timedelta = field(default=timedelta(seconds=5))
@@ -79,6 +84,17 @@ class ServerSettings:
             _check_issuer(self.jwt_issuer)
         if self.oidc_port is not None:
             self._check_oidc()
+        self._check_token()
+
+    def _check_token(self) -> None:
+        told = (self.pkcs11_module, self.pkcs11_token, self.pkcs11_pin_file, self.pkcs11_pin_fd)
+        if self.key_storage is not KeyStorage.PKCS11:
+            if any(each not in (None, "") for each in told):
+                raise INVALID_SETTING.error("pkcs11 settings mean nothing without key_storage pkcs11")
+        elif self.pkcs11_module is None or not self.pkcs11_token:
+            raise INVALID_SETTING.error("key_storage pkcs11 needs pkcs11_module and pkcs11_token")
+        elif (self.pkcs11_pin_file is None) == (self.pkcs11_pin_fd is None):
+            raise INVALID_SETTING.error("key_storage pkcs11 needs one of pkcs11_pin_file and pkcs11_pin_fd")
 
     def _check_oidc(self) -> None:
         if not self.jwt_issuer or self.disable_jwt_svids:
@@ -160,7 +176,13 @@ def _unknown(name: str, path: Path, line: int) -> VestibuleError:
 
 
 _NAMES: Final = frozenset(each.name for each in fields(ServerSettings))
-_PATHS: Final = frozenset({"data_dir", "socket_path", "kek_file", "intent", "oidc_tls_cert", "oidc_tls_key"})
+_PATHS: Final = frozenset(
+    {
+        *("data_dir", "socket_path", "kek_file", "intent", "oidc_tls_cert", "oidc_tls_key"),
+        *("pkcs11_module", "pkcs11_pin_file"),
+    }
+)
+_NUMBERS: Final = frozenset({"pkcs11_pin_fd"})
 _DURATIONS: Final = frozenset(
     {"ca_ttl", "default_x509_svid_ttl", "default_jwt_svid_ttl", "agent_ttl", "drain"}
 )
@@ -180,6 +202,11 @@ def _typed(name: str, value: Any) -> Any:
         return value if isinstance(value, timedelta) else parse_duration(str(value))
     if name in _PORTS:
         return _port(name, value)
+    if name in _NUMBERS:
+        try:
+            return int(str(value))
+        except ValueError as error:
+            raise INVALID_SETTING.error(f"{name} {value!r} is not a number") from error
     if name in _SWITCHES:
         if not isinstance(value, bool):
             raise INVALID_SETTING.error(f"{name} {value!r} is neither true nor false")
@@ -188,7 +215,9 @@ def _typed(name: str, value: Any) -> Any:
         try:
             return KeyStorage(value)
         except ValueError as error:
-            raise INVALID_SETTING.error(f"key_storage {value!r} is neither disk nor memory") from error
+            raise INVALID_SETTING.error(
+                f"key_storage {value!r} is none of disk, memory and pkcs11"
+            ) from error
     return str(value)
 
 

@@ -83,3 +83,27 @@ def test_jwt_settings_are_read() -> None:
     assert found.disable_jwt_svids
     with pytest.raises(VestibuleError, match="VST9110"):
         server_settings({**GIVEN, "disable_jwt_svids": "perhaps"}, None)
+
+
+TOKEN = {"key_storage": "pkcs11", "pkcs11_module": "/m.so", "pkcs11_token": "t"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"key_storage": "pkcs11"},
+        {"pkcs11_token": "t"},
+        {"pkcs11_pin_fd": "3", "key_storage": "memory"},
+        TOKEN,
+        TOKEN | {"pkcs11_pin_file": "/pin", "pkcs11_pin_fd": "3"},
+        TOKEN | {"pkcs11_pin_fd": "three"},
+    ],
+)
+def test_a_token_is_described_whole_or_not_at_all(wrong: dict[str, Any]) -> None:
+    with pytest.raises(VestibuleError, match="VST9110"):
+        settings(**wrong)
+
+
+def test_a_token_is_described_by_module_label_and_where_its_pin_is() -> None:
+    found = settings(**TOKEN, pkcs11_pin_fd="3")
+    assert (found.pkcs11_module, found.pkcs11_token, found.pkcs11_pin_fd) == (Path("/m.so"), "t", 3)
