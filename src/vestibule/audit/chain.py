@@ -89,4 +89,7 @@ def _digest(record: dict[str, Any]) -> str:
 
 def _canonical(record: dict[str, Any]) -> bytes:
     # ASCII only, so that no text can contain the end of a line.
-    return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+    return _encode(record).encode("ascii")
+
+
+_encode: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode

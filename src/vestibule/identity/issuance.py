@@ -22,10 +22,9 @@ from vestibule.identity.codes import (
 )
 from vestibule.identity.entitlement import Entitlements
 from vestibule.identity.names import workload_id
-from vestibule.pki.chains import leaf_facts
 from vestibule.pki.csr import parse_csr
 from vestibule.pki.keys import PublicKey
-from vestibule.pki.profiles import lifetime, svid
+from vestibule.pki.profiles import lifetime, serial_number, svid
 from vestibule.spiffe import SpiffeId, TrustDomain
 
 DEFAULT_SVID_TTL: Final = timedelta(hours=1)
@@ -179,11 +178,12 @@ class Issuance:
     ) -> IssuedSvid:
         signer = self._authorities.signer
         valid = lifetime(self._clock.now(), ttl, signer.issuer.not_after)
-        leaf = await signer.sign(svid(spiffe_id, key, valid, signer.issuer, dns_names))
+        serial = serial_number()
+        leaf = await signer.sign(svid(spiffe_id, key, valid, signer.issuer, dns_names, serial=serial))
         return IssuedSvid(
             spiffe_id=spiffe_id,
             chain=(leaf, *signer.intermediates),
-            serial=leaf_facts(leaf).serial,
+            serial=str(serial),
             not_before=valid.not_before,
             not_after=valid.not_after,
             entry_id=entry_id,

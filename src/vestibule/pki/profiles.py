@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
@@ -30,8 +31,17 @@ SERIAL_BITS: Final = 128
 _MAX_COMMON_NAME: Final = 64
 
 _ORGANIZATION = x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Vestibule")
-_SERVERS_AND_CLIENTS = x509.ExtendedKeyUsage(
-    [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+_ANONYMOUS = x509.Name([_ORGANIZATION])
+
+
+def _extension(value: x509.ExtensionType, *, critical: bool = False) -> x509.Extension[x509.ExtensionType]:
+    return x509.Extension(value.oid, critical, value)
+
+
+# What is the same in every leaf is made once: of issuing, all but the cryptography counts.
+_NO_SIGNER = _extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+_SERVERS_AND_CLIENTS = _extension(
+    x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
 )
 
 
@@ -100,25 +110,42 @@ def svid(
     valid: Lifetime,
     issuer: Issuer,
     dns_names: Sequence[str] = (),
+    *,
+    serial: int | None = None,
 ) -> x509.CertificateBuilder:
     """An X509-SVID.  The first DNS name is also the common name, as old TLS clients want it.
+
+    ``serial`` is one of ``serial_number``'s; by default a new one.
 
     Raises: VST1011 for an ID without a path or of a foreign trust domain, or for malformed DNS names.
     """
     if not spiffe_id.path or spiffe_id.trust_domain != issuer.trust_domain:
         raise INVALID_REQUEST.error(f"{spiffe_id} is not the ID of a workload of {issuer.trust_domain}")
     names = alternative_names(spiffe_id, tuple(dns_names))
-    subject = [_ORGANIZATION]
-    common = next(iter(names.get_values_for_type(x509.DNSName)), "")
-    if 0 < len(common) <= _MAX_COMMON_NAME:
-        subject.append(x509.NameAttribute(NameOID.COMMON_NAME, common))
-    builder = _builder(x509.Name(subject), issuer.name, public_key, valid, issuer.key_identifier)
-    return (
-        builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_leaf_usage(public_key), critical=True)
-        .add_extension(_SERVERS_AND_CLIENTS, critical=False)
-        .add_extension(names, critical=False)
+    subject = _subject(names) if dns_names else _ANONYMOUS
+    extensions = [
+        _extension(key_identifier(public_key)),
+        _authority_identifier(issuer.key_identifier),
+        _NO_SIGNER,
+        _leaf_usage(public_key),
+        _SERVERS_AND_CLIENTS,
+        _extension(names),
+    ]
+    return _signed_by(
+        x509.CertificateBuilder(extensions=extensions), subject, issuer.name, public_key, valid, serial
     )
+
+
+def serial_number() -> int:
+    """A random serial number of 128 bits, never 0."""
+    return secrets.randbits(SERIAL_BITS) or 1
+
+
+def _subject(names: x509.SubjectAlternativeName) -> x509.Name:
+    common = next(iter(names.get_values_for_type(x509.DNSName)), "")
+    if not 0 < len(common) <= _MAX_COMMON_NAME:
+        return _ANONYMOUS
+    return x509.Name([_ORGANIZATION, x509.NameAttribute(NameOID.COMMON_NAME, common)])
 
 
 def self_signed_ca(
@@ -162,18 +189,31 @@ def authority_name(public_key: PublicKey) -> x509.Name:
 def _builder(
     subject: x509.Name, issuer: x509.Name, public_key: PublicKey, valid: Lifetime, signer_identifier: bytes
 ) -> x509.CertificateBuilder:
-    authority = x509.AuthorityKeyIdentifier(signer_identifier, None, None)
+    extensions = [_extension(key_identifier(public_key)), _authority_identifier(signer_identifier)]
+    return _signed_by(x509.CertificateBuilder(extensions=extensions), subject, issuer, public_key, valid)
+
+
+def _signed_by(
+    builder: x509.CertificateBuilder,
+    subject: x509.Name,
+    issuer: x509.Name,
+    public_key: PublicKey,
+    valid: Lifetime,
+    serial: int | None = None,
+) -> x509.CertificateBuilder:
     return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
+        builder.subject_name(subject)
         .issuer_name(issuer)
         .public_key(public_key)
-        .serial_number(secrets.randbits(SERIAL_BITS) or 1)
+        .serial_number(serial or serial_number())
         .not_valid_before(valid.not_before)
         .not_valid_after(valid.not_after)
-        .add_extension(key_identifier(public_key), critical=False)
-        .add_extension(authority, critical=False)
     )
+
+
+@lru_cache(maxsize=16)
+def _authority_identifier(signer_identifier: bytes) -> x509.Extension[x509.ExtensionType]:
+    return _extension(x509.AuthorityKeyIdentifier(signer_identifier, None, None))
 
 
 def _usage(*, signer: bool, key_encipherment: bool = False) -> x509.KeyUsage:
@@ -191,7 +231,9 @@ def _usage(*, signer: bool, key_encipherment: bool = False) -> x509.KeyUsage:
 
 
 _SIGNER_USAGE = _usage(signer=True)
+_LEAF_USAGE = _extension(_usage(signer=False), critical=True)
+_RSA_LEAF_USAGE = _extension(_usage(signer=False, key_encipherment=True), critical=True)
 
 
-def _leaf_usage(public_key: PublicKey) -> x509.KeyUsage:
-    return _usage(signer=False, key_encipherment=isinstance(public_key, RSAPublicKey))
+def _leaf_usage(public_key: PublicKey) -> x509.Extension[x509.ExtensionType]:
+    return _RSA_LEAF_USAGE if isinstance(public_key, RSAPublicKey) else _LEAF_USAGE
