@@ -143,7 +143,7 @@ class _Server:
         self._metrics = _metrics(services)
         self._oidc_tls = _oidc_tls(settings)
         self._tls = ServerTls(services.identity.svid, services.authorities.bundle())
-        access = Access(services.nodes, self._bundle_of, clock, self._metrics)
+        access = Access(services.nodes, self._bundle_of, clock, self._metrics, services.entitlements.powers)
         identity = identity_services(
             services.authorities,
             services.entitlements,

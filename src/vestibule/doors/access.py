@@ -10,6 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from enum import Flag, auto
 from typing import Any, Final, Protocol, cast
 
@@ -29,6 +30,8 @@ from vestibule.identity.nodes import Nodes
 from vestibule.net.caller import BundleOf, Caller, CallerKind, identify, set_caller
 from vestibule.net.codes import CALL_NOT_ALLOWED, CONNECTION_OUTLIVED
 from vestibule.net.grpc import Servable, Stream, refuse
+from vestibule.records import Entry
+from vestibule.spiffe import SpiffeId
 from vestibule.wire.gen.spire.types_pb2 import PermissionDeniedDetails
 
 RECHECK_SECONDS: Final = 10.0
@@ -45,6 +48,7 @@ class Who(Flag):
     ANYONE = auto()
     AGENT = auto()
     LOCAL = auto()
+    DOWNSTREAM = auto()
 
 
 _SPIRE: Final = "/spire.api.server"
@@ -117,8 +121,17 @@ class Observer(Protocol):
 class Access:
     """Authenticates and authorises the caller of every RPC, and again while streams last."""
 
-    def __init__(self, nodes: Nodes, bundle_of: BundleOf, clock: Clock, observer: Observer) -> None:
+    def __init__(
+        self,
+        nodes: Nodes,
+        bundle_of: BundleOf,
+        clock: Clock,
+        observer: Observer,
+        powers: Callable[[SpiffeId], tuple[Entry, ...]],
+    ) -> None:
+        """``powers`` are an identity's ``admin`` and ``downstream`` entries, those that count now."""
         self._nodes = nodes
+        self._powers = powers
         self._bundle_of = bundle_of
         self._clock = clock
         self._observer = observer
@@ -165,7 +178,8 @@ class Access:
 
         1. Its certificate, if it shows one, holds now; a bad one is refused even where none is needed.
         2. The table lets its kind in.
-        3. An agent is attested, not banned, and shows its current certificate.
+        3. A workload has an entry, now, that gives it the power that the table asks for.
+        4. An agent is attested, not banned, and shows its current certificate.
 
         Raises: VST2322, VST2323, VST1210, VST1211, VST1212, VST1213.
         """
@@ -173,11 +187,16 @@ class Access:
         who = TABLE.get(path, Who(0))
         if Who.ANYONE in who or (caller.kind is CallerKind.LOCAL and Who.LOCAL in who):  # 2
             return caller
+        if caller.kind is CallerKind.WORKLOAD and Who.DOWNSTREAM in who:  # 3
+            assert caller.spiffe_id is not None
+            caller = replace(caller, powers=self._powers(caller.spiffe_id))
+            if caller.is_downstream:
+                return caller
         if caller.kind is not CallerKind.AGENT or Who.AGENT not in who:
             raise CALL_NOT_ALLOWED.error(f"authorization denied for method {path}")
         assert caller.spiffe_id is not None
         assert caller.not_after is not None
-        await self._nodes.check(caller.spiffe_id, caller.serial, caller.not_after)  # 3
+        await self._nodes.check(caller.spiffe_id, caller.serial, caller.not_after)  # 4
         return caller
 
     def _admit_message(self, path: str, stream: Stream) -> None:

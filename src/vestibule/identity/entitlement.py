@@ -30,12 +30,16 @@ class EntryIndex:
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         by_parent: dict[SpiffeId, list[Entry]] = defaultdict(list)
+        powerful: dict[SpiffeId, list[Entry]] = defaultdict(list)
         aliases: list[Entry] = []
         for entry in entries:
+            if entry.admin or entry.downstream:
+                powerful[entry.spiffe_id].append(entry)
             alias = entry.parent_id.path == SERVER_PATH
             (aliases if alias else by_parent[entry.parent_id]).append(entry)
         self._by_parent = MappingProxyType({parent: tuple(below) for parent, below in by_parent.items()})
         self._aliases = tuple(aliases)
+        self._powerful = MappingProxyType({each: tuple(found) for each, found in powerful.items()})
         self._mortal = tuple(sorted(_mortal(aliases) + _mortal(chain(*by_parent.values()))))
 
     def authorized(
@@ -66,6 +70,10 @@ class EntryIndex:
                     found[entry.id] = entry
                     roots.append(entry.spiffe_id)
         return tuple(found[id_] for id_ in sorted(found))
+
+    def powers(self, spiffe_id: SpiffeId, now: datetime) -> tuple[Entry, ...]:
+        """The live entries that let an identity do more than be one: ``admin`` and ``downstream`` ones."""
+        return tuple(each for each in self._powerful.get(spiffe_id, ()) if not _expired(each, now))
 
     def expired(self, now: datetime) -> tuple[str, ...]:
         """The IDs of the entries whose time is over."""
@@ -180,6 +188,10 @@ class Entitlements:
     def is_entitled(self, agent_id: SpiffeId, spiffe_id: SpiffeId) -> bool:
         """Whether some entry makes ``spiffe_id`` an identity of workloads under the agent."""
         return spiffe_id in self._view(agent_id).ids
+
+    def powers(self, spiffe_id: SpiffeId) -> tuple[Entry, ...]:
+        """The live entries that let an identity do more than be one: ``admin`` and ``downstream`` ones."""
+        return self._index.powers(spiffe_id, self._clock.now())
 
     def expired(self) -> tuple[str, ...]:
         """The IDs of the entries whose time is over."""

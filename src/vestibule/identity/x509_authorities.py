@@ -21,8 +21,8 @@ from vestibule.identity.roots import Roots
 from vestibule.identity.upstream import UpstreamAuthority, UpstreamChain
 from vestibule.keys import KeyManager
 from vestibule.pki.authority_chains import check_authority_chain
+from vestibule.pki.csr import csr_builder
 from vestibule.pki.profiles import BACKDATE, Issuer, authority_id, lifetime, self_signed_ca
-from vestibule.pki.signing_requests import request_to_sign, signed_request
 from vestibule.records import Authority, AuthorityState
 from vestibule.spiffe import TrustDomain
 from vestibule.store import Store
@@ -157,8 +157,7 @@ class X509Authorities:
         )
 
     async def _minted(self, key_id: str, public_key: EllipticCurvePublicKey) -> Authority:
-        to_sign = request_to_sign(public_key, self._trust_domain)
-        answer = await self._mint(signed_request(to_sign, await self._keys.sign(key_id, to_sign)))
+        answer = await self._mint(await self._keys.sign_csr(key_id, csr_builder(self._trust_domain.id)))
         now = self._clock.now()
         try:
             facts = check_authority_chain(answer.chain, answer.roots, public_key, self._trust_domain, now)

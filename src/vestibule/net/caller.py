@@ -16,6 +16,7 @@ from vestibule.errors import VestibuleError
 from vestibule.net.codes import PEER_REFUSED
 from vestibule.net.grpc import Stream
 from vestibule.pki.chains import leaf_facts, verify_x509_svid
+from vestibule.records import Entry
 from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain
 
 AGENT_PATH: Final = "/spire/agent/"
@@ -33,13 +34,23 @@ class CallerKind(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """The other end of a call.  ``serial`` (decimal) and ``not_after`` are of the certificate it showed."""
+    """The other end of a call.  ``serial`` (decimal) and ``not_after`` are of the certificate it showed.
+
+    ``powers`` are the live entries of a workload's identity that let it do more than be one (``admin``,
+    ``downstream``); looked up where the method is open to such callers.
+    """
 
     kind: CallerKind
     address: str
     spiffe_id: SpiffeId | None = None
     serial: str = ""
     not_after: datetime | None = None
+    powers: tuple[Entry, ...] = ()
+
+    @property
+    def is_downstream(self) -> bool:
+        """Whether the caller is a server below this one."""
+        return any(entry.downstream for entry in self.powers)
 
     def __str__(self) -> str:
         """As audit records and logs name it."""

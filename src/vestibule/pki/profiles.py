@@ -152,7 +152,7 @@ def self_signed_ca(
     trust_domain: TrustDomain, public_key: PublicKey, valid: Lifetime
 ) -> x509.CertificateBuilder:
     """The trust domain's own signing certificate, to be signed with the key it is for."""
-    name = authority_name(public_key)
+    name = _ca_name(public_key)
     builder = _builder(name, name, public_key, valid, key_identifier(public_key).digest)
     return _signer(builder, trust_domain)
 
@@ -165,7 +165,7 @@ def intermediate_ca(
     ``path_length`` says how many signers may follow below it: none, so that it signs leaves only, unless another
     number is given; ``None`` sets no limit.
     """
-    builder = _builder(authority_name(public_key), issuer.name, public_key, valid, issuer.key_identifier)
+    builder = _builder(_ca_name(public_key), issuer.name, public_key, valid, issuer.key_identifier)
     return _signer(builder, issuer.trust_domain, path_length=path_length)
 
 
@@ -179,8 +179,7 @@ def _signer(
     )
 
 
-def authority_name(public_key: PublicKey) -> x509.Name:
-    """The subject of a signing certificate."""
+def _ca_name(public_key: PublicKey) -> x509.Name:
     # The key's identifier makes the name unique, so that a path is never built through a namesake.
     identifier = x509.NameAttribute(NameOID.SERIAL_NUMBER, authority_id(public_key))
     return x509.Name([_ORGANIZATION, identifier])
