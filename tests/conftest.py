@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from tests.postgres import Postgres, binaries, running
 
 HERE = Path(__file__).parent
 # Tests of these folders start processes.  Each folder's tests share one worker, so that a machine with few
 # cores never runs more than a few meshes at a time; a test may name a group of its own.
 HEAVY = ("e2e", "interop")
 IN_CI = os.environ.get("CI") == "true"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL of this worker's own."""
+    found = binaries()
+    if found is None:
+        reason = "needs PostgreSQL's server programs (Debian: apt-get install postgresql)"
+        if IN_CI:
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with running(found) as cluster:
+        yield cluster
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
+from tests.postgres import Postgres
 
 from vestibule.errors import VestibuleError
 from vestibule.records import (
@@ -25,6 +27,10 @@ from vestibule.records import (
 )
 from vestibule.spiffe import JwtAuthority, Selector, SpiffeId, TrustBundle, TrustDomain
 from vestibule.store import AgentFilter, EntryFilter, Match, Store, Subscription
+from vestibule.store.postgres import open_postgres
+from vestibule.store.sql.postgres_address import PostgresAddress
+from vestibule.store.sql.postgres_preparation import prepare
+from vestibule.store.sql.schema import metadata, version
 from vestibule.store.sqlite import open_store
 from vestibule.testing import FakeClock
 
@@ -37,9 +43,33 @@ def clock() -> FakeClock:
     return FakeClock(NOW)
 
 
-@pytest.fixture(params=["sqlite"])
-async def store(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Store]:
-    store = await open_store(tmp_path / "vestibule.db", clock)
+Open: TypeAlias = Callable[[], Awaitable[Store]]
+"""Opens the test's database, as each of several servers or a restarted one does."""
+
+
+@pytest.fixture(scope="session")
+def database(postgres: Postgres) -> str:
+    """One database for all tests of this file: to empty it is much cheaper than to make another."""
+    name = postgres.new_database()
+    prepare(PostgresAddress.parse(postgres.conninfo(name)))
+    return name
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.xdist_group("postgres"))])
+def opening(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Open:
+    if request.param == "sqlite":
+        return lambda: open_store(tmp_path / "vestibule.db", clock)
+    postgres: Postgres = request.getfixturevalue("postgres")
+    name: str = request.getfixturevalue("database")
+    tables = (table.name for table in metadata.sorted_tables if table is not version)
+    postgres.execute(f"TRUNCATE {', '.join(tables)}", name)
+    address = PostgresAddress.parse(postgres.conninfo(name))
+    return lambda: open_postgres(address, clock)
+
+
+@pytest.fixture
+async def store(opening: Open) -> AsyncIterator[Store]:
+    store = await opening()
     yield store
     await store.close()
 
@@ -576,16 +606,79 @@ async def test_what_changes_nothing_tells_nothing(store: Store) -> None:
     assert kinds(subscription) == set()
 
 
-async def test_everything_survives_a_restart(tmp_path: Path, clock: FakeClock) -> None:
-    first = await open_store(tmp_path / "again.db", clock)
+async def test_everything_survives_a_restart(opening: Open) -> None:
+    first = await opening()
     created, _ = await first.entries.create(entry())
     await first.agents.put(agent())
     await first.instances.put(instance())
     await first.authorities.put(authority("a"))
     await first.close()
-    second = await open_store(tmp_path / "again.db", clock)
+    second = await opening()
     assert await second.entries.all() == [created]
     assert await second.agents.get(AGENT) == agent()
     assert await second.instances.all() == [instance()]
     assert await second.authorities.all() == [authority("a")]
     await second.close()
+
+
+async def test_of_many_servers_one_consumes_a_join_token(opening: Open, store: Store) -> None:
+    await store.join_tokens.add(JoinToken(token="t", expires_at=NOW + MINUTE))
+    others = [await opening() for _ in range(3)]
+    everyone = [store, *others] * 5
+    results = await asyncio.gather(
+        *(one.join_tokens.consume("t", NOW) for one in everyone), return_exceptions=True
+    )
+    for other in others:
+        await other.close()
+    assert sum(isinstance(result, JoinToken) for result in results) == 1
+    refused = {result.code.code for result in results if isinstance(result, VestibuleError)}
+    assert refused == {"VST8021"}
+
+
+async def test_servers_that_change_one_entry_at_once_all_count(opening: Open, store: Store) -> None:
+    other = await opening()
+    created, _ = await store.entries.create(entry())
+    updates = (
+        one.entries.update(replace(created, hint=str(number)))
+        for number, one in enumerate([store, other] * 5)
+    )
+    assert {updated.revision for updated in await asyncio.gather(*updates)} == set(range(1, 11))
+    await other.close()
+
+
+async def test_servers_that_make_one_entry_at_once_find_it(opening: Open, store: Store) -> None:
+    other = await opening()
+    results = await asyncio.gather(*(one.entries.create(entry()) for one in [store, other] * 5))
+    assert sum(new for _, new in results) == 1
+    assert len({created.id for created, _ in results}) == 1
+    await other.close()
+
+
+async def test_a_caller_that_gives_up_leaves_the_store_usable(store: Store) -> None:
+    writes = [asyncio.ensure_future(store.entries.create(entry(f"s{number}"))) for number in range(20)]
+    await asyncio.sleep(0)
+    for write in writes[::2]:
+        write.cancel()
+    await asyncio.gather(*writes, return_exceptions=True)
+    created, _ = await store.entries.create(entry("last"))
+    assert created in await store.entries.all()
+
+
+async def test_listings_are_in_the_order_of_bytes(store: Store) -> None:
+    await store.entries.create_many(
+        [entry(name, id=name) for name in ("b", "A", "a-b", "aB", "ab", "a.c", "Z")]
+    )
+    names = sorted(("b", "A", "a-b", "aB", "ab", "a.c", "Z"))
+    assert [found.id for found in await store.entries.all()] == names
+    first = await store.entries.page(EntryFilter(), 3)
+    rest = await store.entries.page(EntryFilter(), 0, first.next_token)
+    assert [found.id for found in (*first.items, *rest.items)] == names
+
+
+async def test_a_lone_server_leads_in_the_end(store: Store) -> None:
+    following = asyncio.create_task(store.run())
+    async with asyncio.timeout(20):
+        while not store.leads:
+            await asyncio.sleep(0.01)
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)

@@ -43,6 +43,42 @@ STORE_NEWER = define(
     meaning="The database was written by a newer version of Vestibule, so this one does not touch it.",
     advice="Start the newer version again, or restore the backup that it made before it migrated the database.",
 )
+UNSTORABLE = define(
+    "VST8005",
+    "unstorable-value",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A value holds what the database cannot keep, such as a text with a NUL character.  Nothing was changed.",
+    advice="Leave the unprintable characters out.",
+)
+STORE_UNREACHABLE = define(
+    "VST8006",
+    "store-unreachable",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="The PostgreSQL server cannot be reached, is starting or stopping, or is a standby.  Whether a change that "
+    "was under way then was made is not known.  Agents and workloads go on with what they hold; the server connects "
+    "again by itself.",
+    advice="Look whether PostgreSQL runs and can be reached from here; `/ready` says so as soon as it can.",
+)
+STORE_REFUSED = define(
+    "VST8007",
+    "store-refused",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="PostgreSQL does not let the server in, or does not let it do what it has to.",
+    advice="Check user, password and database of the connection string, `pg_hba.conf`, and that the user owns the "
+    "database's tables.",
+)
+MALFORMED_ADDRESS = define(
+    "VST8008",
+    "malformed-database-address",
+    Kind.INVALID,
+    Fault.OPERATOR,
+    meaning="The connection string of the database cannot be used.  It is not shown, since it may hold a password.",
+    advice="Write `postgresql://USER:PASSWORD@HOST/DATABASE`, or libpq's `host=… dbname=… user=…`, with %-encoding "
+    "in the first form.",
+)
 ENTRY_ID_TAKEN = define(
     "VST8010",
     "entry-id-taken",

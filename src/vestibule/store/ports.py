@@ -1,8 +1,8 @@
-"""The storage ports.  Implementations: ``store.sqlite``.  All of them must pass ``tests/contract/test_stores.py``.
+"""The storage ports, which ``store.sqlite`` and ``store.postgres`` fill; both pass ``tests/contract/test_stores.py``.
 
 Every method that changes something has done so durably when it returns, and then publishes the change.
 Every method may raise the errors of storage itself: VST8000 (unusable), VST8001 (full), VST8002 (busy),
-VST8003 (damaged).
+VST8003 (damaged), VST8005 (a value that cannot be kept), VST8006 (unreachable), VST8007 (refused).
 """
 
 from __future__ import annotations
@@ -400,6 +400,14 @@ class Store(Protocol):
     def crls(self) -> Crls: ...
     @property
     def changes(self) -> Changes: ...
+    @property
+    def leads(self) -> bool:
+        """Whether this server does what has to be done once for all the servers on a database; alone: always."""
+        ...
+
+    async def run(self) -> None:
+        """Follow what other servers change, so that the change feed tells of it; returns if there cannot be any."""
+        ...
 
     async def close(self) -> None:
         """End the change feed and let go of the database."""

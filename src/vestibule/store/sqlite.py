@@ -6,43 +6,21 @@ import asyncio
 from pathlib import Path
 
 from vestibule.clock import Clock
-from vestibule.store.changes import Changes
-from vestibule.store.sql.agents import SqlAgents
-from vestibule.store.sql.bundles import SqlBundles
-from vestibule.store.sql.database import Database
-from vestibule.store.sql.entries import SqlEntries
-from vestibule.store.sql.instances import SqlInstances
-from vestibule.store.sql.join_tokens import SqlJoinTokens
 from vestibule.store.sql.preparation import prepare
-from vestibule.store.sql.relationships import SqlRelationships
-from vestibule.store.sql.revocations import SqlAgentMarks, SqlCrls, SqlRevocations
-from vestibule.store.sql.trust import SqlAuthorities, SqlJwtKeys, SqlPublishedJwtKeys, SqlUpstreamRoots
+from vestibule.store.sql.sqlite_engine import sqlite_database
+from vestibule.store.sql.store import SqlStore
 
 
-class SqliteStore:
+class SqliteStore(SqlStore):
     """``store.ports.Store``.  Its change feed tells of changes made through this object only."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
-        self.database = database
-        self.changes = Changes()
-        self.entries = SqlEntries(database, self.changes, clock)
-        self.agents = SqlAgents(database, self.changes)
-        self.join_tokens = SqlJoinTokens(database)
-        self.authorities = SqlAuthorities(database, self.changes)
-        self.jwt_keys = SqlJwtKeys(database, self.changes)
-        self.upstream_roots = SqlUpstreamRoots(database, self.changes)
-        self.published_jwt_keys = SqlPublishedJwtKeys(database, self.changes)
-        self.bundles = SqlBundles(database, self.changes)
-        self.relationships = SqlRelationships(database, self.changes)
-        self.instances = SqlInstances(database, self.changes)
-        self.revocations = SqlRevocations(database, self.changes)
-        self.agent_marks = SqlAgentMarks(database)
-        self.crls = SqlCrls(database)
+    @property
+    def leads(self) -> bool:
+        """Always: there is no other server."""
+        return True
 
-    async def close(self) -> None:
-        """End the change feed and close the database."""
-        self.changes.close()
-        await self.database.close()
+    async def run(self) -> None:
+        """Nobody else changes what is kept, so there is nothing to follow."""
 
 
 async def open_store(path: Path, clock: Clock) -> SqliteStore:
@@ -52,7 +30,7 @@ async def open_store(path: Path, clock: Clock) -> SqliteStore:
     Raises: VST8000 (can not be opened), VST8003 (not a Vestibule database), VST8004 (of a newer version).
     """
     await asyncio.to_thread(prepare, path)
-    store = SqliteStore(Database(path), clock)
+    store = SqliteStore(sqlite_database(path), clock)
     try:
         async with store.database.write():  # the first connection tells whether the file can be written
             return store

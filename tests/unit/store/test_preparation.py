@@ -19,7 +19,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, create_engine
 
 from vestibule.errors import VestibuleError
-from vestibule.store.sql.preparation import SCRIPTS, _engine, _migrate, prepare, read_revision
+from vestibule.store.sql.preparation import SCRIPTS, _engine, migrate, prepare, read_revision
 from vestibule.store.sql.schema import REVISIONS, metadata
 from vestibule.store.sqlite import open_store
 from vestibule.testing import FakeClock, TestAuthority
@@ -54,7 +54,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def migrated(path: Path) -> Iterator[Connection]:
     with _engine(path) as engine, engine.begin() as connection:
-        _migrate(connection, SCRIPTS, REVISIONS[-1])
+        migrate(connection, SCRIPTS, REVISIONS[-1])
     engine = create_engine(f"sqlite:///{path}")
     with engine.connect() as connection:
         yield connection
@@ -114,7 +114,7 @@ def test_a_migration_that_fails_changes_nothing(path: Path, tmp_path: Path) -> N
 async def test_a_server_of_the_first_version_keeps_what_it_knew(path: Path) -> None:
     authority = TestAuthority("example.org", now=NOW)
     with _engine(path) as engine, engine.begin() as connection:
-        _migrate(connection, SCRIPTS, "0001")
+        migrate(connection, SCRIPTS, "0001")
     encoded = f'["{b64encode(authority.certificate).decode()}"]'
     with sqlite3.connect(path) as connection_:
         connection_.execute("INSERT INTO bundles VALUES ('example.org', ?, '3', 60)", [encoded])

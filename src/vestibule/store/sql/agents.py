@@ -6,7 +6,6 @@ from dataclasses import fields
 from typing import Any, Final
 
 from sqlalchemy import Row, delete, func, select, update
-from sqlalchemy.dialects.sqlite import insert
 
 from vestibule.records import AgentRecord
 from vestibule.spiffe import SpiffeId
@@ -16,6 +15,7 @@ from vestibule.store.ports import Page
 from vestibule.store.sql.database import Database
 from vestibule.store.sql.paging import decode_token, matching, page
 from vestibule.store.sql.schema import agents as table
+from vestibule.store.sql.upserts import upsert
 
 _FIELDS: Final = tuple(field.name for field in fields(AgentRecord))
 _COLUMNS: Final = tuple(table.c[name] for name in _FIELDS)
@@ -31,10 +31,9 @@ class SqlAgents:
 
     async def put(self, agent: AgentRecord) -> AgentRecord:
         """Keep an attested agent; a ban stays."""
-        statement = insert(table).values(_values(agent))
-        # One statement, so that no ban is lost between reading and writing.
-        kept = statement.on_conflict_do_update(index_elements=["spiffe_id"], set_=_renewable(agent))
         async with self._database.write() as connection:
+            # One statement, so that no ban is lost between reading and writing.
+            kept = upsert(connection, table, _values(agent), key=["spiffe_id"], change=_renewable(agent))
             row = (await connection.execute(kept.returning(*_COLUMNS))).one()
         self._changes.publish("agents")
         return _agent(row)

@@ -7,7 +7,6 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 from sqlalchemy import Row, delete, func, select
-from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vestibule.records import BundleDeletion
@@ -19,6 +18,7 @@ from vestibule.store.sql.database import Database
 from vestibule.store.sql.entries import dissociate, federating, remove
 from vestibule.store.sql.paging import decode_token, matching, page
 from vestibule.store.sql.schema import bundles as table
+from vestibule.store.sql.upserts import upsert
 
 
 class SqlBundles:
@@ -100,8 +100,7 @@ async def write_bundle(connection: AsyncConnection, bundle: TrustBundle) -> None
         "refresh_hint": bundle.refresh_hint,
         "tainted_x509": bundle.tainted_x509,
     }
-    statement = insert(table).values(values)
-    await connection.execute(statement.on_conflict_do_update(index_elements=["trust_domain"], set_=values))
+    await connection.execute(upsert(connection, table, values, key=["trust_domain"]))
 
 
 async def _one(connection: AsyncConnection, trust_domain: TrustDomain) -> TrustBundle | None:

@@ -1,35 +1,31 @@
-"""Connections and transactions of one SQLite file."""
+"""Connections and transactions, whichever database there is."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
+from typing import Final
 
-from sqlalchemy import URL, event
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from vestibule.store.sql.failures import translated
-
-BUSY_SECONDS: Final = 10
-READERS: Final = 2
-
-_PRAGMAS: Final = (
-    f"busy_timeout = {BUSY_SECONDS * 1000}",
-    "journal_mode = WAL",  # readers see the last commit and never wait for the writer
-    "synchronous = FULL",  # a commit is on disk when it returns
-    "foreign_keys = ON",
-    "trusted_schema = OFF",
-)
+QUIET: Final = "vestibule_quiet"
+"""An execution option of a statement: what it changes is nothing that other servers need to be told of."""
 
 
 class Database:
-    """One connection that writes, a few that read; each connection has a thread of its own (aiosqlite)."""
+    """One connection that writes, a few that read."""
 
-    def __init__(self, path: Path) -> None:
-        self._writer = _engine(path, size=1, begin="BEGIN IMMEDIATE")
-        self._readers = _engine(path, size=READERS, begin="BEGIN", extra="query_only = ON")
+    def __init__(
+        self,
+        *,
+        writer: AsyncEngine,
+        readers: AsyncEngine,
+        translated: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        """``writer`` begins its transactions with the database's write lock; ``translated`` turns errors into ours."""
+        self._writer = writer
+        self._readers = readers
+        self._translated = translated
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
@@ -37,14 +33,14 @@ class Database:
 
         Committed, durably, at the end; rolled back by any exception.  Transactions queue, first come, first served.
         """
-        with translated():
+        with self._translated():
             async with self._writer.begin() as connection:
                 yield connection
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A consistent view of the last commit."""
-        with translated():
+        with self._translated():
             async with self._readers.begin() as connection:
                 yield connection
 
@@ -52,20 +48,3 @@ class Database:
         """Close all connections and end their threads."""
         await self._readers.dispose()
         await self._writer.dispose()
-
-
-def _engine(path: Path, *, size: int, begin: str, extra: str = "") -> AsyncEngine:
-    url = URL.create("sqlite+aiosqlite", database=str(path))
-    engine = create_async_engine(url, pool_size=size, max_overflow=0, pool_timeout=BUSY_SECONDS)
-    pragmas = (*_PRAGMAS, extra) if extra else _PRAGMAS
-
-    def configure(connection: Any, _: object) -> None:
-        connection.isolation_level = None  # transactions begin where we say, below
-        cursor = connection.cursor()
-        for pragma in pragmas:
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    event.listen(engine.sync_engine, "connect", configure)
-    event.listen(engine.sync_engine, "begin", lambda connection: connection.exec_driver_sql(begin))
-    return engine

@@ -7,12 +7,12 @@ from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Row, delete, select, update
-from sqlalchemy.dialects.sqlite import insert
 
 from vestibule.records import Instance
 from vestibule.store.changes import Changes
-from vestibule.store.sql.database import Database
+from vestibule.store.sql.database import QUIET, Database
 from vestibule.store.sql.schema import instances as table
+from vestibule.store.sql.upserts import upsert
 
 _FIELDS: Final = tuple(field.name for field in fields(Instance))
 _COLUMNS: Final = tuple(table.c[name] for name in _FIELDS)
@@ -29,11 +29,12 @@ class SqlInstances:
         """Keep an instance; a mere renewal of its lease is no change that anybody is told of."""
         values = {name: getattr(instance, name) for name in _FIELDS}
         query = select(*_COLUMNS).where(table.c.id == instance.id)
-        statement = insert(table).values(values)
         async with self._database.write() as connection:
             before = (await connection.execute(query)).one_or_none()
-            await connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
-        if before is None or _without_lease(_instance(before)) != _without_lease(instance):
+            changed = before is None or _without_lease(_instance(before)) != _without_lease(instance)
+            statement = upsert(connection, table, values, key=["id"])
+            await connection.execute(statement, execution_options={QUIET: not changed})
+        if changed:
             self._changes.publish("instances")
 
     async def delete(self, instance_id: str) -> bool:
@@ -54,7 +55,7 @@ class SqlInstances:
         """Let no lease end before ``until``."""
         statement = update(table).where(table.c.lease_expires_at < until).values(lease_expires_at=until)
         async with self._database.write() as connection:
-            await connection.execute(statement)
+            await connection.execute(statement, execution_options={QUIET: True})
 
     async def expire(self, now: datetime) -> list[Instance]:
         """Forget the instances whose leases are over."""

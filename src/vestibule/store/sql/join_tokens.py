@@ -6,7 +6,6 @@ import hashlib
 from datetime import datetime
 
 from sqlalchemy import delete, select, update
-from sqlalchemy.dialects.sqlite import insert
 
 from vestibule.errors import VestibuleError
 from vestibule.records import JoinToken
@@ -18,6 +17,7 @@ from vestibule.store.codes import (
 )
 from vestibule.store.sql.database import Database
 from vestibule.store.sql.schema import join_tokens as table
+from vestibule.store.sql.upserts import insert_new
 
 
 class SqlJoinTokens:
@@ -30,8 +30,8 @@ class SqlJoinTokens:
         """Keep a new token's hash."""
         row = {"sha256": _digest(token.token), "expires_at": token.expires_at, "agent_id": token.agent_id}
         async with self._database.write() as connection:
-            added = await connection.execute(insert(table).values(row).on_conflict_do_nothing())
-        if not added.rowcount:
+            added = await insert_new(connection, table, row)
+        if not added:
             raise KNOWN_JOIN_TOKEN.error("this join token is known already")
 
     async def consume(self, token: str, now: datetime) -> JoinToken:

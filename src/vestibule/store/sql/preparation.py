@@ -45,11 +45,12 @@ def _bring_up(path: Path, scripts: Path, revisions: Sequence[str]) -> None:
         )
     with _engine(path) as engine:
         if not current:
-            _create(engine, revisions[-1])
+            with engine.begin() as connection:
+                create(connection, revisions[-1])
             return
         _back_up(path, path.with_name(f"{path.name}.{current}.bak"))
         with engine.begin() as connection:
-            _migrate(connection, scripts, revisions[-1])
+            migrate(connection, scripts, revisions[-1])
 
 
 def read_revision(path: Path) -> str:
@@ -70,13 +71,14 @@ def read_revision(path: Path) -> str:
     return str(rows[0][0])
 
 
-def _create(engine: Engine, revision: str) -> None:
-    with engine.begin() as connection:
-        metadata.create_all(connection)
-        connection.execute(version.insert().values(version_num=revision))
+def create(connection: Connection, revision: str) -> None:
+    """The current tables, in an empty database."""
+    metadata.create_all(connection)
+    connection.execute(version.insert().values(version_num=revision))
 
 
-def _migrate(connection: Connection, scripts: Path, head: str) -> None:
+def migrate(connection: Connection, scripts: Path, head: str) -> None:
+    """From whatever version the database has to ``head``; needs (and imports) Alembic."""
     from alembic.operations import Operations
     from alembic.runtime.migration import MigrationContext
     from alembic.script import ScriptDirectory

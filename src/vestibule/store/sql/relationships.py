@@ -16,7 +16,7 @@ from vestibule.store.changes import Changes
 from vestibule.store.codes import KNOWN_RELATIONSHIP, NO_SUCH_RELATIONSHIP
 from vestibule.store.ports import Page
 from vestibule.store.sql.bundles import write_bundle
-from vestibule.store.sql.database import Database
+from vestibule.store.sql.database import QUIET, Database
 from vestibule.store.sql.paging import decode_token, matching, page
 from vestibule.store.sql.schema import relationships as table
 
@@ -82,7 +82,7 @@ class SqlRelationships:
         """Note when the bundle was last fetched."""
         statement = update(table).where(table.c.trust_domain == trust_domain).values(fetched_at=at)
         async with self._database.write() as connection:
-            await connection.execute(statement)
+            await connection.execute(statement, execution_options={QUIET: True})
 
     async def delete(self, trust_domain: TrustDomain) -> bool:
         """Forget one."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, delete, select, update
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import Row, delete, insert, select, update
 
 from vestibule.records import AgentMark, PublishedCrl
 from vestibule.spiffe import Reason, Revocation, RevokedIdentity, SpiffeId
@@ -14,6 +13,7 @@ from vestibule.spiffe.revocations import parse_target
 from vestibule.store.changes import Changes
 from vestibule.store.sql.database import Database
 from vestibule.store.sql.schema import agent_marks, crls, revocations
+from vestibule.store.sql.upserts import inserting, upsert
 
 
 class SqlRevocations:
@@ -35,14 +35,14 @@ class SqlRevocations:
         """Keep them in one step; one that is known with a higher version stays."""
         if not changes:
             return
-        statement = insert(revocations)
-        newer = statement.excluded
-        kept = statement.on_conflict_do_update(
-            index_elements=["id"],
-            set_={column.name: newer[column.name] for column in revocations.c if column.name != "id"},
-            where=revocations.c.version < newer.version,
-        )
         async with self._database.write() as connection:
+            statement = inserting(connection, revocations)
+            newer = statement.excluded
+            kept = statement.on_conflict_do_update(
+                index_elements=["id"],
+                set_={column.name: newer[column.name] for column in revocations.c if column.name != "id"},
+                where=revocations.c.version < newer.version,
+            )
             await connection.execute(kept, [_row(each) for each in changes])
         self._changes.publish("revocations")
 
@@ -144,11 +144,8 @@ class SqlCrls:
             "next_update": crl.next_update,
             "list_version": crl.list_version,
         }
-        statement = insert(crls).values(values)
         async with self._database.write() as connection:
-            await connection.execute(
-                statement.on_conflict_do_update(index_elements=["authority_id"], set_=values)
-            )
+            await connection.execute(upsert(connection, crls, values, key=["authority_id"]))
 
     async def prune(self, now: datetime) -> int:
         """Forget those whose time is over."""

@@ -26,6 +26,9 @@ from vestibule.store.sql.columns import (
 REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005")
 """All versions of the schema, oldest first; the last one is what is below."""
 
+KIND: Final = "kind"
+"""In a table's ``info``: the kind of change (``store.changes``) that a change of its rows is; none: told to nobody."""
+
 metadata = MetaData()
 
 # Alembic's own table, so that either of us may write the first version.
@@ -53,6 +56,7 @@ entries = Table(
     Column("created_at", Instant, nullable=False),
     Index("entries_by_spiffe_id", "spiffe_id"),
     Index("entries_by_parent_id", "parent_id"),
+    info={KIND: "entries"},
 )
 
 agents = Table(
@@ -69,6 +73,7 @@ agents = Table(
     Column("can_reattest", Boolean, nullable=False),
     Column("version", Text, nullable=False),
     Column("attested_at", Instant),
+    info={KIND: "agents"},
 )
 
 join_tokens = Table(
@@ -90,6 +95,7 @@ authorities = Table(
     Column("not_before", Instant, nullable=False),
     Column("not_after", Instant, nullable=False),
     Column("upstream_authority_id", Text, nullable=False, server_default=""),
+    info={KIND: "authorities"},
 )
 
 jwt_keys = Table(
@@ -101,6 +107,7 @@ jwt_keys = Table(
     Column("state", Choice(AuthorityState), nullable=False),
     Column("not_before", Instant, nullable=False),
     Column("not_after", Instant, nullable=False),
+    info={KIND: "authorities"},
 )
 
 upstream_roots = Table(
@@ -110,6 +117,7 @@ upstream_roots = Table(
     Column("state", Choice(AuthorityState), nullable=False),
     Column("not_before", Instant, nullable=False),
     Column("not_after", Instant, nullable=False),
+    info={KIND: "authorities"},
 )
 
 published_jwt_keys = Table(
@@ -121,6 +129,7 @@ published_jwt_keys = Table(
     Column("state", Choice(AuthorityState), nullable=False),
     Column("not_before", Instant, nullable=False),
     Column("not_after", Instant, nullable=False),
+    info={KIND: "authorities"},
 )
 
 bundles = Table(
@@ -133,6 +142,7 @@ bundles = Table(
     Column("refresh_hint", Integer, nullable=False),
     Column("jwt_authorities", JwtAuthorities, nullable=False, server_default="[]"),
     Column("tainted_x509", CertificateSet, nullable=False, server_default="[]"),
+    info={KIND: "bundle"},
 )
 
 relationships = Table(
@@ -142,6 +152,7 @@ relationships = Table(
     Column("bundle_endpoint_url", Text, nullable=False),
     Column("endpoint_spiffe_id", Id),
     Column("fetched_at", Instant),
+    info={KIND: "relationships"},
 )
 
 instances = Table(
@@ -159,6 +170,7 @@ instances = Table(
     Column("boundary", Choice(Boundary), nullable=False),
     Column("lease_expires_at", Instant),
     Index("instances_by_lease", "lease_expires_at"),
+    info={KIND: "instances"},
 )
 
 revocations = Table(
@@ -174,6 +186,7 @@ revocations = Table(
     Column("at", Instant, nullable=False),
     Column("expires_at", Instant),
     Column("version", BigInteger, nullable=False),
+    info={KIND: "revocations"},
 )
 
 agent_marks = Table(

@@ -6,12 +6,12 @@ from dataclasses import fields
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Table, delete, select
-from sqlalchemy.dialects.sqlite import insert
 
 from vestibule.records import Authority, JwtKey, PublishedJwtKey, UpstreamRoot
 from vestibule.store.changes import Changes
 from vestibule.store.sql.database import Database
 from vestibule.store.sql.schema import authorities, jwt_keys, published_jwt_keys, upstream_roots
+from vestibule.store.sql.upserts import upsert
 
 R = TypeVar("R", Authority, JwtKey, UpstreamRoot, PublishedJwtKey)
 
@@ -39,8 +39,7 @@ class _SqlSigners(Generic[R]):
         async with self._database.write() as connection:
             for signer in signers:
                 values: dict[str, Any] = {name: getattr(signer, name) for name in self._fields}
-                statement = insert(self._table).values(values)
-                await connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
+                await connection.execute(upsert(connection, self._table, values, key=["id"]))
         self._changes.publish("authorities")
 
     async def delete(self, signer_id: str) -> bool:
