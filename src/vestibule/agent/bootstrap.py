@@ -38,6 +38,11 @@ class FirstTrust:
         """Whether it names a server, rather than believing anyone."""
         return bool(self.bundle_file or self.bundle_sha256)
 
+    @property
+    def is_given(self) -> bool:
+        """Whether there is any."""
+        return self.is_firm or self.insecure
+
     def check(self) -> None:
         """Raises: VST2102 unless exactly one way was chosen, and that one is well-formed."""
         chosen = [bool(self.bundle_file), bool(self.bundle_sha256), self.insecure]

@@ -1,4 +1,8 @@
-"""The agent's own SVID: joined for, renewed at half-life, attested for again where that is the way."""
+"""The agent's own SVID: joined for, renewed at half-life, attested for again where that is the way.
+
+One that has expired is not the end: the agent comes back with the key of it (``calls.presence``), as long as the server
+lets it; else it attests, where it has evidence that can be repeated, or that was not used up.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from vestibule.agent.contact import Contact
 from vestibule.agent.keeping import Keeping
 from vestibule.agent.ports import Chain, Upstream
 from vestibule.attest.node import NodeProof
-from vestibule.calls.codes import BANNED, MUST_ATTEST
+from vestibule.calls.codes import BANNED, MUST_ATTEST, NOT_LET_BACK
 from vestibule.clock import Clock
 from vestibule.errors import Kind, VestibuleError
 from vestibule.pki.csr import make_csr
@@ -27,6 +31,9 @@ from vestibule.spiffe import X509Svid
 AGENT_PATH: Final = "/spire/agent/"
 REFUSED_PAUSE: Final = 30.0
 """Seconds until an SVID that was refused is asked for again."""
+
+BACK_PAUSE: Final = timedelta(minutes=10)
+"""How long an agent that was not let back waits until it asks that again; evidence is tried meanwhile."""
 
 TEMPORARY: Final = frozenset({Kind.UNAVAILABLE, Kind.EXHAUSTED, Kind.INTERNAL})
 """Kinds of failures that pass by themselves."""
@@ -62,6 +69,8 @@ class OwnSvid:
         self._joined = joined
         self._spent: set[bytes] = set()
         self._rejoin = False
+        self._not_back: VestibuleError | None = None
+        self._back_again_at: datetime | None = None
         self.reattest_at: datetime | None = None
         """When to attest again after a refusal."""
 
@@ -80,6 +89,10 @@ class OwnSvid:
         """Whether there is no SVID, or one that has expired."""
         own = self._keeping.now.own
         return own is None or own.svid.not_after <= self._clock.now()
+
+    def is_returning(self) -> bool:
+        """Whether this agent was joined, and has no SVID that counts any more."""
+        return self._keeping.now.own is not None and (self._rejoin or self.is_spent())
 
     def next_duty(self) -> datetime | None:
         """When the SVID is to be renewed."""
@@ -101,11 +114,44 @@ class OwnSvid:
         """
         own = self._keeping.now.own
         if own is None or self.is_spent() or self._rejoin:
-            await self._join()
+            if not await self._come_back():
+                await self._join()
         elif own.renew_at <= self._clock.now():
             await (self._reattest() if self._reattests else self._renew())
 
+    async def _come_back(self) -> bool:
+        """Return with the last key; whether the server let us.  Who can attest again is expected to do that."""
+        own, now = self._keeping.now.own, self._clock.now()
+        if own is None or self._reattests or (self._back_again_at is not None and now < self._back_again_at):
+            return False
+        key = generate_key()
+        try:
+            chain = await self._upstream.come_back(own.svid, make_csr(key))
+        except VestibuleError as error:
+            if error.code is not NOT_LET_BACK:
+                raise
+            _log.warning("%s", error)
+            self._not_back, self._back_again_at = error, now + BACK_PAUSE
+            return False
+        await self._take(key, chain)
+        self._settled()
+        _log.info("back as %s", own.svid.spiffe_id)
+        return True
+
+    def _settled(self) -> None:
+        self._rejoin, self.reattest_at = False, None
+        self._not_back = self._back_again_at = None
+        self._joined()
+
     async def _join(self) -> None:
+        try:
+            await self._join_anew()
+        except VestibuleError as error:
+            if error.code is CANNOT_JOIN and self._not_back is not None:
+                raise CANNOT_JOIN.error(f"{error.message}; {self._not_back.message}") from error
+            raise
+
+    async def _join_anew(self) -> None:
         proof = self._proof()
         try:
             evidence = hashlib.sha256(await proof.payload()).digest() if proof.single_use else b""
@@ -116,8 +162,7 @@ class OwnSvid:
         finally:
             await proof.close()
         await self._take(key, chain)
-        self._rejoin, self.reattest_at = False, None
-        self._joined()
+        self._settled()
         assert self._keeping.now.own is not None
         _log.info("joined as %s", self._keeping.now.own.svid.spiffe_id)
 

@@ -8,7 +8,7 @@ from typing import Protocol
 from vestibule.attest.node import NodeProof
 from vestibule.errors import VestibuleError
 from vestibule.records import Entry
-from vestibule.spiffe import TrustBundle
+from vestibule.spiffe import TrustBundle, X509Svid
 
 Chain = tuple[bytes, ...]
 """Certificates in DER, leaf first, without the trust bundle's."""
@@ -36,6 +36,10 @@ class Upstream(Protocol):
     async def attest(self, proof: NodeProof, csr: bytes) -> Chain: ...
 
     async def renew(self, csr: bytes) -> Chain: ...
+
+    async def come_back(self, last: X509Svid, csr: bytes) -> Chain:
+        """A new SVID, for the key of the last one.  Raises, beside the usual: VST2334 (not let back)."""
+        ...
 
     async def bundle(self) -> TrustBundle: ...
 

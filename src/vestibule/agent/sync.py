@@ -3,7 +3,8 @@
 Two tasks.  One (``following``) follows the server's push of revisions and notes what is out of date.  The other
 works off what is due, oldest duty first, and waits for the next duty or the next note:
 
-    has no valid SVID of its own          → join, with evidence          (``own_svid``)
+    its own SVID has expired              → come back with its key       (``own_svid``)
+    has no valid SVID of its own          → join, with evidence
     its own SVID is past its half-life    → renew
     the bundle is out of date             → fetch it
     the entries are out of date           → fetch what changed
@@ -31,6 +32,7 @@ from vestibule.agent.keeping import Keeping
 from vestibule.agent.own_svid import TEMPORARY, OwnSvid
 from vestibule.agent.pause import Pause
 from vestibule.agent.ports import Upstream
+from vestibule.agent.rebootstrap import REBOOTSTRAP_DELAY, Rebootstrap, Rebootstrapping
 from vestibule.agent.vault import Vault
 from vestibule.agent.workload_svids import WorkloadSvids
 from vestibule.attest.node import NodeProof
@@ -61,6 +63,8 @@ class Sync:
         first_trust: FirstTrust,
         proof: Callable[[], NodeProof],
         clock: Clock,
+        rebootstrap: Rebootstrap = Rebootstrap.AUTO,
+        rebootstrap_delay: timedelta = REBOOTSTRAP_DELAY,
         reattests: bool = False,
         renewed: Callable[[], None] = lambda: None,
         jitter: Callable[[], float] = lambda: random.uniform(-1, 1),  # noqa: S311 - spreads load, hides nothing
@@ -79,6 +83,7 @@ class Sync:
         self._note = asyncio.Event()
         self._entries_due = self._bundle_due = True
         self._distrusted = False
+        self._rebootstrap = Rebootstrapping(rebootstrap, rebootstrap_delay, first_trust)
         self._keeping = Keeping(cache, vault)
         self.contact = Contact(clock)
         self.own = OwnSvid(
@@ -153,6 +158,7 @@ class Sync:
             else:
                 pause.reset()
                 self.contact.problem = None
+                self._rebootstrap.trusted()
                 self._keeping.cache.get_ready()
                 self.synced.set()
                 await self._rest(self._next_duty())
@@ -160,6 +166,10 @@ class Sync:
     async def _round(self) -> None:
         try:
             await self._ensure_trust()
+            if self.own.is_returning():
+                # Whoever was away for long may not know the authority that signs now.
+                self._bundle_due = True
+                await self._refresh_bundle()
             await self.own.ensure()
             await self._refresh_bundle()
             await self._refresh_entries()
@@ -200,11 +210,8 @@ class Sync:
         rejoin = error.code is MUST_ATTEST and self.own.rejected()
         if self._keeping.now.own is None and _is_hopeless(error):
             raise error
-        # After a very long absence every authority we knew may be gone.  What the operator says counts then,
-        # if it is more than "believe anyone", and if we have nothing left to lose.
-        self._distrusted = (
-            error.code is SERVER_NOT_TRUSTED and self.own.is_spent() and self._first_trust.is_firm
-        )
+        if error.code is SERVER_NOT_TRUSTED:
+            self._distrusted = self._rebootstrap.distrusted(self._clock.now(), spent=self.own.is_spent())
         _log.log(logging.DEBUG if repeated else level_of(error), "%s (%s)", error, error.advice)
         return rejoin
 
@@ -214,6 +221,8 @@ class Sync:
         if self._keeping.now.bundle is None or self._distrusted:
             bundle = await self._first_trust.bundle(self._trust_domain, self._fetch_unverified)
             self._distrusted = False
+            self._rebootstrap.trusted()
+            self._bundle_due = True
             self._keeping.become(replace(self._keeping.now, bundle=bundle))
 
     async def _refresh_bundle(self) -> None:

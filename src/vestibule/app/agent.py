@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,7 @@ from vestibule.agent.changed import Changed
 from vestibule.agent.codes import AGENT_IS_BANNED, ALREADY_RUNNING
 from vestibule.agent.jwt_svids import JwtSvids
 from vestibule.agent.kept_snapshots import KeptSnapshots
+from vestibule.agent.rebootstrap import REBOOTSTRAP_DELAY, Rebootstrap
 from vestibule.agent.relay import Relay
 from vestibule.agent.sidecars import Grants, Sidecars, ViewCache
 from vestibule.agent.strangers import Strangers
@@ -86,6 +88,8 @@ class AgentSettings:
     socket_path: Path
     admin_socket_path: Path
     first_trust: FirstTrust = field(default_factory=FirstTrust)
+    rebootstrap: Rebootstrap = Rebootstrap.AUTO
+    rebootstrap_delay: timedelta = REBOOTSTRAP_DELAY
     join_token_file: Path | None = None
     kek_file: Path | None = None
     supervisor_fd: int | None = None
@@ -153,6 +157,8 @@ class Agent:
             first_trust=settings.first_trust,
             proof=proofs.make,
             clock=clock,
+            rebootstrap=settings.rebootstrap,
+            rebootstrap_delay=settings.rebootstrap_delay,
             reattests=proofs.reattests,
             renewed=self.channel.renew,
         )

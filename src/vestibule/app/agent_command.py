@@ -7,7 +7,9 @@ from typing import Annotated, Final
 
 import typer
 
+from vestibule.agent.rebootstrap import Rebootstrap
 from vestibule.app.codes import INVALID_SETTING
+from vestibule.cli.durations import parse_duration
 from vestibule.cli.output import Exit, Output, OutputOption, answer, console
 from vestibule.cli.output import run as run_command
 from vestibule.cli.sockets import ADMIN_SOCKET, AGENT_SOCKET, runtime_directory
@@ -44,6 +46,17 @@ def run(
     insecure_bootstrap: Annotated[
         bool, typer.Option("--insecure-bootstrap", help="First trust: believe whoever answers first.")
     ] = False,
+    rebootstrap: Annotated[
+        Rebootstrap,
+        typer.Option(
+            "--rebootstrap",
+            help="When the server's authorities are none that this agent knows any more: ask the first trust again? "
+            "auto: once the agent's SVID has expired, and only for a bundle file or its hash.",
+        ),
+    ] = Rebootstrap.AUTO,
+    rebootstrap_delay: Annotated[
+        str, typer.Option("--rebootstrap-delay", help="For how long the server must be unknown before that.")
+    ] = "10m",
     kek_file: Annotated[
         Path | None,
         typer.Option("--kek-file", help="The key that seals what is kept. [default: DATA_DIR/kek]"),
@@ -108,6 +121,8 @@ def run(
             first_trust=FirstTrust(
                 bundle_file=trust_bundle, bundle_sha256=trust_bundle_sha256, insecure=insecure_bootstrap
             ),
+            rebootstrap=rebootstrap,
+            rebootstrap_delay=parse_duration(rebootstrap_delay),
             join_token_file=join_token_file,
             kek_file=kek_file,
             supervisor_fd=supervisor_fd,

@@ -28,6 +28,7 @@ from vestibule.doors.identity_api import identity_services
 from vestibule.doors.logger_api import LoggerDoor
 from vestibule.doors.node_api import NodeDoor
 from vestibule.doors.oidc_http import CertificateFiles, oidc_app
+from vestibule.doors.presence import PresenceDoor
 from vestibule.errors import VestibuleError
 from vestibule.identity.beacon import first
 from vestibule.net.caller import current_caller
@@ -172,7 +173,8 @@ class _Server:
         logger = LoggerDoor(LogControl(), self._record_log_level)
         # On both sides, as in SPIRE: who may not have them is refused, and not told that they do not exist.
         both = [*identity, debug.servable(), logger.for_server(), HealthDoor(self._problem).servable()]
-        remote = [*both, node.servable(), *mesh.services]
+        presence = PresenceDoor(services.returning, clock, settings.trust_domain)
+        remote = [*both, node.servable(), presence.servable(), *mesh.services]
         self._remote = GrpcServer([access.guard(each) for each in remote])
         self._local = GrpcServer([access.guard(each) for each in (*both, admin.servable())])
 

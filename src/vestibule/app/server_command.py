@@ -60,6 +60,13 @@ def run(
     agent_ttl: Annotated[
         str | None, typer.Option("--agent-ttl", help="Of agents' own SVIDs. [default: the workloads']")
     ] = None,
+    return_grace: Annotated[
+        str | None,
+        typer.Option(
+            "--return-grace",
+            help="How long after its SVID expired an agent may come back with its last key; 0s: never. [default: 7d]",
+        ),
+    ] = None,
     key_storage: Annotated[
         KeyStorage | None,
         typer.Option(
@@ -113,6 +120,7 @@ def run(
             "jwt_issuer": jwt_issuer,
             "disable_jwt_svids": disable_jwt_svids or None,
             "agent_ttl": agent_ttl,
+            "return_grace": return_grace,
             "key_storage": key_storage,
             "kek_file": kek_file,
             "pkcs11_module": pkcs11_module,

@@ -22,6 +22,7 @@ from vestibule.identity.jwt_authorities import JwtAuthorities
 from vestibule.identity.jwt_issuance import JwtIssuance
 from vestibule.identity.nodes import Nodes
 from vestibule.identity.registration import Registration
+from vestibule.identity.returning import Returning
 from vestibule.identity.server_identity import ServerIdentity
 from vestibule.processes import private_directory
 from vestibule.processes.codes import NOT_WRITABLE
@@ -42,6 +43,7 @@ class Services:
     issuance: Issuance
     jwt_issuance: JwtIssuance
     nodes: Nodes
+    returning: Returning
     identity: ServerIdentity
 
 
@@ -86,6 +88,7 @@ async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servic
                 )
                 attestors = node_attestors(settings.node_attestors, domain, store.join_tokens)
                 nodes = Nodes(store, issuance, registration, attestors, audit, clock, domain)
+                returning = Returning(nodes, issuance, audit, clock, settings.return_grace)
                 identity = ServerIdentity(issuance, clock, domain)
                 await authorities.start()
                 await entitlements.start()
@@ -99,6 +102,7 @@ async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servic
                     issuance=issuance,
                     jwt_issuance=jwt_issuance,
                     nodes=nodes,
+                    returning=returning,
                     identity=identity,
                 )
             finally:

@@ -56,6 +56,7 @@ class ServerSettings:
     oidc_tls_cert: Path | None = None
     oidc_tls_key: Path | None = None
     agent_ttl: timedelta | None = None
+    return_grace: timedelta = timedelta(days=7)
     key_storage: KeyStorage = KeyStorage.DISK
     kek_file: Path | None = None
     pkcs11_module: Path | None = None
@@ -78,6 +79,8 @@ class ServerSettings:
             if ttl is not None and not timedelta(seconds=1) <= ttl <= self.ca_ttl:
                 raise INVALID_SETTING.error(f"{name} must be between 1 s and ca_ttl")
 
+        if self.return_grace < timedelta():
+            raise INVALID_SETTING.error("return_grace must not be negative (0 turns returning off)")
         if self.default_jwt_svid_ttl < timedelta(seconds=1):
             raise INVALID_SETTING.error("default_jwt_svid_ttl must be at least 1 s")
         if self.jwt_issuer:
@@ -184,7 +187,7 @@ _PATHS: Final = frozenset(
 )
 _NUMBERS: Final = frozenset({"pkcs11_pin_fd"})
 _DURATIONS: Final = frozenset(
-    {"ca_ttl", "default_x509_svid_ttl", "default_jwt_svid_ttl", "agent_ttl", "drain"}
+    {"ca_ttl", "default_x509_svid_ttl", "default_jwt_svid_ttl", "agent_ttl", "return_grace", "drain"}
 )
 _SWITCHES: Final = frozenset({"disable_jwt_svids"})
 _PORTS: Final = frozenset({"bind_port", "health_port", "oidc_port"})

@@ -20,6 +20,16 @@ MUST_ATTEST = define(
     "was evicted.",
     advice="Nothing, where the agent can attest again by itself; else start it with a new join token.",
 )
+NOT_LET_BACK = define(
+    "VST2334",
+    "server-refuses-return",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="The agent's SVID has expired, and the server does not take its last key for a proof: it was away for "
+    "longer than the server's --return-grace, was evicted, or is a copy of an agent that went on without it.",
+    advice="Make a join token on the server (vestibule token generate, with the machine's name for its entries) and "
+    "put it into the file of --join-token-file; a running agent reads the file again by itself.",
+)
 OTHER_TRUST_DOMAIN = define(
     "VST2333",
     "server-of-another-trust-domain",

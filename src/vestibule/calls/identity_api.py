@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
 
 from grpclib.const import Status
-from grpclib.exceptions import GRPCError
 
 from vestibule.calls.channel import ServerChannel
-from vestibule.calls.codes import BAD_ANSWER, BANNED, MUST_ATTEST, OTHER_TRUST_DOMAIN
+from vestibule.calls.codes import BAD_ANSWER, OTHER_TRUST_DOMAIN
+from vestibule.calls.presence import PresenceApi
+from vestibule.calls.standing import standing as _standing
 from vestibule.errors import VestibuleError
 from vestibule.net.grpc import Client, Stream
 from vestibule.records import Entry
-from vestibule.spiffe import JwtAuthority, Selector, SpiffeId, TrustBundle, TrustDomain
+from vestibule.spiffe import JwtAuthority, Selector, SpiffeId, TrustBundle, TrustDomain, X509Svid
 from vestibule.wire.gen.spire import agent_pb2, bundle_pb2, entry_pb2, svid_pb2, types_pb2
 from vestibule.wire.gen.vestibule.node.v1 import node_pb2
 
 MAX_BATCH: Final = 500
 """How many SVIDs the server signs per call."""
-
-_DENIED: Final = types_pb2.PermissionDeniedDetails
-_MUST_ATTEST: Final = frozenset(
-    {
-        _DENIED.AGENT_EXPIRED,
-        _DENIED.AGENT_NOT_ATTESTED,
-        _DENIED.AGENT_NOT_ACTIVE,
-        _DENIED.AGENT_MUST_REATTEST,
-    }
-)
 
 Chain = tuple[bytes, ...]
 """Certificates in DER, leaf first, without the trust bundle's."""
@@ -71,6 +61,7 @@ class IdentityApi:
         self._svids = Client(channel, svid_pb2.DESCRIPTOR.services_by_name["SVID"])
         self._bundles = Client(channel, bundle_pb2.DESCRIPTOR.services_by_name["Bundle"])
         self._node = Client(channel, node_pb2.DESCRIPTOR.services_by_name["Node"])
+        self._presence = PresenceApi(channel)
 
     async def attest(self, proof: Proof, csr: bytes) -> Chain:
         """Join: the evidence for an SVID."""
@@ -97,6 +88,10 @@ class IdentityApi:
         with _standing():
             answer = await self._agents.unary("RenewAgent", request)
         return tuple(answer.svid.cert_chain)
+
+    async def come_back(self, last: X509Svid, csr: bytes) -> Chain:
+        """A new SVID for the holder of the last one's key.  Raises, beside the usual: VST2334."""
+        return await self._presence.come_back(last, csr)
 
     async def bundle(self) -> TrustBundle:
         """The trust bundle.  Raises, beside the usual: VST2333 for one of another trust domain."""
@@ -204,28 +199,6 @@ def _is_current(entry: Entry | None, revision: entry_pb2.EntryRevision) -> bool:
         and entry.revision == revision.revision_number
         and entry.created_at == _instant(revision.created_at)
     )
-
-
-@contextmanager
-def _standing() -> Iterator[None]:
-    """Tell apart the refusals that concern the agent as such."""
-    try:
-        yield
-    except VestibuleError as error:
-        reason = _reason(error.__cause__)
-        if reason == _DENIED.AGENT_BANNED:
-            raise BANNED.error(error.message) from error
-        if reason in _MUST_ATTEST or error.code.kind is MUST_ATTEST.kind:
-            raise MUST_ATTEST.error(error.message) from error
-        raise
-
-
-def _reason(cause: BaseException | None) -> int | None:
-    if not isinstance(cause, GRPCError):
-        return None
-    name = _DENIED.DESCRIPTOR.full_name
-    packed: Sequence[tuple[str, bytes]] = cause.details or ()
-    return next((_DENIED.FromString(value).reason for kind, value in packed if kind == name), None)
 
 
 def entry_from_wire(entry: types_pb2.Entry) -> Entry:

@@ -53,6 +53,7 @@ class Who(Flag):
 
 _SPIRE: Final = "/spire.api.server"
 _NODE: Final = "/vestibule.node.v1.Node"
+_PRESENCE: Final = "/vestibule.node.v1.Presence"
 _ADS: Final = "/envoy.service.discovery.v3.AggregatedDiscoveryService"
 
 TABLE: Final[Mapping[str, Who]] = {
@@ -83,6 +84,8 @@ TABLE: Final[Mapping[str, Who]] = {
     f"{_NODE}/DescribeService": Who.AGENT,
     f"{_NODE}/RegisterInstance": Who.AGENT,
     f"{_NODE}/DeregisterInstance": Who.AGENT,
+    f"{_PRESENCE}/Return": Who.ANYONE,
+    f"{_PRESENCE}/GetTime": Who.ANYONE,
     f"{_ADS}/StreamAggregatedResources": Who.AGENT,
     f"{_ADS}/DeltaAggregatedResources": Who.AGENT,
     "/vestibule.admin.v1.ServerAdmin/GetStatus": Who.LOCAL,

@@ -221,3 +221,30 @@ NO_UPSTREAM = define(
     meaning="This server signs its authorities itself: no upstream authority is configured.",
     advice="Use vestibule authority x509 taint and revoke.",
 )
+RETURN_OFF = define(
+    "VST1220",
+    "agents-may-not-return",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="An agent wanted to come back with the key of an SVID that has expired, and this server lets none.",
+    advice="Let the agent attest again (with a new join token), or start the server with --return-grace 7d.",
+)
+RETURN_REFUSED = define(
+    "VST1221",
+    "return-not-proven",
+    Kind.DENIED,
+    Fault.CALLER,
+    meaning="Somebody said to be an agent that is back, and did not show the key and serial number of the last SVID "
+    "that this server issued to it: it was evicted, it is a copy of an agent that went on without it, or not an agent.",
+    advice="See vestibule agent show for the agent, and the audit log for where the attempt came from.  To let it in: "
+    "a new join token.",
+)
+RETURN_TOO_LATE = define(
+    "VST1222",
+    "agent-away-too-long",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="An agent came back with its last key, later after the end of its last SVID than this server allows.",
+    advice="Make a join token (vestibule token generate, with the machine's name for its entries) and put it into the "
+    "agent's --join-token-file; the running agent takes it up.  For the next time: --return-grace of the server.",
+)

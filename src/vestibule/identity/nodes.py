@@ -33,6 +33,7 @@ from vestibule.identity.issuance import Issuance, IssuedSvid
 from vestibule.identity.names import agent_id, workload_id
 from vestibule.identity.refusals import Refusals
 from vestibule.identity.registration import Registration
+from vestibule.pki.possession import key_fingerprint
 from vestibule.records import AgentRecord, Entry, JoinToken
 from vestibule.spiffe import Selector, SpiffeId, TrustDomain
 from vestibule.store import AgentFilter, EntryFilter, Match, Page, Store
@@ -172,6 +173,7 @@ class Nodes:
             attestation_type=kind,
             serial=svid.serial,
             expires_at=svid.not_after,
+            key_sha256=key_fingerprint(svid.chain[0]),
             selectors=node.selectors,
             can_reattest=node.can_reattest,
             version=known.version if known else "",
@@ -240,8 +242,10 @@ class Nodes:
                 now,
                 serial=now.new_serial,
                 expires_at=now.new_expires_at or now.expires_at,
+                key_sha256=now.new_key_sha256,
                 new_serial="",
                 new_expires_at=None,
+                new_key_sha256="",
             )
 
         return await self._change(agent.spiffe_id, promoted)
@@ -256,10 +260,22 @@ class Nodes:
             raise AGENT_MUST_REATTEST.error("agent must reattest instead of renew")
         svid, issued = await self._issuance.for_agent(spiffe_id, csr)
         await self._audit.record([issued])
-        await self._change(
-            spiffe_id, lambda now: replace(now, new_serial=svid.serial, new_expires_at=svid.not_after)
-        )
+        await self.note_issued(spiffe_id, svid)
         return svid
+
+    async def known(self, spiffe_id: SpiffeId) -> AgentRecord | None:
+        """The agent's record, also of a banned one."""
+        return await self._store.agents.get(spiffe_id)
+
+    async def note_issued(self, spiffe_id: SpiffeId, svid: IssuedSvid) -> None:
+        """An agent was given a further SVID, which becomes its current one by use.  Raises: VST1210, VST1211."""
+        key = key_fingerprint(svid.chain[0])
+        await self._change(
+            spiffe_id,
+            lambda now: replace(
+                now, new_serial=svid.serial, new_expires_at=svid.not_after, new_key_sha256=key
+            ),
+        )
 
     async def post_status(self, spiffe_id: SpiffeId, version: str) -> None:
         """Note which version an agent runs.  Raises: VST1203 (too long), VST1210, VST1211."""

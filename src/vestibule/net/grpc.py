@@ -1,8 +1,8 @@
 """gRPC without generated service code: services and clients are built from protobuf service descriptors.
 
 A server is ``serve(descriptor, implementation)``, where the implementation has one coroutine per RPC,
-named in snake case (``AttestAgent`` → ``attest_agent``), taking grpclib's stream.  A client is
-``Client(channel, descriptor)``.  Vestibule's error code and advice travel in two trailing-metadata keys
+named in snake case (``AttestAgent`` → ``attest_agent``, ``Return`` → ``return_``), taking grpclib's stream.  A client
+is ``Client(channel, descriptor)``.  Vestibule's error code and advice travel in two trailing-metadata keys
 that other clients ignore, so that an operator sees the same error on both sides.  The status message begins
 with the code, too: it is all that Envoy and other people's clients show.
 """
@@ -15,6 +15,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from keyword import iskeyword
 from typing import Any, Final, cast
 from urllib.parse import quote, unquote
 
@@ -86,7 +87,8 @@ def serve(
     """Bind an implementation to a service.  RPCs it has no method for are answered UNIMPLEMENTED."""
     mapping: dict[str, Handler] = {}
     for method in descriptor.methods:
-        function = getattr(implementation, _snake(method.name), None)
+        name = _snake(method.name)
+        function = getattr(implementation, f"{name}_" if iskeyword(name) else name, None)
         if function is None:
             continue
         mapping[_path(method)] = Handler(

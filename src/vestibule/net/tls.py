@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import ssl
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
+from vestibule.net.grpc import Stream
 from vestibule.spiffe import TrustBundle, X509Svid
 
 
@@ -40,8 +42,25 @@ class ServerTls:
         connection.context = self._current
 
 
+class _ServerContext(ssl.SSLContext):
+    """Remembers which certificate it shows: the connections that it made are asked for it later."""
+
+    leaf_sha256: bytes
+
+
+def shown_certificate(stream: Stream) -> bytes:
+    """SHA-256 of the certificate that we showed in the handshake of this call's connection; empty without TLS.
+
+    As RFC 5929 has it (tls-server-end-point), always with SHA-256, which is what our certificates are signed with.
+    """
+    tls = stream.peer._transport.get_extra_info("ssl_object")
+    context = tls.context if tls is not None else None
+    return context.leaf_sha256 if isinstance(context, _ServerContext) else b""
+
+
 def _context(svid: X509Svid, bundle: TrustBundle) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = _ServerContext(ssl.PROTOCOL_TLS_SERVER)
+    context.leaf_sha256 = hashlib.sha256(svid.chain[0]).digest()
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols(["h2"])
     context.options |= ssl.OP_NO_TICKET

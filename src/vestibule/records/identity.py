@@ -39,7 +39,8 @@ class AgentRecord:
     """An attested node agent.  Its SVID is known by serial number: the current one, and the one just issued.
 
     ``new_serial`` becomes ``serial`` when the agent first uses it, so a renewal whose answer was lost
-    does not lock the agent out.
+    does not lock the agent out.  ``key_sha256`` and ``new_key_sha256`` (hex) are of their public keys, by which the
+    agent may return after they expired; empty in records from before keys were kept.
     """
 
     spiffe_id: SpiffeId
@@ -53,6 +54,8 @@ class AgentRecord:
     can_reattest: bool = False
     version: str = ""
     attested_at: datetime | None = None
+    key_sha256: str = ""
+    new_key_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

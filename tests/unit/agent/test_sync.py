@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,25 +18,27 @@ from vestibule.agent.codes import AGENT_IS_BANNED, CANNOT_JOIN
 from vestibule.agent.own_svid import REFUSED_PAUSE
 from vestibule.agent.pause import Pause
 from vestibule.agent.ports import Chain
+from vestibule.agent.rebootstrap import Rebootstrap, Rebootstrapping
 from vestibule.agent.sync import SAVE_AGAIN, Sync
 from vestibule.agent.vault import Vault
 from vestibule.attest.node import NodeProof
 from vestibule.attest.node.codes import EVIDENCE_REFUSED
 from vestibule.attest.node.join_token import JoinTokenProof
-from vestibule.calls.codes import BAD_ANSWER, BANNED, MUST_ATTEST, OTHER_TRUST_DOMAIN
+from vestibule.calls.codes import BAD_ANSWER, BANNED, MUST_ATTEST, NOT_LET_BACK, OTHER_TRUST_DOMAIN
 from vestibule.calls.identity_api import Revisions
 from vestibule.errors import ErrorCode, VestibuleError
 from vestibule.keys.sealing import Sealer
-from vestibule.net.codes import UNREACHABLE
+from vestibule.net.codes import SERVER_NOT_TRUSTED, UNREACHABLE
 from vestibule.pki.csr import parse_csr
 from vestibule.pki.keys import PublicKey, generate_key
 from vestibule.records import Entry
-from vestibule.spiffe import Selector, SpiffeId, TrustBundle, TrustDomain
+from vestibule.spiffe import Selector, SpiffeId, TrustBundle, TrustDomain, X509Svid
 from vestibule.testing import FakeClock, TestAuthority
 
 TD = TrustDomain.parse("example.org")
 AGENT = SpiffeId.of(TD, "/spire/agent/join_token/t")
 HOUR = timedelta(hours=1)
+OPEN_TO_ALL = ("attest", "bundle", "come back")
 
 
 def entry(name: str, **more: object) -> Entry:
@@ -61,6 +63,7 @@ class ServerDouble:
         self.away = False
         self.standing: VestibuleError | None = None
         self.attest_refusal: VestibuleError | None = None
+        self.back_refusal: VestibuleError | None = NOT_LET_BACK.error("not let back")
         self.swap_keys = False
         self.wrong_names: set[str] = set()
         self.refused: set[str] = set()
@@ -71,8 +74,9 @@ class ServerDouble:
         self.calls.append(call)
         if self.away:
             raise UNREACHABLE.error("away")
-        if self.standing is not None and call != "attest":
-            raise self.standing
+        if self.standing is None or (self.standing.code is MUST_ATTEST and call in OPEN_TO_ALL):
+            return
+        raise self.standing
 
     def put(self, *entries: Entry) -> None:
         self.entries |= {each.id: each for each in entries}
@@ -97,6 +101,12 @@ class ServerDouble:
 
     async def renew(self, csr: bytes) -> Chain:
         self._answer("renew")
+        return self._sign(AGENT, csr)
+
+    async def come_back(self, last: X509Svid, csr: bytes) -> Chain:
+        self._answer("come back")
+        if self.back_refusal is not None:
+            raise self.back_refusal
         return self._sign(AGENT, csr)
 
     async def bundle(self) -> TrustBundle:
@@ -135,6 +145,7 @@ class Bench:
     sync: Sync
     vault: Vault
     tokens: list[str]
+    fetches: list[None] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
 
     async def until(self, holds: object) -> None:
@@ -144,9 +155,22 @@ class Bench:
                 await asyncio.sleep(0.002)
 
     @property
+    def fetched(self) -> int:
+        return len(self.fetches)
+
+    @property
     def problem_code(self) -> ErrorCode | None:
         problem = self.sync.contact.problem
         return problem.code if problem is not None else None
+
+    async def passing(self, holds: Callable[[], bool]) -> None:
+        """Until it holds, while time goes by."""
+
+        def later() -> bool:
+            self.clock.advance(1)
+            return holds()
+
+        await self.until(later)
 
     async def settled(self) -> None:
         """Everything due is done."""
@@ -168,7 +192,10 @@ def assemble(tmp_path: Path, server: ServerDouble, clock: FakeClock, *, reattest
     def proof() -> NodeProof:
         return JoinTokenProof(tokens[-1])
 
+    fetches: list[None] = []
+
     async def fetch() -> TrustBundle:
+        fetches.append(None)
         return await server.bundle()
 
     sync = Sync(
@@ -183,7 +210,7 @@ def assemble(tmp_path: Path, server: ServerDouble, clock: FakeClock, *, reattest
         clock=clock,
         jitter=lambda: 0.0,
     )
-    return Bench(clock, server, cache, sync, vault, tokens)
+    return Bench(clock, server, cache, sync, vault, tokens, fetches)
 
 
 @asynccontextmanager
@@ -357,6 +384,71 @@ async def test_an_evicted_agent_attests_again_with_new_evidence_only(bench: Benc
         bench.clock.advance(10)
         await bench.until(lambda: bench.sync.credential)
         assert bench.server.calls.count("attest") == 2
+
+
+async def test_an_agent_that_outlived_its_svid_comes_back_with_its_key(bench: Bench) -> None:
+    bench.server.put(entry("a"))
+    async with running(bench):
+        await bench.settled()
+        bench.server.away = True
+        bench.server.push()
+        bench.clock.advance(HOUR * 48)
+        await bench.until(lambda: bench.sync.contact.problem is not None and bench.sync.credential is None)
+        bench.server.away, bench.server.back_refusal = False, None
+        await bench.passing(lambda: bench.sync.credential is not None and bench.problem_code is None)
+        assert bench.server.calls.count("attest") == 1
+        first = bench.server.calls.index("come back")
+        assert "bundle" in bench.server.calls[:first], "who was away may not know the authority of now"
+
+
+async def test_an_agent_that_is_not_let_back_says_why_and_goes_on(bench: Bench) -> None:
+    async with running(bench):
+        await bench.settled()
+        bench.clock.advance(HOUR * 48)
+        await bench.passing(lambda: bench.problem_code is CANNOT_JOIN)
+        assert bench.sync.contact.problem is not None
+        assert "not let back" in bench.sync.contact.problem.message
+        asked = bench.server.calls.count("come back")
+        bench.clock.advance(10)
+        await bench.clock.until_asleep()
+        assert bench.server.calls.count("come back") == asked, "it does not fill the server's audit log"
+        bench.tokens.append("fresh")
+        await bench.passing(lambda: bench.sync.credential is not None)
+
+
+async def test_a_server_of_a_new_trust_is_believed_only_on_the_operators_word(bench: Bench) -> None:
+    async with running(bench):
+        await bench.settled()
+        bench.server.standing = SERVER_NOT_TRUSTED.error("another authority")
+        bench.clock.advance(HOUR * 48)
+        await bench.passing(lambda: bench.problem_code is SERVER_NOT_TRUSTED)
+        for _ in range(20):
+            bench.clock.advance(HOUR)
+            await asyncio.sleep(0.002)
+        # The first trust here is "believe anyone", which counts once.
+        assert bench.problem_code is SERVER_NOT_TRUSTED
+        assert bench.fetched == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "firm", "spent", "again"),
+    [
+        (Rebootstrap.NEVER, True, True, False),
+        (Rebootstrap.AUTO, True, True, True),
+        (Rebootstrap.AUTO, True, False, False),
+        (Rebootstrap.AUTO, False, True, False),
+        (Rebootstrap.ALWAYS, False, False, True),
+    ],
+)
+def test_when_the_first_trust_counts_again(mode: Rebootstrap, firm: bool, spent: bool, again: bool) -> None:
+    clock = FakeClock()
+    trust = FirstTrust(bundle_sha256="ab" * 32) if firm else FirstTrust(insecure=True)
+    rebootstrap = Rebootstrapping(mode, timedelta(minutes=10), trust)
+    assert not rebootstrap.distrusted(clock.now(), spent=spent), "not at the first refusal"
+    clock.advance(timedelta(minutes=11))
+    assert rebootstrap.distrusted(clock.now(), spent=spent) is again
+    rebootstrap.trusted()
+    assert not rebootstrap.distrusted(clock.now(), spent=spent), "counted from the last success"
 
 
 async def test_a_ban_ends_the_agent_and_removes_its_file(bench: Bench, tmp_path: Path) -> None:

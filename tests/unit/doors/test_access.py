@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vestibule.calls.ads import SERVICE as ADS
-from vestibule.doors import admin_api, debug_api, grpc_health, logger_api, node_api
+from vestibule.doors import admin_api, debug_api, grpc_health, logger_api, node_api, presence
 from vestibule.doors.access import TABLE, Who, denied_details
 from vestibule.doors.identity_api import agent, bundle, entry, svid
 from vestibule.doors.limits import PerSource
@@ -20,6 +20,7 @@ DOORS = {
     svid.SERVICE: svid.SvidDoor,
     bundle.SERVICE: bundle.BundleDoor,
     node_api.SERVICE: node_api.NodeDoor,
+    presence.SERVICE: presence.PresenceDoor,
     admin_api.SERVICE: admin_api.ServerAdminDoor,
     debug_api.SERVER: debug_api.ServerDebugDoor,
     logger_api.SERVER: logger_api.LoggerDoor,
@@ -40,9 +41,9 @@ def test_every_method_of_every_service_is_served_and_has_its_row() -> None:
     assert set(TABLE) == declared
 
 
-def test_only_joining_and_the_bundle_are_open_to_anybody() -> None:
+def test_only_joining_returning_the_bundle_and_the_time_are_open_to_anybody() -> None:
     anyone = {path.rpartition("/")[2] for path, who in TABLE.items() if Who.ANYONE in who}
-    assert anyone == {"AttestAgent", "GetBundle"}
+    assert anyone == {"AttestAgent", "GetBundle", "Return", "GetTime"}
 
 
 def test_nothing_is_open_to_agents_and_the_operator_alike() -> None:

@@ -23,7 +23,7 @@ from vestibule.store.sql.columns import (
     Texts,
 )
 
-REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005")
+REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006")
 """All versions of the schema, oldest first; the last one is what is below."""
 
 KIND: Final = "kind"
@@ -73,6 +73,9 @@ agents = Table(
     Column("can_reattest", Boolean, nullable=False),
     Column("version", Text, nullable=False),
     Column("attested_at", Instant),
+    # Of the public keys under serial and new_serial, in hex.
+    Column("key_sha256", Text, nullable=False, server_default=""),
+    Column("new_key_sha256", Text, nullable=False, server_default=""),
     info={KIND: "agents"},
 )
 
