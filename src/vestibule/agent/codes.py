@@ -96,3 +96,11 @@ JWT_NOT_ISSUED = define(
     meaning="The caller may have a JWT-SVID, but the agent has no valid one and could not get one from the server now.",
     advice="Try again; if it lasts, look at the agent's connection to the server (vestibule status).",
 )
+NOT_A_DELEGATE = define(
+    "VST2111",
+    "not-a-delegate",
+    Kind.DENIED,
+    Fault.OPERATOR,
+    meaning="A process asked for identities of others, and none of its own identities is an authorized delegate's.",
+    advice="Start the agent with --authorized-delegate and one of the caller's SPIFFE IDs, if it shall act for others.",
+)

@@ -97,7 +97,7 @@ class Workloads:
 
     async def entries(self, caller: Caller) -> tuple[Entry, ...]:
         """The entries that make a process what it is, the default one first.  Raises as ``watch_bundle`` does."""
-        return await self._first(self._watch(caller, self._look_for_entries, lambda _: None))
+        return await self._first(self._watch(caller, self.look_for_entries, lambda _: None))
 
     async def _first(self, watch: AsyncGenerator[T, None]) -> T:
         async with aclosing(watch) as answers:
@@ -128,7 +128,7 @@ class Workloads:
                 if found != last:
                     last = found
                     yield found
-            await self._change(seen, vouched, patience if waiting else expiry(last))
+            await self.change(seen, vouched, patience if waiting else expiry(last))
             if self._vouched.version != vouched:
                 vouched = self._vouched.version
                 selectors = await self.attest(caller)
@@ -136,7 +136,7 @@ class Workloads:
     def _look(self, selectors: frozenset[Selector]) -> tuple[Identities | VestibuleError, bool]:
         """What there is for these selectors, and whether that is all there should be."""
         holdings, now = self._cache.now, self._clock.now()
-        entries, complete = self._look_for_entries(selectors)
+        entries, complete = self.look_for_entries(selectors)
         if isinstance(entries, VestibuleError):
             return entries, complete
         svids = holdings.svids_of(entries, now)
@@ -145,16 +145,22 @@ class Workloads:
         return Identities(svids=svids, bundle=holdings.bundle), len(svids) == len(entries)
 
     def _look_for_bundle(self, selectors: frozenset[Selector]) -> tuple[TrustBundle | VestibuleError, bool]:
-        entries, complete = self._look_for_entries(selectors)
+        entries, complete = self.look_for_entries(selectors)
         if isinstance(entries, VestibuleError):
             return entries, complete
         if self._cache.now.bundle is None:
             return NOT_READY.error("the agent has no trust bundle at the moment"), False
         return self._cache.now.bundle, True
 
-    def _look_for_entries(
+    @property
+    def vouched_version(self) -> int:
+        """Counts the changes of vouched processes: after one, a process may have other selectors."""
+        return self._vouched.version
+
+    def look_for_entries(
         self, selectors: frozenset[Selector]
     ) -> tuple[tuple[Entry, ...] | VestibuleError, bool]:
+        """The entries that selectors fit now, or why there are none; and whether asking again is of no use."""
         if not self._cache.ready:
             return NOT_READY.error("the agent has not yet learned from the server what it may serve"), False
         entries = self._cache.matching(selectors, self._clock.now())
@@ -173,8 +179,8 @@ class Workloads:
     def _expiry(self, last: Identities | None) -> datetime | None:
         return min((svid.not_after for svid in last.svids), default=None) if last else None
 
-    async def _change(self, seen: int, vouched: int, until: datetime | None) -> None:
-        """Until the cache or the vouched processes change, or that instant."""
+    async def change(self, seen: int, vouched: int, until: datetime | None) -> None:
+        """Until the cache or the vouched processes are past these versions, or until that instant."""
         waits: list[asyncio.Task[object]] = [
             asyncio.create_task(self._cache.changed.after(seen)),
             asyncio.create_task(self._vouched.after(vouched)),

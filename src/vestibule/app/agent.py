@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -21,6 +21,7 @@ from vestibule.agent.bootstrap import FirstTrust, JoinTokenFile
 from vestibule.agent.cache import SvidCache
 from vestibule.agent.changed import Changed
 from vestibule.agent.codes import AGENT_IS_BANNED, ALREADY_RUNNING
+from vestibule.agent.delegation import Delegation
 from vestibule.agent.jwt_svids import JwtSvids
 from vestibule.agent.kept_snapshots import KeptSnapshots
 from vestibule.agent.rebootstrap import REBOOTSTRAP_DELAY, Rebootstrap
@@ -33,6 +34,7 @@ from vestibule.agent.workloads import Workloads
 from vestibule.app.agent_attestors import DEFAULT as DEFAULT_ATTESTORS
 from vestibule.app.agent_attestors import JOIN_TOKEN, proof_source, workload_attestors
 from vestibule.app.attestor_choices import Choice
+from vestibule.app.codes import INVALID_SETTING
 from vestibule.app.socket_directories import socket_directory
 from vestibule.attest.workload.supervised import Vouched, is_descendant
 from vestibule.calls.ads import AdsCalls
@@ -45,6 +47,7 @@ from vestibule.doors.ads import AgentAdsDoor
 from vestibule.doors.agent_admin import AgentAdminDoor
 from vestibule.doors.als import AccessLogDoor
 from vestibule.doors.debug_api import AgentDebugDoor
+from vestibule.doors.delegated_identity import DelegatedIdentityDoor
 from vestibule.doors.grpc_health import HealthDoor
 from vestibule.doors.logger_api import LoggerDoor
 from vestibule.doors.reflection import reflection
@@ -80,6 +83,7 @@ class AgentSettings:
     """Everything an agent is told at its start.
 
     ``supervisor_fd`` is an inherited end of a connected socket pair, whose other end may grant supervisor keys.
+    ``authorized_delegates`` may ask for others' identities, on ``delegation_socket_path``; there is neither or both.
     """
 
     trust_domain: TrustDomain
@@ -96,6 +100,21 @@ class AgentSettings:
     health: Address | None = None
     workload_attestors: tuple[Choice, ...] = DEFAULT_ATTESTORS
     node_attestor: Choice = JOIN_TOKEN
+    delegation_socket_path: Path | None = None
+    authorized_delegates: tuple[SpiffeId, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.delegation_socket_path is None) != (not self.authorized_delegates):
+            raise INVALID_SETTING.error("a delegation socket and authorized delegates belong together")
+        for delegate in self.authorized_delegates:
+            if delegate.trust_domain != self.trust_domain or not delegate.path:
+                raise INVALID_SETTING.error(f"{delegate} is no identity of a workload of this trust domain")
+
+    @property
+    def socket_paths(self) -> tuple[Path, ...]:
+        """Where this agent listens."""
+        delegation = self.delegation_socket_path
+        return (self.admin_socket_path, self.socket_path, *([delegation] if delegation else ()))
 
     @property
     def kek(self) -> Path:
@@ -116,7 +135,7 @@ async def run_agent(
     the first start whatever makes joining impossible.
     """
     # Found out before anything is created or the join token is spent.
-    for path in (settings.socket_path, settings.admin_socket_path):
+    for path in settings.socket_paths:
         check_path(path)
     _prepare(settings)
     with ExitStack() as held:
@@ -194,6 +213,7 @@ class Agent:
         self._load()
         public = GrpcServer(self.public_services())
         private = GrpcServer(self.private_services())
+        delegated = GrpcServer(self.delegated_services())
         supervisor = GrpcServer([SupervisorDoor(self.grants).servable()])
         listeners: list[UnixListener] = []
         health: socket.socket | None = None
@@ -201,6 +221,8 @@ class Agent:
             # Known to be ours before the join token is spent; callers who come now wait a moment.
             listeners.append(listen_unix(self.settings.admin_socket_path, PRIVATE))
             listeners.append(listen_unix(self.settings.socket_path, PUBLIC))
+            if self.settings.delegation_socket_path is not None:
+                listeners.append(listen_unix(self.settings.delegation_socket_path, PUBLIC))
             if self.settings.health is not None:
                 health = listen_tcp(self.settings.health.host, self.settings.health.port)
             async with asyncio.TaskGroup() as tasks:
@@ -215,6 +237,8 @@ class Agent:
                     await supervisor.adopt(_inherited(self.settings.supervisor_fd))
                 await private.listen(listeners[0].sock)
                 await public.listen(listeners[1].sock)
+                for listener in listeners[2:]:
+                    await delegated.listen(listener.sock)
                 if health is not None:
                     # Imported only where it is asked for: an HTTP server is a quarter of the agent's start.
                     from vestibule.app.agent_health import serve_health
@@ -224,11 +248,11 @@ class Agent:
                 await self._until(shutdown)
                 _log.info("stopping")
                 self.sidecars.stop()
-                await self._close(public, supervisor, shutdown)
+                await self._close(public, (delegated, supervisor), shutdown)
                 for task in (*running, ready):
                     task.cancel()
         finally:
-            for server in (public, private, supervisor):
+            for server in (public, private, delegated, supervisor):
                 await server.close()
             for listener in listeners:
                 listener.close()
@@ -247,6 +271,12 @@ class Agent:
             HealthDoor(self._problem).servable(),
         ]
         return [*services, *reflection(services)]
+
+    def delegated_services(self) -> list[Servable]:
+        """What is served to delegates, on a socket of their own: any process can open it, and is attested."""
+        delegates = self.settings.authorized_delegates
+        delegation = Delegation(self.workloads, self.cache, delegates, self.clock)
+        return [DelegatedIdentityDoor(delegation, self.jwt_svids).servable()] if delegates else []
 
     def private_services(self) -> list[Servable]:
         """What is served on the private socket, which only this user and root can open."""
@@ -335,14 +365,14 @@ class Agent:
     async def _until(self, shutdown: Shutdown) -> None:
         await shutdown.drain.wait()
 
-    async def _close(self, public: GrpcServer, supervisor: GrpcServer, shutdown: Shutdown) -> None:
+    async def _close(self, public: GrpcServer, others: Sequence[GrpcServer], shutdown: Shutdown) -> None:
         draining = asyncio.create_task(public.drain(DRAIN_SECONDS))
         at_once = asyncio.create_task(shutdown.at_once.wait())
         await asyncio.wait({draining, at_once}, return_when=asyncio.FIRST_COMPLETED)
         draining.cancel()
         at_once.cancel()
-        await public.close()
-        await supervisor.close()
+        for server in (public, *others):
+            await server.close()
 
     # ------------------------------------------------------------------------ towards the server
 
@@ -359,7 +389,7 @@ class Agent:
 
 def _prepare(settings: AgentSettings) -> None:
     private_directory(settings.data_dir)
-    for path in (settings.socket_path, settings.admin_socket_path):
+    for path in settings.socket_paths:
         socket_directory(path.parent, 0o755)
 
 

@@ -85,6 +85,18 @@ def run(
         Path | None,
         typer.Option("--attestors", help="YAML file with workload_attestors and node_attestor; options win."),
     ] = None,
+    delegation_socket: Annotated[
+        Path | None,
+        typer.Option("--delegation-socket", help="A socket for delegates. [default: there is none]"),
+    ] = None,
+    authorized_delegate: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--authorized-delegate",
+            metavar="SPIFFE_ID",
+            help="Who may ask there for identities of other workloads, repeatable.",
+        ),
+    ] = None,
     supervisor_fd: Annotated[
         int | None,
         typer.Option(
@@ -129,6 +141,8 @@ def run(
             health=None if health == "off" else _address("--health", health),
             workload_attestors=chosen.workload,
             node_attestor=chosen.node,
+            delegation_socket_path=delegation_socket.absolute() if delegation_socket else None,
+            authorized_delegates=tuple(map(SpiffeId.parse, authorized_delegate or ())),
         )
 
         def ready(spiffe_id: SpiffeId) -> None:

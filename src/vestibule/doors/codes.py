@@ -44,3 +44,11 @@ NO_HEALTH_OF_SERVICE = define(
     meaning="A gRPC health check asked about one service; only the component as a whole has a state.",
     advice="Ask with an empty service name.",
 )
+NO_SUBJECT = define(
+    "VST2205",
+    "delegation-subject-unclear",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A delegate has to say whose identities it wants, by selectors or by a pid: by one of them.",
+    advice="Send either complete selectors (type and value) or a non-zero pid, never both.",
+)

@@ -63,6 +63,10 @@ class ProcessHandle:
         if self.owner is not None:
             self.status()
 
+    def freeze_owner(self) -> None:
+        """From now on only a process of the user and group that it has now.  Raises: VST2312."""
+        self.owner = _effective(self.status())
+
     def parent_pid(self) -> int:
         """The pid of the parent now, 0 if there is none in this namespace.  Raises: VST2312."""
         return int(self._stat()[1])
