@@ -41,6 +41,8 @@ class _Wanted:
     entry_id: str
     spiffe_id: SpiffeId
     ttl: timedelta | None
+    revision: int
+    """Of the entry: its claims are not known here, but change with it."""
     audience: tuple[str, ...]
 
 
@@ -75,7 +77,7 @@ class JwtSvids:
         (it issues none).
         """
         names = tuple(sorted(check_audience(audience)))
-        wanted = _Wanted(entry.id, entry.spiffe_id, entry.jwt_svid_ttl, names)
+        wanted = _Wanted(entry.id, entry.spiffe_id, entry.jwt_svid_ttl, entry.revision, names)
         lock = self._asking.setdefault(wanted, asyncio.Lock())
         async with lock:  # of many who ask at once, one asks the server
             svid = await self._answer(wanted)

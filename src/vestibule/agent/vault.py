@@ -172,6 +172,8 @@ def _entry(entry: Entry) -> dict[str, Any]:
         "store_svid": entry.store_svid,
         "hint": entry.hint,
         "created_at": _seconds(entry.created_at) if entry.created_at else None,
+        "disable_x509_svid_prefetch": entry.disable_x509_svid_prefetch,
+        "jwt_svid_include_jti": entry.jwt_svid_include_jti,
     }
 
 
@@ -192,6 +194,9 @@ def _entry_from(document: dict[str, Any]) -> Entry:
         store_svid=document["store_svid"],
         hint=document["hint"],
         created_at=_instant(document["created_at"]) if document["created_at"] else None,
+        # Absent from what older agents wrote.
+        disable_x509_svid_prefetch=document.get("disable_x509_svid_prefetch", False),
+        jwt_svid_include_jti=document.get("jwt_svid_include_jti", False),
     )
 
 

@@ -219,6 +219,8 @@ def entry_from_wire(entry: types_pb2.Entry) -> Entry:
         store_svid=entry.store_svid,
         hint=entry.hint,
         created_at=_instant(entry.created_at),
+        disable_x509_svid_prefetch=entry.additional_attributes.disable_x509_svid_prefetch,
+        jwt_svid_include_jti=entry.additional_attributes.jwt_svid_include_jti,
     )
 
 

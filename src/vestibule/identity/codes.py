@@ -248,3 +248,46 @@ RETURN_TOO_LATE = define(
     advice="Make a join token (vestibule token generate, with the machine's name for its entries) and put it into the "
     "agent's --join-token-file; the running agent takes it up.  For the next time: --return-grace of the server.",
 )
+INVALID_CLAIMS = define(
+    "VST1350",
+    "invalid-jwt-claims",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="An entry's claims for its JWT-SVIDs break a rule: a registered name, a name that the server does not "
+    "allow, a value that is no text, number, truth value or list of these, or too much of it.",
+    advice="Use names of your own (such as org_team), and keep the claims short.",
+)
+INVALID_TEMPLATE_ENTRY = define(
+    "VST1351",
+    "invalid-template-entry",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="An entry with a template asks for what templates cannot have, or its variables stand where there is no "
+    "template.",
+    advice="Give the entry a path template, and leave out admin, downstream and store_svid.",
+)
+TEMPLATE_REFUSED = define(
+    "VST1352",
+    "template-not-for-this-agent",
+    Kind.DENIED,
+    Fault.PEER,
+    meaning="An agent asked for an identity of a template that is not its own, for selectors that do not fit the "
+    "template, or for an identity that another entry gives to others.",
+    advice="vestibule why --spiffe-id ID shows who gives the identity; the server's audit log shows who asked.",
+)
+TEMPLATE_EXHAUSTED = define(
+    "VST1353",
+    "template-exhausted",
+    Kind.EXHAUSTED,
+    Fault.OPERATOR,
+    meaning="A template has given as many identities as it may.",
+    advice="Raise the entry's max_identities if that many are right; else look in the audit log at what was derived.",
+)
+INVALID_LABELS = define(
+    "VST1354",
+    "invalid-labels",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="An entry's labels break a rule: too many, too long, or a name with characters that are not allowed.",
+    advice="At most 32 labels; names of [A-Za-z0-9._/-] up to 128 characters, values up to 256.",
+)

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import struct
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
@@ -32,11 +32,15 @@ class EntryIndex:
         by_parent: dict[SpiffeId, list[Entry]] = defaultdict(list)
         powerful: dict[SpiffeId, list[Entry]] = defaultdict(list)
         aliases: list[Entry] = []
+        fixed: dict[SpiffeId, set[str]] = defaultdict(set)
         for entry in entries:
             if entry.admin or entry.downstream:
                 powerful[entry.spiffe_id].append(entry)
             alias = entry.parent_id.path == SERVER_PATH
             (aliases if alias else by_parent[entry.parent_id]).append(entry)
+            if not entry.is_template and not entry.template_id:
+                fixed[entry.spiffe_id].add(entry.id)
+        self._fixed = fixed
         self._by_parent = MappingProxyType({parent: tuple(below) for parent, below in by_parent.items()})
         self._aliases = tuple(aliases)
         self._powerful = MappingProxyType({each: tuple(found) for each, found in powerful.items()})
@@ -51,6 +55,10 @@ class EntryIndex:
         2. Children of a root belong to the agent, and are roots themselves; each ID is visited once, so
            that circles among entries end.
         3. Expired entries neither belong nor lead further.
+        4. Templates belong, and lead nowhere: they give no identity themselves.
+        5. What was derived from a template belongs as long as that template does, and leads nowhere either: what an
+           agent says of a workload must not bring it other entries.
+        6. Nor does it belong if its SPIFFE ID is one that an entry gives to others by name.
         """
         roots = [agent_id]
         roots += [
@@ -68,8 +76,21 @@ class EntryIndex:
             for entry in self._by_parent.get(root, ()):
                 if not _expired(entry, now):
                     found[entry.id] = entry
-                    roots.append(entry.spiffe_id)
-        return tuple(found[id_] for id_ in sorted(found))
+                    if not entry.is_template and not entry.template_id:
+                        roots.append(entry.spiffe_id)
+        return tuple(found[id_] for id_ in sorted(found) if self._holds(found[id_], found))
+
+    def given_to_others(self, spiffe_id: SpiffeId, own: Container[str]) -> bool:
+        """Whether an entry that is not one of an agent's ``own`` gives this SPIFFE ID by name."""
+        return any(entry_id not in own for entry_id in self._fixed.get(spiffe_id, ()))
+
+    def _holds(self, entry: Entry, found: Mapping[str, Entry]) -> bool:
+        if not entry.template_id:
+            return True
+        template = found.get(entry.template_id)
+        if template is None or not template.is_template:  # 5
+            return False
+        return not self.given_to_others(entry.spiffe_id, found)  # 6
 
     def powers(self, spiffe_id: SpiffeId, now: datetime) -> tuple[Entry, ...]:
         """The live entries that let an identity do more than be one: ``admin`` and ``downstream`` ones."""
@@ -116,6 +137,7 @@ class _View:
     """One agent's entries, good until the first of them expires."""
 
     entries: tuple[Entry, ...]
+    templates: tuple[Entry, ...]
     by_id: Mapping[str, Entry]
     ids: frozenset[SpiffeId]
     good_until: datetime | None
@@ -127,6 +149,7 @@ class Entitlements:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
+        self._entries: tuple[Entry, ...] = ()
         self._index = EntryIndex(())
         self._selectors: dict[SpiffeId, frozenset[Selector]] = {}
         self._views: dict[SpiffeId, _View] = {}
@@ -158,6 +181,7 @@ class Entitlements:
         async with self._reading:
             entries = await self._store.entries.all()
             self._selectors = await self._node_selectors()
+            self._entries = tuple(entries)
             self._index = EntryIndex(entries)
             self._advance()
 
@@ -181,6 +205,23 @@ class Entitlements:
         """The entries that belong to an agent now, ordered by ID."""
         return self._view(agent_id).entries
 
+    def templates_for(self, agent_id: SpiffeId) -> tuple[Entry, ...]:
+        """The templates that belong to an agent now, ordered by ID."""
+        return self._view(agent_id).templates
+
+    def given_to_others(self, agent_id: SpiffeId, spiffe_id: SpiffeId) -> bool:
+        """Whether an entry that is not the agent's gives this SPIFFE ID by name."""
+        return self._index.given_to_others(spiffe_id, self._view(agent_id).by_id)
+
+    @property
+    def all(self) -> Sequence[Entry]:
+        """Every entry, as of ``revision``."""
+        return self._entries
+
+    def node_selectors(self, agent_id: SpiffeId) -> frozenset[Selector]:
+        """What was attested of an agent's node; empty for an agent that is banned or unknown."""
+        return self._selectors.get(agent_id, frozenset())
+
     def entry_for(self, agent_id: SpiffeId, entry_id: str) -> Entry | None:
         """One of the agent's entries, by its ID."""
         return self._view(agent_id).by_id.get(entry_id)
@@ -203,18 +244,22 @@ class Entitlements:
 
     def revision_for(self, agent_id: SpiffeId) -> int:
         """Changes exactly when the agent's own entries change; the same after a restart."""
-        return digest(self._view(agent_id).entries)
+        view = self._view(agent_id)
+        return digest((*view.entries, *view.templates))
 
     def _view(self, agent_id: SpiffeId) -> _View:
         now = self._clock.now()
         view = self._views.get(agent_id)
         if view is None or (view.good_until is not None and view.good_until <= now):
             selectors = self._selectors.get(agent_id, frozenset())
-            entries = self._index.authorized(agent_id, selectors, now)
-            ends = [entry.expires_at for entry in entries if entry.expires_at is not None]
+            found = self._index.authorized(agent_id, selectors, now)
+            ends = [entry.expires_at for entry in found if entry.expires_at is not None]
+            entries = tuple(entry for entry in found if not entry.is_template)
+            templates = tuple(entry for entry in found if entry.is_template)
             ids = frozenset(entry.spiffe_id for entry in entries)
             by_id = {entry.id: entry for entry in entries}
-            view = self._views[agent_id] = _View(entries, by_id, ids, min(ends, default=None))
+            view = _View(entries, templates, by_id, ids, min(ends, default=None))
+            self._views[agent_id] = view
         return view
 
     def _advance(self) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from vestibule.audit import Audit, AuditEvent, Detail
 from vestibule.clock import Clock
@@ -15,6 +16,7 @@ from vestibule.identity.entitlement import Entitlements
 from vestibule.identity.jwt_authorities import JwtAuthorities
 from vestibule.identity.names import workload_id
 from vestibule.pki.jwt import UnsignedJwt, read_jwt_svid, svid_claims
+from vestibule.records import Entry
 from vestibule.spiffe import JwtSvid, SpiffeId, TrustDomain
 
 DEFAULT_JWT_SVID_TTL: Final = timedelta(minutes=5)
@@ -51,7 +53,7 @@ class JwtIssuance:
 
         1. JWT-SVIDs are not switched off.
         2. The entry is one of this agent's, now.
-        3. Identity and lifetime are the entry's; the audience is what was asked for, and not empty.
+        3. Identity, lifetime and further claims are the entry's; the audience is what was asked for, and not empty.
 
         Raises: VST1303 (step 1), VST1201 (2), VST1016 (3), VST1300, VST1004, errors of the audit log.
         """
@@ -62,7 +64,9 @@ class JwtIssuance:
             if entry is None:  # 2
                 raise ENTRY_NOT_AUTHORIZED.error(f"entry {entry_id!r} not found or not authorized")
             ttl = entry.jwt_svid_ttl or self._default_ttl
-            svid = await self._sign(authorities, entry.spiffe_id, audience, ttl, entry.hint)  # 3
+            svid = await self._sign(
+                authorities, entry.spiffe_id, audience, ttl, entry.hint, _extra(entry)
+            )  # 3
         except VestibuleError as error:
             await self._audit.record([_refused(actor, "jwt-svid.issue", subject, error)])
             raise
@@ -96,12 +100,20 @@ class JwtIssuance:
         audience: Sequence[str],
         ttl: timedelta,
         hint: str = "",
+        extra: Mapping[str, Any] | None = None,
     ) -> JwtSvid:
         signer = authorities.signer
         claims = svid_claims(spiffe_id, audience, self._clock.now(), ttl, signer.key.not_after, self._issuer)
+        # The registered claims win, whatever an entry may have been kept with.
+        claims = {**(extra or {}), **claims}
         unsigned = UnsignedJwt(key_id=signer.key.id, claims=claims)
         token = unsigned.signed(await signer.sign(unsigned.signing_input))
         return replace(read_jwt_svid(token), hint=hint)
+
+
+def _extra(entry: Entry) -> dict[str, Any]:
+    """What the entry adds to its tokens."""
+    return entry.claims | ({"jti": str(uuid.uuid4())} if entry.jwt_svid_include_jti else {})
 
 
 def _issued(actor: str, action: str, svid: JwtSvid, entry_id: str = "") -> AuditEvent:

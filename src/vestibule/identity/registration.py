@@ -2,75 +2,61 @@
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
-from typing import Any, Final, TypeAlias
+from functools import partial
+from typing import Any, TypeAlias
 
-from vestibule.attest.node.join_token import NAME as JOIN_TOKEN
-from vestibule.audit import Audit, AuditEvent, Detail
+from vestibule.audit import Audit
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
 from vestibule.identity.beacon import first
-from vestibule.identity.codes import ENTRY_NOT_FOUND, INVALID_ENTRY, INVALID_TTL, MISSING_PARAMETER
+from vestibule.identity.codes import ENTRY_NOT_FOUND, INVALID_TEMPLATE_ENTRY, MISSING_PARAMETER
+from vestibule.identity.derivation import rederived
 from vestibule.identity.entitlement import Entitlements
-from vestibule.identity.names import member_id, server_id, workload_id
-from vestibule.pki.names import dns_name
+from vestibule.identity.entry_records import deletion_event, entry_event, shown_parent
+from vestibule.identity.entry_rules import EntryRules
+from vestibule.identity.names import server_id
 from vestibule.records import Entry
 from vestibule.spiffe import SpiffeId, TrustDomain
 from vestibule.store import EntryFilter, Page, Store
 
-MAX_HINT_BYTES: Final = 1024
-MAX_TTL: Final = timedelta(days=3650)
-_MAX_RECORDED: Final = 300
-
 Created: TypeAlias = tuple[Entry, bool] | VestibuleError
 Patch: TypeAlias = Mapping[str, Any]
 """New values of some fields of an ``Entry``, by field name."""
+Permit: TypeAlias = Callable[[Entry | None, Entry | None], None]
+"""Raises where the caller may not make the second entry (``None``: none) out of the first (``None``: a new one)."""
 
 _log = logging.getLogger(__name__)
 
 
-def check_entry(entry: Entry, trust_domain: TrustDomain) -> Entry:
-    """The entry, in normal form, if it may be kept.
-
-    1. The parent is a member of the trust domain; the identity may be a workload's.
-    2. There is a selector: an entry without one would be everybody's.
-    3. Names, hint and lifetimes are ones that a certificate can carry.
-
-    Raises: VST1203, VST1204, VST1205, VST1209, VST1011 (DNS name), VST1400 (federated trust domain).
-    """
-    member_id(entry.parent_id, trust_domain)  # 1
-    workload_id(entry.spiffe_id, trust_domain)
-    if not entry.selectors:  # 2
-        raise INVALID_ENTRY.error("selector list is empty")
-    for selector in entry.selectors:
-        if not selector.type or ":" in selector.type or not selector.value:
-            raise INVALID_ENTRY.error(f"selector {str(selector)!r} needs a type without a colon, and a value")
-    if len(entry.hint.encode()) > MAX_HINT_BYTES:  # 3
-        raise INVALID_ENTRY.error(f"hint is too long, max length is {MAX_HINT_BYTES} characters")
-    for ttl in (entry.x509_svid_ttl, entry.jwt_svid_ttl):
-        if ttl is not None and not timedelta(seconds=1) <= ttl <= MAX_TTL:
-            raise INVALID_TTL.error(f"a TTL of {ttl.total_seconds():g} s is not between 1 s and 10 years")
-    federates_with = tuple(str(TrustDomain.parse(name)) for name in entry.federates_with)
-    names = tuple(dns_name(name) for name in entry.dns_names)
-    return replace(entry, federates_with=federates_with, dns_names=names)
+def permit_all(_before: Entry | None, _after: Entry | None) -> None:
+    """For callers whose right to everything was established before."""
 
 
 class Registration:
-    """Creates, changes and removes entries: checked, then recorded, then done."""
+    """Creates, changes and removes entries: checked, then permitted, then recorded, then done."""
 
     def __init__(
-        self, store: Store, entitlements: Entitlements, audit: Audit, clock: Clock, trust_domain: TrustDomain
+        self,
+        store: Store,
+        entitlements: Entitlements,
+        audit: Audit,
+        clock: Clock,
+        trust_domain: TrustDomain,
+        rules: EntryRules | None = None,
     ) -> None:
         self._store = store
         self._entitlements = entitlements
         self._audit = audit
         self._clock = clock
         self._trust_domain = trust_domain
+        self.rules = rules or EntryRules(trust_domain=trust_domain)
+        # What was permitted for an entry as it was must not be done to what it has become meanwhile.
+        self._changing = asyncio.Lock()
 
     async def run(self) -> None:
         """Remove entries whose time is over."""
@@ -90,13 +76,15 @@ class Registration:
             # They no longer count in any case; only their removal has to wait for the next change.
             _log.error("cannot remove %d expired entries: %s", len(entry_ids), error)
 
-    async def create(self, actor: str, entries: Sequence[Entry | VestibuleError]) -> list[Created]:
+    async def create(
+        self, actor: str, entries: Sequence[Entry | VestibuleError], permit: Permit = permit_all
+    ) -> list[Created]:
         """Keep new entries; the flag says whether an entry is new or was there already, in a similar form.
 
         An entry's own error stands in its place; what could not even be read may be passed as an error.
         Raises: errors of the audit log.
         """
-        checked = [_attempt(self._named, entry) for entry in entries]
+        checked = [_attempt(partial(self._named, each, permit)) for each in entries]
         fit = [entry for entry in checked if isinstance(entry, Entry)]
         await self._warn_of_unknown_parents(fit)
         await self._record(actor, "entry.create", checked)
@@ -104,45 +92,98 @@ class Registration:
         results: list[Created] = [next(created) if isinstance(entry, Entry) else entry for entry in checked]
         if fit:
             await self._entitlements.refresh()
-        return results
+        # A similar one that is there already may be one that the caller shall not learn of.
+        return [_attempt(partial(_known_only_to_permitted, each, permit)) for each in results]
 
     async def update(
-        self, actor: str, patches: Sequence[tuple[str, Patch | VestibuleError]]
+        self,
+        actor: str,
+        patches: Sequence[tuple[str, Patch | VestibuleError]],
+        permit: Permit = permit_all,
     ) -> list[Entry | VestibuleError]:
         """Change the given fields of entries; an entry's own error stands in its place.
 
-        Patches of one entry build on each other.  Raises: errors of the audit log.
+        Patches of one entry build on each other.  What was derived from a changed template changes with it, or goes.
+        Raises: errors of the audit log.
         """
-        patched: dict[str, Entry] = {}
-        checked = [await self._patched(entry_id, patch, patched) for entry_id, patch in patches]
-        fit = [entry for entry in checked if isinstance(entry, Entry)]
-        await self._record(actor, "entry.update", checked)
-        updated = iter(await self._store.entries.update_many(fit) if fit else ())
-        results: list[Entry | VestibuleError] = [
-            next(updated) if isinstance(entry, Entry) else entry for entry in checked
-        ]
+        async with self._changing:
+            patched: dict[str, Entry] = {}
+            checked = [await self._patched(entry_id, patch, patched, permit) for entry_id, patch in patches]
+            fit = [entry for entry in checked if isinstance(entry, Entry)]
+            await self._record(actor, "entry.update", checked)
+            updated = iter(await self._store.entries.update_many(fit) if fit else ())
+            results: list[Entry | VestibuleError] = [
+                next(updated) if isinstance(entry, Entry) else entry for entry in checked
+            ]
+            for entry in results:
+                if isinstance(entry, Entry) and entry.is_template:
+                    await self._follow(actor, entry)
         if fit:
             await self._entitlements.refresh()
         return results
 
     async def _patched(
-        self, entry_id: str, patch: Patch | VestibuleError, patched: dict[str, Entry]
+        self, entry_id: str, patch: Patch | VestibuleError, patched: dict[str, Entry], permit: Permit
     ) -> Entry | VestibuleError:
         if isinstance(patch, VestibuleError):
             return patch
         try:
             before = patched.get(entry_id) or await self.get(entry_id)
-            patched[entry_id] = check_entry(replace(before, **patch), self._trust_domain)
+            permit(before, before)
+            if before.template_id:
+                raise INVALID_TEMPLATE_ENTRY.error(
+                    f"entry {entry_id} was derived from the template {before.template_id}: change that one"
+                )
+            after = self.rules.check(replace(before, **patch))
+            permit(before, after)
+            if after.is_template != before.is_template:
+                raise INVALID_TEMPLATE_ENTRY.error(
+                    "an entry cannot become a template, nor a template an entry"
+                )
         except VestibuleError as error:
             return error
-        return patched[entry_id]
+        patched[entry_id] = after
+        return after
 
-    async def delete(self, actor: str, entry_ids: Sequence[str]) -> list[VestibuleError | None]:
-        """Remove entries; ``None`` for each that was there, else its error."""
+    async def _follow(self, actor: str, template: Entry) -> None:
+        """Let what was derived from a template be what it would give now; what it no longer gives goes."""
+        derived = (await self.page(EntryFilter(template_id=template.id), 0, "")).items
+        changed = [(entry, rederived(entry, template)) for entry in derived]
+        kept = [after for before, after in changed if after is not None and after != before]
+        gone = [before.id for before, after in changed if after is None]
+        if kept:
+            await self._record(actor, "entry.update", kept)
+            await self._store.entries.update_many(kept)
+        await self._delete(actor, gone, {entry.id: entry for entry in derived})
+
+    async def delete(
+        self, actor: str, entry_ids: Sequence[str], permit: Permit = permit_all
+    ) -> list[VestibuleError | None]:
+        """Remove entries, and what was derived from them; ``None`` for each that was there, else its error."""
+        async with self._changing:
+            known = {entry.id: entry for id_ in entry_ids if (entry := await self._store.entries.get(id_))}
+            refused = {
+                id_: error
+                for id_, entry in known.items()
+                if isinstance(error := _attempt(partial(permit, entry, None)), VestibuleError)
+            }
+            wanted = [id_ for id_ in entry_ids if id_ not in refused]
+            results = iter(await self._delete(actor, wanted, known))
+            for id_ in wanted:
+                if id_ in known and known[id_].is_template:
+                    derived = (await self.page(EntryFilter(template_id=id_), 0, "")).items
+                    await self._delete(
+                        actor, [each.id for each in derived], {each.id: each for each in derived}
+                    )
+        await self._entitlements.refresh()
+        return [refused[id_] if id_ in refused else next(results) for id_ in entry_ids]
+
+    async def _delete(
+        self, actor: str, entry_ids: Sequence[str], known: Mapping[str, Entry]
+    ) -> list[VestibuleError | None]:
         results: list[VestibuleError | None] = []
-        known = {entry.id: entry for id_ in entry_ids if (entry := await self._store.entries.get(id_))}
         if entry_ids:
-            await self._audit.record([_deleted(actor, id_, known.get(id_)) for id_ in entry_ids])
+            await self._audit.record([deletion_event(actor, id_, known.get(id_)) for id_ in entry_ids])
         for entry_id in entry_ids:
             if not entry_id:
                 results.append(MISSING_PARAMETER.error("missing entry ID"))
@@ -150,7 +191,6 @@ class Registration:
                 results.append(None)
             else:
                 results.append(ENTRY_NOT_FOUND.error("entry not found"))
-        await self._entitlements.refresh()
         return results
 
     async def get(self, entry_id: str) -> Entry:
@@ -185,70 +225,28 @@ class Registration:
             if not await self.knows_parent(parent):
                 _log.warning("entries were created under %s, which is nobody yet", shown_parent(parent))
 
-    def _named(self, entry: Entry | VestibuleError) -> Entry:
+    def _named(self, entry: Entry | VestibuleError, permit: Permit) -> Entry:
         if isinstance(entry, VestibuleError):
             raise entry
-        checked = check_entry(entry, self._trust_domain)
+        checked = self.rules.check(entry)
+        permit(None, checked)
         # It has its ID before it is recorded: later records name it by nothing else.
         return checked if checked.id else replace(checked, id=str(uuid.uuid4()))
 
     async def _record(self, actor: str, action: str, entries: Sequence[Entry | VestibuleError]) -> None:
-        events = [_event(actor, action, entry) for entry in entries]
+        events = [entry_event(actor, action, entry) for entry in entries]
         if events:
             await self._audit.record(events)
 
 
-def shown_parent(parent: SpiffeId) -> str:
-    """A parent as logs may show it: an agent's ID can hold a join token that is not used up yet."""
-    prefix, slash, token = str(parent).rpartition(f"/{JOIN_TOKEN}/")
-    if not slash:
-        return str(parent)
-    return f"{prefix}{slash}sha256:{hashlib.sha256(token.encode()).hexdigest()[:16]}"
+def _known_only_to_permitted(created: Created, permit: Permit) -> Created:
+    if isinstance(created, tuple) and not created[1]:
+        permit(created[0], created[0])
+    return created
 
 
-def _attempt(check: Callable[[Entry | VestibuleError], Entry], entry: Entry | VestibuleError) -> Any:
+def _attempt(check: Callable[[], Any]) -> Any:
     try:
-        return check(entry)
+        return check()
     except VestibuleError as error:
         return error
-
-
-def _event(actor: str, action: str, entry: Entry | VestibuleError) -> AuditEvent:
-    if isinstance(entry, VestibuleError):
-        return AuditEvent(
-            actor=actor,
-            action=action,
-            subject="entry",
-            outcome=entry.code.code,
-            details={"error": entry.message},
-        )
-    return AuditEvent(
-        actor=actor,
-        action=action,
-        subject=str(entry.spiffe_id),
-        details={
-            "entry_id": entry.id,
-            "parent_id": shown_parent(entry.parent_id),
-            "selectors": sorted(str(selector) for selector in entry.selectors),
-            "admin": entry.admin,
-            "downstream": entry.downstream,
-            # What else of an entry comes into certificates.
-            **({"dns_names": list(entry.dns_names)} if entry.dns_names else {}),
-            **({"x509_svid_ttl": _seconds(entry.x509_svid_ttl)} if entry.x509_svid_ttl else {}),
-            **({"jwt_svid_ttl": _seconds(entry.jwt_svid_ttl)} if entry.jwt_svid_ttl else {}),
-            **({"expires_at": entry.expires_at.isoformat()} if entry.expires_at else {}),
-        },
-    )
-
-
-def _deleted(actor: str, entry_id: str, entry: Entry | None) -> AuditEvent:
-    details: dict[str, Detail] = {}
-    if entry is not None:
-        details = {"spiffe_id": str(entry.spiffe_id), "parent_id": shown_parent(entry.parent_id)}
-    return AuditEvent(
-        actor=actor, action="entry.delete", subject=f"entry:{entry_id[:_MAX_RECORDED]}", details=details
-    )
-
-
-def _seconds(ttl: timedelta) -> int:
-    return int(ttl.total_seconds())

@@ -2,6 +2,7 @@
 
 from vestibule.records.federation import BundleDeletion, EndpointProfile, FederationRelationship
 from vestibule.records.identity import (
+    Administrator,
     AgentRecord,
     Authority,
     AuthorityState,
@@ -16,6 +17,7 @@ from vestibule.records.revocation import AgentMark, PublishedCrl
 
 __all__ = [
     "Address",
+    "Administrator",
     "AgentMark",
     "AgentRecord",
     "Authority",

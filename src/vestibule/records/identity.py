@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
+from typing import Any
 
 from vestibule.spiffe import Selector, SpiffeId
 
@@ -15,6 +17,12 @@ class Entry:
 
     ``id``, ``revision`` and ``created_at`` are given by the store (``id`` may be chosen by the caller).
     A TTL of ``None`` means the server's default.  ``revision`` starts at 0 and grows by one per update.
+
+    What SPIRE's entries do not have: ``labels`` (sorted, for people and filters), ``jwt_claims`` (what goes into
+    JWT-SVIDs beside the registered claims: a JSON object in canonical form, empty for none), and templates.  A
+    template has a ``path_template`` (``spiffe_id`` is its literal beginning), perhaps ``dns_templates`` and variables
+    in its claims, and gives at most ``max_identities`` SPIFFE IDs (0: the server's default).  An entry that was derived
+    from one names it in ``template_id``.
     """
 
     spiffe_id: SpiffeId
@@ -32,6 +40,24 @@ class Entry:
     store_svid: bool = False
     hint: str = ""
     created_at: datetime | None = None
+    disable_x509_svid_prefetch: bool = False
+    jwt_svid_include_jti: bool = False
+    labels: tuple[tuple[str, str], ...] = ()
+    jwt_claims: str = ""
+    path_template: str = ""
+    dns_templates: tuple[str, ...] = ()
+    max_identities: int = 0
+    template_id: str = ""
+
+    @property
+    def is_template(self) -> bool:
+        """Whether it gives no identity itself: entries are derived from it, one for each set of values."""
+        return bool(self.path_template)
+
+    @property
+    def claims(self) -> dict[str, Any]:
+        """``jwt_claims``, read."""
+        return dict(json.loads(self.jwt_claims)) if self.jwt_claims else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +91,29 @@ class JoinToken:
     token: str = field(repr=False)
     expires_at: datetime
     agent_id: SpiffeId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Administrator:
+    """What a workload may administer besides nothing: its powers, and the scope that bounds them.
+
+    ``powers`` and ``features`` are names that ``identity.administration`` knows.  ``paths`` bound the SPIFFE IDs of
+    entries, tokens' aliases and minted SVIDs, ``parents`` the parent IDs and agents: each is a path, itself and all
+    below it (``/`` is everything).  ``dns_suffixes`` bound DNS names.  A TTL of ``None`` sets no ceiling.
+    """
+
+    id: str
+    spiffe_id: SpiffeId
+    powers: tuple[str, ...]
+    paths: tuple[str, ...] = ()
+    parents: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    dns_suffixes: tuple[str, ...] = ()
+    max_x509_svid_ttl: timedelta | None = None
+    max_jwt_svid_ttl: timedelta | None = None
+    expires_at: datetime | None = None
+    created_at: datetime | None = None
+    created_by: str = ""
 
 
 class AuthorityState(Enum):

@@ -13,10 +13,12 @@ from vestibule.spiffe.revocations import (
     RevokedJwtKey,
 )
 from vestibule.spiffe.selectors import Selector, covers
+from vestibule.spiffe.templates import PathTemplate, Variable
 
 __all__ = [
     "JwtAuthority",
     "JwtSvid",
+    "PathTemplate",
     "Reason",
     "Revocation",
     "Revocations",
@@ -29,6 +31,7 @@ __all__ = [
     "SpiffeId",
     "TrustBundle",
     "TrustDomain",
+    "Variable",
     "X509Svid",
     "covers",
 ]

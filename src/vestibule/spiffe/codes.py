@@ -36,3 +36,22 @@ MALFORMED_REVOCATION = define(
     advice="Name an identity by its SPIFFE ID, a certificate by its serial number (or as a PEM file), an agent by its "
     "SPIFFE ID, an authority by its ID.",
 )
+MALFORMED_TEMPLATE = define(
+    "VST1404",
+    "malformed-template",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A template of a path, a DNS name or a claim breaks the rules of templates.",
+    advice="Write {TYPE:KEY} for the value of a selector TYPE:KEY:VALUE, at most one in a path segment, never in the "
+    "first segment; in a DNS name a variable is a whole label.",
+)
+TEMPLATE_NOT_FILLED = define(
+    "VST1405",
+    "template-not-filled",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="A workload has no value, several values, or an unusable value for a variable of a template, so the "
+    "template gives it nothing.",
+    advice="Use a variable that every workload of the entry has exactly once; vestibule why --pid shows what was "
+    "found.",
+)

@@ -3,6 +3,7 @@
 from vestibule.store.changes import Change, Changes, Subscription
 from vestibule.store.filters import AgentFilter, EntryFilter, Match
 from vestibule.store.ports import (
+    Administrators,
     Agents,
     Authorities,
     Bundles,
@@ -15,6 +16,7 @@ from vestibule.store.ports import (
 )
 
 __all__ = [
+    "Administrators",
     "AgentFilter",
     "Agents",
     "Authorities",

@@ -20,6 +20,7 @@ KINDS: Final = (
     "instances",
     "relationships",
     "revocations",
+    "administrators",
 )
 
 

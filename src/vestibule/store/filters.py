@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
@@ -48,11 +49,19 @@ class EntryFilter:
     federates_with_match: Match = Match.EXACT
     hint: str | None = None
     downstream: bool | None = None
+    template_id: str | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+    """All of them; an empty value asks for the label, whatever it says."""
+    visible: Callable[[Entry], bool] | None = None
+    """Of all others, whoever asks shall not learn."""
 
     def admits(self, entry: Entry) -> bool:
         """Whether ``entry`` is asked for."""
         return (
-            self.spiffe_id in (None, entry.spiffe_id)
+            (self.visible is None or self.visible(entry))
+            and self.template_id in (None, entry.template_id)
+            and _labelled(entry, self.labels)
+            and self.spiffe_id in (None, entry.spiffe_id)
             and self.parent_id in (None, entry.parent_id)
             and self.hint in (None, entry.hint)
             and self.downstream in (None, entry.downstream)
@@ -62,6 +71,11 @@ class EntryFilter:
                 or self.federates_with_match.holds(frozenset(entry.federates_with), self.federates_with)
             )
         )
+
+
+def _labelled(entry: Entry, wanted: Iterable[tuple[str, str]]) -> bool:
+    own = dict(entry.labels)
+    return all(name in own and value in ("", own[name]) for name, value in wanted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

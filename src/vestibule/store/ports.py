@@ -15,6 +15,7 @@ from typing import Generic, Protocol, TypeVar
 
 from vestibule.errors import VestibuleError
 from vestibule.records import (
+    Administrator,
     AgentMark,
     AgentRecord,
     Authority,
@@ -369,6 +370,22 @@ class Crls(Protocol):
         ...
 
 
+class Administrators(Protocol):
+    """Who may administer what, beside those who may everything."""
+
+    async def all(self) -> list[Administrator]:
+        """All of them, by ID."""
+        ...
+
+    async def put(self, administrator: Administrator) -> None:
+        """Keep one, new or changed."""
+        ...
+
+    async def delete(self, administrator_id: str) -> bool:
+        """Forget one; whether it was known."""
+        ...
+
+
 class Store(Protocol):
     """Everything that is kept."""
 
@@ -398,6 +415,8 @@ class Store(Protocol):
     def agent_marks(self) -> AgentMarks: ...
     @property
     def crls(self) -> Crls: ...
+    @property
+    def administrators(self) -> Administrators: ...
     @property
     def changes(self) -> Changes: ...
     @property

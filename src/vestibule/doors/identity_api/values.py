@@ -93,6 +93,9 @@ def entry_fields(entry: types.Entry, mask: types.EntryMask | None) -> dict[str, 
     for name in ("admin", "downstream", "store_svid", "hint"):
         if wanted(name):
             fields[name] = getattr(entry, name)
+    if wanted("additional_attributes"):
+        for name in ("disable_x509_svid_prefetch", "jwt_svid_include_jti"):
+            fields[name] = getattr(entry.additional_attributes, name)
     return fields
 
 
@@ -115,6 +118,9 @@ def entry_to_wire(entry: Entry, mask: types.EntryMask | None = None) -> types.En
         hint=entry.hint,
         created_at=unix(entry.created_at),
     )
+    if entry.disable_x509_svid_prefetch or entry.jwt_svid_include_jti:
+        message.additional_attributes.disable_x509_svid_prefetch = entry.disable_x509_svid_prefetch
+        message.additional_attributes.jwt_svid_include_jti = entry.jwt_svid_include_jti
     return masked(message, mask)
 
 

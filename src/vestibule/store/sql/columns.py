@@ -130,6 +130,18 @@ class Texts(_Column):
         return tuple(json.loads(value))
 
 
+class Pairs(_Column):
+    """A tuple of pairs of texts, as a JSON list of lists."""
+
+    cache_ok = True
+
+    def write(self, value: Iterable[tuple[str, str]]) -> str:
+        return compact([list(pair) for pair in value])
+
+    def read(self, value: str) -> tuple[tuple[str, str], ...]:
+        return tuple((name, text) for name, text in json.loads(value))
+
+
 class Certificates(_Column):
     """A tuple of DER certificates, as a JSON list of base64."""
 

@@ -107,7 +107,10 @@ class SqlEntries:
 def similarity(entry: Entry) -> bytes:
     """Equal for similar entries, and for no others."""
     selectors = [[selector.type, selector.value] for selector in sorted(entry.selectors)]
-    return hashlib.sha256(compact([str(entry.spiffe_id), str(entry.parent_id), selectors]).encode()).digest()
+    compared: list[object] = [str(entry.spiffe_id), str(entry.parent_id), selectors]
+    if entry.is_template:  # whose SPIFFE ID is only the beginning of what it gives
+        compared.append(entry.path_template)
+    return hashlib.sha256(compact(compared).encode()).digest()
 
 
 async def _update(connection: AsyncConnection, entry: Entry) -> Entry | VestibuleError:
@@ -190,6 +193,8 @@ def _narrowed(filter: EntryFilter) -> Select[Any]:  # noqa: A002
         query = query.where(table.c.spiffe_id == filter.spiffe_id)
     if filter.parent_id is not None:
         query = query.where(table.c.parent_id == filter.parent_id)
+    if filter.template_id is not None:
+        query = query.where(table.c.template_id == filter.template_id)
     return query
 
 

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    false,
+)
 
 from vestibule.records import AuthorityState, Boundary
 from vestibule.spiffe import Reason
@@ -19,11 +31,12 @@ from vestibule.store.sql.columns import (
     JwtAuthorities,
     Location,
     Locations,
+    Pairs,
     Selectors,
     Texts,
 )
 
-REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006")
+REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
 """All versions of the schema, oldest first; the last one is what is below."""
 
 KIND: Final = "kind"
@@ -54,9 +67,37 @@ entries = Table(
     Column("store_svid", Boolean, nullable=False),
     Column("hint", Text, nullable=False),
     Column("created_at", Instant, nullable=False),
+    Column("disable_x509_svid_prefetch", Boolean, nullable=False, server_default=false()),
+    Column("jwt_svid_include_jti", Boolean, nullable=False, server_default=false()),
+    Column("labels", Pairs, nullable=False, server_default="[]"),
+    Column("jwt_claims", Text, nullable=False, server_default=""),
+    Column("path_template", Text, nullable=False, server_default=""),
+    Column("dns_templates", Texts, nullable=False, server_default="[]"),
+    Column("template_id", Text, nullable=False, server_default=""),
+    Column("max_identities", Integer, nullable=False, server_default="0"),
     Index("entries_by_spiffe_id", "spiffe_id"),
     Index("entries_by_parent_id", "parent_id"),
+    Index("entries_by_template_id", "template_id"),
     info={KIND: "entries"},
+)
+
+administrators = Table(
+    "administrators",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("spiffe_id", Id, nullable=False),
+    Column("powers", Texts, nullable=False),
+    Column("paths", Texts, nullable=False),
+    Column("parents", Texts, nullable=False),
+    Column("features", Texts, nullable=False),
+    Column("dns_suffixes", Texts, nullable=False),
+    Column("max_x509_svid_ttl", Duration),
+    Column("max_jwt_svid_ttl", Duration),
+    Column("expires_at", Instant),
+    Column("created_at", Instant, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Index("administrators_by_spiffe_id", "spiffe_id"),
+    info={KIND: "administrators"},
 )
 
 agents = Table(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vestibule.clock import Clock
 from vestibule.store.changes import Changes
+from vestibule.store.sql.administrators import SqlAdministrators
 from vestibule.store.sql.agents import SqlAgents
 from vestibule.store.sql.bundles import SqlBundles
 from vestibule.store.sql.database import Database
@@ -34,6 +35,7 @@ class SqlStore:
         self.revocations = SqlRevocations(database, self.changes)
         self.agent_marks = SqlAgentMarks(database)
         self.crls = SqlCrls(database)
+        self.administrators = SqlAdministrators(database, self.changes)
 
     async def close(self) -> None:
         """End the change feed and close the database."""
