@@ -16,6 +16,7 @@ from tests.postgres import Postgres
 from vestibule.errors import VestibuleError
 from vestibule.records import (
     Address,
+    Administrator,
     AgentRecord,
     Authority,
     AuthorityState,
@@ -682,3 +683,65 @@ async def test_a_lone_server_leads_in_the_end(store: Store) -> None:
             await asyncio.sleep(0.01)
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
+
+
+# ------------------------------------------------------------------- labels, templates, administrators
+
+
+async def test_labels_claims_and_templates_are_read_as_they_were_written(store: Store) -> None:
+    full = replace(
+        entry("user", id="t"),
+        labels=(("env", "prod"), ("team", "shop")),
+        jwt_claims='{"org":"{unix:user}"}',
+        path_template="/ns/prod/sa/user/{unix:user}",
+        dns_templates=("{unix:user}.x",),
+        max_identities=7,
+        disable_x509_svid_prefetch=True,
+        jwt_svid_include_jti=True,
+    )
+    derived = replace(entry("user/a", id="d"), template_id="t")
+    for each in (full, derived, entry("web", "unix:uid:2", id="w")):
+        await store.entries.create(each)
+    kept = await store.entries.get("t")
+    assert kept == replace(full, created_at=NOW)
+    for wanted, ids in (
+        (EntryFilter(template_id="t"), ["d"]),
+        (EntryFilter(labels=(("env", "prod"),)), ["t"]),
+        (EntryFilter(labels=(("env", ""), ("team", "shop"))), ["t"]),
+        (EntryFilter(labels=(("env", "dev"),)), []),
+        (EntryFilter(visible=lambda each: each.id != "t"), ["d", "w"]),
+    ):
+        assert [each.id for each in (await store.entries.page(wanted, 0)).items] == ids
+        assert await store.entries.count(wanted) == len(ids)
+
+
+async def test_templates_of_one_beginning_are_not_similar(store: Store) -> None:
+    for path in ("/a/{unix:user}", "/a/{unix:uid}"):
+        _, new = await store.entries.create(replace(entry("a"), path_template=path))
+        assert new
+    _, new = await store.entries.create(replace(entry("a"), path_template="/a/{unix:uid}"))
+    assert not new
+
+
+async def test_administrators_are_kept_changed_and_forgotten(store: Store) -> None:
+    subscription = store.changes.subscribe("administrators")
+    one = Administrator(
+        id="1",
+        spiffe_id=spiffe_id("/ops"),
+        powers=("entries", "tokens"),
+        paths=("/ns/dev",),
+        parents=("/",),
+        features=("dns",),
+        dns_suffixes=("example.org",),
+        max_x509_svid_ttl=MINUTE,
+        expires_at=NOW + MINUTE,
+        created_at=NOW,
+        created_by="local",
+    )
+    await store.administrators.put(one)
+    await store.administrators.put(replace(one, paths=("/ns/test",)))
+    assert await store.administrators.all() == [replace(one, paths=("/ns/test",))]
+    assert await store.administrators.delete("1")
+    assert not await store.administrators.delete("1")
+    assert await store.administrators.all() == []
+    assert kinds(subscription) == {"administrators"}
