@@ -55,7 +55,7 @@ def test_a_registered_claim_is_never_set(name: str) -> None:
     ],
 )
 def test_a_claim_that_breaks_a_rule_is_refused(wanted: dict[str, Any]) -> None:
-    with pytest.raises(VestibuleError, match="VST1304"):
+    with pytest.raises(VestibuleError, match="VST1350"):
         ClaimRules().check(wanted)
 
 
@@ -68,7 +68,7 @@ def test_the_server_allows_names_by_pattern() -> None:
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"a":1,"a":2}', "x" * 20000, '{"a":NaN}'])
 def test_claims_that_are_no_plain_object_are_refused(text: str) -> None:
-    with pytest.raises(VestibuleError, match="VST1304"):
+    with pytest.raises(VestibuleError, match="VST1350"):
         ClaimRules().check(read_claims(text))
 
 
@@ -84,7 +84,7 @@ def test_claims_that_are_no_plain_object_are_refused(text: str) -> None:
     ],
 )
 def test_labels_have_limits(labels: dict[str, str]) -> None:
-    with pytest.raises(VestibuleError, match="VST1308"):
+    with pytest.raises(VestibuleError, match="VST1354"):
         RULES.check(entry("/web", AGENT, labels=tuple(labels.items())))
 
 
@@ -101,7 +101,7 @@ def test_labels_have_limits(labels: dict[str, str]) -> None:
 )
 def test_a_template_has_no_rights_over_the_server_and_has_limits(fields: dict[str, Any]) -> None:
     wanted = {"path_template": "/user/{unix:user}"} | fields
-    with pytest.raises(VestibuleError, match="VST1305"):
+    with pytest.raises(VestibuleError, match="VST1351"):
         RULES.check(entry("/user", AGENT, **wanted))
 
 
@@ -111,7 +111,7 @@ def test_variables_need_a_template_and_a_node_alias_has_none() -> None:
         entry("/web", AGENT, dns_templates=("{unix:user}.x",)),
         entry("/user", SERVER, path_template="/user/{unix:user}"),
     ):
-        with pytest.raises(VestibuleError, match="VST1305"):
+        with pytest.raises(VestibuleError, match="VST1351"):
             RULES.check(wrong)
 
 
