@@ -1,7 +1,8 @@
 """JWT-SVIDs for this node's workloads: asked of the server once, handed out until half of their life is over.
 
 A token that is past its half-life is replaced when somebody asks for it; if the server is away, it is served
-until it expires.  Tokens live in memory only, and one whose key has left the trust bundle is not served again.
+until it expires.  Tokens live in memory only, and one whose key is tainted or has left the trust bundle is not
+served again.
 """
 
 from __future__ import annotations
@@ -103,7 +104,9 @@ class JwtSvids:
         kept, bundle = self._tokens.get(wanted), self._cache.now.bundle
         if kept is None or bundle is None or kept.svid.expires_at <= self._clock.now():
             return None
-        if all(each.key_id != kept.svid.key_id for each in bundle.jwt_authorities):
+        # A tainted key's tokens are dropped at once: its revocation may follow within seconds.
+        if all(each.key_id != kept.svid.key_id or each.tainted for each in bundle.jwt_authorities):
+            del self._tokens[wanted]
             return None
         self._tokens.move_to_end(wanted)
         return kept

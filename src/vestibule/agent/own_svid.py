@@ -20,10 +20,12 @@ from vestibule.agent.codes import CANNOT_JOIN, WRONG_SVID
 from vestibule.agent.contact import Contact
 from vestibule.agent.keeping import Keeping
 from vestibule.agent.ports import Chain, Upstream
+from vestibule.agent.tainting import again
 from vestibule.attest.node import NodeProof
 from vestibule.calls.codes import BANNED, MUST_ATTEST, NOT_LET_BACK
 from vestibule.clock import Clock
 from vestibule.errors import Kind, VestibuleError
+from vestibule.pki.chains import is_tainted
 from vestibule.pki.csr import make_csr
 from vestibule.pki.keys import generate_key
 from vestibule.spiffe import X509Svid
@@ -201,7 +203,10 @@ class OwnSvid:
             raise WRONG_SVID.error(f"the server calls this agent {svid.spiffe_id}, which is no agent's name")
         # On disk before it is shown: the token is used up, and once the server sees the new certificate it takes
         # no other.
-        holdings = replace(self._keeping.now, own=hold(svid, None, now, self._jitter()))
+        held, bundle = hold(svid, None, now, self._jitter()), self._keeping.now.bundle
+        if bundle is not None and is_tainted(svid.chain, bundle, now):
+            held = again(held, now)
+        holdings = replace(self._keeping.now, own=held)
         await self._keeping.save(holdings)
         self._keeping.become(holdings)
         self._contact.seen()

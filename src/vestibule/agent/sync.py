@@ -33,6 +33,7 @@ from vestibule.agent.own_svid import TEMPORARY, OwnSvid
 from vestibule.agent.pause import Pause
 from vestibule.agent.ports import Upstream
 from vestibule.agent.rebootstrap import REBOOTSTRAP_DELAY, Rebootstrap, Rebootstrapping
+from vestibule.agent.tainting import hasten
 from vestibule.agent.vault import Vault
 from vestibule.agent.workload_svids import WorkloadSvids
 from vestibule.attest.node import NodeProof
@@ -239,6 +240,7 @@ class Sync:
         self._keeping.become(replace(self._keeping.now, bundle=bundle))
         if before is not None and before.x509_authorities != bundle.x509_authorities:
             self._workloads.drop_untrusted(bundle)
+        self._keeping.become(hasten(self._keeping.now, self._clock.now(), lambda: abs(self._jitter())))
 
     async def _refresh_entries(self) -> None:
         if not self._entries_due:

@@ -131,9 +131,15 @@ def _bundle(bundle: TrustBundle) -> dict[str, Any]:
         "sequence": bundle.sequence,
         "refresh_hint": bundle.refresh_hint,
         "jwt_authorities": [
-            [each.key_id, _b64(each.public_key), _seconds(each.expires_at) if each.expires_at else None]
+            [
+                each.key_id,
+                _b64(each.public_key),
+                _seconds(each.expires_at) if each.expires_at else None,
+                each.tainted,
+            ]
             for each in bundle.jwt_authorities
         ],
+        "tainted_x509": [_b64(each) for each in sorted(bundle.tainted_x509)],
     }
 
 
@@ -149,9 +155,12 @@ def _bundle_from(document: dict[str, Any]) -> TrustBundle:
                 key_id=key_id,
                 public_key=b64decode(key),
                 expires_at=_instant(ends) if ends is not None else None,
+                tainted=any(tainted),
             )
-            for key_id, key, ends in document.get("jwt_authorities", ())
+            for key_id, key, ends, *tainted in document.get("jwt_authorities", ())
         ),
+        # Both absent from what an agent wrote before there were tainted authorities.
+        tainted_x509=frozenset(b64decode(each) for each in document.get("tainted_x509", ())),
     )
 
 

@@ -17,9 +17,10 @@ from vestibule.agent.contact import Contact
 from vestibule.agent.keeping import Keeping
 from vestibule.agent.own_svid import REFUSED_PAUSE
 from vestibule.agent.ports import Chain, Upstream
+from vestibule.agent.tainting import again
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
-from vestibule.pki.chains import verify_x509_svid
+from vestibule.pki.chains import is_tainted, verify_x509_svid
 from vestibule.pki.csr import make_csr
 from vestibule.pki.keys import generate_key
 from vestibule.records import Entry
@@ -124,4 +125,6 @@ class WorkloadSvids:
             if error.__cause__ is not None:
                 self._bundle_outdated()
             raise
-        return hold(svid, entry, now, self._jitter())
+        held = hold(svid, entry, now, self._jitter())
+        bundle = self._keeping.now.bundle
+        return again(held, now) if bundle and is_tainted(svid.chain, bundle, now) else held

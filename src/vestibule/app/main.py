@@ -16,6 +16,10 @@ GROUPS: Final = {
     "entry": "Registration entries: who may be what.",
     "token": "Join tokens for agents.",
     "bundle": "The trust bundle.",
+    "authority": "The keys that sign: shown, prepared, activated, tainted, revoked.",
+    "authority x509": "Those of X.509-SVIDs.",
+    "authority jwt": "Those of JWT-SVIDs.",
+    "authority upstream": "The roots of the upstream that signs this server's authorities.",
     "svid": "Credentials of this process, from the Workload API.",
     "audit": "The log of administrative and issuing acts.",
     "logger": "How much a running server or agent writes into its log.",
@@ -43,6 +47,34 @@ COMMANDS: Final = {
     "agent evict": Lazy("vestibule.cli.agent:evict", "Forget an agent; it may attest again."),
     "token generate": Lazy("vestibule.cli.token:generate", "Make a join token for one agent."),
     "bundle show": Lazy("vestibule.cli.bundle:show", "Print the trust bundle."),
+    "authority x509 show": Lazy("vestibule.cli.authority:x509_show", "Show the X.509 authorities."),
+    "authority x509 prepare": Lazy("vestibule.cli.authority:x509_prepare", "Make the next X.509 authority."),
+    "authority x509 activate": Lazy(
+        "vestibule.cli.authority:x509_activate", "Let the prepared X.509 authority sign."
+    ),
+    "authority x509 taint": Lazy(
+        "vestibule.cli.authority:x509_taint", "Have everything that an old X.509 authority signed replaced."
+    ),
+    "authority x509 revoke": Lazy(
+        "vestibule.cli.authority:x509_revoke", "Take a tainted X.509 authority out of the bundle."
+    ),
+    "authority jwt show": Lazy("vestibule.cli.authority:jwt_show", "Show the JWT authorities."),
+    "authority jwt prepare": Lazy("vestibule.cli.authority:jwt_prepare", "Make the next JWT authority."),
+    "authority jwt activate": Lazy(
+        "vestibule.cli.authority:jwt_activate", "Let the prepared JWT authority sign."
+    ),
+    "authority jwt taint": Lazy(
+        "vestibule.cli.authority:jwt_taint", "Have everything that an old JWT authority signed replaced."
+    ),
+    "authority jwt revoke": Lazy(
+        "vestibule.cli.authority:jwt_revoke", "Take a tainted JWT authority out of the bundle."
+    ),
+    "authority upstream taint": Lazy(
+        "vestibule.cli.authority:upstream_taint", "Have everything below a root of the upstream replaced."
+    ),
+    "authority upstream revoke": Lazy(
+        "vestibule.cli.authority:upstream_revoke", "Take a tainted root of the upstream out of the bundle."
+    ),
     "svid fetch": Lazy("vestibule.cli.svid:fetch", "Fetch this process's X.509-SVIDs or JWT-SVIDs."),
     "svid validate": Lazy("vestibule.cli.svid:validate", "Ask the agent whether a JWT-SVID is valid."),
     "svid watch": Lazy("vestibule.cli.svid:watch", "Follow this process's X.509-SVIDs."),

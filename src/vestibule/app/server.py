@@ -152,6 +152,7 @@ class _Server:
             services.nodes,
             services.issuance,
             services.jwt_issuance,
+            services.downstream,
         )
         node = NodeDoor(services.authorities, services.entitlements, mesh.discovery)
         admin = ServerAdminDoor(

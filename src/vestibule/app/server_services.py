@@ -16,6 +16,7 @@ from vestibule.app.server_settings import ServerSettings
 from vestibule.audit import Audit, AuditLog
 from vestibule.clock import Clock
 from vestibule.identity.authorities import Authorities
+from vestibule.identity.downstream import Downstream
 from vestibule.identity.entitlement import Entitlements
 from vestibule.identity.issuance import Issuance
 from vestibule.identity.jwt_authorities import JwtAuthorities
@@ -42,6 +43,7 @@ class Services:
     registration: Registration
     issuance: Issuance
     jwt_issuance: JwtIssuance
+    downstream: Downstream
     nodes: Nodes
     returning: Returning
     identity: ServerIdentity
@@ -89,7 +91,7 @@ async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servic
                 attestors = node_attestors(settings.node_attestors, domain, store.join_tokens)
                 nodes = Nodes(store, issuance, registration, attestors, audit, clock, domain)
                 returning = Returning(nodes, issuance, audit, clock, settings.return_grace)
-                identity = ServerIdentity(issuance, clock, domain)
+                identity = ServerIdentity(issuance, clock, domain, authorities)
                 await authorities.start()
                 await entitlements.start()
                 await identity.start()
@@ -101,6 +103,7 @@ async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servic
                     registration=registration,
                     issuance=issuance,
                     jwt_issuance=jwt_issuance,
+                    downstream=Downstream(authorities, audit, clock, domain, default_ttl=settings.ca_ttl),
                     nodes=nodes,
                     returning=returning,
                     identity=identity,

@@ -101,18 +101,7 @@ class IdentityApi:
             raise OTHER_TRUST_DOMAIN.error(
                 f"the server is of trust domain {answer.trust_domain!r}, this agent of '{self._trust_domain}'"
             )
-        return TrustBundle(
-            trust_domain=self._trust_domain,
-            x509_authorities=tuple(each.asn1 for each in answer.x509_authorities),
-            sequence=answer.sequence_number,
-            refresh_hint=answer.refresh_hint,
-            jwt_authorities=tuple(
-                JwtAuthority(
-                    key_id=each.key_id, public_key=each.public_key, expires_at=_instant(each.expires_at)
-                )
-                for each in answer.jwt_authorities
-            ),
-        )
+        return bundle_from_wire(answer)
 
     async def watch(self) -> AsyncIterator[Revisions]:
         """The revisions at once, and after every change, until the connection ends."""
@@ -198,6 +187,28 @@ def _is_current(entry: Entry | None, revision: entry_pb2.EntryRevision) -> bool:
         entry is not None
         and entry.revision == revision.revision_number
         and entry.created_at == _instant(revision.created_at)
+    )
+
+
+def bundle_from_wire(bundle: types_pb2.Bundle) -> TrustBundle:
+    """Raises: VST1400 for a malformed trust domain."""
+    return TrustBundle(
+        trust_domain=TrustDomain.parse(bundle.trust_domain),
+        x509_authorities=tuple(each.asn1 for each in bundle.x509_authorities),
+        tainted_x509=frozenset(each.asn1 for each in bundle.x509_authorities if each.tainted),
+        sequence=bundle.sequence_number,
+        refresh_hint=bundle.refresh_hint,
+        jwt_authorities=tuple(map(jwt_authority_from_wire, bundle.jwt_authorities)),
+    )
+
+
+def jwt_authority_from_wire(key: types_pb2.JWTKey) -> JwtAuthority:
+    """A JWT authority, with what its operator thinks of it."""
+    return JwtAuthority(
+        key_id=key.key_id,
+        public_key=key.public_key,
+        expires_at=_instant(key.expires_at),
+        tainted=key.tainted,
     )
 
 

@@ -128,17 +128,27 @@ def _wants_json(words: Sequence[str]) -> bool:
 
 
 def program(name: str, help_: str, commands: Mapping[str, Lazy], groups: Mapping[str, str]) -> LazyGroup:
-    """The whole program; a command named ``entry create`` goes into the group ``entry``."""
+    """The whole program; a command named ``entry create`` goes into the group ``entry``, and so on downwards."""
+    root = _root()
+    members = _members("", commands, groups)
+    return Program(name, members, help=help_, params=root.params, callback=root.callback)
+
+
+def _members(
+    prefix: str, commands: Mapping[str, Lazy], groups: Mapping[str, str]
+) -> dict[str, Lazy | LazyGroup]:
+    """What is directly below ``prefix``, which is empty or ends with a space."""
     members: dict[str, Lazy | LazyGroup] = {}
     for path, command in commands.items():
-        group, _, last = path.rpartition(" ")
-        if not group:
-            members[last] = command
-        elif group not in members:
-            inside = _inside(group, commands)
-            members[group] = LazyGroup(group, inside, help=groups[group])
-    root = _root()
-    return Program(name, members, help=help_, params=root.params, callback=root.callback)
+        if not path.startswith(prefix):
+            continue
+        first, *deeper = path.removeprefix(prefix).split(" ")
+        if not deeper:
+            members[first] = command
+        elif first not in members:
+            group = prefix + first
+            members[first] = LazyGroup(first, _members(f"{group} ", commands, groups), help=groups[group])
+    return members
 
 
 def _show_version(asked: bool) -> None:
@@ -161,11 +171,6 @@ def _root() -> Any:
     holder = typer.Typer(add_completion=True)
     holder.callback()(_options_before_the_command)
     return typer.main.get_command(holder)
-
-
-def _inside(group: str, commands: Mapping[str, Lazy]) -> dict[str, Lazy]:
-    prefix = f"{group} "
-    return {path.removeprefix(prefix): each for path, each in commands.items() if path.startswith(prefix)}
 
 
 __all__: Sequence[str] = ["Lazy", "LazyGroup", "Program", "program"]

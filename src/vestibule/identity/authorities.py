@@ -21,14 +21,15 @@ from vestibule.errors import VestibuleError
 from vestibule.identity.beacon import Beacon
 from vestibule.identity.codes import JWT_SVIDS_DISABLED, NO_UPSTREAM, UPSTREAM_IN_CHARGE
 from vestibule.identity.jwt_authorities import JwtAuthorities
-from vestibule.identity.lifecycle import ACTOR
+from vestibule.identity.jwt_trust import JwtTrust
+from vestibule.identity.lifecycle import ACTOR, Lifecycle, Step
 from vestibule.identity.roots import Roots
 from vestibule.identity.upstream import UpstreamAuthority, UpstreamServer
 from vestibule.identity.x509_authorities import Signer, X509Authorities, activate_at, prepare_at
 from vestibule.keys import KeyManager
 from vestibule.pki.certificates import load_certificate
-from vestibule.records import Authority, AuthorityState, JwtKey
-from vestibule.spiffe import TrustBundle, TrustDomain
+from vestibule.records import Authority, AuthorityState, JwtKey, PublishedJwtKey
+from vestibule.spiffe import JwtAuthority, SpiffeId, TrustBundle, TrustDomain
 from vestibule.store import Store
 
 DEFAULT_CA_TTL: Final = timedelta(hours=24)
@@ -62,6 +63,7 @@ class Authorities:
         self._jwt = jwt
         self._upstream = upstream
         self._roots = Roots(store, audit, clock)
+        self._jwt_trust = JwtTrust(store, audit, clock, jwt, _server(upstream))
         self._x509 = X509Authorities(store, keys, audit, clock, trust_domain, ca_ttl, upstream, self._roots)
         self._bundle = TrustBundle(trust_domain=trust_domain, x509_authorities=())
         self._beacon = Beacon()
@@ -76,6 +78,7 @@ class Authorities:
         """
         await self._x509.life.start()
         await self._roots.start()
+        await self._jwt_trust.start()
         self._bundle = await self._store.bundles.get(self._trust_domain) or self._bundle
         if self._jwt is not None:
             await self._jwt.start()
@@ -109,6 +112,11 @@ class Authorities:
     def bundle(self) -> TrustBundle:
         """The trust domain's current bundle."""
         return self._bundle
+
+    @property
+    def life(self) -> Lifecycle[Authority]:
+        """The X.509 authorities by state, to look at."""
+        return self._x509.life
 
     def all(self) -> list[Authority]:
         """All X.509 authorities, oldest first."""
@@ -144,18 +152,22 @@ class Authorities:
         What fails of it does not keep the rest from being done, as long as there is something to sign with.
         Raises: errors of store, keys, audit and upstream, the last one of several.
         """
-        problem: VestibuleError | None = None
         async with self._change():
-            await self._roots.forget_expired()
-            # JWT keys first, so that what is due for both is one change of the bundle.
-            for each in (self._jwt, self._x509):
-                try:
-                    if each is not None:
-                        await each.advance()
-                except VestibuleError as error:
-                    if each is None or not each.life.can_sign():
-                        raise
-                    problem = error
+            await self._do_what_is_due()
+
+    async def _do_what_is_due(self) -> None:
+        await self._roots.forget_expired()
+        await self._jwt_trust.forget_expired()
+        problem: VestibuleError | None = None
+        # JWT keys first, so that what is due for both is one change of the bundle.
+        for each in (self._jwt, self._x509):
+            try:
+                if each is not None:
+                    await each.advance()
+            except VestibuleError as error:
+                if each is None or not each.life.can_sign():
+                    raise
+                problem = error
         if problem is not None:
             raise problem
 
@@ -248,15 +260,34 @@ class Authorities:
         async with self._change():
             return await self.jwt.life.activate(key_id, actor)
 
-    async def taint_jwt(self, key_id: str, actor: str = ACTOR) -> JwtKey:
-        """Have the tokens of an old key dropped.  Raises: VST1303, VST1202, VST1304, VST1305, VST1306."""
+    async def taint_jwt(self, key_id: str, actor: str = ACTOR) -> JwtKey | PublishedJwtKey:
+        """Have the tokens of an old key dropped, or of one that a server below published.
+
+        Raises: VST1303, VST1202, VST1304, VST1305, VST1306.
+        """
         async with self._change():
+            if self._jwt_trust.knows(key_id):
+                return await self._jwt_trust.step(Step.TAINT, key_id, actor)
             return await self.jwt.life.taint(key_id, actor)
 
-    async def revoke_jwt(self, key_id: str, actor: str = ACTOR) -> JwtKey:
-        """Take a tainted key out of the bundle.  Raises: VST1303, VST1202, VST1304, VST1305, VST1308."""
+    async def revoke_jwt(self, key_id: str, actor: str = ACTOR) -> JwtKey | PublishedJwtKey:
+        """Take a tainted key out of the bundle, ours or one that a server below published.
+
+        Raises: VST1303, VST1202, VST1304, VST1305, VST1308.
+        """
         async with self._change():
+            if self._jwt_trust.knows(key_id):
+                return await self._jwt_trust.step(Step.REVOKE, key_id, actor)
             return await self.jwt.life.revoke(key_id, actor)
+
+    async def publish_jwt(self, key: JwtAuthority, publisher: SpiffeId) -> tuple[JwtAuthority, ...]:
+        """Take the key of a server below into the bundle; returns all of its keys.
+
+        Raises: VST1313, VST1314, VST1315, errors of audit, store and upstream.
+        """
+        async with self._change():
+            await self._jwt_trust.publish(key, publisher)
+        return self._bundle.jwt_authorities
 
     def _check_local(self, what: str) -> None:
         if self._upstream is not None:
@@ -297,21 +328,27 @@ class Authorities:
         """
         for der in bundle.x509_authorities:
             load_certificate(der)
-        self._roots.take(bundle.x509_authorities, bundle.tainted_x509 if tells_taint else None)
-        await self.advance()
+        async with self._change():
+            self._roots.take(bundle.x509_authorities, bundle.tainted_x509 if tells_taint else None)
+            if tells_taint:
+                self._jwt_trust.take(bundle.jwt_authorities)
+                await self._jwt_trust.reconcile()
+            await self._do_what_is_due()
 
     # ------------------------------------------------------------------------------------- the bundle
 
     @asynccontextmanager
     async def _change(self) -> AsyncIterator[None]:
-        """One change, with the bundle and the signers that it leads to."""
+        """One change, with the bundle and the signers that it leads to: also those of a change that failed halfway."""
         async with self._one_change:
-            yield
-            await self._publish_bundle()
-            if await self._x509.settle():
-                self._beacon.advance()
-            if self._jwt is not None:
-                await self._jwt.settle()
+            try:
+                yield
+            finally:
+                await self._publish_bundle()
+                if await self._x509.settle():
+                    self._beacon.advance()
+                if self._jwt is not None:
+                    await self._jwt.settle()
 
     async def _publish_bundle(self) -> None:
         """Keep and tell the bundle that follows from the authorities, if it is another one than before."""
@@ -327,7 +364,7 @@ class Authorities:
             trust_domain=self._trust_domain,
             x509_authorities=tuple(dict.fromkeys([*(each.chain[0] for each in local), *roots])),
             tainted_x509=frozenset(tainted),
-            jwt_authorities=() if self._jwt is None else self._jwt.published(),
+            jwt_authorities=self._jwt_trust.published(before),
             sequence=before.sequence,
             # Five looks between the preparation of an authority and its first signature (a third of its life).
             refresh_hint=max(1, int(self._ca_ttl.total_seconds() / 15)),
@@ -338,6 +375,10 @@ class Authorities:
         await self._store.bundles.put(bundle)
         self._bundle = bundle
         self._beacon.advance()
+
+
+def _server(upstream: object) -> UpstreamServer | None:
+    return upstream if isinstance(upstream, UpstreamServer) else None
 
 
 def _content(bundle: TrustBundle) -> object:

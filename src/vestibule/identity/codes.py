@@ -291,3 +291,35 @@ INVALID_LABELS = define(
     meaning="An entry's labels break a rule: too many, too long, or a name with characters that are not allowed.",
     advice="At most 32 labels; names of [A-Za-z0-9._/-] up to 128 characters, values up to 256.",
 )
+WIT_SVIDS_DISABLED = define(
+    "VST1312",
+    "wit-svids-disabled",
+    Kind.UNIMPLEMENTED,
+    Fault.OPERATOR,
+    meaning="The server issues no WIT-SVIDs, and so has no authorities for them.",
+    advice="Use X509-SVIDs or JWT-SVIDs.",
+)
+JWT_KEY_REFUSED = define(
+    "VST1313",
+    "jwt-authority-refused",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A downstream server wants a JWT authority published that is malformed, or whose ID is taken.",
+    advice="See what the message says about it; let the downstream server make another key.",
+)
+JWT_KEY_REVOKED = define(
+    "VST1314",
+    "jwt-authority-revoked",
+    Kind.PRECONDITION,
+    Fault.CALLER,
+    meaning="A downstream server wants a JWT authority published that was revoked here.",
+    advice="Let the downstream server sign with another key: vestibule authority jwt prepare, and activate, there.",
+)
+TOO_MANY_JWT_KEYS = define(
+    "VST1315",
+    "too-many-jwt-authorities",
+    Kind.EXHAUSTED,
+    Fault.CALLER,
+    meaning="A downstream server has published more JWT authorities than any rotation needs.",
+    advice="See what makes it do so; its keys leave the bundle when they expire.",
+)

@@ -56,6 +56,8 @@ class JwtAuthorities:
             store.jwt_keys, keys, audit, clock, kind="jwt-authority", key_prefix=KEY_PREFIX
         )
         self.publish: Publish = _nowhere
+        self.is_withdrawn: Callable[[str], bool] = lambda _: False
+        """Whether a key was tainted or revoked above this server, and so has to be replaced at once."""
 
     async def start(self) -> None:
         """Read what is kept.  Raises: errors of store, keys, audit."""
@@ -64,10 +66,6 @@ class JwtAuthorities:
     def all(self) -> list[JwtKey]:
         """All keys, oldest first."""
         return self.life.all()
-
-    def published(self) -> tuple[JwtAuthority, ...]:
-        """What belongs in the bundle."""
-        return tuple(as_authority(key) for key in self.all() if key.state is not AuthorityState.REVOKED)
 
     @property
     def signer(self) -> JwtSigner:
@@ -80,12 +78,15 @@ class JwtAuthorities:
         """Do everything that is due now; the new signer signs only after ``settle``."""
         await self.life.forget_expired()
         active, now = self.life.active, self._clock.now()
-        due = active is None or now >= rotation.prepare_at(active.not_before, active.not_after)
-        if due and self.life.prepared is None:
-            await self.prepare()
-        prepared = self.life.prepared
-        if prepared and (active is None or now >= rotation.activate_at(active.not_before, active.not_after)):
-            await self.life.activate(prepared.id)
+        urgent = active is None or self.is_withdrawn(active.id)
+        if urgent or (active and now >= rotation.prepare_at(active.not_before, active.not_after)):
+            prepared = self.life.prepared
+            if prepared is None or self.is_withdrawn(prepared.id):
+                await self.prepare()
+        if urgent or (active and now >= rotation.activate_at(active.not_before, active.not_after)):
+            prepared = self.life.prepared
+            if prepared is not None:
+                await self.life.activate(prepared.id)
 
     async def settle(self) -> None:
         """The bundle that holds ``published`` is out: sign with the active key, and forget keys that do not sign."""

@@ -164,6 +164,11 @@ class Lifecycle(Generic[R]):
         """The one that signs next."""
         return self.in_state(_PREPARED)
 
+    @property
+    def old(self) -> R | None:
+        """The one that signed last, before the active one, tainted or not."""
+        return next(reversed(self.all_in(_OLD, _TAINTED)), None)
+
     def knows(self, authority_id: str) -> bool:
         """Whether there is such an authority, in any state."""
         return authority_id in self._known

@@ -9,10 +9,12 @@ from typing import Final
 
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
-from vestibule.identity.beacon import Beacon
+from vestibule.identity.authorities import Authorities
+from vestibule.identity.beacon import Beacon, first
 from vestibule.identity.codes import NO_ACTIVE_AUTHORITY
 from vestibule.identity.issuance import Issuance
 from vestibule.identity.names import server_id
+from vestibule.pki.chains import is_sound
 from vestibule.pki.keys import generate_key, key_to_pkcs8
 from vestibule.pki.renewal import renew_at
 from vestibule.spiffe import TrustDomain, X509Svid
@@ -25,11 +27,15 @@ _log = logging.getLogger(__name__)
 class ServerIdentity:
     """Holds ``spiffe://TD/spire/server``; every renewal brings a new key."""
 
-    def __init__(self, issuance: Issuance, clock: Clock, trust_domain: TrustDomain) -> None:
+    def __init__(
+        self, issuance: Issuance, clock: Clock, trust_domain: TrustDomain, authorities: Authorities
+    ) -> None:
         self._issuance = issuance
+        self._authorities = authorities
         self._clock = clock
         self._id = server_id(trust_domain)
         self._svid: X509Svid | None = None
+        self._tried = -1
         self._due = clock.now()
         self._beacon = Beacon()
 
@@ -56,12 +62,22 @@ class ServerIdentity:
     async def run(self) -> None:
         """Renew in time; a failure is logged and tried again while the current SVID lasts."""
         while True:
-            await self._clock.sleep_until(self._due)
+            await self._until_due()
             try:
                 await self._renew()
             except VestibuleError as error:
                 _log.error("cannot renew the server's own SVID: %s", error)
                 await asyncio.sleep(RETRY_SECONDS)
+
+    async def _until_due(self) -> None:
+        """Until half of the life is over, or what signed the SVID is tainted or no longer in the bundle."""
+        while self._due > self._clock.now():
+            seen, bundle = self._authorities.revision, self._authorities.bundle()
+            # Once for each change: with nothing better to sign with, the new one may be no sounder.
+            if seen != self._tried and not is_sound(self.svid.chain, bundle, self._clock.now()):
+                self._tried = seen
+                return
+            await first(self._clock.sleep_until(self._due), self._authorities.changed(seen))
 
     async def _renew(self) -> None:
         key = generate_key()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Final, TypeVar
@@ -19,6 +19,7 @@ from cryptography.x509.verification import (
 )
 from cryptography.x509.verification import Store as TrustAnchors
 
+from vestibule.errors import VestibuleError
 from vestibule.pki.certificates import load_certificate
 from vestibule.pki.codes import NOT_AN_SVID, UNTRUSTED_CHAIN, WRONG_TRUST_DOMAIN
 from vestibule.pki.keys import certifiable
@@ -79,6 +80,21 @@ def verify_x509_svid(chain: Sequence[bytes], bundle: TrustBundle, now: datetime)
         _check_intermediate(intermediate, bundle)
     _check_path(leaf, intermediates, spiffe_id, bundle, now)  # 5
     return spiffe_id
+
+
+def is_tainted(chain: Sequence[bytes], bundle: TrustBundle, now: datetime) -> bool:
+    """Whether a chain leads to nothing but tainted authorities of the bundle, and so is about to be worthless."""
+    return bool(bundle.tainted_x509) and not is_sound(chain, bundle, now)
+
+
+def is_sound(chain: Sequence[bytes], bundle: TrustBundle, now: datetime) -> bool:
+    """Whether a chain leads to an authority of the bundle that is not tainted."""
+    clean = tuple(der for der in bundle.x509_authorities if der not in bundle.tainted_x509)
+    try:
+        verify_x509_svid(chain, replace(bundle, x509_authorities=clean), now)
+    except VestibuleError:
+        return False
+    return True
 
 
 def _leaf_id(leaf: x509.Certificate) -> SpiffeId:

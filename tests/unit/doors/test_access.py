@@ -7,7 +7,7 @@ import pytest
 from vestibule.calls.ads import SERVICE as ADS
 from vestibule.doors import admin_api, debug_api, grpc_health, logger_api, node_api, presence
 from vestibule.doors.access import TABLE, Who, denied_details
-from vestibule.doors.identity_api import agent, bundle, entry, svid
+from vestibule.doors.identity_api import agent, bundle, entry, local_authority, svid
 from vestibule.doors.limits import PerSource
 from vestibule.errors import VestibuleError
 from vestibule.identity.codes import AGENT_BANNED, ENTRY_NOT_FOUND
@@ -19,6 +19,7 @@ DOORS = {
     entry.SERVICE: entry.EntryDoor,
     svid.SERVICE: svid.SvidDoor,
     bundle.SERVICE: bundle.BundleDoor,
+    local_authority.SERVICE: local_authority.LocalAuthorityDoor,
     node_api.SERVICE: node_api.NodeDoor,
     presence.SERVICE: presence.PresenceDoor,
     admin_api.SERVICE: admin_api.ServerAdminDoor,
@@ -48,6 +49,11 @@ def test_only_joining_returning_the_bundle_and_the_time_are_open_to_anybody() ->
 
 def test_nothing_is_open_to_agents_and_the_operator_alike() -> None:
     assert not [path for path, who in TABLE.items() if Who.AGENT in who and Who.LOCAL in who]
+
+
+def test_only_servers_below_get_signing_certificates_and_publish_keys() -> None:
+    downstream = {path.rpartition("/")[2]: who for path, who in TABLE.items() if Who.DOWNSTREAM in who}
+    assert downstream == {"NewDownstreamX509CA": Who.DOWNSTREAM, "PublishJWTAuthority": Who.DOWNSTREAM}
 
 
 def test_the_reason_of_a_refusal_is_told_where_there_is_one() -> None:

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from vestibule.doors.identity_api.agent import AgentDoor
 from vestibule.doors.identity_api.bundle import BundleDoor
 from vestibule.doors.identity_api.entry import EntryDoor
+from vestibule.doors.identity_api.local_authority import LocalAuthorityDoor
 from vestibule.doors.identity_api.svid import SvidDoor
 from vestibule.identity.authorities import Authorities
+from vestibule.identity.downstream import Downstream
 from vestibule.identity.entitlement import Entitlements
 from vestibule.identity.issuance import Issuance
 from vestibule.identity.jwt_issuance import JwtIssuance
@@ -22,14 +24,16 @@ def identity_services(
     nodes: Nodes,
     issuance: Issuance,
     jwt_issuance: JwtIssuance,
+    downstream: Downstream,
 ) -> Sequence[Servable]:
     """All of them, not yet guarded (``doors.access``)."""
     return (
         AgentDoor(nodes).servable(),
         EntryDoor(registration, entitlements).servable(),
-        SvidDoor(issuance, jwt_issuance).servable(),
-        BundleDoor(authorities).servable(),
+        SvidDoor(issuance, jwt_issuance, downstream).servable(),
+        BundleDoor(authorities, downstream).servable(),
+        LocalAuthorityDoor(authorities).servable(),
     )
 
 
-__all__ = ["AgentDoor", "BundleDoor", "EntryDoor", "SvidDoor", "identity_services"]
+__all__ = ["AgentDoor", "BundleDoor", "EntryDoor", "LocalAuthorityDoor", "SvidDoor", "identity_services"]

@@ -11,11 +11,13 @@ from vestibule.doors.identity_api.values import (
     jwt_svid_to_wire,
     ok,
     own_agent_id,
+    own_id,
     receive,
     status,
     svid_to_wire,
 )
 from vestibule.errors import VestibuleError
+from vestibule.identity.downstream import Downstream
 from vestibule.identity.issuance import Issuance, SvidRequest
 from vestibule.identity.jwt_issuance import JwtIssuance
 from vestibule.net.grpc import Servable, Stream, serve
@@ -27,7 +29,8 @@ SERVICE: Final = wire.DESCRIPTOR.services_by_name["SVID"]
 class SvidDoor:
     """Translates for ``identity.issuance`` and ``identity.jwt_issuance``."""
 
-    def __init__(self, issuance: Issuance, jwt_issuance: JwtIssuance) -> None:
+    def __init__(self, issuance: Issuance, jwt_issuance: JwtIssuance, downstream: Downstream) -> None:
+        self._downstream = downstream
         self._issuance = issuance
         self._jwt_issuance = jwt_issuance
 
@@ -67,3 +70,12 @@ class SvidDoor:
         request = await receive(stream)
         svid = await self._jwt_issuance.for_workload(own_agent_id(), request.entry_id, list(request.audience))
         await stream.send_message(wire.NewJWTSVIDResponse(svid=jwt_svid_to_wire(svid)))
+
+    async def new_downstream_x509_ca(self, stream: Stream) -> None:
+        """NewDownstreamX509CA."""
+        request = await receive(stream)
+        ttl = timedelta(seconds=request.preferred_ttl) if request.preferred_ttl else None
+        ca = await self._downstream.sign_ca(own_id(), request.csr, ttl)
+        await stream.send_message(
+            wire.NewDownstreamX509CAResponse(ca_cert_chain=ca.chain, x509_authorities=ca.roots)
+        )

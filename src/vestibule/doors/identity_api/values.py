@@ -14,7 +14,7 @@ from vestibule.net.caller import current_caller
 from vestibule.net.codes import MALFORMED_MESSAGE
 from vestibule.net.grpc import STATUS_OF_KIND, Stream
 from vestibule.records import AgentRecord, Entry
-from vestibule.spiffe import JwtSvid, Selector, SpiffeId, TrustBundle, TrustDomain
+from vestibule.spiffe import JwtAuthority, JwtSvid, Selector, SpiffeId, TrustBundle, TrustDomain
 from vestibule.store import Match
 from vestibule.wire.gen.spire import types_pb2 as types
 
@@ -39,6 +39,11 @@ def actor() -> str:
 
 def own_agent_id() -> SpiffeId:
     """The SPIFFE ID of the agent that calls; the access table lets in nobody else."""
+    return own_id()
+
+
+def own_id() -> SpiffeId:
+    """The SPIFFE ID of the caller, where the access table lets in nobody without one."""
     spiffe_id = current_caller().spiffe_id
     assert spiffe_id is not None
     return spiffe_id
@@ -162,15 +167,32 @@ def bundle_to_wire(bundle: TrustBundle, mask: types.BundleMask | None = None) ->
     """A bundle, reduced to what the mask asks for; its trust domain always."""
     message = types.Bundle(
         trust_domain=str(bundle.trust_domain),
-        x509_authorities=[types.X509Certificate(asn1=der) for der in bundle.x509_authorities],
-        jwt_authorities=[
-            types.JWTKey(public_key=key.public_key, key_id=key.key_id, expires_at=unix(key.expires_at))
-            for key in bundle.jwt_authorities
+        x509_authorities=[
+            types.X509Certificate(asn1=der, tainted=der in bundle.tainted_x509)
+            for der in bundle.x509_authorities
         ],
+        jwt_authorities=[jwt_key_to_wire(key) for key in bundle.jwt_authorities],
         refresh_hint=bundle.refresh_hint,
         sequence_number=bundle.sequence,
     )
     return masked(message, mask)
+
+
+def jwt_key_to_wire(key: JwtAuthority) -> types.JWTKey:
+    """A JWT authority, with what the operator thinks of it."""
+    return types.JWTKey(
+        public_key=key.public_key, key_id=key.key_id, expires_at=unix(key.expires_at), tainted=key.tainted
+    )
+
+
+def jwt_key_from_wire(key: types.JWTKey) -> JwtAuthority:
+    """A JWT authority as somebody publishes it.  Raises: VST1203 for an end that is no instant."""
+    return JwtAuthority(
+        key_id=key.key_id,
+        public_key=key.public_key,
+        expires_at=_instant(key.expires_at),
+        tainted=key.tainted,
+    )
 
 
 def masked(message: M, mask: Message | None) -> M:
