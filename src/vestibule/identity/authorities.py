@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -362,7 +362,7 @@ class Authorities:
         tainted |= {each.chain[0] for each in local if each.state is AuthorityState.TAINTED}
         bundle = TrustBundle(
             trust_domain=self._trust_domain,
-            x509_authorities=tuple(dict.fromkeys([*(each.chain[0] for each in local), *roots])),
+            x509_authorities=_in_order(before.x509_authorities, [*(each.chain[0] for each in local), *roots]),
             tainted_x509=frozenset(tainted),
             jwt_authorities=self._jwt_trust.published(before),
             sequence=before.sequence,
@@ -379,6 +379,12 @@ class Authorities:
 
 def _server(upstream: object) -> UpstreamServer | None:
     return upstream if isinstance(upstream, UpstreamServer) else None
+
+
+def _in_order(before: Sequence[bytes], found: Sequence[bytes]) -> tuple[bytes, ...]:
+    """Each once; what was there stays where it was, so that no other order makes another bundle of it."""
+    kept = [der for der in before if der in found]
+    return tuple(dict.fromkeys([*kept, *found]))
 
 
 def _content(bundle: TrustBundle) -> object:

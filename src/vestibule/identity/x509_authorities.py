@@ -152,7 +152,7 @@ class X509Authorities:
             key_id=key_id,
             chain=(await self._keys.sign_certificate(key_id, builder),),
             state=AuthorityState.PREPARED,
-            not_before=valid.not_before,
+            not_before=self._clock.now() - BACKDATE,  # the certificate's, but finer: who came after whom
             not_after=valid.not_after,
         )
 
@@ -170,7 +170,7 @@ class X509Authorities:
             chain=answer.chain,
             state=AuthorityState.PREPARED,
             # Its own lies further back or not so far, as the upstream likes it; rotation counts from here.
-            not_before=lifetime(now, self._ca_ttl).not_before,
+            not_before=now - BACKDATE,
             not_after=facts.not_after,
             upstream_authority_id=facts.root_id,
         )

@@ -48,7 +48,8 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
 
 
 def test_every_group_has_its_line() -> None:
-    assert {path.partition(" ")[0] for path in COMMANDS if " " in path} == set(GROUPS)
+    words = [path.split(" ") for path in COMMANDS]
+    assert {" ".join(path[:depth]) for path in words for depth in range(1, len(path))} == set(GROUPS)
 
 
 def test_a_mistyped_command_is_answered_with_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:

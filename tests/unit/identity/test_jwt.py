@@ -151,7 +151,7 @@ async def test_a_key_does_not_sign_before_it_is_published(tmp_path: Path) -> Non
         with pytest.raises(VestibuleError, match="VST1300"):
             _ = jwt.signer
         await jwt.settle()
-        assert jwt.signer.key.id == jwt.published()[0].key_id
+        assert jwt.signer.key == jwt.all()[0]
 
 
 # ------------------------------------------------------------------------------------------ issuance
