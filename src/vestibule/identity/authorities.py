@@ -22,7 +22,7 @@ from vestibule.identity.beacon import Beacon
 from vestibule.identity.codes import JWT_SVIDS_DISABLED, NO_UPSTREAM, UPSTREAM_IN_CHARGE
 from vestibule.identity.jwt_authorities import JwtAuthorities
 from vestibule.identity.jwt_trust import JwtTrust
-from vestibule.identity.lifecycle import ACTOR, Lifecycle, Step
+from vestibule.identity.lifecycle import ACTOR, ALONE, Lifecycle, Ownership, Step
 from vestibule.identity.roots import Roots
 from vestibule.identity.upstream import UpstreamAuthority, UpstreamServer
 from vestibule.identity.x509_authorities import Signer, X509Authorities, activate_at, prepare_at
@@ -34,6 +34,8 @@ from vestibule.store import Store
 
 DEFAULT_CA_TTL: Final = timedelta(hours=24)
 RETRY_SECONDS: Final = 5.0
+KNOWN_AFTER: Final = timedelta(seconds=3)
+"""A change of the bundle reaches the agents of all servers in less than this."""
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ class Authorities:
         ca_ttl: timedelta = DEFAULT_CA_TTL,
         jwt: JwtAuthorities | None = None,
         upstream: UpstreamAuthority | None = None,
+        ownership: Ownership = ALONE,
     ) -> None:
         """``jwt``, where there are JWT-SVIDs, is moved on and published together with the certificates.
 
@@ -64,7 +67,11 @@ class Authorities:
         self._upstream = upstream
         self._roots = Roots(store, audit, clock)
         self._jwt_trust = JwtTrust(store, audit, clock, jwt, _server(upstream))
-        self._x509 = X509Authorities(store, keys, audit, clock, trust_domain, ca_ttl, upstream, self._roots)
+        self._x509 = X509Authorities(
+            store, keys, audit, clock, trust_domain, ca_ttl, upstream, self._roots, ownership
+        )
+        self._ownership = ownership
+        self._changes = store.changes.subscribe("authorities", "bundle")
         self._bundle = TrustBundle(trust_domain=trust_domain, x509_authorities=())
         self._beacon = Beacon()
         self._one_change = asyncio.Lock()
@@ -82,6 +89,8 @@ class Authorities:
         self._bundle = await self._store.bundles.get(self._trust_domain) or self._bundle
         if self._jwt is not None:
             await self._jwt.start()
+        if self._x509.life.others_sign() and not self._can_sign():
+            await self._join()
         try:
             await self.advance()
         except VestibuleError as error:
@@ -90,6 +99,14 @@ class Authorities:
             self.problem = str(error)
             _log.error("the authorities cannot advance: %s", error)
 
+    async def _join(self) -> None:
+        """Beside servers that sign already: everybody is to have the first key of this one before it signs."""
+        async with self._change():
+            for each in (self._jwt, self._x509):
+                if each is not None and each.life.prepared is None:
+                    await each.prepare()
+        await self._clock.sleep_until(self._clock.now() + KNOWN_AFTER)
+
     async def run(self) -> None:
         """Advance whenever something is due, and follow the upstream.
 
@@ -97,6 +114,8 @@ class Authorities:
         """
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._rotate(), name="authorities-rotate")
+            if self._ownership.owner:
+                tasks.create_task(self._follow_others(), name="authorities-others")
             if self._upstream is not None:
                 tasks.create_task(self._follow(self._upstream), name="authorities-upstream")
 
@@ -146,13 +165,15 @@ class Authorities:
 
     # ------------------------------------------------------------------------------- when it is time
 
-    async def advance(self) -> None:
-        """Do everything that is due now.
+    async def advance(self, *, read_again: bool = False) -> None:
+        """Do everything that is due now; ``read_again``, after another server's change of what is kept.
 
         What fails of it does not keep the rest from being done, as long as there is something to sign with.
         Raises: errors of store, keys, audit and upstream, the last one of several.
         """
         async with self._change():
+            if read_again:
+                await self._reload()
             await self._do_what_is_due()
 
     async def _do_what_is_due(self) -> None:
@@ -335,6 +356,28 @@ class Authorities:
                 await self._jwt_trust.reconcile()
             await self._do_what_is_due()
 
+    # ------------------------------------------------------------------ what other servers of the database do
+
+    async def _follow_others(self) -> None:
+        async for _ in self._changes:
+            try:
+                await self.advance(read_again=True)
+            except (VestibuleError, OSError) as error:
+                # The feed tells of everything again when the database is back.
+                _log.error("cannot follow the other servers: %s", error)
+
+    async def _reload(self) -> None:
+        # The bundle first: whoever changed an authority after this has yet to change the bundle, and we would see it.
+        kept = await self._store.bundles.get(self._trust_domain)
+        await self._x509.life.reload()
+        await self._roots.start()
+        await self._jwt_trust.start()
+        if self._jwt is not None:
+            await self._jwt.life.reload()
+        if kept is not None and kept != self._bundle:
+            self._bundle = kept
+            self._beacon.advance()
+
     # ------------------------------------------------------------------------------------- the bundle
 
     @asynccontextmanager
@@ -344,14 +387,18 @@ class Authorities:
             try:
                 yield
             finally:
-                await self._publish_bundle()
+                while not await self._publish_bundle():
+                    await self._reload()
                 if await self._x509.settle():
                     self._beacon.advance()
                 if self._jwt is not None:
                     await self._jwt.settle()
 
-    async def _publish_bundle(self) -> None:
-        """Keep and tell the bundle that follows from the authorities, if it is another one than before."""
+    async def _publish_bundle(self) -> bool:
+        """Keep and tell the bundle that follows from the authorities, if it is another one than before.
+
+        Not if another server was first: then what it has changed has to be read before.
+        """
         own, before = self.all(), self._bundle
         roots, tainted = self._roots.published(before.x509_authorities, own, self.has_upstream)
         local = [
@@ -370,11 +417,17 @@ class Authorities:
             refresh_hint=max(1, int(self._ca_ttl.total_seconds() / 15)),
         )
         if _content(bundle) == _content(before):
-            return
+            return True
         bundle = replace(bundle, sequence=before.sequence + 1)
-        await self._store.bundles.put(bundle)
+
+        def succeed(kept: TrustBundle | None) -> TrustBundle | None:
+            return bundle if (kept.sequence if kept else 0) == before.sequence else None
+
+        if await self._store.bundles.revise(self._trust_domain, succeed) is None:
+            return False
         self._bundle = bundle
         self._beacon.advance()
+        return True
 
 
 def _server(upstream: object) -> UpstreamServer | None:

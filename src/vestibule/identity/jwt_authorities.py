@@ -17,7 +17,7 @@ from vestibule.audit import Audit
 from vestibule.clock import Clock
 from vestibule.identity import rotation
 from vestibule.identity.codes import NO_ACTIVE_AUTHORITY
-from vestibule.identity.lifecycle import ACTOR, Lifecycle
+from vestibule.identity.lifecycle import ACTOR, ALONE, Lifecycle, Ownership
 from vestibule.keys import KeyManager
 from vestibule.pki.keys import public_key_der
 from vestibule.pki.profiles import authority_id
@@ -46,14 +46,28 @@ class JwtSigner:
 class JwtAuthorities:
     """Holds the keys and replaces them in time."""
 
-    def __init__(self, store: Store, keys: KeyManager, audit: Audit, clock: Clock, ttl: timedelta) -> None:
+    def __init__(
+        self,
+        store: Store,
+        keys: KeyManager,
+        audit: Audit,
+        clock: Clock,
+        ttl: timedelta,
+        ownership: Ownership = ALONE,
+    ) -> None:
         """``ttl`` is the life of each key."""
         self._keys = keys
         self._clock = clock
         self._ttl = ttl
         self._signer: JwtSigner | None = None
         self.life: Lifecycle[JwtKey] = Lifecycle(
-            store.jwt_keys, keys, audit, clock, kind="jwt-authority", key_prefix=KEY_PREFIX
+            store.jwt_keys,
+            keys,
+            audit,
+            clock,
+            kind="jwt-authority",
+            key_prefix=KEY_PREFIX,
+            ownership=ownership,
         )
         self.publish: Publish = _nowhere
         self.is_withdrawn: Callable[[str], bool] = lambda _: False

@@ -18,9 +18,9 @@ expired authority is forgotten, whatever its state; one that signs is replaced l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import Field, replace
-from datetime import datetime
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import Field, dataclass, replace
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
@@ -104,6 +104,8 @@ class Lived(Protocol):
     def not_before(self) -> datetime: ...
     @property
     def not_after(self) -> datetime: ...
+    @property
+    def owner(self) -> str: ...
 
 
 R = TypeVar("R", bound=Lived)
@@ -119,14 +121,39 @@ class Kept(Protocol[R]):
     async def delete(self, record_id: str, /) -> bool: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ownership:
+    """Which server this is among those of a database, and whether it is the one that tidies up for all."""
+
+    owner: str
+    leads: Callable[[], bool]
+
+
+ALONE: Final = Ownership(owner="", leads=lambda: True)
+"""The only server of its database."""
+TIDY_UP_AFTER: Final = timedelta(hours=1)
+"""Another server forgets its own expired authorities by itself; after this long it is taken for gone."""
+
+
 class Lifecycle(Generic[R]):
     """The authorities of one kind: held in memory as they are kept, moved by the steps above and by nothing else.
 
     Every step is on record before it is done.  Who uses this lets one change be over before the next begins.
+
+    Where several servers share a database, each signs with keys of its own, which it owns: the others know its
+    authorities, since all of them make up one bundle, but do not move them on.
     """
 
     def __init__(
-        self, kept: Kept[R], keys: KeyManager, audit: Audit, clock: Clock, *, kind: str, key_prefix: str
+        self,
+        kept: Kept[R],
+        keys: KeyManager,
+        audit: Audit,
+        clock: Clock,
+        *,
+        kind: str,
+        key_prefix: str,
+        ownership: Ownership = ALONE,
     ) -> None:
         """``kind`` begins the names of audited actions, ``key_prefix`` those of the private keys."""
         self._kept = kept
@@ -134,13 +161,18 @@ class Lifecycle(Generic[R]):
         self._audit = audit
         self._clock = clock
         self._kind = kind
-        self._key_prefix = key_prefix
+        self._ownership = ownership
+        self._key_prefix = f"{key_prefix}{ownership.owner}-" if ownership.owner else key_prefix
         self._known: dict[str, R] = {}
 
     async def start(self) -> None:
         """Read what is kept.  Raises: errors of store, keys, audit."""
-        self._known = {record.id: record for record in await self._kept.all()}
+        await self.reload()
         await self._retire_keyless()
+
+    async def reload(self) -> None:
+        """Read what is kept again: another server may have changed it.  Raises: errors of the store."""
+        self._known = {record.id: record for record in await self._kept.all()}
 
     def all(self) -> list[R]:
         """All of them, oldest first."""
@@ -150,9 +182,19 @@ class Lifecycle(Generic[R]):
         """Those in one of the states, oldest first."""
         return [record for record in self.all() if record.state in states]
 
+    def own(self, *states: AuthorityState) -> list[R]:
+        """Those of them that this server has the keys of."""
+        return [record for record in self.all_in(*states) if record.owner == self._ownership.owner]
+
+    def others_sign(self) -> bool:
+        """Whether other servers sign, too."""
+        now = self._clock.now()
+        active = (record for record in self.all_in(_ACTIVE) if record.not_after > now)
+        return any(record.owner != self._ownership.owner for record in active)
+
     def in_state(self, state: AuthorityState) -> R | None:
-        """The newest one in a state."""
-        return next(reversed(self.all_in(state)), None)
+        """The newest one of this server in a state."""
+        return next(reversed(self.own(state)), None)
 
     @property
     def active(self) -> R | None:
@@ -192,7 +234,8 @@ class Lifecycle(Generic[R]):
 
     async def prepare(self, record: R, actor: str = ACTOR) -> None:
         """Keep a new authority; one that was prepared before makes way for it."""
-        replaced = self.all_in(_PREPARED)
+        record = replace(record, owner=self._ownership.owner)
+        replaced = self.own(_PREPARED)
         await self._record("prepare", record, actor)
         for each in replaced:
             await self._record("discard", each, actor)
@@ -200,8 +243,11 @@ class Lifecycle(Generic[R]):
 
     async def activate(self, authority_id: str, actor: str = ACTOR) -> R:
         """Let a prepared one sign from now on.  Raises: VST1202, VST1304, VST1305, VST1307."""
-        active = self._moved(self.get(authority_id), Step.ACTIVATE)
-        retired = [self._moved(each, Step.RETIRE) for each in self.all_in(_ACTIVE)]
+        found = self.get(authority_id)
+        if found.owner != self._ownership.owner:
+            raise AUTHORITY_NOT_PREPARED.error(f"authority {authority_id} is another server's")
+        active = self._moved(found, Step.ACTIVATE)
+        retired = [self._moved(each, Step.RETIRE) for each in self.own(_ACTIVE)]
         await self._record("activate", active, actor)
         await self._keep(active, *retired)
         return active
@@ -218,26 +264,31 @@ class Lifecycle(Generic[R]):
         """Forget what is over, but for the one that signs: better an expired one than none."""
         now = self._clock.now()
         for record in self.all():
-            if record.not_after <= now and record.state is not _ACTIVE:
+            if self._is_over(record, now):
                 await self._record("expire", record, ACTOR)
                 await self._kept.delete(record.id)
                 del self._known[record.id]
 
+    def _is_over(self, record: R, now: datetime) -> bool:
+        if record.owner == self._ownership.owner:
+            return record.not_after <= now and record.state is not _ACTIVE
+        return record.not_after + TIDY_UP_AFTER <= now and self._ownership.leads()
+
     async def forget_spare_keys(self) -> None:
         """Remove private keys that will not sign again, also those that a crash left between two steps."""
-        used = {record.key_id for record in self.all_in(_ACTIVE, _PREPARED)}
+        used = {record.key_id for record in self.own(_ACTIVE, _PREPARED)}
         for key_id in await self._keys.key_ids():
             if key_id.startswith(self._key_prefix) and key_id not in used:
                 await self._keys.delete(key_id)
 
     def ends(self) -> Iterable[datetime]:
         """When something is to be forgotten."""
-        return (record.not_after for record in self._known.values() if record.state is not _ACTIVE)
+        return (record.not_after for record in self.own(*AuthorityState) if record.state is not _ACTIVE)
 
     async def _retire_keyless(self) -> None:
         """An authority whose key is lost (kept in memory only, say) still vouches for what it signed."""
         usable = await self._keys.key_ids()
-        for record in self.all_in(_ACTIVE, _PREPARED):
+        for record in self.own(_ACTIVE, _PREPARED):
             if record.key_id not in usable:
                 await self._record("retire-keyless", record, ACTOR)
                 await self._keep(self._moved(record, Step.RETIRE))

@@ -16,7 +16,7 @@ from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
 from vestibule.identity import rotation
 from vestibule.identity.codes import NO_ACTIVE_AUTHORITY, UPSTREAM_FAILED
-from vestibule.identity.lifecycle import ACTOR, Lifecycle
+from vestibule.identity.lifecycle import ACTOR, ALONE, Lifecycle, Ownership
 from vestibule.identity.roots import Roots
 from vestibule.identity.upstream import UpstreamAuthority, UpstreamChain
 from vestibule.keys import KeyManager
@@ -72,6 +72,7 @@ class X509Authorities:
         ca_ttl: timedelta,
         upstream: UpstreamAuthority | None,
         roots: Roots,
+        ownership: Ownership = ALONE,
     ) -> None:
         self._keys = keys
         self._clock = clock
@@ -81,7 +82,13 @@ class X509Authorities:
         self._roots = roots
         self._signer: Signer | None = None
         self.life: Lifecycle[Authority] = Lifecycle(
-            store.authorities, keys, audit, clock, kind="authority", key_prefix=KEY_PREFIX
+            store.authorities,
+            keys,
+            audit,
+            clock,
+            kind="authority",
+            key_prefix=KEY_PREFIX,
+            ownership=ownership,
         )
 
     @property

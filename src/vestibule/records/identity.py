@@ -133,7 +133,7 @@ class Authority:
     ``key_id`` names the private key in the key manager; ``chain`` is DER, the authority's own certificate
     first, up to but without the root (for a self-signed one, that alone).  ``upstream_authority_id`` is the
     subject key identifier of the root at its end, empty for a self-signed one.  ``not_after`` is the earliest
-    end of all of them.
+    end of all of them.  ``owner`` is the server that has the key, where several share a database.
     """
 
     id: str
@@ -143,6 +143,7 @@ class Authority:
     not_before: datetime
     not_after: datetime
     upstream_authority_id: str = ""
+    owner: str = ""
 
     @property
     def intermediates(self) -> tuple[bytes, ...]:
@@ -154,7 +155,8 @@ class Authority:
 class JwtKey:
     """A signing authority of JWT-SVIDs.  ``id`` is their ``kid``: the key identifier in lower-case hex.
 
-    ``key_id`` names the private key in the key manager; ``public_key`` is a DER SubjectPublicKeyInfo.
+    ``key_id`` names the private key in the key manager; ``public_key`` is a DER SubjectPublicKeyInfo; ``owner`` is
+    the server that has the key, where several share a database.
     """
 
     id: str
@@ -163,6 +165,7 @@ class JwtKey:
     state: AuthorityState
     not_before: datetime
     not_after: datetime
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,7 @@ from vestibule.store.sql.columns import (
     Texts,
 )
 
-REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
+REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
 """All versions of the schema, oldest first; the last one is what is below."""
 
 KIND: Final = "kind"
@@ -139,6 +139,7 @@ authorities = Table(
     Column("not_before", Instant, nullable=False),
     Column("not_after", Instant, nullable=False),
     Column("upstream_authority_id", Text, nullable=False, server_default=""),
+    Column("owner", Text, nullable=False, server_default=""),
     info={KIND: "authorities"},
 )
 
@@ -151,6 +152,7 @@ jwt_keys = Table(
     Column("state", Choice(AuthorityState), nullable=False),
     Column("not_before", Instant, nullable=False),
     Column("not_after", Instant, nullable=False),
+    Column("owner", Text, nullable=False, server_default=""),
     info={KIND: "authorities"},
 )
 
