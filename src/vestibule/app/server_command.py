@@ -35,6 +35,14 @@ def run(
         Path | None,
         typer.Option("--intent", help="The directory of the mesh's intent; none: identities only."),
     ] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            "--database",
+            metavar="file:PATH|env:NAME",
+            help="Where the PostgreSQL connection string of several servers is. [default: SQLite in DATA_DIR]",
+        ),
+    ] = None,
     ca_ttl: Annotated[str | None, typer.Option("--ca-ttl", help="Such as 24h.")] = None,
     default_x509_svid_ttl: Annotated[
         str | None, typer.Option("--default-x509-svid-ttl", help="Such as 1h.")
@@ -114,6 +122,7 @@ def run(
             "data_dir": data_dir,
             "socket_path": socket,
             "intent": intent,
+            "database": database,
             "ca_ttl": ca_ttl,
             "default_x509_svid_ttl": default_x509_svid_ttl,
             "default_jwt_svid_ttl": default_jwt_svid_ttl,

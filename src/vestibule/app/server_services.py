@@ -13,6 +13,7 @@ from vestibule.app.codes import DATA_IN_USE, FOREIGN_DATA
 from vestibule.app.server_attestors import node_attestors
 from vestibule.app.server_keys import key_manager
 from vestibule.app.server_settings import ServerSettings
+from vestibule.app.server_store import opened_store, ownership
 from vestibule.audit import Audit, AuditLog
 from vestibule.clock import Clock
 from vestibule.identity.authorities import Authorities
@@ -29,7 +30,6 @@ from vestibule.processes import private_directory
 from vestibule.processes.codes import NOT_WRITABLE
 from vestibule.spiffe import TrustDomain
 from vestibule.store import Store
-from vestibule.store.sqlite import open_store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,17 +57,20 @@ async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servic
     """
     data, domain = private_directory(settings.data_dir), settings.trust_domain
     with _sole_user(data):
-        store = await open_store(data / "server.db", clock)
+        store = await opened_store(settings, clock)
         try:
             audit = AuditLog(data / "audit.jsonl", clock)
             await audit.open()
             try:
                 await _check_trust_domain(store, domain)
                 keys = key_manager(settings)
+                owned = ownership(settings, store)
                 jwt = None
                 if not settings.disable_jwt_svids:
-                    jwt = JwtAuthorities(store, keys, audit, clock, settings.ca_ttl)
-                authorities = Authorities(store, keys, audit, clock, domain, settings.ca_ttl, jwt)
+                    jwt = JwtAuthorities(store, keys, audit, clock, settings.ca_ttl, owned)
+                authorities = Authorities(
+                    store, keys, audit, clock, domain, settings.ca_ttl, jwt, ownership=owned
+                )
                 entitlements = Entitlements(store, clock)
                 registration = Registration(store, entitlements, audit, clock, domain)
                 issuance = Issuance(

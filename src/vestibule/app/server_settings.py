@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from vestibule.app.attestor_choices import Choice, choices_of
 from vestibule.app.codes import INVALID_SETTING
+from vestibule.app.secret_references import SecretReference
 from vestibule.cli.durations import parse_duration
 from vestibule.errors import VestibuleError, Where
 from vestibule.spiffe import TrustDomain
@@ -34,6 +35,9 @@ class KeyStorage(str, Enum):  # noqa: UP042 - typer shows the values of str enum
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
     """Everything a server is told; nothing else reads the command line, a file or the environment.
+
+    ``database`` is where the PostgreSQL connection string of several servers can be read; without it, the server is
+    the only one, and keeps its state in its data directory.
 
     A port of 0 lets the kernel choose; ``health_port`` of ``None`` serves no health pages, ``oidc_port`` of ``None``
     no discovery pages.
@@ -63,6 +67,7 @@ class ServerSettings:
     pkcs11_token: str = ""
     pkcs11_pin_file: Path | None = None
     pkcs11_pin_fd: int | None = None
+    database: SecretReference | None = None
     intent: Path | None = None
     node_attestors: tuple[Choice, ...] = (Choice(name="join_token"),)
     drain: timedelta = field(default=timedelta(seconds=5))
@@ -197,6 +202,8 @@ def _typed(name: str, value: Any) -> Any:
     """The value of a setting as its field wants it."""
     if name == "trust_domain":
         return value if isinstance(value, TrustDomain) else TrustDomain.parse(str(value))
+    if name == "database":
+        return value if isinstance(value, SecretReference) else SecretReference.parse(str(value))
     if name == "node_attestors":
         return choices_of(value)
     if name in _PATHS:
