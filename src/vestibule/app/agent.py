@@ -52,6 +52,7 @@ from vestibule.doors.grpc_health import HealthDoor
 from vestibule.doors.logger_api import LoggerDoor
 from vestibule.doors.reflection import reflection
 from vestibule.doors.sds import SdsDoor
+from vestibule.doors.sds_secrets import SdsSettings
 from vestibule.doors.sidecar_api import SidecarDoor
 from vestibule.doors.supervisor_api import SupervisorDoor
 from vestibule.doors.workload_api import WorkloadDoor
@@ -102,6 +103,7 @@ class AgentSettings:
     node_attestor: Choice = JOIN_TOKEN
     delegation_socket_path: Path | None = None
     authorized_delegates: tuple[SpiffeId, ...] = ()
+    sds: SdsSettings = field(default_factory=SdsSettings)
 
     def __post_init__(self) -> None:
         if (self.delegation_socket_path is None) != (not self.authorized_delegates):
@@ -264,7 +266,7 @@ class Agent:
         """What is served on the public socket, which every process of the node can open."""
         services = [
             WorkloadDoor(self.workloads, self.jwt_svids, self.clock).servable(),
-            SdsDoor(self.workloads).servable(),
+            SdsDoor(self.workloads, self.settings.sds).servable(),
             AgentAdsDoor(self.proxy_of, self.relay, self.ledger, self.clock).servable(),
             SidecarDoor(self.sidecars, self.grants, self.workloads.attest).servable(),
             AccessLogDoor(self.reporter_of, self.access_log).servable(),

@@ -97,6 +97,22 @@ def run(
             help="Who may ask there for identities of other workloads, repeatable.",
         ),
     ] = None,
+    sds_default_svid_name: Annotated[
+        str, typer.Option("--sds-default-svid-name", help="What Envoys call their first identity.")
+    ] = "default",
+    sds_default_bundle_name: Annotated[
+        str, typer.Option("--sds-default-bundle-name", help="What Envoys call the trust domain's bundle.")
+    ] = "ROOTCA",
+    sds_default_all_bundles_name: Annotated[
+        str, typer.Option("--sds-default-all-bundles-name", help="What Envoys call all bundles together.")
+    ] = "ALL",
+    disable_spiffe_cert_validation: Annotated[
+        bool,
+        typer.Option(
+            "--disable-spiffe-cert-validation",
+            help="Tell Envoys plain authorities, without Envoy's SPIFFE validator.",
+        ),
+    ] = False,
     supervisor_fd: Annotated[
         int | None,
         typer.Option(
@@ -120,9 +136,19 @@ def run(
     from vestibule.agent.bootstrap import FirstTrust
     from vestibule.app.agent import AgentSettings, run_agent
     from vestibule.app.agent_attestors import chosen_attestors
+    from vestibule.doors.sds_secrets import SdsSettings
     from vestibule.processes.signals import Shutdown
 
     async def main() -> Exit:
+        try:
+            sds = SdsSettings(
+                default_svid_name=sds_default_svid_name,
+                default_bundle_name=sds_default_bundle_name,
+                default_all_bundles_name=sds_default_all_bundles_name,
+                disable_spiffe_cert_validation=disable_spiffe_cert_validation,
+            )
+        except ValueError as error:
+            raise INVALID_SETTING.error(str(error)) from error
         chosen = chosen_attestors(attestors, workload_attestor or (), node_attestor)
         settings = AgentSettings(
             trust_domain=TrustDomain.parse(trust_domain),
@@ -142,6 +168,7 @@ def run(
             workload_attestors=chosen.workload,
             node_attestor=chosen.node,
             delegation_socket_path=delegation_socket.absolute() if delegation_socket else None,
+            sds=sds,
             authorized_delegates=tuple(map(SpiffeId.parse, authorized_delegate or ())),
         )
 

@@ -52,3 +52,13 @@ NO_SUBJECT = define(
     meaning="A delegate has to say whose identities it wants, by selectors or by a pid: by one of them.",
     advice="Send either complete selectors (type and value) or a non-zero pid, never both.",
 )
+NOT_YOUR_SECRET = define(
+    "VST2206",
+    "secret-not-the-callers",
+    Kind.INVALID,
+    Fault.OPERATOR,
+    meaning="An Envoy asked by SDS for a secret that is none of its own: a SPIFFE ID that no entry gives to it, a "
+    "trust domain whose bundle it has not, or a name that does not exist.",
+    advice="Compare the name in the Envoy's configuration with the identities of its process (vestibule svid fetch as "
+    "the same user, vestibule entry show).",
+)

@@ -19,7 +19,7 @@ from vestibule.xds.delta import DeltaStream
 from vestibule.xds.messages import Event, SotwRequest, SotwResponse
 from vestibule.xds.protobuf import delta_request_from, delta_response_to, sotw_request_from, sotw_response_to
 from vestibule.xds.resources import Snapshot
-from vestibule.xds.sotw import SotwStream
+from vestibule.xds.sotw import Absent, SotwStream
 
 SEND_TIMEOUT: Final = 60.0
 """Seconds after which a client that does not read what it was sent loses its stream."""
@@ -27,10 +27,16 @@ BREAK_AFTER: Final = 1.0
 """Seconds a client has to say all that it wants before anything is taken away from it."""
 
 OnEvent = Callable[[Event], None]
+OnRequest = Callable[[Any], Snapshot | None]
+"""Sees each message before it is acted upon, and may put another snapshot in the place of the last one."""
 
 
 def ignore(event: Event) -> None:
     """For doors that need no account of what happened."""
+
+
+def as_it_is(message: Any) -> None:
+    """For doors whose snapshots do not depend on what is asked for."""
 
 
 async def serve_delta(
@@ -39,6 +45,7 @@ async def serve_delta(
     *,
     types: Sequence[str],
     on_event: OnEvent = ignore,
+    on_request: OnRequest = as_it_is,
     node_required: bool = True,
 ) -> None:
     """Serve incremental xDS until the client ends the stream.
@@ -49,7 +56,9 @@ async def serve_delta(
     Raises: VST3100, VST3101, VST3102, VST3103, VST3104, VST3105; what ``snapshots`` raises.
     """
     machine = DeltaStream(types, node_required=node_required)
-    await _Serving(machine, stream, delta_request_from, delta_response_to, on_event).run(snapshots)
+    await _Serving(machine, stream, delta_request_from, delta_response_to, on_event, on_request).run(
+        snapshots
+    )
 
 
 async def serve_sotw(
@@ -58,20 +67,28 @@ async def serve_sotw(
     *,
     types: Sequence[str],
     on_event: OnEvent = ignore,
+    on_request: OnRequest = as_it_is,
     node_required: bool = True,
+    absent: Absent | None = None,
 ) -> None:
-    """Serve state-of-the-world xDS until the client ends the stream; all else as ``serve_delta``."""
-    machine = SotwStream(types, node_required=node_required)
-    await _Serving(machine, stream, sotw_request_from, sotw_response_to, on_event).run(snapshots)
+    """Serve state-of-the-world xDS until the client ends the stream; all else as ``serve_delta``.
+
+    With ``absent`` a name that does not exist ends the stream with the error that it makes.
+    """
+    machine = SotwStream(types, node_required=node_required, absent=absent)
+    await _Serving(machine, stream, sotw_request_from, sotw_response_to, on_event, on_request).run(snapshots)
 
 
-def answer_once(message: Any, snapshot: Snapshot, *, types: Sequence[str]) -> Any:
+def answer_once(
+    message: Any, snapshot: Snapshot, *, types: Sequence[str], absent: Absent | None = None
+) -> Any:
     """Answer a single ``DiscoveryRequest`` (the ``Fetch…`` RPCs) with a ``DiscoveryResponse``.
 
-    It is empty when nothing that was asked for exists.  Raises: VST3102, VST3103, VST3104.
+    It is empty when nothing that was asked for exists.  Raises: VST3102, VST3103, VST3104, and what ``absent`` makes of
+    names that do not exist.
     """
     request = sotw_request_from(message)
-    machine = SotwStream(types, node_required=False)
+    machine = SotwStream(types, node_required=False, absent=absent)
     machine.update(snapshot)
     machine.receive(SotwRequest(type_url=request.type_url, node_id=request.node_id, names=request.names))
     response = machine.next_response()
@@ -104,7 +121,9 @@ class _Serving(Generic[_Request, _Response]):
         decode: Callable[[Any], _Request],
         encode: Callable[[_Response], Any],
         on_event: OnEvent,
+        on_request: OnRequest,
     ) -> None:
+        self._on_request = on_request
         self._machine = machine
         self._stream = stream
         self._decode = decode
@@ -128,6 +147,8 @@ class _Serving(Generic[_Request, _Response]):
 
     async def _read(self) -> None:
         while (message := await self._stream.recv_message()) is not None:
+            if (snapshot := self._on_request(message)) is not None:
+                self._machine.update(snapshot)
             self._machine.receive(self._decode(message))
             self._tell()
 

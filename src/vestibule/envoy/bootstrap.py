@@ -39,7 +39,8 @@ def bootstrap(*, node_id: str, cluster: str, agent_socket: str, admin_socket: st
     with mode 0600.
     """
     return {
-        "node": {"id": node_id, "cluster": cluster},
+        # An agent that tells other Envoys plain authorities is not to do so here.
+        "node": {"id": node_id, "cluster": cluster, "metadata": {"disable_spiffe_cert_validation": False}},
         "admin": {
             "address": {"pipe": {"path": admin_socket, "mode": 0o600}},
             "allow_paths": [{"prefix": path} for path in ADMIN_PATHS],

@@ -49,6 +49,21 @@ def validation_secret(name: str, bundles: Iterable[TrustBundle]) -> bytes:
     )
 
 
+def plain_validation_secret(name: str, bundles: Iterable[TrustBundle]) -> bytes:
+    """A ``Secret`` with the authorities of bundles alone, for Envoys that cannot or shall not use the SPIFFE validator.
+
+    It says nothing of names: what a peer may be called is the business of the Envoy's own configuration.  It cannot be
+    added here, since Envoy takes matchers of both sides as alternatives, so that ours would widen the operator's.
+    """
+    pem = b"".join(_pem("CERTIFICATE", each) for bundle in bundles for each in bundle.x509_authorities)
+    return serialized(
+        secret_pb2.Secret(
+            name=name,
+            validation_context=common_pb2.CertificateValidationContext(trusted_ca=_inline(pem)),
+        )
+    )
+
+
 def _inline(data: bytes) -> base_pb2.DataSource:
     return base_pb2.DataSource(inline_bytes=data)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 from vestibule.xds.messages import WILDCARD, SotwRequest, SotwResponse
@@ -18,11 +18,22 @@ REMEMBERED: Final = 64
 """Whole states of one stream that are remembered: those under way, and those that were refused."""
 
 
-class SotwStream(XdsStream):
-    """Feed it with ``receive`` and ``update``; send what ``next_response`` returns until it returns None."""
+Absent = Callable[[Sequence[str]], Exception]
+"""Makes an error of names that were asked for and do not exist."""
 
-    def __init__(self, types: Collection[str], *, node_required: bool = True) -> None:
+
+class SotwStream(XdsStream):
+    """Feed it with ``receive`` and ``update``; send what ``next_response`` returns until it returns None.
+
+    This variant has no word for what does not exist.  With ``absent`` such a name (of a type whose responses carry
+    what changed) is an error, which ``next_response`` raises before anything else is sent; without, it is silence.
+    """
+
+    def __init__(
+        self, types: Collection[str], *, node_required: bool = True, absent: Absent | None = None
+    ) -> None:
         super().__init__(types, node_required=node_required)
+        self._absent = absent
         self._last_nonce: dict[str, str] = {}
         self._states: dict[tuple[str, str], tuple[Resource, ...]] = {}
         self._refused_states: dict[tuple[str, str], str] = {}
@@ -152,6 +163,10 @@ class SotwStream(XdsStream):
 
     def _take_changes(self, step: Step, subscription: Subscription, gate: Gate) -> SotwResponse | None:
         """What changed, and nothing while a response waits for its ACK: a newer nonce would lose the answer."""
+        if self._absent is not None:
+            gone = [name for name in subscription.plan.removals if name in subscription.names]
+            if names := (*subscription.plan.absences, *gone):
+                raise self._absent(names)
         if subscription.unacknowledged:
             return None
         if Action.REMOVE in step.action and gate is Gate.OPEN and subscription.plan.removals:

@@ -10,7 +10,7 @@ from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
 from google.protobuf.json_format import MessageToDict
 
 from vestibule.agent.workloads import Identities
-from vestibule.doors.sds import secrets_of
+from vestibule.doors.sds_secrets import secrets_of
 from vestibule.doors.workload_api import (
     bundles_response,
     jwt_bundles_response,
