@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Each test worker may start a few processes; more than four at once helps nobody.
 PYTEST := $(BIN)/pytest -q --tb=short -n auto --maxprocesses=4
 
-.PHONY: help demo test lint format unit bench lock proto docs clean
+.PHONY: help demo test lint format unit bench crash lock proto docs clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -ts'|'
@@ -32,6 +32,10 @@ format:  ## let ruff mend and format
 bench:  ## every measurement behind a performance claim, one after the other
 	@scripts/bootstrap dev
 	@scripts/bench
+
+crash:  ## kill server and agent 200 times at seeded points (SEED=1), against a journal of what was acknowledged
+	@scripts/bootstrap all
+	@$(BIN)/python -m tests.crash.kill_nine --kills 200 --seed $(or $(SEED),1)
 
 lock:  ## requirements/*.txt anew from pyproject.toml (needs uv)
 	@scripts/lock

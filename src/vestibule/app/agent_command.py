@@ -13,6 +13,7 @@ from vestibule.cli.durations import parse_duration
 from vestibule.cli.output import Exit, Output, OutputOption, answer, console
 from vestibule.cli.output import run as run_command
 from vestibule.cli.sockets import ADMIN_SOCKET, AGENT_SOCKET, runtime_directory
+from vestibule.processes.hardening import keep_memory_private
 from vestibule.records import Address
 from vestibule.spiffe import SpiffeId, TrustDomain
 from vestibule.telemetry.logs import LogFormat, set_up_logs
@@ -132,6 +133,7 @@ def run(
     if log_level not in ("debug", "info", "warning", "error"):
         raise typer.BadParameter("debug, info, warning or error", param_hint="--log-level")
     set_up_logs(log_level, log_format)
+    keep_memory_private()
 
     from vestibule.agent.bootstrap import FirstTrust
     from vestibule.app.agent import AgentSettings, run_agent

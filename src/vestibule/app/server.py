@@ -215,6 +215,7 @@ class _Server:
     def _background(self) -> Iterator[tuple[str, Background]]:
         services = self._services
         yield "store", services.store.run
+        yield "deferred-records", services.audit.run
         yield "entitlements", services.entitlements.run
         yield "authorities", services.authorities.run
         yield "registration", services.registration.run

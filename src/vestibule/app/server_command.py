@@ -12,6 +12,7 @@ from vestibule.app.server_settings import KeyStorage, ServerSettings, server_set
 from vestibule.cli.output import Exit, Output, OutputOption, answer
 from vestibule.cli.output import run as run_command
 from vestibule.cli.sockets import SERVER_SOCKET, runtime_directory
+from vestibule.processes.hardening import keep_memory_private
 from vestibule.telemetry.logs import LogFormat, set_up_logs
 
 _FILE: Final = "Where the settings not given here are; YAML."
@@ -115,6 +116,7 @@ def run(
     if log_level not in ("debug", "info", "warning", "error"):
         raise typer.BadParameter("debug, info, warning or error", param_hint="--log-level")
     set_up_logs(log_level, log_format)
+    keep_memory_private()
 
     def settings() -> ServerSettings:
         given = {

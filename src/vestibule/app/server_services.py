@@ -14,7 +14,7 @@ from vestibule.app.server_attestors import node_attestors
 from vestibule.app.server_keys import key_manager
 from vestibule.app.server_settings import ServerSettings
 from vestibule.app.server_store import opened_store, ownership
-from vestibule.audit import Audit, AuditLog
+from vestibule.audit import AuditLog, DeferringAudit
 from vestibule.clock import Clock
 from vestibule.identity.authorities import Authorities
 from vestibule.identity.downstream import Downstream
@@ -37,7 +37,7 @@ class Services:
     """What the doors of a server ask."""
 
     store: Store
-    audit: Audit
+    audit: DeferringAudit
     authorities: Authorities
     entitlements: Entitlements
     registration: Registration
@@ -59,8 +59,9 @@ async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servic
     with _sole_user(data):
         store = await opened_store(settings, clock)
         try:
-            audit = AuditLog(data / "audit.jsonl", clock)
-            await audit.open()
+            log = AuditLog(data / "audit.jsonl", clock)
+            audit = DeferringAudit(log, clock)
+            await log.open()
             try:
                 await _check_trust_domain(store, domain)
                 keys = key_manager(settings)
@@ -92,7 +93,7 @@ async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servic
                     issuer=settings.jwt_issuer,
                 )
                 attestors = node_attestors(settings.node_attestors, domain, store.join_tokens)
-                nodes = Nodes(store, issuance, registration, attestors, audit, clock, domain)
+                nodes = Nodes(store, issuance, registration, attestors, audit, clock, domain, audit)
                 returning = Returning(nodes, issuance, audit, clock, settings.return_grace)
                 identity = ServerIdentity(issuance, clock, domain, authorities)
                 await authorities.start()
@@ -112,7 +113,7 @@ async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servic
                     identity=identity,
                 )
             finally:
-                await audit.close()
+                await log.close()
         finally:
             await store.close()
 

@@ -33,3 +33,11 @@ class Audit(Protocol):
         Raises: VST8100 when they can not be kept: the caller then does not act.
         """
         ...
+
+
+class EmergencyAudit(Protocol):
+    """For the few actions that take away, and must not wait for room on a disk."""
+
+    async def record_or_defer(self, events: Sequence[AuditEvent]) -> None:
+        """Keep the events, if need be later: the caller acts in any case."""
+        ...

@@ -1,4 +1,4 @@
-"""Limits per source address for what anonymous callers may do."""
+"""Limits per source: an address, for what anonymous callers may do; an agent, for what it may have signed."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class PerSource:
         self._patience = patience
         self._free_at: OrderedDict[str, float] = OrderedDict()
 
-    async def pass_through(self, source: str) -> None:
-        """Wait for this source's turn.  Raises: VST2325 when that would take too long."""
-        wait = self.turn(source, asyncio.get_running_loop().time())
+    async def pass_through(self, source: str, turns: int = 1) -> None:
+        """Wait for this source's turn, or for several.  Raises: VST2325 when that would take too long."""
+        wait = self.turn(source, asyncio.get_running_loop().time(), turns)
         if wait > 0:
             await asyncio.sleep(wait)
 
-    def turn(self, source: str, now: float) -> float:
-        """Take the next turn; seconds until it comes.  Raises: VST2325."""
-        free_at = max(self._free_at.get(source, 0.0), now) + self._interval
+    def turn(self, source: str, now: float, turns: int = 1) -> float:
+        """Take the next turns; seconds until the last of them comes.  Raises: VST2325."""
+        free_at = max(self._free_at.get(source, 0.0), now) + self._interval * turns
         wait = free_at - now - self._credit
         if wait > self._patience:
             raise TOO_MANY_ATTEMPTS.error(f"too many attempts from {source}")

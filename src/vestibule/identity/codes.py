@@ -221,6 +221,15 @@ NO_UPSTREAM = define(
     meaning="This server signs its authorities itself: no upstream authority is configured.",
     advice="Use vestibule authority x509 taint and revoke.",
 )
+BAN_NOT_KEPT = define(
+    "VST1223",
+    "ban-not-kept",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="An agent was banned, which holds at once, but the ban could not be written: it ends with the server's "
+    "next start.",
+    advice="Free space on the disk of the server's database, or make it writable again, and ban the agent again.",
+)
 RETURN_OFF = define(
     "VST1220",
     "agents-may-not-return",

@@ -66,3 +66,15 @@ def deletion_event(actor: str, entry_id: str, entry: Entry | None) -> AuditEvent
 
 def _seconds(ttl: timedelta) -> int:
     return int(ttl.total_seconds())
+
+
+def not_created_event(actor: str, entry: Entry, refusal: VestibuleError | None, existing: str) -> AuditEvent:
+    """An entry was recorded under an ID that came to nothing: refused by the store, or there as ``existing``."""
+    details: dict[str, Detail] = {"entry_id": entry.id}
+    if refusal is not None:
+        outcome, details["error"] = refusal.code.code, refusal.message
+    else:
+        outcome, details["existing_id"] = "exists", existing
+    return AuditEvent(
+        actor=actor, action="entry.create", subject=str(entry.spiffe_id), outcome=outcome, details=details
+    )

@@ -14,7 +14,7 @@ from typing import Final
 from vestibule.attest.node import AttestedNode, Challenge, NodeAttestor
 from vestibule.attest.node.codes import EVIDENCE_USED, FOREIGN_AGENT_ID, UNKNOWN_ATTESTATION_TYPE
 from vestibule.attest.node.join_token import agent_id as join_token_agent_id
-from vestibule.audit import Audit, AuditEvent
+from vestibule.audit import Audit, AuditEvent, EmergencyAudit
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
 from vestibule.identity.beacon import Beacon
@@ -25,6 +25,7 @@ from vestibule.identity.codes import (
     AGENT_NOT_ACTIVE,
     AGENT_NOT_ATTESTED,
     AGENT_NOT_FOUND,
+    BAN_NOT_KEPT,
     INVALID_ENTRY,
     INVALID_TTL,
     MISSING_PARAMETER,
@@ -67,7 +68,11 @@ class Nodes:
         audit: Audit,
         clock: Clock,
         trust_domain: TrustDomain,
+        emergency: EmergencyAudit | None = None,
     ) -> None:
+        self._emergency = emergency
+        # Banned, and not kept by the store yet.
+        self._cut: set[SpiffeId] = set()
         self._store = store
         self._issuance = issuance
         self._registration = registration
@@ -147,7 +152,7 @@ class Nodes:
 
     async def _admit(self, node: AttestedNode, kind: str, csr: bytes, address: str) -> Attested:
         # 4. That node is not banned, nor known already where only the first use counts.
-        known = await self._store.agents.get(node.agent_id)
+        known = await self.known(node.agent_id)
         if known is not None and known.banned:
             raise AGENT_BANNED.error("failed to attest: agent is banned")
         if known is not None and node.first_use_only:
@@ -227,7 +232,7 @@ class Nodes:
 
     async def check_standing(self, spiffe_id: SpiffeId) -> AgentRecord:
         """The agent, if it is known and not banned.  Raises: VST1210, VST1211."""
-        agent = await self._store.agents.get(spiffe_id)
+        agent = await self.known(spiffe_id)
         if agent is None:
             raise AGENT_NOT_ATTESTED.error(f"agent {spiffe_id} is not attested")
         if agent.banned:
@@ -265,7 +270,8 @@ class Nodes:
 
     async def known(self, spiffe_id: SpiffeId) -> AgentRecord | None:
         """The agent's record, also of a banned one."""
-        return await self._store.agents.get(spiffe_id)
+        agent = await self._store.agents.get(spiffe_id)
+        return replace(agent, banned=True) if agent is not None and spiffe_id in self._cut else agent
 
     async def note_issued(self, spiffe_id: SpiffeId, svid: IssuedSvid) -> None:
         """An agent was given a further SVID, which becomes its current one by use.  Raises: VST1210, VST1211."""
@@ -297,12 +303,26 @@ class Nodes:
     # ------------------------------------------------------------------------------- throwing out
 
     async def ban(self, actor: str, spiffe_id: SpiffeId) -> None:
-        """Shut an agent out: its certificates no longer count and it may not attest.  Raises: VST1208."""
+        """Shut an agent out: its certificates no longer count and it may not attest.
+
+        It holds even where there is no room for its record; without room in the store, until the next start.
+        Raises: VST1208, VST1223 (in force, and not kept).
+        """
         await self._require(spiffe_id)
-        await self._audit.record([AuditEvent(actor=actor, action="agent.ban", subject=str(spiffe_id))])
-        if not await self._store.agents.set_banned(spiffe_id):
-            raise AGENT_NOT_FOUND.error("agent not found")
+        event = AuditEvent(actor=actor, action="agent.ban", subject=str(spiffe_id))
+        # Whoever fills our disks must not become unbannable by that (``audit.deferred``).
+        await (self._emergency.record_or_defer if self._emergency else self._audit.record)([event])
+        self._cut.add(spiffe_id)
         self.departures.advance()
+        try:
+            known = await self._store.agents.set_banned(spiffe_id)
+        except VestibuleError as error:
+            raise BAN_NOT_KEPT.error(
+                f"{spiffe_id} is banned until this server restarts: {error.message}"
+            ) from error
+        self._cut.discard(spiffe_id)
+        if not known:
+            raise AGENT_NOT_FOUND.error("agent not found")
 
     async def evict(self, actor: str, spiffe_id: SpiffeId) -> None:
         """Forget an agent; it may attest again if it has evidence.  Lifts a ban.  Raises: VST1208."""
@@ -310,6 +330,7 @@ class Nodes:
         await self._audit.record([AuditEvent(actor=actor, action="agent.evict", subject=str(spiffe_id))])
         if not await self._store.agents.delete(spiffe_id):
             raise AGENT_NOT_FOUND.error("agent not found")
+        self._cut.discard(spiffe_id)
         self.departures.advance()
         await self._delete_alias(actor, spiffe_id)
 

@@ -10,14 +10,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
-from vestibule.audit import Audit
+from vestibule.audit import Audit, AuditEvent
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
 from vestibule.identity.beacon import first
 from vestibule.identity.codes import ENTRY_NOT_FOUND, INVALID_TEMPLATE_ENTRY, MISSING_PARAMETER
 from vestibule.identity.derivation import rederived
 from vestibule.identity.entitlement import Entitlements
-from vestibule.identity.entry_records import deletion_event, entry_event, shown_parent
+from vestibule.identity.entry_records import deletion_event, entry_event, not_created_event, shown_parent
 from vestibule.identity.entry_rules import EntryRules
 from vestibule.identity.names import server_id
 from vestibule.records import Entry
@@ -90,10 +90,25 @@ class Registration:
         await self._record(actor, "entry.create", checked)
         created = iter(await self._store.entries.create_many(fit) if fit else ())
         results: list[Created] = [next(created) if isinstance(entry, Entry) else entry for entry in checked]
+        await self._record_unused(actor, checked, results)
         if fit:
             await self._entitlements.refresh()
         # A similar one that is there already may be one that the caller shall not learn of.
         return [_attempt(partial(_known_only_to_permitted, each, permit)) for each in results]
+
+    async def _record_unused(
+        self, actor: str, wanted: Sequence[Entry | VestibuleError], results: Sequence[Created]
+    ) -> None:
+        """The records were made before it was known which entries the store has already, in a similar form, or refuses:
+        a second one says that no entry came to be under the first one's ID.
+        """
+        events = [
+            _not_created(actor, entry, result)
+            for entry, result in zip(wanted, results, strict=True)
+            if isinstance(entry, Entry) and (isinstance(result, VestibuleError) or not result[1])
+        ]
+        if events:
+            await self._audit.record(events)
 
     async def update(
         self,
@@ -237,6 +252,12 @@ class Registration:
         events = [entry_event(actor, action, entry) for entry in entries]
         if events:
             await self._audit.record(events)
+
+
+def _not_created(actor: str, entry: Entry, result: Created) -> AuditEvent:
+    if isinstance(result, VestibuleError):
+        return not_created_event(actor, entry, result, "")
+    return not_created_event(actor, entry, None, result[0].id)
 
 
 def _known_only_to_permitted(created: Created, permit: Permit) -> Created:

@@ -29,12 +29,12 @@ from h2.settings import SettingCodes
 from vestibule.errors import VestibuleError
 from vestibule.net.codes import MALFORMED_MESSAGE, MESSAGE_TOO_LARGE, SHUTTING_DOWN
 from vestibule.net.grpc import Servable, Stream, refuse
+from vestibule.net.handshakes import TlsListener
 from vestibule.net.peer import Peer
 from vestibule.net.quotas import Quota, Share, Shares, peer_name
 
 MAX_MESSAGE_BYTES: Final = 4 * 2**20
 MAX_STREAMS_PER_CONNECTION: Final = 1000
-HANDSHAKE_TIMEOUT: Final = 10.0
 FRAME_HEADER_BYTES: Final = 9
 READ_AT_ONCE: Final = 64 * 1024
 """Bytes after which the frames of a message are put together: each takes more memory than its content."""
@@ -66,7 +66,7 @@ class GrpcServer:
         self._streaming: set[asyncio.Task[Any]] = set()
         self._unary: set[asyncio.Task[Any]] = set()
         self._connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
-        self._listeners: list[asyncio.AbstractServer] = []
+        self._listeners: list[asyncio.AbstractServer | TlsListener] = []
         self._draining = False
         tracked = [self._tracked(service) for service in services]
         self._grpclib = _Protocols(tracked, self._connections, Shares(quota))
@@ -74,9 +74,13 @@ class GrpcServer:
     async def listen(self, sock: socket.socket, *, tls: ssl.SSLContext | None = None) -> None:
         """Accept connections on ``sock``, which is ours from here on."""
         loop = asyncio.get_running_loop()
-        timeout = HANDSHAKE_TIMEOUT if tls is not None else None
+        if tls is not None:
+            guarded = TlsListener(sock, tls, self._grpclib.protocol)
+            guarded.start()
+            self._listeners.append(guarded)
+            return
         make = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
-        listener = await make(self._grpclib.protocol, sock=sock, ssl=tls, ssl_handshake_timeout=timeout)
+        listener = await make(self._grpclib.protocol, sock=sock)
         self._listeners.append(listener)
 
     async def adopt(self, sock: socket.socket) -> asyncio.Event:

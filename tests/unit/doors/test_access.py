@@ -74,6 +74,14 @@ def test_a_source_waits_after_its_burst_and_is_refused_when_that_takes_too_long(
     assert limit.turn("a", 110.0) <= 0
 
 
+def test_a_batch_takes_as_many_turns_as_it_holds() -> None:
+    limit = PerSource(rate=10, burst=5, patience=1.0)
+    assert limit.turn("a", 100.0, 5) <= 0
+    assert limit.turn("a", 100.0, 10) == pytest.approx(1.0)
+    with pytest.raises(VestibuleError, match="VST2325"):
+        limit.turn("a", 100.0)
+
+
 def test_many_sources_are_forgotten_oldest_first() -> None:
     limit = PerSource(rate=1, burst=1, patience=0.0)
     for number in range(5000):

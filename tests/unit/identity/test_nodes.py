@@ -6,14 +6,16 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from tests.unit.identity.world import World, entry, spiffe
+from tests.unit.identity.world import DOMAIN, World, entry, spiffe
 
+from vestibule.audit import DeferringAudit
 from vestibule.errors import VestibuleError
-from vestibule.identity.nodes import Attested
+from vestibule.identity.nodes import Attested, Nodes
 from vestibule.identity.refusals import PER_WINDOW, WINDOW
 from vestibule.pki.csr import make_csr
 from vestibule.pki.keys import generate_key
 from vestibule.spiffe import SpiffeId
+from vestibule.store.codes import STORE_FULL
 
 TTL = timedelta(minutes=10)
 
@@ -216,3 +218,40 @@ async def test_old_tokens_are_forgotten(world: World) -> None:
         while await refused(world, "abc") != "VST8020":
             await asyncio.sleep(0)
     pruning.cancel()
+
+
+async def test_a_ban_holds_although_the_audit_log_is_full_and_is_on_record_before_all_else(
+    world: World,
+) -> None:
+    agent = (await joined(world)).svid
+    audit = DeferringAudit(world.audit, world.clock)
+    nodes = Nodes(world.store, world.issuance, world.registration, (), audit, world.clock, DOMAIN, audit)
+    world.audit.broken = True
+    await nodes.ban("operator", agent.spiffe_id)
+    with pytest.raises(VestibuleError, match="VST1211"):
+        await nodes.check(agent.spiffe_id, agent.serial, agent.not_after)
+    with pytest.raises(VestibuleError, match="VST8100"):
+        await nodes.evict("operator", agent.spiffe_id)
+    world.audit.broken = False
+    await nodes.evict("operator", agent.spiffe_id)
+    ban, evict = world.audit.events[-2:]
+    assert (ban.action, evict.action) == ("agent.ban", "agent.evict")
+    assert ban.details["deferred_from"] == world.clock.now().isoformat()
+
+
+async def test_a_ban_that_the_store_cannot_keep_holds_until_the_next_start(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = (await joined(world)).svid
+
+    async def full(_spiffe_id: SpiffeId, banned: bool = True) -> bool:
+        raise STORE_FULL.error("no room")
+
+    monkeypatch.setattr(world.store.agents, "set_banned", full)
+    with pytest.raises(VestibuleError, match="VST1223"):
+        await world.nodes.ban("operator", agent.spiffe_id)
+    with pytest.raises(VestibuleError, match="VST1211"):
+        await world.nodes.check(agent.spiffe_id, agent.serial, agent.not_after)
+    monkeypatch.undo()
+    await world.nodes.ban("operator", agent.spiffe_id)
+    assert (await world.nodes.get(agent.spiffe_id)).banned

@@ -51,6 +51,17 @@ async def test_an_entry_that_breaks_a_rule_is_refused_and_recorded(
     assert await world.store.entries.all() == []
 
 
+async def test_an_id_that_came_to_nothing_is_on_record_as_such(world: World) -> None:
+    await create_one(world, entry("/web", AGENT, id="first"))
+    await create_one(world, entry("/web", AGENT, id="second"))
+    await create_one(world, entry("/other", AGENT, id="first"))
+    events = [each for each in world.audit.events if each.action == "entry.create"]
+    outcomes = [(each.details["entry_id"], each.outcome) for each in events]
+    assert outcomes[:3] == [("first", "ok"), ("second", "ok"), ("second", "exists")]
+    assert outcomes[3:] == [("first", "ok"), ("first", "VST8010")]
+    assert events[2].details["existing_id"] == "first"
+
+
 async def test_a_similar_entry_is_returned_instead_of_a_second_one(world: World) -> None:
     first, again = (
         await create_one(world, entry("/web", AGENT)),

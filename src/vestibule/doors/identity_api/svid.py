@@ -16,6 +16,7 @@ from vestibule.doors.identity_api.values import (
     status,
     svid_to_wire,
 )
+from vestibule.doors.limits import PerSource
 from vestibule.errors import VestibuleError
 from vestibule.identity.downstream import Downstream
 from vestibule.identity.issuance import Issuance, SvidRequest
@@ -25,6 +26,9 @@ from vestibule.wire.gen.spire import svid_pb2 as wire
 
 SERVICE: Final = wire.DESCRIPTOR.services_by_name["SVID"]
 
+SIGNATURES_PER_SECOND: Final = 500
+SIGNATURES_AT_ONCE: Final = 2000
+
 
 class SvidDoor:
     """Translates for ``identity.issuance`` and ``identity.jwt_issuance``."""
@@ -33,6 +37,9 @@ class SvidDoor:
         self._downstream = downstream
         self._issuance = issuance
         self._jwt_issuance = jwt_issuance
+        # SPIRE's number per address; ours is per agent, of whom many may come from one.  The burst holds what an agent
+        # with a thousand entries asks for at once when an authority was replaced.
+        self._signing = PerSource(rate=SIGNATURES_PER_SECOND, burst=SIGNATURES_AT_ONCE, patience=10.0)
 
     def servable(self) -> Servable:
         """The service, not yet guarded."""
@@ -49,6 +56,7 @@ class SvidDoor:
         """BatchNewX509SVID."""
         request = await receive(stream)
         wanted = [SvidRequest(entry_id=each.entry_id, csr=each.csr) for each in request.params]
+        await self._signing.pass_through(str(own_agent_id()), max(len(wanted), 1))
         response = wire.BatchNewX509SVIDResponse()
         for outcome in await self._issuance.for_workloads(own_agent_id(), wanted):
             if isinstance(outcome, VestibuleError):
@@ -68,6 +76,7 @@ class SvidDoor:
     async def new_jwt_svid(self, stream: Stream) -> None:
         """NewJWTSVID."""
         request = await receive(stream)
+        await self._signing.pass_through(str(own_agent_id()))
         svid = await self._jwt_issuance.for_workload(own_agent_id(), request.entry_id, list(request.audience))
         await stream.send_message(wire.NewJWTSVIDResponse(svid=jwt_svid_to_wire(svid)))
 
