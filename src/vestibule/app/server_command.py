@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from vestibule.app.codes import INVALID_SETTING
-from vestibule.app.server_settings import KeyStorage, ServerSettings, server_settings
+from vestibule.app.server_settings import KeyStorage, ServerSettings, Upstream, server_settings
 from vestibule.cli.output import Exit, Output, OutputOption, answer
 from vestibule.cli.output import run as run_command
 from vestibule.cli.sockets import SERVER_SOCKET, runtime_directory
@@ -105,6 +105,24 @@ def run(
             "[default: join_token]",
         ),
     ] = None,
+    upstream: Annotated[
+        Upstream | None,
+        typer.Option("--upstream", help="Who signs this server's authorities. [default: itself]"),
+    ] = None,
+    upstream_server_address: Annotated[
+        str | None,
+        typer.Option(
+            "--upstream-server-address", metavar="HOST:PORT", help="spire: the gRPC port of the server above."
+        ),
+    ] = None,
+    upstream_workload_api: Annotated[
+        Path | None,
+        typer.Option(
+            "--upstream-workload-api",
+            metavar="SOCKET",
+            help="spire: the agent's socket, for this server's identity.",
+        ),
+    ] = None,
     kek_file: Annotated[
         Path | None, typer.Option("--kek-file", help="The key that seals the keys. [default: DATA_DIR/kek]")
     ] = None,
@@ -134,6 +152,9 @@ def run(
             "return_grace": return_grace,
             "key_storage": key_storage,
             "kek_file": kek_file,
+            "upstream": upstream,
+            "upstream_server_address": upstream_server_address,
+            "upstream_workload_api": upstream_workload_api,
             "pkcs11_module": pkcs11_module,
             "pkcs11_token": pkcs11_token,
             "pkcs11_pin_file": pkcs11_pin_file,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from vestibule.app.server_attestors import node_attestors
 from vestibule.app.server_keys import key_manager
 from vestibule.app.server_settings import ServerSettings
 from vestibule.app.server_store import opened_store, ownership
+from vestibule.app.server_upstream import upstream_of
 from vestibule.audit import AuditLog, DeferringAudit
 from vestibule.clock import Clock
 from vestibule.identity.authorities import Authorities
@@ -62,15 +63,17 @@ async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servic
             log = AuditLog(data / "audit.jsonl", clock)
             audit = DeferringAudit(log, clock)
             await log.open()
+            above = AsyncExitStack()
             try:
                 await _check_trust_domain(store, domain)
+                upstream = await above.enter_async_context(upstream_of(settings, clock))
                 keys = key_manager(settings)
                 owned = ownership(settings, store)
                 jwt = None
                 if not settings.disable_jwt_svids:
                     jwt = JwtAuthorities(store, keys, audit, clock, settings.ca_ttl, owned)
                 authorities = Authorities(
-                    store, keys, audit, clock, domain, settings.ca_ttl, jwt, ownership=owned
+                    store, keys, audit, clock, domain, settings.ca_ttl, jwt, upstream, ownership=owned
                 )
                 entitlements = Entitlements(store, clock)
                 registration = Registration(store, entitlements, audit, clock, domain)
@@ -113,6 +116,7 @@ async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servic
                     identity=identity,
                 )
             finally:
+                await above.aclose()
                 await log.close()
         finally:
             await store.close()

@@ -17,6 +17,7 @@ from vestibule.app.codes import INVALID_SETTING
 from vestibule.app.secret_references import SecretReference
 from vestibule.cli.durations import parse_duration
 from vestibule.errors import VestibuleError, Where
+from vestibule.records import Address
 from vestibule.spiffe import TrustDomain
 
 DEFAULT_PORT: Final = 8081
@@ -30,6 +31,12 @@ class KeyStorage(str, Enum):  # noqa: UP042 - typer shows the values of str enum
     DISK = "disk"
     MEMORY = "memory"
     PKCS11 = "pkcs11"
+
+
+class Upstream(str, Enum):  # noqa: UP042 - typer shows the values of str enums
+    """Who signs the authorities, where the server does not do so itself.  ``spire``: a server above this one."""
+
+    SPIRE = "spire"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +70,9 @@ class ServerSettings:
     return_grace: timedelta = timedelta(days=7)
     key_storage: KeyStorage = KeyStorage.DISK
     kek_file: Path | None = None
+    upstream: Upstream | None = None
+    upstream_server_address: str = ""
+    upstream_workload_api: Path | None = None
     pkcs11_module: Path | None = None
     pkcs11_token: str = ""
     pkcs11_pin_file: Path | None = None
@@ -92,6 +102,7 @@ class ServerSettings:
             _check_issuer(self.jwt_issuer)
         if self.oidc_port is not None:
             self._check_oidc()
+        self._check_upstream()
         self._check_token()
 
     def _check_token(self) -> None:
@@ -103,6 +114,23 @@ class ServerSettings:
             raise INVALID_SETTING.error("key_storage pkcs11 needs pkcs11_module and pkcs11_token")
         elif (self.pkcs11_pin_file is None) == (self.pkcs11_pin_fd is None):
             raise INVALID_SETTING.error("key_storage pkcs11 needs one of pkcs11_pin_file and pkcs11_pin_fd")
+
+    def _check_upstream(self) -> None:
+        given = bool(self.upstream_server_address), self.upstream_workload_api is not None
+        if self.upstream is not Upstream.SPIRE:
+            if any(given):
+                raise INVALID_SETTING.error(
+                    "upstream_server_address and upstream_workload_api need upstream spire"
+                )
+            return
+        if not all(given):
+            raise INVALID_SETTING.error(
+                "upstream spire needs upstream_server_address and upstream_workload_api"
+            )
+        try:
+            Address.parse(self.upstream_server_address)
+        except ValueError as error:
+            raise INVALID_SETTING.error(f"upstream_server_address: {error}") from error
 
     def _check_oidc(self) -> None:
         if not self.jwt_issuer or self.disable_jwt_svids:
@@ -187,7 +215,7 @@ _NAMES: Final = frozenset(each.name for each in fields(ServerSettings))
 _PATHS: Final = frozenset(
     {
         *("data_dir", "socket_path", "kek_file", "intent", "oidc_tls_cert", "oidc_tls_key"),
-        *("pkcs11_module", "pkcs11_pin_file"),
+        *("pkcs11_module", "pkcs11_pin_file", "upstream_workload_api"),
     }
 )
 _NUMBERS: Final = frozenset({"pkcs11_pin_fd"})
@@ -221,6 +249,12 @@ def _typed(name: str, value: Any) -> Any:
         if not isinstance(value, bool):
             raise INVALID_SETTING.error(f"{name} {value!r} is neither true nor false")
         return value
+    if name == "upstream":
+        try:
+            return Upstream(value)
+        except ValueError as error:
+            known = ", ".join(each.value for each in Upstream)
+            raise INVALID_SETTING.error(f"upstream {value!r} is none of: {known}") from error
     if name == "key_storage":
         try:
             return KeyStorage(value)

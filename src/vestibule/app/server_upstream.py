@@ -1,0 +1,87 @@
+"""Who signs a server's authorities, as its settings say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
+from typing import Final
+
+from vestibule.app.server_settings import ServerSettings, Upstream
+from vestibule.calls.upstream_api import UpstreamApi, upstream_api
+from vestibule.clock import Clock
+from vestibule.errors import Kind, VestibuleError
+from vestibule.identity.codes import UPSTREAM_FAILED
+from vestibule.identity.upstream import UpstreamAuthority, UpstreamChain
+from vestibule.records import Address
+from vestibule.spiffe import JwtAuthority, TrustBundle
+
+LOOK_SECONDS: Final = 5.0
+"""How often the server above is asked for its bundle; a change of its roots is seen sooner, through the agent."""
+
+
+@asynccontextmanager
+async def upstream_of(settings: ServerSettings, clock: Clock) -> AsyncIterator[UpstreamAuthority | None]:
+    """The upstream, or none: then the server signs its authorities itself."""
+    if settings.upstream is None:
+        yield None
+        return
+    assert settings.upstream is Upstream.SPIRE
+    assert settings.upstream_workload_api is not None
+    address = Address.parse(settings.upstream_server_address)
+    async with upstream_api(address, settings.upstream_workload_api, settings.trust_domain, clock) as api:
+        yield ServerAbove(api)
+
+
+class ServerAbove:
+    """A server of the same trust domain, Vestibule's or SPIRE's (``identity.upstream``, both Protocols)."""
+
+    name = "spire"
+
+    def __init__(self, api: UpstreamApi) -> None:
+        self._api = api
+
+    async def mint(self, csr: bytes, ttl: timedelta) -> UpstreamChain:
+        """A signing certificate.  Raises: VST1310, and what ``UpstreamApi`` raises."""
+        with self._explained():
+            chain, roots = await self._api.new_downstream_ca(csr, ttl)
+        return UpstreamChain(chain=chain, roots=roots)
+
+    async def publish_jwt(self, key: JwtAuthority) -> tuple[JwtAuthority, ...]:
+        """Our key, into its bundle.  Raises as ``mint`` does."""
+        with self._explained():
+            return await self._api.publish_jwt(key)
+
+    async def roots(self) -> AsyncIterator[tuple[bytes, ...]]:
+        """The roots of ``bundles``."""
+        async for bundle in self.bundles():
+            yield bundle.x509_authorities
+
+    async def bundles(self) -> AsyncIterator[TrustBundle]:
+        """Its bundle: now, and after every change."""
+        last: TrustBundle | None = None
+        while True:
+            bundle = await self._api.bundle()
+            if bundle != last:
+                last = bundle
+                yield bundle
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._api.identity.change()
+            except TimeoutError:
+                continue
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """A refusal, with what to do about it."""
+        try:
+            yield
+        except VestibuleError as error:
+            if error.code.kind is not Kind.DENIED:
+                raise
+            who = self._api.identity.spiffe_id
+            raise UPSTREAM_FAILED.error(
+                f"the server above refuses {who or 'this server'}: {error.message}",
+                advice="Give this identity a downstream entry there: vestibule entry create --downstream …",
+            ) from error
