@@ -60,7 +60,7 @@ async def test_a_workload_gets_a_token_of_each_identity_and_others_verify_it(wor
         assert (await verified(api, one, "db")).spiffe_id == WEB
         found = await api.validate_jwt_svid(one.token, "db")
         assert found.spiffe_id == WEB
-        assert found.claims.keys() == {"sub", "aud", "exp", "iat"}
+        assert found.claims.keys() == {"sub", "aud", "exp", "iat", "vestibule:via"}
         assert found.claims["aud"] == ["db"]
     log = (world.directory / "server" / "audit.jsonl").read_text()
     assert log.count('"jwt-svid.issue"') == 2

@@ -21,6 +21,7 @@ GROUPS: Final = {
     "authority jwt": "Those of JWT-SVIDs.",
     "authority upstream": "The roots of the upstream that signs this server's authorities.",
     "svid": "Credentials of this process, from the Workload API.",
+    "revoke": "Take back identities, certificates, agents, authorities.",
     "audit": "The log of administrative and issuing acts.",
     "logger": "How much a running server or agent writes into its log.",
     "debug": "What a running server or agent counts.",
@@ -83,6 +84,14 @@ COMMANDS: Final = {
     "logger set": Lazy("vestibule.cli.logger:set_level", "Change the log level while it runs."),
     "logger reset": Lazy("vestibule.cli.logger:reset", "Go back to the log level of the start."),
     "debug info": Lazy("vestibule.cli.debug:info", "Show certificates, uptime and counts."),
+    "revoke identity": Lazy("vestibule.cli.revoke:identity", "Revoke everything that proves an identity."),
+    "revoke certificate": Lazy("vestibule.cli.revoke:certificate", "Revoke one certificate."),
+    "revoke agent": Lazy("vestibule.cli.revoke:agent", "Ban an agent and revoke all that it had issued."),
+    "revoke authority": Lazy("vestibule.cli.revoke:authority", "Revoke an authority and all below it."),
+    "revoke list": Lazy("vestibule.cli.revoke:list_revocations", "List what is revoked."),
+    "revoke show": Lazy("vestibule.cli.revoke:show", "Show revocations by a part of their name."),
+    "revoke lift": Lazy("vestibule.cli.revoke:lift", "Let a revoked identity have new SVIDs."),
+    "revoke crl": Lazy("vestibule.cli.revoke:crl", "Print an authority's certificate revocation list."),
     "audit verify": Lazy("vestibule.cli.audit:check", "Check that an audit log is whole."),
 }
 

@@ -21,6 +21,7 @@ from vestibule.audit import AuditEvent
 from vestibule.clock import Clock, SystemClock
 from vestibule.doors.access import Access
 from vestibule.doors.admin_api import ServerAdminDoor
+from vestibule.doors.crl_http import crl_route
 from vestibule.doors.debug_api import ServerDebugDoor
 from vestibule.doors.grpc_health import HealthDoor
 from vestibule.doors.health import Check, HealthServer, health_app
@@ -29,13 +30,17 @@ from vestibule.doors.logger_api import LoggerDoor
 from vestibule.doors.node_api import NodeDoor
 from vestibule.doors.oidc_http import CertificateFiles, oidc_app
 from vestibule.doors.presence import PresenceDoor
+from vestibule.doors.revocation_admin import RevocationAdminDoor
+from vestibule.doors.revocation_feed import RevocationFeedDoor
 from vestibule.errors import VestibuleError
 from vestibule.identity.beacon import first
+from vestibule.identity.revocation_impact import Drill
 from vestibule.net.caller import current_caller
 from vestibule.net.grpc_server import GrpcServer
 from vestibule.net.listen import listen_tcp
 from vestibule.net.tls import ServerTls
 from vestibule.net.unix import PRIVATE, UnixListener, listen_unix
+from vestibule.pki.revocation import unrevoked
 from vestibule.processes import Shutdown
 from vestibule.spiffe import TrustBundle, TrustDomain
 from vestibule.telemetry.levels import LogControl, LogLevel
@@ -144,7 +149,14 @@ class _Server:
         self._metrics = _metrics(services)
         self._oidc_tls = _oidc_tls(settings)
         self._tls = ServerTls(services.identity.svid, services.authorities.bundle())
-        access = Access(services.nodes, self._bundle_of, clock, self._metrics, services.entitlements.powers)
+        access = Access(
+            services.nodes,
+            self._bundle_of,
+            clock,
+            self._metrics,
+            services.entitlements.powers,
+            lambda: services.revocations.now,
+        )
         identity = identity_services(
             services.authorities,
             services.entitlements,
@@ -165,6 +177,17 @@ class _Server:
             connected=node.is_connected,
         )
         self._metrics.gauge("agents_connected", "Agents that watch for changes now.", node.connected)
+        drill = Drill(
+            services.store,
+            services.issued,
+            services.signers,
+            clock,
+            entitled=services.entitlements.is_entitled,
+            connected=node.is_connected,
+        )
+        revoke = RevocationAdminDoor(services.revoking, drill, services.crls)
+        feed = RevocationFeedDoor(services.revocations)
+        self._metrics.gauge("revocations", "Revocations on the list.", lambda: len(services.revocations.now))
         debug = ServerDebugDoor(
             store=services.store,
             chain=lambda: services.identity.svid.chain,
@@ -175,9 +198,11 @@ class _Server:
         # On both sides, as in SPIRE: who may not have them is refused, and not told that they do not exist.
         both = [*identity, debug.servable(), logger.for_server(), HealthDoor(self._problem).servable()]
         presence = PresenceDoor(services.returning, clock, settings.trust_domain)
-        remote = [*both, node.servable(), presence.servable(), *mesh.services]
+        remote = [*both, node.servable(), presence.servable(), feed.servable(), *mesh.services]
         self._remote = GrpcServer([access.guard(each) for each in remote])
-        self._local = GrpcServer([access.guard(each) for each in (*both, admin.servable())])
+        self._local = GrpcServer(
+            [access.guard(each) for each in (*both, admin.servable(), revoke.servable())]
+        )
 
     def ready(self, seconds: float) -> Ready:
         """Where everything is."""
@@ -221,13 +246,17 @@ class _Server:
         yield "registration", services.registration.run
         yield "nodes", services.nodes.run
         yield "server-identity", services.identity.run
+        yield "revocations", services.revocations.run
+        yield "crls", services.crls.run
         yield "tls", self._keep_tls_current
         yield from self._mesh.background().items()
         if self._places.health is not None:
-            pages = health_app(self._checks(), self._metrics)
+            pages = health_app(self._checks(), self._metrics, [crl_route(services.crls.get)])
             yield "health", HealthServer(pages, self._places.health).run
         if self._places.oidc is not None:
-            pages = oidc_app(self._settings.jwt_issuer, services.authorities.bundle)
+            pages = oidc_app(
+                self._settings.jwt_issuer, services.authorities.bundle, [crl_route(services.crls.get)]
+            )
             tls = self._oidc_tls
             yield "oidc", HealthServer(pages, self._places.oidc, tls.context if tls else None).run
             if tls is not None:
@@ -247,7 +276,9 @@ class _Server:
 
     def _bundle_of(self, trust_domain: TrustDomain) -> TrustBundle | None:
         own = self._services.authorities.bundle()
-        return own if own.trust_domain == trust_domain else None
+        if own.trust_domain != trust_domain:
+            return None
+        return unrevoked(own, self._services.revocations.now, self._clock.now())
 
     async def _record_log_level(self, action: str, level: LogLevel) -> None:
         event = AuditEvent(

@@ -18,19 +18,26 @@ from vestibule.app.server_upstream import upstream_of
 from vestibule.audit import AuditLog, DeferringAudit
 from vestibule.clock import Clock
 from vestibule.identity.authorities import Authorities
+from vestibule.identity.authority_revocation import Signers
+from vestibule.identity.crl_publishing import CrlPublishing
 from vestibule.identity.downstream import Downstream
 from vestibule.identity.entitlement import Entitlements
 from vestibule.identity.issuance import Issuance
+from vestibule.identity.issuance_gate import RevocationGate
 from vestibule.identity.jwt_authorities import JwtAuthorities
 from vestibule.identity.jwt_issuance import JwtIssuance
+from vestibule.identity.marks import Marks
 from vestibule.identity.nodes import Nodes
 from vestibule.identity.registration import Registration
 from vestibule.identity.returning import Returning
+from vestibule.identity.revocation import Revoking
+from vestibule.identity.revocation_list import RevocationList
 from vestibule.identity.server_identity import ServerIdentity
 from vestibule.processes import private_directory
 from vestibule.processes.codes import NOT_WRITABLE
 from vestibule.spiffe import TrustDomain
 from vestibule.store import Store
+from vestibule.store.issued import IssuedFiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +55,11 @@ class Services:
     nodes: Nodes
     returning: Returning
     identity: ServerIdentity
+    revocations: RevocationList
+    issued: IssuedFiles
+    revoking: Revoking
+    signers: Signers
+    crls: CrlPublishing
 
 
 @asynccontextmanager
@@ -64,6 +76,7 @@ async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servic
             audit = DeferringAudit(log, clock)
             await log.open()
             above = AsyncExitStack()
+            issued = IssuedFiles(data / "issued")
             try:
                 await _check_trust_domain(store, domain)
                 upstream = await above.enter_async_context(upstream_of(settings, clock))
@@ -77,6 +90,8 @@ async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servic
                 )
                 entitlements = Entitlements(store, clock)
                 registration = Registration(store, entitlements, audit, clock, domain)
+                marks, revocations = Marks(store, clock), RevocationList(store, clock)
+                gate = RevocationGate(lambda: revocations.now, marks, issued.append, clock)
                 issuance = Issuance(
                     authorities,
                     entitlements,
@@ -85,6 +100,7 @@ async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servic
                     domain,
                     default_ttl=settings.default_x509_svid_ttl,
                     agent_ttl=settings.agent_ttl,
+                    gate=gate,
                 )
                 jwt_issuance = JwtIssuance(
                     jwt,
@@ -94,14 +110,33 @@ async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servic
                     domain,
                     default_ttl=settings.default_jwt_svid_ttl,
                     issuer=settings.jwt_issuer,
+                    gate=gate,
                 )
                 attestors = node_attestors(settings.node_attestors, domain, store.join_tokens)
                 nodes = Nodes(store, issuance, registration, attestors, audit, clock, domain, audit)
                 returning = Returning(nodes, issuance, audit, clock, settings.return_grace)
                 identity = ServerIdentity(issuance, clock, domain, authorities)
+                signers = Signers(authorities, lambda: [] if jwt is None else jwt.all())
+                revoking = Revoking(
+                    revocations,
+                    marks,
+                    issued,
+                    signers,
+                    nodes,
+                    audit,
+                    clock,
+                    domain,
+                    renew_server=identity.renew,
+                    told=nodes.departures.advance,
+                )
+                issued.open()
+                await marks.start()
+                await revocations.start()
                 await authorities.start()
                 await entitlements.start()
                 await identity.start()
+                crls = CrlPublishing(store, keys, authorities, revocations, issued, audit, clock)
+                await crls.start()
                 yield Services(
                     store=store,
                     audit=audit,
@@ -110,14 +145,22 @@ async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servic
                     registration=registration,
                     issuance=issuance,
                     jwt_issuance=jwt_issuance,
-                    downstream=Downstream(authorities, audit, clock, domain, default_ttl=settings.ca_ttl),
+                    downstream=Downstream(
+                        authorities, audit, clock, domain, default_ttl=settings.ca_ttl, gate=gate
+                    ),
                     nodes=nodes,
                     returning=returning,
                     identity=identity,
+                    revocations=revocations,
+                    issued=issued,
+                    revoking=revoking,
+                    signers=signers,
+                    crls=crls,
                 )
             finally:
                 await above.aclose()
                 await log.close()
+                issued.close()
         finally:
             await store.close()
 

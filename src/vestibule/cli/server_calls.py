@@ -19,12 +19,13 @@ from vestibule.net.codes import REMOTE_REFUSED
 from vestibule.net.grpc import Client
 from vestibule.pki import codes as _pki_codes
 from vestibule.spiffe import SpiffeId, TrustDomain
+from vestibule.spiffe import codes as _spiffe_codes
 from vestibule.store import codes as _store_codes
 from vestibule.wire.gen.spire import agent_pb2, bundle_pb2, entry_pb2, types_pb2
 
 PAGE: Final = 500
 # Imported so that the catalogue knows the codes in the server's answers, with their advice.
-CODES: Final = (_identity_codes, _pki_codes, _store_codes)
+CODES: Final = (_identity_codes, _pki_codes, _spiffe_codes, _store_codes)
 _CODED: Final = re.compile(r"(VST[0-9]{4}) (.*)", re.DOTALL)
 
 

@@ -28,10 +28,11 @@ from vestibule.identity.codes import (
 )
 from vestibule.identity.nodes import Nodes
 from vestibule.net.caller import BundleOf, Caller, CallerKind, identify, set_caller
-from vestibule.net.codes import CALL_NOT_ALLOWED, CONNECTION_OUTLIVED
+from vestibule.net.codes import CALL_NOT_ALLOWED, CONNECTION_OUTLIVED, PEER_REFUSED
 from vestibule.net.grpc import Servable, Stream, refuse
+from vestibule.pki.revocation import revoked
 from vestibule.records import Entry
-from vestibule.spiffe import SpiffeId
+from vestibule.spiffe import Revocations, SpiffeId
 from vestibule.wire.gen.spire.types_pb2 import PermissionDeniedDetails
 
 RECHECK_SECONDS: Final = 10.0
@@ -100,6 +101,7 @@ TABLE: Final[Mapping[str, Who]] = {
     f"{_SPIRE}.bundle.v1.Bundle/GetBundle": Who.ANYONE,
     f"{_SPIRE}.bundle.v1.Bundle/CountBundles": Who.LOCAL,
     f"{_NODE}/Watch": Who.AGENT,
+    "/vestibule.node.v1.Revocations/Watch": Who.AGENT,
     f"{_NODE}/DescribeService": Who.AGENT,
     f"{_NODE}/RegisterInstance": Who.AGENT,
     f"{_NODE}/DeregisterInstance": Who.AGENT,
@@ -108,6 +110,10 @@ TABLE: Final[Mapping[str, Who]] = {
     f"{_ADS}/StreamAggregatedResources": Who.AGENT,
     f"{_ADS}/DeltaAggregatedResources": Who.AGENT,
     "/vestibule.admin.v1.ServerAdmin/GetStatus": Who.LOCAL,
+    "/vestibule.admin.v1.RevocationAdmin/Revoke": Who.LOCAL,
+    "/vestibule.admin.v1.RevocationAdmin/List": Who.LOCAL,
+    "/vestibule.admin.v1.RevocationAdmin/Lift": Who.LOCAL,
+    "/vestibule.admin.v1.RevocationAdmin/GetCrl": Who.LOCAL,
     f"{_SPIRE}.debug.v1.Debug/GetInfo": Who.LOCAL,
     f"{_SPIRE}.logger.v1.Logger/GetLogger": Who.LOCAL,
     f"{_SPIRE}.logger.v1.Logger/SetLogLevel": Who.LOCAL,
@@ -150,8 +156,13 @@ class Access:
         clock: Clock,
         observer: Observer,
         powers: Callable[[SpiffeId], tuple[Entry, ...]],
+        revocations: Callable[[], Revocations] = Revocations,
     ) -> None:
-        """``powers`` are an identity's ``admin`` and ``downstream`` entries, those that count now."""
+        """``powers`` are an identity's ``admin`` and ``downstream`` entries, those that count now.
+
+        ``bundle_of`` leaves out authorities that ``revocations`` names.
+        """
+        self._revocations = revocations
         self._nodes = nodes
         self._powers = powers
         self._bundle_of = bundle_of
@@ -202,23 +213,30 @@ class Access:
         2. The table lets its kind in.
         3. A workload has an entry, now, that gives it the power that the table asks for.
         4. An agent is attested, not banned, and shows its current certificate.
+        5. What it shows is not revoked: asked last, since a banned agent has to be told that it is banned.
 
         Raises: VST2322, VST2323, VST1210, VST1211, VST1212, VST1213.
         """
         caller = identify(stream, self._bundle_of, self._clock.now())  # 1
         who = TABLE.get(path, Who(0))
         if Who.ANYONE in who or (caller.kind is CallerKind.LOCAL and Who.LOCAL in who):  # 2
-            return caller
+            return self._unrevoked(caller)
         if caller.kind is CallerKind.WORKLOAD and Who.DOWNSTREAM in who:  # 3
             assert caller.spiffe_id is not None
             caller = replace(caller, powers=self._powers(caller.spiffe_id))
             if caller.is_downstream:
-                return caller
+                return self._unrevoked(caller)
         if caller.kind is not CallerKind.AGENT or Who.AGENT not in who:
             raise CALL_NOT_ALLOWED.error(f"authorization denied for method {path}")
         assert caller.spiffe_id is not None
         assert caller.not_after is not None
         await self._nodes.check(caller.spiffe_id, caller.serial, caller.not_after)  # 4
+        return self._unrevoked(caller)
+
+    def _unrevoked(self, caller: Caller) -> Caller:
+        """The caller, if no certificate that it shows is revoked (step 5).  Raises: VST2322."""
+        if (why := revoked(self._revocations(), caller.chain, self._clock.now())) is not None:
+            raise PEER_REFUSED.error(f"the caller's certificate is refused: {why}")
         return caller
 
     def _admit_message(self, path: str, stream: Stream) -> None:
@@ -280,7 +298,7 @@ class Access:
         await self._nodes.check_standing(caller.spiffe_id)
         if self._clock.now() > caller.not_after:
             raise CONNECTION_OUTLIVED.error("the certificate of this connection has expired: connect again")
-        identify(stream, self._bundle_of, self._clock.now())
+        self._unrevoked(identify(stream, self._bundle_of, self._clock.now()))
 
 
 async def _say(stream: Stream, error: VestibuleError) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 import uvicorn
 from starlette.applications import Starlette
@@ -27,8 +27,11 @@ Check = Callable[[], Awaitable[str | None]]
 _log = logging.getLogger(__name__)
 
 
-def health_app(checks: Mapping[str, Check], metrics: Metrics) -> Starlette:
-    """The three pages.  ``/live`` says that the process answers, ``/ready`` that every check is content."""
+def health_app(checks: Mapping[str, Check], metrics: Metrics, others: Sequence[Route] = ()) -> Starlette:
+    """The three pages, and ``others``.
+
+    ``/live`` says that the process answers, ``/ready`` that every check is content.
+    """
 
     async def live(_request: Request) -> Response:
         return JSONResponse({"live": True})
@@ -42,7 +45,9 @@ def health_app(checks: Mapping[str, Check], metrics: Metrics) -> Starlette:
     async def scrape(_request: Request) -> Response:
         return Response(metrics.text(), media_type=metrics.content_type)
 
-    return Starlette(routes=[Route("/live", live), Route("/ready", ready), Route("/metrics", scrape)])
+    return Starlette(
+        routes=[Route("/live", live), Route("/ready", ready), Route("/metrics", scrape), *others]
+    )
 
 
 async def _problem(check: Check) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -47,8 +47,8 @@ def discovery(issuer: str) -> dict[str, object]:
     }
 
 
-def oidc_app(issuer: str, bundle: Callable[[], TrustBundle]) -> Starlette:
-    """The two pages of ``issuer``, an https URL without a slash at its end."""
+def oidc_app(issuer: str, bundle: Callable[[], TrustBundle], others: Sequence[Route] = ()) -> Starlette:
+    """The two pages of ``issuer``, an https URL without a slash at its end, and ``others``."""
 
     async def configuration(_request: Request) -> Response:
         return _page(discovery(issuer), MAX_AGE)
@@ -61,6 +61,7 @@ def oidc_app(issuer: str, bundle: Callable[[], TrustBundle]) -> Starlette:
     routes = [
         Route(f"{path}/.well-known/openid-configuration", configuration),
         Route(f"{path}/keys", keys),
+        *others,
     ]
     return Starlette(routes=routes)
 

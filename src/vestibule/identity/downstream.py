@@ -13,6 +13,7 @@ from vestibule.audit import Audit, AuditEvent
 from vestibule.clock import Clock
 from vestibule.identity.authorities import Authorities
 from vestibule.identity.codes import FOREIGN_CSR_ID, INVALID_TTL, MISSING_PARAMETER
+from vestibule.identity.issuance_gate import IssuanceGate, OpenGate
 from vestibule.pki.certificates import load_certificate
 from vestibule.pki.csr import parse_csr
 from vestibule.pki.profiles import intermediate_ca, lifetime
@@ -41,8 +42,13 @@ class Downstream:
         trust_domain: TrustDomain,
         *,
         default_ttl: timedelta,
+        gate: IssuanceGate | None = None,
     ) -> None:
-        """``default_ttl`` is the life of a signing certificate whose server asks for none in particular."""
+        """``default_ttl`` is the life of a signing certificate whose server asks for none in particular.
+
+        ``gate`` knows who is revoked.
+        """
+        self._gate: IssuanceGate = gate or OpenGate()
         self._authorities = authorities
         self._audit = audit
         self._clock = clock
@@ -53,7 +59,7 @@ class Downstream:
         """A signing certificate for the key in ``csr``, at most as long as what signs it.
 
         The server below may have servers below it in turn: no limit is set for how many levels there are.
-        Raises: VST1200, VST1202, VST1209, VST1300, errors of ``pki.csr`` and of the audit log.
+        Raises: VST1200, VST1202, VST1209, VST1250 (revoked), VST1300, errors of ``pki.csr`` and of the audit log.
         """
         if not csr:
             raise MISSING_PARAMETER.error("missing CSR")
@@ -65,6 +71,7 @@ class Downstream:
                 f"the CSR names {facts.spiffe_id}, but a signing certificate of {self._trust_domain.id} "
                 "would be issued"
             )
+        await self._gate.admit(server)
         signer = self._authorities.signer
         valid = lifetime(self._clock.now(), ttl or self._default_ttl, signer.issuer.not_after)
         signed = await signer.sign(intermediate_ca(facts.public_key, valid, signer.issuer, None))

@@ -21,11 +21,13 @@ from vestibule.identity.codes import (
     MISSING_PARAMETER,
 )
 from vestibule.identity.entitlement import Entitlements
+from vestibule.identity.issuance_gate import IssuanceGate, OpenGate
 from vestibule.identity.names import workload_id
 from vestibule.pki.csr import parse_csr
 from vestibule.pki.keys import PublicKey
-from vestibule.pki.profiles import lifetime, serial_number, svid
+from vestibule.pki.profiles import lifetime, svid
 from vestibule.spiffe import SpiffeId, TrustDomain
+from vestibule.store.issued import Issued
 
 DEFAULT_SVID_TTL: Final = timedelta(hours=1)
 MAX_BATCH: Final = 500
@@ -52,6 +54,12 @@ class IssuedSvid:
     not_before: datetime
     not_after: datetime
     entry_id: str = ""
+    authority_id: str = ""
+
+    @property
+    def record(self) -> Issued:
+        """What is remembered of it, so that it can be taken back."""
+        return Issued.of(int(self.serial), self.spiffe_id, self.authority_id, self.not_after)
 
 
 Outcome: TypeAlias = IssuedSvid | VestibuleError
@@ -70,7 +78,9 @@ class Issuance:
         *,
         default_ttl: timedelta = DEFAULT_SVID_TTL,
         agent_ttl: timedelta | None = None,
+        gate: IssuanceGate | None = None,
     ) -> None:
+        """``gate`` knows who is revoked, and remembers what is issued."""
         self._authorities = authorities
         self._entitlements = entitlements
         self._audit = audit
@@ -78,6 +88,7 @@ class Issuance:
         self._trust_domain = trust_domain
         self._default_ttl = default_ttl
         self._agent_ttl = agent_ttl or default_ttl
+        self._gate: IssuanceGate = gate or OpenGate()
         self._newest: dict[tuple[SpiffeId, SpiffeId], datetime] = {}
 
     async def for_workloads(self, agent_id: SpiffeId, requests: Sequence[SvidRequest]) -> list[Outcome]:
@@ -97,6 +108,7 @@ class Issuance:
                 outcomes.append(await self._for_entry(agent_id, request))
             except VestibuleError as error:
                 outcomes.append(error)
+        self._gate.note([each.record for each in outcomes if isinstance(each, IssuedSvid)])
         events = [_event(str(agent_id), *pair) for pair in zip(requests, outcomes, strict=True)]
         await self._audit.record(events)
         for outcome in outcomes:
@@ -110,7 +122,8 @@ class Issuance:
         Raises: VST1200, VST1202, errors of ``pki.csr``.
         """
         key = self._read_csr(csr, agent_id)
-        issued = await self._issue(agent_id, key, self._agent_ttl)
+        issued = await self._issue(agent_id, key, self._agent_ttl, agent_id=agent_id)
+        self._gate.note([issued.record])
         return issued, _event(str(agent_id), SvidRequest(entry_id="", csr=csr), issued)
 
     def check_csr(self, csr: bytes) -> None:
@@ -133,12 +146,14 @@ class Issuance:
         issued = await self._issue(
             spiffe_id, facts.public_key, ttl or self._default_ttl, dns_names=facts.dns_names
         )
+        self._gate.note([issued.record])
         await self._audit.record([_event(actor, SvidRequest(entry_id="", csr=csr), issued, "svid.mint")])
         return issued
 
     async def for_server(self, server_id: SpiffeId, key: PublicKey) -> IssuedSvid:
         """The server's own SVID.  Raises: errors of the audit log."""
         issued = await self._issue(server_id, key, self._default_ttl)
+        self._gate.note([issued.record])
         await self._audit.record([_event("server", SvidRequest(entry_id="", csr=b""), issued)])
         return issued
 
@@ -158,7 +173,7 @@ class Issuance:
         key = self._read_csr(request.csr, entry.spiffe_id)
         # 4. Identity, names and lifetime are the entry's.
         ttl = entry.x509_svid_ttl or self._default_ttl
-        return await self._issue(entry.spiffe_id, key, ttl, entry.dns_names, entry.id)
+        return await self._issue(entry.spiffe_id, key, ttl, entry.dns_names, entry.id, agent_id)
 
     def _read_csr(self, csr: bytes, expected: SpiffeId) -> PublicKey:
         if not csr:
@@ -175,10 +190,12 @@ class Issuance:
         ttl: timedelta,
         dns_names: Sequence[str] = (),
         entry_id: str = "",
+        agent_id: SpiffeId | None = None,
     ) -> IssuedSvid:
+        terms = await self._gate.admit(spiffe_id, agent_id)
         signer = self._authorities.signer
-        valid = lifetime(self._clock.now(), ttl, signer.issuer.not_after)
-        serial = serial_number()
+        valid = terms.lifetime(lifetime(self._clock.now(), ttl, signer.issuer.not_after))
+        serial = terms.serial()
         leaf = await signer.sign(svid(spiffe_id, key, valid, signer.issuer, dns_names, serial=serial))
         return IssuedSvid(
             spiffe_id=spiffe_id,
@@ -187,6 +204,7 @@ class Issuance:
             not_before=valid.not_before,
             not_after=valid.not_after,
             entry_id=entry_id,
+            authority_id=signer.authority.id,
         )
 
 

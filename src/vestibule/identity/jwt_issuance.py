@@ -13,9 +13,11 @@ from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
 from vestibule.identity.codes import ENTRY_NOT_AUTHORIZED, INVALID_TTL, JWT_SVIDS_DISABLED
 from vestibule.identity.entitlement import Entitlements
+from vestibule.identity.issuance_gate import IssuanceGate, OpenGate
 from vestibule.identity.jwt_authorities import JwtAuthorities
 from vestibule.identity.names import workload_id
 from vestibule.pki.jwt import UnsignedJwt, read_jwt_svid, svid_claims
+from vestibule.pki.revocation import AGENT_CLAIM
 from vestibule.records import Entry
 from vestibule.spiffe import JwtSvid, SpiffeId, TrustDomain
 
@@ -38,8 +40,13 @@ class JwtIssuance:
         *,
         default_ttl: timedelta = DEFAULT_JWT_SVID_TTL,
         issuer: str = "",
+        gate: IssuanceGate | None = None,
     ) -> None:
-        """Without ``authorities`` there are no JWT-SVIDs; ``issuer`` goes into every token as ``iss``."""
+        """Without ``authorities`` there are no JWT-SVIDs; ``issuer`` goes into every token as ``iss``.
+
+        ``gate`` knows who is revoked.
+        """
+        self._gate: IssuanceGate = gate or OpenGate()
         self._authorities = authorities
         self._entitlements = entitlements
         self._audit = audit
@@ -55,7 +62,8 @@ class JwtIssuance:
         2. The entry is one of this agent's, now.
         3. Identity, lifetime and further claims are the entry's; the audience is what was asked for, and not empty.
 
-        Raises: VST1303 (step 1), VST1201 (2), VST1016 (3), VST1300, VST1004, errors of the audit log.
+        Raises: VST1303 (step 1), VST1201 (2), VST1016 (3), VST1250 (revoked), VST1300, VST1004, errors of the audit
+        log.
         """
         authorities = self._enabled()  # 1
         actor, subject = str(agent_id), f"entry:{entry_id}"
@@ -64,8 +72,9 @@ class JwtIssuance:
             if entry is None:  # 2
                 raise ENTRY_NOT_AUTHORIZED.error(f"entry {entry_id!r} not found or not authorized")
             ttl = entry.jwt_svid_ttl or self._default_ttl
+            extra = _extra(entry)
             svid = await self._sign(
-                authorities, entry.spiffe_id, audience, ttl, entry.hint, _extra(entry)
+                authorities, entry.spiffe_id, audience, ttl, entry.hint, extra, agent_id
             )  # 3
         except VestibuleError as error:
             await self._audit.record([_refused(actor, "jwt-svid.issue", subject, error)])
@@ -101,11 +110,15 @@ class JwtIssuance:
         ttl: timedelta,
         hint: str = "",
         extra: Mapping[str, Any] | None = None,
+        agent_id: SpiffeId | None = None,
     ) -> JwtSvid:
+        terms = await self._gate.admit(spiffe_id, agent_id)
         signer = authorities.signer
         claims = svid_claims(spiffe_id, audience, self._clock.now(), ttl, signer.key.not_after, self._issuer)
         # The registered claims win, whatever an entry may have been kept with.
         claims = {**(extra or {}), **claims}
+        if terms.mark:
+            claims[AGENT_CLAIM] = f"{terms.mark:016x}"
         unsigned = UnsignedJwt(key_id=signer.key.id, claims=claims)
         token = unsigned.signed(await signer.sign(unsigned.signing_input))
         return replace(read_jwt_svid(token), hint=hint)

@@ -59,6 +59,10 @@ class ServerIdentity:
         """Obtain the first SVID.  Raises: what issuance raises."""
         await self._renew()
 
+    async def renew(self) -> None:
+        """Obtain another SVID now: the current one is about to be worth nothing.  Raises: what issuance raises."""
+        await self._renew()
+
     async def run(self) -> None:
         """Renew in time; a failure is logged and tried again while the current SVID lasts."""
         while True:

@@ -7,7 +7,7 @@ import ssl
 import struct
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from typing import Any, Final, cast
@@ -37,7 +37,7 @@ class Caller:
     """The other end of a call.  ``serial`` (decimal) and ``not_after`` are of the certificate it showed.
 
     ``powers`` are the live entries of a workload's identity that let it do more than be one (``admin``,
-    ``downstream``); looked up where the method is open to such callers.
+    ``downstream``); looked up where the method is open to such callers.  ``chain`` is what it showed, verified.
     """
 
     kind: CallerKind
@@ -46,6 +46,7 @@ class Caller:
     serial: str = ""
     not_after: datetime | None = None
     powers: tuple[Entry, ...] = ()
+    chain: tuple[bytes, ...] = field(default=(), repr=False)
 
     @property
     def is_downstream(self) -> bool:
@@ -110,6 +111,7 @@ def identify(stream: Stream, bundle_of: BundleOf, now: datetime) -> Caller:
         spiffe_id=spiffe_id,
         serial=leaf.serial,
         not_after=leaf.not_after,
+        chain=chain,
     )
 
 

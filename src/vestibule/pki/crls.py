@@ -85,17 +85,16 @@ def crl_builder(
     if next_update <= this_update:
         raise CRL_REFUSED.error("the list would be replaced before it is made")
     authority = x509.AuthorityKeyIdentifier(key_identifier(issuer.public_key()).digest, None, None)
-    builder = (
-        x509.CertificateRevocationListBuilder()
+    # Given all at once: adding them one by one takes time with the square of their number.
+    entries = [_entry(entry) for entry in _earliest(revoked)]
+    return (
+        x509.CertificateRevocationListBuilder(revoked_certificates=entries)
         .issuer_name(issuer.subject)
         .last_update(this_update)
         .next_update(next_update)
         .add_extension(authority, critical=False)
         .add_extension(x509.CRLNumber(number), critical=False)
     )
-    for entry in _earliest(revoked):
-        builder = builder.add_revoked_certificate(_entry(entry))
-    return builder
 
 
 def read_crl(der: bytes, issuer: x509.Certificate) -> CrlFacts:

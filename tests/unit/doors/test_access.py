@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from vestibule.calls.ads import SERVICE as ADS
-from vestibule.doors import admin_api, debug_api, grpc_health, logger_api, node_api, presence
+from vestibule.doors import (
+    admin_api,
+    debug_api,
+    grpc_health,
+    logger_api,
+    node_api,
+    presence,
+    revocation_admin,
+    revocation_feed,
+)
 from vestibule.doors.access import TABLE, Who, denied_details
 from vestibule.doors.identity_api import agent, bundle, entry, local_authority, svid
 from vestibule.doors.limits import PerSource
@@ -23,6 +32,8 @@ DOORS = {
     node_api.SERVICE: node_api.NodeDoor,
     presence.SERVICE: presence.PresenceDoor,
     admin_api.SERVICE: admin_api.ServerAdminDoor,
+    revocation_admin.SERVICE: revocation_admin.RevocationAdminDoor,
+    revocation_feed.SERVICE: revocation_feed.RevocationFeedDoor,
     debug_api.SERVER: debug_api.ServerDebugDoor,
     logger_api.SERVER: logger_api.LoggerDoor,
     grpc_health.SERVICE: grpc_health.HealthDoor,
