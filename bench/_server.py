@@ -96,7 +96,10 @@ class Server:
             client = Client(channel, ENTRY)
             for start in range(0, count, PAGE):
                 numbers = range(start, min(start + PAGE, count))
-                entries = [_entry(parent, number) for number in numbers]
+                entries = [
+                    entry_for(parent, f"/ns/bench/sa/s{number}", f"uid:{100_000 + number}")
+                    for number in numbers
+                ]
                 answer = await client.unary(
                     "BatchCreateEntry", entry_pb2.BatchCreateEntryRequest(entries=entries), timeout=60
                 )
@@ -115,12 +118,13 @@ class Server:
         return sorted(found)
 
 
-def _entry(parent: SpiffeId, number: int) -> types_pb2.Entry:
+def entry_for(parent: SpiffeId, path: str, selector: str) -> types_pb2.Entry:
+    """An entry with one selector of the ``unix`` attestor."""
     domain = str(TRUST_DOMAIN)
     return types_pb2.Entry(
-        spiffe_id=types_pb2.SPIFFEID(trust_domain=domain, path=f"/ns/bench/sa/s{number}"),
+        spiffe_id=types_pb2.SPIFFEID(trust_domain=domain, path=path),
         parent_id=types_pb2.SPIFFEID(trust_domain=domain, path=parent.path),
-        selectors=[types_pb2.Selector(type="unix", value=f"uid:{100_000 + number}")],
+        selectors=[types_pb2.Selector(type="unix", value=selector)],
     )
 
 

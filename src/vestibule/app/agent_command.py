@@ -135,6 +135,8 @@ def run(
     set_up_logs(log_level, log_format)
     keep_memory_private()
 
+    import uvloop
+
     from vestibule.agent.bootstrap import FirstTrust
     from vestibule.app.agent import AgentSettings, run_agent
     from vestibule.app.agent_attestors import chosen_attestors
@@ -183,7 +185,7 @@ def run(
             await run_agent(settings, on_ready=ready, shutdown=shutdown)
         return Exit.FINE
 
-    run_command(output, "agent-ready", main)
+    run_command(output, "agent-ready", main, loop=uvloop.new_event_loop)
 
 
 def _address(option: str, text: str) -> Address:

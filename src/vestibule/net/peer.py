@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import select
 import socket
 import struct
@@ -30,6 +31,7 @@ from vestibule.net.codes import PEER_GONE
 _SO_PEERPIDFD: Final = 77
 _UCRED: Final = struct.Struct("3i")
 _STATUS_LIMIT: Final = 64 * 1024
+_FACTS: Final = re.compile(rb"^(State|Uid|Gid|Groups):[\t ]*(.*)$", re.ASCII | re.MULTILINE)
 _EFFECTIVE: Final = 1  # of the four ids in /proc/PID/status: real, effective, saved, file system
 
 
@@ -58,10 +60,8 @@ class ProcessHandle:
 
     def check(self) -> None:
         """Raises: VST2312 if the process has ended (a zombie has), or if it has another owner now."""
-        if self._stat()[0] in ("Z", "X", "x"):
+        if self.status()["State"][0] in ("Z", "X", "x"):
             raise self._gone()
-        if self.owner is not None:
-            self.status()
 
     def freeze_owner(self) -> None:
         """From now on only a process of the user and group that it has now.  Raises: VST2312."""
@@ -72,9 +72,12 @@ class ProcessHandle:
         return int(self._stat()[1])
 
     def status(self) -> dict[str, list[str]]:
-        """``/proc/PID/status`` as words by key.  Raises: VST2312."""
-        lines = self.read("status").decode("utf-8", "replace").splitlines()
-        status = {key: value.split() for key, _, value in (line.partition(":") for line in lines)}
+        """State and ids (``State``, ``Uid``, ``Gid``, ``Groups``) of ``/proc/PID/status``, as words by key.
+
+        Raises: VST2312.
+        """
+        found = _FACTS.findall(self.read("status"))
+        status = {key.decode(): value.decode().split() for key, value in found}
         # Compared in the very reading that is handed on: no moment is left in which the ids could differ.
         if self.owner is not None and self.owner != _effective(status):
             raise PEER_GONE.error(f"the process {self.pid} has changed its user or group since it connected")
@@ -82,12 +85,16 @@ class ProcessHandle:
 
     def read(self, name: str, limit: int = _STATUS_LIMIT) -> bytes:
         """The content of a file in the process's directory.  Raises: VST2312, PermissionError."""
-        with self._open(name) as file:
-            try:
-                data: bytes = file.read(limit)
-            except ProcessLookupError as error:
-                raise self._gone() from error
-        return data
+        file, parts = self._descriptor(name), []
+        try:
+            while limit > 0 and (part := os.read(file, limit)):
+                parts.append(part)
+                limit -= len(part)
+        except ProcessLookupError as error:
+            raise self._gone() from error
+        finally:
+            os.close(file)
+        return b"".join(parts)
 
     def link(self, name: str) -> str:
         """Where a link in the process's directory points.  Raises: VST2312, PermissionError."""
@@ -101,7 +108,7 @@ class ProcessHandle:
 
         Raises: VST2312, PermissionError.
         """
-        return self._open("exe")
+        return os.fdopen(self._descriptor("exe"), "rb")
 
     def close(self) -> None:
         """Let go; every later question raises VST2312.  Safe to call twice."""
@@ -112,12 +119,9 @@ class ProcessHandle:
     def __del__(self) -> None:
         self.close()
 
-    def _open(self, name: str) -> Any:
-        directory = self._open_directory()
+    def _descriptor(self, name: str) -> int:
         try:
-            return open(
-                name, "rb", opener=lambda path, flags: os.open(path, flags | os.O_CLOEXEC, dir_fd=directory)
-            )
+            return os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._open_directory())
         except (FileNotFoundError, ProcessLookupError) as error:
             raise self._gone() from error
 

@@ -72,6 +72,8 @@ class Vouched:
 
         Raises: VST2312 if the process itself has ended.
         """
+        if not self._vouches:
+            return None
         if own := self._vouches.get((process.pid, process.start_time)):
             return own
         return self._of_ancestor(process, MAX_GENERATIONS)

@@ -10,18 +10,17 @@ none, lies there for the agent: in another mount namespace, such as a container'
 from __future__ import annotations
 
 import asyncio
-import grp
 import hashlib
 import logging
 import os
-import pwd
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 from weakref import WeakValueDictionary
 
+from vestibule.attest.workload.names import Names
 from vestibule.attest.workload.ports import Process
 from vestibule.spiffe import Selector
 
@@ -50,6 +49,7 @@ class UnixAttestor:
 
     def __init__(self, *, executables: bool = True) -> None:
         self._executables = executables
+        self._names = Names()
         # A digest stays true for a file whose device, inode, size and both times are unchanged.
         self._digests: OrderedDict[_File, str] = OrderedDict()
         self._lock = threading.Lock()
@@ -57,10 +57,12 @@ class UnixAttestor:
 
     async def attest(self, process: Process) -> frozenset[Selector]:
         """Raises: VST2312 if the process has ended."""
-        # In a thread, since the names of users may come from a directory server.
-        found = await asyncio.to_thread(lambda: set(_ids(process)))
+        status = process.status()
+        uid, gid = status["Uid"][_EFFECTIVE], status["Gid"][_EFFECTIVE]
+        names = await self._names.of(int(uid), [int(each) for each in (gid, *status.get("Groups", ()))])
+        found = set(_ids(uid, gid, status.get("Groups", ()), names))
         if self._executables:
-            found |= await self._executable(process, next(each for each in found if _is_uid(each)))
+            found |= await self._executable(process, _selector("uid", uid))
         return frozenset(found)
 
     async def _executable(self, process: Process, user: Selector) -> set[Selector]:
@@ -120,39 +122,18 @@ def _is_at(path: str, file: Any) -> bool:
         return False
 
 
-def _is_uid(selector: Selector) -> bool:
-    return selector.value.startswith("uid:")
-
-
-def _ids(process: Process) -> Iterator[Selector]:
-    status = process.status()
-    uid, gid = status["Uid"][_EFFECTIVE], status["Gid"][_EFFECTIVE]
+def _ids(uid: str, gid: str, groups: Sequence[str], names: Names) -> Iterator[Selector]:
     yield _selector("uid", uid)
     yield _selector("gid", gid)
-    if user := _user(int(uid)):
+    if user := names.user(int(uid)):
         yield _selector("user", user)
-    if group := _group(int(gid)):
+    if group := names.group(int(gid)):
         yield _selector("group", group)
-    for extra in status.get("Groups", ()):
+    for extra in groups:
         yield _selector("supplementary_gid", extra)
-        if group := _group(int(extra)):
+        if group := names.group(int(extra)):
             yield _selector("supplementary_group", group)
 
 
 def _selector(kind: str, value: str) -> Selector:
     return Selector(TYPE, f"{kind}:{value}")
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        # A uid without a name is normal in containers.
-        return ""
-
-
-def _group(gid: int) -> str:
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return ""
