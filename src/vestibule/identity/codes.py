@@ -130,6 +130,41 @@ NO_ACTIVE_AUTHORITY = define(
     meaning="The server has no authority that could sign now.",
     advice="Look into the server's log for why the next authority could not be prepared (disk, key manager).",
 )
+IDENTITY_REVOKED = define(
+    "VST1250",
+    "identity-revoked",
+    Kind.DENIED,
+    Fault.OPERATOR,
+    meaning="Nothing is issued to this identity, because it was revoked.",
+    advice="See why with `vestibule revoke list`; once it may have SVIDs again, `vestibule revoke lift` it.",
+)
+NOTHING_TO_REVOKE = define(
+    "VST1251",
+    "nothing-to-revoke",
+    Kind.NOT_FOUND,
+    Fault.CALLER,
+    meaning="What should be revoked, or what should be lifted, is not known here.",
+    advice="Look at `vestibule agent list`, `vestibule entry show`, `vestibule revoke list`; give a certificate as a "
+    "PEM file, or its serial number together with --authority.",
+)
+NOT_LIFTABLE = define(
+    "VST1252",
+    "revocation-not-liftable",
+    Kind.PRECONDITION,
+    Fault.CALLER,
+    meaning="Only the revocation of an identity can be lifted, so that it gets new SVIDs; what was revoked stays so.",
+    advice="A revoked certificate or authority is replaced by another one.  A revoked agent is evicted (vestibule "
+    "agent evict) and attests again.",
+)
+WOULD_CUT_EVERYTHING = define(
+    "VST1253",
+    "revocation-would-cut-everything",
+    Kind.PRECONDITION,
+    Fault.CALLER,
+    meaning="The revocation would make everything that this server issues worthless, or the server itself.",
+    advice="Move issuing to another authority first: for an authority of an upstream, see `vestibule "
+    "upstreamauthority`; the runbook for emergencies has the order of steps.",
+)
 UNKNOWN_PARENT = define(
     "VST1301",
     "unknown-parent",
@@ -229,40 +264,6 @@ BAN_NOT_KEPT = define(
     meaning="An agent was banned, which holds at once, but the ban could not be written: it ends with the server's "
     "next start.",
     advice="Free space on the disk of the server's database, or make it writable again, and ban the agent again.",
-IDENTITY_REVOKED = define(
-    "VST1250",
-    "identity-revoked",
-    Kind.DENIED,
-    Fault.OPERATOR,
-    meaning="Nothing is issued to this identity, because it was revoked.",
-    advice="See why with `vestibule revoke list`; once it may have SVIDs again, `vestibule revoke lift` it.",
-)
-NOTHING_TO_REVOKE = define(
-    "VST1251",
-    "nothing-to-revoke",
-    Kind.NOT_FOUND,
-    Fault.CALLER,
-    meaning="What should be revoked, or what should be lifted, is not known here.",
-    advice="Look at `vestibule agent list`, `vestibule entry show`, `vestibule revoke list`; give a certificate as a "
-    "PEM file, or its serial number together with --authority.",
-)
-NOT_LIFTABLE = define(
-    "VST1252",
-    "revocation-not-liftable",
-    Kind.PRECONDITION,
-    Fault.CALLER,
-    meaning="Only the revocation of an identity can be lifted, so that it gets new SVIDs; what was revoked stays so.",
-    advice="A revoked certificate or authority is replaced by another one.  A revoked agent is evicted (vestibule "
-    "agent evict) and attests again.",
-)
-WOULD_CUT_EVERYTHING = define(
-    "VST1253",
-    "revocation-would-cut-everything",
-    Kind.PRECONDITION,
-    Fault.CALLER,
-    meaning="The revocation would make everything that this server issues worthless, or the server itself.",
-    advice="Move issuing to another authority first: for an authority of an upstream, see `vestibule "
-    "upstreamauthority`; the runbook for emergencies has the order of steps.",
 )
 RETURN_OFF = define(
     "VST1220",
