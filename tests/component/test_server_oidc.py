@@ -23,7 +23,8 @@ from joserfc import jwt
 from joserfc.jwk import KeySet
 from tests.component.server_lab import Lab, running, settings_in, short_directory, wire_id
 
-from vestibule.doors.oidc_http import CertificateFiles, discovery
+from vestibule.doors.certificate_files import CertificateFiles
+from vestibule.doors.oidc_http import discovery
 from vestibule.errors import VestibuleError
 from vestibule.pki.keys import generate_key
 from vestibule.wire.gen.spire import svid_pb2

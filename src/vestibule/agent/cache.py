@@ -10,7 +10,7 @@ from typing import Final
 
 from vestibule.agent.changed import Changed
 from vestibule.records import Entry
-from vestibule.spiffe import Selector, TrustBundle, X509Svid, covers
+from vestibule.spiffe import Selector, TrustBundle, TrustDomain, X509Svid, covers
 
 REMEMBERED_CALLERS: Final = 4096
 
@@ -35,6 +35,23 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bundles:
+    """What to verify others with: our own trust domain's bundle, and those of others, each for itself."""
+
+    own: TrustBundle
+    federated: tuple[TrustBundle, ...] = ()
+
+    def of(self, trust_domain: TrustDomain) -> TrustBundle | None:
+        """The one bundle that speaks for a trust domain."""
+        return next((each for each in self.all if each.trust_domain == trust_domain), None)
+
+    @property
+    def all(self) -> tuple[TrustBundle, ...]:
+        """Our own first."""
+        return (self.own, *self.federated)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Holdings:
     """Everything, at one instant; immutable, so that it can be written to disk while the next is made."""
 
@@ -42,6 +59,12 @@ class Holdings:
     bundle: TrustBundle | None = None
     entries: Mapping[str, Entry] = field(default_factory=dict)
     svids: Mapping[str, Held] = field(default_factory=dict)
+    federated: Mapping[TrustDomain, TrustBundle] = field(default_factory=dict)
+
+    def federated_of(self, entries: Iterable[Entry]) -> tuple[TrustBundle, ...]:
+        """The bundles of the trust domains that entries federate with, as far as there are any, by trust domain."""
+        wanted = federates_with(entries) & self.federated.keys()
+        return tuple(self.federated[domain] for domain in sorted(wanted))
 
     def matching(self, selectors: frozenset[Selector]) -> tuple[Entry, ...]:
         """The entries that give a workload with these selectors an identity, by ID (as SPIRE orders them)."""
@@ -59,6 +82,12 @@ class Holdings:
             for entry, each in held
             if each is not None and now < each.svid.not_after
         )
+
+
+def federates_with(entries: Iterable[Entry]) -> frozenset[TrustDomain]:
+    """The foreign trust domains that workloads of these entries believe."""
+    pairs = {(name, entry.spiffe_id.trust_domain) for entry in entries for name in entry.federates_with}
+    return frozenset(found for name, own in pairs if (found := TrustDomain.parse(name)) != own)
 
 
 class SvidCache:
@@ -89,9 +118,18 @@ class SvidCache:
             self.changed.notify()
 
     def become(self, holdings: Holdings) -> bool:
-        """Take new holdings; SVIDs without an entry are dropped.  Says whether anything changed."""
+        """Take new holdings.  Says whether anything changed.
+
+        SVIDs without an entry are dropped, and so are bundles that no entry federates with any more.
+        """
         kept = {each: held for each, held in holdings.svids.items() if each in holdings.entries}
-        holdings = replace(holdings, svids=MappingProxyType(kept))
+        federated: Mapping[TrustDomain, TrustBundle] = {}
+        if holdings.federated:
+            wanted = federates_with(holdings.entries.values())
+            federated = {each: bundle for each, bundle in holdings.federated.items() if each in wanted}
+        holdings = replace(
+            holdings, svids=MappingProxyType(kept), federated=MappingProxyType(dict(federated))
+        )
         if holdings == self.now:
             return False
         if holdings.entries is not self.now.entries:

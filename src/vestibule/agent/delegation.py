@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, TypeVar
 
-from vestibule.agent.cache import SvidCache
+from vestibule.agent.cache import Bundles, SvidCache
 from vestibule.agent.codes import NO_IDENTITY, NOT_A_DELEGATE, NOT_READY
 from vestibule.agent.workloads import PATIENCE, Caller, Workloads
 from vestibule.attest.workload import Process, shown
@@ -21,7 +21,7 @@ from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
 from vestibule.net.peer import ProcessHandle
 from vestibule.records import Entry
-from vestibule.spiffe import Selector, SpiffeId, TrustBundle, TrustDomain, X509Svid
+from vestibule.spiffe import Selector, SpiffeId, TrustDomain, X509Svid
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -144,9 +144,9 @@ class Delegation:
         """
         return self._watch(caller, find, self._look_for_svids)
 
-    def bundles(self, caller: Caller) -> AsyncGenerator[TrustBundle, None]:
-        """The trust bundle: now, and again after every change.  Raises as ``svids`` does."""
-        return self._watch(caller, Nobody, self._look_for_bundle)
+    def bundles(self, caller: Caller) -> AsyncGenerator[Bundles, None]:
+        """Every bundle that the agent has: now, and again after every change.  Raises as ``svids`` does."""
+        return self._watch(caller, Nobody, self._look_for_bundles)
 
     async def entries(self, caller: Caller, find: Find) -> tuple[Entry, ...]:
         """The entries that make a workload what it is, less those that no delegate gets.
@@ -223,8 +223,9 @@ class Delegation:
     ) -> tuple[tuple[Entry, ...], bool, datetime | None]:
         return self._entries(selectors), True, None
 
-    def _look_for_bundle(self, _: frozenset[Selector]) -> tuple[TrustBundle, bool, datetime | None]:
-        bundle = self._cache.now.bundle
-        if bundle is None:
+    def _look_for_bundles(self, _: frozenset[Selector]) -> tuple[Bundles, bool, datetime | None]:
+        holdings = self._cache.now
+        if holdings.bundle is None:
             raise NOT_READY.error("the agent has no trust bundle at the moment")
-        return bundle, True, None
+        federated = tuple(bundle for _, bundle in sorted(holdings.federated.items()))
+        return Bundles(own=holdings.bundle, federated=federated), True, None

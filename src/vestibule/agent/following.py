@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 class Mark(Protocol):
     """Notes what is out of date."""
 
-    def __call__(self, *, entries: bool, bundle: bool) -> None: ...
+    def __call__(self, *, entries: bool, bundle: bool, federation: bool) -> None: ...
 
 
 def level_of(error: VestibuleError) -> int:
@@ -67,20 +67,21 @@ class Following:
                 self._contact.connected, told = False, None
                 self._tell()
             # Whatever happened meanwhile was not pushed: look at everything when the server answers again.
-            self._mark(entries=True, bundle=True)
+            self._mark(entries=True, bundle=True, federation=True)
             await asyncio.sleep(pause.next())
 
     async def _listen(self, pause: Pause) -> None:
-        last: tuple[int, int] | None = None
+        last: tuple[int, int, int] | None = None
         async for revisions in self._upstream.watch():
             pause.reset()
             self._contact.connected = True
             self._contact.seen()
             if last is None:
                 _log.info("following the server's changes")
-            now = (revisions.entries, revisions.bundle)
+            now = (revisions.entries, revisions.bundle, revisions.federation)
             # The first message of a connection says where things stand; it is not known what we missed.
-            self._mark(entries=last is None or now[0] != last[0], bundle=last is None or now[1] != last[1])
+            entries, bundle, federation = (last is None or now[each] != last[each] for each in range(3))
+            self._mark(entries=entries, bundle=bundle, federation=federation)
             last = now
             self._tell()
 

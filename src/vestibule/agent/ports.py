@@ -8,7 +8,7 @@ from typing import Protocol
 from vestibule.attest.node import NodeProof
 from vestibule.errors import VestibuleError
 from vestibule.records import Entry
-from vestibule.spiffe import TrustBundle, X509Svid
+from vestibule.spiffe import TrustBundle, TrustDomain, X509Svid
 
 Chain = tuple[bytes, ...]
 """Certificates in DER, leaf first, without the trust bundle's."""
@@ -26,6 +26,9 @@ class Revisions(Protocol):
     @property
     def intent(self) -> int: ...
 
+    @property
+    def federation(self) -> int: ...
+
 
 class Upstream(Protocol):
     """The server, for this agent.
@@ -42,6 +45,8 @@ class Upstream(Protocol):
         ...
 
     async def bundle(self) -> TrustBundle: ...
+
+    async def federated_bundle(self, trust_domain: TrustDomain) -> TrustBundle | None: ...
 
     def watch(self) -> AsyncIterator[Revisions]: ...
 

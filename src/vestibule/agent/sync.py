@@ -8,6 +8,7 @@ works off what is due, oldest duty first, and waits for the next duty or the nex
     its own SVID is past its half-life    → renew
     the bundle is out of date             → fetch it
     the entries are out of date           → fetch what changed
+    a federated bundle is out of date     → fetch those of the entries   (``federated``)
     an entry has no fitting, fresh SVID   → key, CSR, batch              (``workload_svids``)
 
 A server that cannot be reached changes nothing but the pace: what was there is served until it expires.
@@ -27,6 +28,7 @@ from vestibule.agent.bootstrap import FetchUnverified, FirstTrust, is_final
 from vestibule.agent.cache import SvidCache
 from vestibule.agent.codes import AGENT_IS_BANNED
 from vestibule.agent.contact import Contact
+from vestibule.agent.federated import Federated
 from vestibule.agent.following import Following, level_of
 from vestibule.agent.keeping import Keeping
 from vestibule.agent.own_svid import TEMPORARY, OwnSvid
@@ -96,7 +98,7 @@ class Sync:
             clock=clock,
             jitter=jitter,
             renewed=renewed,
-            joined=lambda: self._mark(entries=True, bundle=True),
+            joined=lambda: self._mark(entries=True, bundle=True, federation=True),
         )
         self._workloads = WorkloadSvids(
             keeping=self._keeping,
@@ -106,6 +108,7 @@ class Sync:
             jitter=jitter,
             bundle_outdated=self.refresh_bundle,
         )
+        self._federated = Federated(self._keeping, upstream, self.contact)
         self._following = Following(upstream, self.contact, self._mark, self._until_joined, jitter)
         self.synced = asyncio.Event()
         """Set once the holdings were, for the first time, what the server says."""
@@ -126,7 +129,7 @@ class Sync:
 
     def refresh_bundle(self) -> None:
         """Fetch the trust bundle anew, soon: somebody met a key that is not in it."""
-        self._mark(entries=False, bundle=True)
+        self._mark(entries=False, bundle=True, federation=False)
 
     async def run(self) -> None:
         """Raises: VST2100 when banned; at the first start also what makes joining impossible."""
@@ -140,9 +143,11 @@ class Sync:
         while self.own.is_joining:
             seen = await changed.after(seen)
 
-    def _mark(self, *, entries: bool, bundle: bool) -> None:
+    def _mark(self, *, entries: bool, bundle: bool, federation: bool) -> None:
         self._entries_due |= entries
         self._bundle_due |= bundle
+        if federation:
+            self._federated.changed()
         self._note.set()
 
     # -------------------------------------------------------------------------- working off duties
@@ -174,7 +179,11 @@ class Sync:
             await self.own.ensure()
             await self._refresh_bundle()
             await self._refresh_entries()
-            await self._workloads.refresh()
+            try:
+                # First, so that whoever waits for a certificate gets it together with what to verify others with.
+                await self._federated.refresh()
+            finally:
+                await self._workloads.refresh()
         finally:
             # Before the agent has joined there is only a first trust that may have been a mistake.
             if self._keeping.unsaved and self._keeping.now.own is not None:

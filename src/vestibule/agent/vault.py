@@ -75,6 +75,7 @@ def to_document(holdings: Holdings) -> dict[str, Any]:
         "bundle": _bundle(holdings.bundle) if holdings.bundle else None,
         "entries": [_entry(entry) for entry in holdings.entries.values()],
         "svids": {each: _held(held) for each, held in holdings.svids.items()},
+        "federated": [_bundle(bundle) for bundle in holdings.federated.values()],
     }
 
 
@@ -88,6 +89,10 @@ def from_document(document: dict[str, Any]) -> Holdings:
         bundle=_bundle_from(document["bundle"]) if document["bundle"] else None,
         entries={entry.id: entry for entry in entries},
         svids={each: _held_from(held) for each, held in document["svids"].items()},
+        # Absent from what an agent wrote before there was federation.
+        federated={
+            bundle.trust_domain: bundle for bundle in map(_bundle_from, document.get("federated", ()))
+        },
     )
 
 

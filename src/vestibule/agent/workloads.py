@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Protocol, TypeVar
 
-from vestibule.agent.cache import SvidCache
+from vestibule.agent.cache import Bundles, SvidCache
 from vestibule.agent.changed import Changed
 from vestibule.agent.codes import NO_IDENTITY, NOT_READY
 from vestibule.attest.workload import Process, WorkloadAttestor, attest_workload, shown
@@ -42,10 +42,19 @@ class Caller(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identities:
-    """What a workload has now: its SVIDs, the default one first, and the bundle to verify others with."""
+    """What a workload has now: its SVIDs, the default one first, and the bundles to verify others with.
+
+    ``federated`` are those of the trust domains that its entries federate with, and of no others.
+    """
 
     svids: tuple[X509Svid, ...]
     bundle: TrustBundle
+    federated: tuple[TrustBundle, ...] = ()
+
+    @property
+    def bundles(self) -> Bundles:
+        """The bundles alone."""
+        return Bundles(own=self.bundle, federated=self.federated)
 
 
 class Workloads:
@@ -84,19 +93,19 @@ class Workloads:
         """
         return self._watch(caller, self._look, self._expiry)
 
-    def watch_bundle(self, caller: Caller) -> AsyncGenerator[TrustBundle, None]:
-        """The trust bundle, for a process that has an identity: now, and again after every change.
+    def watch_bundles(self, caller: Caller) -> AsyncGenerator[Bundles, None]:
+        """The trust bundles, for a process that has an identity: now, and again after every change.
 
         Unlike ``watch`` this goes on where certificates ran out.  Raises: VST2105, VST2106, VST2050, VST2312.
         """
-        return self._watch(caller, self._look_for_bundle, lambda _: None)
+        return self._watch(caller, self._look_for_bundles, lambda _: None)
 
-    async def bundle(self, caller: Caller) -> TrustBundle:
-        """The trust bundle now.  Raises as ``watch_bundle`` does."""
-        return await self._first(self.watch_bundle(caller))
+    async def bundles(self, caller: Caller) -> Bundles:
+        """The trust bundles now.  Raises as ``watch_bundles`` does."""
+        return await self._first(self.watch_bundles(caller))
 
     async def entries(self, caller: Caller) -> tuple[Entry, ...]:
-        """The entries that make a process what it is, the default one first.  Raises as ``watch_bundle`` does."""
+        """The entries that make a process what it is, the default one first.  Raises as ``watch_bundles`` does."""
         return await self._first(self._watch(caller, self.look_for_entries, lambda _: None))
 
     async def _first(self, watch: AsyncGenerator[T, None]) -> T:
@@ -142,15 +151,19 @@ class Workloads:
         svids = holdings.svids_of(entries, now)
         if not svids or holdings.bundle is None:
             return NOT_READY.error("the caller's identity has no valid certificate at the moment"), False
-        return Identities(svids=svids, bundle=holdings.bundle), len(svids) == len(entries)
+        # Of all matching entries, also of those whose certificate is yet to come, as in SPIRE.
+        federated = holdings.federated_of(entries)
+        found = Identities(svids=svids, bundle=holdings.bundle, federated=federated)
+        return found, len(svids) == len(entries)
 
-    def _look_for_bundle(self, selectors: frozenset[Selector]) -> tuple[TrustBundle | VestibuleError, bool]:
+    def _look_for_bundles(self, selectors: frozenset[Selector]) -> tuple[Bundles | VestibuleError, bool]:
         entries, complete = self.look_for_entries(selectors)
         if isinstance(entries, VestibuleError):
             return entries, complete
-        if self._cache.now.bundle is None:
+        holdings = self._cache.now
+        if holdings.bundle is None:
             return NOT_READY.error("the agent has no trust bundle at the moment"), False
-        return self._cache.now.bundle, True
+        return Bundles(own=holdings.bundle, federated=holdings.federated_of(entries)), True
 
     @property
     def vouched_version(self) -> int:

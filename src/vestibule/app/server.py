@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vestibule import __version__
+from vestibule.app.server_federation import Endpoint, federation_metrics
 from vestibule.app.server_mesh import Background, Mesh, mesh_of
 from vestibule.app.server_services import Services, opened
 from vestibule.app.server_settings import ServerSettings
@@ -21,14 +22,16 @@ from vestibule.audit import AuditEvent
 from vestibule.clock import Clock, SystemClock
 from vestibule.doors.access import Access
 from vestibule.doors.admin_api import ServerAdminDoor
+from vestibule.doors.certificate_files import CertificateFiles
 from vestibule.doors.crl_http import crl_route
 from vestibule.doors.debug_api import ServerDebugDoor
+from vestibule.doors.federation_admin import FederationAdminDoor
 from vestibule.doors.grpc_health import HealthDoor
 from vestibule.doors.health import Check, HealthServer, health_app
 from vestibule.doors.identity_api import identity_services
 from vestibule.doors.logger_api import LoggerDoor
 from vestibule.doors.node_api import NodeDoor
-from vestibule.doors.oidc_http import CertificateFiles, oidc_app
+from vestibule.doors.oidc_http import oidc_app
 from vestibule.doors.presence import PresenceDoor
 from vestibule.doors.revocation_admin import RevocationAdminDoor
 from vestibule.doors.revocation_feed import RevocationFeedDoor
@@ -56,7 +59,7 @@ _log = logging.getLogger(__name__)
 class Ready:
     """Where a server that has opened its doors can be found.
 
-    ``health`` and ``oidc`` are empty if there are no such pages.
+    ``health``, ``oidc`` and ``bundle_endpoint`` are empty if there are no such pages.
     """
 
     trust_domain: TrustDomain
@@ -65,12 +68,14 @@ class Ready:
     health: str
     seconds: float
     oidc: str = ""
+    bundle_endpoint: str = ""
 
     def __str__(self) -> str:
         oidc = f"oidc={self.oidc} " if self.oidc else ""
+        endpoint = f"bundle_endpoint={self.bundle_endpoint} " if self.bundle_endpoint else ""
         return (
             f"{READY} trust_domain={self.trust_domain} grpc={self.grpc} socket={self.socket} "
-            f"health={self.health or 'off'} {oidc}seconds={self.seconds:.2f}"
+            f"health={self.health or 'off'} {oidc}{endpoint}seconds={self.seconds:.2f}"
         )
 
     @property
@@ -118,6 +123,7 @@ class _Places:
     tcp: socket.socket
     health: socket.socket | None
     oidc: socket.socket | None
+    bundle_endpoint: socket.socket | None
     local: UnixListener
 
 
@@ -129,10 +135,13 @@ def _places(settings: ServerSettings) -> Iterator[_Places]:
         health = None if port is None else stack.enter_context(listen_tcp(settings.health_address, port))
         port = settings.oidc_port
         oidc = None if port is None else stack.enter_context(listen_tcp(settings.oidc_address, port))
+        port = settings.federation_bundle_endpoint_port
+        address = settings.federation_bundle_endpoint_address
+        endpoint = None if port is None else stack.enter_context(listen_tcp(address, port))
         socket_directory(settings.socket_path.parent)
         local = listen_unix(settings.socket_path, PRIVATE)
         stack.callback(local.close)
-        yield _Places(tcp, health, oidc, local)
+        yield _Places(tcp, health, oidc, endpoint, local)
 
 
 class _Server:
@@ -148,6 +157,7 @@ class _Server:
         self._clock = clock
         self._metrics = _metrics(services)
         self._oidc_tls = _oidc_tls(settings)
+        self._endpoint = Endpoint.of(settings, services)
         self._tls = ServerTls(services.identity.svid, services.authorities.bundle())
         access = Access(
             services.nodes,
@@ -165,8 +175,12 @@ class _Server:
             services.issuance,
             services.jwt_issuance,
             services.downstream,
+            services.bundles,
+            services.relationships,
+            services.federation,
         )
-        node = NodeDoor(services.authorities, services.entitlements, mesh.discovery)
+        node = NodeDoor(services.authorities, services.entitlements, services.bundles, mesh.discovery)
+        federation = FederationAdminDoor(services.relationships, services.federation, services.bundles)
         admin = ServerAdminDoor(
             services.authorities,
             services.nodes,
@@ -201,12 +215,15 @@ class _Server:
         remote = [*both, node.servable(), presence.servable(), feed.servable(), *mesh.services]
         self._remote = GrpcServer([access.guard(each) for each in remote])
         self._local = GrpcServer(
-            [access.guard(each) for each in (*both, admin.servable(), revoke.servable())]
+            [
+                access.guard(each)
+                for each in (*both, admin.servable(), revoke.servable(), federation.servable())
+            ]
         )
 
     def ready(self, seconds: float) -> Ready:
         """Where everything is."""
-        health, oidc = self._places.health, self._places.oidc
+        health, oidc, endpoint = self._places.health, self._places.oidc, self._places.bundle_endpoint
         return Ready(
             trust_domain=self._settings.trust_domain,
             grpc=_address(self._places.tcp),
@@ -214,6 +231,7 @@ class _Server:
             health="" if health is None else _address(health),
             seconds=seconds,
             oidc="" if oidc is None else _address(oidc),
+            bundle_endpoint="" if endpoint is None else _address(endpoint),
         )
 
     async def run(self, shutdown: Shutdown, on_ready: Callable[[], None]) -> None:
@@ -249,6 +267,8 @@ class _Server:
         yield "revocations", services.revocations.run
         yield "crls", services.crls.run
         yield "tls", self._keep_tls_current
+        yield "federated-bundles", services.bundles.run
+        yield "federation", services.federation.run
         yield from self._mesh.background().items()
         if self._places.health is not None:
             pages = health_app(self._checks(), self._metrics, [crl_route(services.crls.get)])
@@ -261,6 +281,8 @@ class _Server:
             yield "oidc", HealthServer(pages, self._places.oidc, tls.context if tls else None).run
             if tls is not None:
                 yield "oidc-tls", tls.run
+        if self._places.bundle_endpoint is not None and self._endpoint is not None:
+            yield from self._endpoint.background(self._places.bundle_endpoint)
 
     async def _drain(self) -> None:
         grace = self._settings.drain.total_seconds()
@@ -336,6 +358,7 @@ def _metrics(services: Services) -> Metrics:
         lambda: authorities.active.not_after.timestamp(),
     )
     metrics.gauge("bundle_sequence", "Of the trust bundle.", lambda: authorities.bundle().sequence)
+    federation_metrics(metrics, services)
     metrics.gauge("entries_revision", "Changes of entries seen.", lambda: services.entitlements.revision)
     return metrics
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -14,6 +15,14 @@ from vestibule.cli.output import run as run_command
 from vestibule.cli.sockets import SERVER_SOCKET, runtime_directory
 from vestibule.processes.hardening import keep_memory_private
 from vestibule.telemetry.logs import LogFormat, set_up_logs
+
+
+class BundleEndpointProfile(str, Enum):  # noqa: UP042 - typer shows the values of str enums
+    """How the bundle endpoint proves who it is."""
+
+    HTTPS_SPIFFE = "https_spiffe"
+    HTTPS_WEB = "https_web"
+
 
 _FILE: Final = "Where the settings not given here are; YAML."
 
@@ -66,6 +75,48 @@ def run(
     disable_jwt_svids: Annotated[
         bool, typer.Option("--disable-jwt-svids", help="Issue X509-SVIDs only.")
     ] = False,
+    bundle_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--federation-bundle-endpoint",
+            metavar="HOST:PORT|off",
+            help="Our trust bundle, for other trust domains. [default: off]",
+        ),
+    ] = None,
+    bundle_endpoint_profile: Annotated[
+        BundleEndpointProfile | None,
+        typer.Option("--federation-bundle-endpoint-profile", help="[default: https_spiffe]"),
+    ] = None,
+    bundle_endpoint_tls_cert: Annotated[
+        Path | None,
+        typer.Option("--federation-bundle-endpoint-tls-cert", help="For https_web: the certificate, PEM."),
+    ] = None,
+    bundle_endpoint_tls_key: Annotated[
+        Path | None,
+        typer.Option("--federation-bundle-endpoint-tls-key", help="For https_web: its private key, PEM."),
+    ] = None,
+    bundle_endpoint_refresh_hint: Annotated[
+        str | None,
+        typer.Option(
+            "--federation-bundle-endpoint-refresh-hint", help="How often it should be asked. [default: 5m]"
+        ),
+    ] = None,
+    federation_web_ca: Annotated[
+        Path | None,
+        typer.Option(
+            "--federation-web-ca", help="Authorities of https_web endpoints, PEM. [default: the system's]"
+        ),
+    ] = None,
+    federation_permit_local: Annotated[
+        bool,
+        typer.Option("--federation-permit-local", help="Endpoints may be on this machine: for trying out."),
+    ] = False,
+    federation_shortest_refresh: Annotated[
+        str | None,
+        typer.Option(
+            "--federation-shortest-refresh", help="Between two fetches of one bundle. [default: 1m]"
+        ),
+    ] = None,
     agent_ttl: Annotated[
         str | None, typer.Option("--agent-ttl", help="Of agents' own SVIDs. [default: the workloads']")
     ] = None,
@@ -150,6 +201,16 @@ def run(
             "disable_jwt_svids": disable_jwt_svids or None,
             "agent_ttl": agent_ttl,
             "return_grace": return_grace,
+            "federation_bundle_endpoint_profile": bundle_endpoint_profile,
+            "federation_bundle_endpoint_tls_cert": bundle_endpoint_tls_cert,
+            "federation_bundle_endpoint_tls_key": bundle_endpoint_tls_key,
+            "federation_bundle_endpoint_refresh_hint": bundle_endpoint_refresh_hint,
+            "federation_web_ca": federation_web_ca,
+            "federation_permit_local": federation_permit_local or None,
+            "federation_shortest_refresh": federation_shortest_refresh,
+            **_address(
+                "federation_bundle_endpoint_address", "federation_bundle_endpoint_port", bundle_endpoint
+            ),
             "key_storage": key_storage,
             "kek_file": kek_file,
             "upstream": upstream,

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from vestibule.app.bundle_endpoints import bundle_endpoints
 from vestibule.app.codes import DATA_IN_USE, FOREIGN_DATA
 from vestibule.app.server_attestors import node_attestors
 from vestibule.app.server_keys import key_manager
@@ -22,6 +23,8 @@ from vestibule.identity.authority_revocation import Signers
 from vestibule.identity.crl_publishing import CrlPublishing
 from vestibule.identity.downstream import Downstream
 from vestibule.identity.entitlement import Entitlements
+from vestibule.identity.federated_bundles import FederatedBundles
+from vestibule.identity.federation import Federation
 from vestibule.identity.issuance import Issuance
 from vestibule.identity.issuance_gate import RevocationGate
 from vestibule.identity.jwt_authorities import JwtAuthorities
@@ -29,6 +32,7 @@ from vestibule.identity.jwt_issuance import JwtIssuance
 from vestibule.identity.marks import Marks
 from vestibule.identity.nodes import Nodes
 from vestibule.identity.registration import Registration
+from vestibule.identity.relationships import Relationships
 from vestibule.identity.returning import Returning
 from vestibule.identity.revocation import Revoking
 from vestibule.identity.revocation_list import RevocationList
@@ -60,6 +64,9 @@ class Services:
     revoking: Revoking
     signers: Signers
     crls: CrlPublishing
+    bundles: FederatedBundles
+    relationships: Relationships
+    federation: Federation
 
 
 @asynccontextmanager
@@ -137,6 +144,19 @@ async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servic
                 await identity.start()
                 crls = CrlPublishing(store, keys, authorities, revocations, issued, audit, clock)
                 await crls.start()
+                bundles = FederatedBundles(store, entitlements, audit, authorities.bundle)
+                relationships = Relationships(store, bundles, audit, authorities.bundle)
+                federation = Federation(
+                    store,
+                    relationships,
+                    bundles,
+                    bundle_endpoints(settings, clock),
+                    audit,
+                    clock,
+                    authorities.bundle,
+                    shortest=settings.federation_shortest_refresh,
+                )
+                await bundles.start()
                 yield Services(
                     store=store,
                     audit=audit,
@@ -156,6 +176,9 @@ async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servic
                     revoking=revoking,
                     signers=signers,
                     crls=crls,
+                    bundles=bundles,
+                    relationships=relationships,
+                    federation=federation,
                 )
             finally:
                 await above.aclose()

@@ -17,12 +17,15 @@ from vestibule.app.codes import INVALID_SETTING
 from vestibule.app.secret_references import SecretReference
 from vestibule.cli.durations import parse_duration
 from vestibule.errors import VestibuleError, Where
-from vestibule.records import Address
+from vestibule.records import Address, EndpointProfile
 from vestibule.spiffe import TrustDomain
 
 DEFAULT_PORT: Final = 8081
 DEFAULT_HEALTH_PORT: Final = 8082
 SHORTEST_CA: Final = timedelta(seconds=6)
+LEAST_HINTS_AHEAD: Final = 9
+"""An authority is published a third of ``ca_ttl`` before it signs: three hints of this part of it, at least (F6)."""
+USUAL_HINTS_AHEAD: Final = 15
 
 
 class KeyStorage(str, Enum):  # noqa: UP042 - typer shows the values of str enums
@@ -47,7 +50,9 @@ class ServerSettings:
     the only one, and keeps its state in its data directory.
 
     A port of 0 lets the kernel choose; ``health_port`` of ``None`` serves no health pages, ``oidc_port`` of ``None``
-    no discovery pages.
+    no discovery pages, ``federation_bundle_endpoint_port`` of ``None`` no bundle endpoint.
+    ``federation_permit_local`` lets bundles be fetched from this machine and from link-local addresses;
+    ``federation_shortest_refresh`` is the least time between two fetches of one bundle.
     """
 
     trust_domain: TrustDomain
@@ -79,11 +84,20 @@ class ServerSettings:
     pkcs11_pin_fd: int | None = None
     database: SecretReference | None = None
     intent: Path | None = None
+    federation_bundle_endpoint_address: str = "0.0.0.0"  # noqa: S104 - for other trust domains
+    federation_bundle_endpoint_port: int | None = None
+    federation_bundle_endpoint_profile: EndpointProfile = EndpointProfile.HTTPS_SPIFFE
+    federation_bundle_endpoint_tls_cert: Path | None = None
+    federation_bundle_endpoint_tls_key: Path | None = None
+    federation_bundle_endpoint_refresh_hint: timedelta | None = None
+    federation_web_ca: Path | None = None
+    federation_permit_local: bool = False
+    federation_shortest_refresh: timedelta = timedelta(minutes=1)
     node_attestors: tuple[Choice, ...] = (Choice(name="join_token"),)
     drain: timedelta = field(default=timedelta(seconds=5))
 
     def __post_init__(self) -> None:
-        for name in ("bind_port", "health_port", "oidc_port"):
+        for name in sorted(_PORTS):
             port = getattr(self, name)
             if port is not None and not 0 <= port < 65536:
                 raise INVALID_SETTING.error(f"{name} {port} is not a port")
@@ -142,6 +156,33 @@ class ServerSettings:
                 f"discovery pages at {self.oidc_address} need oidc_tls_cert and oidc_tls_key",
                 advice="Without TLS they are served on loopback only, behind a proxy that has the certificate.",
             )
+
+    def _check_bundle_endpoint(self) -> None:
+        files = (self.federation_bundle_endpoint_tls_cert, self.federation_bundle_endpoint_tls_key)
+        web = self.federation_bundle_endpoint_profile is EndpointProfile.HTTPS_WEB
+        if self.federation_bundle_endpoint_port is not None and web and None in files:
+            raise INVALID_SETTING.error(
+                "a bundle endpoint of the profile https_web needs federation_bundle_endpoint_tls_cert and _key",
+                advice="Give the files of a certificate that web clients accept, or use the profile https_spiffe.",
+            )
+        if not web and files != (None, None):
+            raise INVALID_SETTING.error(
+                "a bundle endpoint of the profile https_spiffe shows the server's own SVID, and takes no certificate"
+            )
+        hint, longest = self.federation_bundle_endpoint_refresh_hint, self.ca_ttl / LEAST_HINTS_AHEAD
+        if hint is not None and not timedelta(seconds=1) <= hint <= longest:
+            raise INVALID_SETTING.error(
+                f"federation_bundle_endpoint_refresh_hint must be between 1 s and {longest.total_seconds():.0f} s",
+                advice="Partners must learn of a new authority before it signs; a longer hint needs a longer ca_ttl.",
+            )
+        if self.federation_shortest_refresh < timedelta(seconds=1):
+            raise INVALID_SETTING.error("federation_shortest_refresh must be at least 1 s")
+
+    @property
+    def bundle_endpoint_refresh_hint(self) -> timedelta:
+        """How often other trust domains are asked to fetch our bundle."""
+        usual = max(self.ca_ttl / USUAL_HINTS_AHEAD, timedelta(seconds=1))
+        return self.federation_bundle_endpoint_refresh_hint or min(usual, timedelta(minutes=5))
 
     @property
     def kek(self) -> Path:
@@ -216,14 +257,19 @@ _PATHS: Final = frozenset(
     {
         *("data_dir", "socket_path", "kek_file", "intent", "oidc_tls_cert", "oidc_tls_key"),
         *("pkcs11_module", "pkcs11_pin_file", "upstream_workload_api"),
+        *("pkcs11_module", "pkcs11_pin_file"),
+        *("federation_bundle_endpoint_tls_cert", "federation_bundle_endpoint_tls_key", "federation_web_ca"),
     }
 )
 _NUMBERS: Final = frozenset({"pkcs11_pin_fd"})
 _DURATIONS: Final = frozenset(
-    {"ca_ttl", "default_x509_svid_ttl", "default_jwt_svid_ttl", "agent_ttl", "return_grace", "drain"}
+    {
+        *("ca_ttl", "default_x509_svid_ttl", "default_jwt_svid_ttl", "agent_ttl", "return_grace", "drain"),
+        *("federation_bundle_endpoint_refresh_hint", "federation_shortest_refresh"),
+    }
 )
-_SWITCHES: Final = frozenset({"disable_jwt_svids"})
-_PORTS: Final = frozenset({"bind_port", "health_port", "oidc_port"})
+_SWITCHES: Final = frozenset({"disable_jwt_svids", "federation_permit_local"})
+_PORTS: Final = frozenset({"bind_port", "health_port", "oidc_port", "federation_bundle_endpoint_port"})
 
 
 def _typed(name: str, value: Any) -> Any:
@@ -255,6 +301,11 @@ def _typed(name: str, value: Any) -> Any:
         except ValueError as error:
             known = ", ".join(each.value for each in Upstream)
             raise INVALID_SETTING.error(f"upstream {value!r} is none of: {known}") from error
+    if name == "federation_bundle_endpoint_profile":
+        try:
+            return EndpointProfile(value.value if isinstance(value, Enum) else value)
+        except ValueError as error:
+            raise INVALID_SETTING.error(f"{name} {value!r} is neither https_spiffe nor https_web") from error
     if name == "key_storage":
         try:
             return KeyStorage(value)
@@ -266,7 +317,7 @@ def _typed(name: str, value: Any) -> Any:
 
 
 def _port(name: str, value: Any) -> int | None:
-    if value == "off" and name in ("health_port", "oidc_port"):
+    if value == "off" and name != "bind_port":
         return None
     try:
         return int(str(value))

@@ -46,3 +46,29 @@ BAD_ANSWER = define(
     meaning="The server's answer breaks its own API, for example an SVID for another key or identity than was asked.",
     advice="Check that agent and server are of the same version; if so, report it with the server's log.",
 )
+BUNDLE_ENDPOINT_REFUSED = define(
+    "VST2350",
+    "bundle-endpoint-not-trusted",
+    Kind.UNAVAILABLE,
+    Fault.PEER,
+    meaning="Whoever answers at the URL of a bundle endpoint does not prove the SPIFFE ID that the relationship names.",
+    advice="Compare the endpoint's SPIFFE ID and URL with what the other side says.  If its bundle that is kept here "
+    "has run out, get the current one over a way that you trust and set it (vestibule bundle set).",
+)
+BUNDLE_ENDPOINT_ANSWER = define(
+    "VST2351",
+    "bundle-endpoint-answer-refused",
+    Kind.UNAVAILABLE,
+    Fault.PEER,
+    meaning="A bundle endpoint answers with something that is not a SPIFFE bundle.",
+    advice="Fetch the URL by hand and look at the answer; tell the other side's operators.",
+)
+BUNDLE_ENDPOINT_REDIRECT = define(
+    "VST2352",
+    "bundle-endpoint-redirect-refused",
+    Kind.UNAVAILABLE,
+    Fault.PEER,
+    meaning="A bundle endpoint redirects to where it must not: to a URL that is no endpoint's, or again and again.",
+    advice="If the endpoint has moved, change its URL (vestibule federation update).  Otherwise tell the other side's "
+    "operators.",
+)

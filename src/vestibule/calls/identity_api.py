@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
 
 from grpclib.const import Status
+from grpclib.exceptions import GRPCError
 
 from vestibule.calls.channel import ServerChannel
 from vestibule.calls.codes import BAD_ANSWER, OTHER_TRUST_DOMAIN
@@ -34,6 +35,7 @@ class Revisions:
     entries: int
     bundle: int
     intent: int
+    federation: int = 0
 
 
 class Proof(Protocol):
@@ -103,6 +105,24 @@ class IdentityApi:
             )
         return bundle_from_wire(answer)
 
+    async def federated_bundle(self, trust_domain: TrustDomain) -> TrustBundle | None:
+        """The bundle of another trust domain; ``None`` if the server has none.
+
+        Raises, beside the usual: VST2332 for one of a third trust domain.
+        """
+        request = bundle_pb2.GetFederatedBundleRequest(trust_domain=str(trust_domain))
+        try:
+            with _standing():
+                answer = await self._bundles.unary("GetFederatedBundle", request)
+        except VestibuleError as error:
+            if isinstance(error.__cause__, GRPCError) and error.__cause__.status is Status.NOT_FOUND:
+                return None
+            raise
+        bundle = bundle_from_wire(answer)
+        if bundle.trust_domain != trust_domain or trust_domain == self._trust_domain:
+            raise BAD_ANSWER.error(f"the server gave a bundle of {bundle.trust_domain} for {trust_domain}")
+        return bundle
+
     async def watch(self) -> AsyncIterator[Revisions]:
         """The revisions at once, and after every change, until the connection ends."""
         with _standing():
@@ -113,6 +133,7 @@ class IdentityApi:
                         entries=answer.entries_revision,
                         bundle=answer.bundle_sequence,
                         intent=answer.intent_revision,
+                        federation=answer.federation_revision,
                     )
 
     async def authorized_entries(self, known: Mapping[str, Entry]) -> dict[str, Entry]:

@@ -100,6 +100,18 @@ TABLE: Final[Mapping[str, Who]] = {
     f"{_SPIRE}.bundle.v1.Bundle/PublishJWTAuthority": Who.DOWNSTREAM,
     f"{_SPIRE}.bundle.v1.Bundle/GetBundle": Who.ANYONE,
     f"{_SPIRE}.bundle.v1.Bundle/CountBundles": Who.LOCAL,
+    f"{_SPIRE}.bundle.v1.Bundle/ListFederatedBundles": Who.LOCAL,
+    f"{_SPIRE}.bundle.v1.Bundle/GetFederatedBundle": Who.LOCAL | Who.AGENT,
+    f"{_SPIRE}.bundle.v1.Bundle/BatchCreateFederatedBundle": Who.LOCAL,
+    f"{_SPIRE}.bundle.v1.Bundle/BatchUpdateFederatedBundle": Who.LOCAL,
+    f"{_SPIRE}.bundle.v1.Bundle/BatchSetFederatedBundle": Who.LOCAL,
+    f"{_SPIRE}.bundle.v1.Bundle/BatchDeleteFederatedBundle": Who.LOCAL,
+    f"{_SPIRE}.trustdomain.v1.TrustDomain/ListFederationRelationships": Who.LOCAL,
+    f"{_SPIRE}.trustdomain.v1.TrustDomain/GetFederationRelationship": Who.LOCAL,
+    f"{_SPIRE}.trustdomain.v1.TrustDomain/BatchCreateFederationRelationship": Who.LOCAL,
+    f"{_SPIRE}.trustdomain.v1.TrustDomain/BatchUpdateFederationRelationship": Who.LOCAL,
+    f"{_SPIRE}.trustdomain.v1.TrustDomain/BatchDeleteFederationRelationship": Who.LOCAL,
+    f"{_SPIRE}.trustdomain.v1.TrustDomain/RefreshBundle": Who.LOCAL,
     f"{_NODE}/Watch": Who.AGENT,
     "/vestibule.node.v1.Revocations/Watch": Who.AGENT,
     f"{_NODE}/DescribeService": Who.AGENT,
@@ -121,6 +133,7 @@ TABLE: Final[Mapping[str, Who]] = {
     "/grpc.health.v1.Health/Check": Who.LOCAL,
     "/grpc.health.v1.Health/List": Who.LOCAL,
     "/grpc.health.v1.Health/Watch": Who.LOCAL,
+    "/vestibule.admin.v1.FederationAdmin/GetFederationStatus": Who.LOCAL,
 }
 
 _REASONS: Final = {

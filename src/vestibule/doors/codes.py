@@ -20,12 +20,13 @@ INVALID_JWT_SVID = define(
     "audience is missing.",
     advice="Refuse the request that came with the token.  The message says which check failed.",
 )
-OIDC_CERTIFICATE = define(
+UNUSABLE_CERTIFICATE = define(
     "VST2202",
-    "oidc-certificate-unusable",
+    "certificate-files-unusable",
     Kind.PRECONDITION,
     Fault.OPERATOR,
-    meaning="The certificate or key file of the OpenID Connect discovery pages cannot be used.",
+    meaning="The certificate or key file of the OpenID Connect discovery pages, or of the bundle endpoint of the "
+    "profile https_web, cannot be used.",
     advice="Give a PEM chain, leaf first, and its unencrypted PEM key, both readable by the user that runs the server.",
 )
 NO_LOG_LEVEL = define(

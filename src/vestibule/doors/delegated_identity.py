@@ -10,6 +10,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any, Final
 
+from vestibule.agent.cache import Bundles
 from vestibule.agent.delegation import Delegated, Delegation, Described, Numbered, Subject
 from vestibule.agent.jwt_svids import JwtSvids
 from vestibule.doors.codes import NO_SUBJECT
@@ -18,7 +19,7 @@ from vestibule.doors.workload_api import bundles_response, jwt_bundles_response
 from vestibule.net.grpc import Servable, Stream, serve
 from vestibule.net.peer import peer_of
 from vestibule.pki.jwt import check_audience
-from vestibule.spiffe import Selector, TrustBundle, X509Svid
+from vestibule.spiffe import Selector, X509Svid
 from vestibule.wire.gen.spire import agent_delegatedidentity_pb2 as wire
 from vestibule.wire.gen.spire import types_pb2 as types
 
@@ -66,9 +67,9 @@ class DelegatedIdentityDoor:
         caller = peer_of(stream)
         await receive(stream)
         last = None
-        async with aclosing(self._delegation.bundles(caller)) as bundles:
-            async for bundle in bundles:
-                response = response_of(bundle)
+        async with aclosing(self._delegation.bundles(caller)) as answers:
+            async for bundles in answers:
+                response = response_of(bundles)
                 if response != last:
                     last = response
                     await stream.send_message(response)
@@ -110,11 +111,11 @@ def _svid(svid: X509Svid) -> wire.X509SVIDWithKey:
     )
 
 
-def x509_bundles_response(bundle: TrustBundle) -> wire.SubscribeToX509BundlesResponse:
+def x509_bundles_response(bundles: Bundles) -> wire.SubscribeToX509BundlesResponse:
     """Every bundle that the agent has, as the Workload API tells them."""
-    return wire.SubscribeToX509BundlesResponse(ca_certificates=bundles_response(bundle).bundles)
+    return wire.SubscribeToX509BundlesResponse(ca_certificates=bundles_response(bundles).bundles)
 
 
-def delegated_jwt_bundles_response(bundle: TrustBundle) -> wire.SubscribeToJWTBundlesResponse:
+def delegated_jwt_bundles_response(bundles: Bundles) -> wire.SubscribeToJWTBundlesResponse:
     """Every bundle that the agent has, as the Workload API tells them."""
-    return wire.SubscribeToJWTBundlesResponse(bundles=jwt_bundles_response(bundle).bundles)
+    return wire.SubscribeToJWTBundlesResponse(bundles=jwt_bundles_response(bundles).bundles)

@@ -11,6 +11,7 @@ from vestibule.identity.authorities import Authorities
 from vestibule.identity.beacon import first
 from vestibule.identity.codes import NOT_ENTITLED
 from vestibule.identity.entitlement import Entitlements
+from vestibule.identity.federated_bundles import FederatedBundles
 from vestibule.net.grpc import Servable, Stream, serve
 from vestibule.records import Instance, ServiceView
 from vestibule.spiffe import SpiffeId
@@ -47,9 +48,16 @@ class Discovery(Protocol):
 class NodeDoor:
     """Translates for the mesh's discovery; lets an agent speak only for identities that are placed under it."""
 
-    def __init__(self, authorities: Authorities, entitlements: Entitlements, discovery: Discovery) -> None:
+    def __init__(
+        self,
+        authorities: Authorities,
+        entitlements: Entitlements,
+        bundles: FederatedBundles,
+        discovery: Discovery,
+    ) -> None:
         self._authorities = authorities
         self._entitlements = entitlements
+        self._bundles = bundles
         self._discovery = discovery
         self._watching: Counter[SpiffeId] = Counter()
 
@@ -80,7 +88,12 @@ class NodeDoor:
         last: wire.WatchResponse | None = None
         while True:
             # Read before the answer is made: what changes meanwhile ends the wait below at once.
-            seen = (self._entitlements.revision, self._authorities.revision, self._discovery.revision)
+            seen = (
+                self._entitlements.revision,
+                self._authorities.revision,
+                self._discovery.revision,
+                self._bundles.revision,
+            )
             response = self._state(agent_id)
             if response != last:
                 await stream.send_message(response)
@@ -89,6 +102,7 @@ class NodeDoor:
                 self._entitlements.changed(seen[0]),
                 self._authorities.changed(seen[1]),
                 self._discovery.changed(seen[2]),
+                self._bundles.changed(seen[3]),
             )
 
     def _state(self, agent_id: SpiffeId) -> wire.WatchResponse:
@@ -96,6 +110,7 @@ class NodeDoor:
             entries_revision=self._entitlements.revision_for(agent_id),
             bundle_sequence=self._authorities.bundle().sequence,
             intent_revision=self._discovery.revision,
+            federation_revision=self._bundles.revision_for(self._entitlements.entries_for(agent_id)),
         )
 
     async def describe_service(self, stream: Stream) -> None:

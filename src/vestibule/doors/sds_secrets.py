@@ -152,5 +152,5 @@ class _Secrets:
 
 
 def _bundles(identities: Identities) -> list[TrustBundle]:
-    """The own trust domain's bundle, and those that the workload federates with."""
-    return [identities.bundle]
+    """The own trust domain's bundle, and those that the workload federates with; Envoy refuses empty ones."""
+    return [identities.bundle, *(each for each in identities.federated if each.x509_authorities)]

@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 
 from google.protobuf import struct_pb2
 
+from vestibule.agent.cache import Bundles
 from vestibule.agent.codes import NO_IDENTITY
 from vestibule.agent.jwt_svids import JwtSvids
 from vestibule.agent.workloads import Caller, Identities, Workloads
@@ -55,7 +56,7 @@ class WorkloadDoor:
         last: wire.X509BundlesResponse | None = None
         async with aclosing(await self._identities(stream)) as answers:
             async for identities in answers:
-                response = bundles_response(identities.bundle)
+                response = bundles_response(identities.bundles)
                 # A renewed SVID is a change for the workload, but none of the bundles.
                 if response != last:
                     last = response
@@ -80,9 +81,9 @@ class WorkloadDoor:
         caller = self._caller(stream)
         await stream.recv_message()
         last: wire.JWTBundlesResponse | None = None
-        async with aclosing(self._workloads.watch_bundle(caller)) as bundles:
-            async for bundle in bundles:
-                response = jwt_bundles_response(bundle)
+        async with aclosing(self._workloads.watch_bundles(caller)) as answers:
+            async for bundles in answers:
+                response = jwt_bundles_response(bundles)
                 if response != last:
                     last = response
                     await stream.send_message(response)
@@ -90,17 +91,17 @@ class WorkloadDoor:
     async def validate_jwt_svid(self, stream: Stream) -> None:
         """Whether a token proves an identity to the caller, and which (section 6.2.3); needs no server.
 
-        Raises: VST2200, VST2201 (whatever is wrong with the token), and what ``Workloads.bundle`` raises.
+        Raises: VST2200, VST2201 (whatever is wrong with the token), and what ``Workloads.bundles`` raises.
         """
         caller = self._caller(stream)
         request = await stream.recv_message()
         if not request.audience or not request.svid:
             missing = "svid" if request.audience else "audience"
             raise INVALID_JWT_SVID.error(f"{missing} must be specified")
-        bundle = await self._workloads.bundle(caller)
-        trusted = {bundle.trust_domain: bundle}
+        # The token's own trust domain chooses among the bundles that the caller is entitled to; none is merged.
+        bundles = await self._workloads.bundles(caller)
         try:
-            svid = verify_jwt_svid(request.svid, [request.audience], trusted.get, self._clock.now())
+            svid = verify_jwt_svid(request.svid, [request.audience], bundles.of, self._clock.now())
         except VestibuleError as error:
             raise INVALID_JWT_SVID.error(error.message, advice=error.advice) from error
         await stream.send_message(validation_response(svid))
@@ -119,7 +120,10 @@ class WorkloadDoor:
 
 
 def svid_response(identities: Identities) -> wire.X509SVIDResponse:
-    """Section 5.1: each SVID with its chain, key and bundle; hints are unique, the first SVID keeps one."""
+    """Section 5.1: each SVID with its chain, key and bundle, and the bundles of others.
+
+    Hints are unique, the first SVID keeps one.
+    """
     bundle = der(identities.bundle)
     response = wire.X509SVIDResponse()
     hints: set[str] = set()
@@ -127,6 +131,9 @@ def svid_response(identities: Identities) -> wire.X509SVIDResponse:
         hint = "" if svid.hint in hints else svid.hint
         hints.add(hint)
         response.svids.append(_svid(svid, bundle, hint))
+    for federated in identities.federated:
+        if federated.x509_authorities:
+            response.federated_bundles[str(federated.trust_domain.id)] = der(federated)
     return response
 
 
@@ -140,9 +147,13 @@ def _svid(svid: X509Svid, bundle: bytes, hint: str) -> wire.X509SVID:
     )
 
 
-def bundles_response(bundle: TrustBundle) -> wire.X509BundlesResponse:
-    """Section 6.2.2: bundles by the trust domain's SPIFFE ID, at least the own one."""
-    return wire.X509BundlesResponse(bundles={str(bundle.trust_domain.id): der(bundle)})
+def bundles_response(bundles: Bundles) -> wire.X509BundlesResponse:
+    """Section 6.2.2: bundles by the trust domain's SPIFFE ID, at least the own one.
+
+    One without authorities is left out, which says the same (section 4.4): some clients give up at an empty one.
+    """
+    told = (bundles.own, *(each for each in bundles.federated if each.x509_authorities))
+    return wire.X509BundlesResponse(bundles={str(each.trust_domain.id): der(each) for each in told})
 
 
 def der(bundle: TrustBundle) -> bytes:
@@ -173,9 +184,10 @@ def jwt_response(svids: list[JwtSvid]) -> wire.JWTSVIDResponse:
     return response
 
 
-def jwt_bundles_response(bundle: TrustBundle) -> wire.JWTBundlesResponse:
-    """Section 6.2.2: JWK Sets by the trust domain's SPIFFE ID, at least the own one."""
-    return wire.JWTBundlesResponse(bundles={str(bundle.trust_domain.id): to_jwt_jwks(bundle)})
+def jwt_bundles_response(bundles: Bundles) -> wire.JWTBundlesResponse:
+    """Section 6.2.2: JWK Sets by the trust domain's SPIFFE ID, at least the own one; others with keys only."""
+    told = (bundles.own, *(each for each in bundles.federated if each.jwt_authorities))
+    return wire.JWTBundlesResponse(bundles={str(each.trust_domain.id): to_jwt_jwks(each) for each in told})
 
 
 def validation_response(svid: JwtSvid) -> wire.ValidateJWTSVIDResponse:

@@ -10,6 +10,77 @@ FOREIGN_CSR_ID = define(
     meaning="A certificate signing request names another SPIFFE ID than the one that would be issued.",
     advice="Leave the URI out of the request: the registration entry decides the identity.",
 )
+FOREIGN_BUNDLE_REFUSED = define(
+    "VST1230",
+    "foreign-bundle-refused",
+    Kind.INVALID,
+    Fault.PEER,
+    meaning="The bundle of another trust domain holds something that is ours, or more than any real bundle: taking it "
+    "could let that trust domain speak for this one.  The bundle held before stays in use.",
+    advice="Ask the other trust domain's operators what they publish.  Trust domains must not share authorities: "
+    "whoever has a shared key can mint the identities of both.",
+)
+OWN_TRUST_DOMAIN = define(
+    "VST1231",
+    "own-trust-domain",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A federated bundle or a federation relationship is to be kept for the server's own trust domain.",
+    advice="Name the other trust domain; the own bundle is kept by the server itself.",
+)
+BUNDLE_EXISTS = define(
+    "VST1232",
+    "federated-bundle-exists",
+    Kind.ALREADY_EXISTS,
+    Fault.CALLER,
+    meaning="There is a bundle of this trust domain already.",
+    advice="Update or set it instead of creating it.",
+)
+BUNDLE_NOT_FOUND = define(
+    "VST1233",
+    "federated-bundle-not-found",
+    Kind.NOT_FOUND,
+    Fault.CALLER,
+    meaning="There is no bundle of this trust domain.",
+    advice="List those that there are with vestibule bundle list.",
+)
+INVALID_RELATIONSHIP = define(
+    "VST1234",
+    "invalid-federation-relationship",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A federation relationship breaks a rule of SPIFFE Federation.",
+    advice="Give a trust domain, an https URL without user and password, and a profile: https_web, or https_spiffe "
+    "with the SPIFFE ID of the endpoint's server.",
+)
+NO_ENDPOINT_TRUST = define(
+    "VST1235",
+    "no-bundle-for-endpoint",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="A bundle endpoint is to be known by its SPIFFE ID, and there is no bundle with authorities of that ID's "
+    "trust domain to verify it with.",
+    advice="Get the bundle from the other side's operators over a way that you trust, and set it with vestibule bundle "
+    "set, or with --trust-domain-bundle when the relationship is made.",
+)
+OLDER_BUNDLE = define(
+    "VST1236",
+    "older-bundle",
+    Kind.PRECONDITION,
+    Fault.PEER,
+    meaning="A bundle endpoint answers with an older bundle than one that it gave before, going by spiffe_sequence: "
+    "authorities that were withdrawn since would be trusted again.  The bundle held before stays in use.",
+    advice="If the other trust domain began anew, set its bundle by hand (vestibule bundle set).  Otherwise tell its "
+    "operators: some replica or cache of theirs is out of date.",
+)
+RELATIONSHIP_CHANGED = define(
+    "VST1237",
+    "federation-changed-meanwhile",
+    Kind.UNAVAILABLE,
+    Fault.CALLER,
+    meaning="While a bundle was being fetched, the relationship or the bundle was changed; what came was dropped.",
+    advice="Nothing needs to be done: it is fetched again.",
+)
 ENTRY_NOT_AUTHORIZED = define(
     "VST1201",
     "entry-not-authorized",

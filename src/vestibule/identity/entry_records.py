@@ -42,6 +42,8 @@ def entry_event(actor: str, action: str, entry: Entry | VestibuleError) -> Audit
             "selectors": sorted(str(selector) for selector in entry.selectors),
             "admin": entry.admin,
             "downstream": entry.downstream,
+            # Whom its workloads will believe beside their own.
+            **({"federates_with": list(entry.federates_with)} if entry.federates_with else {}),
             # What else of an entry comes into certificates.
             **({"dns_names": list(entry.dns_names)} if entry.dns_names else {}),
             **({"x509_svid_ttl": _seconds(entry.x509_svid_ttl)} if entry.x509_svid_ttl else {}),

@@ -52,7 +52,7 @@ class EntryRules:
         for ttl in (entry.x509_svid_ttl, entry.jwt_svid_ttl):
             if ttl is not None and not timedelta(seconds=1) <= ttl <= MAX_TTL:
                 raise INVALID_TTL.error(f"a TTL of {ttl.total_seconds():g} s is not between 1 s and 10 years")
-        federates_with = tuple(str(TrustDomain.parse(name)) for name in entry.federates_with)
+        federates_with = tuple(dict.fromkeys(str(TrustDomain.parse(name)) for name in entry.federates_with))
         names = tuple(dns_name(name) for name in entry.dns_names)
         self.claims.check(entry.claims)  # 4
         if entry.is_template:

@@ -58,6 +58,36 @@ def shown_certificate(stream: Stream) -> bytes:
     return context.leaf_sha256 if isinstance(context, _ServerContext) else b""
 
 
+class EndpointTls:
+    """A context for serving the public: it shows the newest SVID and asks nobody for a certificate.
+
+    TLS 1.2 and 1.3, as SPIFFE_Federation.md (section 5) wants of bundle endpoints; ALPN ``http/1.1``; no resumption.
+    """
+
+    def __init__(self, svid: X509Svid) -> None:
+        self._current = _public_context(svid)
+        self.context = _public_context(svid)
+        self.context.sni_callback = self._choose  # called without SNI, too
+
+    def update(self, svid: X509Svid) -> None:
+        """From now on, handshakes use this certificate."""
+        self._current = _public_context(svid)
+
+    def _choose(self, connection: ssl.SSLObject, _name: str | None, _listening: ssl.SSLContext) -> None:
+        connection.context = self._current
+
+
+def _public_context(svid: X509Svid) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
+    context.num_tickets = 0
+    context.verify_mode = ssl.CERT_NONE
+    load_svid(context, svid)
+    return context
+
+
 def _context(svid: X509Svid, bundle: TrustBundle) -> ssl.SSLContext:
     context = _ServerContext(ssl.PROTOCOL_TLS_SERVER)
     context.leaf_sha256 = hashlib.sha256(svid.chain[0]).digest()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -43,6 +46,26 @@ class Metrics:
         """A value that is asked for whenever the metrics are read."""
         Gauge(f"vestibule_{name}", meaning, registry=self.registry).set_function(value)
 
+    def gauges(self, name: str, meaning: str, label: str, values: Callable[[], Mapping[str, float]]) -> None:
+        """One value for each of what a label may name, all asked for whenever the metrics are read."""
+        self.registry.register(_Labelled(f"vestibule_{name}", meaning, label, values))
+
     def text(self) -> bytes:
         """All metrics, as ``/metrics`` answers."""
         return generate_latest(self.registry)
+
+
+class _Labelled(Collector):
+    def __init__(
+        self, name: str, meaning: str, label: str, values: Callable[[], Mapping[str, float]]
+    ) -> None:
+        self._name, self._meaning, self._label, self._values = name, meaning, label, values
+
+    def describe(self) -> Iterable[Metric]:
+        return [GaugeMetricFamily(self._name, self._meaning, labels=[self._label])]
+
+    def collect(self) -> Iterable[Metric]:
+        family = GaugeMetricFamily(self._name, self._meaning, labels=[self._label])
+        for each, value in sorted(self._values().items()):
+            family.add_metric([each], value)
+        return [family]

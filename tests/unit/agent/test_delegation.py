@@ -211,9 +211,9 @@ async def test_the_bundle_is_told_again_when_it_changes(desk: Desk) -> None:
     bundles = desk.delegation.bundles(desk.caller)
     first = await anext(bundles)
     desk.workload("w1")
-    newer = replace(first, sequence=first.sequence + 1)
+    newer = replace(first.own, sequence=first.own.sequence + 1)
     desk.cache.become(replace(desk.cache.now, bundle=newer))
-    assert await asyncio.wait_for(anext(bundles), 5) == newer
+    assert await asyncio.wait_for(anext(bundles), 5) == replace(first, own=newer)
     await bundles.aclose()
     desk.cache.become(replace(desk.cache.now, bundle=None))
     assert await code_of(anext(desk.delegation.bundles(desk.caller))) is NOT_READY

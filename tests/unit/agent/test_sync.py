@@ -59,6 +59,7 @@ class ServerDouble:
         self.authority = TestAuthority(TD, now=clock.now(), ttl=HOUR * 240)
         self.trust = self.authority.bundle
         self.entries: dict[str, Entry] = {}
+        self.federated: dict[TrustDomain, TrustBundle] = {}
         self.calls: list[str] = []
         self.away = False
         self.standing: VestibuleError | None = None
@@ -113,11 +114,18 @@ class ServerDouble:
         self._answer("bundle")
         return self.trust
 
+    async def federated_bundle(self, trust_domain: TrustDomain) -> TrustBundle | None:
+        self._answer(f"federated {trust_domain}")
+        return self.federated.get(trust_domain)
+
     async def watch(self) -> AsyncIterator[Revisions]:
         self._answer("watch")
         while True:
             pushed = self._pushed
-            yield Revisions(entries=self.revision, bundle=self.trust.sequence, intent=0)
+            federation = sum(each.sequence for each in self.federated.values())
+            yield Revisions(
+                entries=self.revision, bundle=self.trust.sequence, intent=0, federation=federation
+            )
             await pushed.wait()
 
     async def authorized_entries(self, known: Mapping[str, Entry]) -> dict[str, Entry]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from vestibule.agent.cache import Held, Holdings, SvidCache
+from vestibule.agent.cache import Bundles, Held, Holdings, SvidCache
 from vestibule.agent.changed import Changed
 from vestibule.agent.codes import NO_IDENTITY, NOT_READY
 from vestibule.agent.workloads import PATIENCE, TELL_AGAIN, Identities, Workloads
@@ -268,15 +268,15 @@ def test_ids_are_told_before_there_is_a_certificate(bench: Bench) -> None:
 
 async def test_the_bundle_is_for_those_with_an_identity_and_outlives_their_certificates(bench: Bench) -> None:
     with pytest.raises(VestibuleError, match=NO_IDENTITY.code):
-        await bench.workloads.bundle(Caller())
+        await bench.workloads.bundles(Caller())
     bench.entry("a")
-    bundles = bench.workloads.watch_bundle(Caller())
-    assert await anext(bundles) == bench.authority.bundle
+    bundles = bench.workloads.watch_bundles(Caller())
+    assert await anext(bundles) == Bundles(own=bench.authority.bundle)
     waiting = asyncio.create_task(anext(bundles))
     bench.svid("a")
     changed = bench.authority.jwt_bundle
     bench.cache.become(replace(bench.cache.now, bundle=changed))
-    assert await waiting == changed, "a new certificate is no news of the bundle"
+    assert await waiting == Bundles(own=changed), "a new certificate is no news of the bundle"
     waiting = asyncio.create_task(anext(bundles))
     bench.remove("a")
     with pytest.raises(VestibuleError, match=NO_IDENTITY.code):

@@ -6,9 +6,10 @@ import json
 from dataclasses import replace
 
 import pytest
-from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
+from envoy.extensions.transport_sockets.tls.v3 import secret_pb2, tls_spiffe_validator_config_pb2
 from google.protobuf.json_format import MessageToDict
 
+from vestibule.agent.cache import Bundles
 from vestibule.agent.workloads import Identities
 from vestibule.doors.sds_secrets import secrets_of
 from vestibule.doors.workload_api import (
@@ -23,6 +24,8 @@ from vestibule.testing import TestAuthority
 from vestibule.xds.resources import SECRET
 
 AUTHORITY = TestAuthority("example.org")
+PARTNER, OTHER = TestAuthority("partner.org"), TestAuthority("another.org")
+EMPTY = replace(TestAuthority("empty.org").bundle, x509_authorities=())
 FIRST, SECOND = AUTHORITY.svid("/a"), AUTHORITY.svid("/b")
 
 
@@ -44,7 +47,39 @@ def test_a_hint_is_given_once() -> None:
 
 
 def test_bundles_go_by_the_trust_domains_id() -> None:
-    assert dict(bundles_response(AUTHORITY.bundle).bundles) == {"spiffe://example.org": AUTHORITY.certificate}
+    bundles = Bundles(own=AUTHORITY.bundle, federated=(PARTNER.bundle, EMPTY))
+    assert dict(bundles_response(bundles).bundles) == {
+        "spiffe://example.org": AUTHORITY.certificate,
+        "spiffe://partner.org": PARTNER.certificate,
+    }
+
+
+def test_the_own_bundle_is_there_also_when_it_is_empty() -> None:
+    own = replace(AUTHORITY.bundle, x509_authorities=())
+    assert dict(bundles_response(Bundles(own=own)).bundles) == {"spiffe://example.org": b""}
+    assert set(jwt_bundles_response(Bundles(own=own)).bundles) == {"spiffe://example.org"}
+
+
+def test_svids_come_with_the_bundles_of_others() -> None:
+    federated = replace(identities("", ""), federated=(PARTNER.bundle, EMPTY))
+    response = svid_response(federated)
+    assert dict(response.federated_bundles) == {"spiffe://partner.org": PARTNER.certificate}
+    assert {each.bundle for each in response.svids} == {AUTHORITY.certificate}, "never merged"
+
+
+def test_a_federated_trust_domain_is_a_secret_of_its_own_and_part_of_all() -> None:
+    snapshot = secrets_of(replace(identities("", ""), federated=(PARTNER.bundle, OTHER.bundle)))
+    found = {name: secret_pb2.Secret.FromString(each.body) for name, each in snapshot.of_type(SECRET).items()}
+    assert validated(found["spiffe://partner.org"]) == ["partner.org"]
+    assert validated(found["spiffe://example.org"]) == validated(found["ROOTCA"]) == ["example.org"]
+    assert validated(found["ALL"]) == ["another.org", "example.org", "partner.org"], "sorted"
+
+
+def validated(secret: secret_pb2.Secret) -> list[str]:
+    """The trust domains that a validation context knows, in its order."""
+    config = tls_spiffe_validator_config_pb2.SPIFFECertValidatorConfig()
+    secret.validation_context.custom_validator_config.typed_config.Unpack(config)
+    return [each.name for each in config.trust_domains]
 
 
 def test_secrets_go_by_every_name_that_envoy_may_use() -> None:
@@ -83,7 +118,7 @@ def test_each_token_has_its_identity_and_a_hint_is_given_once() -> None:
 
 
 def test_jwt_bundles_hold_no_keys_of_other_uses() -> None:
-    bundles = dict(jwt_bundles_response(AUTHORITY.jwt_bundle).bundles)
+    bundles = dict(jwt_bundles_response(Bundles(own=AUTHORITY.jwt_bundle)).bundles)
     document = json.loads(bundles.pop("spiffe://example.org"))
     assert bundles == {}
     assert [key["kid"] for key in document["keys"]] == [AUTHORITY.jwt_authority.key_id]

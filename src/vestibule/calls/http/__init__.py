@@ -28,10 +28,11 @@ _CHUNK: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A whole answer."""
+    """A whole answer.  ``headers`` are by lower-case name; of several with one name the last."""
 
     status: int
     body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,7 @@ class HttpServer:
     tls: Callable[[], ssl.SSLContext] | None = None
     name: str = ""
     permit: Permit | None = None
+    verify: Callable[[ssl.SSLObject], None] | None = None
     limit: int = 1024 * 1024
     seconds: float = 5.0
 
@@ -60,6 +62,8 @@ class HttpServer:
             async with asyncio.timeout(self.seconds):
                 reader, writer = await self._connect()
                 try:
+                    if self.verify is not None:
+                        self.verify(writer.get_extra_info("ssl_object"))
                     return await self._exchange(reader, writer, method, target, headers or {}, body)
                 finally:
                     writer.transport.abort()
@@ -113,18 +117,20 @@ class HttpServer:
             writer.write(http.send(part) or b"")
         await writer.drain()
         status, received = 0, bytearray()
+        heads: dict[str, str] = {}
         while True:
             event = http.next_event()
             if event is h11.NEED_DATA:
                 http.receive_data(await reader.read(_CHUNK))
             elif isinstance(event, h11.Response):
                 status = event.status_code
+                heads = {name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers}
             elif isinstance(event, h11.Data):
                 received += event.data
                 if len(received) > self.limit:
                     raise self._too_much()
             elif isinstance(event, h11.EndOfMessage):
-                return Answer(status=status, body=bytes(received))
+                return Answer(status=status, body=bytes(received), headers=heads)
             elif isinstance(event, h11.ConnectionClosed):
                 raise HTTP_ANSWER.error(f"{self} closed the connection without an answer")
 

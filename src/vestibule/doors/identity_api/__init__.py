@@ -7,13 +7,17 @@ from vestibule.doors.identity_api.bundle import BundleDoor
 from vestibule.doors.identity_api.entry import EntryDoor
 from vestibule.doors.identity_api.local_authority import LocalAuthorityDoor
 from vestibule.doors.identity_api.svid import SvidDoor
+from vestibule.doors.identity_api.trust_domain import TrustDomainDoor
 from vestibule.identity.authorities import Authorities
 from vestibule.identity.downstream import Downstream
 from vestibule.identity.entitlement import Entitlements
+from vestibule.identity.federated_bundles import FederatedBundles
+from vestibule.identity.federation import Federation
 from vestibule.identity.issuance import Issuance
 from vestibule.identity.jwt_issuance import JwtIssuance
 from vestibule.identity.nodes import Nodes
 from vestibule.identity.registration import Registration
+from vestibule.identity.relationships import Relationships
 from vestibule.net.grpc import Servable
 
 
@@ -25,15 +29,27 @@ def identity_services(
     issuance: Issuance,
     jwt_issuance: JwtIssuance,
     downstream: Downstream,
+    bundles: FederatedBundles,
+    relationships: Relationships,
+    federation: Federation,
 ) -> Sequence[Servable]:
     """All of them, not yet guarded (``doors.access``)."""
     return (
         AgentDoor(nodes).servable(),
         EntryDoor(registration, entitlements).servable(),
         SvidDoor(issuance, jwt_issuance, downstream).servable(),
-        BundleDoor(authorities, downstream).servable(),
+        BundleDoor(authorities, downstream, bundles).servable(),
         LocalAuthorityDoor(authorities).servable(),
+        TrustDomainDoor(relationships, federation, bundles).servable(),
     )
 
 
-__all__ = ["AgentDoor", "BundleDoor", "EntryDoor", "LocalAuthorityDoor", "SvidDoor", "identity_services"]
+__all__ = [
+    "AgentDoor",
+    "BundleDoor",
+    "EntryDoor",
+    "LocalAuthorityDoor",
+    "SvidDoor",
+    "TrustDomainDoor",
+    "identity_services",
+]
