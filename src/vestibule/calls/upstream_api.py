@@ -100,6 +100,7 @@ class UpstreamApi:
     """
 
     def __init__(self, channel: ServerChannel, identity: OwnIdentity, trust_domain: TrustDomain) -> None:
+        self.channel = channel
         self.identity = identity
         self._trust_domain = trust_domain
         self._svids = Client(channel, svid_pb2.DESCRIPTOR.services_by_name["SVID"])

@@ -1,0 +1,311 @@
+"""A server below a server: one trust domain, one bundle, and whoever is at one level is known at the other.
+
+root server ── agent "up" ── the lower server itself (its identity, from this agent's Workload API)
+     │     └── agent "top" ── a workload, spiffe://example.org/top
+     └─ lower server ── agent "low" ── a workload, spiffe://example.org/low
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from grpclib.const import Status
+from tests.component.authority_lab import Operator, leads_to, roots_of, until
+from tests.component.handshakes import following, shake_hands, traffic
+from tests.component.server_lab import grpc_error
+from tests.component.test_agent import ME, TD, Field, Running, Server, anything, wire_id
+
+from vestibule.app.server_settings import Upstream
+from vestibule.calls.upstream_api import UpstreamApi, upstream_api
+from vestibule.clock import SystemClock
+from vestibule.errors import VestibuleError
+from vestibule.net.grpc import Client
+from vestibule.pki.csr import make_csr
+from vestibule.pki.keys import generate_key
+from vestibule.records import Address
+from vestibule.spiffe import JwtAuthority, SpiffeId
+from vestibule.testing import TestAuthority
+from vestibule.wire.gen.spire import entry_pb2, types_pb2
+
+LOWER = "/lower-server"
+HOUR = timedelta(hours=1)
+
+
+@dataclass
+class Nested:
+    """Two levels; each has its own field of agents."""
+
+    root: Field
+    lower: Field
+    up: Running
+    top: Running
+    low: Running
+
+    @property
+    def root_operator(self) -> Operator:
+        return Operator(self.root.server.socket)
+
+    @property
+    def lower_operator(self) -> Operator:
+        return Operator(self.lower.server.socket)
+
+
+async def downstream_entry(server: Server, parent: SpiffeId, path: str, downstream: bool = True) -> str:
+    entry = types_pb2.Entry(
+        spiffe_id=wire_id(SpiffeId.of(TD, path)),
+        parent_id=wire_id(parent),
+        selectors=[types_pb2.Selector(type="unix", value=ME.partition(":")[2])],
+        downstream=downstream,
+    )
+    service = entry_pb2.DESCRIPTOR.services_by_name["Entry"]
+    request = entry_pb2.BatchCreateEntryRequest(entries=[entry])
+    answer = await server.call(service, "BatchCreateEntry", request)
+    assert answer.results[0].status.code == 0, answer.results[0].status.message
+    return str(answer.results[0].entry.id)
+
+
+@asynccontextmanager
+async def fields() -> AsyncIterator[tuple[Field, Field]]:
+    """A root server that runs, and one below it that does not yet."""
+    directory = Path(tempfile.mkdtemp(prefix="vn", dir="/tmp"))
+    found = []
+    for name in ("r", "l"):
+        (directory / name).mkdir()
+        found.append(Field(directory / name, Server(directory / name)))
+    root, lower = found
+    await root.server.start()
+    try:
+        yield root, lower
+    finally:
+        for each in (lower, root):
+            for agent in each.agents:
+                if not agent.task.done():
+                    await agent.stop()
+            await each.server.stop()
+        shutil.rmtree(directory)
+
+
+def below(root: Field, up: Running, **more: Any) -> dict[str, Any]:
+    return {
+        "upstream": Upstream.SPIRE,
+        "upstream_server_address": f"127.0.0.1:{root.server.port}",
+        "upstream_workload_api": up.settings.socket_path,
+        **more,
+    }
+
+
+@pytest.fixture
+async def nested() -> AsyncIterator[Nested]:
+    async with fields() as (root, lower):
+        up = await root.agent(await root.first_settings("up"))
+        await downstream_entry(root.server, up.id, LOWER)
+        await up.until(anything)
+        lower.server.options = below(root, up)
+        await lower.server.start()
+        top = await root.agent(await root.first_settings("top"))
+        await root.server.entry(top.id, "/top", ME)
+        low = await lower.agent(await lower.first_settings("low"))
+        await lower.server.entry(low.id, "/low", ME)
+        for agent in (top, low):
+            await agent.until(anything)
+        yield Nested(root, lower, up, top, low)
+
+
+async def tokens_are_valid(issuer: Running, judge: Running) -> bool:
+    async with issuer.api() as one, judge.api() as other:
+        token, *_ = await one.fetch_jwt_svids(["db"])
+        try:
+            return (await other.validate_jwt_svid(token.token, "db")).spiffe_id == token.spiffe_id
+        except VestibuleError:
+            return False
+
+
+async def until_valid(issuer: Running, judge: Running) -> None:
+    async with asyncio.timeout(30):
+        while not await tokens_are_valid(issuer, judge):
+            await asyncio.sleep(0.05)
+
+
+async def test_both_levels_know_each_others_certificates_and_tokens(nested: Nested) -> None:
+    top, low = await nested.top.fetch(), await nested.low.fetch()
+    assert [len(each.svids[0].chain) for each in (top, low)] == [1, 2]
+    assert roots_of(top) == roots_of(low) == {await nested.root_operator.active()}
+    shake_hands(top, low)
+    shake_hands(low, top)
+    await until_valid(nested.low, nested.top)
+    await until_valid(nested.top, nested.low)
+    keys = [{key.key_id for key in (await each.bundle()).jwt_authorities} for each in operators(nested)]
+    assert keys[0] == keys[1] >= {await each.active("JWT") for each in operators(nested)}
+    state = await nested.lower_operator.states("X509")
+    assert state.active.upstream_authority_subject_key_id == await nested.root_operator.active()
+
+
+def operators(nested: Nested) -> tuple[Operator, Operator]:
+    return nested.root_operator, nested.lower_operator
+
+
+async def test_a_forced_rotation_at_the_top_reaches_everybody_and_fails_no_handshake(nested: Nested) -> None:
+    root = nested.root_operator
+    first = await root.active()
+    async with (
+        following(nested.top.settings.socket_path) as top,
+        following(nested.low.settings.socket_path) as low,
+        traffic(top, low) as handshakes,
+    ):
+        both = (top, low)
+        second = await root.prepare()
+        await until(lambda: all(second in roots_of(each.context) for each in both), "both trust the second")
+        await root.step("Activate", second)
+        await root.step("Taint", first)
+        # The lower server gets another signing certificate before it tells its own agents.
+        await until(lambda: all(leads_to(each.context, second) for each in both), "all is renewed")
+        assert {each.upstream_authority_subject_key_id for each in [await lower_active(nested)]} == {second}
+        await until_own_identity(nested, second)
+        await root.step("Revoke", first)
+        await until(lambda: all(roots_of(each.context) == {second} for each in both), "the first is gone")
+        before = handshakes.handshakes
+        await until(lambda: handshakes.handshakes > before + 10, "handshakes go on")
+    assert not handshakes.failures
+    await until_valid(nested.low, nested.top)
+    refused = nested.lower_operator.step(
+        "Taint", (await nested.lower_operator.states("X509")).old.authority_id
+    )
+    with pytest.raises(VestibuleError) as refusal:
+        await refused
+    assert grpc_error(refusal.value).status is Status.FAILED_PRECONDITION
+
+
+async def lower_active(nested: Nested) -> Any:
+    return (await nested.lower_operator.states("X509")).active
+
+
+async def until_own_identity(nested: Nested, root_id: str) -> None:
+    """The lower server's identity at the server above is below the new root, too."""
+    async with asyncio.timeout(30):
+        while not leads_to(await nested.up.fetch(), root_id):
+            await asyncio.sleep(0.05)
+
+
+async def test_jwt_keys_are_rotated_at_either_level_and_revoked_at_the_top(nested: Nested) -> None:
+    root, lower = operators(nested)
+    for operator, issuer, judge in ((lower, nested.low, nested.top), (root, nested.top, nested.low)):
+        first = await operator.active("JWT")
+        second = await operator.prepare("JWT")
+        await operator.step("Activate", second, "JWT")
+        await operator.step("Taint", first, "JWT")
+        await until_valid(issuer, judge)
+        await operator.step("Revoke", first, "JWT")
+        await until_valid(issuer, judge)
+    # A stolen lower server: its key is revoked at the top, and it changes over by itself.
+    stolen = await lower.active("JWT")
+    await root.step("Taint", stolen, "JWT")
+    await root.step("Revoke", stolen, "JWT")
+    async with asyncio.timeout(30):
+        while stolen in {key.key_id for key in (await lower.bundle()).jwt_authorities}:
+            await asyncio.sleep(0.05)
+    assert await lower.active("JWT") != stolen
+    await until_valid(nested.low, nested.top)
+    assert stolen not in {key.key_id for key in (await root.bundle()).jwt_authorities}
+
+
+async def test_both_servers_may_restart_and_the_lower_one_also_while_the_other_is_away(
+    nested: Nested,
+) -> None:
+    lower = nested.lower_operator
+    active, jwt = await lower.active(), await lower.active("JWT")
+    await nested.lower.server.stop()
+    await nested.lower.server.start()
+    assert (await lower.active(), await lower.active("JWT")) == (active, jwt)
+    await nested.root.server.stop()
+    await nested.lower.server.stop()
+    await nested.lower.server.start()
+    assert (await lower.active(), await lower.active("JWT")) == (active, jwt)
+    await nested.lower.server.entry(nested.low.id, "/meanwhile", ME)
+    context = await nested.low.until(lambda found: len(found.svids) == 2)
+    shake_hands(context, await nested.top.fetch())
+    await nested.root.server.start()
+    second = await nested.root_operator.prepare()
+    async with asyncio.timeout(30):
+        while second not in roots_of(await nested.low.fetch()):
+            await asyncio.sleep(0.05)
+    await until_valid(nested.low, nested.top)
+
+
+# ----------------------------------------------------------------------------------- who may, and what
+
+
+@asynccontextmanager
+async def as_workload(field: Field, agent: Running) -> AsyncIterator[UpstreamApi]:
+    address = Address.parse(f"127.0.0.1:{field.server.port}")
+    async with upstream_api(address, agent.settings.socket_path, TD, SystemClock()) as api:
+        yield api
+
+
+async def refused_with(call: Coroutine[Any, Any, object]) -> Status:
+    with pytest.raises(VestibuleError) as refusal:
+        await call
+    return grpc_error(refusal.value).status
+
+
+def new_key(**changes: Any) -> JwtAuthority:
+    plain = replace(TestAuthority(TD).jwt_authority, expires_at=datetime.now(UTC) + HOUR)
+    return replace(plain, **changes)
+
+
+async def test_only_an_identity_with_a_downstream_entry_may_and_no_more_than_that(nested: Nested) -> None:
+    csr = make_csr(generate_key(), TD.id)
+    async with as_workload(nested.root, nested.top) as api:
+        for call in (api.new_downstream_ca(csr, HOUR), api.publish_jwt(new_key())):
+            assert await refused_with(call) is Status.PERMISSION_DENIED
+    async with as_workload(nested.root, nested.up) as api:
+        chain, roots = await api.new_downstream_ca(csr, HOUR)
+        assert (len(chain), len(roots)) == (1, 1)
+        entries = Client(api.channel, entry_pb2.DESCRIPTOR.services_by_name["Entry"])
+        listing = entries.unary("ListEntries", entry_pb2.ListEntriesRequest())
+        assert await refused_with(listing) is Status.PERMISSION_DENIED
+        # What it asks for has to be in order, too.
+        foreign = make_csr(generate_key(), SpiffeId.parse("spiffe://other.org"))
+        workload = make_csr(generate_key(), SpiffeId.of(TD, "/web"))
+        for bad in (b"", b"no request", foreign, workload, csr[:-1] + bytes([csr[-1] ^ 1])):
+            assert await refused_with(api.new_downstream_ca(bad, HOUR)) is Status.INVALID_ARGUMENT
+        fresh = new_key()
+        [mine] = [key for key in await api.publish_jwt(fresh) if key.key_id == fresh.key_id]
+        assert mine in await api.publish_jwt(mine), "twice is once"
+        for key in (
+            new_key(key_id=""),
+            new_key(expires_at=None),
+            new_key(expires_at=datetime.now(UTC) - HOUR),
+            new_key(public_key=b"no key"),
+            new_key(key_id=mine.key_id),
+            new_key(key_id=await nested.root_operator.active("JWT")),
+        ):
+            assert await refused_with(api.publish_jwt(key)) is Status.INVALID_ARGUMENT
+        await nested.root_operator.step("Taint", mine.key_id, "JWT")
+        await nested.root_operator.step("Revoke", mine.key_id, "JWT")
+        assert await refused_with(api.publish_jwt(mine)) is Status.FAILED_PRECONDITION
+
+
+async def test_a_server_without_a_downstream_entry_says_what_it_lacks() -> None:
+    async with fields() as (root, lower):
+        up = await root.agent(await root.first_settings("up"))
+        entry_id = await downstream_entry(root.server, up.id, LOWER, downstream=False)
+        await up.until(anything)
+        lower.server.options = below(root, up)
+        with pytest.raises(VestibuleError, match="VST1310") as refusal:
+            await lower.server.start()
+        assert "--downstream" in refusal.value.advice
+        assert str(SpiffeId.of(TD, LOWER)) in refusal.value.message
+        lower.server.task = None
+        await root.server.delete_entry(entry_id)
+        await downstream_entry(root.server, up.id, LOWER)
+        await lower.server.start()
+        assert (await Operator(lower.server.socket).states("X509")).active.upstream_authority_subject_key_id
