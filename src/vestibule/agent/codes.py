@@ -51,8 +51,9 @@ NO_IDENTITY = define(
     Kind.DENIED,
     Fault.OPERATOR,
     meaning="No registration entry matches what was attested of the calling process, so it has no identity.",
-    advice="Create an entry (vestibule entry create) with one or more of the selectors in the message, and with this "
-    "agent (vestibule agent list) or one of its aliases as the parent.",
+    advice="As the operator, run vestibule why --pid PID on the machine: it names the entries that nearly fit and what "
+    "differs.  Or create an entry (vestibule entry create) with one or more of the selectors in the message, and with "
+    "this agent (vestibule agent list) or one of its aliases as the parent.",
 )
 NOT_READY = define(
     "VST2106",

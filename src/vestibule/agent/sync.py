@@ -123,6 +123,10 @@ class Sync:
         """Why what is held is newer than what is on disk, while it is."""
         return self._keeping.not_saved
 
+    def refused_until(self, entry_id: str) -> datetime | None:
+        """When an entry whose SVID the server refused is tried again; ``None`` if it was not."""
+        return self._workloads.refused_until(entry_id)
+
     def on_news(self, listener: Callable[[], None]) -> None:
         """Call ``listener`` when entries, intent or the connection changed on the server's side."""
         self._following.on_news(listener)

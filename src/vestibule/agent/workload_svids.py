@@ -61,6 +61,10 @@ class WorkloadSvids:
         )
         yield from self._refused.values()
 
+    def refused_until(self, entry_id: str) -> datetime | None:
+        """When an entry whose SVID was refused is tried again; ``None`` if it was not."""
+        return self._refused.get(entry_id)
+
     def entries_changed(self) -> None:
         """What was refused may be granted now."""
         self._refused.clear()

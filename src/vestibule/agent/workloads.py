@@ -14,6 +14,7 @@ from typing import Final, Protocol, TypeVar
 from vestibule.agent.cache import Bundles, SvidCache
 from vestibule.agent.changed import Changed
 from vestibule.agent.codes import NO_IDENTITY, NOT_READY
+from vestibule.agent.templates import Templates
 from vestibule.attest.workload import Process, WorkloadAttestor, attest_workload, shown
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
@@ -61,9 +62,15 @@ class Workloads:
     """Answers for this node's processes, from the cache."""
 
     def __init__(
-        self, cache: SvidCache, attestors: Sequence[WorkloadAttestor], vouched: Changed, clock: Clock
+        self,
+        cache: SvidCache,
+        attestors: Sequence[WorkloadAttestor],
+        vouched: Changed,
+        clock: Clock,
+        templates: Templates | None = None,
     ) -> None:
         """``vouched`` is told whenever a supervisor vouches for a process, or no longer does."""
+        self._templates = templates
         self._cache = cache
         self._attestors = attestors
         self._vouched = vouched
@@ -132,12 +139,14 @@ class Workloads:
             waiting = last is None and not complete and self._clock.now() < patience
             if not waiting:
                 if isinstance(found, VestibuleError):
+                    found = _with_command(found, caller)
                     self._tell(caller, selectors, found)
                     raise found
                 if found != last:
                     last = found
                     yield found
-            await self.change(seen, vouched, patience if waiting else expiry(last))
+            until = patience if waiting else _earliest(expiry(last), self._entries_end(selectors))
+            await self.change(seen, vouched, until)
             if self._vouched.version != vouched:
                 vouched = self._vouched.version
                 selectors = await self.attest(caller)
@@ -154,7 +163,7 @@ class Workloads:
         # Of all matching entries, also of those whose certificate is yet to come, as in SPIRE.
         federated = holdings.federated_of(entries)
         found = Identities(svids=svids, bundle=holdings.bundle, federated=federated)
-        return found, len(svids) == len(entries)
+        return found, complete and len(svids) == len(entries)
 
     def _look_for_bundles(self, selectors: frozenset[Selector]) -> tuple[Bundles | VestibuleError, bool]:
         entries, complete = self.look_for_entries(selectors)
@@ -177,7 +186,8 @@ class Workloads:
         if not self._cache.ready:
             return NOT_READY.error("the agent has not yet learned from the server what it may serve"), False
         entries = self._cache.matching(selectors, self._clock.now())
-        return (tuple(entries) if entries else _no_identity(selectors)), True
+        coming = self._templates is not None and self._templates.want(selectors, self._cache.now.entries)
+        return (tuple(entries) if entries else _no_identity(selectors)), not coming
 
     def _tell(self, caller: Caller, selectors: frozenset[Selector], error: VestibuleError) -> None:
         now, last = self._clock.now(), self._told.get(selectors)
@@ -192,6 +202,11 @@ class Workloads:
     def _expiry(self, last: Identities | None) -> datetime | None:
         return min((svid.not_after for svid in last.svids), default=None) if last else None
 
+    def _entries_end(self, selectors: frozenset[Selector]) -> datetime | None:
+        """When the next of the entries that fit is over, whether or not a server is there to say so."""
+        entries = self._cache.matching(selectors, self._clock.now())
+        return min((each.expires_at for each in entries if each.expires_at is not None), default=None)
+
     async def change(self, seen: int, vouched: int, until: datetime | None) -> None:
         """Until the cache or the vouched processes are past these versions, or until that instant."""
         waits: list[asyncio.Task[object]] = [
@@ -205,6 +220,18 @@ class Workloads:
         finally:
             for task in waits:
                 task.cancel()
+
+
+def _earliest(*instants: datetime | None) -> datetime | None:
+    return min((each for each in instants if each is not None), default=None)
+
+
+def _with_command(error: VestibuleError, caller: Caller) -> VestibuleError:
+    """Who has no identity is told how the operator finds out why; it is not told what others have."""
+    if error.code is not NO_IDENTITY:
+        return error
+    command = f"vestibule why --pid {caller.check().pid}"
+    return NO_IDENTITY.error(f"{error.message}; the machine's operator learns more from: {command}")
 
 
 def _no_identity(selectors: frozenset[Selector]) -> VestibuleError:

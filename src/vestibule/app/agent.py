@@ -29,7 +29,9 @@ from vestibule.agent.relay import Relay
 from vestibule.agent.sidecars import Grants, Sidecars, ViewCache
 from vestibule.agent.strangers import Strangers
 from vestibule.agent.sync import Sync
+from vestibule.agent.templates import Template, Templates
 from vestibule.agent.vault import Vault
+from vestibule.agent.why import Why
 from vestibule.agent.workloads import Workloads
 from vestibule.app.agent_attestors import DEFAULT as DEFAULT_ATTESTORS
 from vestibule.app.agent_attestors import JOIN_TOKEN, proof_source, workload_attestors
@@ -41,10 +43,12 @@ from vestibule.calls.ads import AdsCalls
 from vestibule.calls.channel import ServerChannel, UnverifiedChannel
 from vestibule.calls.identity_api import IdentityApi
 from vestibule.calls.mesh_api import NODE, MeshApi
+from vestibule.calls.templates_api import TemplatesApi
 from vestibule.clock import Clock, SystemClock
 from vestibule.doors.access_entries import Reporter
 from vestibule.doors.ads import AgentAdsDoor
 from vestibule.doors.agent_admin import AgentAdminDoor
+from vestibule.doors.agent_why import AgentWhyDoor
 from vestibule.doors.als import AccessLogDoor
 from vestibule.doors.debug_api import AgentDebugDoor
 from vestibule.doors.delegated_identity import DelegatedIdentityDoor
@@ -189,7 +193,17 @@ class Agent:
         vouched_changed = Changed()
         self.vouched.on_change(vouched_changed.notify)
         attestors = workload_attestors(settings.workload_attestors, self.vouched)
-        self.workloads = Workloads(self.cache, attestors, vouched_changed, clock)
+        self.templates = Templates(TemplatesApi(self.channel, Template), clock, self.cache.changed)
+        self.sync.on_news(self.templates.refresh)
+        self.workloads = Workloads(self.cache, attestors, vouched_changed, clock, self.templates)
+        self.why = Why(
+            self.cache,
+            attestors,
+            self.templates,
+            clock,
+            open_process=ProcessHandle,
+            refused_until=self.sync.refused_until,
+        )
         # Sidecars and their Envoys
         self.grants = Grants()
         self.views = ViewCache(settings.data_dir / "views.json")
@@ -233,6 +247,7 @@ class Agent:
                     tasks.create_task(self.relay.run(), name="relay"),
                     tasks.create_task(self.sync.run(), name="sync"),
                     tasks.create_task(self._wake_sidecars(), name="wake-sidecars"),
+                    tasks.create_task(self.templates.run(), name="templates"),
                 ]
                 # Doors open last and close first.
                 if self.settings.supervisor_fd is not None:
@@ -288,7 +303,16 @@ class Agent:
             seen_at=lambda: self.sync.contact.seen_at,
             clock=self.clock,
         )
-        return [self._admin_service(), debug.servable(), LoggerDoor(LogControl()).for_agent()]
+        why = AgentWhyDoor(
+            self.why,
+            holdings=lambda: self.cache.now,
+            ready=lambda: self.cache.ready,
+            contact=self.sync.contact,
+            trust_domain=self.settings.trust_domain,
+            clock=self.clock,
+        )
+        logger = LoggerDoor(LogControl()).for_agent()
+        return [self._admin_service(), debug.servable(), logger, why.servable()]
 
     def _admin_service(self) -> Servable:
         return AgentAdminDoor(

@@ -22,9 +22,11 @@ from vestibule.audit import AuditEvent
 from vestibule.clock import Clock, SystemClock
 from vestibule.doors.access import Access
 from vestibule.doors.admin_api import ServerAdminDoor
+from vestibule.doors.administrators_api import AdministratorsDoor
 from vestibule.doors.certificate_files import CertificateFiles
 from vestibule.doors.crl_http import crl_route
 from vestibule.doors.debug_api import ServerDebugDoor
+from vestibule.doors.entries_api import EntriesDoor
 from vestibule.doors.federation_admin import FederationAdminDoor
 from vestibule.doors.grpc_health import HealthDoor
 from vestibule.doors.health import Check, HealthServer, health_app
@@ -35,10 +37,14 @@ from vestibule.doors.oidc_http import oidc_app
 from vestibule.doors.presence import PresenceDoor
 from vestibule.doors.revocation_admin import RevocationAdminDoor
 from vestibule.doors.revocation_feed import RevocationFeedDoor
+from vestibule.doors.server_why import ServerWhyDoor
+from vestibule.doors.templates_api import TemplatesDoor
 from vestibule.errors import VestibuleError
 from vestibule.identity.beacon import first
 from vestibule.identity.revocation_impact import Drill
+from vestibule.identity.why import Why
 from vestibule.net.caller import current_caller
+from vestibule.net.grpc import Servable
 from vestibule.net.grpc_server import GrpcServer
 from vestibule.net.listen import listen_tcp
 from vestibule.net.tls import ServerTls
@@ -165,6 +171,7 @@ class _Server:
             clock,
             self._metrics,
             services.entitlements.powers,
+            services.administration.scope_of,
             lambda: services.revocations.now,
         )
         identity = identity_services(
@@ -210,9 +217,23 @@ class _Server:
         )
         logger = LoggerDoor(LogControl(), self._record_log_level)
         # On both sides, as in SPIRE: who may not have them is refused, and not told that they do not exist.
-        both = [*identity, debug.servable(), logger.for_server(), HealthDoor(self._problem).servable()]
+        both = [
+            *identity,
+            *self._operators_services(node),
+            debug.servable(),
+            logger.for_server(),
+            HealthDoor(self._problem).servable(),
+        ]
         presence = PresenceDoor(services.returning, clock, settings.trust_domain)
-        remote = [*both, node.servable(), presence.servable(), feed.servable(), *mesh.services]
+        templates = TemplatesDoor(services.templating, services.entitlements)
+        remote = [
+            *both,
+            node.servable(),
+            templates.servable(),
+            presence.servable(),
+            feed.servable(),
+            *mesh.services,
+        ]
         self._remote = GrpcServer([access.guard(each) for each in remote])
         self._local = GrpcServer(
             [
@@ -220,6 +241,21 @@ class _Server:
                 for each in (*both, admin.servable(), revoke.servable(), federation.servable())
             ]
         )
+
+    def _operators_services(self, node: NodeDoor) -> Iterator[Servable]:
+        """What SPIRE's own APIs have no words for, for operators on either side."""
+        services = self._services
+        yield EntriesDoor(services.registration, services.entitlements, self._clock).servable()
+        yield AdministratorsDoor(services.administration).servable()
+        why = Why(
+            services.store,
+            services.entitlements,
+            services.issuance,
+            services.authorities,
+            self._clock,
+            connected=node.is_connected,
+        )
+        yield ServerWhyDoor(why, self._settings.trust_domain).servable()
 
     def ready(self, seconds: float) -> Ready:
         """Where everything is."""
@@ -262,6 +298,7 @@ class _Server:
         yield "entitlements", services.entitlements.run
         yield "authorities", services.authorities.run
         yield "registration", services.registration.run
+        yield "administration", services.administration.run
         yield "nodes", services.nodes.run
         yield "server-identity", services.identity.run
         yield "revocations", services.revocations.run

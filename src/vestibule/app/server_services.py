@@ -18,11 +18,14 @@ from vestibule.app.server_store import opened_store, ownership
 from vestibule.app.server_upstream import upstream_of
 from vestibule.audit import AuditLog, DeferringAudit
 from vestibule.clock import Clock
+from vestibule.identity.administration import Administration, Defaults
 from vestibule.identity.authorities import Authorities
 from vestibule.identity.authority_revocation import Signers
+from vestibule.identity.claims import ClaimRules
 from vestibule.identity.crl_publishing import CrlPublishing
 from vestibule.identity.downstream import Downstream
 from vestibule.identity.entitlement import Entitlements
+from vestibule.identity.entry_rules import EntryRules
 from vestibule.identity.federated_bundles import FederatedBundles
 from vestibule.identity.federation import Federation
 from vestibule.identity.issuance import Issuance
@@ -37,6 +40,7 @@ from vestibule.identity.returning import Returning
 from vestibule.identity.revocation import Revoking
 from vestibule.identity.revocation_list import RevocationList
 from vestibule.identity.server_identity import ServerIdentity
+from vestibule.identity.templating import Templating
 from vestibule.processes import private_directory
 from vestibule.processes.codes import NOT_WRITABLE
 from vestibule.spiffe import TrustDomain
@@ -53,6 +57,8 @@ class Services:
     authorities: Authorities
     entitlements: Entitlements
     registration: Registration
+    templating: Templating
+    administration: Administration
     issuance: Issuance
     jwt_issuance: JwtIssuance
     downstream: Downstream
@@ -96,9 +102,26 @@ async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servic
                     store, keys, audit, clock, domain, settings.ca_ttl, jwt, upstream, ownership=owned
                 )
                 entitlements = Entitlements(store, clock)
-                registration = Registration(store, entitlements, audit, clock, domain)
                 marks, revocations = Marks(store, clock), RevocationList(store, clock)
                 gate = RevocationGate(lambda: revocations.now, marks, issued.append, clock)
+                claims = ClaimRules(allowed=settings.allowed_jwt_claims)
+                rules = EntryRules(
+                    trust_domain=domain, claims=claims, default_identities=settings.template_identities
+                )
+                registration = Registration(store, entitlements, audit, clock, domain, rules)
+                templating = Templating(store, entitlements, rules, audit, clock)
+                administration = Administration(
+                    store,
+                    audit,
+                    clock,
+                    domain,
+                    powers=entitlements.powers,
+                    defaults=Defaults(
+                        x509_svid_ttl=settings.default_x509_svid_ttl,
+                        jwt_svid_ttl=settings.default_jwt_svid_ttl,
+                    ),
+                    admin_ids=settings.admin_ids,
+                )
                 issuance = Issuance(
                     authorities,
                     entitlements,
@@ -141,6 +164,7 @@ async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servic
                 await revocations.start()
                 await authorities.start()
                 await entitlements.start()
+                await administration.start()
                 await identity.start()
                 crls = CrlPublishing(store, keys, authorities, revocations, issued, audit, clock)
                 await crls.start()
@@ -163,6 +187,8 @@ async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servic
                     authorities=authorities,
                     entitlements=entitlements,
                     registration=registration,
+                    templating=templating,
+                    administration=administration,
                     issuance=issuance,
                     jwt_issuance=jwt_issuance,
                     downstream=Downstream(

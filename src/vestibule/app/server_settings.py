@@ -17,8 +17,9 @@ from vestibule.app.codes import INVALID_SETTING
 from vestibule.app.secret_references import SecretReference
 from vestibule.cli.durations import parse_duration
 from vestibule.errors import VestibuleError, Where
+from vestibule.identity.entry_rules import DEFAULT_IDENTITIES
 from vestibule.records import Address, EndpointProfile
-from vestibule.spiffe import TrustDomain
+from vestibule.spiffe import SpiffeId, TrustDomain
 
 DEFAULT_PORT: Final = 8081
 DEFAULT_HEALTH_PORT: Final = 8082
@@ -66,6 +67,9 @@ class ServerSettings:
     default_x509_svid_ttl: timedelta = timedelta(hours=1)
     default_jwt_svid_ttl: timedelta = timedelta(minutes=5)
     disable_jwt_svids: bool = False
+    allowed_jwt_claims: tuple[str, ...] = ("*",)
+    template_identities: int = DEFAULT_IDENTITIES
+    admin_ids: tuple[SpiffeId, ...] = ()
     jwt_issuer: str = ""
     oidc_address: str = "127.0.0.1"
     oidc_port: int | None = None

@@ -18,7 +18,19 @@ from google.protobuf.message import Message
 from grpclib.const import Handler
 
 from vestibule.clock import Clock
+from vestibule.doors.scope import set_scope
 from vestibule.errors import VestibuleError
+from vestibule.identity.administration import (
+    AGENTS,
+    ENTRIES,
+    FEDERATION,
+    FULL,
+    MINT,
+    NOTHING,
+    READ,
+    TOKENS,
+    Scope,
+)
 from vestibule.identity.codes import (
     AGENT_BANNED,
     AGENT_EXPIRED,
@@ -50,68 +62,74 @@ class Who(Flag):
     AGENT = auto()
     LOCAL = auto()
     DOWNSTREAM = auto()
+    ADMIN = auto()
+    """Workloads that administer: all of it, or within bounds where the method stands in ``BOUNDED``."""
+
+
+OPERATOR: Final = Who.LOCAL | Who.ADMIN
 
 
 _SPIRE: Final = "/spire.api.server"
 _NODE: Final = "/vestibule.node.v1.Node"
+_ADMIN: Final = "/vestibule.admin.v1"
 _PRESENCE: Final = "/vestibule.node.v1.Presence"
 _ADS: Final = "/envoy.service.discovery.v3.AggregatedDiscoveryService"
 
 TABLE: Final[Mapping[str, Who]] = {
-    f"{_SPIRE}.agent.v1.Agent/CountAgents": Who.LOCAL,
-    f"{_SPIRE}.agent.v1.Agent/ListAgents": Who.LOCAL,
-    f"{_SPIRE}.agent.v1.Agent/GetAgent": Who.LOCAL,
-    f"{_SPIRE}.agent.v1.Agent/DeleteAgent": Who.LOCAL,
-    f"{_SPIRE}.agent.v1.Agent/BanAgent": Who.LOCAL,
-    f"{_SPIRE}.agent.v1.Agent/CreateJoinToken": Who.LOCAL,
+    f"{_SPIRE}.agent.v1.Agent/CountAgents": OPERATOR,
+    f"{_SPIRE}.agent.v1.Agent/ListAgents": OPERATOR,
+    f"{_SPIRE}.agent.v1.Agent/GetAgent": OPERATOR,
+    f"{_SPIRE}.agent.v1.Agent/DeleteAgent": OPERATOR,
+    f"{_SPIRE}.agent.v1.Agent/BanAgent": OPERATOR,
+    f"{_SPIRE}.agent.v1.Agent/CreateJoinToken": OPERATOR,
     f"{_SPIRE}.agent.v1.Agent/AttestAgent": Who.ANYONE,
     f"{_SPIRE}.agent.v1.Agent/RenewAgent": Who.AGENT,
     f"{_SPIRE}.agent.v1.Agent/PostStatus": Who.AGENT,
-    f"{_SPIRE}.entry.v1.Entry/CountEntries": Who.LOCAL,
-    f"{_SPIRE}.entry.v1.Entry/ListEntries": Who.LOCAL,
-    f"{_SPIRE}.entry.v1.Entry/GetEntry": Who.LOCAL,
-    f"{_SPIRE}.entry.v1.Entry/BatchCreateEntry": Who.LOCAL,
-    f"{_SPIRE}.entry.v1.Entry/BatchUpdateEntry": Who.LOCAL,
-    f"{_SPIRE}.entry.v1.Entry/BatchDeleteEntry": Who.LOCAL,
+    f"{_SPIRE}.entry.v1.Entry/CountEntries": OPERATOR,
+    f"{_SPIRE}.entry.v1.Entry/ListEntries": OPERATOR,
+    f"{_SPIRE}.entry.v1.Entry/GetEntry": OPERATOR,
+    f"{_SPIRE}.entry.v1.Entry/BatchCreateEntry": OPERATOR,
+    f"{_SPIRE}.entry.v1.Entry/BatchUpdateEntry": OPERATOR,
+    f"{_SPIRE}.entry.v1.Entry/BatchDeleteEntry": OPERATOR,
     f"{_SPIRE}.entry.v1.Entry/GetAuthorizedEntries": Who.AGENT,
     f"{_SPIRE}.entry.v1.Entry/SyncAuthorizedEntries": Who.AGENT,
-    f"{_SPIRE}.svid.v1.SVID/MintX509SVID": Who.LOCAL,
-    f"{_SPIRE}.svid.v1.SVID/MintJWTSVID": Who.LOCAL,
+    f"{_SPIRE}.svid.v1.SVID/MintX509SVID": OPERATOR,
+    f"{_SPIRE}.svid.v1.SVID/MintJWTSVID": OPERATOR,
     f"{_SPIRE}.svid.v1.SVID/BatchNewX509SVID": Who.AGENT,
     f"{_SPIRE}.svid.v1.SVID/NewJWTSVID": Who.AGENT,
     f"{_SPIRE}.svid.v1.SVID/NewDownstreamX509CA": Who.DOWNSTREAM,
-    f"{_SPIRE}.localauthority.v1.LocalAuthority/GetJWTAuthorityState": Who.LOCAL,
-    f"{_SPIRE}.localauthority.v1.LocalAuthority/PrepareJWTAuthority": Who.LOCAL,
-    f"{_SPIRE}.localauthority.v1.LocalAuthority/ActivateJWTAuthority": Who.LOCAL,
-    f"{_SPIRE}.localauthority.v1.LocalAuthority/TaintJWTAuthority": Who.LOCAL,
-    f"{_SPIRE}.localauthority.v1.LocalAuthority/RevokeJWTAuthority": Who.LOCAL,
-    f"{_SPIRE}.localauthority.v1.LocalAuthority/GetX509AuthorityState": Who.LOCAL,
-    f"{_SPIRE}.localauthority.v1.LocalAuthority/PrepareX509Authority": Who.LOCAL,
-    f"{_SPIRE}.localauthority.v1.LocalAuthority/ActivateX509Authority": Who.LOCAL,
-    f"{_SPIRE}.localauthority.v1.LocalAuthority/TaintX509Authority": Who.LOCAL,
-    f"{_SPIRE}.localauthority.v1.LocalAuthority/RevokeX509Authority": Who.LOCAL,
-    f"{_SPIRE}.localauthority.v1.LocalAuthority/GetWITAuthorityState": Who.LOCAL,
-    f"{_SPIRE}.localauthority.v1.LocalAuthority/PrepareWITAuthority": Who.LOCAL,
-    f"{_SPIRE}.localauthority.v1.LocalAuthority/ActivateWITAuthority": Who.LOCAL,
-    f"{_SPIRE}.localauthority.v1.LocalAuthority/TaintWITAuthority": Who.LOCAL,
-    f"{_SPIRE}.localauthority.v1.LocalAuthority/RevokeWITAuthority": Who.LOCAL,
-    f"{_SPIRE}.localauthority.v1.LocalAuthority/TaintX509UpstreamAuthority": Who.LOCAL,
-    f"{_SPIRE}.localauthority.v1.LocalAuthority/RevokeX509UpstreamAuthority": Who.LOCAL,
+    f"{_SPIRE}.localauthority.v1.LocalAuthority/GetJWTAuthorityState": OPERATOR,
+    f"{_SPIRE}.localauthority.v1.LocalAuthority/PrepareJWTAuthority": OPERATOR,
+    f"{_SPIRE}.localauthority.v1.LocalAuthority/ActivateJWTAuthority": OPERATOR,
+    f"{_SPIRE}.localauthority.v1.LocalAuthority/TaintJWTAuthority": OPERATOR,
+    f"{_SPIRE}.localauthority.v1.LocalAuthority/RevokeJWTAuthority": OPERATOR,
+    f"{_SPIRE}.localauthority.v1.LocalAuthority/GetX509AuthorityState": OPERATOR,
+    f"{_SPIRE}.localauthority.v1.LocalAuthority/PrepareX509Authority": OPERATOR,
+    f"{_SPIRE}.localauthority.v1.LocalAuthority/ActivateX509Authority": OPERATOR,
+    f"{_SPIRE}.localauthority.v1.LocalAuthority/TaintX509Authority": OPERATOR,
+    f"{_SPIRE}.localauthority.v1.LocalAuthority/RevokeX509Authority": OPERATOR,
+    f"{_SPIRE}.localauthority.v1.LocalAuthority/GetWITAuthorityState": OPERATOR,
+    f"{_SPIRE}.localauthority.v1.LocalAuthority/PrepareWITAuthority": OPERATOR,
+    f"{_SPIRE}.localauthority.v1.LocalAuthority/ActivateWITAuthority": OPERATOR,
+    f"{_SPIRE}.localauthority.v1.LocalAuthority/TaintWITAuthority": OPERATOR,
+    f"{_SPIRE}.localauthority.v1.LocalAuthority/RevokeWITAuthority": OPERATOR,
+    f"{_SPIRE}.localauthority.v1.LocalAuthority/TaintX509UpstreamAuthority": OPERATOR,
+    f"{_SPIRE}.localauthority.v1.LocalAuthority/RevokeX509UpstreamAuthority": OPERATOR,
     f"{_SPIRE}.bundle.v1.Bundle/PublishJWTAuthority": Who.DOWNSTREAM,
     f"{_SPIRE}.bundle.v1.Bundle/GetBundle": Who.ANYONE,
-    f"{_SPIRE}.bundle.v1.Bundle/CountBundles": Who.LOCAL,
-    f"{_SPIRE}.bundle.v1.Bundle/ListFederatedBundles": Who.LOCAL,
-    f"{_SPIRE}.bundle.v1.Bundle/GetFederatedBundle": Who.LOCAL | Who.AGENT,
-    f"{_SPIRE}.bundle.v1.Bundle/BatchCreateFederatedBundle": Who.LOCAL,
-    f"{_SPIRE}.bundle.v1.Bundle/BatchUpdateFederatedBundle": Who.LOCAL,
-    f"{_SPIRE}.bundle.v1.Bundle/BatchSetFederatedBundle": Who.LOCAL,
-    f"{_SPIRE}.bundle.v1.Bundle/BatchDeleteFederatedBundle": Who.LOCAL,
-    f"{_SPIRE}.trustdomain.v1.TrustDomain/ListFederationRelationships": Who.LOCAL,
-    f"{_SPIRE}.trustdomain.v1.TrustDomain/GetFederationRelationship": Who.LOCAL,
-    f"{_SPIRE}.trustdomain.v1.TrustDomain/BatchCreateFederationRelationship": Who.LOCAL,
-    f"{_SPIRE}.trustdomain.v1.TrustDomain/BatchUpdateFederationRelationship": Who.LOCAL,
-    f"{_SPIRE}.trustdomain.v1.TrustDomain/BatchDeleteFederationRelationship": Who.LOCAL,
-    f"{_SPIRE}.trustdomain.v1.TrustDomain/RefreshBundle": Who.LOCAL,
+    f"{_SPIRE}.bundle.v1.Bundle/ListFederatedBundles": OPERATOR,
+    f"{_SPIRE}.bundle.v1.Bundle/GetFederatedBundle": OPERATOR | Who.AGENT,
+    f"{_SPIRE}.bundle.v1.Bundle/BatchCreateFederatedBundle": OPERATOR,
+    f"{_SPIRE}.bundle.v1.Bundle/BatchUpdateFederatedBundle": OPERATOR,
+    f"{_SPIRE}.bundle.v1.Bundle/BatchSetFederatedBundle": OPERATOR,
+    f"{_SPIRE}.bundle.v1.Bundle/BatchDeleteFederatedBundle": OPERATOR,
+    f"{_SPIRE}.trustdomain.v1.TrustDomain/ListFederationRelationships": OPERATOR,
+    f"{_SPIRE}.trustdomain.v1.TrustDomain/GetFederationRelationship": OPERATOR,
+    f"{_SPIRE}.trustdomain.v1.TrustDomain/BatchCreateFederationRelationship": OPERATOR,
+    f"{_SPIRE}.trustdomain.v1.TrustDomain/BatchUpdateFederationRelationship": OPERATOR,
+    f"{_SPIRE}.trustdomain.v1.TrustDomain/BatchDeleteFederationRelationship": OPERATOR,
+    f"{_SPIRE}.trustdomain.v1.TrustDomain/RefreshBundle": OPERATOR,
+    f"{_SPIRE}.bundle.v1.Bundle/CountBundles": OPERATOR,
     f"{_NODE}/Watch": Who.AGENT,
     "/vestibule.node.v1.Revocations/Watch": Who.AGENT,
     f"{_NODE}/DescribeService": Who.AGENT,
@@ -121,11 +139,11 @@ TABLE: Final[Mapping[str, Who]] = {
     f"{_PRESENCE}/GetTime": Who.ANYONE,
     f"{_ADS}/StreamAggregatedResources": Who.AGENT,
     f"{_ADS}/DeltaAggregatedResources": Who.AGENT,
-    "/vestibule.admin.v1.ServerAdmin/GetStatus": Who.LOCAL,
     "/vestibule.admin.v1.RevocationAdmin/Revoke": Who.LOCAL,
     "/vestibule.admin.v1.RevocationAdmin/List": Who.LOCAL,
     "/vestibule.admin.v1.RevocationAdmin/Lift": Who.LOCAL,
     "/vestibule.admin.v1.RevocationAdmin/GetCrl": Who.LOCAL,
+    "/vestibule.admin.v1.ServerAdmin/GetStatus": OPERATOR,
     f"{_SPIRE}.debug.v1.Debug/GetInfo": Who.LOCAL,
     f"{_SPIRE}.logger.v1.Logger/GetLogger": Who.LOCAL,
     f"{_SPIRE}.logger.v1.Logger/SetLogLevel": Who.LOCAL,
@@ -134,7 +152,61 @@ TABLE: Final[Mapping[str, Who]] = {
     "/grpc.health.v1.Health/List": Who.LOCAL,
     "/grpc.health.v1.Health/Watch": Who.LOCAL,
     "/vestibule.admin.v1.FederationAdmin/GetFederationStatus": Who.LOCAL,
+    f"{_ADMIN}.Entries/Get": OPERATOR,
+    f"{_ADMIN}.Entries/List": OPERATOR,
+    f"{_ADMIN}.Entries/Count": OPERATOR,
+    f"{_ADMIN}.Entries/Create": OPERATOR,
+    f"{_ADMIN}.Entries/Update": OPERATOR,
+    f"{_ADMIN}.Entries/Review": OPERATOR,
+    f"{_ADMIN}.ServerWhy/ExplainIdentity": OPERATOR,
+    f"{_ADMIN}.Administrators/Grant": OPERATOR,
+    f"{_ADMIN}.Administrators/List": OPERATOR,
+    f"{_ADMIN}.Administrators/Revoke": OPERATOR,
+    "/vestibule.node.v1.Templates/List": Who.AGENT,
+    "/vestibule.node.v1.Templates/Derive": Who.AGENT,
 }
+
+BOUNDED: Final[Mapping[str, tuple[str, ...]]] = {
+    f"{_SPIRE}.agent.v1.Agent/CountAgents": (AGENTS,),
+    f"{_SPIRE}.agent.v1.Agent/ListAgents": (AGENTS,),
+    f"{_SPIRE}.agent.v1.Agent/GetAgent": (AGENTS,),
+    f"{_SPIRE}.agent.v1.Agent/DeleteAgent": (AGENTS,),
+    f"{_SPIRE}.agent.v1.Agent/BanAgent": (AGENTS,),
+    f"{_SPIRE}.agent.v1.Agent/CreateJoinToken": (TOKENS,),
+    f"{_SPIRE}.entry.v1.Entry/CountEntries": (ENTRIES, READ),
+    f"{_SPIRE}.entry.v1.Entry/ListEntries": (ENTRIES, READ),
+    f"{_SPIRE}.entry.v1.Entry/GetEntry": (ENTRIES, READ),
+    f"{_SPIRE}.entry.v1.Entry/BatchCreateEntry": (ENTRIES,),
+    f"{_SPIRE}.entry.v1.Entry/BatchUpdateEntry": (ENTRIES,),
+    f"{_SPIRE}.entry.v1.Entry/BatchDeleteEntry": (ENTRIES,),
+    f"{_SPIRE}.svid.v1.SVID/MintX509SVID": (MINT,),
+    f"{_SPIRE}.svid.v1.SVID/MintJWTSVID": (MINT,),
+    f"{_SPIRE}.bundle.v1.Bundle/CountBundles": (FEDERATION,),
+    f"{_SPIRE}.bundle.v1.Bundle/ListFederatedBundles": (FEDERATION,),
+    f"{_SPIRE}.bundle.v1.Bundle/GetFederatedBundle": (FEDERATION,),
+    f"{_SPIRE}.bundle.v1.Bundle/BatchCreateFederatedBundle": (FEDERATION,),
+    f"{_SPIRE}.bundle.v1.Bundle/BatchUpdateFederatedBundle": (FEDERATION,),
+    f"{_SPIRE}.bundle.v1.Bundle/BatchSetFederatedBundle": (FEDERATION,),
+    f"{_SPIRE}.bundle.v1.Bundle/BatchDeleteFederatedBundle": (FEDERATION,),
+    f"{_SPIRE}.trustdomain.v1.TrustDomain/ListFederationRelationships": (FEDERATION,),
+    f"{_SPIRE}.trustdomain.v1.TrustDomain/GetFederationRelationship": (FEDERATION,),
+    f"{_SPIRE}.trustdomain.v1.TrustDomain/BatchCreateFederationRelationship": (FEDERATION,),
+    f"{_SPIRE}.trustdomain.v1.TrustDomain/BatchUpdateFederationRelationship": (FEDERATION,),
+    f"{_SPIRE}.trustdomain.v1.TrustDomain/BatchDeleteFederationRelationship": (FEDERATION,),
+    f"{_SPIRE}.trustdomain.v1.TrustDomain/RefreshBundle": (FEDERATION,),
+    f"{_ADMIN}.Entries/Get": (ENTRIES, READ),
+    f"{_ADMIN}.Entries/List": (ENTRIES, READ),
+    f"{_ADMIN}.Entries/Count": (ENTRIES, READ),
+    f"{_ADMIN}.Entries/Create": (ENTRIES,),
+    f"{_ADMIN}.Entries/Update": (ENTRIES,),
+    f"{_ADMIN}.Entries/Review": (ENTRIES, READ),
+    f"{_ADMIN}.ServerWhy/ExplainIdentity": (ENTRIES, READ),
+}
+"""The methods that administrators with bounds may call, and the powers of which each needs one.
+
+What they ask for is held against the bounds by the services themselves, with the ``Scope`` that is noted here:
+``identity.administration`` decides that, too.  Everything else is for full administrators.
+"""
 
 _REASONS: Final = {
     AGENT_EXPIRED: PermissionDeniedDetails.AGENT_EXPIRED,
@@ -169,12 +241,14 @@ class Access:
         clock: Clock,
         observer: Observer,
         powers: Callable[[SpiffeId], tuple[Entry, ...]],
+        scope_of: Callable[[SpiffeId], Scope],
         revocations: Callable[[], Revocations] = Revocations,
     ) -> None:
-        """``powers`` are an identity's ``admin`` and ``downstream`` entries, those that count now.
+        """``powers`` are an identity's ``admin`` and ``downstream`` entries, ``scope_of`` what it administers, now.
 
         ``bundle_of`` leaves out authorities that ``revocations`` names.
         """
+        self._scope_of = scope_of
         self._revocations = revocations
         self._nodes = nodes
         self._powers = powers
@@ -206,7 +280,9 @@ class Access:
                     await refuse(stream, error, denied_details(error))
                     return
                 set_caller(caller)
-                if caller.kind is not CallerKind.AGENT:
+                if caller.kind in (CallerKind.ANONYMOUS, CallerKind.LOCAL) or (
+                    lasting and caller.kind is CallerKind.WORKLOAD
+                ):
                     await handler.func(stream)
                 elif lasting:
                     await self._accompany(stream, caller, handler.func)
@@ -224,7 +300,7 @@ class Access:
 
         1. Its certificate, if it shows one, holds now; a bad one is refused even where none is needed.
         2. The table lets its kind in.
-        3. A workload has an entry, now, that gives it the power that the table asks for.
+        3. A workload has, now, the power that the table asks for: it administers, or has an entry that says so.
         4. An agent is attested, not banned, and shows its current certificate.
         5. What it shows is not revoked: asked last, since a banned agent has to be told that it is banned.
 
@@ -232,7 +308,10 @@ class Access:
         """
         caller = identify(stream, self._bundle_of, self._clock.now())  # 1
         who = TABLE.get(path, Who(0))
+        set_scope(FULL if caller.kind is CallerKind.LOCAL else NOTHING)
         if Who.ANYONE in who or (caller.kind is CallerKind.LOCAL and Who.LOCAL in who):  # 2
+            return self._unrevoked(caller)
+        if caller.kind is CallerKind.WORKLOAD and Who.ADMIN in who and self._administers(path, caller):
             return self._unrevoked(caller)
         if caller.kind is CallerKind.WORKLOAD and Who.DOWNSTREAM in who:  # 3
             assert caller.spiffe_id is not None
@@ -251,6 +330,15 @@ class Access:
         if (why := revoked(self._revocations(), caller.chain, self._clock.now())) is not None:
             raise PEER_REFUSED.error(f"the caller's certificate is refused: {why}")
         return caller
+
+    def _administers(self, path: str, caller: Caller) -> bool:
+        """Whether a workload may call a method as an administrator; notes what it may do there."""
+        assert caller.spiffe_id is not None
+        scope = self._scope_of(caller.spiffe_id)
+        if not (scope.full or scope.may(*BOUNDED.get(path, ()))):
+            return False
+        set_scope(scope)
+        return True
 
     def _admit_message(self, path: str, stream: Stream) -> None:
         """Check the caller again if its message took its time, or somebody was thrown out meanwhile.

@@ -438,3 +438,28 @@ TOO_MANY_JWT_KEYS = define(
     meaning="A downstream server has published more JWT authorities than any rotation needs.",
     advice="See what makes it do so; its keys leave the bundle when they expire.",
 )
+OUT_OF_SCOPE = define(
+    "VST1355",
+    "outside-granted-scope",
+    Kind.DENIED,
+    Fault.CALLER,
+    meaning="An administrator with bounds asked for something outside of them.",
+    advice="A full administrator sees the bounds with vestibule admin list, and can grant more with vestibule admin "
+    "grant.",
+)
+INVALID_ADMINISTRATOR = define(
+    "VST1356",
+    "invalid-administrator",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A grant of administrative powers breaks a rule, or bounds nothing where it has to.",
+    advice="Name the powers, and for entries the paths and parents that bound them.",
+)
+ADMINISTRATOR_NOT_FOUND = define(
+    "VST1357",
+    "administrator-not-found",
+    Kind.NOT_FOUND,
+    Fault.CALLER,
+    meaning="There is no grant of administrative powers with this ID.",
+    advice="List the grants with vestibule admin list.",
+)

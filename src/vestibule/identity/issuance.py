@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, TypeAlias
@@ -130,8 +130,16 @@ class Issuance:
         """Whether a CSR is one that an SVID can be issued for.  Raises: errors of ``pki.csr``."""
         parse_csr(csr)
 
-    async def mint(self, actor: str, csr: bytes, ttl: timedelta | None) -> IssuedSvid:
-        """An SVID that the operator asks for directly; the CSR itself names the identity.
+    async def mint(
+        self,
+        actor: str,
+        csr: bytes,
+        ttl: timedelta | None,
+        permit: Callable[[SpiffeId, Sequence[str]], None] = lambda _id, _names: None,
+    ) -> IssuedSvid:
+        """An SVID that an operator asks for directly; the CSR itself names the identity.
+
+        ``permit`` raises where the caller may not have one of this identity with these DNS names.
 
         Raises: VST1202, VST1204, VST1205, VST1209, errors of ``pki.csr``, errors of the audit log.
         """
@@ -143,6 +151,7 @@ class Issuance:
         if facts.spiffe_id is None:
             raise MISSING_PARAMETER.error("the CSR names no SPIFFE ID")
         spiffe_id = workload_id(facts.spiffe_id, self._trust_domain)
+        permit(spiffe_id, facts.dns_names)
         issued = await self._issue(
             spiffe_id, facts.public_key, ttl or self._default_ttl, dns_names=facts.dns_names
         )

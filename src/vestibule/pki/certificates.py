@@ -48,3 +48,15 @@ def subject_key_id(certificate: x509.Certificate) -> str:
     except x509.ExtensionNotFound:
         found = x509.SubjectKeyIdentifier.from_public_key(certificate.public_key())
     return found.digest.hex()
+
+
+def signer_of(der: bytes) -> str:
+    """The ID of the authority that signed a certificate: its authority key identifier in lower-case hex, or empty.
+
+    Raises: VST1005.
+    """
+    try:
+        found = load_certificate(der).extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        return ""
+    return found.key_identifier.hex() if found.key_identifier else ""

@@ -121,6 +121,11 @@ class PathTemplate:
             literal.append("".join(map(str, segment)))
         return "/" + "/".join(literal)
 
+    def could_give(self, path: str) -> bool:
+        """Whether some workload could get this path."""
+        segments = path.split("/")[1:]
+        return len(segments) == len(self.segments) and all(map(_could_be, self.segments, segments))
+
     def fill(self, selectors: frozenset[Selector]) -> str:
         """The path for a workload.  Raises: VST1405."""
         return "".join("/" + "".join(_written(part, selectors) for part in each) for each in self.segments)
@@ -168,6 +173,11 @@ def _bytes_written(value: str) -> Iterator[str]:
             yield character
         else:
             yield from (f"_x{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
+
+
+def _could_be(parts: tuple[Part, ...], segment: str) -> bool:
+    pattern = "".join(re.escape(part) if isinstance(part, str) else ".+" for part in parts)
+    return re.fullmatch(pattern, segment) is not None
 
 
 def _written(part: Part, selectors: frozenset[Selector]) -> str:

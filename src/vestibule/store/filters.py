@@ -88,11 +88,14 @@ class AgentFilter:
     banned: bool | None = None
     can_reattest: bool | None = None
     expires_before: datetime | None = None
+    visible: Callable[[AgentRecord], bool] | None = None
+    """Of all others, whoever asks shall not learn."""
 
     def admits(self, agent: AgentRecord) -> bool:
         """Whether ``agent`` is asked for."""
         return (
-            self.attestation_type in (None, agent.attestation_type)
+            (self.visible is None or self.visible(agent))
+            and self.attestation_type in (None, agent.attestation_type)
             and self.banned in (None, agent.banned)
             and self.can_reattest in (None, agent.can_reattest)
             and (self.expires_before is None or agent.expires_at < self.expires_before)

@@ -144,7 +144,8 @@ async def test_who_has_no_identity_is_told_what_was_attested_and_the_log_tells_i
     for _ in range(3):
         with pytest.raises(VestibuleError) as refused:
             await bench.workloads.fetch(Caller())
-        assert refused.value.message.endswith("(test:a, test:b, test:uid:7)")
+        assert "(test:a, test:b, test:uid:7)" in refused.value.message
+        assert refused.value.message.endswith("vestibule why --pid 1")
     assert len([each for each in caplog.messages if "VST2105" in each]) == 1
     bench.clock.advance(TELL_AGAIN)
     with pytest.raises(VestibuleError):

@@ -7,7 +7,9 @@ import pytest
 from vestibule.calls.ads import SERVICE as ADS
 from vestibule.doors import (
     admin_api,
+    administrators_api,
     debug_api,
+    entries_api,
     federation_admin,
     grpc_health,
     logger_api,
@@ -15,11 +17,14 @@ from vestibule.doors import (
     presence,
     revocation_admin,
     revocation_feed,
+    server_why,
+    templates_api,
 )
-from vestibule.doors.access import TABLE, Who, denied_details
+from vestibule.doors.access import BOUNDED, OPERATOR, TABLE, Who, denied_details
 from vestibule.doors.identity_api import agent, bundle, entry, local_authority, svid, trust_domain
 from vestibule.doors.limits import PerSource
 from vestibule.errors import VestibuleError
+from vestibule.identity.administration import POWERS
 from vestibule.identity.codes import AGENT_BANNED, ENTRY_NOT_FOUND
 from vestibule.net.grpc import serve
 from vestibule.wire.gen.spire.types_pb2 import PermissionDeniedDetails
@@ -37,6 +42,10 @@ DOORS = {
     admin_api.SERVICE: admin_api.ServerAdminDoor,
     revocation_admin.SERVICE: revocation_admin.RevocationAdminDoor,
     revocation_feed.SERVICE: revocation_feed.RevocationFeedDoor,
+    entries_api.SERVICE: entries_api.EntriesDoor,
+    administrators_api.SERVICE: administrators_api.AdministratorsDoor,
+    server_why.SERVICE: server_why.ServerWhyDoor,
+    templates_api.SERVICE: templates_api.TemplatesDoor,
     debug_api.SERVER: debug_api.ServerDebugDoor,
     logger_api.SERVER: logger_api.LoggerDoor,
     grpc_health.SERVICE: grpc_health.HealthDoor,
@@ -73,16 +82,35 @@ def test_only_others_bundles_are_open_to_agents_and_the_operator_alike() -> None
     assert both == {"GetFederatedBundle"}
 
 
-def test_federation_is_the_operators_business() -> None:
+def test_federation_is_the_operators_and_administrators_business() -> None:
     rows = {path: who for path, who in TABLE.items() if "Federat" in path or "trustdomain" in path}
     assert len(rows) == 13
-    agents = {path.rpartition("/")[2] for path, who in rows.items() if who is not Who.LOCAL}
+    agents = {path.rpartition("/")[2] for path, who in rows.items() if who not in (Who.LOCAL, OPERATOR)}
     assert agents == {"GetFederatedBundle"}
 
 
 def test_only_servers_below_get_signing_certificates_and_publish_keys() -> None:
     downstream = {path.rpartition("/")[2]: who for path, who in TABLE.items() if Who.DOWNSTREAM in who}
     assert downstream == {"NewDownstreamX509CA": Who.DOWNSTREAM, "PublishJWTAuthority": Who.DOWNSTREAM}
+
+
+def test_administrators_may_call_most_of_what_the_operator_may() -> None:
+    only_local = {path for path, who in TABLE.items() if Who.LOCAL in who and Who.ADMIN not in who}
+    assert {path.rpartition("/")[0] for path in only_local} == {
+        "/spire.api.server.debug.v1.Debug",
+        "/spire.api.server.logger.v1.Logger",
+        "/grpc.health.v1.Health",
+        "/vestibule.admin.v1.RevocationAdmin",
+        "/vestibule.admin.v1.FederationAdmin",
+    }
+    assert not [path for path, who in TABLE.items() if Who.ADMIN in who and Who.LOCAL not in who]
+
+
+def test_within_bounds_nothing_can_be_done_to_authorities_administrators_or_agents_own_calls() -> None:
+    served = {path: who for path, who in TABLE.items() if path in BOUNDED}
+    assert all(Who.ADMIN in who for who in served.values())
+    assert not [path for path in BOUNDED if "LocalAuthority" in path or "Administrators" in path]
+    assert all(powers and set(powers) <= set(POWERS) for powers in BOUNDED.values())
 
 
 def test_the_reason_of_a_refusal_is_told_where_there_is_one() -> None:

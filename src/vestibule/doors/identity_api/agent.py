@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -21,11 +22,13 @@ from vestibule.doors.identity_api.values import (
     unix,
 )
 from vestibule.doors.limits import PerSource
-from vestibule.identity.codes import INVALID_ENTRY, MISSING_PARAMETER
+from vestibule.doors.scope import current_scope
+from vestibule.identity.codes import AGENT_NOT_FOUND, INVALID_ENTRY, MISSING_PARAMETER
 from vestibule.identity.nodes import Nodes
 from vestibule.net.caller import current_caller
 from vestibule.net.grpc import Servable, Stream, serve
 from vestibule.net.quotas import source_of
+from vestibule.records import AgentRecord
 from vestibule.store import AgentFilter, Match
 from vestibule.wire.gen.spire import agent_pb2 as wire
 from vestibule.wire.gen.spire import types_pb2 as types
@@ -97,6 +100,7 @@ class AgentDoor:
         """CreateJoinToken."""
         request = await receive(stream)
         alias = id_from_wire(request.agent_id, "invalid agent ID") if request.HasField("agent_id") else None
+        current_scope().permit_token(alias)
         token = await self._nodes.create_join_token(
             actor(), timedelta(seconds=request.ttl), request.token, alias
         )
@@ -106,6 +110,8 @@ class AgentDoor:
         """GetAgent."""
         request = await receive(stream)
         agent = await self._nodes.get(id_from_wire(request.id, "invalid agent ID"))
+        if not current_scope().sees_agent(agent.spiffe_id):
+            raise AGENT_NOT_FOUND.error("agent not found")
         await stream.send_message(agent_to_wire(agent, mask_of(request)))
 
     async def list_agents(self, stream: Stream) -> None:
@@ -124,13 +130,17 @@ class AgentDoor:
     async def ban_agent(self, stream: Stream) -> None:
         """BanAgent."""
         request = await receive(stream)
-        await self._nodes.ban(actor(), id_from_wire(request.id, "invalid agent ID"))
+        agent_id = id_from_wire(request.id, "invalid agent ID")
+        current_scope().permit_agent(agent_id)
+        await self._nodes.ban(actor(), agent_id)
         await stream.send_message(Empty())
 
     async def delete_agent(self, stream: Stream) -> None:
         """DeleteAgent: eviction."""
         request = await receive(stream)
-        await self._nodes.evict(actor(), id_from_wire(request.id, "invalid agent ID"))
+        agent_id = id_from_wire(request.id, "invalid agent ID")
+        current_scope().permit_agent(agent_id)
+        await self._nodes.evict(actor(), agent_id)
         await stream.send_message(Empty())
 
 
@@ -156,7 +166,7 @@ def _params(request: wire.AttestAgentRequest) -> wire.AttestAgentRequest.Params:
 
 def _filter(request: Any) -> AgentFilter:
     if not request.HasField("filter"):
-        return AgentFilter()
+        return AgentFilter(visible=_visible())
     wanted = request.filter
     selectors, match = None, Match.EXACT
     if wanted.HasField("by_selector_match"):
@@ -168,7 +178,13 @@ def _filter(request: Any) -> AgentFilter:
         banned=wanted.by_banned.value if wanted.HasField("by_banned") else None,
         can_reattest=wanted.by_can_reattest.value if wanted.HasField("by_can_reattest") else None,
         expires_before=_expires_before(wanted.by_expires_before),
+        visible=_visible(),
     )
+
+
+def _visible() -> Callable[[AgentRecord], bool] | None:
+    scope = current_scope()
+    return None if scope.full else lambda agent: scope.sees_agent(agent.spiffe_id)
 
 
 def _expires_before(text: str) -> datetime | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from vestibule.doors.identity_api.values import (
@@ -19,8 +20,9 @@ from vestibule.doors.identity_api.values import (
     status,
     unix,
 )
+from vestibule.doors.scope import current_scope, visible_entries
 from vestibule.errors import Kind, VestibuleError
-from vestibule.identity.codes import INVALID_ENTRY
+from vestibule.identity.codes import ENTRY_NOT_FOUND, INVALID_ENTRY
 from vestibule.identity.entitlement import Entitlements
 from vestibule.identity.names import member_id, workload_id
 from vestibule.identity.registration import Patch, Registration
@@ -58,12 +60,14 @@ class EntryDoor:
         """GetEntry."""
         request = await receive(stream)
         entry = await self._registration.get(request.id)
+        if not current_scope().sees(entry):
+            raise ENTRY_NOT_FOUND.error("entry not found")
         await stream.send_message(entry_to_wire(entry, mask_of(request)))
 
     async def list_entries(self, stream: Stream) -> None:
         """ListEntries."""
         request = await receive(stream)
-        wanted = _filter(request)
+        wanted = replace(_filter(request), visible=visible_entries())
         page = await self._registration.page(wanted, max(request.page_size, 0), request.page_token)
         mask = mask_of(request)
         entries = [entry_to_wire(entry, mask) for entry in page.items]
@@ -71,13 +75,18 @@ class EntryDoor:
 
     async def count_entries(self, stream: Stream) -> None:
         """CountEntries."""
-        count = await self._registration.count(_filter(await receive(stream)))
+        wanted = _filter(await receive(stream))
+        if not current_scope().full:
+            wanted = replace(wanted, visible=visible_entries())
+        count = await self._registration.count(wanted)
         await stream.send_message(wire.CountEntriesResponse(count=count))
 
     async def batch_create_entry(self, stream: Stream) -> None:
         """BatchCreateEntry; a similar entry is answered ALREADY_EXISTS together with the existing one."""
         request = await receive(stream)
-        outcomes = await self._registration.create(actor(), [_read(entry) for entry in request.entries])
+        outcomes = await self._registration.create(
+            actor(), [_read(entry) for entry in request.entries], current_scope().permit
+        )
         mask, response = mask_of(request), wire.BatchCreateEntryResponse()
         for outcome in outcomes:
             if isinstance(outcome, VestibuleError):
@@ -91,7 +100,7 @@ class EntryDoor:
         """BatchUpdateEntry; without an input mask every field is replaced."""
         request = await receive(stream)
         patches = [(entry.id, _patch(entry, mask_of(request, "input_mask"))) for entry in request.entries]
-        outcomes = await self._registration.update(actor(), patches)
+        outcomes = await self._registration.update(actor(), patches, current_scope().permit)
         mask, response = mask_of(request), wire.BatchUpdateEntryResponse()
         for outcome in outcomes:
             if isinstance(outcome, VestibuleError):
@@ -103,7 +112,7 @@ class EntryDoor:
     async def batch_delete_entry(self, stream: Stream) -> None:
         """BatchDeleteEntry."""
         request = await receive(stream)
-        outcomes = await self._registration.delete(actor(), list(request.ids))
+        outcomes = await self._registration.delete(actor(), list(request.ids), current_scope().permit)
         response = wire.BatchDeleteEntryResponse()
         for entry_id, error in zip(request.ids, outcomes, strict=True):
             response.results.add(status=status(error) if error else ok(), id=entry_id)

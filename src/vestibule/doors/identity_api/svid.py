@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -17,11 +18,13 @@ from vestibule.doors.identity_api.values import (
     svid_to_wire,
 )
 from vestibule.doors.limits import PerSource
+from vestibule.doors.scope import current_scope
 from vestibule.errors import VestibuleError
 from vestibule.identity.downstream import Downstream
 from vestibule.identity.issuance import Issuance, SvidRequest
 from vestibule.identity.jwt_issuance import JwtIssuance
 from vestibule.net.grpc import Servable, Stream, serve
+from vestibule.spiffe import SpiffeId
 from vestibule.wire.gen.spire import svid_pb2 as wire
 
 SERVICE: Final = wire.DESCRIPTOR.services_by_name["SVID"]
@@ -49,7 +52,12 @@ class SvidDoor:
         """MintX509SVID."""
         request = await receive(stream)
         ttl = timedelta(seconds=request.ttl) if request.ttl else None
-        svid = await self._issuance.mint(actor(), request.csr, ttl)
+        scope = current_scope()
+
+        def permit(spiffe_id: SpiffeId, dns_names: Sequence[str]) -> None:
+            scope.permit_mint(spiffe_id, dns_names, ttl, jwt=False)
+
+        svid = await self._issuance.mint(actor(), request.csr, ttl, permit)
         await stream.send_message(wire.MintX509SVIDResponse(svid=svid_to_wire(svid)))
 
     async def batch_new_x509_svid(self, stream: Stream) -> None:
@@ -70,6 +78,7 @@ class SvidDoor:
         request = await receive(stream)
         spiffe_id = id_from_wire(request.id, "invalid SPIFFE ID")
         ttl = timedelta(seconds=request.ttl) if request.ttl else None
+        current_scope().permit_mint(spiffe_id, (), ttl, jwt=True)
         svid = await self._jwt_issuance.mint(actor(), spiffe_id, list(request.audience), ttl)
         await stream.send_message(wire.MintJWTSVIDResponse(svid=jwt_svid_to_wire(svid)))
 
