@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Final
 
 from vestibule.agent.changed import Changed
+from vestibule.agent.demand import Demand
 from vestibule.records import Entry
 from vestibule.spiffe import Selector, TrustBundle, TrustDomain, X509Svid, covers
 
@@ -96,6 +97,7 @@ class SvidCache:
     def __init__(self) -> None:
         self.now = Holdings()
         self.changed = Changed()
+        self.demand = Demand()
         self.ready = False
         """Whether the holdings say who has which identity; before, absence means nothing."""
         self._matching: dict[frozenset[Selector], tuple[Entry, ...]] = {}

@@ -11,10 +11,12 @@ from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Protocol, TypeVar
 
 from vestibule.agent.cache import Bundles, SvidCache
 from vestibule.agent.codes import NO_IDENTITY, NOT_A_DELEGATE, NOT_READY
+from vestibule.agent.demand import Claim
 from vestibule.agent.workloads import PATIENCE, Caller, Workloads
 from vestibule.attest.workload import Process, shown
 from vestibule.clock import Clock
@@ -137,12 +139,16 @@ class Delegation:
         self._delegates = frozenset(delegates)
         self._clock = clock
 
-    def svids(self, caller: Caller, find: Find) -> AsyncGenerator[Delegated, None]:
+    async def svids(self, caller: Caller, find: Find) -> AsyncGenerator[Delegated, None]:
         """A workload's SVIDs: now, and again after every change; none is an answer, too.
 
         Raises: VST2105 and VST2111 (no delegate), VST2106, VST2050, VST2312, and what ``find`` raises.
         """
-        return self._watch(caller, find, self._look_for_svids)
+        with self._cache.demand.claim() as claim:
+            look = partial(self._look_for_svids, claim)
+            async with aclosing(self._watch(caller, find, look)) as answers:
+                async for delegated in answers:
+                    yield delegated
 
     def bundles(self, caller: Caller) -> AsyncGenerator[Bundles, None]:
         """Every bundle that the agent has: now, and again after every change.  Raises as ``svids`` does."""
@@ -211,8 +217,11 @@ class Delegation:
         matching = self._cache.matching(selectors, self._clock.now())
         return tuple(entry for entry in matching if not (entry.admin or entry.downstream))
 
-    def _look_for_svids(self, selectors: frozenset[Selector]) -> tuple[Delegated, bool, datetime | None]:
+    def _look_for_svids(
+        self, claim: Claim, selectors: frozenset[Selector]
+    ) -> tuple[Delegated, bool, datetime | None]:
         entries = self._entries(selectors)
+        claim.cover(entries)
         svids = self._cache.now.svids_of(entries, self._clock.now())
         names = {TrustDomain.parse(name) for entry in entries for name in entry.federates_with}
         found = Delegated(svids=svids, federates_with=tuple(sorted(names)))

@@ -79,6 +79,9 @@ class JwtSvids:
         """
         names = tuple(sorted(check_audience(audience)))
         wanted = _Wanted(entry.id, entry.spiffe_id, entry.jwt_svid_ttl, entry.revision, names)
+        if entry.jwt_svid_include_jti:
+            # Each such token is told from all others by its jti: handed out twice, it would be refused as a replay.
+            return replace(await self._asked_for(wanted), hint=entry.hint)
         lock = self._asking.setdefault(wanted, asyncio.Lock())
         async with lock:  # of many who ask at once, one asks the server
             svid = await self._answer(wanted)
@@ -89,16 +92,23 @@ class JwtSvids:
         if kept is not None and self._clock.now() < kept.renew_at:
             return kept.svid
         try:
-            svid = await self._new(wanted)
+            svid = await self._asked_for(wanted)
         except VestibuleError as error:
             if kept is not None and self._usable(wanted) is not None:
                 _log.debug("no newer JWT-SVID for %s: %s", wanted.spiffe_id, error)
                 return kept.svid
+            raise
+        self._keep(wanted, svid)
+        return svid
+
+    async def _asked_for(self, wanted: _Wanted) -> JwtSvid:
+        """A new one; that the server cannot be asked now is told as temporary."""
+        try:
+            return await self._new(wanted)
+        except VestibuleError as error:
             if error.code.kind in _AS_THEY_ARE or error.code is WRONG_SVID:
                 raise
             raise JWT_NOT_ISSUED.error(f"no JWT-SVID for {wanted.spiffe_id}: {error.message}") from error
-        self._keep(wanted, svid)
-        return svid
 
     def _usable(self, wanted: _Wanted) -> _Kept | None:
         kept, bundle = self._tokens.get(wanted), self._cache.now.bundle

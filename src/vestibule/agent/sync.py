@@ -110,6 +110,7 @@ class Sync:
         )
         self._federated = Federated(self._keeping, upstream, self.contact)
         self._following = Following(upstream, self.contact, self._mark, self._until_joined, jitter)
+        cache.demand.on_new(self._note.set)
         self.synced = asyncio.Event()
         """Set once the holdings were, for the first time, what the server says."""
 

@@ -85,16 +85,29 @@ class WorkloadSvids:
 
     async def refresh(self) -> None:
         """Get what is due; an SVID that is refused alone is tried again later.  Raises: errors of ``Upstream``."""
+        self._let_go()
         due = self._due()
         for start in range(0, len(due), BATCH):
             await self._refresh(due[start : start + BATCH])
+
+    def _let_go(self) -> None:
+        """What is to be had on demand only, and nobody demands, is not renewed but dropped."""
+        holdings, now, demand = self._keeping.now, self._clock.now(), self._keeping.cache.demand
+        over = [
+            each
+            for each, held in holdings.svids.items()
+            if held.renew_at <= now and each in holdings.entries and not demand.wants(holdings.entries[each])
+        ]
+        if over:
+            kept = {each: held for each, held in holdings.svids.items() if each not in over}
+            self._keeping.become(replace(holdings, svids=kept))
 
     def _due(self) -> list[Entry]:
         holdings, now = self._keeping.now, self._clock.now()
         missing, ageing = [], []
         for entry in holdings.entries.values():
             held = holdings.svids.get(entry.id)
-            if self._refused.get(entry.id, now) > now:
+            if self._refused.get(entry.id, now) > now or not self._keeping.cache.demand.wants(entry):
                 continue
             if held is None or not held.fits(entry):
                 missing.append(entry)

@@ -9,11 +9,13 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final, Protocol, TypeVar
 
 from vestibule.agent.cache import Bundles, SvidCache
 from vestibule.agent.changed import Changed
 from vestibule.agent.codes import NO_IDENTITY, NOT_READY
+from vestibule.agent.demand import Claim
 from vestibule.agent.templates import Templates
 from vestibule.attest.workload import Process, WorkloadAttestor, attest_workload, shown
 from vestibule.clock import Clock
@@ -92,13 +94,17 @@ class Workloads:
         """What a process has now.  Raises: VST2105, VST2106, VST2050, VST2312."""
         return await self._first(self.watch(caller))
 
-    def watch(self, caller: Caller) -> AsyncGenerator[Identities, None]:
+    async def watch(self, caller: Caller) -> AsyncGenerator[Identities, None]:
         """What a process has: now, and again after every change of it.
 
         A process that loses its last identity gets VST2105; one whose certificates ran out, with no server to
         renew them, VST2106.  Also raises: VST2050, VST2312.
         """
-        return self._watch(caller, self._look, self._expiry)
+        with self._cache.demand.claim() as claim:
+            look = partial(self._look, claim)
+            async with aclosing(self._watch(caller, look, self._expiry)) as answers:
+                async for identities in answers:
+                    yield identities
 
     def watch_bundles(self, caller: Caller) -> AsyncGenerator[Bundles, None]:
         """The trust bundles, for a process that has an identity: now, and again after every change.
@@ -151,12 +157,13 @@ class Workloads:
                 vouched = self._vouched.version
                 selectors = await self.attest(caller)
 
-    def _look(self, selectors: frozenset[Selector]) -> tuple[Identities | VestibuleError, bool]:
+    def _look(self, claim: Claim, selectors: frozenset[Selector]) -> tuple[Identities | VestibuleError, bool]:
         """What there is for these selectors, and whether that is all there should be."""
         holdings, now = self._cache.now, self._clock.now()
         entries, complete = self.look_for_entries(selectors)
         if isinstance(entries, VestibuleError):
             return entries, complete
+        claim.cover(entries)
         svids = holdings.svids_of(entries, now)
         if not svids or holdings.bundle is None:
             return NOT_READY.error("the caller's identity has no valid certificate at the moment"), False

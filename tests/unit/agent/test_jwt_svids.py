@@ -79,6 +79,17 @@ async def test_a_token_is_asked_for_once_until_its_half_life(bench: Bench) -> No
     assert len(bench.asked) == 2
 
 
+async def test_a_token_with_an_id_of_its_own_is_handed_out_once(bench: Bench) -> None:
+    once = entry(jwt_svid_include_jti=True, hint="h")
+    first, second = await bench.svids.fetch(once, ["db"]), await bench.svids.fetch(once, ["db"])
+    assert first.token != second.token
+    assert second.hint == "h"
+    assert len(bench.svids) == 0
+    bench.refuses = UNREACHABLE.error("away")
+    with pytest.raises(VestibuleError, match="VST2110"):
+        await bench.svids.fetch(once, ["db"])
+
+
 async def test_the_order_of_audiences_does_not_matter_but_they_do(bench: Bench) -> None:
     first = await bench.svids.fetch(entry(), ["a", "b"])
     assert (await bench.svids.fetch(entry(), ["b", "a", "b"])).token == first.token
