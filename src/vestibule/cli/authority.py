@@ -27,15 +27,15 @@ RootArgument = Annotated[
 ]
 _STATES: Final = ("active", "prepared", "old")
 _NEXT: Final = {
-    "prepare": "Everybody has it within seconds. Then: vestibule authority {kind} activate {id}",
-    "activate": "It signs from now on; what the one before signed stays valid.",
-    "taint": "{what} replaced within seconds. Once `vestibule status` agrees: "
-    "vestibule authority {kind} revoke {id}",
-    "revoke": "Nothing that it signed is valid any more.",
-}
-_REPLACED: Final = {
-    "X509": "The SVIDs that it signed are",
-    "JWT": "The tokens that it signed are dropped by agents, and",
+    ("X509", "prepare"): "Everybody has it within seconds. Then: vestibule authority x509 activate {id}",
+    ("JWT", "prepare"): "Everybody has it within seconds. Then: vestibule authority jwt activate {id}",
+    ("X509", "activate"): "It signs from now on. What the one before signed stays valid.",
+    ("JWT", "activate"): "It signs from now on. What the one before signed stays valid.",
+    ("X509", "taint"): "Agents renew what it signed, 100 certificates in 5 s each. "
+    "Give them that time, then: vestibule authority x509 revoke {id}",
+    ("JWT", "taint"): "Agents drop its tokens at once. Then: vestibule authority jwt revoke {id}",
+    ("X509", "revoke"): "Nothing that it signed is valid any more.",
+    ("JWT", "revoke"): "Nothing that it signed is valid any more.",
 }
 
 
@@ -231,5 +231,4 @@ def _print_step(kind: str, step: str, field: str, data: dict[str, Any]) -> None:
     shown = {"X509": "X.509", "JWT": "JWT"}[kind]
     console.print(f"{field.partition('_')[0].capitalize()} {shown} authority")
     _print_one(data)
-    hint = _NEXT[step].format(kind=kind.lower(), id=data["authority_id"], what=_REPLACED[kind])
-    console.print(escape(hint))
+    console.print(escape(_NEXT[kind, step].format(id=data["authority_id"])))
