@@ -20,6 +20,8 @@ GROUPS: Final = {
     "authority x509": "Those of X.509-SVIDs.",
     "authority jwt": "Those of JWT-SVIDs.",
     "authority upstream": "The roots of the upstream that signs this server's authorities.",
+    "ca": "The offline root above the servers, and its ceremonies.",
+    "ca transcript": "What was done in ceremonies, for witnesses.",
     "svid": "Credentials of this process, from the Workload API.",
     "revoke": "Take back identities, certificates, agents, authorities.",
     "audit": "The log of administrative and issuing acts.",
@@ -92,6 +94,14 @@ COMMANDS: Final = {
     "revoke show": Lazy("vestibule.cli.revoke:show", "Show revocations by a part of their name."),
     "revoke lift": Lazy("vestibule.cli.revoke:lift", "Let a revoked identity have new SVIDs."),
     "revoke crl": Lazy("vestibule.cli.revoke:crl", "Print an authority's certificate revocation list."),
+    "ca init": Lazy("vestibule.cli.ca:init", "Make an offline root."),
+    "ca request": Lazy("vestibule.cli.ca_requests:request", "Ask an offline root for an intermediate."),
+    "ca sign": Lazy("vestibule.cli.ca:sign", "Sign a request for an intermediate."),
+    "ca install": Lazy("vestibule.cli.ca_requests:install", "Take the root's answer to a request."),
+    "ca show": Lazy("vestibule.cli.ca:show", "Show an offline root and what it has signed."),
+    "ca revoke": Lazy("vestibule.cli.ca:revoke", "Take an intermediate back."),
+    "ca crl": Lazy("vestibule.cli.ca:crl", "Make the root's next revocation list."),
+    "ca transcript verify": Lazy("vestibule.cli.ca_transcript:check", "Check transcripts of ceremonies."),
     "audit verify": Lazy("vestibule.cli.audit:check", "Check that an audit log is whole."),
 }
 

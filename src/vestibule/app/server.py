@@ -7,12 +7,13 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from vestibule import __version__
+from vestibule.app.server_ceremony import FirstIntermediate, StoppedWaiting, ceremony_metrics
 from vestibule.app.server_federation import Endpoint, federation_metrics
 from vestibule.app.server_mesh import Background, Mesh, mesh_of
 from vestibule.app.server_services import Services, opened
@@ -23,6 +24,7 @@ from vestibule.clock import Clock, SystemClock
 from vestibule.doors.access import Access
 from vestibule.doors.admin_api import ServerAdminDoor
 from vestibule.doors.administrators_api import AdministratorsDoor
+from vestibule.doors.ceremony_api import CeremonyDoor
 from vestibule.doors.certificate_files import CertificateFiles
 from vestibule.doors.crl_http import crl_route
 from vestibule.doors.debug_api import ServerDebugDoor
@@ -41,6 +43,7 @@ from vestibule.doors.server_why import ServerWhyDoor
 from vestibule.doors.templates_api import TemplatesDoor
 from vestibule.errors import VestibuleError
 from vestibule.identity.beacon import first
+from vestibule.identity.ca.ceremony import CeremonyUpstream
 from vestibule.identity.revocation_impact import Drill
 from vestibule.identity.why import Why
 from vestibule.net.caller import current_caller
@@ -117,9 +120,15 @@ async def run_server(
         shutdown = shutdown or stack.enter_context(Shutdown())
         places = stack.enter_context(_places(settings))
         clock = clock or SystemClock()
-        async with opened(settings, clock) as services, mesh_of(settings, services, clock) as mesh:
-            server = _Server(settings, services, mesh, places, clock)
-            await server.run(shutdown, lambda: on_ready(server.ready(time.monotonic() - began)))
+        waiting = FirstIntermediate(places.local.sock, places.health, shutdown)
+        with suppress(StoppedWaiting):
+            async with (
+                aclosing(waiting),
+                opened(settings, clock, waiting.wait) as services,
+                mesh_of(settings, services, clock) as mesh,
+            ):
+                server = _Server(settings, services, mesh, places, clock)
+                await server.run(shutdown, lambda: on_ready(server.ready(time.monotonic() - began)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +205,7 @@ class _Server:
             trust_domain=settings.trust_domain,
             started_at=clock.now(),
             connected=node.is_connected,
+            warnings=lambda: [warning for warning in (self._ceremony_warning(),) if warning],
         )
         self._metrics.gauge("agents_connected", "Agents that watch for changes now.", node.connected)
         drill = Drill(
@@ -235,12 +245,12 @@ class _Server:
             *mesh.services,
         ]
         self._remote = GrpcServer([access.guard(each) for each in remote])
-        self._local = GrpcServer(
-            [
-                access.guard(each)
-                for each in (*both, admin.servable(), revoke.servable(), federation.servable())
-            ]
-        )
+        upstream = services.upstream
+        self._ceremony = upstream if isinstance(upstream, CeremonyUpstream) else None
+        ceremony = CeremonyDoor(self._ceremony)
+        own = (admin, revoke, federation, ceremony)
+        local = (*both, *(each.servable() for each in own))
+        self._local = GrpcServer([access.guard(each) for each in local])
 
     def _operators_services(self, node: NodeDoor) -> Iterator[Servable]:
         """What SPIRE's own APIs have no words for, for operators on either side."""
@@ -297,6 +307,8 @@ class _Server:
         yield "deferred-records", services.audit.run
         yield "entitlements", services.entitlements.run
         yield "authorities", services.authorities.run
+        if self._ceremony is not None:
+            yield "ceremony", self._ceremony.run
         yield "registration", services.registration.run
         yield "administration", services.administration.run
         yield "nodes", services.nodes.run
@@ -355,6 +367,9 @@ class _Server:
                 return f"{name}: {problem}"
         return None
 
+    def _ceremony_warning(self) -> str:
+        return "" if self._ceremony is None else self._ceremony.warning()
+
     def _checks(self) -> dict[str, Check]:
         services = self._services
 
@@ -394,6 +409,8 @@ def _metrics(services: Services) -> Metrics:
         "When the active signing authority ends.",
         lambda: authorities.active.not_after.timestamp(),
     )
+    if isinstance(services.upstream, CeremonyUpstream):
+        ceremony_metrics(metrics, services.upstream)
     metrics.gauge("bundle_sequence", "Of the trust bundle.", lambda: authorities.bundle().sequence)
     federation_metrics(metrics, services)
     metrics.gauge("entries_revision", "Changes of entries seen.", lambda: services.entitlements.revision)

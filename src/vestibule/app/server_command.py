@@ -177,6 +177,21 @@ def run(
     kek_file: Annotated[
         Path | None, typer.Option("--kek-file", help="The key that seals the keys. [default: DATA_DIR/kek]")
     ] = None,
+    upstream_cert: Annotated[
+        Path | None, typer.Option("--upstream-cert", help="Of upstream disk: its chain, PEM.")
+    ] = None,
+    upstream_key: Annotated[
+        Path | None, typer.Option("--upstream-key", help="Of upstream disk: its key, PEM, mode 600.")
+    ] = None,
+    upstream_roots: Annotated[
+        Path | None, typer.Option("--upstream-roots", help="The roots that are trusted, PEM.")
+    ] = None,
+    upstream_environment: Annotated[
+        str | None,
+        typer.Option(
+            "--upstream-environment", help="Begins the names of intermediates: prod-2026-Q4. [default: prod]"
+        ),
+    ] = None,
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
     log_format: Annotated[LogFormat, typer.Option("--log-format", help="Of the log lines.")] = LogFormat.TEXT,
     output: OutputOption = Output.TEXT,
@@ -216,6 +231,10 @@ def run(
             "upstream": upstream,
             "upstream_server_address": upstream_server_address,
             "upstream_workload_api": upstream_workload_api,
+            "upstream_cert": upstream_cert,
+            "upstream_key": upstream_key,
+            "upstream_roots": upstream_roots,
+            "upstream_environment": upstream_environment,
             "pkcs11_module": pkcs11_module,
             "pkcs11_token": pkcs11_token,
             "pkcs11_pin_file": pkcs11_pin_file,

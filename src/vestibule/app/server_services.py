@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 from vestibule.app.bundle_endpoints import bundle_endpoints
 from vestibule.app.codes import DATA_IN_USE, FOREIGN_DATA
 from vestibule.app.server_attestors import node_attestors
+from vestibule.app.server_ceremony import can_sign
 from vestibule.app.server_keys import key_manager
 from vestibule.app.server_settings import ServerSettings
 from vestibule.app.server_store import opened_store, ownership
@@ -21,6 +22,7 @@ from vestibule.clock import Clock
 from vestibule.identity.administration import Administration, Defaults
 from vestibule.identity.authorities import Authorities
 from vestibule.identity.authority_revocation import Signers
+from vestibule.identity.ca.ceremony import CeremonyUpstream
 from vestibule.identity.claims import ClaimRules
 from vestibule.identity.crl_publishing import CrlPublishing
 from vestibule.identity.downstream import Downstream
@@ -41,6 +43,7 @@ from vestibule.identity.revocation import Revoking
 from vestibule.identity.revocation_list import RevocationList
 from vestibule.identity.server_identity import ServerIdentity
 from vestibule.identity.templating import Templating
+from vestibule.identity.upstream import UpstreamAuthority
 from vestibule.processes import private_directory
 from vestibule.processes.codes import NOT_WRITABLE
 from vestibule.spiffe import TrustDomain
@@ -55,6 +58,7 @@ class Services:
     store: Store
     audit: DeferringAudit
     authorities: Authorities
+    upstream: UpstreamAuthority | None
     entitlements: Entitlements
     registration: Registration
     templating: Templating
@@ -76,9 +80,14 @@ class Services:
 
 
 @asynccontextmanager
-async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Services]:
+async def opened(
+    settings: ServerSettings,
+    clock: Clock,
+    first_intermediate: Callable[[CeremonyUpstream], Awaitable[None]] | None = None,
+) -> AsyncIterator[Services]:
     """Everything a server keeps and does, ready to be asked, with an active authority and the server's own SVID.
 
+    ``first_intermediate`` waits until a ceremony has brought one, where there is nothing to issue with.
     Raises: VST7003 (directory), VST9111 (in use), VST9112 (foreign data), errors of store, audit and keys.
     """
     data, domain = private_directory(settings.data_dir), settings.trust_domain
@@ -92,8 +101,8 @@ async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servic
             issued = IssuedFiles(data / "issued")
             try:
                 await _check_trust_domain(store, domain)
-                upstream = await above.enter_async_context(upstream_of(settings, clock))
                 keys = key_manager(settings)
+                upstream = await above.enter_async_context(upstream_of(settings, keys, audit, clock))
                 owned = ownership(settings, store)
                 jwt = None
                 if not settings.disable_jwt_svids:
@@ -162,6 +171,10 @@ async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servic
                 issued.open()
                 await marks.start()
                 await revocations.start()
+                if isinstance(upstream, CeremonyUpstream):
+                    await upstream.start()
+                    if first_intermediate is not None and not await can_sign(store, clock):
+                        await first_intermediate(upstream)
                 await authorities.start()
                 await entitlements.start()
                 await administration.start()
@@ -185,6 +198,7 @@ async def opened(settings: ServerSettings, clock: Clock) -> AsyncIterator[Servic
                     store=store,
                     audit=audit,
                     authorities=authorities,
+                    upstream=upstream,
                     entitlements=entitlements,
                     registration=registration,
                     templating=templating,

@@ -38,9 +38,15 @@ class KeyStorage(str, Enum):  # noqa: UP042 - typer shows the values of str enum
 
 
 class Upstream(str, Enum):  # noqa: UP042 - typer shows the values of str enums
-    """Who signs the authorities, where the server does not do so itself.  ``spire``: a server above this one."""
+    """Who signs the authorities, where the server does not do so itself.
+
+    ``spire``: a server above this one; ``disk``: an intermediate in files; ``ceremony``: one that an offline root
+    signs by hand.
+    """
 
     SPIRE = "spire"
+    DISK = "disk"
+    CEREMONY = "ceremony"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +93,10 @@ class ServerSettings:
     pkcs11_pin_file: Path | None = None
     pkcs11_pin_fd: int | None = None
     database: SecretReference | None = None
+    upstream_cert: Path | None = None
+    upstream_key: Path | None = None
+    upstream_roots: Path | None = None
+    upstream_environment: str = "prod"
     intent: Path | None = None
     federation_bundle_endpoint_address: str = "0.0.0.0"  # noqa: S104 - for other trust domains
     federation_bundle_endpoint_port: int | None = None
@@ -121,7 +131,23 @@ class ServerSettings:
         if self.oidc_port is not None:
             self._check_oidc()
         self._check_upstream()
+        self._check_upstream_files()
         self._check_token()
+
+    def _check_upstream_files(self) -> None:
+        files = (self.upstream_cert, self.upstream_key)
+        if self.upstream not in (Upstream.DISK, Upstream.CEREMONY) and any((*files, self.upstream_roots)):
+            raise INVALID_SETTING.error(
+                "upstream_cert, upstream_key and upstream_roots need upstream disk or ceremony"
+            )
+        if self.upstream is Upstream.DISK and None in files:
+            raise INVALID_SETTING.error("upstream disk needs upstream_cert and upstream_key")
+        if self.upstream is Upstream.CEREMONY and (self.upstream_roots is None or any(files)):
+            raise INVALID_SETTING.error("upstream ceremony needs upstream_roots, and no other files")
+        if self.upstream is Upstream.CEREMONY and self.key_storage is KeyStorage.MEMORY:
+            raise INVALID_SETTING.error(
+                "a key in memory would not outlive the ceremony: use keys disk or pkcs11"
+            )
 
     def _check_token(self) -> None:
         told = (self.pkcs11_module, self.pkcs11_token, self.pkcs11_pin_file, self.pkcs11_pin_fd)
@@ -261,8 +287,8 @@ _PATHS: Final = frozenset(
     {
         *("data_dir", "socket_path", "kek_file", "intent", "oidc_tls_cert", "oidc_tls_key"),
         *("pkcs11_module", "pkcs11_pin_file", "upstream_workload_api"),
-        *("pkcs11_module", "pkcs11_pin_file"),
         *("federation_bundle_endpoint_tls_cert", "federation_bundle_endpoint_tls_key", "federation_web_ca"),
+        *("upstream_cert", "upstream_key", "upstream_roots"),
     }
 )
 _NUMBERS: Final = frozenset({"pkcs11_pin_fd"})

@@ -9,29 +9,68 @@ from datetime import timedelta
 from typing import Final
 
 from vestibule.app.server_settings import ServerSettings, Upstream
+from vestibule.audit import Audit
 from vestibule.calls.upstream_api import UpstreamApi, upstream_api
 from vestibule.clock import Clock
 from vestibule.errors import Kind, VestibuleError
+from vestibule.identity.ca.ceremony import CeremonyUpstream
+from vestibule.identity.ca.disk import DiskUpstream
 from vestibule.identity.codes import UPSTREAM_FAILED
 from vestibule.identity.upstream import UpstreamAuthority, UpstreamChain
+from vestibule.keys import KeyManager
 from vestibule.records import Address
 from vestibule.spiffe import JwtAuthority, TrustBundle
 
+CEREMONY_DIRECTORY: Final = "ceremony"
 LOOK_SECONDS: Final = 5.0
 """How often the server above is asked for its bundle; a change of its roots is seen sooner, through the agent."""
 
 
 @asynccontextmanager
-async def upstream_of(settings: ServerSettings, clock: Clock) -> AsyncIterator[UpstreamAuthority | None]:
-    """The upstream, or none: then the server signs its authorities itself."""
+async def upstream_of(
+    settings: ServerSettings, keys: KeyManager, audit: Audit, clock: Clock
+) -> AsyncIterator[UpstreamAuthority | None]:
+    """The upstream, or none: then the server signs its authorities itself.  Raises: VST1031 (environment)."""
     if settings.upstream is None:
         yield None
+        return
+    if settings.upstream is Upstream.DISK:
+        yield _disk(settings, audit, clock)
+        return
+    if settings.upstream is Upstream.CEREMONY:
+        yield _ceremony(settings, keys, audit, clock)
         return
     assert settings.upstream is Upstream.SPIRE
     assert settings.upstream_workload_api is not None
     address = Address.parse(settings.upstream_server_address)
     async with upstream_api(address, settings.upstream_workload_api, settings.trust_domain, clock) as api:
         yield ServerAbove(api)
+
+
+def _disk(settings: ServerSettings, audit: Audit, clock: Clock) -> DiskUpstream:
+    assert settings.upstream_cert is not None
+    assert settings.upstream_key is not None
+    return DiskUpstream(
+        settings.upstream_cert,
+        settings.upstream_key,
+        settings.upstream_roots,
+        settings.trust_domain,
+        audit,
+        clock,
+    )
+
+
+def _ceremony(settings: ServerSettings, keys: KeyManager, audit: Audit, clock: Clock) -> CeremonyUpstream:
+    assert settings.upstream_roots is not None
+    return CeremonyUpstream(
+        settings.data_dir / CEREMONY_DIRECTORY,
+        settings.upstream_roots,
+        settings.upstream_environment,
+        settings.trust_domain,
+        keys,
+        audit,
+        clock,
+    )
 
 
 class ServerAbove:

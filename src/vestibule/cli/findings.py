@@ -81,6 +81,10 @@ def authorities(status: admin_pb2.ServerStatus, now: float) -> Iterator[Finding]
         )
     else:
         yield fine("ca-valid", f"the authority is valid for {countdown(left)}")
+    for each in status.warnings:
+        yield warning(
+            "server-warning", each, "See docs/ca.md for the ceremony: vestibule ca request --server."
+        )
 
 
 def intent(status: admin_pb2.ServerStatus) -> Iterator[Finding]:

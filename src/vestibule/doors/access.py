@@ -73,6 +73,7 @@ _SPIRE: Final = "/spire.api.server"
 _NODE: Final = "/vestibule.node.v1.Node"
 _ADMIN: Final = "/vestibule.admin.v1"
 _PRESENCE: Final = "/vestibule.node.v1.Presence"
+_CEREMONY: Final = "/vestibule.admin.v1.Ceremony"
 _ADS: Final = "/envoy.service.discovery.v3.AggregatedDiscoveryService"
 
 TABLE: Final[Mapping[str, Who]] = {
@@ -144,6 +145,9 @@ TABLE: Final[Mapping[str, Who]] = {
     "/vestibule.admin.v1.RevocationAdmin/Lift": Who.LOCAL,
     "/vestibule.admin.v1.RevocationAdmin/GetCrl": Who.LOCAL,
     "/vestibule.admin.v1.ServerAdmin/GetStatus": OPERATOR,
+    f"{_CEREMONY}/GetCeremony": Who.LOCAL,
+    f"{_CEREMONY}/MakeRequest": Who.LOCAL,
+    f"{_CEREMONY}/Deliver": Who.LOCAL,
     f"{_SPIRE}.debug.v1.Debug/GetInfo": Who.LOCAL,
     f"{_SPIRE}.logger.v1.Logger/GetLogger": Who.LOCAL,
     f"{_SPIRE}.logger.v1.Logger/SetLogLevel": Who.LOCAL,

@@ -42,7 +42,9 @@ class ServerAdminDoor:
         trust_domain: TrustDomain,
         started_at: datetime,
         connected: Callable[[SpiffeId], bool],
+        warnings: Callable[[], Sequence[str]] = tuple,
     ) -> None:
+        """``warnings`` are sentences about what an operator should do soon."""
         self._authorities = authorities
         self._nodes = nodes
         self._mesh = mesh
@@ -50,6 +52,7 @@ class ServerAdminDoor:
         self._trust_domain = trust_domain
         self._started_at = started_at
         self._connected = connected
+        self._warnings = warnings
 
     def servable(self) -> Servable:
         """The service, not yet guarded."""
@@ -65,6 +68,7 @@ class ServerAdminDoor:
             started_at=unix(self._started_at),
             intent=self._mesh.intent(),
             proxies=await self._mesh.proxies(),
+            warnings=self._warnings(),
         )
         for authority in self._authorities.all():
             status.authorities.add(

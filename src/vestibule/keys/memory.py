@@ -56,6 +56,10 @@ class MemoryKeyManager:
     def __init__(self) -> None:
         self._keys: dict[str, EllipticCurvePrivateKey] = {}
 
+    def hold(self, key_id: str, key: EllipticCurvePrivateKey) -> None:
+        """Take a key that was made elsewhere, such as one that a passphrase has just opened."""
+        self._keys[check_key_id(key_id)] = key
+
     async def generate(self, key_id: str) -> EllipticCurvePublicKey:
         """Make a key; one that had this ID is replaced."""
         key = self._keys[check_key_id(key_id)] = generate_key()

@@ -179,3 +179,45 @@ REVOKED = define(
     "revoked.",
     advice="Ask the operator of the trust domain why (vestibule revoke list); never use it again.",
 )
+TRANSCRIPT_REFUSED = define(
+    "VST1030",
+    "transcript-refused",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="The transcript of a ceremony is not whole: a step was changed, removed, inserted or cut off, or was "
+    "signed by a key that has no part in the ceremony.",
+    advice="Compare it with the copies of the witnesses; trust nothing that only this transcript vouches for.",
+)
+REQUEST_REFUSED = define(
+    "VST1031",
+    "authority-request-refused",
+    Kind.PRECONDITION,
+    Fault.CALLER,
+    meaning="An offline root does not sign a request: it breaks the root's policy, is for another trust domain, or its "
+    "name or key was signed before.",
+    advice="Correct what the message names, make a new request, and sign that.",
+)
+MALFORMED_PEM = define(
+    "VST1032",
+    "malformed-pem-file",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A file does not hold the PEM block that is needed: a certificate, or a certificate request.",
+    advice="Give the file that the step before has written, as it is.",
+)
+WRONG_PASSPHRASE = define(
+    "VST1033",
+    "wrong-passphrase",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="An encrypted private key does not open with the passphrase, or the file was changed.",
+    advice="Try the passphrase from its sealed copy; restore the key file from its backup.",
+)
+WEAK_PASSPHRASE = define(
+    "VST1034",
+    "weak-passphrase",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="The passphrase for a root's key is too short to protect it from whoever gets the file.",
+    advice="Take at least 14 characters, better six words drawn by dice, and keep a copy in a sealed envelope.",
+)

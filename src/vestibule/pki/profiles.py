@@ -149,23 +149,24 @@ def _subject(names: x509.SubjectAlternativeName) -> x509.Name:
 
 
 def self_signed_ca(
-    trust_domain: TrustDomain, public_key: PublicKey, valid: Lifetime
+    trust_domain: TrustDomain, public_key: PublicKey, valid: Lifetime, name: str = ""
 ) -> x509.CertificateBuilder:
-    """The trust domain's own signing certificate, to be signed with the key it is for."""
-    name = _ca_name(public_key)
-    builder = _builder(name, name, public_key, valid, key_identifier(public_key).digest)
+    """The trust domain's own signing certificate, to be signed with the key it is for; ``name`` is for people."""
+    subject = _ca_name(public_key, name)
+    builder = _builder(subject, subject, public_key, valid, key_identifier(public_key).digest)
     return _signer(builder, trust_domain)
 
 
 def intermediate_ca(
-    public_key: PublicKey, valid: Lifetime, issuer: Issuer, path_length: int | None = 0
+    public_key: PublicKey, valid: Lifetime, issuer: Issuer, path_length: int | None = 0, name: str = ""
 ) -> x509.CertificateBuilder:
     """A signing certificate of the same trust domain under another one.
 
     ``path_length`` says how many signers may follow below it: none, so that it signs leaves only, unless another
-    number is given; ``None`` sets no limit.
+    number is given; ``None`` sets no limit.  ``name`` is for people, such as ``prod-2026-Q4``.
     """
-    builder = _builder(_ca_name(public_key), issuer.name, public_key, valid, issuer.key_identifier)
+    subject = _ca_name(public_key, name)
+    builder = _builder(subject, issuer.name, public_key, valid, issuer.key_identifier)
     return _signer(builder, issuer.trust_domain, path_length=path_length)
 
 
@@ -179,10 +180,12 @@ def _signer(
     )
 
 
-def _ca_name(public_key: PublicKey) -> x509.Name:
+def _ca_name(public_key: PublicKey, name: str = "") -> x509.Name:
+    """The subject of a signing certificate; its common name is what people call it, if they do."""
     # The key's identifier makes the name unique, so that a path is never built through a namesake.
     identifier = x509.NameAttribute(NameOID.SERIAL_NUMBER, authority_id(public_key))
-    return x509.Name([_ORGANIZATION, identifier])
+    common = [x509.NameAttribute(NameOID.COMMON_NAME, name)] if name else []
+    return x509.Name([_ORGANIZATION, *common, identifier])
 
 
 def _builder(

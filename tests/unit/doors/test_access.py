@@ -8,6 +8,7 @@ from vestibule.calls.ads import SERVICE as ADS
 from vestibule.doors import (
     admin_api,
     administrators_api,
+    ceremony_api,
     debug_api,
     entries_api,
     federation_admin,
@@ -46,6 +47,7 @@ DOORS = {
     administrators_api.SERVICE: administrators_api.AdministratorsDoor,
     server_why.SERVICE: server_why.ServerWhyDoor,
     templates_api.SERVICE: templates_api.TemplatesDoor,
+    ceremony_api.SERVICE: ceremony_api.CeremonyDoor,
     debug_api.SERVER: debug_api.ServerDebugDoor,
     logger_api.SERVER: logger_api.LoggerDoor,
     grpc_health.SERVICE: grpc_health.HealthDoor,

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x1evestibule/admin/v1/admin.proto\x12\x12vestibule.admin.v1\"\x18\n\x16GetServerStatusRequest\"\x9c\x02\n\x0cServerStatus\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0ctrust_domain\x18\x02 \x01(\t\x12\x38\n\x0b\x61uthorities\x18\x03 \x03(\x0b\x32#.vestibule.admin.v1.AuthorityStatus\x12\x30\n\x06intent\x18\x04 \x01(\x0b\x32 .vestibule.admin.v1.IntentStatus\x12\x30\n\x07proxies\x18\x05 \x03(\x0b\x32\x1f.vestibule.admin.v1.ProxyStatus\x12\x33\n\x06\x61gents\x18\x06 \x03(\x0b\x32#.vestibule.admin.v1.AgentStatusLine\x12\x12\n\nstarted_at\x18\x07 \x01(\x03\"S\n\x0f\x41uthorityStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x12\n\nnot_before\x18\x03 \x01(\x03\x12\x11\n\tnot_after\x18\x04 \x01(\x03\"`\n\x0f\x41gentStatusLine\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x17\n\x0fsvid_expires_at\x18\x03 \x01(\x03\x12\x0e\n\x06\x62\x61nned\x18\x04 \x01(\x08\"\x86\x01\n\x0cIntentStatus\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tdirectory\x18\x02 \x01(\t\x12\x11\n\tloaded_at\x18\x03 \x01(\x03\x12-\n\x08problems\x18\x04 \x03(\x0b\x32\x1b.vestibule.admin.v1.Problem\x12\x10\n\x08services\x18\x05 \x03(\t\"Y\n\x07Problem\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x64vice\x18\x03 \x01(\t\x12\r\n\x05where\x18\x04 \x01(\t\x12\x10\n\x08severity\x18\x05 \x01(\t\"\xc3\x02\n\x0bProxyStatus\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x13\n\x0binstance_id\x18\x03 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x04 \x01(\t\x12\x11\n\tconnected\x18\x05 \x01(\x08\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x10\n\x08\x62oundary\x18\x07 \x01(\t\x12=\n\x07ingress\x18\x08 \x03(\x0b\x32,.vestibule.admin.v1.ProxyStatus.IngressEntry\x12+\n\x05types\x18\t \x03(\x0b\x32\x1c.vestibule.admin.v1.TypeSync\x12\x17\n\x0fsvid_expires_at\x18\n \x01(\x03\x1a.\n\x0cIngressEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"|\n\x08TypeSync\x12\x10\n\x08type_url\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x14\n\x0cversion_sent\x18\x03 \x01(\t\x12\x15\n\rversion_acked\x18\x04 \x01(\t\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x12\n\nupdated_at\x18\x06 \x01(\x03\"\x17\n\x15GetAgentStatusRequest\"\xb9\x02\n\x0b\x41gentStatus\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x17\n\x0fsvid_expires_at\x18\x03 \x01(\x03\x12\x18\n\x10server_connected\x18\x04 \x01(\x08\x12\x16\n\x0eserver_seen_at\x18\x05 \x01(\x03\x12\x14\n\x0cserver_error\x18\x06 \x01(\t\x12-\n\x05svids\x18\x07 \x03(\x0b\x32\x1e.vestibule.admin.v1.SvidStatus\x12\x33\n\x08sidecars\x18\x08 \x03(\x0b\x32!.vestibule.admin.v1.SidecarStatus\x12\x12\n\nstarted_at\x18\t \x01(\x03\x12-\n\x08problems\x18\n \x03(\x0b\x32\x1b.vestibule.admin.v1.Problem\"y\n\nSvidStatus\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x0e\n\x06serial\x18\x03 \x01(\t\x12\x11\n\tnot_after\x18\x04 \x01(\x03\x12\x10\n\x08renew_at\x18\x05 \x01(\x03\x12\x11\n\tfrom_disk\x18\x06 \x01(\x08\"u\n\rSidecarStatus\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x13\n\x0binstance_id\x18\x03 \x01(\t\x12\x12\n\nregistered\x18\x04 \x01(\x08\x12\x17\n\x0f\x65nvoy_connected\x18\x05 \x01(\x08\x32h\n\x0bServerAdmin\x12Y\n\tGetStatus\x12*.vestibule.admin.v1.GetServerStatusRequest\x1a .vestibule.admin.v1.ServerStatus2e\n\nAgentAdmin\x12W\n\tGetStatus\x12).vestibule.admin.v1.GetAgentStatusRequest\x1a\x1f.vestibule.admin.v1.AgentStatusb\x06proto3')
+DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x1evestibule/admin/v1/admin.proto\x12\x12vestibule.admin.v1\"\x18\n\x16GetServerStatusRequest\"\xae\x02\n\x0cServerStatus\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0ctrust_domain\x18\x02 \x01(\t\x12\x38\n\x0b\x61uthorities\x18\x03 \x03(\x0b\x32#.vestibule.admin.v1.AuthorityStatus\x12\x30\n\x06intent\x18\x04 \x01(\x0b\x32 .vestibule.admin.v1.IntentStatus\x12\x30\n\x07proxies\x18\x05 \x03(\x0b\x32\x1f.vestibule.admin.v1.ProxyStatus\x12\x33\n\x06\x61gents\x18\x06 \x03(\x0b\x32#.vestibule.admin.v1.AgentStatusLine\x12\x12\n\nstarted_at\x18\x07 \x01(\x03\x12\x10\n\x08warnings\x18\x14 \x03(\t\"S\n\x0f\x41uthorityStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x12\n\nnot_before\x18\x03 \x01(\x03\x12\x11\n\tnot_after\x18\x04 \x01(\x03\"`\n\x0f\x41gentStatusLine\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x17\n\x0fsvid_expires_at\x18\x03 \x01(\x03\x12\x0e\n\x06\x62\x61nned\x18\x04 \x01(\x08\"\x86\x01\n\x0cIntentStatus\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tdirectory\x18\x02 \x01(\t\x12\x11\n\tloaded_at\x18\x03 \x01(\x03\x12-\n\x08problems\x18\x04 \x03(\x0b\x32\x1b.vestibule.admin.v1.Problem\x12\x10\n\x08services\x18\x05 \x03(\t\"Y\n\x07Problem\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x64vice\x18\x03 \x01(\t\x12\r\n\x05where\x18\x04 \x01(\t\x12\x10\n\x08severity\x18\x05 \x01(\t\"\xc3\x02\n\x0bProxyStatus\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x13\n\x0binstance_id\x18\x03 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x04 \x01(\t\x12\x11\n\tconnected\x18\x05 \x01(\x08\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x10\n\x08\x62oundary\x18\x07 \x01(\t\x12=\n\x07ingress\x18\x08 \x03(\x0b\x32,.vestibule.admin.v1.ProxyStatus.IngressEntry\x12+\n\x05types\x18\t \x03(\x0b\x32\x1c.vestibule.admin.v1.TypeSync\x12\x17\n\x0fsvid_expires_at\x18\n \x01(\x03\x1a.\n\x0cIngressEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"|\n\x08TypeSync\x12\x10\n\x08type_url\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x14\n\x0cversion_sent\x18\x03 \x01(\t\x12\x15\n\rversion_acked\x18\x04 \x01(\t\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x12\n\nupdated_at\x18\x06 \x01(\x03\"\x17\n\x15GetAgentStatusRequest\"\xb9\x02\n\x0b\x41gentStatus\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x17\n\x0fsvid_expires_at\x18\x03 \x01(\x03\x12\x18\n\x10server_connected\x18\x04 \x01(\x08\x12\x16\n\x0eserver_seen_at\x18\x05 \x01(\x03\x12\x14\n\x0cserver_error\x18\x06 \x01(\t\x12-\n\x05svids\x18\x07 \x03(\x0b\x32\x1e.vestibule.admin.v1.SvidStatus\x12\x33\n\x08sidecars\x18\x08 \x03(\x0b\x32!.vestibule.admin.v1.SidecarStatus\x12\x12\n\nstarted_at\x18\t \x01(\x03\x12-\n\x08problems\x18\n \x03(\x0b\x32\x1b.vestibule.admin.v1.Problem\"y\n\nSvidStatus\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x0e\n\x06serial\x18\x03 \x01(\t\x12\x11\n\tnot_after\x18\x04 \x01(\x03\x12\x10\n\x08renew_at\x18\x05 \x01(\x03\x12\x11\n\tfrom_disk\x18\x06 \x01(\x08\"u\n\rSidecarStatus\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x13\n\x0binstance_id\x18\x03 \x01(\t\x12\x12\n\nregistered\x18\x04 \x01(\x08\x12\x17\n\x0f\x65nvoy_connected\x18\x05 \x01(\x08\x32h\n\x0bServerAdmin\x12Y\n\tGetStatus\x12*.vestibule.admin.v1.GetServerStatusRequest\x1a .vestibule.admin.v1.ServerStatus2e\n\nAgentAdmin\x12W\n\tGetStatus\x12).vestibule.admin.v1.GetAgentStatusRequest\x1a\x1f.vestibule.admin.v1.AgentStatusb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,31 +36,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSERVERSTATUSREQUEST']._serialized_start=54
   _globals['_GETSERVERSTATUSREQUEST']._serialized_end=78
   _globals['_SERVERSTATUS']._serialized_start=81
-  _globals['_SERVERSTATUS']._serialized_end=365
-  _globals['_AUTHORITYSTATUS']._serialized_start=367
-  _globals['_AUTHORITYSTATUS']._serialized_end=450
-  _globals['_AGENTSTATUSLINE']._serialized_start=452
-  _globals['_AGENTSTATUSLINE']._serialized_end=548
-  _globals['_INTENTSTATUS']._serialized_start=551
-  _globals['_INTENTSTATUS']._serialized_end=685
-  _globals['_PROBLEM']._serialized_start=687
-  _globals['_PROBLEM']._serialized_end=776
-  _globals['_PROXYSTATUS']._serialized_start=779
-  _globals['_PROXYSTATUS']._serialized_end=1102
-  _globals['_PROXYSTATUS_INGRESSENTRY']._serialized_start=1056
-  _globals['_PROXYSTATUS_INGRESSENTRY']._serialized_end=1102
-  _globals['_TYPESYNC']._serialized_start=1104
-  _globals['_TYPESYNC']._serialized_end=1228
-  _globals['_GETAGENTSTATUSREQUEST']._serialized_start=1230
-  _globals['_GETAGENTSTATUSREQUEST']._serialized_end=1253
-  _globals['_AGENTSTATUS']._serialized_start=1256
-  _globals['_AGENTSTATUS']._serialized_end=1569
-  _globals['_SVIDSTATUS']._serialized_start=1571
-  _globals['_SVIDSTATUS']._serialized_end=1692
-  _globals['_SIDECARSTATUS']._serialized_start=1694
-  _globals['_SIDECARSTATUS']._serialized_end=1811
-  _globals['_SERVERADMIN']._serialized_start=1813
-  _globals['_SERVERADMIN']._serialized_end=1917
-  _globals['_AGENTADMIN']._serialized_start=1919
-  _globals['_AGENTADMIN']._serialized_end=2020
+  _globals['_SERVERSTATUS']._serialized_end=383
+  _globals['_AUTHORITYSTATUS']._serialized_start=385
+  _globals['_AUTHORITYSTATUS']._serialized_end=468
+  _globals['_AGENTSTATUSLINE']._serialized_start=470
+  _globals['_AGENTSTATUSLINE']._serialized_end=566
+  _globals['_INTENTSTATUS']._serialized_start=569
+  _globals['_INTENTSTATUS']._serialized_end=703
+  _globals['_PROBLEM']._serialized_start=705
+  _globals['_PROBLEM']._serialized_end=794
+  _globals['_PROXYSTATUS']._serialized_start=797
+  _globals['_PROXYSTATUS']._serialized_end=1120
+  _globals['_PROXYSTATUS_INGRESSENTRY']._serialized_start=1074
+  _globals['_PROXYSTATUS_INGRESSENTRY']._serialized_end=1120
+  _globals['_TYPESYNC']._serialized_start=1122
+  _globals['_TYPESYNC']._serialized_end=1246
+  _globals['_GETAGENTSTATUSREQUEST']._serialized_start=1248
+  _globals['_GETAGENTSTATUSREQUEST']._serialized_end=1271
+  _globals['_AGENTSTATUS']._serialized_start=1274
+  _globals['_AGENTSTATUS']._serialized_end=1587
+  _globals['_SVIDSTATUS']._serialized_start=1589
+  _globals['_SVIDSTATUS']._serialized_end=1710
+  _globals['_SIDECARSTATUS']._serialized_start=1712
+  _globals['_SIDECARSTATUS']._serialized_end=1829
+  _globals['_SERVERADMIN']._serialized_start=1831
+  _globals['_SERVERADMIN']._serialized_end=1935
+  _globals['_AGENTADMIN']._serialized_start=1937
+  _globals['_AGENTADMIN']._serialized_end=2038
 # @@protoc_insertion_point(module_scope)

@@ -45,6 +45,7 @@ class ServerStatus(_message.Message):
     PROXIES_FIELD_NUMBER: _builtins.int
     AGENTS_FIELD_NUMBER: _builtins.int
     STARTED_AT_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     trust_domain: _builtins.str
     started_at: _builtins.int
@@ -56,6 +57,10 @@ class ServerStatus(_message.Message):
     def proxies(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProxyStatus]: ...
     @_builtins.property
     def agents(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentStatusLine]: ...
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what an operator should do soon, in sentences"""
+
     def __init__(
         self,
         *,
@@ -66,10 +71,11 @@ class ServerStatus(_message.Message):
         proxies: _abc.Iterable[Global___ProxyStatus] | None = ...,
         agents: _abc.Iterable[Global___AgentStatusLine] | None = ...,
         started_at: _builtins.int = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["intent", b"intent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "authorities", b"authorities", "intent", b"intent", "proxies", b"proxies", "started_at", b"started_at", "trust_domain", b"trust_domain", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "authorities", b"authorities", "intent", b"intent", "proxies", b"proxies", "started_at", b"started_at", "trust_domain", b"trust_domain", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
