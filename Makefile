@@ -48,6 +48,7 @@ docs:  ## the pages generated from code
 	@scripts/bootstrap dev
 	@$(BIN)/python scripts/errors_docs.py
 	@$(BIN)/python scripts/cli_docs.py
+	@$(BIN)/python scripts/configuration_docs.py
 
 clean:  ## remove .venv, caches and the state of `vestibule up`
 	@rm -rf .venv .vestibule .bootstrap.lock .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

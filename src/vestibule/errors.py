@@ -11,6 +11,7 @@ Code ranges: ``VST0nnn`` intent, 1 identity, 2 agent, 3 xDS, 4 policy, 5 secrets
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -99,3 +100,12 @@ class VestibuleError(Exception):
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
         return f"{place}{self.code.code} {self.message}"
+
+
+class SeveralError(VestibuleError):
+    """Everything that is wrong with one thing, told at once; by itself it is the first of them."""
+
+    def __init__(self, errors: Sequence[VestibuleError]) -> None:
+        first = errors[0]
+        super().__init__(first.code, first.message, advice=first.advice, where=first.where)
+        self.errors = tuple(errors)

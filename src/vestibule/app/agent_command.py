@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -22,8 +22,14 @@ READY: Final = "agent ready:"
 
 
 def run(
-    trust_domain: Annotated[str, typer.Option("--trust-domain", help="Such as example.org.")],
-    server: Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="The server's gRPC port.")],
+    context: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Where the settings not given here are; YAML.")
+    ] = None,
+    trust_domain: Annotated[str, typer.Option("--trust-domain", help="Such as example.org.")] = "",
+    server: Annotated[
+        str, typer.Option("--server", metavar="HOST:PORT", help="The server's gRPC port.")
+    ] = "",
     data_dir: Annotated[
         Path, typer.Option("--data-dir", help="Sealed SVIDs, what Envoys need in an outage, access log.")
     ] = Path("/var/lib/vestibule/agent"),
@@ -138,8 +144,9 @@ def run(
     import uvloop
 
     from vestibule.agent.bootstrap import FirstTrust
-    from vestibule.app.agent import AgentSettings, run_agent
+    from vestibule.app.agent import run_agent
     from vestibule.app.agent_attestors import chosen_attestors
+    from vestibule.app.agent_settings import agent_settings
     from vestibule.doors.sds_secrets import SdsSettings
     from vestibule.processes.signals import Shutdown
 
@@ -154,27 +161,30 @@ def run(
         except ValueError as error:
             raise INVALID_SETTING.error(str(error)) from error
         chosen = chosen_attestors(attestors, workload_attestor or (), node_attestor)
-        settings = AgentSettings(
-            trust_domain=TrustDomain.parse(trust_domain),
-            server=_address("--server", server),
-            data_dir=data_dir.expanduser().absolute(),
-            socket_path=(socket or runtime_directory() / AGENT_SOCKET).absolute(),
-            admin_socket_path=(admin_socket or runtime_directory() / ADMIN_SOCKET).absolute(),
-            first_trust=FirstTrust(
+        told: dict[str, Any] = {
+            "data_dir": data_dir.expanduser().absolute(),
+            "socket_path": (socket or runtime_directory() / AGENT_SOCKET).absolute(),
+            "admin_socket_path": (admin_socket or runtime_directory() / ADMIN_SOCKET).absolute(),
+            "first_trust": FirstTrust(
                 bundle_file=trust_bundle, bundle_sha256=trust_bundle_sha256, insecure=insecure_bootstrap
             ),
-            rebootstrap=rebootstrap,
-            rebootstrap_delay=parse_duration(rebootstrap_delay),
-            join_token_file=join_token_file,
-            kek_file=kek_file,
-            supervisor_fd=supervisor_fd,
-            health=None if health == "off" else _address("--health", health),
-            workload_attestors=chosen.workload,
-            node_attestor=chosen.node,
-            delegation_socket_path=delegation_socket.absolute() if delegation_socket else None,
-            sds=sds,
-            authorized_delegates=tuple(map(SpiffeId.parse, authorized_delegate or ())),
-        )
+            "rebootstrap": rebootstrap,
+            "rebootstrap_delay": parse_duration(rebootstrap_delay),
+            "join_token_file": join_token_file,
+            "kek_file": kek_file,
+            "supervisor_fd": supervisor_fd,
+            "health": None if health == "off" else _address("--health", health),
+            "workload_attestors": chosen.workload,
+            "node_attestor": chosen.node,
+            "delegation_socket_path": delegation_socket.absolute() if delegation_socket else None,
+            "sds": sds,
+            "authorized_delegates": tuple(map(SpiffeId.parse, authorized_delegate or ())),
+        }
+        if trust_domain:
+            told["trust_domain"] = TrustDomain.parse(trust_domain)
+        if server:
+            told["server"] = _address("--server", server)
+        settings = agent_settings(told, lambda option: _is_given(context, option), config)
 
         def ready(spiffe_id: SpiffeId) -> None:
             data = {"spiffe_id": str(spiffe_id), "socket": str(settings.socket_path)}
@@ -186,6 +196,13 @@ def run(
         return Exit.FINE
 
     run_command(output, "agent-ready", main, loop=uvloop.new_event_loop)
+
+
+def _is_given(context: typer.Context, option: str) -> bool:
+    """Whether an option was said, rather than left to its default."""
+    named = next((each.name for each in context.command.params if option in each.opts), None)
+    source = context.get_parameter_source(named) if named else None
+    return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
 
 
 def _address(option: str, text: str) -> Address:

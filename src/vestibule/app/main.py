@@ -32,6 +32,8 @@ GROUPS: Final = {
 COMMANDS: Final = {
     "up": Lazy("vestibule.app.up.command:up", "Run everything on this machine, from an intent directory."),
     "server run": Lazy("vestibule.app.server_command:run", "Run the server."),
+    "server validate": Lazy("vestibule.app.validate_command:server", "Check a server's configuration file."),
+    "agent validate": Lazy("vestibule.app.validate_command:agent", "Check an agent's configuration file."),
     "agent run": Lazy("vestibule.app.agent_command:run", "Run the agent of this node."),
     "sidecar": Lazy(
         "vestibule.app.sidecar_command:sidecar", "Stand beside an app: identity and mTLS for it."

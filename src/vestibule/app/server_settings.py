@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import timedelta
-from difflib import get_close_matches
 from enum import Enum
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from vestibule.app.attestor_choices import Choice, choices_of
 from vestibule.app.codes import INVALID_SETTING
 from vestibule.app.secret_references import SecretReference
 from vestibule.cli.durations import parse_duration
-from vestibule.errors import VestibuleError, Where
+from vestibule.errors import VestibuleError
 from vestibule.identity.entry_rules import DEFAULT_IDENTITIES
 from vestibule.records import Address, EndpointProfile
 from vestibule.spiffe import SpiffeId, TrustDomain
+
+if TYPE_CHECKING:
+    from vestibule.app.configuration.files import ReadFile
 
 DEFAULT_PORT: Final = 8081
 DEFAULT_HEALTH_PORT: Final = 8082
@@ -242,47 +244,31 @@ def server_settings(
 ) -> ServerSettings:
     """The settings from what was given (``None``: not given), else from a file, else from the defaults.
 
-    Raises: VST9110, VST9100 (durations), VST1400 (trust domain).
+    Raises: VST9110, VST9100 (durations), VST1400 (trust domain), ``SeveralError`` for a file, with all of its places.
     """
-    values = dict(defaults or {})
-    values |= _read(config) if config is not None else {}
-    values |= {name: value for name, value in given.items() if value is not None}
+    read = None if config is None else _read(config)
+    said = dict(defaults or {}) | {name: value for name, value in given.items() if value is not None}
+    typed = {name: _typed(name, value) for name, value in said.items()}
+    for name, value in (read.values if read else {}).items():
+        if given.get(name) is None:
+            typed[name] = value
     for needed in ("trust_domain", "data_dir", "socket_path"):
-        if needed not in values:
+        if needed not in typed:
             raise INVALID_SETTING.error(f"{needed} is not set")
-    return ServerSettings(**{name: _typed(name, value) for name, value in values.items()})
-
-
-def _read(path: Path) -> dict[str, Any]:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
     try:
-        document = YAML(typ="rt").load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise INVALID_SETTING.error(f"{path} cannot be read: {error}") from error
-    except YAMLError as error:
-        mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
-        where = Where(file=str(path), line=mark.line + 1 if mark else None)
-        raise INVALID_SETTING.error("the file is not YAML", where=where) from error
-    if not isinstance(document, dict):
-        raise INVALID_SETTING.error("the file is not a mapping of settings", where=Where(file=str(path)))
-    lines: Any = document  # ruamel keeps the place of every key
-    for name in document:
-        if name not in _NAMES:
-            raise _unknown(str(name), path, lines.lc.key(name)[0] + 1)
-    return dict(document)
+        return ServerSettings(**typed)
+    except VestibuleError as error:
+        if read is None:
+            raise
+        raise read.located(error) from error
 
 
-def _unknown(name: str, path: Path, line: int) -> VestibuleError:
-    near = get_close_matches(name, _NAMES, 1)
-    advice = f"Did you mean {near[0]}?" if near else f"Known are: {', '.join(sorted(_NAMES))}."
-    return INVALID_SETTING.error(
-        f"unknown setting {name!r}", advice=advice, where=Where(file=str(path), line=line)
-    )
+def _read(path: Path) -> ReadFile:
+    from vestibule.app.configuration.files import server_configuration
+
+    return server_configuration().read(path)
 
 
-_NAMES: Final = frozenset(each.name for each in fields(ServerSettings))
 _PATHS: Final = frozenset(
     {
         *("data_dir", "socket_path", "kek_file", "intent", "oidc_tls_cert", "oidc_tls_key"),
@@ -303,7 +289,7 @@ _PORTS: Final = frozenset({"bind_port", "health_port", "oidc_port", "federation_
 
 
 def _typed(name: str, value: Any) -> Any:
-    """The value of a setting as its field wants it."""
+    """The value of a setting as its field wants it, from the command line's text."""
     if name == "trust_domain":
         return value if isinstance(value, TrustDomain) else TrustDomain.parse(str(value))
     if name == "database":

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vestibule.cli.codes import DISK_FULL, OUTPUT_LOST
-from vestibule.errors import Kind, VestibuleError
+from vestibule.errors import Kind, SeveralError, VestibuleError
 
 
 class Output(str, Enum):  # noqa: UP042 - typer shows the values of str enums
@@ -144,10 +144,12 @@ def run(
 
 
 def _failed(output: Output, schema: str, error: VestibuleError) -> typer.Exit:
+    errors = error.errors if isinstance(error, SeveralError) else (error,)
     if output is Output.JSON and error.code is not OUTPUT_LOST:
-        sys.stdout.write(envelope(schema, None, [error]) + "\n")
+        sys.stdout.write(envelope(schema, None, errors) + "\n")
     else:
-        complain(error)
+        for each in errors:
+            complain(each)
     return typer.Exit(EXIT_OF_KIND.get(error.code.kind, Exit.REFUSED))
 
 

@@ -179,7 +179,7 @@ class _Builder:
         if isinstance(event, (MappingEndEvent, SequenceEndEvent)):
             self._put(self._close(self._open.pop()))
         elif isinstance(event, AliasEvent):
-            self._refuse(f"the alias *{event.anchor}", "is not part of the intent language")
+            self._refuse(f"the alias *{event.anchor}", "is not part of the language")
             self._put(Broken(self.last))
         elif isinstance(event, ScalarEvent):
             self._put(self._scalar(event))
@@ -188,10 +188,10 @@ class _Builder:
     def _start_document(self, event: Any) -> bool:
         self._documents += 1
         if self._documents > 1:
-            self._refuse("a second document", "in one file is not part of the intent language")
+            self._refuse("a second document", "in one file is not part of the language")
             return False
         if event.version or event.tags:
-            self._refuse("a % directive", "is not part of the intent language")
+            self._refuse("a % directive", "is not part of the language")
         return True
 
     def _within_bounds(self) -> bool:
@@ -207,9 +207,9 @@ class _Builder:
 
     def _refuse_decoration(self, event: Any) -> bool:
         if event.anchor:
-            self._refuse(f"the anchor &{event.anchor}", "is not part of the intent language")
+            self._refuse(f"the anchor &{event.anchor}", "is not part of the language")
         if event.tag:
-            self._refuse(f"the tag {event.tag}", "is not part of the intent language")
+            self._refuse(f"the tag {event.tag}", "is not part of the language")
         return bool(event.tag)
 
     def _scalar(self, event: Any) -> Node:

@@ -48,7 +48,7 @@ def test_a_setting_without_a_sensible_value_is_refused(wrong: dict[str, Any]) ->
 def test_a_file_that_is_no_mapping_of_settings_is_refused(tmp_path: Path, text: str) -> None:
     config = tmp_path / "server.yaml"
     config.write_text(text)
-    with pytest.raises(VestibuleError, match="VST9110") as caught:
+    with pytest.raises(VestibuleError, match="VST00") as caught:
         server_settings(GIVEN, config)
     assert str(config) in str(caught.value)
 

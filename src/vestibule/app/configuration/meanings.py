@@ -1,0 +1,198 @@
+"""What each setting means, in a sentence for editors and for the page in docs, and its option on the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """A sentence, and the option that wins over the file (empty: only the file has this setting)."""
+
+    text: str
+    option: str = ""
+
+
+SERVER: Final = {
+    "trust_domain": Meaning(
+        "The trust domain that the server is the authority of, such as example.org.", "--trust-domain"
+    ),
+    "data_dir": Meaning(
+        "Where state, sealed keys and the audit log are kept; one server's alone.", "--data-dir"
+    ),
+    "socket_path": Meaning("The operator's private socket.", "--socket"),
+    "bind_address": Meaning("Where agents reach the server: the address.", "--bind"),
+    "bind_port": Meaning("Where agents reach the server: the port; 0 lets the kernel choose.", "--bind"),
+    "health_address": Meaning("Where /live, /ready and /metrics are served: the address.", "--health"),
+    "health_port": Meaning("Where /live, /ready and /metrics are served: the port.", "--health"),
+    "ca_ttl": Meaning(
+        "For how long a signing authority is valid; it is replaced after 5/6 of that.", "--ca-ttl"
+    ),
+    "default_x509_svid_ttl": Meaning(
+        "For how long certificates of workloads are valid, unless their entry says otherwise.",
+        "--default-x509-svid-ttl",
+    ),
+    "default_jwt_svid_ttl": Meaning(
+        "For how long JWT-SVIDs are valid, unless their entry says otherwise.", "--default-jwt-svid-ttl"
+    ),
+    "disable_jwt_svids": Meaning("Issue certificates only.", "--disable-jwt-svids"),
+    "jwt_issuer": Meaning("The https address that goes into JWT-SVIDs as iss.", "--jwt-issuer"),
+    "oidc_address": Meaning("Where the pages of OpenID Connect discovery are served: the address.", "--oidc"),
+    "oidc_port": Meaning("Where the pages of OpenID Connect discovery are served: the port.", "--oidc"),
+    "oidc_tls_cert": Meaning(
+        "The certificate of the discovery pages, PEM; without it on loopback only.", "--oidc-tls-cert"
+    ),
+    "oidc_tls_key": Meaning("The private key of the discovery pages, PEM.", "--oidc-tls-key"),
+    "agent_ttl": Meaning(
+        "For how long agents' own certificates are valid; otherwise as workloads'.", "--agent-ttl"
+    ),
+    "return_grace": Meaning(
+        "For how long after its certificate ended an agent may come back by proof of its last key; 0s: not at all.",
+        "--return-grace",
+    ),
+    "key_storage": Meaning("Where the private keys of the authorities live.", "--key-storage"),
+    "kek_file": Meaning("The key that seals the keys on disk; otherwise DATA_DIR/kek.", "--kek-file"),
+    "upstream": Meaning("Who signs the authorities, where the server does not do so itself.", "--upstream"),
+    "upstream_server_address": Meaning(
+        "The gRPC port of the server above, HOST:PORT.", "--upstream-server-address"
+    ),
+    "upstream_workload_api": Meaning(
+        "The socket of the agent of the server above, on this machine.", "--upstream-workload-api"
+    ),
+    "pkcs11_module": Meaning("The library of the hardware token.", "--pkcs11-module"),
+    "pkcs11_token": Meaning("The token's label.", "--pkcs11-token"),
+    "pkcs11_pin_file": Meaning("A file of mode 0600 with the token's PIN.", "--pkcs11-pin-file"),
+    "pkcs11_pin_fd": Meaning("An inherited descriptor from which the PIN is read.", "--pkcs11-pin-fd"),
+    "database": Meaning(
+        "file:PATH or env:NAME, where the PostgreSQL connection string of several servers can be read; otherwise "
+        "SQLite in the data directory.",
+        "--database",
+    ),
+    "intent": Meaning("The directory of the mesh's intent; without it, identities only.", "--intent"),
+    "node_attestors": Meaning("How nodes may attest: names, each with its settings.", "--node-attestor"),
+    "allowed_jwt_claims": Meaning("Which custom claims entries may put into JWT-SVIDs; `*` allows all."),
+    "template_identities": Meaning("How many identities an entry with a template may give."),
+    "admin_ids": Meaning("SPIFFE IDs whose holders administer the server without an entry that says so."),
+    "federation_bundle_endpoint_address": Meaning(
+        "Where other trust domains fetch the bundle: the address.", "--federation-bundle-endpoint"
+    ),
+    "federation_bundle_endpoint_port": Meaning(
+        "Where other trust domains fetch the bundle: the port.", "--federation-bundle-endpoint"
+    ),
+    "federation_bundle_endpoint_profile": Meaning(
+        "How the bundle endpoint proves who it is.", "--federation-bundle-endpoint-profile"
+    ),
+    "federation_bundle_endpoint_tls_cert": Meaning(
+        "Its web certificate, PEM, in the profile https_web.", "--federation-bundle-endpoint-tls-cert"
+    ),
+    "federation_bundle_endpoint_tls_key": Meaning(
+        "The private key of that certificate, PEM.", "--federation-bundle-endpoint-tls-key"
+    ),
+    "federation_bundle_endpoint_refresh_hint": Meaning(
+        "How often others are asked to fetch the bundle again.", "--federation-bundle-endpoint-refresh-hint"
+    ),
+    "federation_web_ca": Meaning(
+        "The authorities of web endpoints of others, PEM; otherwise the system's.", "--federation-web-ca"
+    ),
+    "federation_permit_local": Meaning(
+        "Let bundles be fetched from this machine and from link-local addresses.", "--federation-permit-local"
+    ),
+    "federation_shortest_refresh": Meaning(
+        "The least time between two fetches of one bundle.", "--federation-shortest-refresh"
+    ),
+    "drain": Meaning("How long calls in progress may take when the server is told to stop."),
+}
+
+AGENT: Final = {
+    "trust_domain": Meaning("The trust domain of the node, such as example.org.", "--trust-domain"),
+    "server": Meaning("The server's gRPC port, HOST:PORT.", "--server"),
+    "data_dir": Meaning(
+        "Where sealed certificates and what Envoys need in an outage are kept.", "--data-dir"
+    ),
+    "socket_path": Meaning("The public socket: Workload API, SDS and more.", "--socket"),
+    "admin_socket_path": Meaning("The operator's private socket.", "--admin-socket"),
+    "first_trust": Meaning("How a new agent knows the server; exactly one of three ways."),
+    "first_trust.bundle_file": Meaning("The server's bundle, PEM or SPIFFE JSON.", "--trust-bundle"),
+    "first_trust.bundle_sha256": Meaning("The hash of the server's bundle.", "--trust-bundle-sha256"),
+    "first_trust.insecure": Meaning(
+        "Believe whoever answers first. Only for trying out.", "--insecure-bootstrap"
+    ),
+    "rebootstrap": Meaning(
+        "Whether the first trust is asked again when the server's authorities are none that the agent knows.",
+        "--rebootstrap",
+    ),
+    "rebootstrap_delay": Meaning(
+        "For how long the server must be unknown before that.", "--rebootstrap-delay"
+    ),
+    "join_token_file": Meaning("A file of mode 0600 with a join token.", "--join-token-file"),
+    "kek_file": Meaning("The key that seals what is kept; otherwise DATA_DIR/kek.", "--kek-file"),
+    "supervisor_fd": Meaning(
+        "An inherited, connected socket over which a supervisor grants keys.", "--supervisor-fd"
+    ),
+    "health": Meaning("Where /live, /ready and /metrics are served, HOST:PORT.", "--health"),
+    "workload_attestors": Meaning(
+        "How workloads are known: names, each with its settings.", "--workload-attestor"
+    ),
+    "node_attestor": Meaning("How this node proves itself: one name, with its settings.", "--node-attestor"),
+    "delegation_socket_path": Meaning(
+        "A socket for delegates, who may ask for others' identities.", "--delegation-socket"
+    ),
+    "authorized_delegates": Meaning("The SPIFFE IDs of those delegates.", "--authorized-delegate"),
+    "sds": Meaning("How Envoys name secrets."),
+    "sds.default_svid_name": Meaning("What Envoys call their first identity.", "--sds-default-svid-name"),
+    "sds.default_bundle_name": Meaning(
+        "What Envoys call the trust domain's bundle.", "--sds-default-bundle-name"
+    ),
+    "sds.default_all_bundles_name": Meaning(
+        "What Envoys call all bundles together.", "--sds-default-all-bundles-name"
+    ),
+    "sds.disable_spiffe_cert_validation": Meaning(
+        "Give Envoys a plain trusted_ca instead of the SPIFFE validator.",
+        "--disable-spiffe-cert-validation",
+    ),
+}
+
+SPIRE: Final = {
+    "server.bind_address": "`bind_address`",
+    "server.socket_path": "`socket_path`",
+    "server.federation": "`federation_…`, `vestibule federation` and `vestibule bundle`",
+    "server.ca_key_type": "all keys are EC P-256",
+    "server.ca_subject": "names in authorities are fixed",
+    "server.jwt_key_type": "all keys are EC P-256",
+    "server.audit_log_enabled": "the audit log is always on, in `data_dir`",
+    "server.log_level": "the option `--log-level`",
+    "server.log_format": "the option `--log-format`",
+    "server.log_file": "standard error; let systemd or a collector keep it",
+    "server.ratelimit": "limits are built in",
+    "server.experimental": "nothing here is experimental by configuration",
+    "server.plugins": "`node_attestors`, `key_storage` and `database`",
+    "server.telemetry": "`/metrics` at `health_address` and `health_port`",
+    "server.health_checks": "`health_address` and `health_port`",
+    "server.prune_attested_nodes_expired_for": "`vestibule agent purge`",
+    "server.DataStore": "`database`",
+    "server.KeyManager": "`key_storage`",
+    "server.NodeAttestor": "`node_attestors`",
+    "agent.server_address": "`server`, as HOST:PORT",
+    "agent.server_port": "`server`, as HOST:PORT",
+    "agent.admin_socket_path": "`admin_socket_path`",
+    "agent.join_token": "`join_token_file`: a secret does not stand in settings",
+    "agent.trust_bundle_path": "`first_trust: {bundle_file: …}`",
+    "agent.trust_bundle_url": "`first_trust: {bundle_file: …}`, brought over a way that you trust",
+    "agent.trust_bundle_format": "both formats are recognised",
+    "agent.insecure_bootstrap": "`first_trust: {insecure: true}`",
+    "agent.rebootstrap_mode": "`rebootstrap`",
+    "agent.workload_x509_svid_key_type": "all keys are EC P-256",
+    "agent.availability_target": "certificates are renewed at half of their life",
+    "agent.log_level": "the option `--log-level`",
+    "agent.log_format": "the option `--log-format`",
+    "agent.log_file": "standard error; let systemd or a collector keep it",
+    "agent.experimental": "changes are pushed, so there is no interval to set",
+    "agent.plugins": "`workload_attestors`, `node_attestor`",
+    "agent.telemetry": "`/metrics` at `health`",
+    "agent.health_checks": "`health`",
+    "agent.WorkloadAttestor": "`workload_attestors`",
+    "agent.NodeAttestor": "`node_attestor`",
+    "agent.KeyManager": "keys are sealed in `data_dir`; `kek_file` says with what",
+}
+"""Keys of SPIRE's configuration files and what there is instead: for the page in docs, and for who types them here."""
