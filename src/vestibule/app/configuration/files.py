@@ -31,12 +31,8 @@ class Configuration:
         self.record = record_of(f"the {kind}'s file", settings, self._describe)
 
     def _describe(self, name: str) -> str:
-        meaning = self.meanings.get(name)
-        if meaning is None:
-            raise LookupError(
-                f"app.configuration.meanings does not say what the {self.kind}'s {name!r} means"
-            )
-        return meaning.text
+        # A test, not a start in production, tells that a sentence is missing.
+        return self.meanings[name].text if name in self.meanings else ""
 
     def schema(self) -> Schema:
         """The JSON Schema of a file, for editors."""

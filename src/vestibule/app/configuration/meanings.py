@@ -54,6 +54,14 @@ SERVER: Final = {
     "key_storage": Meaning("Where the private keys of the authorities live.", "--key-storage"),
     "kek_file": Meaning("The key that seals the keys on disk; otherwise DATA_DIR/kek.", "--kek-file"),
     "upstream": Meaning("Who signs the authorities, where the server does not do so itself.", "--upstream"),
+    "upstream_cert": Meaning(
+        "disk: the intermediate, followed by what is above it but the root; PEM.", "--upstream-cert"
+    ),
+    "upstream_key": Meaning("disk: the intermediate's private key, PEM, mode 0600.", "--upstream-key"),
+    "upstream_roots": Meaning("The roots that the bundle holds, PEM.", "--upstream-roots"),
+    "upstream_environment": Meaning(
+        "ceremony: the environment that the intermediates are named for.", "--upstream-environment"
+    ),
     "upstream_server_address": Meaning(
         "The gRPC port of the server above, HOST:PORT.", "--upstream-server-address"
     ),
