@@ -9,20 +9,42 @@ from pathlib import Path
 from typing import Any
 
 import grpclib.client
-from grpclib.protocol import H2Protocol
+from grpclib.protocol import EventsProcessor, H2Protocol
+from h2.errors import ErrorCodes
+from h2.events import StreamReset
 
 from vestibule.net.codes import UNREACHABLE
 from vestibule.net.unix import check_path
 
 
 class CheckedChannel(grpclib.client.Channel):
-    """A channel that notices a connection which ended between being made and being used."""
+    """A channel that notices a connection which ended between being made and being used.
+
+    An answer that is complete is kept, though the server then resets the stream without an error: that only says
+    that it needs to hear no more (RFC 9113, section 8.1).  Servers in Go do so at the end of every stream whose client
+    has not ended its own half.
+    """
 
     async def __connect__(self) -> H2Protocol:
         protocol = await super().__connect__()
         if protocol.connection.is_closing():
             raise ConnectionResetError("the other side closed the connection at once")
+        _keep_answers(protocol.processor)
         return protocol
+
+
+def _keep_answers(processor: EventsProcessor) -> None:
+    known, failed = processor.processors, processor.process_stream_reset
+    if known[StreamReset] != failed:  # done at an earlier call
+        return
+
+    def reset(event: StreamReset) -> None:
+        stream = processor.streams.get(event.stream_id)
+        complete = stream is not None and stream.trailers_received.is_set()
+        if not (complete and event.remote_reset and event.error_code == ErrorCodes.NO_ERROR):
+            failed(event)
+
+    known[StreamReset] = reset
 
 
 def unix_channel(path: Path) -> grpclib.client.Channel:

@@ -84,9 +84,9 @@ class DiskKeyManager:
         return await asyncio.to_thread(self._list)
 
     async def _key(self, key_id: str) -> EllipticCurvePrivateKey:
-        path = self._path(key_id)
         if (known := self._keys.get(key_id)) is not None:
             return known
+        path = self._path(key_id)
         async with self._writing:  # no key is read while it is being replaced
             key = await asyncio.to_thread(self._read, path, key_id)
             return self._keys.setdefault(key_id, key)

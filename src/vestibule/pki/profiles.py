@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from vestibule.pki.certificates import load_certificate
@@ -238,4 +238,4 @@ _RSA_LEAF_USAGE = _extension(_usage(signer=False, key_encipherment=True), critic
 
 
 def _leaf_usage(public_key: PublicKey) -> x509.Extension[x509.ExtensionType]:
-    return _RSA_LEAF_USAGE if isinstance(public_key, RSAPublicKey) else _LEAF_USAGE
+    return _LEAF_USAGE if isinstance(public_key, EllipticCurvePublicKey) else _RSA_LEAF_USAGE
