@@ -41,6 +41,7 @@ COMMANDS: Final = {
     "check": Lazy("vestibule.cli.check:check", "Is everything healthy?"),
     "status": Lazy("vestibule.cli.status:status", "What the proxies have, and how long certificates last."),
     "validate": Lazy("vestibule.cli.validate:validate", "Check an intent directory: all problems at once."),
+    "why": Lazy("vestibule.cli.why:why", "Why a process or a SPIFFE ID has an identity, or none."),
     "entry create": Lazy("vestibule.cli.entry:create", "Create a registration entry."),
     "entry show": Lazy("vestibule.cli.entry:show", "Show registration entries."),
     "entry update": Lazy("vestibule.cli.entry:update", "Change a registration entry."),
