@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Final
 
 from vestibule.agent.changed import Changed
 from vestibule.agent.demand import Demand
+from vestibule.pki.revocation import revoked, unrevoked
 from vestibule.records import Entry
-from vestibule.spiffe import Selector, TrustBundle, TrustDomain, X509Svid, covers
+from vestibule.spiffe import (
+    Revocations,
+    RevokedIdentity,
+    Selector,
+    SpiffeId,
+    TrustBundle,
+    TrustDomain,
+    X509Svid,
+    covers,
+)
 
 REMEMBERED_CALLERS: Final = 4096
+_ANY_TIME: Final = datetime.min.replace(tzinfo=UTC)
+"""What is on the list counts, whatever the time: it leaves the list when nothing that it means can be valid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,10 +112,12 @@ class SvidCache:
         self.demand = Demand()
         self.ready = False
         """Whether the holdings say who has which identity; before, absence means nothing."""
+        self.revocations = Revocations()
+        """What is revoked: no SVID that it means is ever among the holdings."""
         self._matching: dict[frozenset[Selector], tuple[Entry, ...]] = {}
 
     def matching(self, selectors: frozenset[Selector], now: datetime) -> list[Entry]:
-        """``Holdings.matching`` without entries that are over.
+        """``Holdings.matching`` without entries that are over, or whose identity is revoked altogether.
 
         Asked by every open stream at every change, mostly with selectors that were asked with before.
         """
@@ -111,7 +125,41 @@ class SvidCache:
             if len(self._matching) >= REMEMBERED_CALLERS:
                 self._matching.clear()
             found = self._matching[selectors] = self.now.matching(selectors)
-        return [entry for entry in found if entry.expires_at is None or entry.expires_at > now]
+        return [
+            entry
+            for entry in found
+            if (entry.expires_at is None or entry.expires_at > now)
+            and not self._gets_nothing(entry.spiffe_id, now)
+        ]
+
+    def _gets_nothing(self, spiffe_id: SpiffeId, now: datetime) -> bool:
+        """Whether an identity is revoked for good, and not only what it was issued before an instant."""
+        why = self.revocations.issuing(spiffe_id, now)
+        return why is not None and isinstance(why.target, RevokedIdentity) and not why.target.issued_before
+
+    @property
+    def bundle(self) -> TrustBundle | None:
+        """The trust bundle as it is served and verified with: without authorities that are revoked."""
+        bundle = self.now.bundle
+        return None if bundle is None else unrevoked(bundle, self.revocations, _ANY_TIME)
+
+    def trusted(self, bundles: Sequence[TrustBundle]) -> tuple[TrustBundle, ...]:
+        """Others' bundles as they are served, likewise."""
+        return tuple(unrevoked(each, self.revocations, _ANY_TIME) for each in bundles)
+
+    def revoke(self, revocations: Revocations) -> int:
+        """Take a new list of revocations, and drop what it means; says how many SVIDs that were."""
+        self.revocations = revocations
+        svids = self.now.svids
+        kept = {each: held for each, held in svids.items() if not self._is_revoked(held)}
+        if len(kept) < len(svids):
+            self.now = replace(self.now, svids=MappingProxyType(kept))
+        # Told in any case: identities that get nothing any more, and authorities, are looked at anew.
+        self.changed.notify()
+        return len(svids) - len(kept)
+
+    def _is_revoked(self, held: Held) -> bool:
+        return revoked(self.revocations, held.svid.chain, _ANY_TIME) is not None
 
     def get_ready(self) -> None:
         """The holdings are the server's, or were once."""
@@ -122,9 +170,15 @@ class SvidCache:
     def become(self, holdings: Holdings) -> bool:
         """Take new holdings.  Says whether anything changed.
 
-        SVIDs without an entry are dropped, and so are bundles that no entry federates with any more.
+        SVIDs without an entry, or revoked, are dropped, and so are bundles that no entry federates with any more.
         """
-        kept = {each: held for each, held in holdings.svids.items() if each in holdings.entries}
+        before = self.now.svids
+        kept = {
+            each: held
+            for each, held in holdings.svids.items()
+            # Those in hand were looked at when they came, and when the list did.
+            if each in holdings.entries and (before.get(each) is held or not self._is_revoked(held))
+        }
         federated: Mapping[TrustDomain, TrustBundle] = {}
         if holdings.federated:
             wanted = federates_with(holdings.entries.values())

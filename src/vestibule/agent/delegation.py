@@ -233,8 +233,8 @@ class Delegation:
         return self._entries(selectors), True, None
 
     def _look_for_bundles(self, _: frozenset[Selector]) -> tuple[Bundles, bool, datetime | None]:
-        holdings = self._cache.now
-        if holdings.bundle is None:
+        bundle = self._cache.bundle
+        if bundle is None:
             raise NOT_READY.error("the agent has no trust bundle at the moment")
-        federated = tuple(bundle for _, bundle in sorted(holdings.federated.items()))
-        return Bundles(own=holdings.bundle, federated=federated), True, None
+        federated = tuple(each for _, each in sorted(self._cache.now.federated.items()))
+        return Bundles(own=bundle, federated=self._cache.trusted(federated)), True, None

@@ -22,7 +22,8 @@ from vestibule.agent.ports import JwtUpstream
 from vestibule.clock import Clock
 from vestibule.errors import Kind, VestibuleError
 from vestibule.pki.codes import JWT_NOT_TRUSTED
-from vestibule.pki.jwt import check_audience, verify_jwt_svid
+from vestibule.pki.jwt import check_audience
+from vestibule.pki.revocation import revoked_token, verify_unrevoked_token
 from vestibule.records import Entry
 from vestibule.spiffe import JwtSvid, SpiffeId
 
@@ -111,11 +112,14 @@ class JwtSvids:
             raise JWT_NOT_ISSUED.error(f"no JWT-SVID for {wanted.spiffe_id}: {error.message}") from error
 
     def _usable(self, wanted: _Wanted) -> _Kept | None:
-        kept, bundle = self._tokens.get(wanted), self._cache.now.bundle
+        kept, bundle = self._tokens.get(wanted), self._cache.bundle
         if kept is None or bundle is None or kept.svid.expires_at <= self._clock.now():
             return None
         # A tainted key's tokens are dropped at once: its revocation may follow within seconds.
         if all(each.key_id != kept.svid.key_id or each.tainted for each in bundle.jwt_authorities):
+            del self._tokens[wanted]
+            return None
+        if revoked_token(self._cache.revocations, kept.svid, self._clock.now()) is not None:
             del self._tokens[wanted]
             return None
         self._tokens.move_to_end(wanted)
@@ -154,8 +158,9 @@ class JwtSvids:
 
     def _checked(self, token: str, wanted: _Wanted) -> JwtSvid:
         """The token, if it is what was asked for and valid under our bundle."""
-        bundle = self._cache.now.bundle
-        svid = verify_jwt_svid(token, wanted.audience, lambda _: bundle, self._clock.now())
+        bundle, revocations = self._cache.bundle, self._cache.revocations
+        now = self._clock.now()
+        svid = verify_unrevoked_token(token, wanted.audience, lambda _: bundle, now, revocations)
         if svid.spiffe_id != wanted.spiffe_id or set(svid.audience) != set(wanted.audience):
             raise WRONG_SVID.error(
                 f"the server returned a JWT-SVID of {svid.spiffe_id} for {wanted.spiffe_id}"

@@ -109,7 +109,7 @@ class Sync:
             bundle_outdated=self.refresh_bundle,
         )
         self._federated = Federated(self._keeping, upstream, self.contact)
-        self._following = Following(upstream, self.contact, self._mark, self._until_joined, jitter)
+        self._following = Following(upstream, self.contact, self._mark, self.until_joined, jitter)
         cache.demand.on_new(self._note.set)
         self.synced = asyncio.Event()
         """Set once the holdings were, for the first time, what the server says."""
@@ -136,13 +136,19 @@ class Sync:
         """Fetch the trust bundle anew, soon: somebody met a key that is not in it."""
         self._mark(entries=False, bundle=True, federation=False)
 
+    def revocations_changed(self) -> None:
+        """What is revoked was dropped, and what was refused may be granted now: look again."""
+        self._workloads.entries_changed()
+        self._note.set()
+
     async def run(self) -> None:
         """Raises: VST2100 when banned; at the first start also what makes joining impossible."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._maintain(), name="agent-maintain")
             tasks.create_task(self._following.run(), name="agent-follow")
 
-    async def _until_joined(self) -> None:
+    async def until_joined(self) -> None:
+        """Wait until there is an SVID that the server accepts, as far as is known."""
         changed = self._keeping.cache.changed
         seen = changed.version
         while self.own.is_joining:

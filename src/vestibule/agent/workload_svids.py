@@ -24,7 +24,7 @@ from vestibule.pki.chains import is_tainted, verify_x509_svid
 from vestibule.pki.csr import make_csr
 from vestibule.pki.keys import generate_key
 from vestibule.records import Entry
-from vestibule.spiffe import TrustBundle
+from vestibule.spiffe import RevokedIdentity, TrustBundle
 
 BATCH: Final = 100
 """SVIDs per call: keys and CSRs are made on the event loop, which this keeps responsive."""
@@ -109,12 +109,19 @@ class WorkloadSvids:
             held = holdings.svids.get(entry.id)
             if self._refused.get(entry.id, now) > now or not self._keeping.cache.demand.wants(entry):
                 continue
+            if self._is_revoked(entry, now):
+                continue
             if held is None or not held.fits(entry):
                 missing.append(entry)
             elif held.renew_at <= now:
                 ageing.append((held.svid.not_after, entry.id, entry))
         # Who has nothing comes first, then who runs out first.
         return missing + [entry for *_, entry in sorted(ageing, key=lambda each: each[:2])]
+
+    def _is_revoked(self, entry: Entry, now: datetime) -> bool:
+        """Whether nothing would be issued to it.  For a second after a revocation the server lets us wait."""
+        why = self._keeping.cache.revocations.issuing(entry.spiffe_id, now)
+        return why is not None and isinstance(why.target, RevokedIdentity) and not why.target.issued_before
 
     async def _refresh(self, entries: list[Entry]) -> None:
         keys = {entry.id: generate_key() for entry in entries}

@@ -165,21 +165,22 @@ class Workloads:
             return entries, complete
         claim.cover(entries)
         svids = holdings.svids_of(entries, now)
-        if not svids or holdings.bundle is None:
+        bundle = self._cache.bundle
+        if not svids or bundle is None:
             return NOT_READY.error("the caller's identity has no valid certificate at the moment"), False
         # Of all matching entries, also of those whose certificate is yet to come, as in SPIRE.
-        federated = holdings.federated_of(entries)
-        found = Identities(svids=svids, bundle=holdings.bundle, federated=federated)
+        federated = self._cache.trusted(holdings.federated_of(entries))
+        found = Identities(svids=svids, bundle=bundle, federated=federated)
         return found, complete and len(svids) == len(entries)
 
     def _look_for_bundles(self, selectors: frozenset[Selector]) -> tuple[Bundles | VestibuleError, bool]:
         entries, complete = self.look_for_entries(selectors)
         if isinstance(entries, VestibuleError):
             return entries, complete
-        holdings = self._cache.now
-        if holdings.bundle is None:
+        if (bundle := self._cache.bundle) is None:
             return NOT_READY.error("the agent has no trust bundle at the moment"), False
-        return Bundles(own=holdings.bundle, federated=holdings.federated_of(entries)), True
+        federated = self._cache.trusted(self._cache.now.federated_of(entries))
+        return Bundles(own=bundle, federated=federated), True
 
     @property
     def vouched_version(self) -> int:

@@ -26,6 +26,8 @@ from vestibule.agent.jwt_svids import JwtSvids
 from vestibule.agent.kept_snapshots import KeptSnapshots
 from vestibule.agent.rebootstrap import REBOOTSTRAP_DELAY, Rebootstrap
 from vestibule.agent.relay import Relay
+from vestibule.agent.revocation_file import RevocationFile
+from vestibule.agent.revocations import AgentRevocations
 from vestibule.agent.sidecars import Grants, Sidecars, ViewCache
 from vestibule.agent.strangers import Strangers
 from vestibule.agent.sync import Sync
@@ -43,6 +45,7 @@ from vestibule.calls.ads import AdsCalls
 from vestibule.calls.channel import ServerChannel, UnverifiedChannel
 from vestibule.calls.identity_api import IdentityApi
 from vestibule.calls.mesh_api import NODE, MeshApi
+from vestibule.calls.revocations import RevocationFeed
 from vestibule.calls.templates_api import TemplatesApi
 from vestibule.clock import Clock, SystemClock
 from vestibule.doors.access_entries import Reporter
@@ -55,6 +58,7 @@ from vestibule.doors.delegated_identity import DelegatedIdentityDoor
 from vestibule.doors.grpc_health import HealthDoor
 from vestibule.doors.logger_api import LoggerDoor
 from vestibule.doors.reflection import reflection
+from vestibule.doors.revocation_feed import RevocationFeedDoor
 from vestibule.doors.sds import SdsDoor
 from vestibule.doors.sds_secrets import SdsSettings
 from vestibule.doors.sidecar_api import SidecarDoor
@@ -168,7 +172,11 @@ class Agent:
         self.vault = Vault(settings.data_dir / "holdings.sealed", sealer, settings.trust_domain)
         # The way to the server
         self.channel = ServerChannel(
-            settings.server, bundle=self._bundle, svid=lambda: self.sync.credential, clock=clock
+            settings.server,
+            bundle=self._bundle,
+            svid=lambda: self.sync.credential,
+            clock=clock,
+            revocations=lambda: self.cache.revocations,
         )
         tokens = JoinTokenFile(settings.join_token_file, settings.trust_domain)
         proofs = proof_source(settings.node_attestor, tokens.proof)
@@ -186,6 +194,14 @@ class Agent:
             rebootstrap_delay=settings.rebootstrap_delay,
             reattests=proofs.reattests,
             renewed=self.channel.renew,
+        )
+        self.revocations = AgentRevocations(
+            cache=self.cache,
+            file=RevocationFile(settings.data_dir / "revocations.sealed", sealer, settings.trust_domain),
+            upstream=RevocationFeed(self.channel),
+            until_joined=self.sync.until_joined,
+            clock=clock,
+            news=self.sync.revocations_changed,
         )
         self.jwt_svids = JwtSvids(self.cache, identity_api, clock, self.sync.refresh_bundle)
         # Who calls
@@ -246,6 +262,7 @@ class Agent:
                     tasks.create_task(self.access_log.run(), name="access-log"),
                     tasks.create_task(self.relay.run(), name="relay"),
                     tasks.create_task(self.sync.run(), name="sync"),
+                    tasks.create_task(self.revocations.run(), name="revocations"),
                     tasks.create_task(self._wake_sidecars(), name="wake-sidecars"),
                     tasks.create_task(self.templates.run(), name="templates"),
                 ]
@@ -280,7 +297,10 @@ class Agent:
     def public_services(self) -> list[Servable]:
         """What is served on the public socket, which every process of the node can open."""
         services = [
-            WorkloadDoor(self.workloads, self.jwt_svids, self.clock).servable(),
+            WorkloadDoor(
+                self.workloads, self.jwt_svids, self.clock, lambda: self.cache.revocations
+            ).servable(),
+            RevocationFeedDoor(self.revocations, self._has_identity).servable(),
             SdsDoor(self.workloads, self.settings.sds).servable(),
             AgentAdsDoor(self.proxy_of, self.relay, self.ledger, self.clock).servable(),
             SidecarDoor(self.sidecars, self.grants, self.workloads.attest).servable(),
@@ -320,7 +340,9 @@ class Agent:
             contact=self.sync.contact,
             sessions=lambda: self.sidecars.sessions,
             connected_proxies=self._connected_proxies,
-            problems=lambda: filter(None, (self.sync.not_saved, self.access_log.problem)),
+            problems=lambda: filter(
+                None, (self.sync.not_saved, self.revocations.not_saved, self.access_log.problem)
+            ),
             version=__version__,
             started_at=self.started_at,
         ).servable()
@@ -344,13 +366,20 @@ class Agent:
             lambda: self._confirmed_version(proxy),
         )
 
+    async def _has_identity(self, stream: Stream) -> None:
+        """Who has an identity has peers, and so a use for what is revoked.  Raises: VST2105, VST2106, VST2050."""
+        await self.workloads.entries(peer_of(stream))
+
     def forget_everything(self) -> None:
         """The agent may not come back: what it kept for outages goes, too."""
         shutil.rmtree(self.proxies, ignore_errors=True)
         with suppress(OSError):
             (self.settings.data_dir / "views.json").unlink(missing_ok=True)
+            (self.settings.data_dir / "revocations.sealed").unlink(missing_ok=True)
 
     def _load(self) -> None:
+        # First, so that nothing that is revoked is taken up.
+        self.revocations.load()
         holdings = self.vault.load()
         self.cache.become(holdings)
         self.views.load()

@@ -166,6 +166,7 @@ async def opened(
                     clock,
                     domain,
                     renew_server=identity.renew,
+                    emergency=audit,
                     told=nodes.departures.advance,
                 )
                 issued.open()

@@ -26,9 +26,9 @@ from vestibule.errors import VestibuleError
 from vestibule.net.caller import peer_chain
 from vestibule.net.codes import SERVER_NOT_TRUSTED, UNREACHABLE
 from vestibule.net.tls import client_context
-from vestibule.pki.chains import verify_x509_svid
+from vestibule.pki.revocation import verify_unrevoked
 from vestibule.records import Address
-from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain, X509Svid
+from vestibule.spiffe import Revocations, SpiffeId, TrustBundle, TrustDomain, X509Svid
 
 SERVER_PATH: Final = "/spire/server"
 CONNECT_TIMEOUT: Final = 5.0
@@ -46,7 +46,8 @@ def server_id(trust_domain: TrustDomain) -> SpiffeId:
 class ServerChannel(CheckedChannel):
     """A channel to the trust domain's server.
 
-    ``bundle`` and ``svid`` are asked at every new connection.  Call ``renew`` when their answers changed:
+    ``bundle``, ``svid`` and ``revocations`` are asked at every new connection.
+    Call ``renew`` when their answers changed:
     calls from then on use a new connection, those on the old one have some time to end.
     Connecting raises: VST2300, VST2315.
     """
@@ -58,6 +59,7 @@ class ServerChannel(CheckedChannel):
         bundle: Callable[[], TrustBundle | None],
         svid: Callable[[], X509Svid | None],
         clock: Clock,
+        revocations: Callable[[], Revocations] = Revocations,
     ) -> None:
         # Pings find out within seconds that a server vanished without a word.
         config = Configuration(
@@ -78,6 +80,7 @@ class ServerChannel(CheckedChannel):
         self._bundle = bundle
         self._svid = svid
         self._clock = clock
+        self._revocations = revocations
         self._retired: set[H2Protocol] = set()
 
     def renew(self) -> None:
@@ -112,7 +115,7 @@ class ServerChannel(CheckedChannel):
 
     async def _connect(self, context: ssl.SSLContext, bundle: TrustBundle | None) -> _ServerProtocol:
         def protocol() -> _ServerProtocol:
-            return _ServerProtocol(self._protocol_factory(), bundle, self._clock)
+            return _ServerProtocol(self._protocol_factory(), bundle, self._clock, self._revocations)
 
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
@@ -156,11 +159,18 @@ class UnverifiedChannel(ServerChannel):
 class _ServerProtocol(H2Protocol):
     """Speaks only once the peer proved to be the server; else ``refusal`` says why it did not."""
 
-    def __init__(self, plain: H2Protocol, bundle: TrustBundle | None, clock: Clock) -> None:
+    def __init__(
+        self,
+        plain: H2Protocol,
+        bundle: TrustBundle | None,
+        clock: Clock,
+        revocations: Callable[[], Revocations],
+    ) -> None:
         super().__init__(plain.handler, plain.config, plain.h2_config)
         self.refusal: VestibuleError | None = None
         self._bundle = bundle
         self._clock = clock
+        self._revocations = revocations
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if self._bundle is not None:
@@ -173,7 +183,7 @@ class _ServerProtocol(H2Protocol):
         super().connection_made(transport)
 
     def _verify(self, chain: Sequence[bytes], bundle: TrustBundle) -> None:
-        found = verify_x509_svid(chain, bundle, self._clock.now())
+        found = verify_unrevoked(chain, bundle, self._clock.now(), self._revocations())
         if found != server_id(bundle.trust_domain):
             raise SERVER_NOT_TRUSTED.error(f"it proved to be {found}")
 

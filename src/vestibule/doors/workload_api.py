@@ -5,7 +5,7 @@ Every message is the complete state; a message is sent only when that state chan
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, Final, cast
 
@@ -21,9 +21,10 @@ from vestibule.errors import VestibuleError
 from vestibule.net.grpc import Servable, Stream, serve
 from vestibule.net.peer import peer_of
 from vestibule.pki.bundles import to_jwt_jwks
-from vestibule.pki.jwt import check_audience, verify_jwt_svid
+from vestibule.pki.jwt import check_audience
+from vestibule.pki.revocation import verify_unrevoked_token
 from vestibule.records import Entry
-from vestibule.spiffe import JwtSvid, SpiffeId, TrustBundle, X509Svid
+from vestibule.spiffe import JwtSvid, Revocations, SpiffeId, TrustBundle, X509Svid
 from vestibule.wire.gen.spiffe import workload_pb2 as wire
 
 SERVICE: Final = wire.DESCRIPTOR.services_by_name["SpiffeWorkloadAPI"]
@@ -33,7 +34,14 @@ SECURITY_HEADER: Final = "workload.spiffe.io"
 class WorkloadDoor:
     """Answers each caller with its own identities."""
 
-    def __init__(self, workloads: Workloads, jwt_svids: JwtSvids, clock: Clock) -> None:
+    def __init__(
+        self,
+        workloads: Workloads,
+        jwt_svids: JwtSvids,
+        clock: Clock,
+        revocations: Callable[[], Revocations] = Revocations,
+    ) -> None:
+        self._revocations = revocations
         self._workloads = workloads
         self._jwt_svids = jwt_svids
         self._clock = clock
@@ -101,7 +109,9 @@ class WorkloadDoor:
         # The token's own trust domain chooses among the bundles that the caller is entitled to; none is merged.
         bundles = await self._workloads.bundles(caller)
         try:
-            svid = verify_jwt_svid(request.svid, [request.audience], bundles.of, self._clock.now())
+            svid = verify_unrevoked_token(
+                request.svid, [request.audience], bundles.of, self._clock.now(), self._revocations()
+            )
         except VestibuleError as error:
             raise INVALID_JWT_SVID.error(error.message, advice=error.advice) from error
         await stream.send_message(validation_response(svid))

@@ -227,6 +227,16 @@ NOT_LIFTABLE = define(
     advice="A revoked certificate or authority is replaced by another one.  A revoked agent is evicted (vestibule "
     "agent evict) and attests again.",
 )
+REVOCATION_NOT_KEPT = define(
+    "VST1254",
+    "revocation-not-kept",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="The revocation is in force here and at connected agents, but the server could not write it down: it "
+    "would not survive a restart of the server.",
+    advice="Make room on the disk of the data directory, or mend the database; the server tries again by itself. Check "
+    "with `vestibule revoke list` after its next start.",
+)
 WOULD_CUT_EVERYTHING = define(
     "VST1253",
     "revocation-would-cut-everything",

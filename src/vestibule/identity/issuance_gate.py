@@ -82,7 +82,7 @@ class RevocationGate:
     async def admit(self, spiffe_id: SpiffeId, agent_id: SpiffeId | None = None) -> Terms:
         """The mark of the agent, and the earliest start after a revocation."""
         await self._until_open(spiffe_id)
-        mark = await self._marks.of(agent_id) if agent_id is not None else 0
+        mark = await self._mark(agent_id) if agent_id is not None else 0
         # Asked last, with nothing awaited afterwards: what was revoked meanwhile is refused.
         now, revocations = self._clock.now(), self._revocations()
         why = revocations.issuing(spiffe_id, now) or (mark and revocations.of_mark(mark, now)) or None
@@ -93,6 +93,14 @@ class RevocationGate:
     def note(self, issued: Sequence[Issued]) -> None:
         """Append to the files of what was issued."""
         self._note(issued, self._clock.now())
+
+    async def _mark(self, agent_id: SpiffeId) -> int:
+        mark = await self._marks.of(agent_id)
+        if self._revocations().of_mark(mark, self._clock.now()) is not None:
+            # Another server of this database revoked it; what is issued from now on has another one.
+            await self._marks.retire(agent_id)
+            mark = await self._marks.of(agent_id)
+        return mark
 
     async def _until_open(self, spiffe_id: SpiffeId) -> None:
         """Just after a revocation of what was issued before, wait for the second from which new ones count."""

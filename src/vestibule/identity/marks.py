@@ -29,8 +29,7 @@ class Marks:
 
     async def start(self) -> None:
         """Read what is kept.  Raises: errors of the store."""
-        for mark in await self._store.agent_marks.all():
-            self._take(mark)
+        await self._read()
 
     async def of(self, agent_id: SpiffeId) -> int:
         """The agent's mark; a new one is kept before it is used.  Raises: errors of the store."""
@@ -56,15 +55,23 @@ class Marks:
             await self._store.agent_marks.retire(agent_id, self._clock.now())
             self._current.pop(agent_id, None)
 
+    async def refresh(self) -> None:
+        """Read what is kept again: other servers of this database give marks, too.  Raises: errors of the store."""
+        async with self._making:
+            await self._read()
+
     async def prune(self, before: datetime) -> None:
         """Forget marks that were retired before this instant.  Raises: errors of the store."""
         async with self._making:
-            if not await self._store.agent_marks.prune(before):
-                return
-            self._known.clear()
-            self._current.clear()
-            for mark in await self._store.agent_marks.all():
-                self._take(mark)
+            if await self._store.agent_marks.prune(before):
+                await self._read()
+
+    async def _read(self) -> None:
+        kept = await self._store.agent_marks.all()
+        self._known.clear()
+        self._current.clear()
+        for mark in kept:
+            self._take(mark)
 
     def _take(self, mark: AgentMark) -> None:
         self._known.setdefault(mark.agent_id, []).append(mark)

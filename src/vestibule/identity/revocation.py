@@ -3,7 +3,7 @@
 Every operation follows the same steps.
 
 1. What is asked for is turned into revocations, and refused if it is nothing, or would cut off everything.
-2. It goes on record.  Without a record nothing happens.
+2. It goes on record.  Only a full disk under the audit log lets the record come after the effect.
 3. The list takes effect: issuance, every check of ours, and the push to agents see it from that instant on.
 4. What else there is to be done follows (a ban; an authority's way out of the bundle).
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
-from vestibule.audit import Audit, AuditEvent, Detail
+from vestibule.audit import Audit, AuditEvent, Detail, EmergencyAudit
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
 from vestibule.identity.authority_revocation import AuthorityRevocation, Signers
@@ -107,9 +107,14 @@ class Revoking:
         trust_domain: TrustDomain,
         *,
         renew_server: Callable[[], Awaitable[None]],
+        emergency: EmergencyAudit | None = None,
         told: Callable[[], None] = lambda: None,
     ) -> None:
-        """``renew_server`` gives the server itself a new SVID; ``told`` hears of every change, at once."""
+        """``renew_server`` gives the server itself a new SVID; ``told`` hears of every change, at once.
+
+        With ``emergency`` a full disk under the audit log does not keep from revoking (``audit.deferred``).
+        """
+        self._emergency = emergency
         self._list = revocations
         self._marks = marks
         self._issued = issued
@@ -154,6 +159,7 @@ class Revoking:
     async def plan_agent(self, order: Order, agent_id: SpiffeId) -> Plan:
         """An agent, its own SVIDs, and everything that was issued through it.  Raises: VST1204, VST1205, VST1208."""
         agents_id(agent_id, self._trust_domain)
+        await self._marks.refresh()
         marks = self._marks.all_of(agent_id)
         ends = self._latest_end(self._trust_domain)
         targets: list[Target] = [RevokedAgent(agent_id=agent_id, mark=each.mark) for each in marks]
@@ -215,17 +221,18 @@ class Revoking:
     async def carry_out(self, plan: Plan, order: Order, *, grace: timedelta = GRACE) -> Revocations:
         """Do it.  ``grace`` is how long agents have to replace what a revoked authority of ours signed.
 
-        Raises: errors of the audit log and of the store (then nothing has happened), and, where the list holds
-        already, what the steps after it raise.
+        Raises: errors of the audit log (then nothing has happened); VST1254 (in force, and not kept), and what the
+        steps after the third raise.
         """
         async with self._one_at_a_time:
-            await self._audit.record([_event(plan, order)])  # 2
+            event = [_event(plan, order)]
+            await (self._emergency.record_or_defer if self._emergency else self._audit.record)(event)  # 2
             if plan.authority is not None:
                 # Issuing moves first, so that nobody else's handshake fails.
                 await plan.authority.move_away(self._signers, order.actor, self._pause(grace))
                 await self._renew_server()
                 await self._pause(grace)()
-            after = await self._add(plan)  # 3
+            unkept = await self._add(plan)  # 3
             try:  # 4
                 if plan.bans is not None:
                     await self._marks.retire(plan.bans)
@@ -235,7 +242,9 @@ class Revoking:
             finally:
                 # After the ban: the agent whose streams end now is to hear that it is banned, not to come back.
                 self._told()
-            return after
+            if unkept is not None:
+                raise unkept
+            return self._list.now
 
     async def lift(self, order: Order, spiffe_id: SpiffeId) -> Revocation:
         """From the next second on an identity gets SVIDs again; what it was issued before stays revoked.
@@ -263,9 +272,15 @@ class Revoking:
             self._told()
             return after.get(known.id) or lifted
 
-    async def _add(self, plan: Plan) -> Revocations:
-        kept = [each for each in plan.revocations if not self._is_known(each)]
-        return await self._list.add(*kept) if kept else self._list.now
+    async def _add(self, plan: Plan) -> VestibuleError | None:
+        """Put it on the list; returns why it could not be kept."""
+        new = [each for each in plan.revocations if not self._is_known(each)]
+        try:
+            if new:
+                await self._list.add(*new)
+        except VestibuleError as error:
+            return error
+        return None
 
     def _is_known(self, revocation: Revocation) -> bool:
         """A revocation that is there already is not made weaker by a second one."""

@@ -80,9 +80,12 @@ def verify_unrevoked(
 
     Raises: VST1020 (revoked), and what ``verify_x509_svid`` raises.
     """
+    trusted = unrevoked(bundle, revocations, now)
     try:
-        spiffe_id = verify_x509_svid(chain, unrevoked(bundle, revocations, now), now)  # 1
+        spiffe_id = verify_x509_svid(chain, trusted, now)  # 1
     except VestibuleError:
+        if trusted is bundle:
+            raise
         # Told apart for whoever reads the refusal: it would be trusted, were it not revoked.
         verify_x509_svid(chain, bundle, now)
         raise REVOKED.error("an authority above the certificate was revoked") from None

@@ -20,12 +20,13 @@ from vestibule.sdk.endpoint import Endpoint
 from vestibule.sdk.jwt import fetch_jwt_bundles, fetch_jwt_svid, validate_jwt_svid, verify_jwt_svid
 from vestibule.sdk.source import X509Source, fetch_x509_context
 from vestibule.sdk.tls import client_context, peer_id, server_context
-from vestibule.spiffe import JwtSvid, SpiffeId, TrustBundle, TrustDomain, X509Svid
+from vestibule.spiffe import JwtSvid, Revocations, SpiffeId, TrustBundle, TrustDomain, X509Svid
 
 __all__ = [
     "Authorizer",
     "Endpoint",
     "JwtSvid",
+    "Revocations",
     "SpiffeId",
     "TrustBundle",
     "TrustDomain",

@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 
 from vestibule.calls.workload_api import WorkloadApi
 from vestibule.net.codes import UNREACHABLE
-from vestibule.pki import jwt
+from vestibule.pki.revocation import verify_unrevoked_token
 from vestibule.sdk.endpoint import Endpoint
 from vestibule.sdk.source import PATIENCE
-from vestibule.spiffe import JwtSvid, SpiffeId, TrustBundle
+from vestibule.spiffe import JwtSvid, Revocations, SpiffeId, TrustBundle
 
 
 async def fetch_jwt_svid(
@@ -56,15 +56,24 @@ async def validate_jwt_svid(
 
 
 def verify_jwt_svid(
-    token: str, audience: str, bundles: Sequence[TrustBundle], *, now: datetime | None = None
+    token: str,
+    audience: str,
+    bundles: Sequence[TrustBundle],
+    *,
+    revocations: Revocations | None = None,
+    now: datetime | None = None,
 ) -> JwtSvid:
     """What ``token`` proves to ``audience``, verified here, with the bundles of ``fetch_jwt_bundles``.
 
     No call, so for many tokens the faster way; the bundles have to be fetched anew from time to time, because keys
-    rotate.  Raises: VST1012 (no JWT-SVID), VST1013 (key or signature), VST1014 (audience), VST1015 (time).
+    rotate.  ``revocations`` are those of an ``X509Source``, which follows them; without them nothing is known of
+    what is revoked.  Raises: VST1012 (no JWT-SVID), VST1013 (key or signature), VST1014 (audience), VST1015 (time),
+    VST1020 (revoked).
     """
     trusted = {bundle.trust_domain: bundle for bundle in bundles}
-    return jwt.verify_jwt_svid(token, [audience], trusted.get, now or datetime.now(UTC))
+    return verify_unrevoked_token(
+        token, [audience], trusted.get, now or datetime.now(UTC), revocations or Revocations()
+    )
 
 
 @asynccontextmanager

@@ -7,25 +7,32 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Final, Self
 
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
+from vestibule.calls.revocations import RevocationFeed
 from vestibule.calls.workload_api import WorkloadApi, X509Context
 from vestibule.clock import Clock, SystemClock
 from vestibule.errors import VestibuleError
 from vestibule.net.codes import UNREACHABLE
+from vestibule.pki.revocation import revoked
 from vestibule.sdk.codes import NO_BUNDLE, NO_SVID
 from vestibule.sdk.endpoint import Endpoint
-from vestibule.spiffe import TrustBundle, TrustDomain, X509Svid
+from vestibule.spiffe import Revocations, TrustBundle, TrustDomain, X509Svid
 
 PAUSE_FIRST: Final = 0.1
 PAUSE_LONGEST: Final = 10.0
 PATIENCE: Final = 30.0
 """Seconds that entering a source waits for the first SVID, unless told otherwise."""
 
+LIST_PATIENCE: Final = 2.0
+"""Seconds that entering a source waits, with an SVID in hand, for what is revoked."""
+
+_ANY_TIME: Final = datetime.min.replace(tzinfo=UTC)
 _HOPELESS: Final = frozenset({Status.INVALID_ARGUMENT, Status.UNIMPLEMENTED})
 _log = logging.getLogger(__name__)
 
@@ -60,7 +67,10 @@ class X509Source:
     Workload API is followed; while it is away, the source connects again, with growing pauses, and what it
     holds stays good until it expires.  ``pick`` chooses among several SVIDs (by ``hint``, perhaps).
 
-    ``context``, ``svid`` and ``bundle`` may be used from any thread.
+    A Vestibule agent also tells what is revoked, within a second; contexts of this package refuse such peers.  While
+    the agent is away, its last list holds.  Other agents tell nothing: ``revocations`` is empty then.
+
+    ``context``, ``svid``, ``bundle`` and ``revocations`` may be used from any thread.
     """
 
     def __init__(
@@ -81,6 +91,9 @@ class X509Source:
         self._next = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
         self._problem: VestibuleError | None = None
+        self._revocations = Revocations()
+        self._listing: asyncio.Task[None] | None = None
+        self._listed = asyncio.Event()
 
     # ----------------------------------------------------------------------------------- reading
 
@@ -95,8 +108,10 @@ class X509Source:
 
     @property
     def svid(self) -> X509Svid:
-        """The SVID to show to others; never one that has expired.  Raises: VST2402."""
+        """The SVID to show to others; never one that has expired or is revoked.  Raises: VST2402."""
         svid = self._pick(self.context.svids)
+        if (revocation := revoked(self._revocations, svid.chain, _ANY_TIME)) is not None:
+            raise NO_SVID.error(f"the SVID of {svid.spiffe_id} does not count any more: {revocation}")
         if svid.not_after <= self._clock.now():
             why = f" ({self._problem.message})" if self._problem else ""
             raise NO_SVID.error(
@@ -111,6 +126,11 @@ class X509Source:
             if bundle.trust_domain == wanted:
                 return bundle
         raise NO_BUNDLE.error(f"the Workload API gave no trust bundle of {wanted}")
+
+    @property
+    def revocations(self) -> Revocations:
+        """What is revoked, as far as the agent told."""
+        return self._revocations
 
     @property
     def version(self) -> int:
@@ -144,8 +164,11 @@ class X509Source:
         if self._watching is not None:
             raise RuntimeError("a source is entered once at a time")
         self._watching = asyncio.create_task(self._watch(), name="x509-source")
+        self._listed.clear()
+        self._listing = asyncio.create_task(self._follow_revocations(), name="x509-source-revocations")
         try:
             await self._first()
+            await self._first_list()
         except BaseException:
             await self._leave()
             raise
@@ -161,11 +184,17 @@ class X509Source:
     async def _leave(self) -> BaseException | None:
         """Stop; what went wrong in the background, which would be a bug."""
         watching, self._watching = self._watching, None
+        listing, self._listing = self._listing, None
         assert watching is not None
+        assert listing is not None
         watching.cancel()
-        await asyncio.wait({watching})
+        listing.cancel()
+        await asyncio.wait({watching, listing})
         self._become(None)
-        return None if watching.cancelled() else watching.exception()
+        for each in (watching, listing):
+            if not each.cancelled() and (failure := each.exception()) is not None:
+                return failure
+        return None
 
     async def _first(self) -> None:
         assert self._watching is not None
@@ -183,6 +212,39 @@ class X509Source:
             raise NO_SVID.error(f"no SVID within {self._patience:g} s: {why}", advice=advice) from (
                 self._problem or error
             )
+
+    async def _first_list(self) -> None:
+        """So that no peer is met before it is known whether it is revoked; but an agent may not tell that at all."""
+        try:
+            async with asyncio.timeout(LIST_PATIENCE):
+                await self._listed.wait()
+        except TimeoutError:
+            _log.warning("%s did not tell yet what is revoked", self.endpoint)
+
+    async def _follow_revocations(self) -> None:
+        channel = self.endpoint.channel()
+        pause = PAUSE_FIRST
+        try:
+            while True:
+                try:
+                    async with aclosing(RevocationFeed(channel).watch(self._revocations.version)) as updates:
+                        async for update in updates:
+                            now = self._clock.now()
+                            after = self._revocations.merged(update.changes, update.version, now)
+                            self._revocations = after
+                            pause = PAUSE_FIRST
+                            if not update.more:
+                                self._listed.set()
+                except VestibuleError as error:
+                    if _status(error) is Status.UNIMPLEMENTED:
+                        _log.info("%s does not tell what is revoked", self.endpoint)
+                        return
+                    _log.debug("not following what is revoked: %s", error)
+                await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - spreads load, hides nothing
+                pause = min(pause * 2, PAUSE_LONGEST)
+        finally:
+            self._listed.set()
+            channel.close()
 
     async def _watch(self) -> None:
         channel = self.endpoint.channel()

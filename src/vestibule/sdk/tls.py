@@ -9,7 +9,7 @@ read or written (X509-SVID.md, section 5; host names play no part):
 1. It showed a certificate.
 2. The SPIFFE ID in it names a trust domain, whose bundle is the only one consulted: a federated authority
    cannot speak for another trust domain.
-3. The chain holds against that bundle, now.
+3. The chain holds against that bundle, now, and nothing of it is revoked.
 4. The authorizer wants that ID.
 """
 
@@ -24,10 +24,11 @@ from vestibule.calls.workload_api import X509Context
 from vestibule.errors import VestibuleError
 from vestibule.net.caller import peer_chain
 from vestibule.net.tls import load_svid
-from vestibule.pki.chains import leaf_facts, verify_x509_svid
+from vestibule.pki.chains import leaf_facts
+from vestibule.pki.revocation import verify_unrevoked
 from vestibule.sdk.authorizers import Authorizer
 from vestibule.sdk.codes import NO_PEER_CERTIFICATE, NOT_AUTHORIZED
-from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain, X509Svid
+from vestibule.spiffe import Revocations, SpiffeId, TrustBundle, TrustDomain, X509Svid
 
 
 class Holder(Protocol):
@@ -38,6 +39,9 @@ class Holder(Protocol):
 
     @property
     def svid(self) -> X509Svid: ...
+
+    @property
+    def revocations(self) -> Revocations: ...
 
     def bundle(self, trust_domain: TrustDomain | str) -> TrustBundle: ...
 
@@ -163,7 +167,7 @@ class _Verifying(ssl.SSLContext):
         if not chain:  # 1
             raise NO_PEER_CERTIFICATE.error("the peer showed no certificate")
         bundle = self._source.bundle(leaf_facts(chain[0]).spiffe_id.trust_domain)  # 2
-        spiffe_id = verify_x509_svid(chain, bundle, datetime.now(UTC))  # 3
+        spiffe_id = verify_unrevoked(chain, bundle, datetime.now(UTC), self._source.revocations)  # 3
         if not self._authorize(spiffe_id):  # 4
             raise NOT_AUTHORIZED.error(
                 f"the peer is {spiffe_id}, and only these are wanted: {self._authorize}"

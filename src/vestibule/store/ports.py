@@ -325,6 +325,10 @@ class RevocationList(Protocol):
         """All of them, oldest version first."""
         ...
 
+    async def version(self) -> int:
+        """The highest version among them; 0 for none."""
+        ...
+
     async def put(self, *changes: Revocation) -> None:
         """Keep them, new or changed, in one step; one that is known with a higher version stays as it is."""
         ...

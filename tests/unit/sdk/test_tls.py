@@ -10,7 +10,7 @@ import ssl
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -32,6 +32,7 @@ from vestibule.sdk import (
     server_context,
 )
 from vestibule.sdk.codes import NO_BUNDLE, NO_PEER_CERTIFICATE, NO_SVID
+from vestibule.spiffe import Revocations
 from vestibule.testing import TestAuthority
 
 ORDERS = SpiffeId.parse("spiffe://example.org/orders")
@@ -44,6 +45,7 @@ class Holder:
     """A source without a Workload API."""
 
     held: X509Context | None
+    revocations: Revocations = field(default_factory=Revocations)
 
     @classmethod
     def of(cls, svid: X509Svid, *bundles: TrustBundle) -> Holder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import Row, delete, func, insert, select, update
 
 from vestibule.records import AgentMark, PublishedCrl
 from vestibule.spiffe import Reason, Revocation, RevokedIdentity, SpiffeId
@@ -30,6 +30,11 @@ class SqlRevocations:
             return [
                 _revocation(row) for row in await connection.execute(select(revocations).order_by(*order))
             ]
+
+    async def version(self) -> int:
+        """The highest version."""
+        async with self._database.read() as connection:
+            return (await connection.execute(select(func.max(revocations.c.version)))).scalar() or 0
 
     async def put(self, *changes: Revocation) -> None:
         """Keep them in one step; one that is known with a higher version stays."""
