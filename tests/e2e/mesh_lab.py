@@ -411,8 +411,10 @@ class Echo:
 class Lab:
     """Proxies and apps of one mesh.  ``async with`` it."""
 
-    def __init__(self, intent: Intent, *, svid_ttl: timedelta = timedelta(hours=1)) -> None:
-        self.authority = TestAuthority("example.org")
+    def __init__(
+        self, intent: Intent, *, svid_ttl: timedelta = timedelta(hours=1), intermediates: int = 0
+    ) -> None:
+        self.authority = TestAuthority("example.org", intermediates=intermediates)
         self.directory = Path(tempfile.mkdtemp(prefix="vl", dir="/tmp"))
         self.svid_ttl = svid_ttl
         self.world = World(intent=intent, default_svid_ttl=svid_ttl)

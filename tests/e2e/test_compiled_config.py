@@ -72,8 +72,10 @@ class Shop:
 
 
 @asynccontextmanager
-async def shop(intent: Intent | None = None, *, ttl: timedelta = timedelta(hours=1)) -> AsyncIterator[Shop]:
-    async with Lab(intent or intent_of(*SHOP), svid_ttl=ttl) as lab:
+async def shop(
+    intent: Intent | None = None, *, ttl: timedelta = timedelta(hours=1), intermediates: int = 0
+) -> AsyncIterator[Shop]:
+    async with Lab(intent or intent_of(*SHOP), svid_ttl=ttl, intermediates=intermediates) as lab:
         payments = await lab.add("payments")
         web = await lab.add("web", upstreams={"payments": free_address()})
         await lab.ready()
@@ -100,6 +102,13 @@ async def test_an_allowed_call_arrives_with_the_callers_identity() -> None:
         assert seen.headers["x-request-id"] == "order-7"
         assert seen.headers["my_header"] == "kept"
         assert seen.headers["host"] == "payments"
+
+
+async def test_certificates_below_an_upstream_authority_are_trusted_by_what_they_bring_along() -> None:
+    async with shop(intermediates=2) as mesh, wire(mesh.egress) as web:
+        assert (await web.ask("POST", "/v1/charges")).status == 200
+        (seen,) = mesh.app.seen
+        assert f"URI={spiffe_id('web')}" in seen.headers["x-forwarded-client-cert"]
 
 
 async def test_an_app_cannot_pose_as_somebody_else_or_as_a_proxy() -> None:

@@ -22,7 +22,8 @@ HOUR = timedelta(hours=1)
 class TestAuthority:
     """Issues SVIDs of one trust domain, by the same profiles as the server.
 
-    ``now`` is the instant of issue, the machine's time unless given: pass a ``FakeClock``'s.
+    ``now`` is the instant of issue, the machine's time unless given: pass a ``FakeClock``'s.  With
+    ``intermediates``, as below an upstream authority, so many certificates stand between an SVID and the bundle's.
     """
 
     __test__ = False  # not a test case, whatever its name says to pytest
@@ -33,6 +34,7 @@ class TestAuthority:
         *,
         now: datetime | None = None,
         ttl: timedelta = 24 * HOUR,
+        intermediates: int = 0,
     ) -> None:
         self.trust_domain = TrustDomain.parse(str(trust_domain))
         self.key: EllipticCurvePrivateKey = generate_key()
@@ -40,6 +42,14 @@ class TestAuthority:
         builder = profiles.self_signed_ca(self.trust_domain, self.key.public_key(), valid)
         self.certificate = builder.sign(self.key, SHA256()).public_bytes(Encoding.DER)
         self.issuer = profiles.Issuer.of(self.certificate, self.trust_domain)
+        self.intermediates: tuple[bytes, ...] = ()
+        self._signing_key = self.key
+        for below in reversed(range(intermediates)):
+            key = generate_key()
+            builder = profiles.intermediate_ca(key.public_key(), valid, self.issuer, below)
+            signed = builder.sign(self._signing_key, SHA256()).public_bytes(Encoding.DER)
+            self.intermediates = (signed, *self.intermediates)
+            self.issuer, self._signing_key = profiles.Issuer.of(signed, self.trust_domain), key
         self.jwt_key: EllipticCurvePrivateKey = generate_key()
 
     @property
@@ -116,4 +126,5 @@ class TestAuthority:
         valid = profiles.lifetime(now or datetime.now(UTC), ttl, self.issuer.not_after)
         issuer = replace(self.issuer, trust_domain=spiffe_id.trust_domain)
         builder = profiles.svid(spiffe_id, public_key, valid, issuer, dns_names)
-        return (builder.sign(self.key, SHA256()).public_bytes(Encoding.DER),)
+        leaf = builder.sign(self._signing_key, SHA256()).public_bytes(Encoding.DER)
+        return (leaf, *self.intermediates)
