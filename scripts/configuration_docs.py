@@ -17,6 +17,7 @@ from typing import Any, get_type_hints
 from vestibule.app.attestor_choices import Choice
 from vestibule.app.configuration.files import Configuration, agent_configuration, server_configuration
 from vestibule.app.configuration.meanings import SPIRE
+from vestibule.app.configuration.sizes import Size
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "configuration.md"
@@ -77,7 +78,7 @@ def _rows(configuration: Configuration, kind: type[Any], prefix: str) -> Iterato
         meaning = configuration.meanings[name]
         under = any(known.startswith(f"{name}.") for known in configuration.meanings)
         nested = hints[each.name] if under and is_dataclass(hints[each.name]) else None
-        default = "" if nested else _shown(_default(each))
+        default = "" if nested else _shown(_default(each), hints[each.name] is Size)
         option = f"`{meaning.option}`" if meaning.option else ""
         yield f"| `{name}` | {default} | {option} | {meaning.text} |\n"
         if nested is not None:
@@ -90,7 +91,9 @@ def _default(each: Field[Any]) -> Any:
     return None if each.default is MISSING else each.default
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any, size: bool = False) -> str:
+    if size:
+        return f"`{value // 2**20}MiB`"
     if value is None or value == "" or value == ():
         return ""
     if isinstance(value, bool):

@@ -105,6 +105,10 @@ COMMANDS: Final = {
     "ca revoke": Lazy("vestibule.cli.ca:revoke", "Take an intermediate back."),
     "ca crl": Lazy("vestibule.cli.ca:crl", "Make the root's next revocation list."),
     "ca transcript verify": Lazy("vestibule.cli.ca_transcript:check", "Check transcripts of ceremonies."),
+    "audit list": Lazy("vestibule.cli.audit_records:list_records", "List records of the audit log."),
+    "audit show": Lazy("vestibule.cli.audit_records:show", "Show one record whole."),
+    "audit export": Lazy("vestibule.cli.audit_records:export", "Write records for other programs."),
+    "audit anchor": Lazy("vestibule.cli.audit:anchor", "Print the end of a log, to be kept elsewhere."),
     "audit verify": Lazy("vestibule.cli.audit:check", "Check that an audit log is whole."),
 }
 

@@ -94,7 +94,12 @@ async def opened(
     with _sole_user(data):
         store = await opened_store(settings, clock)
         try:
-            log = AuditLog(data / "audit.jsonl", clock)
+            log = AuditLog(
+                data / "audit.jsonl",
+                clock,
+                max_bytes=settings.audit_file_size,
+                max_files=settings.audit_files,
+            )
             audit = DeferringAudit(log, clock)
             await log.open()
             above = AsyncExitStack()

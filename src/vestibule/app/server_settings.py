@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from vestibule.app.attestor_choices import Choice, choices_of
 from vestibule.app.codes import INVALID_SETTING
+from vestibule.app.configuration.sizes import Size
 from vestibule.app.secret_references import SecretReference
 from vestibule.cli.durations import parse_duration
 from vestibule.errors import VestibuleError
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT: Final = 8081
 DEFAULT_HEALTH_PORT: Final = 8082
+LEAST_AUDIT_FILE: Final = 2**20
+AUDIT_FILE_SIZE: Final = Size(64 * 2**20)
 SHORTEST_CA: Final = timedelta(seconds=6)
 LEAST_HINTS_AHEAD: Final = 9
 """An authority is published a third of ``ca_ttl`` before it signs: three hints of this part of it, at least (F6)."""
@@ -95,6 +98,8 @@ class ServerSettings:
     pkcs11_pin_file: Path | None = None
     pkcs11_pin_fd: int | None = None
     database: SecretReference | None = None
+    audit_file_size: Size = AUDIT_FILE_SIZE
+    audit_files: int = 32
     upstream_cert: Path | None = None
     upstream_key: Path | None = None
     upstream_roots: Path | None = None
@@ -124,6 +129,8 @@ class ServerSettings:
             if ttl is not None and not timedelta(seconds=1) <= ttl <= self.ca_ttl:
                 raise INVALID_SETTING.error(f"{name} must be between 1 s and ca_ttl")
 
+        if self.audit_file_size < LEAST_AUDIT_FILE:
+            raise INVALID_SETTING.error("audit_file_size is under 1MiB: one record may be that long")
         if self.return_grace < timedelta():
             raise INVALID_SETTING.error("return_grace must not be negative (0 turns returning off)")
         if self.default_jwt_svid_ttl < timedelta(seconds=1):

@@ -1,8 +1,10 @@
 """Who did what, in a log that nobody can quietly edit; where the action demands it, no record means no action."""
 
+from vestibule.audit.chain import Link
 from vestibule.audit.deferred import DeferringAudit
 from vestibule.audit.log import AuditLog
 from vestibule.audit.ports import Audit, AuditEvent, Detail, EmergencyAudit
+from vestibule.audit.reading import RecordFilter, records
 from vestibule.audit.verification import AuditReport, verify
 
 __all__ = [
@@ -13,5 +15,8 @@ __all__ = [
     "DeferringAudit",
     "Detail",
     "EmergencyAudit",
+    "Link",
+    "RecordFilter",
+    "records",
     "verify",
 ]

@@ -17,6 +17,9 @@ GENESIS: Final = "0" * 64
 TORN: Final = "audit.torn-line"
 """The action of the record that follows, and accounts for, a line that a crash left unfinished."""
 
+DISCARDED: Final = "audit.discard"
+"""The action of the record that accounts for old records that were removed to bound the disk."""
+
 _FIELDS: Final = {"seq", "time", "actor", "action", "subject", "outcome", "details", "prev", "hash"}
 
 
@@ -68,6 +71,17 @@ def accounts_for(record: dict[str, Any], fragment: bytes) -> bool:
     """Whether ``record`` was written for this unfinished line."""
     event = torn_event(fragment)
     return bool(record["action"] == TORN and record["details"] == event.details)
+
+
+def discarded_event(end: Link) -> AuditEvent:
+    """What to record about old records that are removed: up to which, and what its hash was."""
+    details: dict[str, Detail] = {"last_seq": end.seq, "last_hash": end.hash}
+    return AuditEvent(actor="audit", action=DISCARDED, subject=f"records up to {end.seq}", details=details)
+
+
+def discards(record: dict[str, Any], end: Link) -> bool:
+    """Whether ``record`` says that the records up to ``end`` were removed."""
+    return bool(record["action"] == DISCARDED and record["details"] == discarded_event(end).details)
 
 
 def _record(event: AuditEvent, after: Link, now: datetime) -> dict[str, Any]:

@@ -7,16 +7,20 @@ import errno
 import fcntl
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from vestibule.audit.chain import Link, decode, encode, follows, torn_event
+from vestibule.audit.chain import Link, decode, discarded_event, encode, follows, torn_event
 from vestibule.audit.codes import AUDIT_DAMAGED, AUDIT_IN_USE, AUDIT_UNAVAILABLE
+from vestibule.audit.files import segment_path, segments
 from vestibule.audit.ports import AuditEvent
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
 
+MAX_BYTES: Final = 64 * 2**20
+MAX_FILES: Final = 32
 _LONGEST_LINE: Final = 1024 * 1024
 _NUMBER_BYTES: Final = 20
 
@@ -39,8 +43,16 @@ class AuditLog:
     the middle: then the unfinished line stays where it is and the next ``open`` records that it is there.
     """
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(
+        self, path: Path, clock: Clock, *, max_bytes: int = MAX_BYTES, max_files: int = MAX_FILES
+    ) -> None:
+        """A file larger than ``max_bytes`` makes way for a new one; the oldest beyond ``max_files`` are removed.
+
+        What is removed, is on record: how far it went and the hash of its end.  ``max_files`` of 0 keeps all.
+        """
         self._path = path
+        self._max_bytes = max_bytes
+        self._max_files = max_files
         self._clock = clock
         self._writing = asyncio.Lock()
         self._file = -1
@@ -116,6 +128,9 @@ class AuditLog:
 
     def _find_end(self) -> None:
         self._size = os.fstat(self._file).st_size
+        if not self._size:
+            self._find_former_end()
+            return
         *lines, unfinished = self._last_lines()
         if lines and decode(lines[-1]) is None:
             # A crash while an earlier crash was being recorded: the unfinished line has got its end, but not
@@ -127,6 +142,11 @@ class AuditLog:
         else:
             self._find_link(lines)
             self._account_for(unfinished, ended=False)
+
+    def _find_former_end(self) -> None:
+        """A new file goes on where the one before it ended."""
+        if former := segments(self._path):
+            self._link = end_of(former[-1])
 
     def _last_lines(self) -> list[bytes]:
         """The last lines of the file, of which the very last has no end and is mostly empty."""
@@ -159,6 +179,7 @@ class AuditLog:
         self._append(lines if ended else b"\n" + lines, link)
 
     def _record(self, events: Sequence[AuditEvent]) -> None:
+        self._make_room()
         self._append(*encode(events, self._link, self._clock.now()))
 
     def _append(self, lines: bytes, link: Link) -> None:
@@ -175,6 +196,42 @@ class AuditLog:
         self._unclean = False
         self._size += len(lines)
         self._link = link
+
+    def _make_room(self) -> None:
+        """Begin a new file if this one is full.  A failure leaves the log as it was, or as ``open`` can go on with."""
+        if self._size < self._max_bytes or self._unclean:
+            return
+        try:
+            self._check_file()
+            self._begin_file()
+            doomed = segments(self._path)[: -self._max_files + 1 or None] if self._max_files else ()
+        except OSError as error:
+            raise AUDIT_UNAVAILABLE.error(f"{self._path} can not be renewed: {error.strerror}") from error
+        for segment in doomed:
+            self._discard(segment)
+
+    def _begin_file(self) -> None:
+        fresh = self._path.with_name(f"{self._path.name}.new")
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(fresh, flags, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._path.rename(segment_path(self._path, self._link.seq))
+            fresh.rename(self._path)
+            _flush_directory(self._path.parent)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(self._file)
+        self._file, self._size = descriptor, 0
+
+    def _discard(self, segment: Path) -> None:
+        """Remove an old file; that, and how it ended, is on record before."""
+        end = end_of(segment)
+        lines, link = encode([discarded_event(end)], self._link, self._clock.now())
+        self._append(lines, link)
+        with suppress(OSError):  # it is tried again with the next file
+            segment.unlink()
 
     def _check_file(self) -> None:
         if self._file < 0:
@@ -218,6 +275,18 @@ def _check_sizes(events: Sequence[AuditEvent]) -> None:
 
 def _length(event: AuditEvent) -> int:
     return len(encode([event], Link(), datetime.max.replace(tzinfo=UTC))[0]) + _NUMBER_BYTES
+
+
+def end_of(segment: Path) -> Link:
+    """The last record of a former file.  Raises: VST8101, OSError."""
+    with segment.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 3 * _LONGEST_LINE))
+        lines = file.read().split(b"\n")
+    record = decode(lines[-2]) if len(lines) > 1 and not lines[-1] else None
+    if record is None:
+        raise AUDIT_DAMAGED.error(f"the end of {segment} is not a record")
+    return Link(seq=record["seq"], hash=record["hash"])
 
 
 async def _settled(writing: asyncio.Future[None]) -> None:

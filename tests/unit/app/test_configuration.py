@@ -13,7 +13,7 @@ import pytest
 from vestibule.app.agent_settings import agent_settings
 from vestibule.app.configuration.files import Configuration, agent_configuration, server_configuration
 from vestibule.app.configuration.meanings import AGENT, SERVER, SPIRE
-from vestibule.app.configuration.shapes import parse_size
+from vestibule.app.configuration.sizes import parse_size
 from vestibule.app.main import COMMANDS
 from vestibule.app.server_settings import KeyStorage, server_settings
 from vestibule.errors import SeveralError, VestibuleError

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import typer
 
 from vestibule.audit import AuditEvent, AuditLog, verify
-from vestibule.cli import audit
+from vestibule.cli import audit, audit_records
 from vestibule.cli.output import Exit, Output
 from vestibule.cli.run_state import RunState
 from vestibule.clock import SystemClock
@@ -42,8 +44,6 @@ async def test_a_whole_log_is_found_whole(tmp_path: Path) -> None:
 def test_the_outcome_is_told_by_the_exit_code_and_in_the_envelope(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import asyncio
-
     log = asyncio.run(a_log(tmp_path / "audit.jsonl"))
     assert outcome(log) == Exit.FINE
     assert "3 records, none changed, removed or inserted" in capsys.readouterr().out
@@ -78,3 +78,39 @@ def test_without_a_path_it_is_the_log_of_the_run_in_this_directory(tmp_path: Pat
         health_address="",
     ).write(tmp_path)
     assert audit.find_log(tmp_path) == tmp_path / "server" / "audit.jsonl"
+
+
+def left(command: Callable[[], None]) -> int:
+    with pytest.raises(typer.Exit) as caught:
+        command()
+    return int(caught.value.exit_code)
+
+
+def test_a_cut_log_is_found_by_its_anchor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = asyncio.run(a_log(tmp_path / "audit.jsonl"))
+    assert left(lambda: audit.anchor(log)) == Exit.FINE
+    kept = tmp_path / "anchor"
+    kept.write_text(capsys.readouterr().out)
+    assert left(lambda: audit.check(log, Output.TEXT, str(kept))) == Exit.FINE
+    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:-1]))
+    assert left(lambda: audit.check(log)) == Exit.FINE, "the log itself cannot tell"
+    assert left(lambda: audit.check(log, Output.TEXT, str(kept))) == Exit.FINDINGS
+    assert "cut off" in capsys.readouterr().out
+    assert left(lambda: audit.check(log, Output.TEXT, "nonsense")) == Exit.USAGE
+
+
+def test_records_are_listed_shown_and_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = asyncio.run(a_log(tmp_path / "audit.jsonl"))
+    assert left(lambda: audit_records.list_records(log, subject="*/1", since="1h")) == Exit.FINE
+    assert capsys.readouterr().out.splitlines()[-1] == "Found 1 record"
+    assert left(lambda: audit_records.list_records(log, limit=2, output=Output.JSON)) == Exit.FINE
+    assert [each["seq"] for each in json.loads(capsys.readouterr().out)["data"]["records"]] == [2, 3]
+    assert left(lambda: audit_records.show(2, log)) == Exit.FINE
+    assert "subject spiffe://example.org/1" in capsys.readouterr().out
+    assert left(lambda: audit_records.show(9, log)) == Exit.USAGE
+    assert left(lambda: audit_records.list_records(log, since="yesterday")) == Exit.USAGE
+    capsys.readouterr()
+    assert left(lambda: audit_records.export(log)) == Exit.FINE
+    assert capsys.readouterr().out == log.read_text(), "as it stands in the log"
+    assert left(lambda: audit_records.export(log, form=audit_records.Form.CSV)) == Exit.FINE
+    assert capsys.readouterr().out.splitlines()[0].startswith("seq,time,actor,action")

@@ -77,6 +77,8 @@ SERVER: Final = {
         "SQLite in the data directory.",
         "--database",
     ),
+    "audit_file_size": Meaning("How large a file of the audit log grows before a new one is begun."),
+    "audit_files": Meaning("How many files of the audit log are kept; 0 keeps all."),
     "intent": Meaning("The directory of the mesh's intent; without it, identities only.", "--intent"),
     "node_attestors": Meaning("How nodes may attest: names, each with its settings.", "--node-attestor"),
     "allowed_jwt_claims": Meaning("Which custom claims entries may put into JWT-SVIDs; `*` allows all."),

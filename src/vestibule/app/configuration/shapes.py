@@ -9,11 +9,12 @@ from dataclasses import dataclass, fields, is_dataclass
 from datetime import timedelta
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final, Generic, NewType, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Final, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from vestibule.app.attestor_choices import Choice as Attestor
 from vestibule.app.attestor_choices import choices_of
 from vestibule.app.codes import INVALID_SETTING
+from vestibule.app.configuration.sizes import Size, parse_size
 from vestibule.app.secret_references import SecretReference
 from vestibule.cli.durations import parse_duration
 from vestibule.errors import VestibuleError
@@ -26,23 +27,9 @@ from vestibule.spiffe import SpiffeId, TrustDomain
 
 T = TypeVar("T")
 
-Size = NewType("Size", int)
-"""A number of bytes."""
-
 _DURATION: Final = "[0-9]{1,8}(s|m|h|d)"
 _SIZE: Final = "[0-9]{1,9}(B|KiB|MiB|GiB)"
-_FACTORS: Final = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _PORT: Final = re.compile(r"(^|_)port$")
-
-
-def parse_size(text: str) -> Size:
-    """``512KiB``, ``64MiB``, ``2GiB``.  Raises: VST9110."""
-    match = re.fullmatch(r"([0-9]{1,9})(B|KiB|MiB|GiB)", text.strip())
-    if match is None:
-        raise INVALID_SETTING.error(
-            f"{text[:60]!r} is not a size", advice="Write a whole number and a unit: 512KiB, 64MiB, 2GiB."
-        )
-    return Size(int(match[1]) * _FACTORS[match[2]])
 
 
 def path(text: str) -> Path:
