@@ -39,7 +39,7 @@ PROGRAM = "from vestibule.app.main import main; main()"
 WEB, API = SpiffeId.of(DOMAIN, "/web"), SpiffeId.of(DOMAIN, "/api")
 
 
-async def typed(*words: str | Path) -> Any:
+async def typed(*words: str | Path | TrustDomain) -> Any:
     """What an operator types, answered in JSON; in a thread of this process, which starts sooner than a new one."""
 
     def run() -> tuple[object, str]:
@@ -56,7 +56,7 @@ async def typed(*words: str | Path) -> Any:
 
 
 @asynccontextmanager
-async def process(log: Path, *words: str | Path) -> AsyncIterator[asyncio.subprocess.Process]:
+async def process(log: Path, *words: str | Path | TrustDomain) -> AsyncIterator[asyncio.subprocess.Process]:
     """A part of Vestibule as a process of its own; standard error is in ``log``."""
     with log.open("wb") as file:
         running = await asyncio.create_subprocess_exec(
@@ -148,7 +148,7 @@ class Drill:
         await typed("ca", "sign", request, "--expect-key", asked["key_id"], *options)
         await self.at_server("ca", "install", answer, "--server")
 
-    async def at_server(self, *words: str | Path) -> Any:
+    async def at_server(self, *words: str | Path | TrustDomain) -> Any:
         return await typed(*words, "--server-socket", self.server_socket)
 
     async def next_authority(self) -> None:
@@ -231,10 +231,10 @@ async def test_a_stolen_intermediate_is_replaced_and_cut_off_without_a_failed_re
                     "the first root is in no bundle",
                 )
                 drill.trust("root-b")
-                signing = ("--dir", directory / "root-a", "--passphrase-file", drill.secret)
-                await typed("ca", "revoke", waiting["name"], "--reason", "superseded", *signing)
-                await typed("ca", "revoke", "prod-next", "--reason", "keyCompromise", *signing)
-                await typed("ca", "crl", "--out", directory / "root-a.crl", *signing)
+                revoking = ("--dir", directory / "root-a", "--passphrase-file", drill.secret)
+                await typed("ca", "revoke", waiting["name"], "--reason", "superseded", *revoking)
+                await typed("ca", "revoke", "prod-next", "--reason", "keyCompromise", *revoking)
+                await typed("ca", "crl", "--out", directory / "root-a.crl", *revoking)
                 answered = requests.answered
                 await until(lambda: requests.answered > answered + 20, "the load still flows")
             assert not requests.failures, requests.failures[:3]
