@@ -1,0 +1,239 @@
+"""What strangers send, and what must hold whatever it is: a result that keeps its promises, or one of our errors.
+
+Each target takes bytes.  ``test_parsers.py`` feeds them from hypothesis, ``coverage_guided.py`` from a fuzzer that
+watches which code they reach.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Any, Final
+
+from envoy.service.discovery.v3 import discovery_pb2
+from google.protobuf.message import DecodeError
+
+from vestibule.errors import VestibuleError
+from vestibule.pki.bundles import from_jwks, from_jwt_jwks, from_pem, to_jwks, to_pem
+from vestibule.pki.chains import leaf_facts, verify_x509_svid
+from vestibule.pki.csr import make_csr, parse_csr
+from vestibule.pki.jwt import read_jwt_svid, verify_jwt_svid
+from vestibule.pki.keys import generate_key, public_key_der
+from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain
+from vestibule.testing import TestAuthority
+from vestibule.wire.gen.spiffe import workload_pb2
+from vestibule.xds.delta import DeltaStream
+from vestibule.xds.protobuf import (
+    delta_request_from,
+    delta_response_to,
+    sotw_request_from,
+    sotw_response_to,
+)
+from vestibule.xds.resources import Resource, Snapshot
+from vestibule.xds.sotw import SotwStream
+
+TRUST_DOMAIN: Final = TrustDomain.parse("example.org")
+SECRET: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+NAMES: Final = ("default", "ROOTCA", "ALL", "spiffe://example.org", "spiffe://example.org/web")
+_MESSAGES: Final = 64
+
+
+@dataclass(frozen=True)
+class Target:
+    """``run`` raises if a promise is broken; ``seeds`` are well-formed inputs to begin with."""
+
+    run: Callable[[bytes], None]
+    seeds: Callable[[], tuple[bytes, ...]]
+
+
+@cache
+def authority() -> TestAuthority:
+    return TestAuthority(TRUST_DOMAIN)
+
+
+def spiffe_id(data: bytes) -> None:
+    try:
+        found = SpiffeId.parse(data.decode("utf-8", "surrogateescape"))
+    except VestibuleError as error:
+        str(error).encode("utf-8", "backslashreplace")
+        return
+    assert SpiffeId.parse(str(found)) == found
+    assert len(str(found).encode()) <= 2048
+    assert not {"", ".", ".."} & set(found.path.split("/")[1:])
+    assert found.trust_domain.name == found.trust_domain.name.lower()
+
+
+def csr(data: bytes) -> None:
+    try:
+        found = parse_csr(data)
+    except VestibuleError:
+        return
+    assert public_key_der(found.public_key)
+    assert found.spiffe_id is None or SpiffeId.parse(str(found.spiffe_id)) == found.spiffe_id
+
+
+def certificate(data: bytes) -> None:
+    now = datetime.now(UTC)
+    try:
+        facts = leaf_facts(data)
+    except VestibuleError:
+        return
+    assert facts.spiffe_id.path
+    try:
+        found = verify_x509_svid([data], authority().bundle, now)
+    except VestibuleError:
+        return
+    # Nothing but what the authority signed is ever accepted.
+    assert data in _issued()
+    assert found == facts.spiffe_id
+
+
+def jwt(data: bytes) -> None:
+    token = data.decode("latin-1")
+    try:
+        read_jwt_svid(token)
+    except VestibuleError:
+        return
+    bundles = {TRUST_DOMAIN: authority().bundle}
+    try:
+        found = verify_jwt_svid(token, ["payments"], bundles.get, datetime.now(UTC))
+    except VestibuleError:
+        return
+    assert token.rpartition(".")[0] in {each.decode().rpartition(".")[0] for each in _jwt_seeds()}
+    assert found.spiffe_id.trust_domain == TRUST_DOMAIN
+
+
+def bundle(data: bytes) -> None:
+    for parse, write in ((from_jwks, to_jwks), (from_pem, to_pem), (from_jwt_jwks, None)):
+        try:
+            found: TrustBundle = parse(TRUST_DOMAIN, data)
+        except VestibuleError:
+            continue
+        if write is not None:
+            again = parse(TRUST_DOMAIN, write(found))
+            assert again.x509_authorities == found.x509_authorities
+            assert parse is from_pem or again.jwt_authorities == found.jwt_authorities
+
+
+def sds(data: bytes) -> None:
+    """A conversation: length-prefixed requests, to both variants of the protocol."""
+    variants: tuple[tuple[Any, type[Any], Any, Any], ...] = (
+        (SotwStream([SECRET]), discovery_pb2.DiscoveryRequest, sotw_request_from, sotw_response_to),
+        (DeltaStream([SECRET]), discovery_pb2.DeltaDiscoveryRequest, delta_request_from, delta_response_to),
+    )
+    for machine, message, read, write in variants:
+        _converse(machine, (message, read, write), _parts(data))
+
+
+def _converse(machine: Any, codec: tuple[Any, Any, Any], parts: Iterator[bytes]) -> None:
+    message, read, write = codec
+    machine.update(_snapshot())
+    for part in parts:
+        try:
+            machine.receive(read(message.FromString(part)))
+        except (DecodeError, VestibuleError):
+            return
+        for _ in range(_MESSAGES):
+            response = machine.next_response()
+            if response is None:
+                break
+            assert {each.name for each in response.resources} <= set(NAMES)
+            assert response.nonce
+            write(response).SerializeToString()
+        else:
+            raise AssertionError("one request is answered without end")
+
+
+def workload_api(data: bytes) -> None:
+    """Messages of the Workload API, as far as its door looks into them."""
+    for message in (
+        workload_pb2.X509SVIDRequest,
+        workload_pb2.JWTSVIDRequest,
+        workload_pb2.ValidateJWTSVIDRequest,
+    ):
+        try:
+            request = message.FromString(data)
+        except DecodeError:
+            continue
+        if isinstance(request, workload_pb2.JWTSVIDRequest) and request.spiffe_id:
+            spiffe_id(request.spiffe_id.encode())
+        if isinstance(request, workload_pb2.ValidateJWTSVIDRequest):
+            jwt(request.svid.encode("latin-1", "replace"))
+
+
+def _parts(data: bytes) -> Iterator[bytes]:
+    while len(data) >= 2:
+        (length,) = struct.unpack(">H", data[:2])
+        yield data[2 : 2 + length]
+        data = data[2 + length :]
+
+
+@cache
+def _snapshot() -> Snapshot:
+    return Snapshot.of("1", [Resource.of(SECRET, name, name.encode()) for name in NAMES])
+
+
+@cache
+def _issued() -> tuple[bytes, ...]:
+    ours = authority().svid(SpiffeId.of(TRUST_DOMAIN, "/web"), ttl=timedelta(days=1))
+    theirs = TestAuthority(TRUST_DOMAIN).svid(SpiffeId.of(TRUST_DOMAIN, "/web"))
+    return ours.chain[0], theirs.chain[0]
+
+
+@cache
+def _jwt_seeds() -> tuple[bytes, ...]:
+    identity = SpiffeId.of(TRUST_DOMAIN, "/web")
+    return (authority().jwt_svid(identity, "payments").token.encode(),)
+
+
+def _bundle_seeds() -> tuple[bytes, ...]:
+    found = authority().bundle
+    odd = json.dumps({"keys": [{"kty": "EC"}, {"use": "x509-svid", "kty": "EC", "x5c": ["AA=="]}]})
+    return to_jwks(found), to_pem(found), odd.encode(), b'{"keys": []}'
+
+
+def _csr_seeds() -> tuple[bytes, ...]:
+    return make_csr(generate_key()), make_csr(
+        generate_key(), SpiffeId.of(TRUST_DOMAIN, "/web"), ["web.example.org"]
+    )
+
+
+def _sds_seeds() -> tuple[bytes, ...]:
+    def conversation(*requests: Any) -> bytes:
+        parts = [request.SerializeToString() for request in requests]
+        return b"".join(struct.pack(">H", len(part)) + part for part in parts)
+
+    first = discovery_pb2.DiscoveryRequest(type_url=SECRET, resource_names=["default", "ROOTCA"])
+    first.node.id = "envoy"
+    again = discovery_pb2.DiscoveryRequest(
+        type_url=SECRET, resource_names=["ALL"], response_nonce="1", version_info="1"
+    )
+    delta = discovery_pb2.DeltaDiscoveryRequest(type_url=SECRET, resource_names_subscribe=["default"])
+    delta.node.id = "envoy"
+    less = discovery_pb2.DeltaDiscoveryRequest(resource_names_unsubscribe=["default"], response_nonce="1")
+    return conversation(first, again), conversation(delta, less)
+
+
+def _workload_api_seeds() -> tuple[bytes, ...]:
+    token = _jwt_seeds()[0].decode()
+    return (
+        workload_pb2.JWTSVIDRequest(
+            audience=["payments"], spiffe_id="spiffe://example.org/web"
+        ).SerializeToString(),
+        workload_pb2.ValidateJWTSVIDRequest(audience="payments", svid=token).SerializeToString(),
+    )
+
+
+TARGETS: Final = {
+    "spiffe_id": Target(spiffe_id, lambda: (b"spiffe://example.org/ns/prod/sa/web", b"SPIFFE://Example.org")),
+    "csr": Target(csr, _csr_seeds),
+    "certificate": Target(certificate, _issued),
+    "jwt": Target(jwt, _jwt_seeds),
+    "bundle": Target(bundle, _bundle_seeds),
+    "sds": Target(sds, _sds_seeds),
+    "workload_api": Target(workload_api, _workload_api_seeds),
+}
