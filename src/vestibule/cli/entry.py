@@ -135,6 +135,12 @@ def update(
     selector: SelectorOption = None,
     x509_svid_ttl: TtlOption = None,
     dns_name: DnsOption = None,
+    federates_with: Annotated[
+        list[str] | None, typer.Option("--federates-with", help="A trust domain. Repeatable.")
+    ] = None,
+    federates_with_nobody: Annotated[
+        bool, typer.Option("--federates-with-nobody", help="Only the own trust domain is believed.")
+    ] = False,
     hint: HintOption = None,
     expires_in: ExpiresOption = None,
     server_socket: ServerSocketOption = None,
@@ -148,6 +154,10 @@ def update(
             fields["spiffe_id"] = to_wire(SpiffeId.parse(spiffe_id))
         if parent_id is not None:
             fields["parent_id"] = to_wire(SpiffeId.parse(parent_id))
+        if federates_with or federates_with_nobody:
+            if federates_with and federates_with_nobody:
+                raise USAGE.error("an entry federates with somebody or with nobody")
+            fields["federates_with"] = federates_with or ()
         if not fields:
             raise USAGE.error("there is nothing to change")
         request = entry_pb2.BatchUpdateEntryRequest(

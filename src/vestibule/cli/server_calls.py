@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from grpclib.const import Status
 
+from vestibule.calls import codes as _calls_codes
+from vestibule.calls.http import codes as _http_codes
 from vestibule.calls.unix import unix_channel
 from vestibule.cli.sockets import find_sockets
 from vestibule.errors import CATALOGUE, VestibuleError
@@ -21,11 +23,12 @@ from vestibule.pki import codes as _pki_codes
 from vestibule.spiffe import SpiffeId, TrustDomain
 from vestibule.spiffe import codes as _spiffe_codes
 from vestibule.store import codes as _store_codes
-from vestibule.wire.gen.spire import agent_pb2, bundle_pb2, entry_pb2, types_pb2
+from vestibule.wire.gen.spire import agent_pb2, bundle_pb2, entry_pb2, trustdomain_pb2, types_pb2
+from vestibule.wire.gen.vestibule.admin.v1 import federation_pb2
 
 PAGE: Final = 500
 # Imported so that the catalogue knows the codes in the server's answers, with their advice.
-CODES: Final = (_identity_codes, _pki_codes, _spiffe_codes, _store_codes)
+CODES: Final = (_identity_codes, _pki_codes, _spiffe_codes, _store_codes, _calls_codes, _http_codes)
 _CODED: Final = re.compile(r"(VST[0-9]{4}) (.*)", re.DOTALL)
 
 
@@ -37,6 +40,9 @@ class ServerCalls:
         self.agents = Client(self.channel, agent_pb2.DESCRIPTOR.services_by_name["Agent"])
         self.bundles = Client(self.channel, bundle_pb2.DESCRIPTOR.services_by_name["Bundle"])
         self.entries = Client(self.channel, entry_pb2.DESCRIPTOR.services_by_name["Entry"])
+        self.domains = Client(self.channel, trustdomain_pb2.DESCRIPTOR.services_by_name["TrustDomain"])
+        federation = federation_pb2.DESCRIPTOR.services_by_name["FederationAdmin"]
+        self.federation = Client(self.channel, federation)
 
 
 @asynccontextmanager
