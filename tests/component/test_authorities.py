@@ -59,6 +59,20 @@ async def test_a_forced_rotation_fails_no_handshake(world: Field) -> None:
     await world.agents[0].until(lambda found: len(found.svids) == 2)
 
 
+async def test_in_a_hurry_what_was_cut_off_comes_back_alone(world: Field) -> None:
+    agent = await world.agent()
+    await world.server.entry(agent.id, "/web", ME)
+    await agent.until(anything)
+    operator = Operator(world.server.socket)
+    first, second = await operator.active(), await operator.prepare()
+    await agent.until(lambda found: second in roots_of(found))
+    for step, authority in (("Activate", second), ("Taint", first), ("Revoke", first)):
+        await operator.step(step, authority)
+    context = await agent.until(lambda found: roots_of(found) == {second} and leads_to(found, second))
+    assert not agent.task.done()
+    assert len(context.svids) == 1
+
+
 async def until_renewed(world: Field, before: list[str]) -> None:
     """The server knows an agent's new certificate once the agent shows it: with the next thing that it asks."""
     async with asyncio.timeout(40):

@@ -22,7 +22,7 @@ from vestibule.records import Address
 from vestibule.spiffe import JwtAuthority, TrustBundle
 
 CEREMONY_DIRECTORY: Final = "ceremony"
-LOOK_SECONDS: Final = 5.0
+LOOK_SECONDS: Final = 2.0
 """How often the server above is asked for its bundle; a change of its roots is seen sooner, through the agent."""
 
 

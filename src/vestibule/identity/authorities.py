@@ -19,7 +19,12 @@ from vestibule.audit import Audit
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
 from vestibule.identity.beacon import Beacon
-from vestibule.identity.codes import JWT_SVIDS_DISABLED, NO_UPSTREAM, UPSTREAM_IN_CHARGE
+from vestibule.identity.codes import (
+    JWT_SVIDS_DISABLED,
+    NO_UPSTREAM,
+    UPSTREAM_FAILED,
+    UPSTREAM_IN_CHARGE,
+)
 from vestibule.identity.jwt_authorities import JwtAuthorities
 from vestibule.identity.jwt_trust import JwtTrust
 from vestibule.identity.lifecycle import ACTOR, ALONE, Lifecycle, Ownership, Step
@@ -286,20 +291,31 @@ class Authorities:
 
         Raises: VST1303, VST1202, VST1304, VST1305, VST1306.
         """
-        async with self._change():
-            if self._jwt_trust.knows(key_id):
-                return await self._jwt_trust.step(Step.TAINT, key_id, actor)
-            return await self.jwt.life.taint(key_id, actor)
+        return await self._step_jwt(Step.TAINT, key_id, actor)
 
     async def revoke_jwt(self, key_id: str, actor: str = ACTOR) -> JwtKey | PublishedJwtKey:
         """Take a tainted key out of the bundle, ours or one that a server below published.
 
         Raises: VST1303, VST1202, VST1304, VST1305, VST1308.
         """
+        return await self._step_jwt(Step.REVOKE, key_id, actor)
+
+    async def _step_jwt(self, step: Step, key_id: str, actor: str) -> JwtKey | PublishedJwtKey:
         async with self._change():
             if self._jwt_trust.knows(key_id):
-                return await self._jwt_trust.step(Step.REVOKE, key_id, actor)
-            return await self.jwt.life.revoke(key_id, actor)
+                moved: JwtKey | PublishedJwtKey = await self._jwt_trust.step(step, key_id, actor)
+            elif step is Step.TAINT:
+                moved = await self.jwt.life.taint(key_id, actor)
+            else:
+                moved = await self.jwt.life.revoke(key_id, actor)
+            try:
+                await self._jwt_trust.reconcile()
+            except VestibuleError as error:
+                # It is done here; the server above is told again with its next news.
+                _log.warning(
+                    "the server above was not told of the %s of JWT key %s: %s", step.value, key_id, error
+                )
+        return moved
 
     async def publish_jwt(self, key: JwtAuthority, publisher: SpiffeId) -> tuple[JwtAuthority, ...]:
         """Take the key of a server below into the bundle; returns all of its keys.
@@ -347,6 +363,9 @@ class Authorities:
 
         In this order: whoever learns that a root is tainted, and asks for another SVID, must not get one below it.
         """
+        if not bundle.x509_authorities:
+            # Nobody means this: every certificate of the trust domain would be worthless.
+            raise UPSTREAM_FAILED.error("the upstream says that it has no roots")
         for der in bundle.x509_authorities:
             load_certificate(der)
         async with self._change():

@@ -55,6 +55,7 @@ class JwtTrust:
         self._listed: dict[str, JwtAuthority] | None = None
         self._confirmed: set[str] = set()
         self._refused: set[str] = set()
+        self._withdrawn: set[str] = set()
         if own is not None and upstream is not None:
             own.publish, own.is_withdrawn = self._publish_above, self.is_withdrawn
 
@@ -117,21 +118,33 @@ class JwtTrust:
     # ------------------------------------------------------------------------------------- upwards
 
     async def reconcile(self) -> None:
-        """Publish above what is not listed there, though it never was refused or withdrawn."""
+        """Tell the server above what it does not know: new keys, those tainted here, and those revoked here."""
         if self._upstream is None or self._listed is None:
             return
         own = [] if self._own is None else [as_authority(key) for key in self._own.all()]
         for key in (*own, *map(_authority, self._published.values())):
-            listed = self._listed.get(key.key_id)
-            news = listed is None or (key.tainted and not listed.tainted)
-            if news and not self._is_revoked(key.key_id) and not self.is_withdrawn(key.key_id):
-                try:
-                    await self._publish_above(key)
-                except VestibuleError as error:
-                    if error.code.kind is Kind.UNAVAILABLE:
-                        raise
-                    _log.error("the server above refuses JWT key %s: %s", key.key_id, error)
-                    self._refused.add(key.key_id)
+            if (news := self._news_above(key)) is None:
+                continue
+            try:
+                await self._publish_above(news)
+            except VestibuleError as error:
+                if error.code.kind is Kind.UNAVAILABLE:
+                    raise
+                _log.error("the server above refuses JWT key %s: %s", key.key_id, error)
+                self._refused.add(key.key_id)
+
+    def _news_above(self, key: JwtAuthority) -> JwtAuthority | None:
+        """What to tell the server above about a key, if anything."""
+        listed = (self._listed or {}).get(key.key_id)
+        if self._is_revoked(key.key_id):
+            # Once: a server that knows no withdrawal (SPIRE's) would be told for ever.
+            if listed is None or key.key_id in self._withdrawn:
+                return None
+            self._withdrawn.add(key.key_id)
+            return replace(key, tainted=True, expires_at=self._clock.now())
+        if listed is None:
+            return None if self.is_withdrawn(key.key_id) else key
+        return key if key.tainted and not listed.tainted else None
 
     async def _publish_above(self, key: JwtAuthority) -> None:
         assert self._upstream is not None
@@ -147,9 +160,13 @@ class JwtTrust:
         3. Its ID is not another key's, and it was not revoked here.
         4. Its publisher has not too many.
 
+        A key that its own publisher calls tainted and over, it has revoked: then it is withdrawn here, too.
         Raises: VST1313 (steps 1 to 3), VST1314 (3), VST1315 (4), errors of audit, store and upstream.
         """
         now = self._clock.now()
+        if self._is_withdrawal(key, publisher):
+            await self._withdraw(key, str(publisher))
+            return
         if not 0 < len(key.key_id) <= MAX_KEY_ID:  # 1
             raise JWT_KEY_REFUSED.error("invalid JWT authority: missing or overlong key ID")
         if key.expires_at is None or key.expires_at <= now:
@@ -181,6 +198,21 @@ class JwtTrust:
         if self._upstream is not None:
             await self._publish_above(_authority(record))
         await self._keep(record)
+
+    def _is_withdrawal(self, key: JwtAuthority, publisher: SpiffeId) -> bool:
+        kept = self._published.get(key.key_id)
+        over = key.expires_at is not None and key.expires_at <= self._clock.now()
+        same = kept is not None and (kept.publisher, kept.public_key) == (publisher, key.public_key)
+        return same and key.tainted and over
+
+    async def _withdraw(self, key: JwtAuthority, publisher: str) -> None:
+        state = self._published[key.key_id].state
+        if state is AuthorityState.OLD:
+            await self.step(Step.TAINT, key.key_id, publisher)
+        if state is not AuthorityState.REVOKED:
+            await self.step(Step.REVOKE, key.key_id, publisher)
+        if self._upstream is not None:
+            await self._publish_above(key)
 
     def knows(self, key_id: str) -> bool:
         """Whether a server below published this key."""
