@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
-from typing import Protocol
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Final, Protocol
+
+LONGEST_SLEEP: Final = 10.0
+"""Seconds after which the wall clock is looked at again."""
+
+SET_BACK: Final = 5.0
+"""Seconds by which it has to fall behind for that."""
 
 
 class Clock(Protocol):
@@ -15,7 +23,7 @@ class Clock(Protocol):
         ...
 
     async def sleep_until(self, instant: datetime) -> None:
-        """Return once ``instant`` is reached; at once if it lies in the past."""
+        """Return once ``instant`` is reached, at once if it lies in the past; early, if the clock is set back."""
         ...
 
 
@@ -27,5 +35,19 @@ class SystemClock:
 
     async def sleep_until(self, instant: datetime) -> None:
         # The wall clock may step while we sleep (NTP, suspend), so no single sleep is trusted for long.
-        while (remaining := (instant - self.now()).total_seconds()) > 0:  # noqa: ASYNC110
-            await asyncio.sleep(min(remaining, 30.0))
+        began, wall = time.monotonic(), self.now()
+        while (remaining := (instant - self.now()).total_seconds()) > 0:
+            await asyncio.sleep(min(remaining, LONGEST_SLEEP))
+            if (self.now() - wall).total_seconds() < time.monotonic() - began - SET_BACK:
+                # Set back: what was planned by the old time has to be planned anew.
+                return
+
+
+async def steps(clock: Clock) -> AsyncIterator[timedelta]:
+    """Each time that the wall clock was set while this runs: by how much, forward or back."""
+    while True:
+        began, wall = time.monotonic(), clock.now()
+        await asyncio.sleep(SET_BACK)
+        step = clock.now() - wall - timedelta(seconds=time.monotonic() - began)
+        if abs(step) > timedelta(seconds=SET_BACK):
+            yield step

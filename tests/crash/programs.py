@@ -32,6 +32,7 @@ class Program:
     log: Path
     started: int = 0
     process: subprocess.Popen[bytes] | None = None
+    environment: dict[str, str] = field(default_factory=dict)
     _mark: int = field(default=0, repr=False)
 
     def start(self) -> None:
@@ -44,7 +45,7 @@ class Program:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env=environment | self.environment,
             )
         self.started += 1
 
@@ -76,6 +77,8 @@ class Field:
 
     directory: Path
     port: int
+    lifetimes: tuple[str, ...] = ("--ca-ttl", "4m", "--default-x509-svid-ttl", "4s", "--agent-ttl", "8s")
+    """Certificates of seconds, so that something is renewed at every moment, and authorities of minutes."""
 
     @property
     def data(self) -> Path:
@@ -94,10 +97,9 @@ class Field:
         return self.directory / "admin.sock"
 
     def server(self) -> Program:
-        """Certificates of seconds, so that something is renewed at every moment, and authorities of minutes."""
         words = ["server", "run", "--trust-domain", "example.org", "--data-dir", str(self.data)]
         words += ["--socket", str(self.socket), "--bind", f"127.0.0.1:{self.port}", "--health", "off"]
-        words += ["--ca-ttl", "4m", "--default-x509-svid-ttl", "4s", "--agent-ttl", "8s"]
+        words += self.lifetimes
         return Program("server", words, "vestibule server ready:", self.directory / "server.log")
 
     def agent(self, token: Path, bundle: Path) -> Program:

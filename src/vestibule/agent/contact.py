@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from vestibule.agent.skew import Skew
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
 
@@ -19,6 +20,8 @@ class Contact:
         """When the server last answered."""
         self.problem: VestibuleError | None = None
         """Why the last round failed, until one succeeds."""
+        self.skew: Skew | None = None
+        """How far our clock is from the server's, as last measured."""
 
     def seen(self) -> None:
         """The server has answered just now."""

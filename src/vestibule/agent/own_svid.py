@@ -72,6 +72,8 @@ class OwnSvid:
         self._spent: set[bytes] = set()
         self._rejoin = False
         self._not_back: VestibuleError | None = None
+        self._wrong: VestibuleError | None = None
+        self._wrong_until: datetime | None = None
         self._back_again_at: datetime | None = None
         self.reattest_at: datetime | None = None
         """When to attest again after a refusal."""
@@ -115,11 +117,21 @@ class OwnSvid:
         Raises: VST2101, VST2109, the errors of ``Upstream`` and of the evidence.
         """
         own = self._keeping.now.own
+        self._wait_after_a_wrong_one()
         if own is None or self.is_spent() or self._rejoin:
             if not await self._come_back():
                 await self._join()
         elif own.renew_at <= self._clock.now():
             await (self._reattest() if self._reattests else self._renew())
+
+    def _wait_after_a_wrong_one(self) -> None:
+        # Each one that is of no use to us, by a wrong clock of ours, say, is a signature and a record of the server's.
+        if self._wrong is None or self._wrong_until is None:
+            return
+        left = self._wrong_until - self._clock.now()
+        if timedelta() < left <= timedelta(seconds=REFUSED_PAUSE):
+            raise self._wrong.code.error(self._wrong.message)
+        self._wrong = self._wrong_until = None
 
     async def _come_back(self) -> bool:
         """Return with the last key; whether the server let us.  Who can attest again is expected to do that."""
@@ -198,7 +210,11 @@ class OwnSvid:
 
     async def _take(self, key: EllipticCurvePrivateKey, chain: Chain) -> None:
         now = self._clock.now()
-        svid = accept(key, chain, self._keeping.now.bundle, now)
+        try:
+            svid = accept(key, chain, self._keeping.now.bundle, now)
+        except VestibuleError as error:
+            self._wrong, self._wrong_until = error, now + timedelta(seconds=REFUSED_PAUSE)
+            raise
         if not svid.spiffe_id.path.startswith(AGENT_PATH):
             raise WRONG_SVID.error(f"the server calls this agent {svid.spiffe_id}, which is no agent's name")
         # On disk before it is shown: the token is used up, and once the server sees the new certificate it takes

@@ -26,7 +26,7 @@ from typing import Final
 
 from vestibule.agent.bootstrap import FetchUnverified, FirstTrust, is_final
 from vestibule.agent.cache import SvidCache
-from vestibule.agent.codes import AGENT_IS_BANNED
+from vestibule.agent.codes import AGENT_IS_BANNED, WRONG_SVID
 from vestibule.agent.contact import Contact
 from vestibule.agent.federated import Federated
 from vestibule.agent.following import Following, level_of
@@ -35,19 +35,23 @@ from vestibule.agent.own_svid import TEMPORARY, OwnSvid
 from vestibule.agent.pause import Pause
 from vestibule.agent.ports import Upstream
 from vestibule.agent.rebootstrap import REBOOTSTRAP_DELAY, Rebootstrap, Rebootstrapping
+from vestibule.agent.skew import SkewWatch
 from vestibule.agent.tainting import hasten
 from vestibule.agent.vault import Vault
 from vestibule.agent.workload_svids import WorkloadSvids
 from vestibule.attest.node import NodeProof
 from vestibule.calls.codes import BANNED, MUST_ATTEST
-from vestibule.clock import Clock
+from vestibule.clock import Clock, steps
 from vestibule.errors import VestibuleError
-from vestibule.net.codes import SERVER_NOT_TRUSTED
+from vestibule.net.codes import SERVER_NOT_TRUSTED, UNREACHABLE
 from vestibule.spiffe import TrustDomain, X509Svid
 
 SHORTEST_REST: Final = timedelta(milliseconds=200)
 SAVE_AGAIN: Final = timedelta(seconds=2)
 """How often a cache that could not be written is tried again."""
+
+_MAYBE_THE_CLOCK: Final = frozenset({SERVER_NOT_TRUSTED, UNREACHABLE, MUST_ATTEST, WRONG_SVID})
+"""What it looks like if certificates that are good have expired by somebody's clock, or are from the future."""
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +67,7 @@ class Sync:
         vault: Vault,
         upstream: Upstream,
         fetch_unverified: FetchUnverified,
+        skew: SkewWatch,
         first_trust: FirstTrust,
         proof: Callable[[], NodeProof],
         clock: Clock,
@@ -80,6 +85,7 @@ class Sync:
         self._trust_domain = trust_domain
         self._upstream = upstream
         self._fetch_unverified = fetch_unverified
+        self._skew = skew
         self._first_trust = first_trust
         self._clock = clock
         self._jitter = jitter
@@ -146,6 +152,14 @@ class Sync:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._maintain(), name="agent-maintain")
             tasks.create_task(self._following.run(), name="agent-follow")
+            tasks.create_task(self._watch_clock(), name="agent-clock")
+
+    async def _watch_clock(self) -> None:
+        """When somebody sets the clock, everything that was planned by the old time is looked at anew."""
+        async for step in steps(self._clock):
+            _log.warning("this machine's clock was set %+.0f s", step.total_seconds())
+            await self._measure(verified=True)
+            self._mark(entries=True, bundle=True)
 
     async def until_joined(self) -> None:
         """Wait until there is an SVID that the server accepts, as far as is known."""
@@ -170,7 +184,9 @@ class Sync:
             try:
                 await self._round()
             except VestibuleError as error:
-                if not self._judge(error):
+                if error.code in _MAYBE_THE_CLOCK:
+                    await self._measure(verified=error.code is WRONG_SVID)
+                if not self._judge(self._skew.explain(error)):
                     await self._rest(self._clock.now() + timedelta(seconds=pause.next()))
             else:
                 pause.reset()
@@ -195,10 +211,15 @@ class Sync:
                 await self._federated.refresh()
             finally:
                 await self._workloads.refresh()
+            await self._measure(verified=True)
         finally:
             # Before the agent has joined there is only a first trust that may have been a mistake.
             if self._keeping.unsaved and self._keeping.now.own is not None:
                 await self._keeping.save(self._keeping.now)
+
+    async def _measure(self, *, verified: bool) -> None:
+        await self._skew.measure(verified=verified)
+        self.contact.skew = self._skew.skew
 
     async def _rest(self, until: datetime | None) -> None:
         """Until that instant, or until something is noted."""

@@ -29,6 +29,7 @@ from vestibule.agent.relay import Relay
 from vestibule.agent.revocation_file import RevocationFile
 from vestibule.agent.revocations import AgentRevocations
 from vestibule.agent.sidecars import Grants, Sidecars, ViewCache
+from vestibule.agent.skew import ServerTime, SkewWatch
 from vestibule.agent.strangers import Strangers
 from vestibule.agent.sync import Sync
 from vestibule.agent.templates import Template, Templates
@@ -187,6 +188,7 @@ class Agent:
             vault=self.vault,
             upstream=identity_api,
             fetch_unverified=self._fetch_unverified,
+            skew=SkewWatch(clock, partial(identity_api.time, clock), self._ask_anybody_the_time),
             first_trust=settings.first_trust,
             proof=proofs.make,
             clock=clock,
@@ -433,6 +435,13 @@ class Agent:
 
     def _bundle(self) -> TrustBundle | None:
         return self.cache.now.bundle
+
+    async def _ask_anybody_the_time(self) -> ServerTime:
+        channel = UnverifiedChannel(self.settings.server, self.clock)
+        try:
+            return await IdentityApi(channel, self.settings.trust_domain).time(self.clock)
+        finally:
+            channel.close()
 
     async def _fetch_unverified(self) -> TrustBundle:
         channel = UnverifiedChannel(self.settings.server, self.clock)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from vestibule import __version__
+from vestibule.agent.skew import Skew
 from vestibule.doors.health import Check, HealthServer, health_app
 from vestibule.telemetry.metrics import Metrics
 
@@ -38,6 +40,11 @@ def _metrics(agent: Agent) -> Metrics:
         "1 while the server's changes are followed.",
         lambda: agent.sync.contact.connected,
     )
+    metrics.gauge(
+        "agent_clock_skew_seconds",
+        "This machine's clock minus the server's, as last measured; NaN before.",
+        lambda: _seconds_of(agent.sync.contact.skew),
+    )
     metrics.gauge("agent_svids", "Workload SVIDs in hand.", lambda: len(cache.now.svids))
     metrics.gauge(
         "agent_svid_expires_seconds",
@@ -51,6 +58,10 @@ def _metrics(agent: Agent) -> Metrics:
         "agent_access_records_dropped", "Access records that could not be kept.", lambda: log.dropped
     )
     return metrics
+
+
+def _seconds_of(skew: Skew | None) -> float:
+    return skew.offset.total_seconds() if skew is not None else math.nan
 
 
 def _until_first_expiry(instants: list[datetime], now: datetime) -> float:

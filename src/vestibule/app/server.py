@@ -20,7 +20,7 @@ from vestibule.app.server_services import Services, opened
 from vestibule.app.server_settings import ServerSettings
 from vestibule.app.socket_directories import socket_directory
 from vestibule.audit import AuditEvent
-from vestibule.clock import Clock, SystemClock
+from vestibule.clock import Clock, SystemClock, steps
 from vestibule.doors.access import Access
 from vestibule.doors.admin_api import ServerAdminDoor
 from vestibule.doors.administrators_api import AdministratorsDoor
@@ -305,6 +305,7 @@ class _Server:
         services = self._services
         yield "store", services.store.run
         yield "deferred-records", services.audit.run
+        yield "clock", self._watch_clock
         yield "entitlements", services.entitlements.run
         yield "authorities", services.authorities.run
         if self._ceremony is not None:
@@ -332,6 +333,14 @@ class _Server:
                 yield "oidc-tls", tls.run
         if self._places.bundle_endpoint is not None and self._endpoint is not None:
             yield from self._endpoint.background(self._places.bundle_endpoint)
+
+    async def _watch_clock(self) -> None:
+        """Whoever looks for the cause of failing handshakes finds it here, too."""
+        async for step in steps(self._clock):
+            _log.warning(
+                "this machine's clock was set %+.0f s: where it is wrong, agents and server refuse each other",
+                step.total_seconds(),
+            )
 
     async def _drain(self) -> None:
         grace = self._settings.drain.total_seconds()

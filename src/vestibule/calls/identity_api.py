@@ -12,8 +12,9 @@ from grpclib.exceptions import GRPCError
 
 from vestibule.calls.channel import ServerChannel
 from vestibule.calls.codes import BAD_ANSWER, OTHER_TRUST_DOMAIN
-from vestibule.calls.presence import PresenceApi
+from vestibule.calls.presence import PresenceApi, ServerTime
 from vestibule.calls.standing import standing as _standing
+from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
 from vestibule.net.grpc import Client, Stream
 from vestibule.records import Entry
@@ -94,6 +95,10 @@ class IdentityApi:
     async def come_back(self, last: X509Svid, csr: bytes) -> Chain:
         """A new SVID for the holder of the last one's key.  Raises, beside the usual: VST2334."""
         return await self._presence.come_back(last, csr)
+
+    async def time(self, clock: Clock) -> ServerTime:
+        """The server's time, and how long the question took."""
+        return await self._presence.time(clock)
 
     async def bundle(self) -> TrustBundle:
         """The trust bundle.  Raises, beside the usual: VST2333 for one of another trust domain."""

@@ -14,6 +14,7 @@ from grpclib.exceptions import GRPCError
 from vestibule.calls.channel import ServerChannel
 from vestibule.calls.codes import BAD_ANSWER, MUST_ATTEST, NOT_LET_BACK
 from vestibule.calls.standing import standing
+from vestibule.clock import Clock
 from vestibule.errors import Kind, VestibuleError
 from vestibule.net.caller import peer_chain
 from vestibule.net.grpc import Client, Stream
@@ -78,11 +79,11 @@ class PresenceApi:
                 raise NOT_LET_BACK.error(f"the server did not let the agent back: {error}") from error
             raise
 
-    async def time(self) -> ServerTime:
+    async def time(self, clock: Clock) -> ServerTime:
         """The server's time, and how long the question took."""
         began = time.monotonic()
         answer = await self._client.unary("GetTime", wire.GetTimeRequest(), timeout=5.0)
-        ours, rtt = datetime.now(UTC), time.monotonic() - began
+        ours, rtt = clock.now(), time.monotonic() - began
         theirs = datetime.fromtimestamp(answer.unix_microseconds / 1_000_000, UTC)
         return ServerTime(theirs=theirs, ours=ours, rtt=timedelta(seconds=rtt))
 

@@ -112,6 +112,7 @@ async def examine(sockets: Sockets, *, server_named: bool, health: str, now: flo
     agent = await _agent(sockets, report, now)
     starts = [each.not_before for each in server.authorities if each.state == "active"] if server else []
     starts += [agent.started_at] if agent else []
+    report.add("clock", findings.clock_skew(agent) if agent else ())
     report.add("clock", [findings.clock(clock_is_synchronised(), starts, now)])
     return report
 

@@ -245,6 +245,34 @@ def clock(synchronised: bool | None, starts: Sequence[float], now: float) -> Fin
     return fine("clock", "the clock is synchronised" if synchronised else "nothing speaks against the clock")
 
 
+SKEW_WARNED: Final = 15.0
+SKEW_BREAKS: Final = 60.0
+"""Seconds by which certificates are backdated: what clocks may differ by."""
+
+
+def clock_skew(status: admin_pb2.AgentStatus) -> Iterator[Finding]:
+    """The agent's clock and the server's agree, as the agent measured."""
+    if not status.HasField("clock_skew"):
+        return
+    skew = status.clock_skew
+    certain = abs(skew.seconds) - skew.uncertainty_seconds
+    words = skew_words(skew.seconds, skew.verified)
+    hint = "Set both clocks right, and run a time service such as chrony on both machines; all recovers by itself."
+    if certain > SKEW_BREAKS:
+        yield failed("clock-skew", f"{words}: handshakes fail", hint)
+    elif certain > SKEW_WARNED:
+        yield warning("clock-skew", f"{words}: from {SKEW_BREAKS:.0f} s on handshakes fail", hint)
+    else:
+        yield fine("clock-skew", f"the clocks of agent and server agree within {abs(skew.seconds):.2f} s")
+
+
+def skew_words(seconds: float, verified: bool) -> str:
+    """For people."""
+    side = "ahead of" if seconds > 0 else "behind"
+    whose = "the server's" if verified else "that of whoever answers at the server's address"
+    return f"the agent's clock is {abs(seconds):.0f} s {side} {whose}"
+
+
 def _named(
     svids: Sequence[admin_pb2.SvidStatus], chosen: Callable[[admin_pb2.SvidStatus], bool]
 ) -> list[str]:

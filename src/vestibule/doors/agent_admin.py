@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 from vestibule.agent.cache import Held, Holdings
 from vestibule.agent.sidecars import Session
+from vestibule.agent.skew import Skew
 from vestibule.errors import VestibuleError
 from vestibule.net.grpc import Servable, Stream, serve
 from vestibule.wire.gen.vestibule.admin.v1 import admin_pb2 as wire
@@ -28,6 +29,9 @@ class Contact(Protocol):
     @property
     def problem(self) -> VestibuleError | None: ...
 
+    @property
+    def skew(self) -> Skew | None: ...
+
 
 class AgentAdminDoor:
     """Collects the status from where it is known.  It tells of keys only that they exist."""
@@ -42,6 +46,7 @@ class AgentAdminDoor:
         problems: Callable[[], Iterable[VestibuleError]],
         version: str,
         started_at: datetime,
+        kek_home: str = "",
     ) -> None:
         self._holdings = holdings
         self._contact = contact
@@ -50,6 +55,7 @@ class AgentAdminDoor:
         self._problems = problems
         self._version = version
         self._started_at = started_at
+        self._kek_home = kek_home
 
     def servable(self) -> Servable:
         return serve(SERVICE, self)
@@ -72,8 +78,20 @@ class AgentAdminDoor:
                 sidecars=[_sidecar(session, proxies) for session in self._sessions()],
                 started_at=_unix(self._started_at),
                 problems=[_problem(error) for error in self._problems()],
+                clock_skew=_skew(contact.skew),
+                kek_home=self._kek_home,
             )
         )
+
+
+def _skew(skew: Skew | None) -> wire.ClockSkew | None:
+    if skew is None:
+        return None
+    return wire.ClockSkew(
+        seconds=skew.offset.total_seconds(),
+        uncertainty_seconds=skew.uncertainty.total_seconds(),
+        verified=skew.verified,
+    )
 
 
 def _svid(entry_id: str, held: Held) -> wire.SvidStatus:

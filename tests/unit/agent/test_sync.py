@@ -19,6 +19,7 @@ from vestibule.agent.own_svid import REFUSED_PAUSE
 from vestibule.agent.pause import Pause
 from vestibule.agent.ports import Chain
 from vestibule.agent.rebootstrap import Rebootstrap, Rebootstrapping
+from vestibule.agent.skew import ServerTime, SkewWatch
 from vestibule.agent.sync import SAVE_AGAIN, Sync
 from vestibule.agent.vault import Vault
 from vestibule.attest.node import NodeProof
@@ -206,12 +207,16 @@ def assemble(tmp_path: Path, server: ServerDouble, clock: FakeClock, *, reattest
         fetches.append(None)
         return await server.bundle()
 
+    async def no_clock() -> ServerTime:
+        raise UNREACHABLE.error("no clock")
+
     sync = Sync(
         trust_domain=TD,
         cache=cache,
         vault=vault,
         upstream=server,
         fetch_unverified=fetch,
+        skew=SkewWatch(clock, no_clock, no_clock),
         first_trust=FirstTrust(insecure=True),
         proof=proof,
         reattests=reattests,

@@ -339,6 +339,8 @@ class AgentStatus(_message.Message):
     SIDECARS_FIELD_NUMBER: _builtins.int
     STARTED_AT_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
+    CLOCK_SKEW_FIELD_NUMBER: _builtins.int
+    KEK_HOME_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     spiffe_id: _builtins.str
     svid_expires_at: _builtins.int
@@ -346,6 +348,8 @@ class AgentStatus(_message.Message):
     server_seen_at: _builtins.int
     server_error: _builtins.str
     started_at: _builtins.int
+    kek_home: _builtins.str
+    """where the key that seals the agent's cache comes from"""
     @_builtins.property
     def svids(self) -> _containers.RepeatedCompositeFieldContainer[Global___SvidStatus]: ...
     @_builtins.property
@@ -353,6 +357,10 @@ class AgentStatus(_message.Message):
     @_builtins.property
     def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___Problem]:
         """of the agent's own files: its cache, its access log"""
+
+    @_builtins.property
+    def clock_skew(self) -> Global___ClockSkew:
+        """absent until it was measured"""
 
     def __init__(
         self,
@@ -367,14 +375,44 @@ class AgentStatus(_message.Message):
         sidecars: _abc.Iterable[Global___SidecarStatus] | None = ...,
         started_at: _builtins.int = ...,
         problems: _abc.Iterable[Global___Problem] | None = ...,
+        clock_skew: Global___ClockSkew | None = ...,
+        kek_home: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clock_skew", b"clock_skew"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["problems", b"problems", "server_connected", b"server_connected", "server_error", b"server_error", "server_seen_at", b"server_seen_at", "sidecars", b"sidecars", "spiffe_id", b"spiffe_id", "started_at", b"started_at", "svid_expires_at", b"svid_expires_at", "svids", b"svids", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_skew", b"clock_skew", "kek_home", b"kek_home", "problems", b"problems", "server_connected", b"server_connected", "server_error", b"server_error", "server_seen_at", b"server_seen_at", "sidecars", b"sidecars", "spiffe_id", b"spiffe_id", "started_at", b"started_at", "svid_expires_at", b"svid_expires_at", "svids", b"svids", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AgentStatus: _TypeAlias = AgentStatus  # noqa: Y015
+
+@_typing.final
+class ClockSkew(_message.Message):
+    """This machine's clock minus the server's; the truth is within uncertainty_seconds of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SECONDS_FIELD_NUMBER: _builtins.int
+    UNCERTAINTY_SECONDS_FIELD_NUMBER: _builtins.int
+    VERIFIED_FIELD_NUMBER: _builtins.int
+    seconds: _builtins.float
+    uncertainty_seconds: _builtins.float
+    verified: _builtins.bool
+    """whether whoever told the time had proven to be the server"""
+    def __init__(
+        self,
+        *,
+        seconds: _builtins.float = ...,
+        uncertainty_seconds: _builtins.float = ...,
+        verified: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["seconds", b"seconds", "uncertainty_seconds", b"uncertainty_seconds", "verified", b"verified"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClockSkew: _TypeAlias = ClockSkew  # noqa: Y015
 
 @_typing.final
 class SvidStatus(_message.Message):
