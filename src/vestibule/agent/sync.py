@@ -159,7 +159,7 @@ class Sync:
         async for step in steps(self._clock):
             _log.warning("this machine's clock was set %+.0f s", step.total_seconds())
             await self._measure(verified=True)
-            self._mark(entries=True, bundle=True)
+            self._mark(entries=True, bundle=True, federation=True)
 
     async def until_joined(self) -> None:
         """Wait until there is an SVID that the server accepts, as far as is known."""

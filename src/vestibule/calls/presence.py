@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
@@ -57,19 +58,13 @@ class PresenceApi:
             with standing():
                 async with self._client.stream("Return", timeout=30.0) as stream:
                     await stream.send_message(wire.ReturnRequest(hello=hello))
-                    challenge = await _step(stream, "challenge")
-                    if len(challenge) != CHALLENGE_BYTES:
-                        raise BAD_ANSWER.error(f"the server's challenge has {len(challenge)} bytes")
-                    statement = Statement(
-                        spiffe_id=last.spiffe_id,
-                        serial=str(last.serial),
-                        challenge=challenge,
-                        server_leaf=_server_leaf(stream),
-                        csr=csr,
-                    )
-                    proof = wire.ReturnRequest.Proof(signature=sign_statement(statement, key), csr=csr)
-                    await stream.send_message(wire.ReturnRequest(proof=proof))
-                    return tuple((await _step(stream, "svid")).cert_chain)
+                    if (challenge := await _step(stream, "challenge")) is not None:
+                        proof = _proof(stream, last, key, challenge, csr)
+                        await stream.send_message(wire.ReturnRequest(proof=proof), end=True)
+                        if (svid := await _step(stream, "svid")) is not None:
+                            return tuple(svid.cert_chain)
+                # Leaving the block raises what the server refused with.
+                raise BAD_ANSWER.error("the server ended the return without a result")
         except VestibuleError as error:
             # An older server has no such method, and says so without a code of ours.
             cause = error.__cause__
@@ -88,11 +83,27 @@ class PresenceApi:
         return ServerTime(theirs=theirs, ours=ours, rtt=timedelta(seconds=rtt))
 
 
+def _proof(
+    stream: Stream, last: X509Svid, key: EllipticCurvePrivateKey, challenge: bytes, csr: bytes
+) -> wire.ReturnRequest.Proof:
+    if len(challenge) != CHALLENGE_BYTES:
+        raise BAD_ANSWER.error(f"the server's challenge has {len(challenge)} bytes")
+    statement = Statement(
+        spiffe_id=last.spiffe_id,
+        serial=str(last.serial),
+        challenge=challenge,
+        server_leaf=_server_leaf(stream),
+        csr=csr,
+    )
+    return wire.ReturnRequest.Proof(signature=sign_statement(statement, key), csr=csr)
+
+
 async def _step(stream: Stream, name: str) -> Any:
+    """The named step of the next answer; ``None`` if the server ended the call."""
     answer = await stream.recv_message()
-    if answer is None or answer.WhichOneof("step") != name:
+    if answer is not None and answer.WhichOneof("step") != name:
         raise BAD_ANSWER.error(f"the server did not answer with its {name}")
-    return getattr(answer, name)
+    return None if answer is None else getattr(answer, name)
 
 
 def _server_leaf(stream: Stream) -> bytes:
