@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -22,18 +21,18 @@ from vestibule.identity.beacon import Beacon
 from vestibule.identity.codes import (
     JWT_SVIDS_DISABLED,
     NO_UPSTREAM,
-    UPSTREAM_FAILED,
     UPSTREAM_IN_CHARGE,
 )
 from vestibule.identity.jwt_authorities import JwtAuthorities
 from vestibule.identity.jwt_trust import JwtTrust
 from vestibule.identity.lifecycle import ACTOR, ALONE, Lifecycle, Ownership, Step
 from vestibule.identity.roots import Roots
-from vestibule.identity.upstream import UpstreamAuthority, UpstreamServer
+from vestibule.identity.trust_bundle import composed
+from vestibule.identity.upstream import UpstreamAuthority
+from vestibule.identity.upstream_news import UpstreamNews, as_server
 from vestibule.identity.x509_authorities import Signer, X509Authorities, activate_at, prepare_at
 from vestibule.keys import KeyManager
-from vestibule.pki.certificates import load_certificate
-from vestibule.records import Authority, AuthorityState, JwtKey, PublishedJwtKey
+from vestibule.records import Authority, JwtKey, PublishedJwtKey
 from vestibule.spiffe import JwtAuthority, SpiffeId, TrustBundle, TrustDomain
 from vestibule.store import Store
 
@@ -70,8 +69,9 @@ class Authorities:
         self._ca_ttl = ca_ttl
         self._jwt = jwt
         self._upstream = upstream
+        self._news = None if upstream is None else UpstreamNews(upstream, trust_domain)
         self._roots = Roots(store, audit, clock)
-        self._jwt_trust = JwtTrust(store, audit, clock, jwt, _server(upstream))
+        self._jwt_trust = JwtTrust(store, audit, clock, jwt, as_server(upstream))
         self._x509 = X509Authorities(
             store, keys, audit, clock, trust_domain, ca_ttl, upstream, self._roots, ownership
         )
@@ -81,7 +81,6 @@ class Authorities:
         self._beacon = Beacon()
         self._one_change = asyncio.Lock()
         self.problem: str | None = None
-        self.upstream_problem: str | None = None
 
     async def start(self) -> None:
         """Read what is kept; afterwards there is an active authority.
@@ -121,8 +120,8 @@ class Authorities:
             tasks.create_task(self._rotate(), name="authorities-rotate")
             if self._ownership.owner:
                 tasks.create_task(self._follow_others(), name="authorities-others")
-            if self._upstream is not None:
-                tasks.create_task(self._follow(self._upstream), name="authorities-upstream")
+            if self._news is not None:
+                tasks.create_task(self._news.run(self._take), name="authorities-upstream")
 
     @property
     def revision(self) -> int:
@@ -157,6 +156,11 @@ class Authorities:
     def has_upstream(self) -> bool:
         """Whether an upstream signs the authorities."""
         return self._upstream is not None
+
+    @property
+    def upstream_problem(self) -> str | None:
+        """Why the upstream is not followed at the moment."""
+        return None if self._news is None else self._news.problem
 
     @property
     def active(self) -> Authority:
@@ -339,38 +343,14 @@ class Authorities:
 
     # ---------------------------------------------------------------------------- what the upstream says
 
-    async def _follow(self, upstream: UpstreamAuthority) -> None:
-        while True:
-            try:
-                async for bundle in self._news(upstream):
-                    await self._take(bundle, tells_taint=isinstance(upstream, UpstreamServer))
-                    self.upstream_problem = None
-            except (VestibuleError, OSError) as error:
-                self.upstream_problem = str(error)
-                _log.error("cannot follow the upstream %s: %s", upstream.name, error)
-            await asyncio.sleep(RETRY_SECONDS)
-
-    async def _news(self, upstream: UpstreamAuthority) -> AsyncIterator[TrustBundle]:
-        if isinstance(upstream, UpstreamServer):
-            async for bundle in upstream.bundles():
-                yield bundle
-            return
-        async for roots in upstream.roots():
-            yield TrustBundle(trust_domain=self._trust_domain, x509_authorities=roots)
-
-    async def _take(self, bundle: TrustBundle, *, tells_taint: bool) -> None:
+    async def _take(self, bundle: TrustBundle, tells_all: bool) -> None:
         """New roots go into the bundle; if the active authority's own is among them no more, it is replaced.
 
         In this order: whoever learns that a root is tainted, and asks for another SVID, must not get one below it.
         """
-        if not bundle.x509_authorities:
-            # Nobody means this: every certificate of the trust domain would be worthless.
-            raise UPSTREAM_FAILED.error("the upstream says that it has no roots")
-        for der in bundle.x509_authorities:
-            load_certificate(der)
         async with self._change():
-            self._roots.take(bundle.x509_authorities, bundle.tainted_x509 if tells_taint else None)
-            if tells_taint:
+            self._roots.take(bundle.x509_authorities, bundle.tainted_x509 if tells_all else None)
+            if tells_all:
                 self._jwt_trust.take(bundle.jwt_authorities)
                 await self._jwt_trust.reconcile()
             await self._do_what_is_due()
@@ -419,25 +399,16 @@ class Authorities:
         Not if another server was first: then what it has changed has to be read before.
         """
         own, before = self.all(), self._bundle
-        roots, tainted = self._roots.published(before.x509_authorities, own, self.has_upstream)
-        local = [
-            each
-            for each in own
-            if not each.upstream_authority_id and each.state is not AuthorityState.REVOKED
-        ]
-        tainted |= {each.chain[0] for each in local if each.state is AuthorityState.TAINTED}
-        bundle = TrustBundle(
-            trust_domain=self._trust_domain,
-            x509_authorities=_in_order(before.x509_authorities, [*(each.chain[0] for each in local), *roots]),
-            tainted_x509=frozenset(tainted),
-            jwt_authorities=self._jwt_trust.published(before),
-            sequence=before.sequence,
+        bundle = composed(
+            before,
+            own,
+            self._roots.published(before.x509_authorities, own, self.has_upstream),
+            self._jwt_trust.published(before),
             # Five looks between the preparation of an authority and its first signature (a third of its life).
             refresh_hint=max(1, int(self._ca_ttl.total_seconds() / 15)),
         )
-        if _content(bundle) == _content(before):
+        if bundle == before:
             return True
-        bundle = replace(bundle, sequence=before.sequence + 1)
 
         def succeed(kept: TrustBundle | None) -> TrustBundle | None:
             return bundle if (kept.sequence if kept else 0) == before.sequence else None
@@ -447,20 +418,6 @@ class Authorities:
         self._bundle = bundle
         self._beacon.advance()
         return True
-
-
-def _server(upstream: object) -> UpstreamServer | None:
-    return upstream if isinstance(upstream, UpstreamServer) else None
-
-
-def _in_order(before: Sequence[bytes], found: Sequence[bytes]) -> tuple[bytes, ...]:
-    """Each once; what was there stays where it was, so that no other order makes another bundle of it."""
-    kept = [der for der in before if der in found]
-    return tuple(dict.fromkeys([*kept, *found]))
-
-
-def _content(bundle: TrustBundle) -> object:
-    return bundle.x509_authorities, bundle.tainted_x509, bundle.jwt_authorities
 
 
 __all__ = ["DEFAULT_CA_TTL", "Authorities", "Signer", "activate_at", "prepare_at"]
