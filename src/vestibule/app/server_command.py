@@ -75,6 +75,24 @@ def run(
     disable_jwt_svids: Annotated[
         bool, typer.Option("--disable-jwt-svids", help="Issue X509-SVIDs only.")
     ] = False,
+    allowed_jwt_claim: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allowed-jwt-claim",
+            help="A name, or a pattern such as org_*, that entries' claims may have. Repeatable. [default: *]",
+        ),
+    ] = None,
+    template_identities: Annotated[
+        int | None,
+        typer.Option(
+            "--template-identities",
+            help="How many identities a template gives that does not say. [default: 100]",
+        ),
+    ] = None,
+    admin_id: Annotated[
+        list[str] | None,
+        typer.Option("--admin-id", help="An identity that is a full administrator. Repeatable."),
+    ] = None,
     bundle_endpoint: Annotated[
         str | None,
         typer.Option(
@@ -214,6 +232,9 @@ def run(
             "default_jwt_svid_ttl": default_jwt_svid_ttl,
             "jwt_issuer": jwt_issuer,
             "disable_jwt_svids": disable_jwt_svids or None,
+            "allowed_jwt_claims": allowed_jwt_claim or None,
+            "template_identities": template_identities,
+            "admin_ids": admin_id or None,
             "agent_ttl": agent_ttl,
             "return_grace": return_grace,
             "federation_bundle_endpoint_profile": bundle_endpoint_profile,

@@ -17,7 +17,7 @@ from vestibule.app.configuration.sizes import Size
 from vestibule.app.secret_references import SecretReference
 from vestibule.cli.durations import parse_duration
 from vestibule.errors import VestibuleError
-from vestibule.identity.entry_rules import DEFAULT_IDENTITIES
+from vestibule.identity.entry_rules import DEFAULT_IDENTITIES, MOST_IDENTITIES
 from vestibule.records import Address, EndpointProfile
 from vestibule.spiffe import SpiffeId, TrustDomain
 
@@ -133,6 +133,11 @@ class ServerSettings:
             raise INVALID_SETTING.error("audit_file_size is under 1MiB: one record may be that long")
         if self.return_grace < timedelta():
             raise INVALID_SETTING.error("return_grace must not be negative (0 turns returning off)")
+        for identity in self.admin_ids:
+            if not identity.path or identity.is_reserved:
+                raise INVALID_SETTING.error(f"admin_ids: {identity} is no identity of a workload")
+        if not 1 <= self.template_identities <= MOST_IDENTITIES:
+            raise INVALID_SETTING.error(f"template_identities is not between 1 and {MOST_IDENTITIES}")
         if self.default_jwt_svid_ttl < timedelta(seconds=1):
             raise INVALID_SETTING.error("default_jwt_svid_ttl must be at least 1 s")
         if self.jwt_issuer:
@@ -284,7 +289,7 @@ _PATHS: Final = frozenset(
         *("upstream_cert", "upstream_key", "upstream_roots"),
     }
 )
-_NUMBERS: Final = frozenset({"pkcs11_pin_fd"})
+_NUMBERS: Final = frozenset({"pkcs11_pin_fd", "template_identities"})
 _DURATIONS: Final = frozenset(
     {
         *("ca_ttl", "default_x509_svid_ttl", "default_jwt_svid_ttl", "agent_ttl", "return_grace", "drain"),
@@ -303,6 +308,8 @@ def _typed(name: str, value: Any) -> Any:
         return value if isinstance(value, SecretReference) else SecretReference.parse(str(value))
     if name == "node_attestors":
         return choices_of(value)
+    if name in ("admin_ids", "allowed_jwt_claims"):
+        return _texts(name, value)
     if name in _PATHS:
         return Path(str(value)).expanduser().absolute()
     if name in _DURATIONS:
@@ -337,6 +344,14 @@ def _typed(name: str, value: Any) -> Any:
                 f"key_storage {value!r} is none of disk, memory and pkcs11"
             ) from error
     return str(value)
+
+
+def _texts(name: str, value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise INVALID_SETTING.error(f"{name} is not a list")
+    if name == "admin_ids":
+        return tuple(each if isinstance(each, SpiffeId) else SpiffeId.parse(str(each)) for each in value)
+    return tuple(str(each) for each in value)
 
 
 def _port(name: str, value: Any) -> int | None:

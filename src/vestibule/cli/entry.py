@@ -2,59 +2,65 @@
 
 from __future__ import annotations
 
-import time
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from vestibule.cli.codes import USAGE
-from vestibule.cli.durations import parse_duration
-from vestibule.cli.output import Exit, Output, OutputOption, answer, console, run
-from vestibule.cli.server_calls import (
-    PAGE,
-    ServerCalls,
-    check,
-    errors_of,
-    every_page,
-    from_wire,
-    instant,
-    server_calls,
-    to_wire,
+from vestibule.cli.entry_calls import (
+    ALREADY_EXISTS,
+    create_many,
+    entry_filter,
+    find,
+    keep_other_attribute,
+    require_parent,
+    send,
+    update_many,
+    warn,
+    with_warnings,
 )
+from vestibule.cli.entry_documents import claims, document, documents, exported, pairs, registered
+from vestibule.cli.entry_options import (
+    AdminOption,
+    ClaimOption,
+    DataOption,
+    DnsOption,
+    DownstreamFilter,
+    DownstreamOption,
+    ExpiresOption,
+    ExpiryOption,
+    FederatesOption,
+    Form,
+    HintOption,
+    IdentitiesOption,
+    JtiOption,
+    JwtTtlOption,
+    LabelFilter,
+    LabelOption,
+    MatchFederatesOption,
+    MatchOn,
+    MatchSelectorsOption,
+    ParentOption,
+    PrefetchOption,
+    SelectorOption,
+    SpiffeIdOption,
+    StoreOption,
+    TtlOption,
+)
+from vestibule.cli.output import Exit, Output, OutputOption, answer, console, run
+from vestibule.cli.server_calls import check, errors_of, server_calls
 from vestibule.cli.sockets import ServerSocketOption
 from vestibule.errors import VestibuleError
-from vestibule.identity.codes import UNKNOWN_PARENT
-from vestibule.identity.names import AGENT_PREFIX, server_id
-from vestibule.spiffe import Selector, SpiffeId, TrustDomain
-from vestibule.wire.gen.spire import agent_pb2, entry_pb2, types_pb2
-
-ALREADY_EXISTS: Final = 6
-
-SpiffeIdOption = Annotated[str | None, typer.Option("--spiffe-id", help="The identity.")]
-ParentOption = Annotated[
-    str | None, typer.Option("--parent-id", help="An agent, a node alias, or another entry's identity.")
-]
-SelectorOption = Annotated[
-    list[str] | None, typer.Option("--selector", help="TYPE:VALUE; all must match. Repeatable.")
-]
-TtlOption = Annotated[str | None, typer.Option("--x509-svid-ttl", help="Such as 1h; 0s: the default.")]
-DnsOption = Annotated[
-    list[str] | None, typer.Option("--dns-name", help="A DNS name for the SVID. Repeatable.")
-]
-HintOption = Annotated[
-    str | None, typer.Option("--hint", help="How the workload tells its identities apart.")
-]
-ExpiresOption = Annotated[
-    str | None, typer.Option("--expires-in", help="Remove the entry after, such as 7d.")
-]
+from vestibule.identity.names import server_id
+from vestibule.spiffe import SpiffeId, TrustDomain
+from vestibule.wire.gen.spire import entry_pb2
+from vestibule.wire.gen.vestibule.admin.v1 import entries_pb2 as wire
 
 
 def create(
-    spiffe_id: Annotated[str, typer.Option("--spiffe-id", help="The identity.")],
-    selector: Annotated[
-        list[str], typer.Option("--selector", help="TYPE:VALUE; all must match. Repeatable.")
-    ],
+    spiffe_id: SpiffeIdOption = None,
+    selector: SelectorOption = None,
     parent_id: ParentOption = None,
     node: Annotated[
         bool, typer.Option("--node", help="Make a node alias: for every agent with these selectors.")
@@ -63,43 +69,73 @@ def create(
         bool, typer.Option("--parent-to-come", help="The parent does not exist yet.")
     ] = False,
     x509_svid_ttl: TtlOption = None,
+    jwt_svid_ttl: JwtTtlOption = None,
     dns_name: DnsOption = None,
-    federates_with: Annotated[
-        list[str] | None, typer.Option("--federates-with", help="A trust domain. Repeatable.")
-    ] = None,
+    federates_with: FederatesOption = None,
     hint: HintOption = None,
     expires_in: ExpiresOption = None,
-    admin: Annotated[bool, typer.Option("--admin", help="May administer the server.")] = False,
-    downstream: Annotated[bool, typer.Option("--downstream", help="Is a downstream server.")] = False,
+    entry_expiry: ExpiryOption = None,
+    admin: AdminOption = None,
+    downstream: DownstreamOption = None,
+    store_svid: StoreOption = None,
+    disable_x509_svid_prefetch: PrefetchOption = None,
+    jwt_svid_include_jti: JtiOption = None,
+    label: LabelOption = None,
+    claim: ClaimOption = None,
+    max_identities: IdentitiesOption = None,
     entry_id: Annotated[str, typer.Option("--entry-id", help="Chosen instead of generated.")] = "",
+    data: DataOption = None,
     server_socket: ServerSocketOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Create an entry: under its parent, whoever has all selectors gets the identity."""
+    """Create entries: under its parent, whoever has all selectors gets the identity."""
 
     async def main() -> Exit:
-        identity = SpiffeId.parse(spiffe_id)
-        parent = _parent(identity.trust_domain, parent_id, node=node)
-        fields = _fields(selector, x509_svid_ttl, dns_name, hint, expires_in)
-        entry = types_pb2.Entry(
-            id=entry_id,
-            spiffe_id=to_wire(identity),
-            parent_id=to_wire(parent),
-            federates_with=federates_with or (),
+        given = _given(
+            entry_id=entry_id or None,
+            spiffe_id=spiffe_id,
+            parent_id=parent_id,
+            selectors=selector,
+            x509_svid_ttl=x509_svid_ttl,
+            jwt_svid_ttl=jwt_svid_ttl,
+            dns_names=dns_name,
+            federates_with=federates_with,
+            hint=hint,
+            expires_in=expires_in,
+            entry_expiry=entry_expiry,
             admin=admin,
             downstream=downstream,
-            **fields,
+            store_svid=store_svid,
+            disable_x509_svid_prefetch=disable_x509_svid_prefetch,
+            jwt_svid_include_jti=jwt_svid_include_jti,
+            labels=pairs(label, "--label") if label else None,
+            jwt_claims=claims(claim) if claim else None,
+            max_identities=max_identities,
+        )
+        if data is not None:
+            if given or node:
+                raise USAGE.error("--data says everything: leave out the other options")
+            return await create_many(data, server_socket, output)
+        if spiffe_id is None or not selector:
+            raise USAGE.error("an entry needs --spiffe-id and --selector, or --data")
+        if node == (parent_id is not None):
+            raise USAGE.error("an entry has either --parent-id or --node")
+        wanted, _ = registered(given)
+        domain = TrustDomain.parse(wanted.entry.spiffe_id.trust_domain)
+        parent = server_id(domain) if parent_id is None else SpiffeId.parse(parent_id)
+        wanted.entry.parent_id.trust_domain, wanted.entry.parent_id.path = (
+            str(parent.trust_domain),
+            parent.path,
         )
         async with server_calls(server_socket) as calls:
             if not parent_to_come:
-                await _require_parent(calls, parent)
-            request = entry_pb2.BatchCreateEntryRequest(entries=[entry])
-            result = (await calls.entries.unary("BatchCreateEntry", request)).results[0]
+                await require_parent(calls, parent)
+            [result] = await send(calls, "Create", [wanted])
         existed = result.status.code == ALREADY_EXISTS
         if not existed:
             check(result.status)
-        data = document(result.entry) | {"created": not existed}
-        answer(output, "entry", data, lambda: _show_created(data))
+        found = with_warnings(result) | {"created": not existed}
+        answer(output, "entry", found, lambda: _show_created(found))
         return Exit.FINDINGS if existed else Exit.FINE
 
     run(output, "entry", main)
@@ -110,6 +146,12 @@ def show(
     spiffe_id: SpiffeIdOption = None,
     parent_id: ParentOption = None,
     selector: SelectorOption = None,
+    match_selectors_on: MatchSelectorsOption = MatchOn.SUPERSET,
+    federates_with: FederatesOption = None,
+    match_federates_with_on: MatchFederatesOption = MatchOn.SUPERSET,
+    hint: HintOption = None,
+    downstream: DownstreamFilter = None,
+    label: LabelFilter = None,
     server_socket: ServerSocketOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
@@ -118,9 +160,13 @@ def show(
     async def main() -> Exit:
         async with server_calls(server_socket) as calls:
             if entry_id is not None:
-                found = [await calls.entries.unary("GetEntry", entry_pb2.GetEntryRequest(id=entry_id))]
+                found = [await calls.registered.unary("Get", wire.GetRegisteredRequest(id=entry_id))]
             else:
-                found = await _find(calls, spiffe_id, parent_id, selector)
+                wanted = entry_filter(
+                    spiffe_id, parent_id, selector, match_selectors_on, federates_with,
+                    match_federates_with_on, hint, downstream, label,
+                )  # fmt: skip
+                found = await find(calls, wanted)
         data = [document(entry) for entry in found]
         answer(output, "entries", data, lambda: _show_all(data))
         return Exit.FINE
@@ -128,61 +174,115 @@ def show(
     run(output, "entries", main)
 
 
+def export(
+    form: Annotated[Form, typer.Option("--format", help="yaml or json.")] = Form.YAML,
+    label: LabelFilter = None,
+    server_socket: ServerSocketOption = None,
+) -> None:
+    """Print all entries as a file for `entry create --data`; without what was derived from templates."""
+
+    async def main() -> Exit:
+        wanted = entry_filter(label=label)
+        wanted.template_id = ""
+        async with server_calls(server_socket) as calls:
+            found = [exported(each) for each in await find(calls, wanted)]
+        answer(Output.TEXT, "entries", found, lambda: _print(form, {"entries": found}))
+        return Exit.FINE
+
+    run(Output.TEXT, "entries", main)
+
+
 def update(
-    entry_id: Annotated[str, typer.Argument(metavar="ENTRY-ID")],
+    entry_id: Annotated[str | None, typer.Argument(metavar="ENTRY-ID")] = None,
     spiffe_id: SpiffeIdOption = None,
     parent_id: ParentOption = None,
     selector: SelectorOption = None,
     x509_svid_ttl: TtlOption = None,
+    jwt_svid_ttl: JwtTtlOption = None,
     dns_name: DnsOption = None,
-    federates_with: Annotated[
-        list[str] | None, typer.Option("--federates-with", help="A trust domain. Repeatable.")
-    ] = None,
+    federates_with: FederatesOption = None,
     federates_with_nobody: Annotated[
         bool, typer.Option("--federates-with-nobody", help="Only the own trust domain is believed.")
     ] = False,
     hint: HintOption = None,
     expires_in: ExpiresOption = None,
+    entry_expiry: ExpiryOption = None,
+    admin: AdminOption = None,
+    downstream: DownstreamOption = None,
+    store_svid: StoreOption = None,
+    disable_x509_svid_prefetch: PrefetchOption = None,
+    jwt_svid_include_jti: JtiOption = None,
+    label: LabelOption = None,
+    claim: ClaimOption = None,
+    max_identities: IdentitiesOption = None,
+    data: DataOption = None,
     server_socket: ServerSocketOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Change what is given; everything else stays."""
+    """Change what is given; everything else stays.  With --data, each entry is replaced as a whole."""
 
     async def main() -> Exit:
-        fields = _fields(selector, x509_svid_ttl, dns_name, hint, expires_in)
-        if spiffe_id is not None:
-            fields["spiffe_id"] = to_wire(SpiffeId.parse(spiffe_id))
-        if parent_id is not None:
-            fields["parent_id"] = to_wire(SpiffeId.parse(parent_id))
-        if federates_with or federates_with_nobody:
-            if federates_with and federates_with_nobody:
-                raise USAGE.error("an entry federates with somebody or with nobody")
-            fields["federates_with"] = federates_with or ()
-        if not fields:
-            raise USAGE.error("there is nothing to change")
-        request = entry_pb2.BatchUpdateEntryRequest(
-            entries=[types_pb2.Entry(id=entry_id, **fields)],
-            input_mask=types_pb2.EntryMask(**dict.fromkeys(fields, True)),
+        given = _given(
+            spiffe_id=spiffe_id,
+            parent_id=parent_id,
+            selectors=selector,
+            x509_svid_ttl=x509_svid_ttl,
+            jwt_svid_ttl=jwt_svid_ttl,
+            dns_names=dns_name,
+            federates_with=federates_with,
+            hint=hint,
+            expires_in=expires_in,
+            entry_expiry=entry_expiry,
+            admin=admin,
+            downstream=downstream,
+            store_svid=store_svid,
+            disable_x509_svid_prefetch=disable_x509_svid_prefetch,
+            jwt_svid_include_jti=jwt_svid_include_jti,
+            labels=pairs(label, "--label") if label else None,
+            jwt_claims=claims(claim) if claim else None,
+            max_identities=max_identities,
         )
+        if federates_with_nobody:
+            if federates_with:
+                raise USAGE.error("an entry federates with somebody or with nobody")
+            given["federates_with"] = []
+        if data is not None:
+            if given or entry_id:
+                raise USAGE.error("--data says everything: leave out the other options")
+            return await update_many(data, server_socket, output)
+        if entry_id is None:
+            raise USAGE.error("update wants an entry ID, or --data")
+        if not given:
+            raise USAGE.error("there is nothing to change")
+        wanted, fields = registered({**given, "entry_id": entry_id})
         async with server_calls(server_socket) as calls:
-            result = (await calls.entries.unary("BatchUpdateEntry", request)).results[0]
+            await keep_other_attribute(calls, given, wanted)
+            [result] = await send(calls, "Update", [wanted], fields)
         check(result.status)
-        data = document(result.entry)
-        answer(output, "entry", data, lambda: _show_one(data))
+        found = with_warnings(result)
+        answer(output, "entry", found, lambda: _show_one(found))
         return Exit.FINE
 
     run(output, "entry", main)
 
 
 def delete(
-    entry_ids: Annotated[list[str], typer.Argument(metavar="ENTRY-ID")],
+    entry_ids: Annotated[list[str] | None, typer.Argument(metavar="ENTRY-ID")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="FILE|-", help="The entries of a file, by their entry_id.")
+    ] = None,
     server_socket: ServerSocketOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Delete entries; their SVIDs are withdrawn from workloads at once."""
 
     async def main() -> Exit:
-        request = entry_pb2.BatchDeleteEntryRequest(ids=entry_ids)
+        ids = list(entry_ids or ())
+        if data is not None:
+            ids += [str(each.get("entry_id") or each.get("id") or "") for each in documents(data)]
+        if not ids or not all(ids):
+            raise USAGE.error("delete wants entry IDs, or a file whose entries all have one")
+        request = entry_pb2.BatchDeleteEntryRequest(ids=ids)
         async with server_calls(server_socket) as calls:
             results = (await calls.entries.unary("BatchDeleteEntry", request)).results
         errors = [
@@ -203,104 +303,52 @@ def delete(
     run(output, "entries-deleted", main)
 
 
-def count(server_socket: ServerSocketOption = None, output: OutputOption = Output.TEXT) -> None:
-    """Count all entries."""
+def count(
+    spiffe_id: SpiffeIdOption = None,
+    parent_id: ParentOption = None,
+    selector: SelectorOption = None,
+    match_selectors_on: MatchSelectorsOption = MatchOn.SUPERSET,
+    federates_with: FederatesOption = None,
+    match_federates_with_on: MatchFederatesOption = MatchOn.SUPERSET,
+    hint: HintOption = None,
+    downstream: DownstreamFilter = None,
+    label: LabelFilter = None,
+    server_socket: ServerSocketOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Count all entries, or those that fit."""
 
     async def main() -> Exit:
+        wanted = entry_filter(
+            spiffe_id, parent_id, selector, match_selectors_on, federates_with,
+            match_federates_with_on, hint, downstream, label,
+        )  # fmt: skip
         async with server_calls(server_socket) as calls:
-            number = (await calls.entries.unary("CountEntries", entry_pb2.CountEntriesRequest())).count
+            number = (await calls.registered.unary("Count", wire.CountRegisteredRequest(filter=wanted))).count
         answer(output, "entry-count", {"count": number}, lambda: console.print(str(number)))
         return Exit.FINE
 
     run(output, "entry-count", main)
 
 
-async def _find(
-    calls: ServerCalls, spiffe_id: str | None, parent_id: str | None, selectors: list[str] | None
-) -> list[Any]:
-    wanted = entry_pb2.ListEntriesRequest.Filter()
-    if spiffe_id is not None:
-        wanted.by_spiffe_id.CopyFrom(to_wire(SpiffeId.parse(spiffe_id)))
-    if parent_id is not None:
-        wanted.by_parent_id.CopyFrom(to_wire(SpiffeId.parse(parent_id)))
-    if selectors:
-        wanted.by_selectors.CopyFrom(
-            types_pb2.SelectorMatch(
-                selectors=_selectors(selectors), match=types_pb2.SelectorMatch.MATCH_SUPERSET
-            )
-        )
-    return await every_page(
-        lambda token: calls.entries.unary(
-            "ListEntries", entry_pb2.ListEntriesRequest(filter=wanted, page_size=PAGE, page_token=token)
-        ),
-        lambda page: page.entries,
-    )
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that were given, as a document."""
+    return {name: value for name, value in options.items() if value is not None and value != []}
 
 
-def _parent(trust_domain: TrustDomain, parent_id: str | None, *, node: bool) -> SpiffeId:
-    if node == (parent_id is not None):
-        raise USAGE.error("an entry has either --parent-id or --node")
-    return server_id(trust_domain) if parent_id is None else SpiffeId.parse(parent_id)
+def _print(form: Form, found: dict[str, Any]) -> None:
+    import json
+    import sys
 
-
-async def _require_parent(calls: ServerCalls, parent: SpiffeId) -> None:
-    """SPIRE's API takes any parent; a typing mistake there is silent, so it is caught here.  Raises: VST1301."""
-    if parent == server_id(parent.trust_domain):
+    if form is Form.JSON:
+        sys.stdout.write(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
         return
-    if parent.path.startswith(AGENT_PREFIX):
-        agents = await calls.agents.unary("ListAgents", agent_pb2.ListAgentsRequest())
-        known = {from_wire(agent.id) for agent in agents.agents}
-    else:
-        known = {from_wire(entry.spiffe_id) for entry in await _find(calls, str(parent), None, None)}
-    if str(parent) not in known:
-        raise UNKNOWN_PARENT.error(f"{parent} is no agent, and no entry's identity")
+    from ruamel.yaml import YAML
 
-
-def _fields(
-    selectors: list[str] | None,
-    ttl: str | None,
-    dns_names: list[str] | None,
-    hint: str | None,
-    expires_in: str | None,
-) -> dict[str, Any]:
-    """The fields of a message that were given."""
-    fields: dict[str, Any] = {}
-    if selectors:
-        fields["selectors"] = _selectors(selectors)
-    if ttl is not None:
-        fields["x509_svid_ttl"] = int(parse_duration(ttl).total_seconds())
-    if dns_names:
-        fields["dns_names"] = dns_names
-    if hint is not None:
-        fields["hint"] = hint
-    if expires_in is not None:
-        fields["expires_at"] = int(time.time() + parse_duration(expires_in).total_seconds())
-    return fields
-
-
-def _selectors(texts: list[str]) -> list[types_pb2.Selector]:
-    parsed = [Selector.parse(text) for text in texts]
-    return [types_pb2.Selector(type=each.type, value=each.value) for each in parsed]
-
-
-def document(entry: types_pb2.Entry) -> dict[str, Any]:
-    """An entry as the envelope carries it; TTLs in seconds, ``None`` for the server's default."""
-    return {
-        "id": entry.id,
-        "spiffe_id": from_wire(entry.spiffe_id),
-        "parent_id": from_wire(entry.parent_id),
-        "selectors": [f"{each.type}:{each.value}" for each in entry.selectors],
-        "x509_svid_ttl": entry.x509_svid_ttl or None,
-        "jwt_svid_ttl": entry.jwt_svid_ttl or None,
-        "federates_with": list(entry.federates_with),
-        "dns_names": list(entry.dns_names),
-        "admin": entry.admin,
-        "downstream": entry.downstream,
-        "hint": entry.hint or None,
-        "revision": entry.revision_number,
-        "created_at": instant(entry.created_at),
-        "expires_at": instant(entry.expires_at),
-    }
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # its stubs know only None
+    yaml.dump(found, sys.stdout)
 
 
 def _show_created(data: dict[str, Any]) -> None:
@@ -318,6 +366,11 @@ def _show_all(data: list[dict[str, Any]]) -> None:
 
 def _show_one(data: dict[str, Any]) -> None:
     for name, value in data.items():
-        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-        if name != "created" and shown not in (None, "", False):
+        shown: Any = value
+        if isinstance(value, list):
+            shown = ", ".join(map(str, value))
+        elif isinstance(value, dict):
+            shown = ", ".join(f"{key}={each}" for key, each in value.items())
+        if name not in ("created", "warnings") and shown not in (None, "", False):
             console.print(f"{name.replace('_', ' '):<15} {escape(str(shown))}")
+    warn(data)

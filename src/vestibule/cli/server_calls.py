@@ -24,7 +24,7 @@ from vestibule.spiffe import SpiffeId, TrustDomain
 from vestibule.spiffe import codes as _spiffe_codes
 from vestibule.store import codes as _store_codes
 from vestibule.wire.gen.spire import agent_pb2, bundle_pb2, entry_pb2, trustdomain_pb2, types_pb2
-from vestibule.wire.gen.vestibule.admin.v1 import federation_pb2
+from vestibule.wire.gen.vestibule.admin.v1 import entries_pb2, federation_pb2
 
 PAGE: Final = 500
 # Imported so that the catalogue knows the codes in the server's answers, with their advice.
@@ -43,6 +43,7 @@ class ServerCalls:
         self.domains = Client(self.channel, trustdomain_pb2.DESCRIPTOR.services_by_name["TrustDomain"])
         federation = federation_pb2.DESCRIPTOR.services_by_name["FederationAdmin"]
         self.federation = Client(self.channel, federation)
+        self.registered = Client(self.channel, entries_pb2.DESCRIPTOR.services_by_name["Entries"])
 
 
 @asynccontextmanager
