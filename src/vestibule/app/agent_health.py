@@ -53,6 +53,31 @@ def _metrics(agent: Agent) -> Metrics:
             [each.svid.not_after for each in cache.now.svids.values()], agent.clock.now()
         ),
     )
+    metrics.gauge("agent_entries", "Entries that this agent is entitled to.", lambda: len(cache.now.entries))
+    metrics.gauge(
+        "agent_own_svid_expires_timestamp_seconds",
+        "When the agent's own certificate ends; 0 while it has none.",
+        lambda: _timestamp(own.not_after if (own := agent.sync.own.credential) else None),
+    )
+    metrics.gauge(
+        "agent_server_seen_timestamp_seconds",
+        "When the server last answered; 0 if it has not since the agent started.",
+        lambda: _timestamp(agent.sync.contact.seen_at),
+    )
+    metrics.gauge(
+        "agent_sync_failing",
+        "1 while the last round with the server failed.",
+        lambda: agent.sync.contact.problem is not None,
+    )
+    metrics.gauge(
+        "agent_oldest_svid_seconds",
+        "The age of the oldest workload certificate in hand.",
+        lambda: _age_of_oldest(
+            [each.svid.not_before for each in cache.now.svids.values()], agent.clock.now()
+        ),
+    )
+    metrics.gauge("agent_jwt_svids", "Tokens in hand.", lambda: len(agent.jwt_svids))
+    metrics.gauge("clock_timestamp_seconds", "The agent's clock.", lambda: agent.clock.now().timestamp())
     metrics.gauge("agent_sidecars", "Sidecars attached.", lambda: len(agent.sidecars.sessions))
     metrics.gauge(
         "agent_access_records_dropped", "Access records that could not be kept.", lambda: log.dropped
@@ -66,3 +91,11 @@ def _seconds_of(skew: Skew | None) -> float:
 
 def _until_first_expiry(instants: list[datetime], now: datetime) -> float:
     return (min(instants) - now).total_seconds() if instants else 0.0
+
+
+def _timestamp(instant: datetime | None) -> float:
+    return 0.0 if instant is None else instant.timestamp()
+
+
+def _age_of_oldest(instants: list[datetime], now: datetime) -> float:
+    return (now - min(instants)).total_seconds() if instants else 0.0

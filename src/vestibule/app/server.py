@@ -16,6 +16,7 @@ from vestibule import __version__
 from vestibule.app.server_ceremony import FirstIntermediate, StoppedWaiting, ceremony_metrics
 from vestibule.app.server_federation import Endpoint, federation_metrics
 from vestibule.app.server_mesh import Background, Mesh, mesh_of
+from vestibule.app.server_metrics import server_metrics
 from vestibule.app.server_services import Services, opened
 from vestibule.app.server_settings import ServerSettings
 from vestibule.app.socket_directories import socket_directory
@@ -171,6 +172,7 @@ class _Server:
         self._places = places
         self._clock = clock
         self._metrics = _metrics(services)
+        server_metrics(self._metrics, services, clock)
         self._oidc_tls = _oidc_tls(settings)
         self._endpoint = Endpoint.of(settings, services)
         self._tls = ServerTls(services.identity.svid, services.authorities.bundle())

@@ -56,6 +56,7 @@ class Services:
     """What the doors of a server ask."""
 
     store: Store
+    audit_log: AuditLog
     audit: DeferringAudit
     authorities: Authorities
     upstream: UpstreamAuthority | None
@@ -202,6 +203,7 @@ async def opened(
                 await bundles.start()
                 yield Services(
                     store=store,
+                    audit_log=log,
                     audit=audit,
                     authorities=authorities,
                     upstream=upstream,

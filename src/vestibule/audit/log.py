@@ -6,11 +6,12 @@ import asyncio
 import errno
 import fcntl
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from vestibule.audit.chain import Link, decode, discarded_event, encode, follows, torn_event
 from vestibule.audit.codes import AUDIT_DAMAGED, AUDIT_IN_USE, AUDIT_UNAVAILABLE
@@ -23,6 +24,13 @@ MAX_BYTES: Final = 64 * 2**20
 MAX_FILES: Final = 32
 _LONGEST_LINE: Final = 1024 * 1024
 _NUMBER_BYTES: Final = 20
+
+
+Observer: TypeAlias = Callable[[Sequence[AuditEvent], float, bool], None]
+
+
+def _nobody(_events: Sequence[AuditEvent], _seconds: float, _kept: bool) -> None:
+    """Nobody looks."""
 
 
 class _Call:
@@ -60,6 +68,8 @@ class AuditLog:
         self._unclean = False
         self._waiting: list[_Call] = []
         self._link = Link()
+        self.observe: Observer = _nobody
+        """Told of every call of ``record`` that was not empty: its events, how long it took, whether they are kept."""
         self.found_torn = False
         """Whether ``open`` found a line that a crash had left unfinished."""
 
@@ -88,7 +98,7 @@ class AuditLog:
         if not events:
             return
         _check_sizes(events)  # before others share a flush with it, and its failure
-        call = _Call(events)
+        call, began = _Call(events), time.monotonic()
         self._waiting.append(call)
         try:
             async with self._writing:
@@ -98,6 +108,7 @@ class AuditLog:
         finally:
             if not call.done:  # cancelled before anybody began to write it
                 self._waiting.remove(call)
+            self.observe(events, time.monotonic() - began, call.done and call.error is None)
         if call.error is not None:
             message = (
                 call.error.message if isinstance(call.error, VestibuleError) else "a record can not be made"

@@ -152,6 +152,10 @@ class Authorities:
             raise JWT_SVIDS_DISABLED.error("JWT functionality is disabled")
         return self._jwt
 
+    def jwt_active(self) -> JwtKey | None:
+        """The JWT key that signs now; none where there are no JWT-SVIDs."""
+        return None if self._jwt is None else self._jwt.life.active
+
     @property
     def has_upstream(self) -> bool:
         """Whether an upstream signs the authorities."""

@@ -86,6 +86,11 @@ class Nodes:
         self.departures: Final = Beacon()
         """Changes whenever an agent is banned or evicted."""
 
+    @property
+    def attestation_types(self) -> frozenset[str]:
+        """The names of the attestors that there are."""
+        return frozenset(self._attestors)
+
     async def run(self) -> None:
         """Forget join tokens that have been over for a day."""
         while True:

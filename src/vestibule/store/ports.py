@@ -428,6 +428,10 @@ class Store(Protocol):
         """Whether this server does what has to be done once for all the servers on a database; alone: always."""
         ...
 
+    def observe(self, observer: Callable[[str, float, str], None]) -> None:
+        """Tell ``observer`` of every transaction: ``read`` or ``write``, seconds, code of its failure or empty."""
+        ...
+
     async def run(self) -> None:
         """Follow what other servers change, so that the change feed tells of it; returns if there cannot be any."""
         ...

@@ -50,6 +50,14 @@ class Metrics:
         """One value for each of what a label may name, all asked for whenever the metrics are read."""
         self.registry.register(_Labelled(f"vestibule_{name}", meaning, label, values))
 
+    def counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        """A count that only grows; its name ends in ``_total`` when it is read."""
+        return Counter(f"vestibule_{name}", meaning, labels, registry=self.registry)
+
+    def histogram(self, name: str, meaning: str, *labels: str) -> Histogram:
+        """How long something took, in seconds."""
+        return Histogram(f"vestibule_{name}", meaning, labels, buckets=_SECONDS, registry=self.registry)
+
     def text(self) -> bytes:
         """All metrics, as ``/metrics`` answers."""
         return generate_latest(self.registry)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager
-from typing import Final
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from typing import Final, TypeAlias
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from vestibule.errors import VestibuleError
+
 QUIET: Final = "vestibule_quiet"
 """An execution option of a statement: what it changes is nothing that other servers need to be told of."""
+
+
+Observer: TypeAlias = Callable[[str, float, str], None]
+
+
+def _nobody(_operation: str, _seconds: float, _failure: str) -> None:
+    """Nobody looks."""
 
 
 class Database:
@@ -26,6 +36,8 @@ class Database:
         self._writer = writer
         self._readers = readers
         self._translated = translated
+        self.observe: Observer = _nobody
+        """Told of every transaction: ``read`` or ``write``, how long it took, and the code of its failure or none."""
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
@@ -33,16 +45,27 @@ class Database:
 
         Committed, durably, at the end; rolled back by any exception.  Transactions queue, first come, first served.
         """
-        with self._translated():
+        with self._observed("write"), self._translated():
             async with self._writer.begin() as connection:
                 yield connection
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A consistent view of the last commit."""
-        with self._translated():
+        with self._observed("read"), self._translated():
             async with self._readers.begin() as connection:
                 yield connection
+
+    @contextmanager
+    def _observed(self, operation: str) -> Iterator[None]:
+        began, outcome = time.monotonic(), ""
+        try:
+            yield
+        except VestibuleError as error:
+            outcome = error.code.code if error.code.code.startswith("VST800") else ""
+            raise
+        finally:
+            self.observe(operation, time.monotonic() - began, outcome)
 
     async def close(self) -> None:
         """Close all connections and end their threads."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from vestibule.clock import Clock
 from vestibule.store.changes import Changes
 from vestibule.store.sql.administrators import SqlAdministrators
@@ -36,6 +38,10 @@ class SqlStore:
         self.agent_marks = SqlAgentMarks(database)
         self.crls = SqlCrls(database)
         self.administrators = SqlAdministrators(database, self.changes)
+
+    def observe(self, observer: Callable[[str, float, str], None]) -> None:
+        """Tell of every transaction from now on; see ``Database.observe``."""
+        self.database.observe = observer
 
     async def close(self) -> None:
         """End the change feed and close the database."""
