@@ -36,6 +36,7 @@ TARGETS = (
     RevokedCertificate(authority_id="0a" * 20, serial=2**158 + 1),
     RevokedAuthority(fingerprint="ab" * 32, key="cd" * 32),
     RevokedAuthority(fingerprint="ef" * 32),
+    RevokedAuthority(fingerprint="01" * 32, key="02" * 32, authority_id="03" * 20),
     RevokedJwtKey(trust_domain=TrustDomain.parse("example.org"), key_id="a/b c"),
     RevokedAgent(agent_id=AGENT, mark=2**63 - 1),
 )

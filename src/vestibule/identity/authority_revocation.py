@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 from vestibule.identity.codes import NOTHING_TO_REVOKE, WOULD_CUT_EVERYTHING
 from vestibule.pki.certificates import load_certificate
+from vestibule.pki.profiles import key_identifier
 from vestibule.pki.revocation import fingerprint, key_fingerprint
 from vestibule.records import Authority, AuthorityState, JwtKey
 from vestibule.spiffe import RevokedAuthority, RevokedJwtKey, TrustBundle, TrustDomain
@@ -90,7 +91,9 @@ class AuthorityRevocation:
         for authority in signers.lifecycle.all():
             own = authority.chain[0]
             if wanted in (authority.id, fingerprint(own)):
-                target = RevokedAuthority(fingerprint=fingerprint(own), key=key_fingerprint(own))
+                target = RevokedAuthority(
+                    fingerprint=fingerprint(own), key=key_fingerprint(own), authority_id=authority.id
+                )
                 return cls(subject=authority.id, target=target, not_after=authority.not_after, x509=authority)
         for key in signers.jwt_keys():
             if wanted == key.id:
@@ -109,8 +112,13 @@ class AuthorityRevocation:
         if wanted in above or (der and key_fingerprint(der) in map(key_fingerprint, above.values())):
             raise WOULD_CUT_EVERYTHING.error("what this server issues is below this authority")
         key = key_fingerprint(der) if der else ""
+        own_id = key_identifier(load_certificate(der).public_key()).digest.hex() if der else ""
         ends = load_certificate(der).not_valid_after_utc if der else None
-        return cls(subject=wanted, target=RevokedAuthority(fingerprint=wanted, key=key), not_after=ends)
+        return cls(
+            subject=wanted,
+            target=RevokedAuthority(fingerprint=wanted, key=key, authority_id=own_id),
+            not_after=ends,
+        )
 
     async def move_away(self, signers: Signers, actor: str, grace: Callable[[], Awaitable[None]]) -> None:
         """Let another authority sign, and have replaced what this one signed.

@@ -29,6 +29,7 @@ MAX_NOTE: Final = 200
 MAX_NAME: Final = 4096
 MAX_VERSION: Final = 2**63 - 1
 
+_BELOW: Final = "below"
 _HEX = re.compile(r"[0-9a-f]{2,128}")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _MARK = re.compile(r"[0-9a-f]{16}")
@@ -66,16 +67,19 @@ class RevokedAuthority:
     """A signing certificate and everything below it: its SHA-256, and that of its public key, in lower-case hex.
 
     With the key, every other certificate of that key is meant, too: what is stolen is a key, not a certificate.
+    With the ``authority_id`` (its key identifier), what it signed is known also by chains that leave it out because it
+    is a root.  That is a convenience: a thief writes what he likes there, and verifiers take no revoked root for one.
     """
 
     fingerprint: str
     key: str = ""
+    authority_id: str = ""
     kind: ClassVar[str] = "authority"
 
     @property
     def name(self) -> str:
-        """``FINGERPRINT`` or ``FINGERPRINT/KEY``."""
-        return f"{self.fingerprint}/{self.key}" if self.key else self.fingerprint
+        """``FINGERPRINT``, ``FINGERPRINT/KEY`` or ``FINGERPRINT/KEY/AUTHORITY-ID``."""
+        return "/".join(each for each in (self.fingerprint, self.key, self.authority_id) if each)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,10 +142,13 @@ def parse_target(kind: str, name: str, issued_before: datetime | None = None) ->
                 raise _malformed(kind, name)
             return RevokedCertificate(authority_id=authority, serial=int(serial))
         case RevokedAuthority.kind:
-            fingerprint, slash, key = name.partition("/")
-            if not _FINGERPRINT.fullmatch(fingerprint) or (slash and not _FINGERPRINT.fullmatch(key)):
+            fingerprint, *rest = name.split("/")
+            key, authority_id = (*rest, "", "")[:2]
+            if len(rest) > 2 or not all(map(_FINGERPRINT.fullmatch, [fingerprint, *rest[:1]])):
                 raise _malformed(kind, name)
-            return RevokedAuthority(fingerprint=fingerprint, key=key)
+            if rest[1:] and not _HEX.fullmatch(authority_id):
+                raise _malformed(kind, name)
+            return RevokedAuthority(fingerprint=fingerprint, key=key, authority_id=authority_id)
         case RevokedJwtKey.kind:
             domain, _, key_id = name.partition("/")
             if not key_id:
@@ -281,6 +288,7 @@ class Revocations:
             (RevokedCertificate.kind, facts.authority_id, facts.serial),
             (RevokedAuthority.kind, facts.fingerprint),
             (RevokedAuthority.kind, facts.key),
+            (RevokedAuthority.kind, _BELOW, facts.authority_id),
             (RevokedAgent.kind, facts.serial >> MARK_BITS),
         ):
             why = found.get(key)
@@ -334,6 +342,8 @@ def _keys(target: Target) -> Iterable[object]:
             yield (target.kind, target.fingerprint)
             if target.key:
                 yield (target.kind, target.key)
+            if target.authority_id:
+                yield (target.kind, _BELOW, target.authority_id)
         case RevokedJwtKey():
             yield (target.kind, target.trust_domain, target.key_id)
         case RevokedIdentity():

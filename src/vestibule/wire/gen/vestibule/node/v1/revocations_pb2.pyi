@@ -86,7 +86,7 @@ class RevocationChange(_message.Message):
     kind: _builtins.str
     """"identity", "certificate", "authority", "jwt-key" or "agent" """
     name: _builtins.str
-    """SPIFFE ID; AUTHORITY-ID/SERIAL; SHA-256[/SHA-256 of the key]; DOMAIN/KID; ID#MARK"""
+    """SPIFFE ID; AUTHORITY-ID/SERIAL; SHA-256[/SHA-256 of the key[/key identifier]]; DOMAIN/KID; ID#MARK"""
     issued_before: _builtins.int
     """identity: only what was issued before this Unix second; 0: all of it"""
     at: _builtins.int
