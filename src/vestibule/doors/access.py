@@ -144,7 +144,7 @@ TABLE: Final[Mapping[str, Who]] = {
     "/vestibule.admin.v1.RevocationAdmin/List": Who.LOCAL,
     "/vestibule.admin.v1.RevocationAdmin/Lift": Who.LOCAL,
     "/vestibule.admin.v1.RevocationAdmin/GetCrl": Who.LOCAL,
-    "/vestibule.admin.v1.ServerAdmin/GetStatus": OPERATOR,
+    "/vestibule.admin.v1.ServerAdmin/GetStatus": Who.LOCAL,
     f"{_CEREMONY}/GetCeremony": Who.LOCAL,
     f"{_CEREMONY}/MakeRequest": Who.LOCAL,
     f"{_CEREMONY}/Deliver": Who.LOCAL,
