@@ -192,6 +192,7 @@ class _Server:
             services.nodes,
             services.issuance,
             services.jwt_issuance,
+            services.wit_issuance,
             services.downstream,
             services.bundles,
             services.relationships,

@@ -93,6 +93,13 @@ def run(
         list[str] | None,
         typer.Option("--admin-id", help="An identity that is a full administrator. Repeatable."),
     ] = None,
+    experimental_wit_svids: Annotated[
+        bool,
+        typer.Option(
+            "--experimental-wit-svids",
+            help="Issue WIT-SVIDs, too: tokens bound to a key. The standard is not finished.",
+        ),
+    ] = False,
     bundle_endpoint: Annotated[
         str | None,
         typer.Option(
@@ -235,6 +242,7 @@ def run(
             "allowed_jwt_claims": allowed_jwt_claim or None,
             "template_identities": template_identities,
             "admin_ids": admin_id or None,
+            "experimental_wit_svids": experimental_wit_svids or None,
             "agent_ttl": agent_ttl,
             "return_grace": return_grace,
             "federation_bundle_endpoint_profile": bundle_endpoint_profile,

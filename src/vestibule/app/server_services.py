@@ -43,7 +43,9 @@ from vestibule.identity.revocation import Revoking
 from vestibule.identity.revocation_list import RevocationList
 from vestibule.identity.server_identity import ServerIdentity
 from vestibule.identity.templating import Templating
+from vestibule.identity.token_kinds import WIT
 from vestibule.identity.upstream import UpstreamAuthority
+from vestibule.identity.wit_issuance import WitIssuance
 from vestibule.processes import private_directory
 from vestibule.processes.codes import NOT_WRITABLE
 from vestibule.spiffe import TrustDomain
@@ -66,6 +68,7 @@ class Services:
     administration: Administration
     issuance: Issuance
     jwt_issuance: JwtIssuance
+    wit_issuance: WitIssuance
     downstream: Downstream
     nodes: Nodes
     returning: Returning
@@ -113,8 +116,20 @@ async def opened(
                 jwt = None
                 if not settings.disable_jwt_svids:
                     jwt = JwtAuthorities(store, keys, audit, clock, settings.ca_ttl, owned)
+                wit = None
+                if settings.experimental_wit_svids:
+                    wit = JwtAuthorities(store, keys, audit, clock, settings.ca_ttl, owned, WIT)
                 authorities = Authorities(
-                    store, keys, audit, clock, domain, settings.ca_ttl, jwt, upstream, ownership=owned
+                    store,
+                    keys,
+                    audit,
+                    clock,
+                    domain,
+                    settings.ca_ttl,
+                    jwt,
+                    upstream,
+                    ownership=owned,
+                    wit=wit,
                 )
                 entitlements = Entitlements(store, clock)
                 marks, revocations = Marks(store, clock), RevocationList(store, clock)
@@ -157,6 +172,7 @@ async def opened(
                     issuer=settings.jwt_issuer,
                     gate=gate,
                 )
+                wit_issuance = WitIssuance(wit, entitlements, audit, clock, domain, gate=gate)
                 attestors = node_attestors(settings.node_attestors, domain, store.join_tokens)
                 nodes = Nodes(store, issuance, registration, attestors, audit, clock, domain, audit)
                 returning = Returning(nodes, issuance, audit, clock, settings.return_grace)
@@ -213,6 +229,7 @@ async def opened(
                     administration=administration,
                     issuance=issuance,
                     jwt_issuance=jwt_issuance,
+                    wit_issuance=wit_issuance,
                     downstream=Downstream(
                         authorities, audit, clock, domain, default_ttl=settings.ca_ttl, gate=gate
                     ),

@@ -78,6 +78,7 @@ class ServerSettings:
     default_x509_svid_ttl: timedelta = timedelta(hours=1)
     default_jwt_svid_ttl: timedelta = timedelta(minutes=5)
     disable_jwt_svids: bool = False
+    experimental_wit_svids: bool = False
     allowed_jwt_claims: tuple[str, ...] = ("*",)
     template_identities: int = DEFAULT_IDENTITIES
     admin_ids: tuple[SpiffeId, ...] = ()
@@ -296,7 +297,7 @@ _DURATIONS: Final = frozenset(
         *("federation_bundle_endpoint_refresh_hint", "federation_shortest_refresh"),
     }
 )
-_SWITCHES: Final = frozenset({"disable_jwt_svids", "federation_permit_local"})
+_SWITCHES: Final = frozenset({"disable_jwt_svids", "experimental_wit_svids", "federation_permit_local"})
 _PORTS: Final = frozenset({"bind_port", "health_port", "oidc_port", "federation_bundle_endpoint_port"})
 
 

@@ -171,6 +171,22 @@ class IdentityApi:
             answer = await self._svids.unary("NewJWTSVID", request)
         return str(answer.svid.token)
 
+    async def new_wit_svid(self, entry_id: str, public_key: bytes, algorithm: str) -> str:
+        """A WIT-SVID for one of this agent's entries, bound to a public key (DER)."""
+        params = [
+            svid_pb2.NewWITSVIDParams(entry_id=entry_id, public_key=public_key, signing_algorithm=algorithm)
+        ]
+        with _standing():
+            answer = await self._svids.unary(
+                "BatchNewWITSVID", svid_pb2.BatchNewWITSVIDRequest(params=params)
+            )
+        if len(answer.results) != 1:
+            raise BAD_ANSWER.error(f"{len(answer.results)} answers came for one request")
+        [result] = answer.results
+        if result.status.code != Status.OK.value:
+            raise BAD_ANSWER.error(f"no WIT-SVID for entry {entry_id}: {result.status.message}")
+        return str(result.svid.token)
+
 
 async def _synchronise(stream: Stream, known: Mapping[str, Entry]) -> dict[str, Entry]:
     answer = await _next(stream)
@@ -225,11 +241,12 @@ def bundle_from_wire(bundle: types_pb2.Bundle) -> TrustBundle:
         sequence=bundle.sequence_number,
         refresh_hint=bundle.refresh_hint,
         jwt_authorities=tuple(map(jwt_authority_from_wire, bundle.jwt_authorities)),
+        wit_authorities=tuple(map(jwt_authority_from_wire, bundle.wit_authorities)),
     )
 
 
-def jwt_authority_from_wire(key: types_pb2.JWTKey) -> JwtAuthority:
-    """A JWT authority, with what its operator thinks of it."""
+def jwt_authority_from_wire(key: types_pb2.JWTKey | types_pb2.WITKey) -> JwtAuthority:
+    """A JWT or WIT authority, with what its operator thinks of it."""
     return JwtAuthority(
         key_id=key.key_id,
         public_key=key.public_key,

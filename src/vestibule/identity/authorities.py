@@ -22,11 +22,13 @@ from vestibule.identity.codes import (
     JWT_SVIDS_DISABLED,
     NO_UPSTREAM,
     UPSTREAM_IN_CHARGE,
+    WIT_SVIDS_DISABLED,
 )
 from vestibule.identity.jwt_authorities import JwtAuthorities
 from vestibule.identity.jwt_trust import JwtTrust
 from vestibule.identity.lifecycle import ACTOR, ALONE, Lifecycle, Ownership, Step
 from vestibule.identity.roots import Roots
+from vestibule.identity.token_kinds import WIT
 from vestibule.identity.trust_bundle import composed
 from vestibule.identity.upstream import UpstreamAuthority
 from vestibule.identity.upstream_news import UpstreamNews, as_server
@@ -58,8 +60,9 @@ class Authorities:
         jwt: JwtAuthorities | None = None,
         upstream: UpstreamAuthority | None = None,
         ownership: Ownership = ALONE,
+        wit: JwtAuthorities | None = None,
     ) -> None:
-        """``jwt``, where there are JWT-SVIDs, is moved on and published together with the certificates.
+        """``jwt`` and ``wit``, where there are such tokens, are moved on and published together with the certificates.
 
         With an ``upstream`` the authorities are signed by it, and the bundle holds its roots.
         """
@@ -72,6 +75,9 @@ class Authorities:
         self._news = None if upstream is None else UpstreamNews(upstream, trust_domain)
         self._roots = Roots(store, audit, clock)
         self._jwt_trust = JwtTrust(store, audit, clock, jwt, as_server(upstream))
+        self._wit = wit
+        # An upstream is told nothing of them: what is experimental here would be unknown there.
+        self._wit_trust = JwtTrust(store, audit, clock, wit, None, WIT)
         self._x509 = X509Authorities(
             store, keys, audit, clock, trust_domain, ca_ttl, upstream, self._roots, ownership
         )
@@ -90,9 +96,10 @@ class Authorities:
         await self._x509.life.start()
         await self._roots.start()
         await self._jwt_trust.start()
+        await self._wit_trust.start()
         self._bundle = await self._store.bundles.get(self._trust_domain) or self._bundle
-        if self._jwt is not None:
-            await self._jwt.start()
+        for each in self._tokens:
+            await each.start()
         if self._x509.life.others_sign() and not self._can_sign():
             await self._join()
         try:
@@ -106,8 +113,8 @@ class Authorities:
     async def _join(self) -> None:
         """Beside servers that sign already: everybody is to have the first key of this one before it signs."""
         async with self._change():
-            for each in (self._jwt, self._x509):
-                if each is not None and each.life.prepared is None:
+            for each in self._all:
+                if each.life.prepared is None:
                     await each.prepare()
         await self._clock.sleep_until(self._clock.now() + KNOWN_AFTER)
 
@@ -157,6 +164,21 @@ class Authorities:
         return None if self._jwt is None else self._jwt.life.active
 
     @property
+    def wit(self) -> JwtAuthorities:
+        """The WIT authorities.  Raises: VST1312."""
+        if self._wit is None:
+            raise WIT_SVIDS_DISABLED.error("WIT functionality is disabled")
+        return self._wit
+
+    @property
+    def _all(self) -> tuple[JwtAuthorities | X509Authorities, ...]:
+        return (*self._tokens, self._x509)
+
+    @property
+    def _tokens(self) -> tuple[JwtAuthorities, ...]:
+        return tuple(each for each in (self._jwt, self._wit) if each is not None)
+
+    @property
     def has_upstream(self) -> bool:
         """Whether an upstream signs the authorities."""
         return self._upstream is not None
@@ -192,14 +214,14 @@ class Authorities:
     async def _do_what_is_due(self) -> None:
         await self._roots.forget_expired()
         await self._jwt_trust.forget_expired()
+        await self._wit_trust.forget_expired()
         problem: VestibuleError | None = None
-        # JWT keys first, so that what is due for both is one change of the bundle.
-        for each in (self._jwt, self._x509):
+        # Tokens' keys first, so that what is due for all is one change of the bundle.
+        for each in self._all:
             try:
-                if each is not None:
-                    await each.advance()
+                await each.advance()
             except VestibuleError as error:
-                if each is None or not each.life.can_sign():
+                if not each.life.can_sign():
                     raise
                 problem = error
         if problem is not None:
@@ -234,11 +256,10 @@ class Authorities:
                     wait.cancel()
 
     def _next_step(self) -> datetime:
-        jwt = [] if self._jwt is None else [self._jwt.next_step()]
-        return min([self._x509.next_step(), *jwt])
+        return min(each.next_step() for each in self._all)
 
     def _can_sign(self) -> bool:
-        return self._x509.life.can_sign() and (self._jwt is None or self._jwt.life.can_sign())
+        return all(each.life.can_sign() for each in self._all)
 
     # ----------------------------------------------------------------------------- when it is told to
 
@@ -331,8 +352,44 @@ class Authorities:
         Raises: VST1313, VST1314, VST1315, errors of audit, store and upstream.
         """
         async with self._change():
-            await self._jwt_trust.publish(key, publisher)
+            await self._jwt_trust.publish(key, publisher, self._bundle.wit_authorities)
         return self._bundle.jwt_authorities
+
+    async def prepare_wit(self, actor: str = ACTOR) -> JwtKey:
+        """Make the next WIT key now.  Raises: VST1312, and as ``advance``."""
+        async with self._change():
+            return await self.wit.prepare(actor)
+
+    async def activate_wit(self, key_id: str, actor: str = ACTOR) -> JwtKey:
+        """Let the prepared key sign from now on.  Raises: VST1312, VST1202, VST1304, VST1305, VST1307."""
+        async with self._change():
+            return await self.wit.life.activate(key_id, actor)
+
+    async def taint_wit(self, key_id: str, actor: str = ACTOR) -> JwtKey | PublishedJwtKey:
+        """Have the tokens of an old key replaced.  Raises: VST1312, VST1202, VST1304, VST1305, VST1306."""
+        own = self.wit
+        async with self._change():
+            if self._wit_trust.knows(key_id):
+                return await self._wit_trust.step(Step.TAINT, key_id, actor)
+            return await own.life.taint(key_id, actor)
+
+    async def revoke_wit(self, key_id: str, actor: str = ACTOR) -> JwtKey | PublishedJwtKey:
+        """Take a tainted key out of the bundle.  Raises: VST1312, VST1202, VST1304, VST1305, VST1308."""
+        own = self.wit
+        async with self._change():
+            if self._wit_trust.knows(key_id):
+                return await self._wit_trust.step(Step.REVOKE, key_id, actor)
+            return await own.life.revoke(key_id, actor)
+
+    async def publish_wit(self, key: JwtAuthority, publisher: SpiffeId) -> tuple[JwtAuthority, ...]:
+        """Take the WIT key of a server below into the bundle; returns all of its WIT keys.
+
+        Raises: VST1312, VST1313, VST1314, VST1315, errors of audit and store.
+        """
+        self.wit  # noqa: B018 - only where there are WIT-SVIDs
+        async with self._change():
+            await self._wit_trust.publish(key, publisher, self._bundle.jwt_authorities)
+        return self._bundle.wit_authorities
 
     def _check_local(self, what: str) -> None:
         if self._upstream is not None:
@@ -375,8 +432,9 @@ class Authorities:
         await self._x509.life.reload()
         await self._roots.start()
         await self._jwt_trust.start()
-        if self._jwt is not None:
-            await self._jwt.life.reload()
+        await self._wit_trust.start()
+        for each in self._tokens:
+            await each.life.reload()
         if kept is not None and kept != self._bundle:
             self._bundle = kept
             self._beacon.advance()
@@ -394,8 +452,8 @@ class Authorities:
                     await self._reload()
                 if await self._x509.settle():
                     self._beacon.advance()
-                if self._jwt is not None:
-                    await self._jwt.settle()
+                for each in self._tokens:
+                    await each.settle()
 
     async def _publish_bundle(self) -> bool:
         """Keep and tell the bundle that follows from the authorities, if it is another one than before.
@@ -408,6 +466,7 @@ class Authorities:
             own,
             self._roots.published(before.x509_authorities, own, self.has_upstream),
             self._jwt_trust.published(before),
+            self._wit_trust.published(before),
             # Five looks between the preparation of an authority and its first signature (a third of its life).
             refresh_hint=max(1, int(self._ca_ttl.total_seconds() / 15)),
         )

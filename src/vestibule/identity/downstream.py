@@ -97,3 +97,10 @@ class Downstream:
         Raises: VST1313, VST1314, VST1315, errors of audit, store and upstream.
         """
         return await self._authorities.publish_jwt(key, server)
+
+    async def publish_wit(self, server: SpiffeId, key: JwtAuthority) -> tuple[JwtAuthority, ...]:
+        """Put a server's WIT key into the bundle; returns all WIT keys of the trust domain.
+
+        Raises: VST1312, VST1313, VST1314, VST1315, errors of audit and store.
+        """
+        return await self._authorities.publish_wit(key, server)

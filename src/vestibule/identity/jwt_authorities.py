@@ -1,4 +1,4 @@
-"""The trust domain's JWT signing authorities (``identity.lifecycle`` has their states).
+"""The trust domain's signing authorities of tokens, JWT- or WIT-SVIDs (``identity.lifecycle`` has their states).
 
 A key is in the bundle from its preparation, half a life before its first signature, until it expires; no token
 that it signs outlives it.  Only the bundle's keeper (``identity.authorities``) moves this on, so that a key is
@@ -11,21 +11,19 @@ import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
 
 from vestibule.audit import Audit
 from vestibule.clock import Clock
 from vestibule.identity import rotation
 from vestibule.identity.codes import NO_ACTIVE_AUTHORITY
 from vestibule.identity.lifecycle import ACTOR, ALONE, Lifecycle, Ownership
+from vestibule.identity.token_kinds import JWT, TokenKind
 from vestibule.keys import KeyManager
 from vestibule.pki.keys import public_key_der
 from vestibule.pki.profiles import authority_id
 from vestibule.records import AuthorityState, JwtKey
 from vestibule.spiffe import JwtAuthority
 from vestibule.store import Store
-
-KEY_PREFIX: Final = "jwt-key-"
 
 Publish = Callable[[JwtAuthority], Awaitable[None]]
 """Makes a new key known above this server before it is kept.  Raises: VST1310, or an error of the upstream's."""
@@ -54,19 +52,21 @@ class JwtAuthorities:
         clock: Clock,
         ttl: timedelta,
         ownership: Ownership = ALONE,
+        kind: TokenKind = JWT,
     ) -> None:
-        """``ttl`` is the life of each key."""
+        """``ttl`` is the life of each key; ``kind`` is the kind of tokens that they sign."""
+        self._kind = kind
         self._keys = keys
         self._clock = clock
         self._ttl = ttl
         self._signer: JwtSigner | None = None
         self.life: Lifecycle[JwtKey] = Lifecycle(
-            store.jwt_keys,
+            kind.kept(store),
             keys,
             audit,
             clock,
-            kind="jwt-authority",
-            key_prefix=KEY_PREFIX,
+            kind=kind.name,
+            key_prefix=kind.key_prefix,
             ownership=ownership,
         )
         self.publish: Publish = _nowhere
@@ -85,7 +85,7 @@ class JwtAuthorities:
     def signer(self) -> JwtSigner:
         """The active key.  Raises: VST1300."""
         if self._signer is None:
-            raise NO_ACTIVE_AUTHORITY.error("there is no active JWT signing authority yet")
+            raise NO_ACTIVE_AUTHORITY.error(f"there is no active {self._kind.shown} signing authority yet")
         return self._signer
 
     async def advance(self) -> None:

@@ -22,6 +22,7 @@ from vestibule.identity.codes import (
 )
 from vestibule.identity.jwt_authorities import JwtAuthorities, as_authority
 from vestibule.identity.lifecycle import Step, after
+from vestibule.identity.token_kinds import JWT, TokenKind
 from vestibule.identity.upstream import UpstreamServer
 from vestibule.pki.jwk import load_jwt_key
 from vestibule.records import AuthorityState, JwtKey, PublishedJwtKey
@@ -45,8 +46,11 @@ class JwtTrust:
         clock: Clock,
         own: JwtAuthorities | None,
         upstream: UpstreamServer | None,
+        kind: TokenKind = JWT,
     ) -> None:
-        self._kept = store.published_jwt_keys
+        """``kind`` is the kind of tokens that the keys sign."""
+        self._kind = kind
+        self._kept = kind.published(store)
         self._audit = audit
         self._clock = clock
         self._own = own
@@ -98,7 +102,7 @@ class JwtTrust:
         now = self._clock.now()
         return {
             key.key_id: key
-            for key in before.jwt_authorities
+            for key in self._kind.in_bundle(before)
             if key.key_id not in ours and (key.expires_at is None or key.expires_at > now)
         }
 
@@ -152,12 +156,15 @@ class JwtTrust:
 
     # ----------------------------------------------------------------------------------- from below
 
-    async def publish(self, key: JwtAuthority, publisher: SpiffeId) -> None:
+    async def publish(
+        self, key: JwtAuthority, publisher: SpiffeId, others: tuple[JwtAuthority, ...] = ()
+    ) -> None:
         """Take the key of a server below into the bundle, and pass it on upwards.
 
         1. It has an ID, and an end that is yet to come.
         2. It is a public key of a kind that JWT-SVIDs are verified with.
-        3. Its ID is not another key's, and it was not revoked here.
+        3. Its ID is not another key's, nor one of ``others`` (the bundle's keys of the other kind), and it was not
+           revoked here.
         4. Its publisher has not too many.
 
         A key that its own publisher calls tainted and over, it has revoked: then it is withdrawn here, too.
@@ -175,6 +182,8 @@ class JwtTrust:
         kept = self._published.get(key.key_id)
         if self._own is not None and self._own.life.knows(key.key_id):  # 3
             raise JWT_KEY_REFUSED.error("invalid JWT authority: its ID is that of a key of this server")
+        if any(key.key_id == other.key_id for other in others):
+            raise JWT_KEY_REFUSED.error("invalid authority: its ID is that of a key of another kind")
         if kept is not None and kept.public_key != key.public_key:
             raise JWT_KEY_REFUSED.error("invalid JWT authority: its ID is that of another key")
         if kept is not None and kept.state is AuthorityState.REVOKED:
@@ -194,7 +203,7 @@ class JwtTrust:
         )
         if record == kept:
             return
-        await self._record("jwt-authority.publish", record, str(publisher))
+        await self._record(f"{self._kind.name}.publish", record, str(publisher))
         if self._upstream is not None:
             await self._publish_above(_authority(record))
         await self._keep(record)
@@ -225,7 +234,7 @@ class JwtTrust:
         if (key := self._published.get(key_id)) is None:
             raise UNKNOWN_AUTHORITY.error(f"unexpected authority ID {key_id[:80]!r}")
         moved = replace(key, state=after(key_id, key.state, step))
-        await self._record(f"jwt-authority.{step.value}", moved, actor)
+        await self._record(f"{self._kind.name}.{step.value}", moved, actor)
         await self._keep(moved)
         return moved
 
@@ -234,7 +243,7 @@ class JwtTrust:
         now = self._clock.now()
         for key in list(self._published.values()):
             if key.not_after <= now:
-                await self._record("jwt-authority.expire", key, "server")
+                await self._record(f"{self._kind.name}.expire", key, "server")
                 await self._kept.delete(key.id)
                 del self._published[key.id]
 

@@ -14,6 +14,7 @@ def composed(
     own: Sequence[Authority],
     roots: tuple[Sequence[bytes], set[bytes]],
     jwt: tuple[JwtAuthority, ...],
+    wit: tuple[JwtAuthority, ...] = (),
     *,
     refresh_hint: int,
 ) -> TrustBundle:
@@ -32,6 +33,7 @@ def composed(
         x509_authorities=_in_order(before.x509_authorities, certificates),
         tainted_x509=frozenset(tainted),
         jwt_authorities=jwt,
+        wit_authorities=wit,
     )
     if after == before:
         return before  # the hint alone makes no other bundle

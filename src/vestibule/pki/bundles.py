@@ -23,6 +23,7 @@ from vestibule.spiffe import JwtAuthority, TrustBundle, TrustDomain
 
 X509_USE: Final = "x509-svid"
 JWT_USE: Final = "jwt-svid"
+WIT_USE: Final = "wit-svid"
 MAX_BUNDLE_BYTES: Final = 4 * 1024 * 1024
 _MAX_SEQUENCE: Final = 2**64 - 1
 
@@ -31,6 +32,7 @@ def to_jwks(bundle: TrustBundle) -> bytes:
     """The bundle as a SPIFFE JWK Set: the same bundle always gives the same bytes."""
     keys = [_x509_jwk(der) for der in bundle.x509_authorities]
     keys += [{"use": JWT_USE, **_jwt_jwk(authority)} for authority in bundle.jwt_authorities]
+    keys += [{"use": WIT_USE, **_jwt_jwk(authority)} for authority in bundle.wit_authorities]
     document: dict[str, object] = {"keys": keys}
     document["spiffe_sequence"] = bundle.sequence
     if bundle.refresh_hint:
@@ -44,6 +46,12 @@ def to_jwt_jwks(bundle: TrustBundle) -> bytes:
     Neither keys of other uses nor SPIFFE's own members are in it.
     """
     keys = [_jwt_jwk(authority) for authority in bundle.jwt_authorities]
+    return json.dumps({"keys": keys}, separators=(",", ":")).encode()
+
+
+def to_wit_jwks(bundle: TrustBundle) -> bytes:
+    """The keys of WIT-SVIDs as a plain JWK Set, the form of the Workload API (section 7.2.2)."""
+    keys = [_jwt_jwk(authority) for authority in bundle.wit_authorities]
     return json.dumps({"keys": keys}, separators=(",", ":")).encode()
 
 
@@ -69,8 +77,8 @@ def from_jwks(trust_domain: TrustDomain, document: bytes) -> TrustBundle:
     2. Sequence and refresh hint, where present, are integers that are not negative (4.1.1, 4.1.2).
     3. Keys of an unknown or missing ``kty`` or ``use`` are passed over (4.2).
     4. Of X.509 keys only ``x5c[0]`` counts; those without it are passed over (X509-SVID.md section 6).
-    5. JWT keys without a ``kid``, or of a size or curve that is not supported, are passed over; no two different
-       ones may share a ``kid`` (JWT-SVID.md section 6.1).
+    5. JWT and WIT keys without a ``kid``, or of a size or curve that is not supported, are passed over; no two
+       different ones may share a ``kid`` (JWT-SVID.md section 6.1, WIT-SVID.md section 6.1).
     """
     return _from_document(trust_domain, _parse_json(document))
 
@@ -110,10 +118,17 @@ def _from_document(trust_domain: TrustDomain, parsed: dict[str, Any]) -> TrustBu
     refresh_hint = _integer(parsed, "spiffe_refresh_hint")
     known = [key for key in keys if key.get("kty") in ("EC", "RSA")]  # 3
     found = (_certificate_of(key) for key in known if key.get("use") == X509_USE)
+    jwt = _jwt_authorities([key for key in known if key.get("use") == JWT_USE])
+    wit = _jwt_authorities([key for key in known if key.get("use") == WIT_USE])
+    if shared := {each.key_id for each in jwt} & {each.key_id for each in wit}:
+        raise MALFORMED_BUNDLE.error(
+            f"a JWT and a WIT key of the bundle are both called {min(shared)[:80]!r}"
+        )
     return TrustBundle(
         trust_domain=trust_domain,
         x509_authorities=tuple(dict.fromkeys(der for der in found if der is not None)),
-        jwt_authorities=_jwt_authorities([key for key in known if key.get("use") == JWT_USE]),
+        jwt_authorities=jwt,
+        wit_authorities=wit,
         sequence=sequence,
         refresh_hint=refresh_hint,
     )

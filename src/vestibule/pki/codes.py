@@ -221,3 +221,11 @@ WEAK_PASSPHRASE = define(
     meaning="The passphrase for a root's key is too short to protect it from whoever gets the file.",
     advice="Take at least 14 characters, better six words drawn by dice, and keep a copy in a sealed envelope.",
 )
+NOT_A_WIT_SVID = define(
+    "VST1021",
+    "not-a-wit-svid",
+    Kind.INVALID,
+    Fault.PEER,
+    meaning="A token is not a WIT-SVID: a part of it is missing, malformed or not allowed (WIT-SVID.md).",
+    advice="Look at the message; whoever made the token has to mend it.  A token for an audience is a JWT-SVID.",
+)

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from vestibule.errors import VestibuleError
+from vestibule.errors import ErrorCode, VestibuleError
 from vestibule.pki.codes import (
     INVALID_JWT_REQUEST,
     JWT_NOT_FOR_US,
@@ -50,15 +50,16 @@ BundleOf = Callable[[TrustDomain], TrustBundle | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnsignedJwt:
-    """A JWT-SVID that waits for its signature: ES256, by the key called ``key_id``."""
+    """A token that waits for its signature: ES256, by the key called ``key_id``."""
 
     key_id: str
     claims: Mapping[str, Any]
+    typ: str = "JWT"
 
     @property
     def signing_input(self) -> bytes:
         """What is signed (RFC 7515, section 5.1)."""
-        header = {"alg": "ES256", "kid": self.key_id, "typ": "JWT"}
+        header = {"alg": "ES256", "kid": self.key_id, "typ": self.typ}
         return f"{_part(header)}.{_part(self.claims)}".encode()
 
     def signed(self, signature: bytes) -> str:
@@ -135,7 +136,7 @@ def verify_jwt_svid(token: str, audience: Collection[str], bundle_of: BundleOf, 
     parsed = _parse(token)  # 1
     svid = parsed.svid
     der = _authority(svid, bundle_of(svid.spiffe_id.trust_domain), now)  # 2
-    _check_signature(token, parsed.algorithm, der, svid)  # 3, 4
+    check_signature(token, parsed.algorithm, der, svid.spiffe_id, svid.key_id)  # 3, 4
     if not set(svid.audience) & set(audience):  # 5
         raise JWT_NOT_FOR_US.error(f"the token of {svid.spiffe_id} is for {_listed(svid.audience)}")
     _check_time(svid, now)  # 6
@@ -155,7 +156,8 @@ def _authority(svid: JwtSvid, bundle: TrustBundle | None, now: datetime) -> byte
     raise JWT_NOT_TRUSTED.error(f"no JWT key of {domain} is called {svid.key_id[:80]!r}")
 
 
-def _check_signature(token: str, algorithm: str, der: bytes, svid: JwtSvid) -> None:
+def check_signature(token: str, algorithm: str, der: bytes, spiffe_id: SpiffeId, key_id: str) -> None:
+    """Whether a key (DER) signed a token by an algorithm that is one of the key's.  Raises: VST1013."""
     # Imported here: most who import this package never verify a token, and it takes a while.
     from joserfc import jws
     from joserfc.errors import JoseError
@@ -164,13 +166,15 @@ def _check_signature(token: str, algorithm: str, der: bytes, svid: JwtSvid) -> N
     try:
         key = load_jwt_key(der)
         if algorithm not in algorithms_for(key):
-            raise JWT_NOT_TRUSTED.error(f"the JWT key {svid.key_id[:80]!r} is not one for {algorithm}")
+            raise JWT_NOT_TRUSTED.error(f"the key {key_id[:80]!r} is not one for {algorithm}")
         kind = ECKey if isinstance(key, EllipticCurvePublicKey) else RSAKey
         pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        jws.deserialize_compact(token, kind.import_key(pem), algorithms=[algorithm])
+        # What a header may hold was checked before, by the profile of the token.
+        registry = jws.JWSRegistry(algorithms=[algorithm], strict_check_header=False)
+        jws.deserialize_compact(token, kind.import_key(pem), registry=registry)
     except (JoseError, ValueError) as error:
         raise JWT_NOT_TRUSTED.error(
-            f"the token's signature is not one of {svid.spiffe_id.trust_domain}"
+            f"the token's signature is not one of {spiffe_id.trust_domain}"
         ) from error
 
 
@@ -180,7 +184,7 @@ def _check_time(svid: JwtSvid, now: datetime) -> None:
             f"the token of {svid.spiffe_id} expired at {svid.expires_at.isoformat()}"
         )
     for name in ("nbf", "iat"):
-        if name in svid.claims and _instant(svid.claims, name) > now + FUTURE_LEEWAY:
+        if name in svid.claims and instant_of(svid.claims, name) > now + FUTURE_LEEWAY:
             raise JWT_NOT_VALID_NOW.error(f"the token of {svid.spiffe_id} is from the future ({name})")
 
 
@@ -213,13 +217,13 @@ def _check_header(header: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _svid(token: str, key_id: str, claims: Mapping[str, Any]) -> JwtSvid:
-    issued_at = _instant(claims, "iat") if "iat" in claims else None
+    issued_at = instant_of(claims, "iat") if "iat" in claims else None
     if "nbf" in claims:
-        _instant(claims, "nbf")
+        instant_of(claims, "nbf")
     return JwtSvid(
-        spiffe_id=_subject(claims),
+        spiffe_id=subject_of(claims),
         audience=_audience(claims),
-        expires_at=_instant(claims, "exp"),
+        expires_at=instant_of(claims, "exp"),
         issued_at=issued_at,
         key_id=key_id,
         token=token,
@@ -227,17 +231,18 @@ def _svid(token: str, key_id: str, claims: Mapping[str, Any]) -> JwtSvid:
     )
 
 
-def _subject(claims: Mapping[str, Any]) -> SpiffeId:
+def subject_of(claims: Mapping[str, Any], code: ErrorCode = NOT_A_JWT_SVID) -> SpiffeId:
+    """The identity in ``sub``.  Raises: ``code``."""
     subject = claims.get("sub")
     if not isinstance(subject, str):
-        raise NOT_A_JWT_SVID.error("the token has no subject")
+        raise code.error("the token has no subject")
     try:
         spiffe_id = SpiffeId.parse(subject)
     except VestibuleError as error:
-        raise NOT_A_JWT_SVID.error(f"the token's subject is not a SPIFFE ID: {error.message}") from error
+        raise code.error(f"the token's subject is not a SPIFFE ID: {error.message}") from error
     # Two ways to write one identity would let a token pass one check and fail another.
     if not spiffe_id.path or str(spiffe_id) != subject:
-        raise NOT_A_JWT_SVID.error("the token's subject is not the ID of a workload in its usual form")
+        raise code.error("the token's subject is not the ID of a workload in its usual form")
     return spiffe_id
 
 
@@ -249,14 +254,15 @@ def _audience(claims: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _instant(claims: Mapping[str, Any], name: str) -> datetime:
+def instant_of(claims: Mapping[str, Any], name: str, code: ErrorCode = NOT_A_JWT_SVID) -> datetime:
+    """The NumericDate of this name.  Raises: ``code``."""
     value = claims.get(name)
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise NOT_A_JWT_SVID.error(f"the token's {name} is missing or not a number")
+        raise code.error(f"the token's {name} is missing or not a number")
     try:
         return datetime.fromtimestamp(value, UTC)
     except (ValueError, OverflowError, OSError) as error:
-        raise NOT_A_JWT_SVID.error(f"the token's {name} is not an instant") from error
+        raise code.error(f"the token's {name} is not an instant") from error
 
 
 def _listed(audience: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 """The nouns of SPIFFE as immutable values: identifiers, selectors, documents."""
 
-from vestibule.spiffe.documents import JwtAuthority, JwtSvid, TrustBundle, X509Svid
+from vestibule.spiffe.documents import JwtAuthority, JwtSvid, TrustBundle, WitSvid, X509Svid
 from vestibule.spiffe.ids import SpiffeId, TrustDomain
 from vestibule.spiffe.revocations import (
     Reason,
@@ -32,6 +32,7 @@ __all__ = [
     "TrustBundle",
     "TrustDomain",
     "Variable",
+    "WitSvid",
     "X509Svid",
     "covers",
 ]

@@ -45,6 +45,24 @@ class JwtSvid:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WitSvid:
+    """A signed statement of who has a key (WIT-SVID.md): worth nothing without a proof of having it.
+
+    ``public_key`` (DER) is the holder's, who signs with ``algorithm``; ``token`` is the statement (JWS compact).
+    """
+
+    spiffe_id: SpiffeId
+    expires_at: datetime
+    issued_at: datetime | None = None
+    not_before: datetime | None = None
+    key_id: str
+    public_key: bytes
+    algorithm: str
+    token: str = field(repr=False)
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JwtAuthority:
     """A key that JWT-SVIDs are verified with; ``public_key`` is a DER SubjectPublicKeyInfo.
 
@@ -60,7 +78,7 @@ class JwtAuthority:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustBundle:
-    """What a trust domain's SVIDs are verified with: the certificates of X509-SVIDs, the keys of JWT-SVIDs.
+    """What a trust domain's SVIDs are verified with: the certificates of X509-SVIDs, the keys of JWT- and WIT-SVIDs.
 
     ``sequence`` grows with every change of the content; ``refresh_hint`` is in seconds, 0 for none.
     ``tainted_x509`` are those of ``x509_authorities`` that will be revoked soon: what leads to them is still
@@ -73,3 +91,4 @@ class TrustBundle:
     sequence: int = 0
     refresh_hint: int = 0
     tainted_x509: frozenset[bytes] = frozenset()
+    wit_authorities: tuple[JwtAuthority, ...] = ()

@@ -167,7 +167,7 @@ class Authorities(Protocol):
 
 
 class JwtKeys(Protocol):
-    """The trust domain's JWT signing authorities, in any state."""
+    """The trust domain's signing authorities of JWT-SVIDs, or of WIT-SVIDs, in any state."""
 
     async def all(self) -> list[JwtKey]:
         """All of them, oldest first."""
@@ -199,7 +199,7 @@ class UpstreamRoots(Protocol):
 
 
 class PublishedJwtKeys(Protocol):
-    """The JWT signing authorities of downstream servers."""
+    """The signing authorities of JWT-SVIDs, or of WIT-SVIDs, of downstream servers."""
 
     async def all(self) -> list[PublishedJwtKey]:
         """All of them, oldest first."""
@@ -407,6 +407,10 @@ class Store(Protocol):
     def upstream_roots(self) -> UpstreamRoots: ...
     @property
     def published_jwt_keys(self) -> PublishedJwtKeys: ...
+    @property
+    def wit_keys(self) -> JwtKeys: ...
+    @property
+    def published_wit_keys(self) -> PublishedJwtKeys: ...
     @property
     def bundles(self) -> Bundles: ...
     @property

@@ -54,7 +54,7 @@ DOORS = {
 }
 
 
-UNIMPLEMENTED = ("AppendBundle", "PublishWITAuthority")
+UNIMPLEMENTED = ("AppendBundle",)
 """Declared as upstream has them, and served by nobody."""
 
 
@@ -93,7 +93,11 @@ def test_federation_is_the_operators_and_administrators_business() -> None:
 
 def test_only_servers_below_get_signing_certificates_and_publish_keys() -> None:
     downstream = {path.rpartition("/")[2]: who for path, who in TABLE.items() if Who.DOWNSTREAM in who}
-    assert downstream == {"NewDownstreamX509CA": Who.DOWNSTREAM, "PublishJWTAuthority": Who.DOWNSTREAM}
+    assert downstream == {
+        "NewDownstreamX509CA": Who.DOWNSTREAM,
+        "PublishJWTAuthority": Who.DOWNSTREAM,
+        "PublishWITAuthority": Who.DOWNSTREAM,
+    }
 
 
 def test_administrators_may_call_all_of_spires_but_logger_debug_and_health() -> None:

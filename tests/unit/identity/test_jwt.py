@@ -12,7 +12,8 @@ from tests.unit.identity.world import AGENT, DOMAIN, World, entry, identity_worl
 
 from vestibule.errors import VestibuleError
 from vestibule.identity import rotation
-from vestibule.identity.jwt_authorities import KEY_PREFIX, JwtAuthorities
+from vestibule.identity.jwt_authorities import JwtAuthorities
+from vestibule.identity.token_kinds import JWT
 from vestibule.keys import DiskKeyManager, MemoryKeyManager, Sealer
 from vestibule.pki.jwt import verify_jwt_svid
 from vestibule.records import JwtKey
@@ -79,7 +80,7 @@ async def test_an_old_key_loses_its_private_half_and_stays_published_until_it_ex
     first = world.jwt.signer.key
     for instant in due(first):
         await move_to(world, instant)
-    kept = {key_id for key_id in await world.keys.key_ids() if key_id.startswith(KEY_PREFIX)}
+    kept = {key_id for key_id in await world.keys.key_ids() if key_id.startswith(JWT.key_prefix)}
     assert kept == {world.jwt.signer.key.key_id}
     assert first.id in published(world)
     await move_to(world, first.not_after)
@@ -135,11 +136,11 @@ async def test_a_key_that_is_lost_still_vouches_for_what_it_signed(tmp_path: Pat
 
 
 async def test_spare_keys_of_a_crash_are_removed(world: World) -> None:
-    await world.keys.generate(KEY_PREFIX + "spare")
+    await world.keys.generate(JWT.key_prefix + "spare")
     await world.keys.generate("of-somebody-else")
     await world.authorities.advance()
     left = await world.keys.key_ids()
-    assert KEY_PREFIX + "spare" not in left
+    assert JWT.key_prefix + "spare" not in left
     assert "of-somebody-else" in left
 
 

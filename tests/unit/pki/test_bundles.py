@@ -257,7 +257,7 @@ def jwt_key(**changes: object) -> dict[str, object]:
 def test_jwt_keys_that_cannot_be_used_are_passed_over() -> None:
     useless = [
         jwt_key(kid=...), jwt_key(kid=""), jwt_key(kid=5), jwt_key(crv="secp256k1"), jwt_key(x=...),
-        jwt_key(x="AAAA"), jwt_key(y="!"), jwt_key(kty="oct", k="AAAA"), jwt_key(use="wit-svid"),
+        jwt_key(x="AAAA"), jwt_key(y="!"), jwt_key(kty="oct", k="AAAA"), jwt_key(use="wit-svid", kid="w"),
         {"use": "jwt-svid", "kid": "small", "kty": "RSA", "n": "AQAB", "e": "AQAB"},
         {"use": "jwt-svid", "kid": "even", "kty": "RSA", "n": "_" * 342, "e": "Ag"},
     ]  # fmt: skip

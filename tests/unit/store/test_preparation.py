@@ -88,7 +88,7 @@ def test_a_new_database_equals_a_migrated_one(migrated: Connection, path: Path, 
 def test_an_older_database_is_backed_up_and_migrated(path: Path, tmp_path: Path) -> None:
     prepare(path)
     with sqlite3.connect(path) as connection:
-        connection.execute("INSERT INTO bundles VALUES ('example.org', '[]', '3', 0, '[]', '[]')")
+        connection.execute("INSERT INTO bundles VALUES ('example.org', '[]', '3', 0, '[]', '[]', '[]')")
     connection.close()
     prepare(path, scripts(tmp_path, SECOND), (*REVISIONS, NEXT))
     assert read_revision(path) == NEXT

@@ -18,6 +18,7 @@ from vestibule.identity.jwt_issuance import JwtIssuance
 from vestibule.identity.nodes import Nodes
 from vestibule.identity.registration import Registration
 from vestibule.identity.relationships import Relationships
+from vestibule.identity.wit_issuance import WitIssuance
 from vestibule.net.grpc import Servable
 
 
@@ -28,6 +29,7 @@ def identity_services(
     nodes: Nodes,
     issuance: Issuance,
     jwt_issuance: JwtIssuance,
+    wit_issuance: WitIssuance,
     downstream: Downstream,
     bundles: FederatedBundles,
     relationships: Relationships,
@@ -37,7 +39,7 @@ def identity_services(
     return (
         AgentDoor(nodes).servable(),
         EntryDoor(registration, entitlements).servable(),
-        SvidDoor(issuance, jwt_issuance, downstream).servable(),
+        SvidDoor(issuance, jwt_issuance, downstream, wit_issuance).servable(),
         BundleDoor(authorities, downstream, bundles).servable(),
         LocalAuthorityDoor(authorities).servable(),
         TrustDomainDoor(relationships, federation, bundles).servable(),

@@ -20,6 +20,7 @@ from vestibule.doors.identity_api.values import (
     own_id,
     receive,
     status,
+    wit_key_to_wire,
 )
 from vestibule.errors import VestibuleError
 from vestibule.identity.authorities import Authorities
@@ -72,6 +73,16 @@ class BundleDoor:
         keys = await self._downstream.publish_jwt(own_id(), jwt_key_from_wire(request.jwt_authority))
         await stream.send_message(
             wire.PublishJWTAuthorityResponse(jwt_authorities=[jwt_key_to_wire(key) for key in keys])
+        )
+
+    async def publish_wit_authority(self, stream: Stream) -> None:
+        """PublishWITAuthority: of a server below this one."""
+        request = await receive(stream)
+        if not request.HasField("wit_authority"):
+            raise MISSING_PARAMETER.error("missing WIT authority")
+        keys = await self._downstream.publish_wit(own_id(), jwt_key_from_wire(request.wit_authority))
+        await stream.send_message(
+            wire.PublishWITAuthorityResponse(wit_authorities=[wit_key_to_wire(key) for key in keys])
         )
 
     # ---------------------------------------------------------------------------------- others'

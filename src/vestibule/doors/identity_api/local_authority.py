@@ -8,9 +8,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from vestibule.doors.identity_api.values import actor, receive, unix
-from vestibule.errors import VestibuleError
 from vestibule.identity.authorities import Authorities
-from vestibule.identity.codes import NO_ACTIVE_AUTHORITY, WIT_SVIDS_DISABLED
+from vestibule.identity.codes import NO_ACTIVE_AUTHORITY
 from vestibule.identity.lifecycle import Lifecycle
 from vestibule.net.grpc import Servable, Stream, serve
 from vestibule.records import Authority, JwtKey, PublishedJwtKey
@@ -111,28 +110,32 @@ class LocalAuthorityDoor:
 
     async def get_wit_authority_state(self, stream: Stream) -> None:
         """GetWITAuthorityState."""
-        raise await _no_wit(stream)
+        await receive(stream)
+        await stream.send_message(wire.GetWITAuthorityStateResponse(**_states(self._authorities.wit.life)))
 
     async def prepare_wit_authority(self, stream: Stream) -> None:
-        """PrepareWITAuthority."""
-        raise await _no_wit(stream)
+        """PrepareWITAuthority; one that was prepared before makes way."""
+        await receive(stream)
+        prepared = await self._authorities.prepare_wit(actor())
+        await stream.send_message(wire.PrepareWITAuthorityResponse(prepared_authority=_state(prepared)))
 
     async def activate_wit_authority(self, stream: Stream) -> None:
         """ActivateWITAuthority."""
-        raise await _no_wit(stream)
+        request = await receive(stream)
+        active = await self._authorities.activate_wit(request.authority_id, actor())
+        await stream.send_message(wire.ActivateWITAuthorityResponse(activated_authority=_state(active)))
 
     async def taint_wit_authority(self, stream: Stream) -> None:
         """TaintWITAuthority."""
-        raise await _no_wit(stream)
+        request = await receive(stream)
+        tainted = await self._authorities.taint_wit(request.authority_id, actor())
+        await stream.send_message(wire.TaintWITAuthorityResponse(tainted_authority=_state(tainted)))
 
     async def revoke_wit_authority(self, stream: Stream) -> None:
         """RevokeWITAuthority."""
-        raise await _no_wit(stream)
-
-
-async def _no_wit(stream: Stream) -> VestibuleError:
-    await receive(stream)
-    return WIT_SVIDS_DISABLED.error("WIT-SVID functionality is disabled")
+        request = await receive(stream)
+        revoked = await self._authorities.revoke_wit(request.authority_id, actor())
+        await stream.send_message(wire.RevokeWITAuthorityResponse(revoked_authority=_state(revoked)))
 
 
 def _states(life: Lifecycle[Any]) -> dict[str, wire.AuthorityState]:

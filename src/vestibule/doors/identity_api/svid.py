@@ -16,6 +16,7 @@ from vestibule.doors.identity_api.values import (
     receive,
     status,
     svid_to_wire,
+    wit_svid_to_wire,
 )
 from vestibule.doors.limits import PerSource
 from vestibule.doors.scope import current_scope
@@ -23,6 +24,7 @@ from vestibule.errors import VestibuleError
 from vestibule.identity.downstream import Downstream
 from vestibule.identity.issuance import Issuance, SvidRequest
 from vestibule.identity.jwt_issuance import JwtIssuance
+from vestibule.identity.wit_issuance import WitIssuance, WitRequest
 from vestibule.net.grpc import Servable, Stream, serve
 from vestibule.spiffe import SpiffeId
 from vestibule.wire.gen.spire import svid_pb2 as wire
@@ -34,9 +36,12 @@ SIGNATURES_AT_ONCE: Final = 2000
 
 
 class SvidDoor:
-    """Translates for ``identity.issuance`` and ``identity.jwt_issuance``."""
+    """Translates for ``identity.issuance``, ``identity.jwt_issuance`` and ``identity.wit_issuance``."""
 
-    def __init__(self, issuance: Issuance, jwt_issuance: JwtIssuance, downstream: Downstream) -> None:
+    def __init__(
+        self, issuance: Issuance, jwt_issuance: JwtIssuance, downstream: Downstream, wit_issuance: WitIssuance
+    ) -> None:
+        self._wit_issuance = wit_issuance
         self._downstream = downstream
         self._issuance = issuance
         self._jwt_issuance = jwt_issuance
@@ -81,6 +86,33 @@ class SvidDoor:
         current_scope().permit_mint(spiffe_id, (), ttl, jwt=True)
         svid = await self._jwt_issuance.mint(actor(), spiffe_id, list(request.audience), ttl)
         await stream.send_message(wire.MintJWTSVIDResponse(svid=jwt_svid_to_wire(svid)))
+
+    async def mint_wit_svid(self, stream: Stream) -> None:
+        """MintWITSVID."""
+        request = await receive(stream)
+        spiffe_id = id_from_wire(request.id, "invalid SPIFFE ID")
+        ttl = timedelta(seconds=request.ttl) if request.ttl else None
+        current_scope().permit_mint(spiffe_id, (), ttl, jwt=False)
+        svid = await self._wit_issuance.mint(
+            actor(), spiffe_id, request.public_key, request.signing_algorithm, ttl
+        )
+        await stream.send_message(wire.MintWITSVIDResponse(svid=wit_svid_to_wire(svid)))
+
+    async def batch_new_wit_svid(self, stream: Stream) -> None:
+        """BatchNewWITSVID."""
+        request = await receive(stream)
+        wanted = [
+            WitRequest(entry_id=each.entry_id, public_key=each.public_key, algorithm=each.signing_algorithm)
+            for each in request.params
+        ]
+        await self._signing.pass_through(str(own_agent_id()), max(len(wanted), 1))
+        response = wire.BatchNewWITSVIDResponse()
+        for outcome in await self._wit_issuance.for_workloads(own_agent_id(), wanted):
+            if isinstance(outcome, VestibuleError):
+                response.results.add(status=status(outcome))
+            else:
+                response.results.add(status=ok(), svid=wit_svid_to_wire(outcome))
+        await stream.send_message(response)
 
     async def new_jwt_svid(self, stream: Stream) -> None:
         """NewJWTSVID."""

@@ -14,7 +14,7 @@ from vestibule.net.caller import current_caller
 from vestibule.net.codes import MALFORMED_MESSAGE
 from vestibule.net.grpc import STATUS_OF_KIND, Stream
 from vestibule.records import AgentRecord, Entry
-from vestibule.spiffe import JwtAuthority, JwtSvid, Selector, SpiffeId, TrustBundle, TrustDomain
+from vestibule.spiffe import JwtAuthority, JwtSvid, Selector, SpiffeId, TrustBundle, TrustDomain, WitSvid
 from vestibule.store import Match
 from vestibule.wire.gen.spire import types_pb2 as types
 
@@ -172,6 +172,7 @@ def bundle_to_wire(bundle: TrustBundle, mask: types.BundleMask | None = None) ->
             for der in bundle.x509_authorities
         ],
         jwt_authorities=[jwt_key_to_wire(key) for key in bundle.jwt_authorities],
+        wit_authorities=[wit_key_to_wire(key) for key in bundle.wit_authorities],
         refresh_hint=bundle.refresh_hint,
         sequence_number=bundle.sequence,
     )
@@ -185,8 +186,26 @@ def jwt_key_to_wire(key: JwtAuthority) -> types.JWTKey:
     )
 
 
-def jwt_key_from_wire(key: types.JWTKey) -> JwtAuthority:
-    """A JWT authority as somebody publishes it.  Raises: VST1203 for an end that is no instant."""
+def wit_key_to_wire(key: JwtAuthority) -> types.WITKey:
+    """A WIT authority, with what the operator thinks of it."""
+    return types.WITKey(
+        public_key=key.public_key, key_id=key.key_id, expires_at=unix(key.expires_at), tainted=key.tainted
+    )
+
+
+def wit_svid_to_wire(svid: WitSvid) -> types.WITSVID:
+    """A token bound to a key, with what it says."""
+    return types.WITSVID(
+        token=svid.token,
+        id=id_to_wire(svid.spiffe_id),
+        expires_at=unix(svid.expires_at),
+        issued_at=unix(svid.issued_at),
+        hint=svid.hint,
+    )
+
+
+def jwt_key_from_wire(key: types.JWTKey | types.WITKey) -> JwtAuthority:
+    """A JWT or WIT authority as somebody publishes it.  Raises: VST1203 for an end that is no instant."""
     return JwtAuthority(
         key_id=key.key_id,
         public_key=key.public_key,

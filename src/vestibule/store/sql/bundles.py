@@ -99,6 +99,7 @@ async def write_bundle(connection: AsyncConnection, bundle: TrustBundle) -> None
         "sequence": str(bundle.sequence),
         "refresh_hint": bundle.refresh_hint,
         "tainted_x509": bundle.tainted_x509,
+        "wit_authorities": bundle.wit_authorities,
     }
     await connection.execute(upsert(connection, table, values, key=["trust_domain"]))
 
@@ -117,4 +118,5 @@ def _bundle(row: Row[Any]) -> TrustBundle:
         sequence=int(row.sequence),
         refresh_hint=row.refresh_hint,
         tainted_x509=row.tainted_x509,
+        wit_authorities=row.wit_authorities,
     )

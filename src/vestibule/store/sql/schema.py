@@ -36,7 +36,7 @@ from vestibule.store.sql.columns import (
     Texts,
 )
 
-REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
+REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
 """All versions of the schema, oldest first; the last one is what is below."""
 
 KIND: Final = "kind"
@@ -156,6 +156,31 @@ jwt_keys = Table(
     info={KIND: "authorities"},
 )
 
+wit_keys = Table(
+    "wit_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("key_id", Text, nullable=False),
+    Column("public_key", LargeBinary, nullable=False),
+    Column("state", Choice(AuthorityState), nullable=False),
+    Column("not_before", Instant, nullable=False),
+    Column("not_after", Instant, nullable=False),
+    Column("owner", Text, nullable=False, server_default=""),
+    info={KIND: "authorities"},
+)
+
+published_wit_keys = Table(
+    "published_wit_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("public_key", LargeBinary, nullable=False),
+    Column("publisher", Id, nullable=False),
+    Column("state", Choice(AuthorityState), nullable=False),
+    Column("not_before", Instant, nullable=False),
+    Column("not_after", Instant, nullable=False),
+    info={KIND: "authorities"},
+)
+
 upstream_roots = Table(
     "upstream_roots",
     metadata,
@@ -188,6 +213,7 @@ bundles = Table(
     Column("refresh_hint", Integer, nullable=False),
     Column("jwt_authorities", JwtAuthorities, nullable=False, server_default="[]"),
     Column("tainted_x509", CertificateSet, nullable=False, server_default="[]"),
+    Column("wit_authorities", JwtAuthorities, nullable=False, server_default="[]"),
     info={KIND: "bundle"},
 )
 

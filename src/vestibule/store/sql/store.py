@@ -15,6 +15,7 @@ from vestibule.store.sql.instances import SqlInstances
 from vestibule.store.sql.join_tokens import SqlJoinTokens
 from vestibule.store.sql.relationships import SqlRelationships
 from vestibule.store.sql.revocations import SqlAgentMarks, SqlCrls, SqlRevocations
+from vestibule.store.sql.schema import published_wit_keys, wit_keys
 from vestibule.store.sql.trust import SqlAuthorities, SqlJwtKeys, SqlPublishedJwtKeys, SqlUpstreamRoots
 
 
@@ -31,6 +32,8 @@ class SqlStore:
         self.jwt_keys = SqlJwtKeys(database, self.changes)
         self.upstream_roots = SqlUpstreamRoots(database, self.changes)
         self.published_jwt_keys = SqlPublishedJwtKeys(database, self.changes)
+        self.wit_keys = SqlJwtKeys(database, self.changes, wit_keys)
+        self.published_wit_keys = SqlPublishedJwtKeys(database, self.changes, published_wit_keys)
         self.bundles = SqlBundles(database, self.changes)
         self.relationships = SqlRelationships(database, self.changes)
         self.instances = SqlInstances(database, self.changes)

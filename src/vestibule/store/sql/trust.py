@@ -60,10 +60,10 @@ class SqlAuthorities(_SqlSigners[Authority]):
 
 
 class SqlJwtKeys(_SqlSigners[JwtKey]):
-    """``store.ports.JwtKeys``."""
+    """``store.ports.JwtKeys``, for tokens of either kind."""
 
-    def __init__(self, database: Database, changes: Changes) -> None:
-        super().__init__(database, changes, jwt_keys, JwtKey)
+    def __init__(self, database: Database, changes: Changes, table: Table = jwt_keys) -> None:
+        super().__init__(database, changes, table, JwtKey)
 
 
 class SqlUpstreamRoots(_SqlSigners[UpstreamRoot]):
@@ -74,7 +74,7 @@ class SqlUpstreamRoots(_SqlSigners[UpstreamRoot]):
 
 
 class SqlPublishedJwtKeys(_SqlSigners[PublishedJwtKey]):
-    """``store.ports.PublishedJwtKeys``."""
+    """``store.ports.PublishedJwtKeys``, for tokens of either kind."""
 
-    def __init__(self, database: Database, changes: Changes) -> None:
-        super().__init__(database, changes, published_jwt_keys, PublishedJwtKey)
+    def __init__(self, database: Database, changes: Changes, table: Table = published_jwt_keys) -> None:
+        super().__init__(database, changes, table, PublishedJwtKey)

@@ -553,6 +553,40 @@ class FederatesWithMatch(_message.Message):
 Global___FederatesWithMatch: _TypeAlias = FederatesWithMatch  # noqa: Y015
 
 @_typing.final
+class WITSVID(_message.Message):
+    """A WIT-SVID."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    ISSUED_AT_FIELD_NUMBER: _builtins.int
+    HINT_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    expires_at: _builtins.int
+    issued_at: _builtins.int
+    hint: _builtins.str
+    @_builtins.property
+    def id(self) -> Global___SPIFFEID: ...
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        id: Global___SPIFFEID | None = ...,
+        expires_at: _builtins.int = ...,
+        issued_at: _builtins.int = ...,
+        hint: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "hint", b"hint", "id", b"id", "issued_at", b"issued_at", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WITSVID: _TypeAlias = WITSVID  # noqa: Y015
+
+@_typing.final
 class X509Certificate(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
