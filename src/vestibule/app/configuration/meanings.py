@@ -37,6 +37,10 @@ SERVER: Final = {
         "For how long JWT-SVIDs are valid, unless their entry says otherwise.", "--default-jwt-svid-ttl"
     ),
     "disable_jwt_svids": Meaning("Issue certificates only.", "--disable-jwt-svids"),
+    "experimental_wit_svids": Meaning(
+        "Issue WIT-SVIDs, too: tokens bound to a key. The standard is not finished.",
+        "--experimental-wit-svids",
+    ),
     "jwt_issuer": Meaning("The https address that goes into JWT-SVIDs as iss.", "--jwt-issuer"),
     "oidc_address": Meaning("Where the pages of OpenID Connect discovery are served: the address.", "--oidc"),
     "oidc_port": Meaning("Where the pages of OpenID Connect discovery are served: the port.", "--oidc"),
