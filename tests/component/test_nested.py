@@ -35,6 +35,7 @@ from vestibule.records import Address
 from vestibule.spiffe import JwtAuthority, SpiffeId
 from vestibule.testing import TestAuthority
 from vestibule.wire.gen.spire import entry_pb2, types_pb2
+from vestibule.wire.gen.vestibule.admin.v1 import admin_pb2
 
 LOWER = "/lower-server"
 HOUR = timedelta(hours=1)
@@ -238,12 +239,20 @@ async def test_both_servers_may_restart_and_the_lower_one_also_while_the_other_i
     await nested.lower.server.entry(nested.low.id, "/meanwhile", ME)
     context = await nested.low.until(lambda found: len(found.svids) == 2)
     shake_hands(context, await nested.top.fetch())
+    async with asyncio.timeout(30):
+        while not any("upstream" in each for each in await warnings(nested.lower.server)):
+            await asyncio.sleep(0.05)
     await nested.root.server.start()
     second = await nested.root_operator.prepare()
     async with asyncio.timeout(30):
         while second not in roots_of(await nested.low.fetch()):
             await asyncio.sleep(0.05)
     await until_valid(nested.low, nested.top)
+
+
+async def warnings(server: Server) -> list[str]:
+    service = admin_pb2.DESCRIPTOR.services_by_name["ServerAdmin"]
+    return list((await server.call(service, "GetStatus", admin_pb2.GetServerStatusRequest())).warnings)
 
 
 # ----------------------------------------------------------------------------------- who may, and what

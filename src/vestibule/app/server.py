@@ -208,7 +208,7 @@ class _Server:
             trust_domain=settings.trust_domain,
             started_at=clock.now(),
             connected=node.is_connected,
-            warnings=lambda: [warning for warning in (self._ceremony_warning(),) if warning],
+            warnings=lambda: [each for each in (self._ceremony_warning(), self._upstream_warning()) if each],
         )
         self._metrics.gauge("agents_connected", "Agents that watch for changes now.", node.connected)
         drill = Drill(
@@ -381,6 +381,10 @@ class _Server:
 
     def _ceremony_warning(self) -> str:
         return "" if self._ceremony is None else self._ceremony.warning()
+
+    def _upstream_warning(self) -> str:
+        problem = self._services.authorities.upstream_problem
+        return f"the upstream is not followed: {problem}" if problem else ""
 
     def _checks(self) -> dict[str, Check]:
         services = self._services

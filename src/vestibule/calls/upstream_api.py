@@ -72,12 +72,9 @@ class OwnIdentity:
                             renewed()
                             self._wake()
             except (VestibuleError, StreamTerminatedError, OSError) as error:
-                self.problem = (
-                    error
-                    if isinstance(error, VestibuleError)
-                    else UNREACHABLE.error(f"the agent went away: {error}")
-                )
-                _log.warning("the Workload API at %s gives no identity: %s", self._socket, self.problem)
+                repeated, self.problem = self.problem, _foreseen(error)
+                level = logging.DEBUG if repeated is not None else logging.WARNING
+                _log.log(level, "the Workload API at %s gives no identity: %s", self._socket, self.problem)
                 self._wake()
             finally:
                 channel.close()
@@ -90,6 +87,10 @@ class OwnIdentity:
     def _wake(self) -> None:
         woken, self._changed = self._changed, asyncio.Event()
         woken.set()
+
+
+def _foreseen(error: Exception) -> VestibuleError:
+    return error if isinstance(error, VestibuleError) else UNREACHABLE.error(f"the agent went away: {error}")
 
 
 class UpstreamApi:

@@ -83,7 +83,9 @@ def authorities(status: admin_pb2.ServerStatus, now: float) -> Iterator[Finding]
         yield fine("ca-valid", f"the authority is valid for {countdown(left)}")
     for each in status.warnings:
         yield warning(
-            "server-warning", each, "See docs/ca.md for the ceremony: vestibule ca request --server."
+            "server-warning",
+            each,
+            "Ceremonies (vestibule ca request --server): docs/ca.md; servers above: docs/nested.md.",
         )
 
 

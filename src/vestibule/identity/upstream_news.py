@@ -39,8 +39,10 @@ class UpstreamNews:
                     await take(bundle, as_server(self._upstream) is not None)
                     self.problem = None
             except (VestibuleError, OSError) as error:
+                # Once for each reason: an outage may last.
+                level = logging.DEBUG if str(error) == self.problem else logging.ERROR
                 self.problem = str(error)
-                _log.error("cannot follow the upstream %s: %s", self._upstream.name, error)
+                _log.log(level, "cannot follow the upstream %s: %s", self._upstream.name, error)
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _bundles(self) -> AsyncIterator[TrustBundle]:
