@@ -119,7 +119,7 @@ class Why:
             Candidate(
                 entry=entry,
                 missing=missing(entry.selectors, selectors),
-                reasons=tuple(_reasons(entry, holdings, now)),
+                reasons=tuple(self._reasons(entry, holdings, now)),
                 held=holdings.svids.get(entry.id),
                 is_default=entry.id == default,
                 refused_until=self._refused_until(entry.id),
@@ -127,6 +127,14 @@ class Why:
             for entry in holdings.entries.values()
         ]
         return sorted(found, key=_distance)
+
+    def _reasons(self, entry: Entry, holdings: Holdings, now: datetime) -> list[str]:
+        reasons = _reasons_of(entry, holdings, now)
+        if (revoked := self._cache.revocations.issuing(entry.spiffe_id, now)) is not None:
+            reasons.append(str(revoked))
+        if not holdings.svids.get(entry.id) and not self._cache.demand.wants(entry):
+            reasons.append("its certificate is fetched when a workload asks (disable_x509_svid_prefetch)")
+        return reasons
 
     def _look(self, template: Template, selectors: frozenset[Selector]) -> TemplateLook:
         lacking = missing(template.selectors, selectors)
@@ -147,7 +155,7 @@ def _distance(candidate: Candidate) -> tuple[int, int, int, str]:
     return len(candidate.missing), strange, -len(entry.selectors), entry.id
 
 
-def _reasons(entry: Entry, holdings: Holdings, now: datetime) -> list[str]:
+def _reasons_of(entry: Entry, holdings: Holdings, now: datetime) -> list[str]:
     reasons = []
     if entry.expires_at is not None and entry.expires_at <= now:
         reasons.append(f"the entry expired at {entry.expires_at:%Y-%m-%d %H:%M:%S} UTC")

@@ -55,7 +55,7 @@ from vestibule.net.tls import ServerTls
 from vestibule.net.unix import PRIVATE, UnixListener, listen_unix
 from vestibule.pki.revocation import unrevoked
 from vestibule.processes import Shutdown
-from vestibule.spiffe import TrustBundle, TrustDomain
+from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain
 from vestibule.telemetry.levels import LogControl, LogLevel
 from vestibule.telemetry.metrics import Metrics
 
@@ -255,6 +255,10 @@ class _Server:
         local = (*both, *(each.servable() for each in own))
         self._local = GrpcServer([access.guard(each) for each in local])
 
+    def _why_revoked(self, spiffe_id: SpiffeId) -> str:
+        found = self._services.revocations.now.issuing(spiffe_id, self._clock.now())
+        return "" if found is None else str(found)
+
     def _operators_services(self, node: NodeDoor) -> Iterator[Servable]:
         """What SPIRE's own APIs have no words for, for operators on either side."""
         services = self._services
@@ -267,6 +271,7 @@ class _Server:
             services.authorities,
             self._clock,
             connected=node.is_connected,
+            revoked=self._why_revoked,
         )
         yield ServerWhyDoor(why, self._settings.trust_domain).servable()
 

@@ -132,6 +132,7 @@ async def _server(
     up = f"version {status.version}, trust domain {status.trust_domain}"
     report.add("server", [fine("server-reachable", f"the server answers ({up})"), readiness(health)])
     report.add("server", findings.authorities(status, now))
+    report.add("entries", await entries(sockets.server))
     report.add("intent", findings.intent(status))
     report.add("proxies", findings.proxies(status))
     report.add("proxies", findings.boundaries(status))
@@ -166,6 +167,23 @@ async def fetch_agent_status(path: Path) -> admin_pb2.AgentStatus:
         return found
     finally:
         channel.close()
+
+
+async def entries(path: Path) -> list[Finding]:
+    """What the server has to say of its registration entries."""
+    from vestibule.calls.unix import unix_channel
+    from vestibule.net.grpc import Client
+    from vestibule.wire.gen.vestibule.admin.v1 import entries_pb2
+
+    channel = unix_channel(path)
+    try:
+        client = Client(channel, entries_pb2.DESCRIPTOR.services_by_name["Entries"])
+        found = await client.unary("Review", entries_pb2.ReviewRequest(), timeout=10.0)
+    except VestibuleError as error:
+        return [warning("entries-clear", f"the entries could not be reviewed: {error}", error.advice)]
+    finally:
+        channel.close()
+    return list(findings.entries([each.message for each in found.warnings], found.left_out))
 
 
 def public_socket(path: Path) -> Finding:

@@ -89,6 +89,19 @@ def authorities(status: admin_pb2.ServerStatus, now: float) -> Iterator[Finding]
         )
 
 
+def entries(warnings: Sequence[str], left_out: int) -> Iterator[Finding]:
+    """No two entries make the default identity of a workload a matter of chance."""
+    if not warnings:
+        yield fine("entries-clear", "no entries make a workload's default identity ambiguous")
+        return
+    more = len(warnings) - 1 + left_out
+    yield warning(
+        "entries-clear",
+        warnings[0] + (f" (and {more} more such)" if more else ""),
+        "Let the entries' selectors exclude each other, or give them hints and let the workload choose by hint.",
+    )
+
+
 def intent(status: admin_pb2.ServerStatus) -> Iterator[Finding]:
     """The intent files are valid as they are now."""
     problems = [each for each in status.intent.problems if each.severity != "warning"]
