@@ -17,7 +17,6 @@ from rich.markup import escape
 
 from vestibule.cli.codes import USAGE
 from vestibule.cli.output import Exit, Output, OutputOption, answer, console, run
-from vestibule.cli.server_calls import server_calls
 from vestibule.cli.sockets import ServerSocketOption
 from vestibule.errors import VestibuleError
 from vestibule.identity.ca import codes as _codes
@@ -39,12 +38,10 @@ from vestibule.identity.ca.requests import (
     record_install,
 )
 from vestibule.keys import MemoryKeyManager
-from vestibule.net.grpc import Client
 from vestibule.pki.certificates import load_certificate
 from vestibule.pki.keys import generate_key, key_from_pkcs8, key_to_pkcs8
 from vestibule.pki.pem import CERTIFICATE, pem_block, pem_blocks
 from vestibule.spiffe import TrustDomain
-from vestibule.wire.gen.vestibule.admin.v1 import ceremony_pb2
 
 _KEY: str = "PRIVATE KEY"
 CODES = _codes  # so that the catalogue knows what the server answers with
@@ -130,24 +127,35 @@ def _of_server(server: bool, directory: Path | None) -> bool:
 
 
 async def _server_request(socket: Path | None, name: str) -> bytes:
-    async with server_calls(socket) as calls:
-        client = Client(calls.channel, ceremony_pb2.DESCRIPTOR.services_by_name["Ceremony"])
-        status = await client.unary("MakeRequest", ceremony_pb2.MakeCeremonyRequest(name=name))
+    # Imported here: whoever holds a ceremony on a machine without a network needs none of it.
+    from vestibule.wire.gen.vestibule.admin.v1 import ceremony_pb2
+
+    status = await _asked(socket, "MakeRequest", ceremony_pb2.MakeCeremonyRequest(name=name))
     if name and status.request_name != name:
         raise USAGE.error(f"the request for {status.request_name} waits already; it has to be answered first")
     return bytes(status.request)
 
 
 async def _server_install(socket: Path | None, file: bytes) -> dict[str, Any]:
-    async with server_calls(socket) as calls:
-        client = Client(calls.channel, ceremony_pb2.DESCRIPTOR.services_by_name["Ceremony"])
-        status = await client.unary("Deliver", ceremony_pb2.DeliverRequest(answer=file))
+    from vestibule.wire.gen.vestibule.admin.v1 import ceremony_pb2
+
+    status = await _asked(socket, "Deliver", ceremony_pb2.DeliverRequest(answer=file))
     return {
         "name": status.name,
         "key_id": status.key_id,
         "serial": status.serial,
         "not_after": datetime.fromtimestamp(status.not_after, UTC).isoformat(),
     }
+
+
+async def _asked(socket: Path | None, method: str, request: Any) -> Any:
+    from vestibule.cli.server_calls import server_calls
+    from vestibule.net.grpc import Client
+    from vestibule.wire.gen.vestibule.admin.v1 import ceremony_pb2
+
+    async with server_calls(socket) as calls:
+        client = Client(calls.channel, ceremony_pb2.DESCRIPTOR.services_by_name["Ceremony"])
+        return await client.unary(method, request)
 
 
 # ------------------------------------------------------------------------------------------ a directory

@@ -66,6 +66,7 @@ def document(status: admin_pb2.ServerStatus, now: float | None = None) -> dict[s
             "version": status.version,
             "trust_domain": status.trust_domain,
             "started_at": status.started_at,
+            "warnings": list(status.warnings),
         },
         "intent": {
             "version": status.intent.version,
@@ -160,6 +161,8 @@ def _show(data: Mapping[str, Any]) -> None:
         f"[bold]{escape(data['server']['trust_domain'])}[/]  intent {escape(intent['version'] or 'none')} "
         f"({escape(intent['directory'] or 'no directory')})"
     )
+    for sentence in data["server"]["warnings"]:
+        complaints.print(f"[bold yellow]![/] {escape(sentence)}")
     for problem in intent["problems"]:
         complaints.print(
             f"[bold red]✗[/] {escape(problem['where'])}: {problem['code']} {escape(problem['message'])}"

@@ -48,6 +48,14 @@ def test_an_authority_has_to_be_active_and_succeeded_in_time(
     assert only(findings.authorities(status, NOW)).level is level
 
 
+def test_what_the_server_warns_of_is_a_finding() -> None:
+    warned = "the intermediate prod-2026-Q4 ends in 20 days"
+    status = admin_pb2.ServerStatus(authorities=[authority("active", -HOUR, 23 * HOUR)], warnings=[warned])
+    fine_, finding = findings.authorities(status, NOW)
+    assert (fine_.level, finding.level, finding.message) == (Level.FINE, Level.WARNING, warned)
+    assert finding.hint
+
+
 def test_an_invalid_intent_is_a_finding_with_its_place() -> None:
     intent = admin_pb2.IntentStatus(
         version="abc",

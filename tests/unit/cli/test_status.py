@@ -75,6 +75,11 @@ def test_the_document_counts_down_certificates() -> None:
     assert unknown["svid_seconds_left"] is None
 
 
+def test_what_the_server_warns_of_is_told() -> None:
+    data = document(admin_pb2.ServerStatus(warnings=["the intermediate ends"]), NOW)
+    assert data["server"]["warnings"] == ["the intermediate ends"]
+
+
 def test_an_answer_without_a_mesh_is_an_answer() -> None:
     data = document(admin_pb2.ServerStatus(trust_domain="example.org"), NOW)
     assert data["server"]["trust_domain"] == "example.org"
