@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import shutil
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from tests.component.server_lab import Agent, Lab, grpc_error, running, short_directory
-from tests.component.test_agent import ME, Running, a_world, anything, wire_id
+from tests.component.test_agent import ME, Field, Running, a_world, anything, wire_id
 
 from vestibule.agent.codes import AGENT_IS_BANNED, CANNOT_JOIN, NOT_READY
 from vestibule.calls.codes import NOT_LET_BACK
@@ -121,6 +123,37 @@ async def test_a_server_that_began_anew_is_believed_on_the_operators_word_alone(
             while not (await status_of(again)).server_connected:
                 await asyncio.sleep(0.05)
         assert (await status_of(again)).spiffe_id != str(agent.id)
+
+
+# ------------------------------------------------------------------------------------------- gone for good
+
+
+async def purge(world: Field, *options: str) -> list[str]:
+    words = [sys.executable, "-m", "vestibule", "agent", "purge", "--server-socket", str(world.server.socket)]
+    process = await asyncio.create_subprocess_exec(
+        *words, "--output", "json", *options, stdout=asyncio.subprocess.PIPE
+    )
+    said, _ = await process.communicate()
+    document = json.loads(said)
+    assert document["data"] is not None, document
+    return [str(each) for each in document["data"]["agents"]]
+
+
+async def test_agents_that_are_gone_are_purged_and_banned_ones_stay() -> None:
+    async with a_world(agent_ttl=timedelta(seconds=2)) as world:
+        gone = await world.agent()
+        await gone.stop()
+        banned = await world.agent(await world.first_settings("b"))
+        await banned.stop()
+        await world.server.agent_call("BanAgent", agent_pb2.BanAgentRequest(id=wire_id(banned.id)))
+        await asyncio.sleep(3)
+        alive = await world.agent(await world.first_settings("c"))
+        assert await purge(world, "--expired-for", "0s") == [], "they could not come back without a token"
+        assert await purge(world, "--expired-for", "1h", "--tofu") == []
+        assert await purge(world, "--expired-for", "0s", "--tofu", "--dry-run") == [str(gone.id)]
+        assert await purge(world, "--expired-for", "0s", "--tofu") == [str(gone.id)]
+        listed = await world.server.agent_call("ListAgents", agent_pb2.ListAgentsRequest(page_size=10))
+        assert {each.id.path for each in listed.agents} == {alive.id.path, banned.id.path}
 
 
 # -------------------------------------------------------------------------- on the wire, by a stranger

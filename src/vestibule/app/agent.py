@@ -66,7 +66,7 @@ from vestibule.doors.sidecar_api import SidecarDoor
 from vestibule.doors.supervisor_api import SupervisorDoor
 from vestibule.doors.workload_api import WorkloadDoor
 from vestibule.errors import VestibuleError
-from vestibule.keys.kek import load_or_create_kek
+from vestibule.keys.kek import kek_home, load_or_create_kek
 from vestibule.keys.sealing import Sealer
 from vestibule.net.codes import SOCKET_PATH
 from vestibule.net.grpc import Client, Servable, Stream
@@ -347,6 +347,7 @@ class Agent:
             ),
             version=__version__,
             started_at=self.started_at,
+            kek_home=kek_home(self.settings.kek),
         ).servable()
 
     def proxy_of(self, stream: Stream) -> ProxyKey:

@@ -57,6 +57,7 @@ COMMANDS: Final = {
     "agent show": Lazy("vestibule.cli.agent:show", "Show one agent."),
     "agent ban": Lazy("vestibule.cli.agent:ban", "Shut an agent out until it is evicted."),
     "agent evict": Lazy("vestibule.cli.agent:evict", "Forget an agent; it may attest again."),
+    "agent purge": Lazy("vestibule.cli.agent:purge", "Evict agents that have been gone for long."),
     "token generate": Lazy("vestibule.cli.token:generate", "Make a join token for one agent."),
     "bundle show": Lazy("vestibule.cli.bundle:show", "Print the trust bundle."),
     "bundle list": Lazy("vestibule.cli.bundle:list_bundles", "Print the bundles of other trust domains."),

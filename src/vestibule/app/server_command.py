@@ -152,6 +152,16 @@ def run(
             help="How long after its SVID expired an agent may come back with its last key; 0s: never. [default: 7d]",
         ),
     ] = None,
+    prune_agents_expired_for: Annotated[
+        str | None,
+        typer.Option(
+            "--prune-agents-expired-for",
+            help="Forget agents this long after their last SVID was over; banned ones stay. [default: never]",
+        ),
+    ] = None,
+    prune_tofu_agents: Annotated[
+        bool, typer.Option("--prune-tofu-agents", help="Also those that cannot attest again.")
+    ] = False,
     key_storage: Annotated[
         KeyStorage | None,
         typer.Option(
@@ -245,6 +255,8 @@ def run(
             "experimental_wit_svids": experimental_wit_svids or None,
             "agent_ttl": agent_ttl,
             "return_grace": return_grace,
+            "prune_agents_expired_for": prune_agents_expired_for,
+            "prune_tofu_agents": prune_tofu_agents or None,
             "federation_bundle_endpoint_profile": bundle_endpoint_profile,
             "federation_bundle_endpoint_tls_cert": bundle_endpoint_tls_cert,
             "federation_bundle_endpoint_tls_key": bundle_endpoint_tls_key,

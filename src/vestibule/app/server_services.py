@@ -175,6 +175,8 @@ async def opened(
                 wit_issuance = WitIssuance(wit, entitlements, audit, clock, domain, gate=gate)
                 attestors = node_attestors(settings.node_attestors, domain, store.join_tokens)
                 nodes = Nodes(store, issuance, registration, attestors, audit, clock, domain, audit)
+                nodes.prune_expired_for = settings.prune_agents_expired_for
+                nodes.prune_tofu = settings.prune_tofu_agents
                 returning = Returning(nodes, issuance, audit, clock, settings.return_grace)
                 identity = ServerIdentity(issuance, clock, domain, authorities)
                 signers = Signers(authorities, lambda: [] if jwt is None else jwt.all())

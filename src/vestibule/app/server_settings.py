@@ -89,6 +89,8 @@ class ServerSettings:
     oidc_tls_key: Path | None = None
     agent_ttl: timedelta | None = None
     return_grace: timedelta = timedelta(days=7)
+    prune_agents_expired_for: timedelta | None = None
+    prune_tofu_agents: bool = False
     key_storage: KeyStorage = KeyStorage.DISK
     kek_file: Path | None = None
     upstream: Upstream | None = None
@@ -293,11 +295,21 @@ _PATHS: Final = frozenset(
 _NUMBERS: Final = frozenset({"pkcs11_pin_fd", "template_identities"})
 _DURATIONS: Final = frozenset(
     {
-        *("ca_ttl", "default_x509_svid_ttl", "default_jwt_svid_ttl", "agent_ttl", "return_grace", "drain"),
+        *(
+            "ca_ttl",
+            "default_x509_svid_ttl",
+            "default_jwt_svid_ttl",
+            "agent_ttl",
+            "return_grace",
+            "drain",
+            "prune_agents_expired_for",
+        ),
         *("federation_bundle_endpoint_refresh_hint", "federation_shortest_refresh"),
     }
 )
-_SWITCHES: Final = frozenset({"disable_jwt_svids", "experimental_wit_svids", "federation_permit_local"})
+_SWITCHES: Final = frozenset(
+    {"disable_jwt_svids", "experimental_wit_svids", "federation_permit_local", "prune_tofu_agents"}
+)
 _PORTS: Final = frozenset({"bind_port", "health_port", "oidc_port", "federation_bundle_endpoint_port"})
 
 

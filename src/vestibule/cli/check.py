@@ -148,6 +148,7 @@ async def _agent(sockets: Sockets, report: Report, now: float) -> admin_pb2.Agen
     report.add("agent", [fine("agent-reachable", f"the agent answers (version {status.version})")])
     report.add("agent", [public_socket(sockets.agent)])
     report.add("agent", findings.agent(status, now))
+    report.add("agent", findings.kek(status))
     report.add("certificates", findings.certificates(status, now))
     return status
 

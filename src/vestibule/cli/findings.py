@@ -260,6 +260,12 @@ def clock(synchronised: bool | None, starts: Sequence[float], now: float) -> Fin
     return fine("clock", "the clock is synchronised" if synchronised else "nothing speaks against the clock")
 
 
+def kek(status: admin_pb2.AgentStatus) -> Iterator[Finding]:
+    """Where the key that seals the agent's cache lives."""
+    if status.kek_home:
+        yield fine("kek-home", f"the agent's cache is sealed; its key is {status.kek_home}")
+
+
 SKEW_WARNED: Final = 15.0
 SKEW_BREAKS: Final = 60.0
 """Seconds by which certificates are backdated: what clocks may differ by."""

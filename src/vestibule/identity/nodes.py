@@ -83,6 +83,10 @@ class Nodes:
         self._changing = asyncio.Lock()
         self._refusals = Refusals()
         self._first_use = asyncio.Lock()
+        self.prune_expired_for: timedelta | None = None
+        """How long after their last SVID agents are forgotten; ``None``: never.  Banned ones stay."""
+        self.prune_tofu = False
+        """Whether that goes also for those that cannot attest again."""
         self.departures: Final = Beacon()
         """Changes whenever an agent is banned or evicted."""
 
@@ -92,14 +96,27 @@ class Nodes:
         return frozenset(self._attestors)
 
     async def run(self) -> None:
-        """Forget join tokens that have been over for a day."""
+        """Forget join tokens that have been over for a day, and agents that have been gone for too long."""
         while True:
             now = self._clock.now()
             try:
                 await self._store.join_tokens.prune(now - KEEP_SPENT_TOKENS)
             except VestibuleError as error:
                 _log.error("cannot forget old join tokens: %s", error)
+            if self.prune_expired_for is not None:
+                await self._prune(now - self.prune_expired_for)
             await self._clock.sleep_until(now + PRUNE_EVERY)
+
+    async def _prune(self, before: datetime) -> None:
+        wanted = AgentFilter(
+            banned=False, can_reattest=None if self.prune_tofu else True, expires_before=before
+        )
+        try:
+            for agent in (await self._store.agents.page(wanted, 0, "")).items:
+                await self.evict("server", agent.spiffe_id)
+                _log.info("forgot %s, whose last SVID is over since %s", agent.spiffe_id, agent.expires_at)
+        except VestibuleError as error:
+            _log.error("cannot forget agents that are gone: %s", error)
 
     # ---------------------------------------------------------------------------------- joining
 

@@ -78,6 +78,11 @@ def _labelled(entry: Entry, wanted: Iterable[tuple[str, str]]) -> bool:
     return all(name in own and value in ("", own[name]) for name, value in wanted)
 
 
+def _end_of(agent: AgentRecord) -> datetime:
+    # An agent that was just given another SVID is not gone, although it has not used that one yet.
+    return max(agent.expires_at, agent.new_expires_at or agent.expires_at)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentFilter:
     """All given conditions must hold; ``None`` asks nothing."""
@@ -98,6 +103,6 @@ class AgentFilter:
             and self.attestation_type in (None, agent.attestation_type)
             and self.banned in (None, agent.banned)
             and self.can_reattest in (None, agent.can_reattest)
-            and (self.expires_before is None or agent.expires_at < self.expires_before)
+            and (self.expires_before is None or _end_of(agent) < self.expires_before)
             and (self.selectors is None or self.selectors_match.holds(agent.selectors, self.selectors))
         )

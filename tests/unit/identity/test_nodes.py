@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -15,6 +16,7 @@ from vestibule.identity.refusals import PER_WINDOW, WINDOW
 from vestibule.pki.csr import make_csr
 from vestibule.pki.keys import generate_key
 from vestibule.spiffe import SpiffeId
+from vestibule.store import AgentFilter
 from vestibule.store.codes import STORE_FULL
 
 TTL = timedelta(minutes=10)
@@ -255,3 +257,37 @@ async def test_a_ban_that_the_store_cannot_keep_holds_until_the_next_start(
     monkeypatch.undo()
     await world.nodes.ban("operator", agent.spiffe_id)
     assert (await world.nodes.get(agent.spiffe_id)).banned
+
+
+async def test_agents_that_are_gone_for_long_are_forgotten_where_the_operator_wants_that(
+    world: World,
+) -> None:
+    gone, banned, reattests = [(await joined(world)).svid.spiffe_id for _ in range(3)]
+    await world.nodes.ban("test", banned)
+    await world.store.agents.put(replace(await world.nodes.get(reattests), can_reattest=True))
+    world.nodes.prune_expired_for = timedelta(hours=2)
+    pruning = asyncio.create_task(world.nodes.run())
+    await world.clock.until_asleep()
+    world.clock.advance(timedelta(hours=4))
+    async with asyncio.timeout(5):
+        while await world.store.agents.get(reattests) is not None:
+            await asyncio.sleep(0.01)
+    assert await world.store.agents.get(gone) is not None, "it could not come back without a token"
+    await world.clock.until_asleep()
+    world.nodes.prune_tofu = True
+    world.clock.advance(timedelta(hours=4))
+    async with asyncio.timeout(5):
+        while await world.store.agents.get(gone) is not None:
+            await asyncio.sleep(0.01)
+    assert await world.store.agents.get(banned) is not None, "a ban is not lifted by time"
+    pruning.cancel()
+    assert [(each.actor, each.action) for each in world.audit.events[-2:]] == [("server", "agent.evict")] * 2
+
+
+async def test_an_agent_with_a_newer_svid_that_it_has_not_used_yet_is_not_gone(world: World) -> None:
+    agent = (await joined(world)).svid
+    world.clock.advance(timedelta(minutes=50))
+    await world.nodes.renew(agent.spiffe_id, make_csr(generate_key()))
+    world.clock.advance(timedelta(minutes=20))
+    over = AgentFilter(expires_before=world.clock.now())
+    assert (await world.nodes.page(over, 0, "")).items == ()

@@ -55,6 +55,13 @@ SERVER: Final = {
         "For how long after its certificate ended an agent may come back by proof of its last key; 0s: not at all.",
         "--return-grace",
     ),
+    "prune_agents_expired_for": Meaning(
+        "How long after their last certificate ended agents are forgotten; banned ones stay, and by default all do.",
+        "--prune-agents-expired-for",
+    ),
+    "prune_tofu_agents": Meaning(
+        "Forget also agents that cannot attest again by themselves.", "--prune-tofu-agents"
+    ),
     "key_storage": Meaning("Where the private keys of the authorities live.", "--key-storage"),
     "kek_file": Meaning("The key that seals the keys on disk; otherwise DATA_DIR/kek.", "--kek-file"),
     "upstream": Meaning("Who signs the authorities, where the server does not do so itself.", "--upstream"),

@@ -192,7 +192,7 @@ def _expires_before(text: str) -> datetime | None:
     if not text:
         return None
     try:
-        if "T" in text:
+        if "T" in text[:11]:  # not that of "UTC"
             instant = datetime.fromisoformat(text)
         else:
             instant = datetime.strptime(" ".join(text.split(" ")[:3]), "%Y-%m-%d %H:%M:%S %z")
