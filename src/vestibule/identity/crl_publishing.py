@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -28,11 +27,14 @@ from vestibule.pki.certificates import load_certificate
 from vestibule.pki.crls import RevokedSerial, crl_builder
 from vestibule.records import Authority, AuthorityState, PublishedCrl
 from vestibule.spiffe import Revocation, RevokedAgent, RevokedCertificate, RevokedIdentity
+from vestibule.spiffe.revocations import MARK_BITS
 from vestibule.store import Store
-from vestibule.store.issued import Issued
+from vestibule.store.issued import Issued, identity_digest
 
 LIFE: Final = timedelta(hours=24)
 RETRY_SECONDS: Final = 5.0
+FEW: Final = 16
+"""Identities and agents that are looked for one by one; for more, everything is looked at once."""
 _SIGNING: Final = (AuthorityState.ACTIVE, AuthorityState.PREPARED)
 _log = logging.getLogger(__name__)
 
@@ -116,9 +118,7 @@ class CrlPublishing:
 
     async def _make(self, authority: Authority) -> None:
         now, revocations = self._clock.now(), self._revocations.now
-        revoked = list[RevokedSerial]()
-        for entry in revocations.entries:
-            revoked += await self._serials(entry, authority, now)
+        revoked = await self._revoked(authority, now)
         before = self._crls.get(authority.id)
         # From the time, so that numbers grow even past a restored backup.
         number = max(before.number + 1 if before else 1, int(now.timestamp() * 1000))
@@ -143,21 +143,58 @@ class CrlPublishing:
         await self._store.crls.put(crl)
         self._crls[authority.id] = crl
 
-    async def _serials(self, entry: Revocation, authority: Authority, now: datetime) -> list[RevokedSerial]:
-        """The serials of one authority that a revocation means, and that are still valid."""
-        target, serials = entry.target, list[int]()
-        if isinstance(target, RevokedCertificate):
-            serials = [target.serial] if target.authority_id == authority.id else []
-        elif isinstance(target, RevokedIdentity):
-            found = await self._issued.by_identity(target.spiffe_id, now)
-            serials = _below(authority, (each for each in found if target.means(each.issued_at)))
-        elif isinstance(target, RevokedAgent):
-            serials = _below(authority, await self._issued.by_mark(target.mark, now))
-        return [RevokedSerial(serial=each, at=entry.at, reason=entry.reason.value) for each in serials]
+    async def _revoked(self, authority: Authority, now: datetime) -> list[RevokedSerial]:
+        """What of an authority's is revoked and still valid."""
+        found, wider = list[RevokedSerial](), list[Revocation]()
+        for entry in self._revocations.now.entries:
+            target = entry.target
+            if isinstance(target, RevokedIdentity | RevokedAgent):
+                wider.append(entry)
+            elif isinstance(target, RevokedCertificate) and target.authority_id == authority.id:
+                found.append(_serial(target.serial, entry))
+        if len(wider) > FEW:
+            every = await self._issued.by_authority(authority.id, now)
+            return found + await asyncio.to_thread(_among, every, wider)
+        for entry in wider:
+            issued = await self._issued_to(entry, now)
+            found += [_serial(each.serial, entry) for each in issued if _signed(each, authority)]
+        return found
+
+    async def _issued_to(self, entry: Revocation, now: datetime) -> list[Issued]:
+        match entry.target:
+            case RevokedIdentity() as identity:
+                found = await self._issued.by_identity(identity.spiffe_id, now)
+                return [each for each in found if identity.means(each.issued_at)]
+            case RevokedAgent() as agent:
+                return await self._issued.by_mark(agent.mark, now)
+        return []
 
 
-def _below(authority: Authority, found: Iterable[Issued]) -> list[int]:
-    return [each.serial for each in found if authority.id.startswith(each.authority.hex())]
+def _among(every: list[Issued], wider: list[Revocation]) -> list[RevokedSerial]:
+    """The same by one look at everything, where there is much to look for."""
+    identities = {
+        identity_digest(each.target.spiffe_id): each
+        for each in wider
+        if isinstance(each.target, RevokedIdentity)
+    }
+    marks = {each.target.mark: each for each in wider if isinstance(each.target, RevokedAgent)}
+    found = list[RevokedSerial]()
+    for issued in every:
+        entry = identities.get(issued.identity)
+        if entry is not None and isinstance(entry.target, RevokedIdentity):
+            entry = entry if entry.target.means(issued.issued_at) else None
+        entry = entry or marks.get(issued.serial >> MARK_BITS)
+        if entry is not None:
+            found.append(_serial(issued.serial, entry))
+    return found
+
+
+def _serial(serial: int, entry: Revocation) -> RevokedSerial:
+    return RevokedSerial(serial=serial, at=entry.at, reason=entry.reason.value)
+
+
+def _signed(issued: Issued, authority: Authority) -> bool:
+    return authority.id.startswith(issued.authority.hex())
 
 
 def _built(

@@ -87,7 +87,8 @@ class RevocationList:
         """Forget what is over.  A failure of the store is logged: it costs room, nothing else."""
         async with self._writing:
             now = self._clock.now()
-            if not any(each.is_over(now) for each in self._now.entries):
+            first_end = self._now.next_expiry()
+            if first_end is None or first_end > now:
                 return
             try:
                 await self._store.revocations.prune(now)

@@ -21,7 +21,7 @@ from vestibule.identity.codes import (
     REVOCATION_NOT_KEPT,
     WOULD_CUT_EVERYTHING,
 )
-from vestibule.identity.crl_publishing import CrlPublishing
+from vestibule.identity.crl_publishing import FEW, CrlPublishing
 from vestibule.identity.issuance import Issuance, IssuedSvid, SvidRequest
 from vestibule.identity.issuance_gate import RevocationGate
 from vestibule.identity.jwt_issuance import JwtIssuance
@@ -358,3 +358,19 @@ async def test_a_restarted_server_goes_on_with_numbers_and_list(scene: Scene) ->
     )
     await crls.start()
     assert crls.get().number == number
+
+
+async def test_a_crl_says_the_same_whether_little_or_much_is_revoked(scene: Scene) -> None:
+    before = await scene.svid()
+    await scene.revoke(allow_new=True)
+    scene.world.clock.advance(1)
+    after = await scene.svid()
+    for number in range(FEW + 1):
+        plan = await scene.revoking.plan_identity(ORDER, spiffe(f"/other/{number}"), allow_new=False)
+        await scene.revoking.carry_out(plan, ORDER)
+    await scene.crls.refresh()
+    assert scene.crl().revokes(int(before.serial))
+    assert not scene.crl().revokes(int(after.serial))
+    await scene.revoking.carry_out(await scene.revoking.plan_agent(ORDER, AGENT), ORDER)
+    await scene.crls.refresh()
+    assert scene.crl().revokes(int(after.serial))
