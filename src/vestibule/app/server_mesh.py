@@ -105,7 +105,9 @@ class IntentMesh:
         self._source = DirectorySource(directory, clock)
         self._lifetimes = SvidLifetimes(services.store, default_ttl)
         self._discovery = MeshDiscovery(services.store.instances, self._source, clock)
-        self._publisher = Publisher(self._source, self._discovery, self._lifetimes)
+        self._publisher = Publisher(
+            self._source, self._discovery, self._lifetimes, lambda: services.revocations.now
+        )
         self._ledger = Ledger()
         ads = ServerAdsDoor(
             self._publisher, services.entitlements, self._discovery.instance, self._ledger, clock

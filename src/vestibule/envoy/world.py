@@ -16,7 +16,7 @@ from typing import Final
 from vestibule.intent.model import Intent, Port, Service
 from vestibule.policy import IdentityMatch
 from vestibule.records import Instance
-from vestibule.spiffe import SpiffeId
+from vestibule.spiffe import Revocations, SpiffeId
 
 DEFAULT_SVID_TTL: Final = timedelta(hours=1)
 
@@ -55,12 +55,17 @@ def destinations_of(service: Service) -> tuple[Destination, ...]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class World:
-    """The compiler's input.  ``svid_ttls`` holds the identities whose SVIDs live otherwise than by default."""
+    """The compiler's input.  ``svid_ttls`` holds the identities whose SVIDs live otherwise than by default.
+
+    ``revocations`` is what is revoked.  Nothing is compiled from it yet: proxies refuse revoked peers once their
+    authorization rules do.
+    """
 
     intent: Intent
     instances: tuple[Instance, ...] = ()
     svid_ttls: Mapping[SpiffeId, timedelta] = field(default_factory=lambda: MappingProxyType({}))
     default_svid_ttl: timedelta = DEFAULT_SVID_TTL
+    revocations: Revocations = field(default_factory=Revocations)
 
     def svid_ttl(self, spiffe_id: SpiffeId) -> timedelta:
         """How long an SVID of this identity is valid."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,7 +17,7 @@ from vestibule.intent import Problem
 from vestibule.mesh.discovery import Discovery
 from vestibule.mesh.revision import Revision, first_change
 from vestibule.mesh.source import DirectorySource
-from vestibule.spiffe import SpiffeId
+from vestibule.spiffe import Revocations, SpiffeId
 from vestibule.xds.resources import ProxyKey, Snapshot
 
 _log = logging.getLogger(__name__)
@@ -52,7 +52,14 @@ class Publisher:
     the intent loses everything.
     """
 
-    def __init__(self, source: DirectorySource, discovery: Discovery, lifetimes: Lifetimes) -> None:
+    def __init__(
+        self,
+        source: DirectorySource,
+        discovery: Discovery,
+        lifetimes: Lifetimes,
+        revocations: Callable[[], Revocations] = Revocations,
+    ) -> None:
+        self._revocations = revocations
         self._source = source
         self._discovery = discovery
         self._lifetimes = lifetimes
@@ -119,6 +126,7 @@ class Publisher:
             instances=self._discovery.instances(),
             svid_ttls=self._lifetimes.ttls,
             default_svid_ttl=self._lifetimes.default,
+            revocations=self._revocations(),
         )
 
     def _compile(self, proxy: ProxyKey, watched: _Watched) -> None:
