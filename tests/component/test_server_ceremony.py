@@ -5,11 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 import pytest
-from tests.component.server_lab import short_directory
+from tests.component.server_lab import running, short_directory
 from tests.component.test_server_process import arguments, finished, start
+from tests.unit.identity.ca.lab import Asking, RootLab
+
+from vestibule.app.server_settings import Upstream
+from vestibule.pki.chains import verify_x509_svid
+from vestibule.pki.keys import generate_key, key_to_pkcs8
+from vestibule.pki.pem import pem_block
 
 PASSPHRASE = "correct horse battery staple"
 
@@ -69,15 +79,59 @@ async def test_a_server_waits_for_the_root_and_issues_when_it_was_answered() -> 
         assert process.returncode == 0
 
 
+def fetched(url: str) -> tuple[int, str]:
+    """A page, as soon as somebody serves it."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            answer = httpx.get(url)
+        except httpx.ConnectError:
+            assert time.monotonic() < deadline, f"nobody serves {url}"
+            time.sleep(0.05)
+        else:
+            return answer.status_code, answer.text
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+async def test_below_an_intermediate_in_files_a_server_issues_and_its_bundle_is_the_root() -> None:
+    with short_directory() as directory:
+        lab = await RootLab(directory / "root").made(now=datetime.now(UTC))
+        asking, key = Asking(directory / "prod"), generate_key()
+        asking.keys.hold("prod", key)
+        now = datetime.now(UTC)
+        chain, private = directory / "chain.pem", directory / "key.pem"
+        chain.write_bytes(await lab.answers(await asking.asks("prod", now, key=False), now))
+        private.touch(mode=0o600)
+        private.write_bytes(pem_block("PRIVATE KEY", key_to_pkcs8(key)))
+        given = {"upstream_cert": chain, "upstream_key": private, "upstream_roots": lab.pem}
+        async with running(directory, upstream=Upstream.DISK, **given) as server:
+            agent = await server.agent()
+            assert agent.svid is not None
+            assert agent.bundle.x509_authorities == (lab.der,)
+            assert len(agent.svid.chain) == 3
+            renewed = await agent.renew()
+            assert verify_x509_svid(renewed.chain, agent.bundle, datetime.now(UTC)) == renewed.spiffe_id
+
+
 async def test_a_waiting_server_ends_on_a_signal() -> None:
     with short_directory() as directory:
         await root(directory)
+        port = free_port()
         options = ("--upstream", "ceremony", "--upstream-roots", str(directory / "root" / "root.pem"))
-        process = await start(*arguments(directory, *options))
+        process = await start(*arguments(directory, *options, "--health", f"127.0.0.1:{port}"))
         assert process.stderr is not None
         async with asyncio.timeout(30):
             while b"waiting for the ceremony" not in await process.stderr.readline():
                 pass
+            status, body = await asyncio.to_thread(fetched, f"http://127.0.0.1:{port}/ready")
+            assert (status, "waiting for the ceremony" in body) == (503, True)
+            status, body = await asyncio.to_thread(fetched, f"http://127.0.0.1:{port}/metrics")
+            assert (status, "vestibule_ceremony_request_waiting 1.0" in body) == (200, True)
             process.send_signal(signal.SIGTERM)
             out, err = await process.communicate()
         assert (process.returncode, out) == (0, b"")

@@ -107,3 +107,31 @@ def test_a_token_is_described_whole_or_not_at_all(wrong: dict[str, Any]) -> None
 def test_a_token_is_described_by_module_label_and_where_its_pin_is() -> None:
     found = settings(**TOKEN, pkcs11_pin_fd="3")
     assert (found.pkcs11_module, found.pkcs11_token, found.pkcs11_pin_fd) == (Path("/m.so"), "t", 3)
+
+
+ROOTS = {"upstream_roots": "/roots.pem"}
+FILES = {"upstream_cert": "/chain.pem", "upstream_key": "/key.pem"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"upstream": "disk"},
+        {"upstream": "disk", "upstream_cert": "/chain.pem"},
+        {"upstream": "ceremony"},
+        {"upstream": "ceremony"} | FILES | ROOTS,
+        {"upstream": "ceremony", "key_storage": "memory"} | ROOTS,
+        {"upstream": "tape"},
+        ROOTS,
+        FILES,
+    ],
+)
+def test_an_upstream_is_described_whole_or_not_at_all(wrong: dict[str, Any]) -> None:
+    with pytest.raises(VestibuleError, match="VST9110"):
+        settings(**wrong)
+
+
+def test_an_upstream_is_described_by_its_files() -> None:
+    assert settings(upstream="disk", **FILES).upstream_cert == Path("/chain.pem")
+    found = settings(upstream="ceremony", upstream_environment="staging", **ROOTS)
+    assert (found.upstream_roots, found.upstream_environment) == (Path("/roots.pem"), "staging")
