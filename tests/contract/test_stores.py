@@ -25,6 +25,8 @@ from vestibule.records import (
     Instance,
     JoinToken,
     JwtKey,
+    PublishedJwtKey,
+    UpstreamRoot,
 )
 from vestibule.spiffe import JwtAuthority, Selector, SpiffeId, TrustBundle, TrustDomain
 from vestibule.store import AgentFilter, EntryFilter, Match, Store, Subscription
@@ -508,6 +510,51 @@ async def test_a_bundle_keeps_its_jwt_keys(store: Store) -> None:
     assert await store.bundles.get(ours) == bundle
     await store.bundles.put(replace(bundle, jwt_authorities=()))
     assert await store.bundles.get(ours) == replace(bundle, jwt_authorities=())
+
+
+async def test_what_is_tainted_is_kept_with_the_bundle_and_what_is_above_with_the_authority(
+    store: Store,
+) -> None:
+    ours = TrustDomain.parse("example.org")
+    bundle = TrustBundle(
+        trust_domain=ours,
+        x509_authorities=(b"\x30", b"\x31", b"\x32"),
+        tainted_x509=frozenset({b"\x30", b"\x32"}),
+        jwt_authorities=(JwtAuthority(key_id="one", public_key=b"\x30\x00", tainted=True),),
+    )
+    await store.bundles.put(bundle)
+    assert await store.bundles.get(ours) == bundle
+    below = replace(authority("a"), upstream_authority_id="beef")
+    await store.authorities.put(below)
+    assert await store.authorities.all() == [below]
+
+
+async def test_distrusted_roots_are_kept_by_their_identifier(store: Store) -> None:
+    root = UpstreamRoot(id="beef", state=AuthorityState.TAINTED, not_before=NOW, not_after=NOW + MINUTE)
+    await store.upstream_roots.put(root)
+    await store.upstream_roots.put(replace(root, state=AuthorityState.REVOKED))
+    assert await store.upstream_roots.all() == [replace(root, state=AuthorityState.REVOKED)]
+    assert await store.upstream_roots.delete("beef")
+    assert not await store.upstream_roots.delete("beef")
+    assert await store.upstream_roots.all() == []
+
+
+async def test_published_jwt_keys_are_kept_apart_from_our_own(store: Store) -> None:
+    key = PublishedJwtKey(
+        id="a",
+        public_key=b"\x30\x00",
+        publisher=SpiffeId.parse("spiffe://example.org/lower"),
+        state=AuthorityState.OLD,
+        not_before=NOW,
+        not_after=NOW + MINUTE,
+    )
+    await store.published_jwt_keys.put(key, replace(key, id="b", not_before=NOW - MINUTE))
+    assert [each.id for each in await store.published_jwt_keys.all()] == ["b", "a"]
+    assert await store.jwt_keys.all() == []
+    await store.published_jwt_keys.put(replace(key, state=AuthorityState.REVOKED))
+    assert (await store.published_jwt_keys.all())[-1] == replace(key, state=AuthorityState.REVOKED)
+    assert await store.published_jwt_keys.delete("a")
+    assert not await store.published_jwt_keys.delete("a")
 
 
 async def test_a_bundle_replaces_the_one_before(store: Store) -> None:
