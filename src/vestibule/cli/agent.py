@@ -3,30 +3,79 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from enum import Enum
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
+from vestibule.cli.codes import USAGE
 from vestibule.cli.durations import parse_duration
 from vestibule.cli.output import Exit, Output, OutputOption, answer, complain, console, run
 from vestibule.cli.server_calls import PAGE, every_page, from_wire, instant, server_calls, to_wire
 from vestibule.cli.sockets import ServerSocketOption
 from vestibule.errors import VestibuleError
-from vestibule.spiffe import SpiffeId
+from vestibule.spiffe import Selector, SpiffeId
 from vestibule.wire.gen.spire import agent_pb2, types_pb2
+
+
+class Match(str, Enum):  # noqa: UP042 - typer shows the values of str enums
+    """How sets of selectors compare."""
+
+    EXACT = "exact"
+    SUBSET = "subset"
+    SUPERSET = "superset"
+    ANY = "any"
+
 
 IdArgument = Annotated[str, typer.Argument(metavar="SPIFFE-ID", help="The agent.")]
 
 
-def list_agents(server_socket: ServerSocketOption = None, output: OutputOption = Output.TEXT) -> None:
-    """List all agents."""
+TypeOption = Annotated[str, typer.Option("--attestation-type", help="Only those that joined this way.")]
+BannedOption = Annotated[bool | None, typer.Option("--banned/--not-banned", help="Only those (not) banned.")]
+ReattestOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--can-reattest/--cannot-reattest", help="Only those that may (not) attest again by themselves."
+    ),
+]
+ExpiresOption = Annotated[
+    str,
+    typer.Option(
+        "--expires-before",
+        metavar="TIME|DURATION",
+        help="Only those whose SVID ends before then, or within it.",
+    ),
+]
+SelectorOption = Annotated[
+    list[str] | None,
+    typer.Option("--selector", metavar="TYPE:VALUE", help="A node selector; may be repeated."),
+]
+MatchOption = Annotated[
+    Match, typer.Option("--match-selectors", help="How an agent's selectors compare with those given.")
+]
+
+
+def list_agents(
+    attestation_type: TypeOption = "",
+    banned: BannedOption = None,
+    can_reattest: ReattestOption = None,
+    expires_before: ExpiresOption = "",
+    selector: SelectorOption = None,
+    match: MatchOption = Match.SUPERSET,
+    server_socket: ServerSocketOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """List the agents that are asked for, or all of them."""
 
     async def main() -> Exit:
+        wanted = _wanted(attestation_type, banned, can_reattest, expires_before, selector, match)
+        asked = agent_pb2.ListAgentsRequest.Filter(**wanted)
         async with server_calls(server_socket) as calls:
             agents = await every_page(
                 lambda token: calls.agents.unary(
-                    "ListAgents", agent_pb2.ListAgentsRequest(page_size=PAGE, page_token=token)
+                    "ListAgents",
+                    agent_pb2.ListAgentsRequest(filter=asked, page_size=PAGE, page_token=token),
                 ),
                 lambda page: page.agents,
             )
@@ -35,6 +84,69 @@ def list_agents(server_socket: ServerSocketOption = None, output: OutputOption =
         return Exit.FINE
 
     run(output, "agents", main)
+
+
+def count(
+    attestation_type: TypeOption = "",
+    banned: BannedOption = None,
+    can_reattest: ReattestOption = None,
+    expires_before: ExpiresOption = "",
+    selector: SelectorOption = None,
+    match: MatchOption = Match.SUPERSET,
+    server_socket: ServerSocketOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Count the agents that are asked for, or all of them."""
+
+    async def main() -> Exit:
+        wanted = _wanted(attestation_type, banned, can_reattest, expires_before, selector, match)
+        request = agent_pb2.CountAgentsRequest(filter=agent_pb2.CountAgentsRequest.Filter(**wanted))
+        async with server_calls(server_socket) as calls:
+            found = int((await calls.agents.unary("CountAgents", request)).count)
+        word = "agent" if found == 1 else "agents"
+        answer(output, "agent-count", {"count": found}, lambda: console.print(f"{found} attested {word}"))
+        return Exit.FINE
+
+    run(output, "agent-count", main)
+
+
+def _wanted(
+    attestation_type: str,
+    banned: bool | None,
+    can_reattest: bool | None,
+    expires_before: str,
+    selectors: list[str] | None,
+    match: Match,
+) -> dict[str, Any]:
+    """The conditions as SPIRE's messages hold them, for listing and for counting."""
+    wanted: dict[str, Any] = {"by_attestation_type": attestation_type}
+    if banned is not None:
+        wanted["by_banned"] = {"value": banned}
+    if can_reattest is not None:
+        wanted["by_can_reattest"] = {"value": can_reattest}
+    if expires_before:
+        wanted["by_expires_before"] = _instant(expires_before).strftime("%Y-%m-%d %H:%M:%S %z")
+    if selectors:
+        parsed = [Selector.parse(each) for each in selectors]
+        wanted["by_selector_match"] = types_pb2.SelectorMatch(
+            selectors=[types_pb2.Selector(type=each.type, value=each.value) for each in parsed],
+            match=types_pb2.SelectorMatch.MatchBehavior.Value(f"MATCH_{match.name}"),
+        )
+    return wanted
+
+
+def _instant(text: str) -> datetime:
+    try:
+        return datetime.now(UTC) + parse_duration(text)
+    except VestibuleError:
+        pass
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise USAGE.error(
+            f"{text[:100]!r} is neither a time nor a duration", advice="Write 2026-05-01T12:00:00Z, or 24h."
+        ) from None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def show(

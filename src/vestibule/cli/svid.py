@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import os
+import asyncio
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -18,13 +16,11 @@ from rich.markup import escape
 from vestibule.calls.unix import unix_channel
 from vestibule.calls.workload_api import WorkloadApi, X509Context
 from vestibule.cli.codes import USAGE
-from vestibule.cli.output import Exit, Output, OutputOption, answer, console, run
+from vestibule.cli.output import Exit, Output, OutputOption, answer, complaints, console, run, sentence
 from vestibule.cli.sockets import AgentSocketOption, find_sockets
+from vestibule.cli.svid_files import Layout, Renewal, parse_mode, pem, replace_file
 from vestibule.pki.jwt import MAX_TOKEN
 from vestibule.spiffe import JwtSvid, SpiffeId, X509Svid
-
-PRIVATE: Final = 0o600
-PUBLIC: Final = 0o644
 
 
 def fetch(
@@ -35,6 +31,12 @@ def fetch(
     ] = None,
     spiffe_id: Annotated[
         str | None, typer.Option("--spiffe-id", help="With --jwt: of this identity only.")
+    ] = None,
+    write_to: Annotated[
+        Path | None,
+        typer.Option(
+            "--write", metavar="DIR", help="Also write svid.N.pem, svid.N.key and bundle.N.pem there."
+        ),
     ] = None,
     agent_socket: AgentSocketOption = None,
     output: OutputOption = Output.TEXT,
@@ -54,6 +56,9 @@ def fetch(
             )
         async with _api(agent_socket) as api:
             context = await api.fetch()
+        context.verify(datetime.now(UTC))
+        if write_to is not None:
+            _write(write_to, Layout(), context)
         _show(context, output)
         return Exit.FINE
 
@@ -99,21 +104,58 @@ def write(
     follow: Annotated[
         bool, typer.Option("--follow", help="Keep the files current until interrupted.")
     ] = False,
+    cert: Annotated[str, typer.Option("--cert", metavar="NAME", help="The file of the certificates.")] = "",
+    key: Annotated[str, typer.Option("--key", metavar="NAME", help="The file of the private key.")] = "",
+    bundle: Annotated[
+        str, typer.Option("--bundle", metavar="NAME", help="The file of the trust bundle.")
+    ] = "",
+    combined: Annotated[str, typer.Option("--combined", metavar="NAME", help="One file of both.")] = "",
+    hint: Annotated[str, typer.Option("--hint", help="Only the identity with this hint.")] = "",
+    cert_mode: Annotated[str, typer.Option("--cert-mode", help="Of certificates and bundles.")] = "0644",
+    key_mode: Annotated[str, typer.Option("--key-mode", help="Of private keys.")] = "0600",
+    include_federated: Annotated[
+        bool, typer.Option("--include-federated", help="Bundles hold those of federated trust domains, too.")
+    ] = False,
+    renew_signal: Annotated[
+        str,
+        typer.Option("--renew-signal", metavar="SIGHUP", help="Sent after each renewal, with --pid-file."),
+    ] = "",
+    pid_file: Annotated[
+        Path | None, typer.Option("--pid-file", help="Whom to send it to; read each time.")
+    ] = None,
+    renew_command: Annotated[
+        str, typer.Option("--renew-command", help="Run after each renewal; words, no shell.")
+    ] = "",
     agent_socket: AgentSocketOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Write svid.N.pem, svid.N.key (mode 0600) and bundle.N.pem, N counting from 0, for what reads files.
 
+    With --cert, --key, --bundle or --combined, one identity under these names: the default one, or that of --hint.
     Each file is replaced as a whole; the key is replaced before its certificate.
     """
 
     async def main() -> Exit:
+        layout = Layout(
+            certificate=cert,
+            key=key,
+            bundle=bundle,
+            combined=combined,
+            hint=hint,
+            certificate_mode=parse_mode(cert_mode),
+            key_mode=parse_mode(key_mode),
+            federated=include_federated,
+        )
+        renewal = Renewal(signal_name=renew_signal, pid_file=pid_file, command=renew_command)
+        renewal.check()
         if not directory.is_dir():
             raise USAGE.error(f"{directory} is not a directory", advice="Create it first, with mode 0700.")
         async with _api(agent_socket) as api, aclosing(api.watch()) as contexts:
             async for context in contexts:
                 context.verify(datetime.now(UTC))
-                _report(_write(directory, context), output)
+                _report(_write(directory, layout, context), output)
+                if problem := await asyncio.to_thread(renewal.tell):
+                    sentence(complaints, "[bold yellow]![/]", escape(problem))
                 if not follow:
                     break
         return Exit.FINE
@@ -166,49 +208,21 @@ def _print(context: X509Context) -> None:
         )
 
 
-def _write(directory: Path, context: X509Context) -> list[Path]:
-    written = []
-    for number, svid in enumerate(context.svids):
-        chain = "".join(pem("CERTIFICATE", der) for der in svid.chain)
-        bundle = "".join(pem("CERTIFICATE", der) for der in context.bundle_of(svid).x509_authorities)
-        for name, text, mode in (
-            (f"bundle.{number}.pem", bundle, PUBLIC),
-            (f"svid.{number}.key", pem("PRIVATE KEY", svid.key), PRIVATE),
-            (f"svid.{number}.pem", chain, PUBLIC),
-        ):
-            _replace(directory / name, text, mode)
-            written.append(directory / name)
-    return written
-
-
-def _replace(path: Path, text: str, mode: int) -> None:
-    """The old file or the new one, never a part, and never with a wider mode than asked for."""
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                file.write(text)
-                os.fchmod(file.fileno(), mode)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise USAGE.error(
-            f"cannot write {path}: {error.strerror}", advice="Check the directory's rights and space."
-        ) from error
+def _write(directory: Path, layout: Layout, context: X509Context) -> list[Path]:
+    if not directory.is_dir():
+        raise USAGE.error(f"{directory} is not a directory", advice="Create it first, with mode 0700.")
+    files = list(layout.files(context))
+    for name, _, _ in files:
+        if Path(name).name != name:
+            raise USAGE.error(f"{name!r} is not the name of a file", advice="Files go into DIR itself.")
+    for name, text, mode in files:
+        replace_file(directory / name, text, mode)
+    return [directory / name for name, _, _ in files]
 
 
 def _report(written: list[Path], output: Output) -> None:
     show: Callable[[], None] = lambda: console.print(*written, sep="\n")  # noqa: E731 - a name for its type
     answer(output, "svid-files", {"files": [str(path) for path in written]}, show)
-
-
-def pem(label: str, der: bytes) -> str:
-    """DER in PEM's clothes (RFC 7468)."""
-    text = base64.b64encode(der).decode()
-    lines = "\n".join(text[start : start + 64] for start in range(0, len(text), 64))
-    return f"-----BEGIN {label}-----\n{lines}\n-----END {label}-----\n"
 
 
 async def _fetch_jwt(

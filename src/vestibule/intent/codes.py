@@ -48,7 +48,7 @@ YAML_FEATURE = _intent(
     "VST0011",
     "yaml-feature-refused",
     meaning="Anchors, aliases, tags, directives, several documents in one file and keys that are not plain "
-    "texts are not part of the intent language: a reviewer should see what is meant where it stands.",
+    "texts are not part of the language: a reviewer should see what is meant where it stands.",
     advice="Write the value out where it is needed.",
 )
 DUPLICATE_KEY = _intent(
@@ -73,7 +73,7 @@ INVISIBLE_CHARACTER = _intent(
 UNKNOWN_KEY = _intent(
     "VST0020",
     "unknown-key",
-    meaning="A key is not part of the intent language at this place.",
+    meaning="A key is not known at this place.",
     advice="Correct or remove the key.",
 )
 MISSING_KEY = _intent(
