@@ -138,7 +138,7 @@ def authority(
     ],
     grace: Annotated[
         str, typer.Option("--grace", help="How long agents have to replace what it signed; 0s: nobody waits.")
-    ] = "5s",
+    ] = "15s",
     reason: ReasonOption = Reason.UNSPECIFIED,
     note: NoteOption = "",
     dry_run: DryRunOption = False,

@@ -42,7 +42,7 @@ from vestibule.spiffe.revocations import MAX_NOTE, Target
 from vestibule.store.issued import Issued
 
 SECOND: Final = timedelta(seconds=1)
-GRACE: Final = timedelta(seconds=5)
+GRACE: Final = timedelta(seconds=15)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

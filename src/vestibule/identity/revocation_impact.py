@@ -11,6 +11,8 @@ Who learns what, and when:
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -28,10 +30,15 @@ from vestibule.spiffe import (
     RevokedJwtKey,
     SpiffeId,
 )
+from vestibule.spiffe.revocations import MARK_BITS
 from vestibule.store import AgentFilter, Store
 from vestibule.store.issued import Issued, identity_digest
 
 SHOWN: Final = 200
+RENEWED_AT_ONCE: Final = 100
+RENEWAL_SECONDS: Final = 5
+"""So many SVIDs of a tainted authority an agent replaces in so many seconds (``agent.tainting``)."""
+
 CRL_MAX_AGE: Final = timedelta(minutes=5)
 
 
@@ -180,8 +187,18 @@ class Drill:
                 if each.state in (AuthorityState.ACTIVE, AuthorityState.PREPARED)
                 and each.id != plan.authority.x509.id
             ]
+            yield from _renewal(certificates)
             if not others:
                 yield "another authority is made first, and gets the grace period to become known everywhere"
+
+
+def _renewal(certificates: Sequence[Issued]) -> Iterable[str]:
+    """Agents replace what a tainted authority signed at a pace that does not overrun the server."""
+    per_agent = Counter(each.serial >> MARK_BITS for each in certificates)
+    most = max(per_agent.values(), default=0)
+    if most:
+        seconds = RENEWAL_SECONDS * (1 + math.ceil(most / RENEWED_AT_ONCE))
+        yield f"agents need about {seconds} s to replace what it signed: give them that with --grace"
 
 
 def _named(plan: Plan) -> set[str]:
