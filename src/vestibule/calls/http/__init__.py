@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 
-import h11
-
 from vestibule.calls.http.codes import ADDRESS_NOT_PERMITTED, HTTP_ANSWER, HTTP_UNREACHABLE
 from vestibule.errors import VestibuleError
 
@@ -58,6 +56,8 @@ class HttpServer:
         self, method: str, target: str, *, headers: Mapping[str, str] | None = None, body: bytes = b""
     ) -> Answer:
         """Ask once.  Raises: VST2340 (not there, not trusted, too late), VST2341 (not HTTP), VST2342 (address)."""
+        import h11  # here, so that its error codes can be known where only clients are installed
+
         try:
             async with asyncio.timeout(self.seconds):
                 reader, writer = await self._connect()
@@ -105,6 +105,8 @@ class HttpServer:
         headers: Mapping[str, str],
         body: bytes,
     ) -> Answer:
+        import h11
+
         http = h11.Connection(h11.CLIENT)
         sent = {
             "Host": self.name or self.host,
