@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
 from pathlib import Path
 from typing import Any, Final
 
+import aiosqlite
 from sqlalchemy import URL, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -32,9 +35,38 @@ def sqlite_database(path: Path) -> Database:
     )
 
 
+class _Connection(aiosqlite.Connection):
+    """A connection whose thread is stopped once.
+
+    SQLAlchemy closes the connection of a transaction that is cancelled, and stops it when it is cancelled again while
+    that goes on.  ``close`` then stops it a second time, which aiosqlite queues for a thread that has ended: nobody
+    would ever answer, and a server that was told to stop would wait for it for ever.
+    """
+
+    _stopped: asyncio.Future[Any] | None = None
+
+    @classmethod
+    def to(cls, path: Path) -> _Connection:
+        """A connection to be awaited."""
+        connection = cls(lambda: sqlite3.connect(path, check_same_thread=False), 64)
+        connection._thread.daemon = True
+        return connection
+
+    def stop(self) -> asyncio.Future[Any] | None:
+        """Close the database and end the thread, after what is queued."""
+        if self._stopped is None:
+            self._stopped = super().stop()
+        return self._stopped
+
+
 def _engine(path: Path, *, size: int, begin: str, extra: str = "") -> AsyncEngine:
-    url = URL.create("sqlite+aiosqlite", database=str(path))
-    engine = create_async_engine(url, pool_size=size, max_overflow=0, pool_timeout=BUSY_SECONDS)
+    engine = create_async_engine(
+        URL.create("sqlite+aiosqlite", database=str(path)),
+        async_creator=lambda: _Connection.to(path),
+        pool_size=size,
+        max_overflow=0,
+        pool_timeout=BUSY_SECONDS,
+    )
     pragmas = (*_PRAGMAS, extra) if extra else _PRAGMAS
 
     def configure(connection: Any, _: object) -> None:
