@@ -178,6 +178,7 @@ def export(
     form: Annotated[Form, typer.Option("--format", help="yaml or json.")] = Form.YAML,
     label: LabelFilter = None,
     server_socket: ServerSocketOption = None,
+    output: OutputOption = Output.TEXT,
 ) -> None:
     """Print all entries as a file for `entry create --data`; without what was derived from templates."""
 
@@ -186,10 +187,10 @@ def export(
         wanted.template_id = ""
         async with server_calls(server_socket) as calls:
             found = [exported(each) for each in await find(calls, wanted)]
-        answer(Output.TEXT, "entries", found, lambda: _print(form, {"entries": found}))
+        answer(output, "entries", found, lambda: _print(form, {"entries": found}))
         return Exit.FINE
 
-    run(Output.TEXT, "entries", main)
+    run(output, "entries", main)
 
 
 def update(

@@ -106,6 +106,8 @@ def documents(path: str) -> list[dict[str, Any]]:
         found = json.loads(text) if text.lstrip()[:1] in ("{", "[") else _yaml(path, text)
     except ValueError as error:
         raise USAGE.error(f"the file is not JSON: {error}", where=Where(file=path)) from error
+    if isinstance(found, dict) and "schema" in found:
+        found = found.get("data")  # an answer of ours, such as that of `entry show --output json`
     entries = found.get("entries") if isinstance(found, dict) else found
     if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
         raise USAGE.error("the file holds no list of entries", where=Where(file=path))
