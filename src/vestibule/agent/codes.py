@@ -105,3 +105,11 @@ NOT_A_DELEGATE = define(
     meaning="A process asked for identities of others, and none of its own identities is an authorized delegate's.",
     advice="Start the agent with --authorized-delegate and one of the caller's SPIFFE IDs, if it shall act for others.",
 )
+WIT_NOT_ISSUED = define(
+    "VST2113",
+    "wit-svid-not-issued",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="The caller may have a WIT-SVID, but the agent has no valid one and could not get one from the server now.",
+    advice="Try again; if it lasts, look at the agent's connection to the server (vestibule status).",
+)

@@ -55,6 +55,12 @@ class Upstream(Protocol):
     async def new_svids(self, requests: Mapping[str, bytes]) -> dict[str, Chain | VestibuleError]: ...
 
 
+class WitUpstream(Protocol):
+    """The server, as far as WIT-SVIDs go.  Raises what ``Upstream`` does."""
+
+    async def new_wit_svid(self, entry_id: str, public_key: bytes, algorithm: str) -> str: ...
+
+
 class JwtUpstream(Protocol):
     """The server, as far as JWT-SVIDs go.  Raises what ``Upstream`` does."""
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from base64 import b64decode, b64encode
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -129,21 +130,31 @@ def _held_from(document: dict[str, Any]) -> Held:
     )
 
 
+def _authority(authority: JwtAuthority) -> list[Any]:
+    ends = _seconds(authority.expires_at) if authority.expires_at else None
+    return [authority.key_id, _b64(authority.public_key), ends, authority.tainted]
+
+
+def _authorities_from(documents: Iterable[list[Any]]) -> tuple[JwtAuthority, ...]:
+    return tuple(
+        JwtAuthority(
+            key_id=key_id,
+            public_key=b64decode(key),
+            expires_at=_instant(ends) if ends is not None else None,
+            tainted=any(tainted),
+        )
+        for key_id, key, ends, *tainted in documents
+    )
+
+
 def _bundle(bundle: TrustBundle) -> dict[str, Any]:
     return {
         "trust_domain": str(bundle.trust_domain),
         "x509_authorities": [_b64(each) for each in bundle.x509_authorities],
         "sequence": bundle.sequence,
         "refresh_hint": bundle.refresh_hint,
-        "jwt_authorities": [
-            [
-                each.key_id,
-                _b64(each.public_key),
-                _seconds(each.expires_at) if each.expires_at else None,
-                each.tainted,
-            ]
-            for each in bundle.jwt_authorities
-        ],
+        "jwt_authorities": [_authority(each) for each in bundle.jwt_authorities],
+        "wit_authorities": [_authority(each) for each in bundle.wit_authorities],
         "tainted_x509": [_b64(each) for each in sorted(bundle.tainted_x509)],
     }
 
@@ -155,15 +166,8 @@ def _bundle_from(document: dict[str, Any]) -> TrustBundle:
         sequence=document["sequence"],
         refresh_hint=document["refresh_hint"],
         # Absent from what an agent wrote before there were JWT-SVIDs.
-        jwt_authorities=tuple(
-            JwtAuthority(
-                key_id=key_id,
-                public_key=b64decode(key),
-                expires_at=_instant(ends) if ends is not None else None,
-                tainted=any(tainted),
-            )
-            for key_id, key, ends, *tainted in document.get("jwt_authorities", ())
-        ),
+        jwt_authorities=_authorities_from(document.get("jwt_authorities", ())),
+        wit_authorities=_authorities_from(document.get("wit_authorities", ())),
         # Both absent from what an agent wrote before there were tainted authorities.
         tainted_x509=frozenset(b64decode(each) for each in document.get("tainted_x509", ())),
     )

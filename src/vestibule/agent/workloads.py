@@ -113,6 +113,15 @@ class Workloads:
         """
         return self._watch(caller, self._look_for_bundles, lambda _: None)
 
+    def watch_entitlement(
+        self, caller: Caller
+    ) -> AsyncGenerator[tuple[tuple[Entry, ...], TrustBundle | None], None]:
+        """The entries that make a process what it is, and the trust bundle: now, and after every change of them.
+
+        Raises as ``watch_bundles`` does.
+        """
+        return self._watch(caller, self._look_for_entitlement, lambda _: None)
+
     async def bundles(self, caller: Caller) -> Bundles:
         """The trust bundles now.  Raises as ``watch_bundles`` does."""
         return await self._first(self.watch_bundles(caller))
@@ -181,6 +190,14 @@ class Workloads:
             return NOT_READY.error("the agent has no trust bundle at the moment"), False
         federated = self._cache.trusted(self._cache.now.federated_of(entries))
         return Bundles(own=bundle, federated=federated), True
+
+    def _look_for_entitlement(
+        self, selectors: frozenset[Selector]
+    ) -> tuple[tuple[tuple[Entry, ...], TrustBundle | None] | VestibuleError, bool]:
+        entries, complete = self.look_for_entries(selectors)
+        if isinstance(entries, VestibuleError):
+            return entries, complete
+        return (entries, self._cache.bundle), complete
 
     @property
     def vouched_version(self) -> int:

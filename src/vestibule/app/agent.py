@@ -35,6 +35,7 @@ from vestibule.agent.sync import Sync
 from vestibule.agent.templates import Template, Templates
 from vestibule.agent.vault import Vault
 from vestibule.agent.why import Why
+from vestibule.agent.wit_svids import WitSvids
 from vestibule.agent.workloads import Workloads
 from vestibule.app.agent_attestors import DEFAULT as DEFAULT_ATTESTORS
 from vestibule.app.agent_attestors import JOIN_TOKEN, proof_source, workload_attestors
@@ -64,6 +65,7 @@ from vestibule.doors.sds import SdsDoor
 from vestibule.doors.sds_secrets import SdsSettings
 from vestibule.doors.sidecar_api import SidecarDoor
 from vestibule.doors.supervisor_api import SupervisorDoor
+from vestibule.doors.wit_api import WitWorkloadDoor
 from vestibule.doors.workload_api import WorkloadDoor
 from vestibule.errors import VestibuleError
 from vestibule.keys.kek import kek_home, load_or_create_kek
@@ -113,6 +115,7 @@ class AgentSettings:
     delegation_socket_path: Path | None = None
     authorized_delegates: tuple[SpiffeId, ...] = ()
     sds: SdsSettings = field(default_factory=SdsSettings)
+    experimental_wit_svids: bool = False
 
     def __post_init__(self) -> None:
         if (self.delegation_socket_path is None) != (not self.authorized_delegates):
@@ -206,6 +209,7 @@ class Agent:
             news=self.sync.revocations_changed,
         )
         self.jwt_svids = JwtSvids(self.cache, identity_api, clock, self.sync.refresh_bundle)
+        self.wit_svids = WitSvids(self.cache, identity_api, clock, self.sync.refresh_bundle)
         # Who calls
         self.vouched = Vouched(ProcessHandle)
         vouched_changed = Changed()
@@ -299,9 +303,7 @@ class Agent:
     def public_services(self) -> list[Servable]:
         """What is served on the public socket, which every process of the node can open."""
         services = [
-            WorkloadDoor(
-                self.workloads, self.jwt_svids, self.clock, lambda: self.cache.revocations
-            ).servable(),
+            self._workload_door().servable(),
             RevocationFeedDoor(self.revocations, self._has_identity).servable(),
             SdsDoor(self.workloads, self.settings.sds).servable(),
             AgentAdsDoor(self.proxy_of, self.relay, self.ledger, self.clock).servable(),
@@ -310,6 +312,12 @@ class Agent:
             HealthDoor(self._problem).servable(),
         ]
         return [*services, *reflection(services)]
+
+    def _workload_door(self) -> WorkloadDoor:
+        doors = (self.workloads, self.jwt_svids, self.clock, lambda: self.cache.revocations)
+        if not self.settings.experimental_wit_svids:
+            return WorkloadDoor(*doors)
+        return WitWorkloadDoor(*doors, self.wit_svids)
 
     def delegated_services(self) -> list[Servable]:
         """What is served to delegates, on a socket of their own: any process can open it, and is attested."""

@@ -104,6 +104,13 @@ def run(
             help="Who may ask there for identities of other workloads, repeatable.",
         ),
     ] = None,
+    experimental_wit_svids: Annotated[
+        bool,
+        typer.Option(
+            "--experimental-wit-svids",
+            help="Serve WIT-SVIDs, too: tokens bound to a key. The standard is not finished.",
+        ),
+    ] = False,
     sds_default_svid_name: Annotated[
         str, typer.Option("--sds-default-svid-name", help="What Envoys call their first identity.")
     ] = "default",
@@ -178,6 +185,7 @@ def run(
             "node_attestor": chosen.node,
             "delegation_socket_path": delegation_socket.absolute() if delegation_socket else None,
             "sds": sds,
+            "experimental_wit_svids": experimental_wit_svids,
             "authorized_delegates": tuple(map(SpiffeId.parse, authorized_delegate or ())),
         }
         if trust_domain:

@@ -80,7 +80,7 @@ class WorkloadDoor:
         request = await stream.recv_message()
         audience = check_audience(list(request.audience))
         wanted = SpiffeId.parse(request.spiffe_id) if request.spiffe_id else None
-        entries = _chosen(await self._workloads.entries(caller), wanted)
+        entries = chosen(await self._workloads.entries(caller), wanted)
         svids = [await self._jwt_svids.fetch(entry, audience) for entry in entries]
         await stream.send_message(jwt_response(svids))
 
@@ -171,7 +171,7 @@ def der(bundle: TrustBundle) -> bytes:
     return b"".join(bundle.x509_authorities)
 
 
-def _chosen(entries: tuple[Entry, ...], wanted: SpiffeId | None) -> list[Entry]:
+def chosen(entries: tuple[Entry, ...], wanted: SpiffeId | None) -> list[Entry]:
     """One entry for each identity, or for the one that is wanted.  Raises: VST2105."""
     by_id: dict[SpiffeId, Entry] = {}
     for entry in entries:

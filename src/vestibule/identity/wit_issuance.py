@@ -23,6 +23,7 @@ from vestibule.identity.issuance_gate import IssuanceGate, OpenGate
 from vestibule.identity.jwt_authorities import JwtAuthorities
 from vestibule.identity.names import workload_id
 from vestibule.pki.jwt import UnsignedJwt
+from vestibule.pki.revocation import AGENT_CLAIM
 from vestibule.pki.wit import TYPE, bound_key, read_wit_svid, wit_claims
 from vestibule.spiffe import SpiffeId, TrustDomain, WitSvid
 
@@ -135,10 +136,12 @@ class WitIssuance:
         agent_id: SpiffeId | None,
     ) -> WitSvid:
         jwk = bound_key(public_key, algorithm)
-        await self._gate.admit(spiffe_id, agent_id)
+        terms = await self._gate.admit(spiffe_id, agent_id)
         signer = authorities.signer
         now, ends = self._clock.now(), signer.key.not_after
         claims = wit_claims(spiffe_id, jwk, now, ttl, ends, str(uuid.uuid4()))
+        if terms.mark:
+            claims[AGENT_CLAIM] = f"{terms.mark:016x}"
         unsigned = UnsignedJwt(key_id=signer.key.id, claims=claims, typ=TYPE)
         return read_wit_svid(unsigned.signed(await signer.sign(unsigned.signing_input)))
 

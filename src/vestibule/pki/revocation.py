@@ -22,7 +22,7 @@ from vestibule.pki.chains import verify_x509_svid
 from vestibule.pki.codes import REVOKED
 from vestibule.pki.jwt import BundleOf, verify_jwt_svid
 from vestibule.pki.names import NamesError, read_names
-from vestibule.spiffe import JwtSvid, Revocation, Revocations, SpiffeId, TrustBundle
+from vestibule.spiffe import JwtSvid, Revocation, Revocations, SpiffeId, TrustBundle, WitSvid
 from vestibule.spiffe.revocations import CertificateFacts
 
 AGENT_CLAIM: Final = "vestibule:via"
@@ -43,7 +43,7 @@ def revoked(revocations: Revocations, chain: Sequence[bytes], now: datetime) -> 
     return None
 
 
-def revoked_token(revocations: Revocations, svid: JwtSvid, now: datetime) -> Revocation | None:
+def revoked_token(revocations: Revocations, svid: JwtSvid | WitSvid, now: datetime) -> Revocation | None:
     """Why a token does not count: its key, its subject (``iat``: issued when), or the agent it came through."""
     if not revocations:
         return None

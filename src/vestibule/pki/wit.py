@@ -169,6 +169,7 @@ def _svid(token: str, key_id: str, claims: Mapping[str, Any]) -> WitSvid:
         public_key=public_key,
         algorithm=algorithm,
         token=token,
+        claims=dict(claims),
     )
 
 

@@ -59,6 +59,7 @@ class WitSvid:
     public_key: bytes
     algorithm: str
     token: str = field(repr=False)
+    claims: Mapping[str, object] = field(default_factory=dict, repr=False, hash=False)
     hint: str = ""
 
 

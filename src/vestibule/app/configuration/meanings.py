@@ -161,6 +161,10 @@ AGENT: Final = {
     ),
     "authorized_delegates": Meaning("The SPIFFE IDs of those delegates.", "--authorized-delegate"),
     "sds": Meaning("How Envoys name secrets."),
+    "experimental_wit_svids": Meaning(
+        "Serve WIT-SVIDs, too: tokens bound to a key. The standard is not finished.",
+        "--experimental-wit-svids",
+    ),
     "sds.default_svid_name": Meaning("What Envoys call their first identity.", "--sds-default-svid-name"),
     "sds.default_bundle_name": Meaning(
         "What Envoys call the trust domain's bundle.", "--sds-default-bundle-name"
