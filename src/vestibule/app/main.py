@@ -21,6 +21,7 @@ GROUPS: Final = {
     "authority": "The keys that sign: shown, prepared, activated, tainted, revoked.",
     "authority x509": "Those of X.509-SVIDs.",
     "authority jwt": "Those of JWT-SVIDs.",
+    "authority wit": "Those of WIT-SVIDs.",
     "authority upstream": "The roots of the upstream that signs this server's authorities.",
     "ca": "The offline root above the servers, and its ceremonies.",
     "ca transcript": "What was done in ceremonies, for witnesses.",
@@ -95,6 +96,17 @@ COMMANDS: Final = {
     ),
     "authority jwt revoke": Lazy(
         "vestibule.cli.authority:jwt_revoke", "Take a tainted JWT authority out of the bundle."
+    ),
+    "authority wit show": Lazy("vestibule.cli.authority:wit_show", "Show the WIT authorities."),
+    "authority wit prepare": Lazy("vestibule.cli.authority:wit_prepare", "Make the next WIT authority."),
+    "authority wit activate": Lazy(
+        "vestibule.cli.authority:wit_activate", "Let the prepared WIT authority sign."
+    ),
+    "authority wit taint": Lazy(
+        "vestibule.cli.authority:wit_taint", "Have everything that an old WIT authority signed replaced."
+    ),
+    "authority wit revoke": Lazy(
+        "vestibule.cli.authority:wit_revoke", "Take a tainted WIT authority out of the bundle."
     ),
     "authority upstream taint": Lazy(
         "vestibule.cli.authority:upstream_taint", "Have everything below a root of the upstream replaced."

@@ -113,6 +113,43 @@ def jwt_revoke(
     _step("JWT", "revoke", authority_id, server_socket, output)
 
 
+def wit_show(server_socket: ServerSocketOption = None, output: OutputOption = Output.TEXT) -> None:
+    """Show the WIT authorities: the one that signs, the next one, and the one before."""
+    _show("WIT", server_socket, output)
+
+
+def wit_prepare(server_socket: ServerSocketOption = None, output: OutputOption = Output.TEXT) -> None:
+    """Make the next WIT authority, and put it into the bundle; it does not sign yet."""
+    _step("WIT", "prepare", "", server_socket, output)
+
+
+def wit_activate(
+    authority_id: AuthorityArgument,
+    server_socket: ServerSocketOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Let the prepared WIT authority sign from now on."""
+    _step("WIT", "activate", authority_id, server_socket, output)
+
+
+def wit_taint(
+    authority_id: AuthorityArgument,
+    server_socket: ServerSocketOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Have agents replace every token of an old WIT authority."""
+    _step("WIT", "taint", authority_id, server_socket, output)
+
+
+def wit_revoke(
+    authority_id: AuthorityArgument,
+    server_socket: ServerSocketOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Take a tainted WIT authority out of the bundle: its tokens are worth nothing from then on."""
+    _step("WIT", "revoke", authority_id, server_socket, output)
+
+
 def upstream_taint(
     subject_key_id: RootArgument,
     server_socket: ServerSocketOption = None,

@@ -7,6 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
+from cryptography.hazmat.primitives.hashes import SHA256
 
 from vestibule.agent.cache import Holdings, SvidCache
 from vestibule.agent.vault import from_document, to_document
@@ -63,9 +65,6 @@ class Bench:
         jwk = bound_key(self.binds or public_key, algorithm)
         claims = wit_claims(self.signs_for, jwk, now, 10 * MINUTE, now + 60 * MINUTE, str(self.asked))
         unsigned = UnsignedJwt(key_id="k", claims=claims, typ=TYPE)
-        from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
-        from cryptography.hazmat.primitives.hashes import SHA256
-
         return unsigned.signed(self.key.sign(unsigned.signing_input, ECDSA(SHA256())))
 
 
@@ -83,7 +82,7 @@ async def code_of(bench: Bench) -> str:
 async def test_a_token_is_asked_for_once_until_its_half_life_and_then_for_another_key(bench: Bench) -> None:
     first = await bench.svids.fetch(entry(hint="h"))
     assert (first.svid.hint, first.svid.algorithm) == ("h", ALGORITHM)
-    assert "d" not in repr(first).split("key=")[-1] or first.key not in repr(first)
+    assert first.key not in repr(first)
     bench.clock.advance(5 * MINUTE - timedelta(seconds=1))
     assert (await bench.svids.fetch(entry())).svid.token == first.svid.token
     bench.clock.advance(1)
@@ -134,9 +133,9 @@ async def test_a_changed_entry_gets_another_token(bench: Bench) -> None:
 
 def test_the_sealed_holdings_have_the_wit_keys(bench: Bench) -> None:
     holdings = bench.cache.now
-    assert from_document(to_document(holdings), TD).bundle == holdings.bundle
+    assert from_document(to_document(holdings)).bundle == holdings.bundle
     before = to_document(holdings)
     del before["bundle"]["wit_authorities"]
-    found = from_document(before, TD).bundle
+    found = from_document(before).bundle
     assert found is not None
     assert found.wit_authorities == ()
