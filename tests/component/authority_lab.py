@@ -74,7 +74,7 @@ def _signed_by(der: bytes) -> str:
     return (extension.value.key_identifier or b"").hex()
 
 
-async def until(holds: Callable[[], bool], what: str, seconds: float = 40.0) -> None:
+async def until(holds: Callable[[], bool], what: str, seconds: float = 90.0) -> None:
     """Wait for a condition, with a deadline that slow machines meet."""
     try:
         async with asyncio.timeout(seconds):

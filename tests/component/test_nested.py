@@ -131,7 +131,7 @@ async def tokens_are_valid(issuer: Running, judge: Running) -> bool:
 
 
 async def until_valid(issuer: Running, judge: Running) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not await tokens_are_valid(issuer, judge):
             await asyncio.sleep(0.05)
 
@@ -191,7 +191,7 @@ async def lower_active(nested: Nested) -> Any:
 
 async def until_own_identity(nested: Nested, root_id: str) -> None:
     """The lower server's identity at the server above is below the new root, too."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not leads_to(await nested.up.fetch(), root_id):
             await asyncio.sleep(0.05)
 
@@ -219,7 +219,7 @@ async def test_jwt_keys_are_rotated_at_either_level_and_revoked_at_the_top(neste
 
 
 async def until_withdrawn(operator: Operator, key_id: str) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while key_id in {key.key_id for key in (await operator.bundle()).jwt_authorities}:
             await asyncio.sleep(0.05)
 
@@ -239,12 +239,12 @@ async def test_both_servers_may_restart_and_the_lower_one_also_while_the_other_i
     await nested.lower.server.entry(nested.low.id, "/meanwhile", ME)
     context = await nested.low.until(lambda found: len(found.svids) == 2)
     shake_hands(context, await nested.top.fetch())
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not any("upstream" in each for each in await warnings(nested.lower.server)):
             await asyncio.sleep(0.05)
     await nested.root.server.start()
     second = await nested.root_operator.prepare()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while second not in roots_of(await nested.low.fetch()):
             await asyncio.sleep(0.05)
     await until_valid(nested.low, nested.top)

@@ -67,7 +67,7 @@ async def shown_by(directory: Path, service: str) -> str:
 
 
 async def until_all_show(directory: Path, authority: str) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(150):
         for service in ("orders", "payments", "reports", "web"):
             while await shown_by(directory, service) != authority:
                 await asyncio.sleep(0.1)
@@ -75,7 +75,7 @@ async def until_all_show(directory: Path, authority: str) -> None:
 
 async def until_more(calls: Calls, by: int = 20) -> None:
     wanted = calls.succeeded + by
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(150):
         while calls.succeeded < wanted:
             await asyncio.sleep(0.05)
 

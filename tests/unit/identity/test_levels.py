@@ -111,7 +111,7 @@ async def levels(tmp_path: Path) -> AsyncIterator[Levels]:
 
 
 async def until(world: World, holds: Callable[[World], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             seen = world.authorities.revision
             if holds(world):

@@ -30,7 +30,7 @@ async def issue(world: World) -> IssuedSvid:
 
 
 async def until_bundle(world: World, *roots: bytes) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while set(world.authorities.bundle().x509_authorities) != set(roots):
             await world.authorities.changed(world.authorities.revision)
 
