@@ -17,7 +17,9 @@ from vestibule.agent.codes import AGENT_IS_BANNED, NO_IDENTITY
 from vestibule.calls.revocations import RevocationFeed
 from vestibule.calls.unix import unix_channel
 from vestibule.errors import VestibuleError
+from vestibule.net.grpc import Client
 from vestibule.pki.certificates import load_certificate
+from vestibule.pki.revocation import revoked, verify_unrevoked
 from vestibule.sdk import X509Source, authorize_member_of, client_context, peer_id, server_context
 from vestibule.sdk.codes import NO_SVID
 from vestibule.spiffe import Revocations, SpiffeId
@@ -252,3 +254,56 @@ async def test_a_damaged_list_is_set_aside_and_fetched_anew(world: Field) -> Non
 
 def test_an_empty_list_says_nothing() -> None:
     assert not Revocations()
+
+
+async def test_an_authority_is_revoked_without_a_failed_handshake_for_those_who_are_not_meant(
+    world: Field,
+) -> None:
+    agent = await world.agent()
+    await world.server.entry(agent.id, "/web", ME)
+    await agent.until(anything)
+    async with X509Source(address(agent)) as source:
+        anyone, stop, calls = authorize_member_of(TD), asyncio.Event(), 0
+
+        async def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"hello")
+            writer.close()
+
+        server = await asyncio.start_server(close, "127.0.0.1", 0, ssl=server_context(source, anyone))
+        port = server.sockets[0].getsockname()[1]
+
+        async def traffic() -> int:
+            made = 0
+            while not stop.is_set():
+                context = client_context(source, anyone)
+                reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+                assert await reader.read() == b"hello"
+                writer.close()
+                made += 1
+                await asyncio.sleep(0.02)
+            return made
+
+        before = source.svid
+        load = asyncio.create_task(traffic())
+        try:
+            crl = await world.server.call(ADMIN, "GetCrl", wire.GetCrlRequest())
+            authority = wire.RevokeRequest.Authority(id=crl.authority_id)
+            order = wire.RevokeRequest(authority=authority, reason="cACompromise", grace_seconds=6)
+            channel = unix_channel(world.server.socket)
+            try:
+                await Client(channel, ADMIN).unary("Revoke", order, timeout=60)
+            finally:
+                channel.close()
+            await until(lambda: len(source.revocations) == 1)
+            await until(lambda: len(source.context.bundles[0].x509_authorities) == 1)
+            await asyncio.sleep(0.2)
+        finally:
+            stop.set()
+            calls = await load
+            server.close()
+        assert calls > 50
+        assert source.svid.serial != before.serial
+        with pytest.raises(VestibuleError):
+            verify_unrevoked(before.chain, source.context.bundles[0], datetime.now(UTC), source.revocations)
+        # Also by whoever has not heard of the bundle yet, but of the revocation.
+        assert revoked(source.revocations, before.chain, datetime.now(UTC))

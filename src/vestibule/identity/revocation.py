@@ -42,6 +42,9 @@ from vestibule.spiffe.revocations import MAX_NOTE, Target
 from vestibule.store.issued import Issued
 
 SECOND: Final = timedelta(seconds=1)
+PUBLICATION: Final = timedelta(seconds=3)
+"""How long, at most, a new authority is in the bundle before it signs: bundles are pushed within milliseconds."""
+
 GRACE: Final = timedelta(seconds=15)
 
 
@@ -229,7 +232,8 @@ class Revoking:
             await (self._emergency.record_or_defer if self._emergency else self._audit.record)(event)  # 2
             if plan.authority is not None:
                 # Issuing moves first, so that nobody else's handshake fails.
-                await plan.authority.move_away(self._signers, order.actor, self._pause(grace))
+                published = self._pause(min(grace, PUBLICATION))
+                await plan.authority.move_away(self._signers, order.actor, published)
                 await self._renew_server()
                 await self._pause(grace)()
             unkept = await self._add(plan)  # 3

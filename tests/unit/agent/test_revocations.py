@@ -1,0 +1,252 @@
+"""The agent's list: what it takes, what it drops, what it keeps on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from vestibule.agent.cache import Held, Holdings, SvidCache
+from vestibule.agent.codes import CACHE_UNUSABLE
+from vestibule.agent.revocation_file import RevocationFile
+from vestibule.agent.revocations import AgentRevocations
+from vestibule.calls.revocations import Update, from_wire
+from vestibule.doors.revocation_feed import pages, to_wire
+from vestibule.errors import VestibuleError
+from vestibule.keys.sealing import Sealer
+from vestibule.records import Entry
+from vestibule.spiffe import (
+    Revocation,
+    Revocations,
+    RevokedAgent,
+    RevokedAuthority,
+    RevokedCertificate,
+    RevokedIdentity,
+    RevokedJwtKey,
+    Selector,
+    SpiffeId,
+    TrustDomain,
+)
+from vestibule.testing import FakeClock, TestAuthority
+from vestibule.wire.gen.vestibule.node.v1 import revocations_pb2 as wire
+
+DOMAIN = TrustDomain.parse("example.org")
+CLOCK = FakeClock()
+NOW = CLOCK.now()
+WEB, DB = (SpiffeId.of(DOMAIN, path) for path in ("/web", "/db"))
+AGENT = SpiffeId.of(DOMAIN, "/spire/agent/one")
+ME = frozenset({Selector.parse("unix:uid:1")})
+
+
+def revocation(target: object, version: int = 1, **fields: object) -> Revocation:
+    return Revocation(target=target, at=NOW, version=version, **fields)  # type: ignore[arg-type]
+
+
+def update(*changes: Revocation, version: int | None = None, more: bool = False) -> Update:
+    newest = max((each.version for each in changes), default=0)
+    return Update(version=newest if version is None else version, changes=changes, more=more)
+
+
+class Silent:
+    """A server that says nothing."""
+
+    async def watch(self, since: int) -> AsyncGenerator[Update, None]:
+        await asyncio.Event().wait()
+        yield update(version=since)
+
+
+async def joined() -> None:
+    """The agent has joined long ago."""
+
+
+@dataclass
+class Scene:
+    cache: SvidCache
+    file: RevocationFile
+    agent: AgentRevocations
+    news: list[int]
+
+    def served(self) -> set[SpiffeId]:
+        entries = self.cache.matching(ME, NOW)
+        return {each.spiffe_id for each in self.cache.now.svids_of(entries, NOW)}
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    cache, authority = SvidCache(), TestAuthority(DOMAIN, now=NOW)
+    file = RevocationFile(tmp_path / "revocations.sealed", Sealer(b"k" * 32), DOMAIN)
+    news: list[int] = []
+    agent = AgentRevocations(
+        cache=cache,
+        file=file,
+        upstream=Silent(),
+        until_joined=joined,
+        clock=CLOCK,
+        news=lambda: news.append(len(cache.revocations)),
+    )
+    entries = {
+        each.path: Entry(id=each.path, spiffe_id=each, parent_id=AGENT, selectors=ME) for each in (WEB, DB)
+    }
+    svids = {
+        each.path: Held(svid=authority.svid(each, now=NOW), renew_at=NOW + timedelta(minutes=30))
+        for each in (WEB, DB)
+    }
+    cache.become(Holdings(bundle=authority.bundle, entries=entries, svids=svids))
+    return Scene(cache, file, agent, news)
+
+
+def test_a_revoked_identity_is_served_no_more_and_others_are(scene: Scene) -> None:
+    assert scene.served() == {WEB, DB}
+    scene.agent.take(update(revocation(RevokedIdentity(spiffe_id=WEB))))
+    assert scene.served() == {DB}
+    assert [each.spiffe_id for each in scene.cache.matching(ME, NOW)] == [DB]
+    assert scene.news == [1]
+
+
+def test_what_was_issued_before_is_dropped_and_what_comes_after_is_served(scene: Scene) -> None:
+    since = NOW + timedelta(seconds=1)
+    scene.agent.take(update(revocation(RevokedIdentity(spiffe_id=WEB, issued_before=since))))
+    assert scene.served() == {DB}
+    assert len(scene.cache.matching(ME, NOW)) == 2
+    again = TestAuthority(DOMAIN, now=NOW).svid(WEB, now=NOW + timedelta(minutes=2))
+    held = Held(svid=again, renew_at=NOW + timedelta(minutes=30))
+    now = scene.cache.now
+    scene.cache.become(replace(now, svids={**now.svids, "/web": held}))
+    assert scene.served() == {WEB, DB}
+
+
+def test_a_revoked_svid_that_a_server_hands_out_all_the_same_is_not_taken(scene: Scene) -> None:
+    now = scene.cache.now
+    scene.agent.take(update(revocation(RevokedIdentity(spiffe_id=WEB))))
+    scene.cache.become(now)
+    assert scene.served() == {DB}
+
+
+def test_a_revoked_authority_leaves_the_bundle_that_is_served(scene: Scene) -> None:
+    bundle = scene.cache.bundle
+    assert bundle is not None
+    [root] = bundle.x509_authorities
+    target = RevokedAuthority(fingerprint=hashlib.sha256(root).hexdigest())
+    scene.agent.take(update(revocation(target)))
+    after = scene.cache.bundle
+    assert after is not None
+    assert after.x509_authorities == ()
+    assert scene.cache.trusted([bundle]) == (after,)
+
+
+def test_an_old_or_repeated_message_takes_nothing_back(scene: Scene) -> None:
+    scene.agent.take(update(revocation(RevokedIdentity(spiffe_id=WEB), 5)))
+    weaker = RevokedIdentity(spiffe_id=WEB, issued_before=NOW)
+    scene.agent.take(update(revocation(weaker, 4)))
+    scene.agent.take(update(version=0))
+    assert scene.agent.now.version == 5
+    assert scene.served() == {DB}
+    assert scene.news == [1]
+
+
+async def test_the_list_is_kept_sealed_and_taken_up_again(scene: Scene, tmp_path: Path) -> None:
+    targets = (
+        RevokedIdentity(spiffe_id=WEB),
+        RevokedIdentity(spiffe_id=DB, issued_before=NOW),
+        RevokedCertificate(authority_id="0a" * 20, serial=2**150),
+        RevokedAuthority(fingerprint="ab" * 32, key="cd" * 32, authority_id="ef" * 20),
+        RevokedJwtKey(trust_domain=DOMAIN, key_id="k/1"),
+        RevokedAgent(agent_id=AGENT, mark=7),
+    )
+    scene.agent.take(update(*(revocation(each, n) for n, each in enumerate(targets, 1))))
+    await scene.file.save(scene.agent.now)
+    again = scene.file.load()
+    assert again.entries == scene.agent.now.entries
+    assert again.version == 6
+    assert str(WEB).encode() not in (tmp_path / "revocations.sealed").read_bytes()
+    other = RevocationFile(tmp_path / "revocations.sealed", Sealer(b"k" * 32), TrustDomain.parse("other.org"))
+    assert not other.load()
+
+
+async def test_a_hundred_thousand_revocations_are_taken_kept_and_read(scene: Scene) -> None:
+    many = [revocation(RevokedCertificate(authority_id="0a", serial=n), n) for n in range(1, 100_001)]
+    parts = pages(many, 2000)
+    for number, part in enumerate(parts, 1):
+        scene.agent.take(update(*part, more=number < len(parts)))
+    await scene.file.save(scene.agent.now)
+    assert len(scene.file.load()) == 100_000
+    scene.agent.take(update(revocation(RevokedIdentity(spiffe_id=WEB), 100_001)))
+    assert scene.served() == {DB}
+
+
+async def test_a_disk_without_room_does_not_weaken_what_is_in_force(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, failed = scene.file.save, asyncio.Event()
+
+    async def full(_: Revocations) -> None:
+        failed.set()
+        raise CACHE_UNUSABLE.error("no space")
+
+    monkeypatch.setattr(scene.file, "save", full)
+    monkeypatch.setattr("vestibule.agent.revocations.SAVE_AGAIN_SECONDS", 0.01)
+    running = asyncio.create_task(scene.agent.run())
+    try:
+        scene.agent.take(update(revocation(RevokedIdentity(spiffe_id=WEB))))
+        async with asyncio.timeout(10):
+            await failed.wait()
+            assert scene.served() == {DB}
+            monkeypatch.setattr(scene.file, "save", save)
+            while scene.agent.not_saved is not None or not len(scene.file.load()):
+                await asyncio.sleep(0.01)
+    finally:
+        running.cancel()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        RevokedIdentity(spiffe_id=WEB),
+        RevokedIdentity(spiffe_id=DB, issued_before=NOW),
+        RevokedCertificate(authority_id="0a" * 20, serial=2**150),
+        RevokedAuthority(fingerprint="ab" * 32, key="cd" * 32),
+        RevokedJwtKey(trust_domain=DOMAIN, key_id="k/1"),
+        RevokedAgent(agent_id=AGENT, mark=2**63 - 1),
+    ],
+)
+def test_a_revocation_travels_as_it_is_but_for_note_and_actor(target: object) -> None:
+    sent = revocation(target, 9, note="secret", actor="local:uid=0", expires_at=NOW + timedelta(hours=1))
+    received = from_wire(to_wire(sent))
+    assert received == replace(sent, note="", actor="")
+
+
+def test_an_instant_of_expiry_is_rounded_so_that_nothing_ends_early() -> None:
+    sent = revocation(RevokedIdentity(spiffe_id=WEB), expires_at=NOW + timedelta(milliseconds=1))
+    assert from_wire(to_wire(sent)).expires_at == NOW + timedelta(seconds=1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        wire.RevocationChange(),
+        wire.RevocationChange(kind="everything", name="*"),
+        wire.RevocationChange(kind="identity", name="spiffe://Example.org/%2e"),
+        wire.RevocationChange(kind="certificate", name="aa/" + "9" * 60),
+        wire.RevocationChange(kind="agent", name="#"),
+        wire.RevocationChange(kind="authority", name="a" * 5000),
+    ],
+)
+def test_a_change_that_means_nothing_is_refused_alone(change: wire.RevocationChange) -> None:
+    with pytest.raises(VestibuleError):
+        from_wire(change)
+
+
+def test_absurd_instants_and_unknown_reasons_do_not_keep_from_revoking() -> None:
+    change = wire.RevocationChange(
+        kind="identity", name=str(WEB), at=-5, expires_at=2**62, reason="because", version=1
+    )
+    read = from_wire(change)
+    assert read.target == RevokedIdentity(spiffe_id=WEB)
+    assert read.expires_at is not None
+    assert read.expires_at.year == 9999
+    assert read.at == datetime.fromtimestamp(0, UTC)
