@@ -16,10 +16,12 @@ from tests.component.server_lab import running, short_directory
 from tests.component.test_server_process import arguments, finished, start
 from tests.unit.identity.ca.lab import Asking, RootLab
 
-from vestibule.app.server_settings import Upstream
+from vestibule.app.server_settings import KeyStorage, Upstream
+from vestibule.net.grpc import Client
 from vestibule.pki.chains import verify_x509_svid
 from vestibule.pki.keys import generate_key, key_to_pkcs8
 from vestibule.pki.pem import pem_block
+from vestibule.wire.gen.vestibule.admin.v1 import ceremony_pb2
 
 PASSPHRASE = "correct horse battery staple"
 
@@ -116,6 +118,27 @@ async def test_below_an_intermediate_in_files_a_server_issues_and_its_bundle_is_
             assert len(agent.svid.chain) == 3
             renewed = await agent.renew()
             assert verify_x509_svid(renewed.chain, agent.bundle, datetime.now(UTC)) == renewed.spiffe_id
+
+
+async def test_a_server_that_signed_for_itself_goes_on_until_it_can_move_below_the_root() -> None:
+    with short_directory() as directory:
+        lab = await RootLab(directory / "root").made(now=datetime.now(UTC))
+        async with running(directory) as server:
+            agent = await server.agent()
+            (own,) = agent.bundle.x509_authorities
+        given = {"upstream": Upstream.CEREMONY, "upstream_roots": lab.pem, "key_storage": KeyStorage.DISK}
+        async with running(directory, **given) as server:
+            ceremony = Client(server.operator.channel, ceremony_pb2.DESCRIPTOR.services_by_name["Ceremony"])
+            asked = await ceremony.unary("MakeRequest", ceremony_pb2.MakeCeremonyRequest())
+            assert asked.state == "waiting"
+            answer = await lab.answers(bytes(asked.request), datetime.now(UTC))
+            taken = await ceremony.unary("Deliver", ceremony_pb2.DeliverRequest(answer=answer))
+            assert (taken.state, taken.request_name, taken.warning) == ("issuing", "", "")
+            agent = await server.agent()
+            async with asyncio.timeout(30):
+                while len((await agent.renew()).chain) != 3:
+                    await asyncio.sleep(0.2)
+            assert own != lab.der
 
 
 async def test_a_waiting_server_ends_on_a_signal() -> None:

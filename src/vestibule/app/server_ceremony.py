@@ -27,12 +27,11 @@ class StoppedWaiting(Exception):  # noqa: N818 - nothing went wrong
     """The server was told to end while it waited for its first intermediate."""
 
 
-async def can_sign(store: Store, clock: Clock) -> bool:
-    """Whether an authority of an earlier run signs still, so that nobody has to wait."""
+async def can_sign(store: Store, clock: Clock, owner: str) -> bool:
+    """Whether an authority of this server's (``owner``) earlier run signs still, so that nobody has to wait."""
     now = clock.now()
-    return any(
-        each.state is AuthorityState.ACTIVE and each.not_after > now for each in await store.authorities.all()
-    )
+    own = [each for each in await store.authorities.all() if each.owner == owner]
+    return any(each.state is AuthorityState.ACTIVE and each.not_after > now for each in own)
 
 
 class FirstIntermediate:

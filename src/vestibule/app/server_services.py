@@ -198,7 +198,7 @@ async def opened(
                 await revocations.start()
                 if isinstance(upstream, CeremonyUpstream):
                     await upstream.start()
-                    if first_intermediate is not None and not await can_sign(store, clock):
+                    if first_intermediate is not None and not await can_sign(store, clock, owned.owner):
                         await first_intermediate(upstream)
                 await authorities.start()
                 await entitlements.start()

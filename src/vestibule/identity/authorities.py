@@ -232,8 +232,9 @@ class Authorities:
             try:
                 await self.advance()
             except (VestibuleError, OSError) as error:
+                if self.problem != str(error):  # once: a ceremony, say, may take days
+                    _log.error("the authorities cannot advance: %s", error)
                 self.problem = str(error)
-                _log.error("the authorities cannot advance: %s", error)
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 self.problem = None
