@@ -103,7 +103,9 @@ async def test_the_server_counts_what_it_keeps_and_shows_its_chain(lab: Lab) -> 
     agent = await lab.agent()
     await lab.entry("/ns/a/sa/b", agent.id)
     info = await debug.unary("GetInfo", debug_pb2.GetInfoRequest())
-    assert (info.agents_count, info.federated_bundles_count) == (1, 1)
+    assert (info.agents_count, info.federated_bundles_count) == (1, 1), (
+        "as SPIRE counts, our own is one of them"
+    )
     assert info.entries_count >= 1
     assert 0 <= info.uptime < 120
     assert [each.id.path for each in info.svid_chain] == ["/spire/server", ""]

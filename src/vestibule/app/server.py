@@ -226,6 +226,7 @@ class _Server:
             store=services.store,
             chain=lambda: services.identity.svid.chain,
             bundle=services.authorities.bundle,
+            bundles=services.bundles.count,
             clock=clock,
         )
         logger = LoggerDoor(LogControl(), self._record_log_level)

@@ -5,7 +5,7 @@ Neither tells a secret; both are for the operator alone, since they say how larg
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Final
 
@@ -31,9 +31,11 @@ class ServerDebugDoor:
         store: Store,
         chain: Callable[[], tuple[bytes, ...]],
         bundle: Callable[[], TrustBundle],
+        bundles: Callable[[], Awaitable[int]],
         clock: Clock,
     ) -> None:
-        """``chain`` is the server's own SVID's, DER, leaf first."""
+        """``chain`` is the server's own SVID's, DER, leaf first; ``bundles`` counts the own one and others'."""
+        self._bundles = bundles
         self._store = store
         self._chain = chain
         self._bundle = bundle
@@ -51,7 +53,7 @@ class ServerDebugDoor:
             uptime=_seconds(self._started_at, self._clock),
             agents_count=await self._store.agents.count(AgentFilter()),
             entries_count=await self._store.entries.count(EntryFilter()),
-            federated_bundles_count=1,
+            federated_bundles_count=await self._bundles(),
         )
         for each in describe_chain(self._chain(), self._bundle()):
             response.svid_chain.add(
