@@ -267,3 +267,40 @@ async def test_what_was_derived_outlives_restarts_of_both(world: Field) -> None:
         while not (await why(world, again, "--pid", str(os.getpid())))[1]["process"]["agent"]["connected"]:
             await asyncio.sleep(0.05)
     assert (await again.until(anything)).svids[0].spiffe_id == before.svids[0].spiffe_id
+
+
+# ------------------------------------------------------------------------------- administering from elsewhere
+
+
+async def test_commands_administer_over_the_port_with_the_svid_of_their_process(world: Field) -> None:
+    agent = await world.agent()
+    await world.server.entry(agent.id, "/ops", ME)
+    await agent.until(anything)
+    environment = {
+        **os.environ,
+        "VESTIBULE_SERVER_ADDRESS": f"127.0.0.1:{world.server.port}",
+        "VESTIBULE_AGENT_SOCKET": str(agent.settings.socket_path),
+    }
+
+    async def count(*words: str) -> tuple[int, str]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "vestibule",
+            "entry",
+            "count",
+            *words,
+            env=environment,
+            stdout=PIPE,
+            stderr=PIPE,
+        )
+        out, error = await asyncio.wait_for(process.communicate(), 30)
+        return process.returncode or 0, (out + error).decode()
+
+    code, told = await count()
+    assert (code, "VST2323" in told) == (4, True)
+    local = ("--server-socket", str(world.server.socket))
+    ops = ("--spiffe-id", "spiffe://example.org/ops", "--may", "read", "--path", "/ops", "--parent", "/")
+    assert (await command("admin", "grant", *ops, *local))[0] == 0
+    await world.server.entry(agent.id, "/other", "no:body")
+    assert await count() == (0, "1\n")

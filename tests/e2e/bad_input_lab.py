@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from tests.e2e.front_door import Program, holds_none, processes_of, until, vestibule
 
+from vestibule.calls.unix import unix_channel
 from vestibule.cli.server_calls import ServerCalls, check, to_wire
 from vestibule.spiffe import SpiffeId
 from vestibule.wire.gen.spire import entry_pb2, types_pb2
@@ -215,7 +216,7 @@ class Platform:
         """One call over the operator's socket."""
 
         async def asked() -> Any:
-            calls = ServerCalls(self.server_socket)
+            calls = ServerCalls(unix_channel(self.server_socket))
             try:
                 return await call(calls)
             finally:

@@ -14,6 +14,7 @@ from grpclib.const import Status
 from vestibule.calls import codes as _calls_codes
 from vestibule.calls.http import codes as _http_codes
 from vestibule.calls.unix import unix_channel
+from vestibule.cli.remote_server import remote_address, remote_channel
 from vestibule.cli.sockets import find_sockets
 from vestibule.errors import CATALOGUE, VestibuleError
 from vestibule.identity import codes as _identity_codes
@@ -35,8 +36,8 @@ _CODED: Final = re.compile(r"(VST[0-9]{4}) (.*)", re.DOTALL)
 class ServerCalls:
     """Clients of the services of the server's private socket."""
 
-    def __init__(self, socket: Path) -> None:
-        self.channel = unix_channel(socket)
+    def __init__(self, channel: Any) -> None:
+        self.channel = channel
         self.agents = Client(self.channel, agent_pb2.DESCRIPTOR.services_by_name["Agent"])
         self.bundles = Client(self.channel, bundle_pb2.DESCRIPTOR.services_by_name["Bundle"])
         self.entries = Client(self.channel, entry_pb2.DESCRIPTOR.services_by_name["Entry"])
@@ -48,8 +49,14 @@ class ServerCalls:
 
 @asynccontextmanager
 async def server_calls(socket: Path | None) -> AsyncIterator[ServerCalls]:
-    """The calls, on the socket that is named or found.  Raises: VST9102, VST2300."""
-    calls = ServerCalls(find_sockets(server=socket).existing_server())
+    """The calls, on the socket that is named, or the port that the environment names, or the socket that is found.
+
+    Raises: VST9102, VST2300, and what ``remote_channel`` raises.
+    """
+    if socket is None and (address := remote_address()) is not None:
+        calls = ServerCalls(await remote_channel(address))
+    else:
+        calls = ServerCalls(unix_channel(find_sockets(server=socket).existing_server()))
     try:
         yield calls
     finally:

@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 from grpclib.const import Handler
 
 from vestibule.clock import Clock
+from vestibule.doors.limits import PerSource
 from vestibule.doors.scope import set_scope
 from vestibule.errors import VestibuleError
 from vestibule.identity.administration import (
@@ -51,6 +52,9 @@ RECHECK_SECONDS: Final = 10.0
 """A stream's caller is checked again at least this often, besides at every ban and eviction."""
 
 FAREWELL_SECONDS: Final = 5.0
+CALLS_PER_SECOND: Final = 100
+CALLS_AT_ONCE: Final = 500
+"""Of one identity that administers, or is a server below this one, over the port."""
 
 _log = logging.getLogger(__name__)
 
@@ -257,6 +261,7 @@ class Access:
         ``bundle_of`` leaves out authorities that ``revocations`` names.
         """
         self._scope_of = scope_of
+        self._administrating = PerSource(rate=CALLS_PER_SECOND, burst=CALLS_AT_ONCE, patience=10.0)
         self._revocations = revocations
         self._nodes = nodes
         self._powers = powers
@@ -282,6 +287,7 @@ class Access:
             try:
                 try:
                     caller = await self.admit(path, stream)
+                    await self._wait_for_turn(caller)
                 except VestibuleError as error:
                     outcome = "refused"
                     _log.warning("refused %s: %s", path, error)
@@ -338,6 +344,14 @@ class Access:
         if (why := revoked(self._revocations(), caller.chain, self._clock.now())) is not None:
             raise PEER_REFUSED.error(f"the caller's certificate is refused: {why}")
         return caller
+
+    async def _wait_for_turn(self, caller: Caller) -> None:
+        """Administrators over the port get their turns: what they do is a write each, and they may not starve agents.
+
+        Raises: VST2325.
+        """
+        if caller.kind is CallerKind.WORKLOAD:
+            await self._administrating.pass_through(str(caller.spiffe_id))
 
     def _administers(self, path: str, caller: Caller) -> bool:
         """Whether a workload may call a method as an administrator; notes what it may do there."""

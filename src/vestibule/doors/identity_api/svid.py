@@ -8,6 +8,7 @@ from typing import Final
 
 from vestibule.doors.identity_api.values import (
     actor,
+    actor_kind,
     id_from_wire,
     jwt_svid_to_wire,
     ok,
@@ -62,6 +63,7 @@ class SvidDoor:
         def permit(spiffe_id: SpiffeId, dns_names: Sequence[str]) -> None:
             scope.permit_mint(spiffe_id, dns_names, ttl, jwt=False)
 
+        await self._signing.pass_through(actor_kind())
         svid = await self._issuance.mint(actor(), request.csr, ttl, permit)
         await stream.send_message(wire.MintX509SVIDResponse(svid=svid_to_wire(svid)))
 
@@ -84,6 +86,7 @@ class SvidDoor:
         spiffe_id = id_from_wire(request.id, "invalid SPIFFE ID")
         ttl = timedelta(seconds=request.ttl) if request.ttl else None
         current_scope().permit_mint(spiffe_id, (), ttl, jwt=True)
+        await self._signing.pass_through(actor_kind())
         svid = await self._jwt_issuance.mint(actor(), spiffe_id, list(request.audience), ttl)
         await stream.send_message(wire.MintJWTSVIDResponse(svid=jwt_svid_to_wire(svid)))
 

@@ -37,6 +37,12 @@ def actor() -> str:
     return str(current_caller())
 
 
+def actor_kind() -> str:
+    """The caller for limits: an identity is itself, callers of the private socket are one."""
+    caller = current_caller()
+    return str(caller.spiffe_id) if caller.spiffe_id else caller.kind.value
+
+
 def own_agent_id() -> SpiffeId:
     """The SPIFFE ID of the agent that calls; the access table lets in nobody else."""
     return own_id()
