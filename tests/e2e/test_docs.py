@@ -34,7 +34,7 @@ UP: Final = "vestibule up shop"
 """What the pages take to be running; it is started once."""
 
 FOREIGN: Final = ("VESTIBULE_", "SPIFFE_", "XDG_")
-PORTS: Final = ("8081", "8082", "8083", "8443")
+PORTS: Final = ("8081", "8082", "8083", "8443", "9081", "9082", "9441", "9442")
 """Ports that pages name, and that may be taken here: each page gets free ones in their place."""
 PATIENCE: Final = 60.0
 

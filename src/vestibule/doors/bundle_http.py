@@ -119,12 +119,13 @@ class BundleEndpoint:
             return
         self._open[host] += 1
         try:
-            async with asyncio.timeout(self._seconds):
-                await self._converse(connection)
+            await self._converse(connection)
         except (OSError, TimeoutError, EOFError, h11.ProtocolError) as error:
             _log.debug("a client of the bundle endpoint at %s: %s", host, error)
         except VestibuleError as error:
             _log.error("the bundle cannot be served: %s (%s)", error, error.advice)
+        except Exception:  # noqa: BLE001 - whatever a stranger can bring about must not end the server
+            _log.exception("unexpected failure with a client of the bundle endpoint")
         finally:
             connection.close()
             self._open[host] -= 1
@@ -134,26 +135,33 @@ class BundleEndpoint:
         connection.setblocking(False)
         reader = asyncio.StreamReader(limit=MAX_REQUEST)
         loop = asyncio.get_running_loop()
-        transport, protocol = await loop.connect_accepted_socket(
-            lambda: asyncio.StreamReaderProtocol(reader),
+        protocol = asyncio.StreamReaderProtocol(reader)
+        # What uvloop gives back as the protocol is its own one for TLS.
+        transport, _ = await loop.connect_accepted_socket(
+            lambda: protocol,
             connection,
             ssl=self._tls,
             ssl_handshake_timeout=min(HANDSHAKE_SECONDS, self._seconds),
         )
         writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         try:
-            http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_REQUEST)
-            request = await _request(http, reader)
-            response, body = self._page.answer(request.method, request.target)
-            for part in (response, h11.Data(data=body), h11.EndOfMessage()):
-                writer.write(http.send(part) or b"")
-            await writer.drain()
-            self.served += response.status_code == 200
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+            # The handshake has its own limit, at which asyncio itself cleans up.
+            async with asyncio.timeout(self._seconds):
+                await self._exchange(reader, writer)
         finally:
             transport.abort()
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_REQUEST)
+        request = await _request(http, reader)
+        response, body = self._page.answer(request.method, request.target)
+        for part in (response, h11.Data(data=body), h11.EndOfMessage()):
+            writer.write(http.send(part) or b"")
+        await writer.drain()
+        self.served += response.status_code == 200
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
 
 async def _request(http: h11.Connection, reader: asyncio.StreamReader) -> h11.Request:

@@ -173,8 +173,9 @@ class Federation:
                 await self._fetch(relationship)
         except VestibuleError as error:
             if before.problem is None or before.problem.code is not error.code:
-                age = self._clock.now() - (before.fetched_at or relationship.fetched_at or self._clock.now())
-                _log.warning("no fresh bundle of %s for %s: %s (%s)", domain, age, error, error.advice)
+                last = before.fetched_at or relationship.fetched_at
+                since = f"since {last.isoformat(timespec='seconds')}" if last else "yet"
+                _log.warning("no fresh bundle of %s %s: %s (%s)", domain, since, error, error.advice)
                 await self._record_refusal(domain, error)
             self._note(relationship, before, error)
             raise
@@ -215,7 +216,7 @@ class Federation:
            still those that the fetch began with.
         """
         domain = relationship.trust_domain
-        trust = self._trust_of(relationship)
+        trust = await self._trust_of(relationship)
         if relationship.endpoint_spiffe_id is not None and trust is None:  # 1
             raise NO_ENDPOINT_TRUST.error(
                 "can't perform SPIFFE authentication: there is no bundle with authorities of "
@@ -251,12 +252,13 @@ class Federation:
             await self._bundles.refresh()
         await self._store.relationships.fetched(domain, self._clock.now())
 
-    def _trust_of(self, relationship: FederationRelationship) -> TrustBundle | None:
+    async def _trust_of(self, relationship: FederationRelationship) -> TrustBundle | None:
         if relationship.endpoint_spiffe_id is None:
             return None
         domain = relationship.endpoint_spiffe_id.trust_domain
         own = self._own()
-        bundle = own if domain == own.trust_domain else self._bundles.bundle(domain)
+        # As it is kept: what was set together with the relationship may not have been read again yet.
+        bundle = own if domain == own.trust_domain else await self._store.bundles.get(domain)
         return bundle if bundle is not None and bundle.x509_authorities else None
 
 

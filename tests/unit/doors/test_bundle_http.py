@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 import ssl
@@ -12,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import uvloop
 
 from vestibule.doors.bundle_http import MAX_REQUEST, BundleEndpoint, BundlePage
 from vestibule.net.listen import listen_tcp
@@ -19,6 +21,10 @@ from vestibule.net.tls import EndpointTls
 from vestibule.pki.bundles import from_jwks
 from vestibule.testing import TestAuthority
 
+# asyncio complains of transports whose TLS was cut in the middle; they are let go of below, in these tests.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in.*_SelectorTransport:pytest.PytestUnraisableExceptionWarning"
+)
 AUTHORITY = TestAuthority("example.org")
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -42,6 +48,8 @@ async def serving(tls: EndpointTls | None = None, **limits: Any) -> AsyncIterato
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         sock.close()
+        await asyncio.sleep(0.01)
+        gc.collect()
         await asyncio.sleep(
             0.01
         )  # transports that were aborted close themselves in the next turns of the loop
@@ -65,6 +73,16 @@ async def test_one_request_gets_the_bundle_and_the_connection_ends() -> None:
     assert b"content-type: application/json" in head.lower()
     assert body == page.document()
     assert from_jwks(AUTHORITY.trust_domain, body) == AUTHORITY.jwt_bundle
+
+
+def test_it_serves_on_the_event_loop_of_the_program_too() -> None:
+    async def main() -> bytes:
+        async with serving() as (port, _):
+            await ask(port, b"garbage\r\n\r\n")
+            return await ask(port)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert b" 200 " in runner.run(main())
 
 
 async def test_a_certificate_is_neither_asked_for_nor_needed() -> None:
