@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from vestibule.app.agent import AgentSettings
 from vestibule.app.codes import INVALID_SETTING
-from vestibule.app.configuration.files import agent_configuration
 from vestibule.app.configuration.meanings import AGENT
 from vestibule.errors import VestibuleError
+
+if TYPE_CHECKING:
+    from vestibule.app.configuration.files import ReadFile
 
 _FROM_A_FILE: Final = {
     "workload_attestors": ("--attestors",),
@@ -27,7 +29,7 @@ def agent_settings(
     Raises: VST9110, ``SeveralError`` for a file, and what the settings object to.
     """
     values = dict(told)
-    file = None if config is None else agent_configuration().read(config)
+    file = None if config is None else _read(config)
     for name, value in (file.values if file else {}).items():
         if not any(map(is_given, options_of(name))):
             values[name] = value
@@ -41,6 +43,13 @@ def agent_settings(
         if file is None:
             raise
         raise file.located(error) from error
+
+
+def _read(path: Path) -> ReadFile:
+    # Late: an agent without a file pays nothing for the reader.
+    from vestibule.app.configuration.files import agent_configuration
+
+    return agent_configuration().read(path)
 
 
 def options_of(name: str) -> tuple[str, ...]:
