@@ -26,6 +26,16 @@ FOREIGN_DATA = define(
     meaning="The data directory holds the authorities of another trust domain than the one in the settings.",
     advice="Use the data directory of this trust domain, or start with an empty one.",
 )
+DATABASE_LOST = define(
+    "VST9120",
+    "database-lost",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="The data directory is of a server that has worked, and its database is missing.  A new one would be the "
+    "authority of nothing that was issued so far.",
+    advice="Restore server.db (with server.db-wal, if there is one) from the last backup.  To begin anew for certain, "
+    "move the whole data directory away: every agent has to join again.",
+)
 NO_INTENT_DIRECTORY = define(
     "VST9113",
     "no-intent-directory",

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from vestibule.app.codes import DATABASE_LOST
 from vestibule.app.server_settings import ServerSettings
 from vestibule.clock import Clock
 from vestibule.identity.lifecycle import ALONE, Ownership
@@ -26,7 +27,9 @@ async def opened_store(settings: ServerSettings, clock: Clock) -> Store:
     if settings.database is None:
         from vestibule.store.sqlite import open_store
 
-        return await open_store(settings.data_dir / "server.db", clock)
+        path = settings.data_dir / "server.db"
+        _check_not_lost(path, settings.data_dir / "audit.jsonl")
+        return await open_store(path, clock)
     from vestibule.store.postgres import open_postgres
     from vestibule.store.sql.postgres_address import PostgresAddress
 
@@ -35,6 +38,13 @@ async def opened_store(settings: ServerSettings, clock: Clock) -> Store:
         _log.warning("the database's server need not prove its name: sslmode is not verify-full")
     _log.info("the database is %s", address)
     return await open_postgres(address, clock)
+
+
+def _check_not_lost(database: Path, audit: Path) -> None:
+    """A new database beside an old log would quietly begin another trust domain, and remove the old one's keys."""
+    if database.exists() or not audit.exists() or audit.stat().st_size == 0:
+        return
+    raise DATABASE_LOST.error(f"there is no {database}, but {audit} of the server that had one")
 
 
 def ownership(settings: ServerSettings, store: Store) -> Ownership:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +14,7 @@ import aiosqlite
 from sqlalchemy import URL, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from vestibule.store.codes import STORE_UNUSABLE
 from vestibule.store.sql.database import Database
 from vestibule.store.sql.failures import translated
 
@@ -31,7 +35,7 @@ def sqlite_database(path: Path) -> Database:
     return Database(
         writer=_engine(path, size=1, begin="BEGIN IMMEDIATE"),
         readers=_engine(path, size=READERS, begin="BEGIN", extra="query_only = ON"),
-        translated=translated,
+        translated=_SameFile(path).translated,
     )
 
 
@@ -57,6 +61,37 @@ class _Connection(aiosqlite.Connection):
         if self._stopped is None:
             self._stopped = super().stop()
         return self._stopped
+
+
+class _SameFile:
+    """Whoever has a deleted file open can go on writing to it, and all of that is lost with the process."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._opened: os.stat_result | None = None
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Every transaction looks first.  Raises: VST8000, and the errors of SQLite in our words."""
+        self._check()
+        with translated():
+            yield
+
+    def _check(self) -> None:
+        try:
+            named = self._path.stat()
+        except OSError as error:
+            raise STORE_UNUSABLE.error(
+                f"{self._path} is gone: {error.strerror}",
+                advice="Put the file back where it was, with its -wal and -shm, and all goes on; or stop the server, "
+                "restore the last backup and start it.",
+            ) from error
+        self._opened = self._opened or named
+        if not os.path.samestat(named, self._opened):
+            raise STORE_UNUSABLE.error(
+                f"{self._path} is another file than the one that was opened",
+                advice="Start the server anew, to go on with this file.",
+            )
 
 
 def _engine(path: Path, *, size: int, begin: str, extra: str = "") -> AsyncEngine:
