@@ -81,6 +81,8 @@ class _SameFile:
         try:
             named = self._path.stat()
         except OSError as error:
+            if self._opened is None:
+                return  # the first transaction makes it
             raise STORE_UNUSABLE.error(
                 f"{self._path} is gone: {error.strerror}",
                 advice="Put the file back where it was, with its -wal and -shm, and all goes on; or stop the server, "
