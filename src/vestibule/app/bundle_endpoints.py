@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from functools import partial
 
 from vestibule.app.codes import INVALID_SETTING
@@ -11,9 +12,12 @@ from vestibule.calls.bundle_endpoint import BundleEndpoints
 from vestibule.calls.http.tls import client_context
 from vestibule.clock import Clock
 from vestibule.identity.relationships import endpoint_url
+from vestibule.spiffe import Revocations
 
 
-def bundle_endpoints(settings: ServerSettings, clock: Clock) -> BundleEndpoints:
+def bundle_endpoints(
+    settings: ServerSettings, clock: Clock, revocations: Callable[[], Revocations]
+) -> BundleEndpoints:
     """Raises: VST9110 for web authorities that cannot be read."""
     authorities = settings.federation_web_ca
     try:
@@ -25,4 +29,5 @@ def bundle_endpoints(settings: ServerSettings, clock: Clock) -> BundleEndpoints:
         parse=endpoint_url,
         web=partial(client_context, authorities),
         permit_local=settings.federation_permit_local,
+        revocations=revocations,
     )

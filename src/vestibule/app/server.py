@@ -53,7 +53,7 @@ from vestibule.net.grpc_server import GrpcServer
 from vestibule.net.listen import listen_tcp
 from vestibule.net.tls import ServerTls
 from vestibule.net.unix import PRIVATE, UnixListener, listen_unix
-from vestibule.pki.revocation import unrevoked
+from vestibule.pki.revocation import revoked, unrevoked
 from vestibule.processes import Shutdown
 from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain
 from vestibule.telemetry.levels import LogControl, LogLevel
@@ -324,6 +324,7 @@ class _Server:
         yield "nodes", services.nodes.run
         yield "server-identity", services.identity.run
         yield "revocations", services.revocations.run
+        yield "own-revocation", self._replace_own_when_revoked
         yield "crls", services.crls.run
         yield "tls", self._keep_tls_current
         yield "federated-bundles", services.bundles.run
@@ -362,6 +363,15 @@ class _Server:
             seen = authorities.revision, identity.revision
             self._tls.update(identity.svid, authorities.bundle())
             await first(authorities.changed(seen[0]), identity.changed(seen[1]))
+
+    async def _replace_own_when_revoked(self) -> None:
+        """Agents refuse a server whose SVID is revoked: it gets another one at once."""
+        revocations, identity = self._services.revocations, self._services.identity
+        while True:
+            seen = revocations.revision
+            if revoked(revocations.now, identity.svid.chain, self._clock.now()) is not None:
+                await identity.renew()
+            await revocations.changed(seen)
 
     def _bundle_of(self, trust_domain: TrustDomain) -> TrustBundle | None:
         own = self._services.authorities.bundle()

@@ -177,7 +177,9 @@ async def opened(
                 nodes = Nodes(store, issuance, registration, attestors, audit, clock, domain, audit)
                 nodes.prune_expired_for = settings.prune_agents_expired_for
                 nodes.prune_tofu = settings.prune_tofu_agents
-                returning = Returning(nodes, issuance, audit, clock, settings.return_grace)
+                returning = Returning(
+                    nodes, issuance, audit, clock, settings.return_grace, lambda: revocations.now
+                )
                 identity = ServerIdentity(issuance, clock, domain, authorities)
                 signers = Signers(authorities, lambda: [] if jwt is None else jwt.all())
                 revoking = Revoking(
@@ -191,6 +193,7 @@ async def opened(
                     domain,
                     renew_server=identity.renew,
                     emergency=audit,
+                    linger=settings.return_grace,
                     told=nodes.departures.advance,
                 )
                 issued.open()
@@ -212,7 +215,7 @@ async def opened(
                     store,
                     relationships,
                     bundles,
-                    bundle_endpoints(settings, clock),
+                    bundle_endpoints(settings, clock, lambda: revocations.now),
                     audit,
                     clock,
                     authorities.bundle,

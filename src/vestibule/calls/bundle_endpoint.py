@@ -21,9 +21,9 @@ from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
 from vestibule.net.caller import peer_chain
 from vestibule.pki.bundles import from_jwks
-from vestibule.pki.chains import verify_x509_svid
+from vestibule.pki.revocation import verify_unrevoked
 from vestibule.records import FederationRelationship
-from vestibule.spiffe import SpiffeId, TrustBundle
+from vestibule.spiffe import Revocations, SpiffeId, TrustBundle
 
 FETCH_SECONDS: Final = 20.0
 """For one fetch with all its redirects."""
@@ -53,6 +53,7 @@ class BundleEndpoints:
     parse: Callable[[str], SplitResult]
     web: Callable[[], ssl.SSLContext]
     permit_local: bool = False
+    revocations: Callable[[], Revocations] = Revocations
     seconds: float = FETCH_SECONDS
 
     async def fetch(self, relationship: FederationRelationship, trust: TrustBundle | None) -> TrustBundle:
@@ -108,7 +109,7 @@ class BundleEndpoints:
             raise BUNDLE_ENDPOINT_REFUSED.error(f"there is no bundle to know {expected} by")
 
         def verify(connection: ssl.SSLObject) -> None:
-            _verify_spiffe(connection, expected, trust, self.clock)
+            _verify_spiffe(connection, expected, trust, self.clock, self.revocations())
 
         return _Tls(context=lambda: _spiffe_context(trust), verify=verify)
 
@@ -188,13 +189,15 @@ def _spiffe_context(trust: TrustBundle) -> ssl.SSLContext:
     return context
 
 
-def _verify_spiffe(connection: ssl.SSLObject, expected: SpiffeId, trust: TrustBundle, clock: Clock) -> None:
+def _verify_spiffe(
+    connection: ssl.SSLObject, expected: SpiffeId, trust: TrustBundle, clock: Clock, revocations: Revocations
+) -> None:
     """The peer's whole chain holds against one bundle alone, and its ID is the configured one (5.2.2.4).
 
     Raises: VST2350.
     """
     try:
-        found = verify_x509_svid(peer_chain(connection), trust, clock.now())
+        found = verify_unrevoked(peer_chain(connection), trust, clock.now(), revocations)
     except VestibuleError as error:
         raise BUNDLE_ENDPOINT_REFUSED.error(
             f"the endpoint does not prove {expected}: {error.message}"

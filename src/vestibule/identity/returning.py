@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 import logging
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -30,7 +31,7 @@ from vestibule.identity.nodes import Nodes
 from vestibule.identity.refusals import Refusals
 from vestibule.pki.possession import CHALLENGE_BYTES, Statement, holds, key_sha256
 from vestibule.records import AgentRecord
-from vestibule.spiffe import SpiffeId
+from vestibule.spiffe import Revocation, Revocations, SpiffeId
 
 DEFAULT_GRACE: Final = timedelta(days=7)
 _log = logging.getLogger(__name__)
@@ -50,8 +51,16 @@ class Returning:
     """Lets agents return, for ``grace`` after their last SVID expired; never, where that is zero."""
 
     def __init__(
-        self, nodes: Nodes, issuance: Issuance, audit: Audit, clock: Clock, grace: timedelta
+        self,
+        nodes: Nodes,
+        issuance: Issuance,
+        audit: Audit,
+        clock: Clock,
+        grace: timedelta,
+        revocations: Callable[[], Revocations] = Revocations,
     ) -> None:
+        """``revocations`` are kept for as long as an agent may return, not only while its SVID would be valid."""
+        self._revocations = revocations
         self._nodes = nodes
         self._issuance = issuance
         self._audit = audit
@@ -106,17 +115,26 @@ class Returning:
             raise AGENT_BANNED.error(f"agent {claim.spiffe_id} is banned")
         if agent.can_reattest:
             raise AGENT_MUST_REATTEST.error("agent must reattest instead of return")
-        # 4. It was not away for too long.
+        # 4. The SVID that it comes back with is not revoked: whoever has the key may be a thief.
+        if (why := self._revoked(claim)) is not None:
+            raise RETURN_REFUSED.error(f"no return with what does not count: {why}")
+        # 5. It was not away for too long.
         if self._clock.now() > _over(agent) + self._grace:
             raise RETURN_TOO_LATE.error(
                 f"the last SVID of {claim.spiffe_id} expired {_over(agent):%Y-%m-%d %H:%M:%S} UTC, "
                 f"more than {self._grace} ago"
             )
-        # 5. On record before it is known, known before it is told.  A ban or an eviction meanwhile holds.
+        # 6. On record before it is known, known before it is told.  A ban or an eviction meanwhile holds.
         svid, issued = await self._issuance.for_agent(claim.spiffe_id, csr)
         await self._audit.record([_returned(claim), issued])
         await self._nodes.note_issued(claim.spiffe_id, svid)
         return svid
+
+    def _revoked(self, claim: Claim) -> Revocation | None:
+        now, revocations = self._clock.now(), self._revocations()
+        serial = int(claim.serial) if claim.serial.isdecimal() else 0
+        # Of an identity, when its last SVID was issued is not known for certain: it attests again.
+        return revocations.of_serial(serial, now) or revocations.of_identity(claim.spiffe_id, None, now)
 
     async def _record_refusal(self, claim: Claim, error: VestibuleError) -> None:
         left_out = self._refusals.next(self._clock.now())

@@ -111,13 +111,16 @@ class Revoking:
         *,
         renew_server: Callable[[], Awaitable[None]],
         emergency: EmergencyAudit | None = None,
+        linger: timedelta = timedelta(),
         told: Callable[[], None] = lambda: None,
     ) -> None:
         """``renew_server`` gives the server itself a new SVID; ``told`` hears of every change, at once.
 
         With ``emergency`` a full disk under the audit log does not keep from revoking (``audit.deferred``).
+        ``linger`` is how long after its end an SVID is still good for something: for an agent's return.
         """
         self._emergency = emergency
+        self._linger = linger
         self._list = revocations
         self._marks = marks
         self._issued = issued
@@ -181,6 +184,8 @@ class Revoking:
         return Plan(what="authority", subject=found.subject, revocations=(made,), authority=found)
 
     def _made(self, order: Order, target: Target, expires_at: datetime | None) -> Revocation:
+        if expires_at is not None and isinstance(target, RevokedCertificate | RevokedIdentity):
+            expires_at += self._linger
         return Revocation(
             target=target,
             at=self._clock.now(),
@@ -199,6 +204,10 @@ class Revoking:
     def _latest_end(self, trust_domain: TrustDomain) -> datetime | None:
         """When nothing that was issued until now can be valid any more; not known for others' trust domains."""
         return self._signers.latest_end() if trust_domain == self._trust_domain else None
+
+    def _after_all(self, spiffe_id: SpiffeId) -> datetime | None:
+        ends = self._latest_end(spiffe_id.trust_domain)
+        return None if ends is None else ends + self._linger
 
     async def _by_der(self, der: bytes) -> tuple[RevokedCertificate, datetime]:
         leaf_facts(der)  # a signing certificate is revoked as an authority
@@ -265,7 +274,7 @@ class Revoking:
             lifted = replace(
                 known,
                 target=replace(target, issued_before=self._next_second(spiffe_id)),
-                expires_at=self._latest_end(spiffe_id.trust_domain),
+                expires_at=self._after_all(spiffe_id),
             )
             details: dict[str, Detail] = {"reason": order.reason.value, "note": order.note[:MAX_NOTE]}
             event = AuditEvent(

@@ -360,6 +360,13 @@ class Revocations:
         why = self._index.get((RevokedAgent.kind, mark))
         return None if why is None or why.is_over(now) else why
 
+    def of_serial(self, serial: int, now: datetime) -> Revocation | None:
+        """Why a certificate of this serial number does not count, whichever authority signed it."""
+        why = self._index.get((RevokedCertificate.kind, serial))
+        if why is not None and not why.is_over(now):
+            return why
+        return self.of_mark(serial >> MARK_BITS, now)
+
     def issuing(self, spiffe_id: SpiffeId, now: datetime) -> Revocation | None:
         """Why nothing may be issued to an ID at ``now``."""
         return self.of_identity(spiffe_id, now, now)
@@ -378,6 +385,7 @@ def _keys(target: Target) -> Iterable[object]:
     match target:
         case RevokedCertificate():
             yield (target.kind, target.authority_id, target.serial)
+            yield (target.kind, target.serial)
         case RevokedAuthority():
             yield (target.kind, target.fingerprint)
             if target.key:

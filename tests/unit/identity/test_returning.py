@@ -18,6 +18,8 @@ from vestibule.identity.returning import Claim, Returning
 from vestibule.pki.csr import make_csr
 from vestibule.pki.keys import generate_key, public_key_der
 from vestibule.pki.possession import Statement, sign_statement
+from vestibule.spiffe import Revocation, Revocations, RevokedAgent, RevokedCertificate, RevokedIdentity
+from vestibule.spiffe.revocations import Target
 
 TTL = timedelta(minutes=10)
 GRACE = timedelta(days=7)
@@ -210,3 +212,24 @@ async def test_refusals_are_on_record_up_to_a_bound(world: World) -> None:
         assert await refusal(world, stranger, service) == "VST1221"
     assert world.audit.actions().count("agent.return") == PER_WINDOW
     assert world.audit.events[-1].outcome == "VST1221"
+
+
+@pytest.mark.parametrize("kind", ["certificate", "identity", "agent"])
+async def test_nobody_comes_back_with_the_key_of_a_revoked_svid_also_after_its_end(
+    world: World, kind: str
+) -> None:
+    member = await joined(world)
+    serial, spiffe_id = int(member.svid.serial), member.svid.spiffe_id
+    targets: dict[str, Target] = {
+        "certificate": RevokedCertificate(authority_id=member.svid.authority_id, serial=serial),
+        "identity": RevokedIdentity(spiffe_id=spiffe_id, issued_before=world.clock.now()),
+        "agent": RevokedAgent(agent_id=spiffe_id, mark=serial >> 64),
+    }
+    target = targets[kind]
+    listed = Revocations(1, (Revocation(target=target, at=world.clock.now(), version=1),))
+    service = Returning(world.nodes, world.issuance, world.audit, world.clock, GRACE, lambda: listed)
+    assert await refusal(world, member, service) == "VST1221"
+    world.clock.advance(timedelta(days=6))
+    assert await refusal(world, member, service) == "VST1221"
+    assert "was revoked" in str(world.audit.events[-1].details["error"])
+    await come_back(world, member)  # it is the list that keeps it out

@@ -374,3 +374,24 @@ async def test_a_crl_says_the_same_whether_little_or_much_is_revoked(scene: Scen
     await scene.revoking.carry_out(await scene.revoking.plan_agent(ORDER, AGENT), ORDER)
     await scene.crls.refresh()
     assert scene.crl().revokes(int(after.serial))
+
+
+async def test_what_lets_an_agent_return_is_kept_as_long_as_that(scene: Scene) -> None:
+    svid = await scene.svid()
+    signers, days = Signers(scene.world.authorities, scene.world.jwt.all), timedelta(days=7)
+    revoking = Revoking(
+        scene.listed,
+        scene.marks,
+        scene.issued,
+        signers,
+        NoBans(),
+        scene.world.audit,
+        scene.world.clock,
+        DOMAIN,
+        renew_server=lambda: asyncio.sleep(0),
+        linger=days,
+    )
+    plan = await revoking.plan_certificate(ORDER, CertificateName(serial=int(svid.serial)))
+    ends = plan.revocations[0].expires_at
+    assert ends is not None
+    assert ends >= svid.not_after + days
