@@ -132,7 +132,9 @@ async def opened(
                     wit=wit,
                 )
                 entitlements = Entitlements(store, clock)
-                marks, revocations = Marks(store, clock), RevocationList(store, clock)
+                marks = Marks(store, clock)
+                # What another server of the database revoked cuts streams here, too.
+                revocations = RevocationList(store, clock, lambda: nodes.departures.advance())
                 gate = RevocationGate(lambda: revocations.now, marks, issued.append, clock)
                 claims = ClaimRules(allowed=settings.allowed_jwt_claims)
                 rules = EntryRules(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -29,7 +30,9 @@ class RevocationList:
     Other servers of the same database put theirs there, too; the store's change feed tells.
     """
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, elsewhere: Callable[[], None] = lambda: None) -> None:
+        """``elsewhere`` hears when the list grew by what another server put on it."""
+        self._elsewhere = elsewhere
         self._store = store
         self._clock = clock
         self._now = Revocations()
@@ -105,6 +108,7 @@ class RevocationList:
         if after is not self._now:
             self._now = after
             self._beacon.advance()
+            self._elsewhere()
 
     def hear(self, version: int) -> None:
         """Somebody knows the list up to ``version``.

@@ -229,13 +229,16 @@ async def test_an_agents_mark_is_in_all_that_was_issued_through_it_and_is_never_
 async def test_another_server_of_the_database_takes_the_list_and_gives_new_marks(scene: Scene) -> None:
     world = scene.world
     await scene.svid()
-    other, marks = RevocationList(world.store, world.clock), Marks(world.store, world.clock)
+    told: list[int] = []
+    other = RevocationList(world.store, world.clock, lambda: told.append(1))
+    marks = Marks(world.store, world.clock)
     await other.start()
     await marks.start()
     assert await marks.of(AGENT) == await scene.marks.of(AGENT)
     plan = await scene.revoking.plan_agent(ORDER, AGENT)
     await scene.revoking.carry_out(plan, ORDER)
     await other.catch_up()
+    assert told == [1]
     assert [each.id for each in other.now.entries] == [each.id for each in scene.listed.now.entries]
     gate = RevocationGate(lambda: other.now, marks, scene.issued.append, world.clock)
     world.clock.advance(1)
