@@ -24,6 +24,7 @@ from vestibule.identity.revocation import IssuedCertificates
 from vestibule.identity.revocation_list import RevocationList
 from vestibule.keys import KeyManager
 from vestibule.pki.certificates import load_certificate
+from vestibule.pki.codes import CRL_REFUSED
 from vestibule.pki.crls import RevokedSerial, crl_builder
 from vestibule.records import Authority, AuthorityState, PublishedCrl
 from vestibule.spiffe import Revocation, RevokedAgent, RevokedCertificate, RevokedIdentity
@@ -61,11 +62,20 @@ class CrlPublishing:
         self._clock = clock
         self._crls: dict[str, PublishedCrl] = {}
         self._refreshing = asyncio.Lock()
+        self._without: set[str] = set()
+        """Authorities whose certificate, made by an upstream, does not let them sign lists."""
 
     async def start(self) -> None:
-        """Read what is kept, and make what is missing.  Raises: errors of store, keys and audit."""
+        """Read what is kept, and make what is missing; what cannot be made is logged, and tried again by ``run``.
+
+        Raises: errors of the store.
+        """
         self._crls = {each.authority_id: each for each in await self._store.crls.all()}
-        await self.refresh()
+        try:
+            await self.refresh()
+        except VestibuleError as error:
+            # Lists are for others' clients: for want of one, ours are not to go without identities.
+            _log.error("the revocation lists cannot be made: %s", error)
 
     async def run(self) -> None:
         """Make lists anew when they have to be; a failure is logged and tried again."""
@@ -105,6 +115,8 @@ class CrlPublishing:
 
     def _is_due(self, authority_id: str, now: datetime) -> bool:
         crl = self._crls.get(authority_id)
+        if authority_id in self._without:
+            return False
         if crl is None or crl.list_version != self._revocations.now.version:
             return True
         return now >= _half_life(crl)
@@ -124,7 +136,14 @@ class CrlPublishing:
         number = max(before.number + 1 if before else 1, int(now.timestamp() * 1000))
         next_update = now + LIFE
         issuer = load_certificate(authority.chain[0])
-        builder = await asyncio.to_thread(_built, issuer, revoked, number, now, next_update)
+        try:
+            builder = await asyncio.to_thread(_built, issuer, revoked, number, now, next_update)
+        except VestibuleError as error:
+            if error.code is not CRL_REFUSED:
+                raise
+            _log.warning("authority %s signs no revocation list: %s", authority.id, error)
+            self._without.add(authority.id)
+            return
         details: dict[str, Detail] = {
             "number": str(number),
             "revoked": len(revoked),
