@@ -103,11 +103,12 @@ async def test_a_long_socket_path_is_explained() -> None:
 async def test_wrong_settings_are_explained_with_their_place() -> None:
     with short_directory() as directory:
         config = directory / "server.yaml"
-        config.write_text("trust_domain: example.org\nca_tll: 1h\n")
+        config.write_text("trust_domain: example.org\nca_tll: 1h\nbind_port: x\n")
         code, _, err = await finished("server", "run", "--config", str(config))
         assert code == 2
-        assert f"{config}:2: VST9110 unknown setting 'ca_tll'" in err
-        assert "Did you mean ca_ttl?" in err
+        assert f"{config}:2:1: VST0020 the server's file has no key 'ca_tll'" in err
+        assert "Did you mean 'ca_ttl'?" in err
+        assert f"{config}:3:12: VST" in err, "all at once"
         code, _, err = await finished(*arguments(directory, "--ca-ttl", "soon"))
         assert (code, "VST9100" in err) == (2, True)
         code, _, err = await finished(*arguments(directory, "--trust-domain", "Not A Domain"))
