@@ -101,7 +101,7 @@ async def call(port: int, svid: X509Svid) -> bool:
     try:
         async with httpx.AsyncClient(verify=context, timeout=5, trust_env=False) as client:
             return (await client.get(f"https://127.0.0.1:{port}/")).status_code == 200
-    except httpx.TransportError:
+    except (httpx.TransportError, OSError):  # the alert may also come while the connection is being closed
         return False
 
 
