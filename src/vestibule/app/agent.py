@@ -41,6 +41,7 @@ from vestibule.app.agent_attestors import DEFAULT as DEFAULT_ATTESTORS
 from vestibule.app.agent_attestors import JOIN_TOKEN, proof_source, workload_attestors
 from vestibule.app.attestor_choices import Choice
 from vestibule.app.codes import INVALID_SETTING
+from vestibule.app.settled import settle
 from vestibule.app.socket_directories import socket_directory
 from vestibule.attest.workload.supervised import Vouched, is_descendant
 from vestibule.calls.ads import AdsCalls
@@ -427,6 +428,7 @@ class Agent:
         while not self.cache.ready or self.cache.now.own is None:
             seen = await self.cache.changed.after(seen)
         on_ready(self.cache.now.own.svid.spiffe_id)
+        settle()
 
     async def _until(self, shutdown: Shutdown) -> None:
         await shutdown.drain.wait()

@@ -19,6 +19,7 @@ from vestibule.app.server_mesh import Background, Mesh, mesh_of
 from vestibule.app.server_metrics import server_metrics
 from vestibule.app.server_services import Services, opened
 from vestibule.app.server_settings import ServerSettings
+from vestibule.app.settled import settle
 from vestibule.app.socket_directories import socket_directory
 from vestibule.audit import AuditEvent
 from vestibule.clock import Clock, SystemClock, steps
@@ -300,6 +301,7 @@ class _Server:
                     await self._local.listen(self._places.local.sock)
                     await self._remote.listen(self._places.tcp, tls=self._tls.context)
                     on_ready()
+                    settle()
                     await shutdown.drain.wait()
                     _log.info("draining")
                     await first(self._drain(), shutdown.at_once.wait())

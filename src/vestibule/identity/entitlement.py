@@ -32,14 +32,14 @@ class EntryIndex:
         by_parent: dict[SpiffeId, list[Entry]] = defaultdict(list)
         powerful: dict[SpiffeId, list[Entry]] = defaultdict(list)
         aliases: list[Entry] = []
-        fixed: dict[SpiffeId, set[str]] = defaultdict(set)
+        fixed: dict[SpiffeId, tuple[str, ...]] = {}
         for entry in entries:
             if entry.admin or entry.downstream:
                 powerful[entry.spiffe_id].append(entry)
             alias = entry.parent_id.path == SERVER_PATH
             (aliases if alias else by_parent[entry.parent_id]).append(entry)
             if not entry.is_template and not entry.template_id:
-                fixed[entry.spiffe_id].add(entry.id)
+                fixed[entry.spiffe_id] = (*fixed.get(entry.spiffe_id, ()), entry.id)
         self._fixed = fixed
         self._by_parent = MappingProxyType({parent: tuple(below) for parent, below in by_parent.items()})
         self._aliases = tuple(aliases)
@@ -153,6 +153,7 @@ class Entitlements:
         self._index = EntryIndex(())
         self._selectors: dict[SpiffeId, frozenset[Selector]] = {}
         self._views: dict[SpiffeId, _View] = {}
+        self._begun = False
         self._beacon = Beacon()
         self._changes = store.changes.subscribe("entries", "agents")
         # Reads are one at a time, so that an older one never overwrites a newer one.
@@ -179,9 +180,14 @@ class Entitlements:
     async def refresh(self) -> None:
         """Read the store again; whoever just changed it and needs the change to hold now awaits this."""
         async with self._reading:
-            entries = await self._store.entries.all()
-            self._selectors = await self._node_selectors()
-            self._entries = tuple(entries)
+            entries = tuple(await self._store.entries.all())
+            selectors = await self._node_selectors()
+            # Whoever changed the store has awaited this already when the change feed tells of it.
+            if entries == self._entries and selectors == self._selectors and self._begun:
+                return
+            self._begun = True
+            self._selectors = selectors
+            self._entries = entries
             self._index = EntryIndex(entries)
             self._advance()
 

@@ -105,12 +105,18 @@ async def test_another_agents_entry_leaves_an_agents_revision_alone(world: World
 async def test_who_waits_is_woken_by_a_change_made_elsewhere(world: World) -> None:
     following = asyncio.create_task(world.entitlements.run())
     async with asyncio.timeout(5):
-        await world.entitlements.changed(world.entitlements.revision)  # it begins with a look of its own
         waiting = asyncio.create_task(world.entitlements.changed(world.entitlements.revision))
         await world.store.entries.create(entry("/web", AGENT))
         await waiting
     assert world.entitlements.is_entitled(AGENT, spiffe("/web"))
     following.cancel()
+
+
+async def test_a_change_of_the_store_that_was_seen_already_wakes_nobody(world: World) -> None:
+    await world.create(entry("/web", AGENT))
+    seen = world.entitlements.revision
+    await world.entitlements.refresh()
+    assert world.entitlements.revision == seen
 
 
 async def test_an_expiring_entry_stops_to_count_by_itself_and_is_then_removed(world: World) -> None:

@@ -7,9 +7,9 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from sqlalchemy import Row, Select, Text, delete, func, insert, select, type_coerce, update
+from sqlalchemy import BigInteger, Row, Select, Text, delete, func, insert, select, type_coerce, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vestibule.clock import Clock
@@ -28,6 +28,12 @@ from vestibule.store.sql.schema import entries as table
 
 _FIELDS: Final = tuple(field.name for field in fields(Entry))
 _COLUMNS: Final = tuple(table.c[name] for name in _FIELDS)
+_MARKS: Final = select(table.c.id, table.c.revision, type_coerce(table.c.created_at, BigInteger))
+_AT_ONCE: Final = 500
+"""Entries that are read one by one; of more, all are."""
+
+_Mark: TypeAlias = tuple[int, int]
+"""Revision and time of creation."""
 
 
 class SqlEntries:
@@ -37,6 +43,7 @@ class SqlEntries:
         self._database = database
         self._changes = changes
         self._clock = clock
+        self._read: dict[str, tuple[_Mark, Entry]] = {}
 
     async def create(self, entry: Entry) -> tuple[Entry, bool]:
         """Keep a new entry, or find the similar one."""
@@ -73,6 +80,7 @@ class SqlEntries:
         """Forget an entry."""
         async with self._database.write() as connection:
             known = (await connection.execute(delete(table).where(table.c.id == entry_id))).rowcount > 0
+        self._read.pop(entry_id, None)
         if known:
             self._changes.publish("entries")
         return known
@@ -83,10 +91,29 @@ class SqlEntries:
             return await _one(connection, table.c.id == entry_id)
 
     async def all(self) -> list[Entry]:
-        """All entries, by ID."""
+        """All entries, by ID.  Of those that were read before, only what has changed is read again.
+
+        Every change of an entry counts its revision up, and an ID that is used again has another time of creation.
+        """
         async with self._database.read() as connection:
-            rows = await connection.execute(select(*_COLUMNS).order_by(table.c.id))
-            return [_entry(row) for row in rows]
+            marks = {row[0]: (row[1], row[2]) for row in await connection.execute(_MARKS)}
+            known = {id_: self._read[id_] for id_, mark in marks.items() if self._is_current(id_, mark)}
+            missing = [id_ for id_ in marks if id_ not in known]
+            if len(missing) > _AT_ONCE:
+                found = list(await connection.execute(select(*_COLUMNS)))
+            elif missing:
+                found = list(await connection.execute(select(*_COLUMNS).where(table.c.id.in_(missing))))
+            else:
+                found = []
+        for row in found:
+            entry = _entry(row)
+            known[entry.id] = marks[entry.id], entry
+        self._read = known
+        return [known[id_][1] for id_ in sorted(known)]
+
+    def _is_current(self, entry_id: str, mark: _Mark) -> bool:
+        known = self._read.get(entry_id)
+        return known is not None and known[0] == mark
 
     async def page(self, filter: EntryFilter, size: int, token: str = "") -> Page[Entry]:  # noqa: A002
         """Up to ``size`` entries by ID."""
@@ -138,7 +165,7 @@ async def _create(
     if (error := await _unknown_federation(connection, entry.federates_with)) is not None:
         return error
     new = replace(entry, id=entry.id or str(uuid.uuid4()), revision=0, created_at=now)
-    await connection.execute(insert(table).values(_values(new)))
+    await connection.execute(insert(table), _values(new))
     return new, True
 
 
@@ -203,4 +230,4 @@ def _values(entry: Entry) -> dict[str, Any]:
 
 
 def _entry(row: Row[Any]) -> Entry:
-    return Entry(**row._mapping)
+    return Entry(**dict(zip(_FIELDS, row, strict=True)))
