@@ -262,7 +262,7 @@ async def campaign(kills: int, seed: int, keep: bool = False) -> Report:
     if keep or report.violations:
         report.violations.append(f"see {directory}") if report.violations else None
     else:
-        shutil.rmtree(directory)
+        shutil.rmtree(directory, ignore_errors=True)
     return report
 
 

@@ -111,7 +111,7 @@ class Field:
 
     def integrity(self) -> str:
         """SQLite's own verdict about the database as the crash left it; ``ok`` if it is whole."""
-        with tempfile.TemporaryDirectory(dir=self.directory) as scratch:
+        with tempfile.TemporaryDirectory(dir=self.directory, ignore_cleanup_errors=True) as scratch:
             for each in self.data.glob("server.db*"):
                 if ".bak" not in each.name:
                     shutil.copy(each, scratch)

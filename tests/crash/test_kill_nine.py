@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,13 @@ from tests.crash.kill_nine import campaign
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("crash")]
 KILLS = 8
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    made = Journal(tmp_path / "journal")
+    yield made
+    made.close()
 
 
 @pytest.mark.timeout(180)
@@ -22,8 +30,7 @@ async def test_what_was_acknowledged_survives_every_kill() -> None:
     assert report.acknowledged > KILLS, str(report)
 
 
-def test_the_journal_notices_what_a_crash_could_do(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal")
+def test_the_journal_notices_what_a_crash_could_do(journal: Journal) -> None:
     for entry_id in ("kept", "lost", "back", "old"):
         journal.creating(entry_id, "1")
         journal.written(entry_id, "1")
@@ -40,8 +47,7 @@ def test_the_journal_notices_what_a_crash_could_do(tmp_path: Path) -> None:
     assert [rule.split()[1] for rule in journal.violations] == ["maybe"]
 
 
-def test_the_journal_notices_what_is_not_on_record(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal")
+def test_the_journal_notices_what_is_not_on_record(journal: Journal) -> None:
     journal.issued([1, 2])
     journal.creating("a", "")
     journal.written("a", "")
