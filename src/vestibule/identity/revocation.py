@@ -5,7 +5,7 @@ Every operation follows the same steps.
 1. What is asked for is turned into revocations, and refused if it is nothing, or would cut off everything.
 2. It goes on record.  Only a full disk under the audit log lets the record come after the effect.
 3. The list takes effect: issuance, every check of ours, and the push to agents see it from that instant on.
-4. What else there is to be done follows (a ban; an authority's way out of the bundle).
+4. What else there is to be done follows: an authority's way out of the bundle.  A ban goes before the list.
 """
 
 from __future__ import annotations
@@ -245,18 +245,18 @@ class Revoking:
                 await plan.authority.move_away(self._signers, order.actor, published)
                 await self._renew_server()
                 await self._pause(grace)()
+            # First of all: an agent that is cut off is to hear that it is banned, not that it may attest again.
+            unbanned = await self._ban(order.actor, plan.bans) if plan.bans is not None else None
             unkept = await self._add(plan)  # 3
             try:  # 4
                 if plan.bans is not None:
                     await self._marks.retire(plan.bans)
-                    await self._ban(order.actor, plan.bans)
                 if plan.authority is not None:
                     await plan.authority.finish(self._signers, order.actor)
             finally:
-                # After the ban: the agent whose streams end now is to hear that it is banned, not to come back.
                 self._told()
-            if unkept is not None:
-                raise unkept
+            if (failure := unbanned or unkept) is not None:
+                raise failure
             return self._list.now
 
     async def lift(self, order: Order, spiffe_id: SpiffeId) -> Revocation:
@@ -307,13 +307,13 @@ class Revoking:
             return False
         return known.expires_at is None or revocation.expires_at == known.expires_at
 
-    async def _ban(self, actor: str, agent_id: SpiffeId) -> None:
+    async def _ban(self, actor: str, agent_id: SpiffeId) -> VestibuleError | None:
+        """Ban it; returns why that is not kept.  What it was issued is revoked all the same."""
         try:
             await self._bans.ban(actor, agent_id)
         except VestibuleError as error:
-            # Evicted before: what it was issued is revoked all the same.
-            if error.code is not AGENT_NOT_FOUND:
-                raise
+            return None if error.code is AGENT_NOT_FOUND else error  # evicted before
+        return None
 
     def _pause(self, grace: timedelta) -> Callable[[], Awaitable[None]]:
         async def pause() -> None:
