@@ -35,7 +35,7 @@ from vestibule.agent.own_svid import TEMPORARY, OwnSvid
 from vestibule.agent.pause import Pause
 from vestibule.agent.ports import Upstream
 from vestibule.agent.rebootstrap import REBOOTSTRAP_DELAY, Rebootstrap, Rebootstrapping
-from vestibule.agent.skew import SkewWatch
+from vestibule.agent.skew import SOON, WARNED, SkewWatch
 from vestibule.agent.tainting import hasten
 from vestibule.agent.vault import Vault
 from vestibule.agent.workload_svids import WorkloadSvids
@@ -237,6 +237,8 @@ class Sync:
         duties = list(self._workloads.next_duties())
         if (own := self.own.next_duty()) is not None:
             duties.append(own)
+        if self._skew.skew is not None and self._skew.skew.exceeds(WARNED):
+            duties.append(self._clock.now() + 2 * SOON)  # whoever sets a clock right wants to see it
         if self._keeping.unsaved:
             duties.append(self._clock.now() + SAVE_AGAIN)
         # SVIDs of a second or two are renewed as fast as this, and no faster.
