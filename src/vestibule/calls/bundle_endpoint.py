@@ -20,6 +20,7 @@ from vestibule.calls.http.codes import HTTP_UNREACHABLE
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
 from vestibule.net.caller import peer_chain
+from vestibule.net.tls import trust
 from vestibule.pki.bundles import from_jwks
 from vestibule.pki.revocation import verify_unrevoked
 from vestibule.records import FederationRelationship
@@ -176,7 +177,7 @@ def _document(answer: Answer, url: str) -> bytes:
     return answer.body
 
 
-def _spiffe_context(trust: TrustBundle) -> ssl.SSLContext:
+def _spiffe_context(bundle: TrustBundle) -> ssl.SSLContext:
     """For an endpoint with an SVID: host names play no part, and no certificate of ours is shown."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -185,7 +186,7 @@ def _spiffe_context(trust: TrustBundle) -> ssl.SSLContext:
     context.verify_mode = ssl.CERT_REQUIRED
     # A bundle may hold an authority without the one that signed it.
     context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
-    context.load_verify_locations(cadata=b"".join(trust.x509_authorities))
+    trust(context, bundle.x509_authorities)
     return context
 
 

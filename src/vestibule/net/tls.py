@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from cryptography import x509
@@ -96,9 +96,23 @@ def _context(svid: X509Svid, bundle: TrustBundle) -> ssl.SSLContext:
     context.options |= ssl.OP_NO_TICKET
     context.num_tickets = 0
     context.verify_mode = ssl.CERT_OPTIONAL
-    context.load_verify_locations(cadata=b"".join(bundle.x509_authorities))
+    trust(context, bundle.x509_authorities)
     load_svid(context, svid)
     return context
+
+
+def trust(context: ssl.SSLContext, authorities: Sequence[bytes]) -> None:
+    """Let a context trust these authorities (DER), and no others.
+
+    OpenSSL keeps errors in a queue for each thread, and this call reports whatever is last in it, though it did its
+    own work well: an error that somebody else forgot there, such as a PKCS#11 module in this process.  Reporting it
+    empties the queue.
+    """
+    data = b"".join(authorities)
+    try:
+        context.load_verify_locations(cadata=data)
+    except ssl.SSLError:
+        context.load_verify_locations(cadata=data)
 
 
 def client_context(svid: X509Svid | None, bundle: TrustBundle | None) -> ssl.SSLContext:
@@ -114,7 +128,7 @@ def client_context(svid: X509Svid | None, bundle: TrustBundle | None) -> ssl.SSL
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE if bundle is None else ssl.CERT_REQUIRED
     if bundle is not None and bundle.x509_authorities:
-        context.load_verify_locations(cadata=b"".join(bundle.x509_authorities))
+        trust(context, bundle.x509_authorities)
     if svid is not None:
         load_svid(context, svid)
     return context

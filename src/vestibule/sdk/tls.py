@@ -23,7 +23,7 @@ from typing import Any, Protocol, Self, cast
 from vestibule.calls.workload_api import X509Context
 from vestibule.errors import VestibuleError
 from vestibule.net.caller import peer_chain
-from vestibule.net.tls import load_svid
+from vestibule.net.tls import load_svid, trust
 from vestibule.pki.chains import leaf_facts
 from vestibule.pki.revocation import verify_unrevoked
 from vestibule.sdk.authorizers import Authorizer
@@ -122,7 +122,7 @@ class _Following(ssl.SSLContext):
         load_svid(context, svid)
         authorities = [each for bundle in bundles for each in bundle.x509_authorities]
         if authorities:
-            context.load_verify_locations(cadata=b"".join(authorities))
+            trust(context, authorities)
         return context
 
     def _empty(self) -> _Verifying:
