@@ -42,7 +42,8 @@ class TrustDomain:
         name = name.lower()
         if not name or len(name) > MAX_TRUST_DOMAIN_BYTES:
             raise _refuse(text, f"is not a trust domain: it needs 1 to {MAX_TRUST_DOMAIN_BYTES} characters")
-        if not _TRUST_DOMAIN.fullmatch(name):
+        # In lower case, a Kelvin sign is an ordinary k: what was written counts, too.
+        if not text.isascii() or not _TRUST_DOMAIN.fullmatch(name):
             raise _refuse(text, "is not a trust domain: only a-z, 0-9, '.', '_' and '-' are allowed")
         return cls(name)
 
