@@ -18,6 +18,7 @@ from vestibule.app.secret_references import SecretReference
 from vestibule.cli.durations import parse_duration
 from vestibule.errors import VestibuleError
 from vestibule.identity.entry_rules import DEFAULT_IDENTITIES, MOST_IDENTITIES
+from vestibule.identity.rotation import notice, refresh_hint
 from vestibule.records import Address, EndpointProfile
 from vestibule.spiffe import SpiffeId, TrustDomain
 
@@ -29,9 +30,8 @@ DEFAULT_HEALTH_PORT: Final = 8082
 LEAST_AUDIT_FILE: Final = 2**20
 AUDIT_FILE_SIZE: Final = Size(64 * 2**20)
 SHORTEST_CA: Final = timedelta(seconds=6)
-LEAST_HINTS_AHEAD: Final = 9
-"""An authority is published a third of ``ca_ttl`` before it signs: three hints of this part of it, at least (F6)."""
-USUAL_HINTS_AHEAD: Final = 15
+LEAST_HINTS_AHEAD: Final = 3
+"""So often at least, a partner that keeps to the hint looks between an authority's publication and its first use."""
 
 
 class KeyStorage(str, Enum):  # noqa: UP042 - typer shows the values of str enums
@@ -216,7 +216,7 @@ class ServerSettings:
             raise INVALID_SETTING.error(
                 "a bundle endpoint of the profile https_spiffe shows the server's own SVID, and takes no certificate"
             )
-        hint, longest = self.federation_bundle_endpoint_refresh_hint, self.ca_ttl / LEAST_HINTS_AHEAD
+        hint, longest = self.federation_bundle_endpoint_refresh_hint, notice(self.ca_ttl) / LEAST_HINTS_AHEAD
         if hint is not None and not timedelta(seconds=1) <= hint <= longest:
             raise INVALID_SETTING.error(
                 f"federation_bundle_endpoint_refresh_hint must be between 1 s and {longest.total_seconds():.0f} s",
@@ -228,8 +228,8 @@ class ServerSettings:
     @property
     def bundle_endpoint_refresh_hint(self) -> timedelta:
         """How often other trust domains are asked to fetch our bundle."""
-        usual = max(self.ca_ttl / USUAL_HINTS_AHEAD, timedelta(seconds=1))
-        return self.federation_bundle_endpoint_refresh_hint or min(usual, timedelta(minutes=5))
+        usual = min(refresh_hint(self.ca_ttl), timedelta(minutes=5))
+        return self.federation_bundle_endpoint_refresh_hint or usual
 
     @property
     def kek(self) -> Path:

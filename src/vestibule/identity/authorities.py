@@ -28,6 +28,7 @@ from vestibule.identity.jwt_authorities import JwtAuthorities
 from vestibule.identity.jwt_trust import JwtTrust
 from vestibule.identity.lifecycle import ACTOR, ALONE, Lifecycle, Ownership, Step
 from vestibule.identity.roots import Roots
+from vestibule.identity.rotation import refresh_hint
 from vestibule.identity.token_kinds import WIT
 from vestibule.identity.trust_bundle import composed
 from vestibule.identity.upstream import UpstreamAuthority
@@ -468,8 +469,7 @@ class Authorities:
             self._roots.published(before.x509_authorities, own, self.has_upstream),
             self._jwt_trust.published(before),
             self._wit_trust.published(before),
-            # Five looks between the preparation of an authority and its first signature (a third of its life).
-            refresh_hint=max(1, int(self._ca_ttl.total_seconds() / 15)),
+            refresh_hint=int(refresh_hint(self._ca_ttl).total_seconds()),
         )
         if bundle == before:
             return True

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from tests.unit.identity.world import DOMAIN, World, identity_world, spiffe
 
 from vestibule.errors import VestibuleError
+from vestibule.identity import rotation
 from vestibule.identity.authorities import Authorities, activate_at, prepare_at
 from vestibule.identity.issuance import IssuedSvid
 from vestibule.keys import DiskKeyManager, MemoryKeyManager, Sealer
@@ -41,6 +42,27 @@ async def test_the_next_authority_is_trusted_long_before_it_signs(world: World) 
     assert world.authorities.active == first
     assert len(world.authorities.bundle().x509_authorities) == 2
     assert world.authorities.bundle().sequence == 2
+
+
+@pytest.mark.parametrize(
+    "life", [timedelta(minutes=1), HOUR, 24 * HOUR, 60 * 24 * HOUR, 3650 * 24 * HOUR], ids=str
+)
+def test_f6_who_keeps_to_the_hint_learns_of_an_authority_three_to_five_times_before_it_signs(
+    life: timedelta,
+) -> None:
+    begins = datetime(2026, 5, 1, tzinfo=UTC)
+    ahead = rotation.activate_at(begins, begins + life) - rotation.prepare_at(begins, begins + life)
+    assert ahead == rotation.notice(life)
+    assert 3 <= ahead / rotation.refresh_hint(life) <= 5
+
+
+async def test_f6_the_bundle_says_this_hint(tmp_path: Path) -> None:
+    for days in (1, 365):
+        async with identity_world(tmp_path / str(days), ca_ttl=days * 24 * HOUR) as world:
+            first = world.authorities.active
+            ahead = activate_at(first) - prepare_at(first)
+            hint = timedelta(seconds=world.authorities.bundle().refresh_hint)
+            assert 3 * hint < ahead < 6 * hint
 
 
 async def test_the_old_authority_loses_its_key_and_stays_in_the_bundle_until_it_expires(world: World) -> None:
