@@ -99,14 +99,20 @@ def export(
     subject: SubjectOption = "*",
     outcome: OutcomeOption = "*",
     form: Annotated[Form, typer.Option("--format", help="jsonl: as it stands in the log.")] = Form.JSONL,
+    output: OutputOption = Output.TEXT,
 ) -> None:
-    """Write records to standard output, for other programs."""
+    """Write records to standard output, for other programs; with `--output json`, all of them in one answer."""
 
     async def main() -> Exit:
-        _export(form, records(path or find_log(), _filter(since, until, actor, action, subject, outcome)))
+        wanted = _filter(since, until, actor, action, subject, outcome)
+        found = records(path or find_log(), wanted)
+        if output is Output.TEXT:
+            _export(form, found)  # one by one: a log may be longer than memory
+        else:
+            answer(output, "audit-export", list(found), lambda: None)
         return Exit.FINE
 
-    run(Output.TEXT, "audit-export", main)
+    run(output, "audit-export", main)
 
 
 def _export(form: Form, found: Iterator[dict[str, Any]]) -> None:

@@ -112,5 +112,7 @@ def test_records_are_listed_shown_and_exported(tmp_path: Path, capsys: pytest.Ca
     capsys.readouterr()
     assert left(lambda: audit_records.export(log)) == Exit.FINE
     assert capsys.readouterr().out == log.read_text(), "as it stands in the log"
+    assert left(lambda: audit_records.export(log, output=Output.JSON)) == Exit.FINE
+    assert [each["seq"] for each in json.loads(capsys.readouterr().out)["data"]] == [1, 2, 3]
     assert left(lambda: audit_records.export(log, form=audit_records.Form.CSV)) == Exit.FINE
     assert capsys.readouterr().out.splitlines()[0].startswith("seq,time,actor,action")
