@@ -6,11 +6,19 @@ import json
 from dataclasses import replace
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_der_private_key,
+)
 from envoy.extensions.transport_sockets.tls.v3 import secret_pb2, tls_spiffe_validator_config_pb2
 from google.protobuf.json_format import MessageToDict
 
 from vestibule.agent.cache import Bundles
 from vestibule.agent.workloads import Identities
+from vestibule.calls.workload_api import SERVICE as WORKLOAD
 from vestibule.doors.sds_secrets import secrets_of
 from vestibule.doors.workload_api import (
     bundles_response,
@@ -40,6 +48,49 @@ def test_an_svid_has_its_chain_key_and_bundle() -> None:
     assert response.svids[0].x509_svid == FIRST.chain[0]
     assert response.svids[0].x509_svid_key == FIRST.key
     assert response.svids[0].bundle == AUTHORITY.certificate
+
+
+def test_w3_the_chain_is_leaf_first_the_key_plain_pkcs8_and_the_bundle_all_authorities() -> None:
+    below = TestAuthority("example.org", intermediates=2)
+    svid = below.svid("/a")
+    own = replace(below.bundle, x509_authorities=(below.certificate, AUTHORITY.certificate))
+    [told] = svid_response(Identities(svids=(svid,), bundle=own)).svids
+    chain = split(told.x509_svid)
+    assert [each.subject for each in chain[1:]] == [each.issuer for each in chain[:-1]]
+    key = load_der_private_key(told.x509_svid_key, password=None)
+    assert key.public_key() == chain[0].public_key()
+    assert told.x509_svid_key == key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    assert len(chain) == 3
+    assert [der(each) for each in split(told.bundle)] == list(own.x509_authorities)
+
+
+def split(concatenated: bytes) -> list[x509.Certificate]:
+    """The certificates that stand one after the other, with nothing between them."""
+    found = []
+    while concatenated:
+        assert concatenated[:2] == b"\x30\x82", "a DER sequence whose length takes two bytes"
+        length = 4 + int.from_bytes(concatenated[2:4], "big")
+        found.append(x509.load_der_x509_certificate(concatenated[:length]))
+        concatenated = concatenated[length:]
+    return found
+
+
+def der(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(Encoding.DER)
+
+
+def test_w1_e5_the_workload_api_has_the_calls_of_the_standard_and_no_others() -> None:
+    assert WORKLOAD.full_name == "SpiffeWorkloadAPI", "a service without a package"
+    assert {(each.name, each.server_streaming) for each in WORKLOAD.methods} == {
+        ("FetchX509SVID", True),
+        ("FetchX509Bundles", True),
+        ("FetchJWTSVID", False),
+        ("FetchJWTBundles", True),
+        ("ValidateJWTSVID", False),
+        ("FetchWITSVID", True),
+        ("FetchWITBundles", True),
+    }
+    assert not any(each.client_streaming for each in WORKLOAD.methods)
 
 
 def test_a_hint_is_given_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -46,6 +47,20 @@ class Forger:
     ) -> bytes:
         valid = profiles.lifetime(NOW, HOUR)
         template = profiles.svid(WEB, self.key.public_key(), valid, self.authority.issuer)
+        return self._forged(template, replaced, without, critical)
+
+    def intermediate(self, *replaced: x509.ExtensionType, without: type | None = None) -> bytes:
+        valid = profiles.lifetime(NOW, HOUR)
+        template = profiles.intermediate_ca(self.key.public_key(), valid, self.authority.issuer)
+        return self._forged(template, replaced, without, critical=True)
+
+    def _forged(
+        self,
+        template: x509.CertificateBuilder,
+        replaced: Sequence[x509.ExtensionType],
+        without: type | None,
+        critical: bool,
+    ) -> bytes:
         kinds = {type(extension): extension for extension in replaced}
         builder = x509.CertificateBuilder(
             template._issuer_name,
@@ -253,6 +268,39 @@ def test_an_intermediate_for_another_trust_domain_is_refused() -> None:
     middle = der.public_bytes(Encoding.DER)
     leaf = leaf_under(key, profiles.Issuer.of(middle, AUTHORITY.trust_domain))
     assert code_of((leaf, middle)) == "VST1006"
+
+
+def code_under(middle: bytes) -> str:
+    """Why a good leaf below this intermediate, itself signed by a good authority, is not believed."""
+    issuer = profiles.Issuer.of(FORGER.intermediate(), AUTHORITY.trust_domain)
+    leaf = leaf_under(FORGER.key, issuer)
+    assert verify_x509_svid((leaf, FORGER.intermediate()), AUTHORITY.bundle, NOW) == WEB
+    return code_of((leaf, middle))
+
+
+@pytest.mark.parametrize("uris", [("spiffe://example.org/ca",), ("spiffe://example.org", "spiffe://a.org")])
+def test_x3_a_signer_with_a_path_or_two_ids_is_refused(uris: tuple[str, ...]) -> None:
+    assert code_under(FORGER.intermediate(names(*uris))) == "VST1006"
+
+
+def test_x3_a_signer_need_not_have_an_id() -> None:
+    issuer = profiles.Issuer.of(FORGER.intermediate(), AUTHORITY.trust_domain)
+    nameless = FORGER.intermediate(without=x509.SubjectAlternativeName)
+    assert verify_x509_svid((leaf_under(FORGER.key, issuer), nameless), AUTHORITY.bundle, NOW) == WEB
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        FORGER.intermediate(x509.BasicConstraints(ca=False, path_length=None)),
+        FORGER.intermediate(without=x509.BasicConstraints),
+        FORGER.intermediate(usage("digital_signature", "crl_sign")),
+        FORGER.intermediate(without=x509.KeyUsage),
+    ],
+    ids=["not a CA", "no basic constraints", "may not sign certificates", "no key usage"],
+)
+def test_x4_x5_who_may_not_sign_certificates_is_no_signer(middle: bytes) -> None:
+    assert code_under(middle) == "VST1006"
 
 
 def test_no_chain_and_an_endless_chain_are_refused() -> None:
