@@ -421,7 +421,12 @@ class Access:
         await self._nodes.check_standing(caller.spiffe_id)
         if self._clock.now() > caller.not_after:
             raise CONNECTION_OUTLIVED.error("the certificate of this connection has expired: connect again")
-        self._unrevoked(identify(stream, self._bundle_of, self._clock.now()))
+        try:
+            self._unrevoked(identify(stream, self._bundle_of, self._clock.now()))
+        except VestibuleError:
+            # Who is revoked may have been banned since we looked, which tells an agent more.
+            await self._nodes.check_standing(caller.spiffe_id)
+            raise
 
 
 async def _say(stream: Stream, error: VestibuleError) -> None:
