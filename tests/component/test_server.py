@@ -27,7 +27,7 @@ from tests.component.server_lab import (
 
 from vestibule.calls.channel import ServerChannel
 from vestibule.clock import SystemClock
-from vestibule.errors import VestibuleError
+from vestibule.errors import Kind, VestibuleError
 from vestibule.identity.codes import AGENT_BANNED
 from vestibule.net.grpc import Client
 from vestibule.pki.chains import verify_x509_svid
@@ -396,7 +396,28 @@ async def test_anybody_may_ask_for_the_bundle(lab: Lab) -> None:
     assert masked == types_pb2.Bundle(trust_domain="example.org", sequence_number=1)
 
 
+async def test_an_operator_appends_to_the_bundle_that_everybody_gets(lab: Lab) -> None:
+    made = TestAuthority("example.org")
+    jwt = made.jwt_authority
+    request = bundle_pb2.AppendBundleRequest(
+        x509_authorities=[types_pb2.X509Certificate(asn1=made.certificate)],
+        jwt_authorities=[types_pb2.JWTKey(key_id=jwt.key_id, public_key=jwt.public_key)],
+        output_mask=types_pb2.BundleMask(x509_authorities=True),
+    )
+    answer = await lab.operator.bundles.unary("AppendBundle", request)
+    assert [each.asn1 for each in answer.x509_authorities][1:] == [made.certificate]
+    assert not answer.jwt_authorities
+    stranger = await lab.stranger()
+    assert (await refusal(stranger.bundles.unary("AppendBundle", request))).code.kind is Kind.DENIED
+    bundle = await stranger.bundles.unary("GetBundle", bundle_pb2.GetBundleRequest())
+    assert jwt.key_id in {key.key_id for key in bundle.jwt_authorities}
+    nothing = bundle_pb2.AppendBundleRequest()
+    error = grpc_error(await refusal(lab.operator.bundles.unary("AppendBundle", nothing)))
+    assert error.status is Status.INVALID_ARGUMENT
+
+
 OPERATORS = [
+    ("bundles", "AppendBundle", bundle_pb2.AppendBundleRequest()),
     ("agents", "ListAgents", agent_pb2.ListAgentsRequest()),
     ("agents", "CountAgents", agent_pb2.CountAgentsRequest()),
     ("agents", "GetAgent", agent_pb2.GetAgentRequest()),

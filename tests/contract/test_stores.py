@@ -18,6 +18,8 @@ from vestibule.records import (
     Address,
     Administrator,
     AgentRecord,
+    AppendedAuthority,
+    AppendedKind,
     Authority,
     AuthorityState,
     Boundary,
@@ -555,6 +557,25 @@ async def test_published_jwt_keys_are_kept_apart_from_our_own(store: Store) -> N
     assert (await store.published_jwt_keys.all())[-1] == replace(key, state=AuthorityState.REVOKED)
     assert await store.published_jwt_keys.delete("a")
     assert not await store.published_jwt_keys.delete("a")
+
+
+async def test_appended_authorities_are_kept_until_they_are_forgotten(store: Store) -> None:
+    key = AppendedAuthority(
+        id="a",
+        kind=AppendedKind.JWT,
+        key_id="k",
+        material=b"\x30\x00",
+        not_before=NOW,
+        not_after=NOW + MINUTE,
+    )
+    certificate = replace(key, id="b", kind=AppendedKind.X509, key_id="", not_before=NOW - MINUTE)
+    endless = replace(key, id="c", kind=AppendedKind.WIT, not_before=NOW + MINUTE, not_after=None)
+    await store.appended_authorities.put(key, certificate, endless)
+    await store.appended_authorities.put(key)
+    assert await store.appended_authorities.all() == [certificate, key, endless]
+    assert await store.appended_authorities.delete("a")
+    assert not await store.appended_authorities.delete("a")
+    assert await store.appended_authorities.all() == [certificate, endless]
 
 
 async def test_a_bundle_replaces_the_one_before(store: Store) -> None:

@@ -125,6 +125,7 @@ TABLE: Final[Mapping[str, Who]] = {
     f"{_SPIRE}.bundle.v1.Bundle/PublishJWTAuthority": Who.DOWNSTREAM,
     f"{_SPIRE}.bundle.v1.Bundle/PublishWITAuthority": Who.DOWNSTREAM,
     f"{_SPIRE}.bundle.v1.Bundle/GetBundle": Who.ANYONE,
+    f"{_SPIRE}.bundle.v1.Bundle/AppendBundle": OPERATOR,
     f"{_SPIRE}.bundle.v1.Bundle/ListFederatedBundles": OPERATOR,
     f"{_SPIRE}.bundle.v1.Bundle/GetFederatedBundle": OPERATOR | Who.AGENT,
     f"{_SPIRE}.bundle.v1.Bundle/BatchCreateFederatedBundle": OPERATOR,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Final
@@ -17,6 +17,7 @@ from typing import Final
 from vestibule.audit import Audit
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
+from vestibule.identity.appended import Appended
 from vestibule.identity.beacon import Beacon
 from vestibule.identity.codes import (
     JWT_SVIDS_DISABLED,
@@ -35,7 +36,14 @@ from vestibule.identity.upstream import UpstreamAuthority
 from vestibule.identity.upstream_news import UpstreamNews, as_server
 from vestibule.identity.x509_authorities import Signer, X509Authorities, activate_at, prepare_at
 from vestibule.keys import KeyManager
-from vestibule.records import Authority, JwtKey, PublishedJwtKey
+from vestibule.records import (
+    AppendedAuthority,
+    AppendedKind,
+    Authority,
+    AuthorityState,
+    JwtKey,
+    PublishedJwtKey,
+)
 from vestibule.spiffe import JwtAuthority, SpiffeId, TrustBundle, TrustDomain
 from vestibule.store import Store
 
@@ -79,6 +87,7 @@ class Authorities:
         self._wit = wit
         # An upstream is told nothing of them: what is experimental here would be unknown there.
         self._wit_trust = JwtTrust(store, audit, clock, wit, None, WIT)
+        self._appended = Appended(store, audit, clock, trust_domain)
         self._x509 = X509Authorities(
             store, keys, audit, clock, trust_domain, ca_ttl, upstream, self._roots, ownership
         )
@@ -98,6 +107,7 @@ class Authorities:
         await self._roots.start()
         await self._jwt_trust.start()
         await self._wit_trust.start()
+        await self._appended.start()
         self._bundle = await self._store.bundles.get(self._trust_domain) or self._bundle
         for each in self._tokens:
             await each.start()
@@ -216,6 +226,7 @@ class Authorities:
         await self._roots.forget_expired()
         await self._jwt_trust.forget_expired()
         await self._wit_trust.forget_expired()
+        await self._appended.forget_expired()
         problem: VestibuleError | None = None
         # Tokens' keys first, so that what is due for all is one change of the bundle.
         for each in self._all:
@@ -258,7 +269,7 @@ class Authorities:
                     wait.cancel()
 
     def _next_step(self) -> datetime:
-        return min(each.next_step() for each in self._all)
+        return min([*(each.next_step() for each in self._all), *self._appended.ends()])
 
     def _can_sign(self) -> bool:
         return all(each.life.can_sign() for each in self._all)
@@ -354,7 +365,8 @@ class Authorities:
         Raises: VST1313, VST1314, VST1315, errors of audit, store and upstream.
         """
         async with self._change():
-            await self._jwt_trust.publish(key, publisher, self._bundle.wit_authorities)
+            others = (*self._bundle.wit_authorities, *self._appended.namesakes(key))
+            await self._jwt_trust.publish(key, publisher, others)
         return self._bundle.jwt_authorities
 
     async def prepare_wit(self, actor: str = ACTOR) -> JwtKey:
@@ -390,8 +402,41 @@ class Authorities:
         """
         self.wit  # noqa: B018 - only where there are WIT-SVIDs
         async with self._change():
-            await self._wit_trust.publish(key, publisher, self._bundle.jwt_authorities)
+            others = (*self._bundle.jwt_authorities, *self._appended.namesakes(key))
+            await self._wit_trust.publish(key, publisher, others)
         return self._bundle.wit_authorities
+
+    async def append(
+        self,
+        x509: Sequence[bytes],
+        jwt: Sequence[JwtAuthority],
+        wit: Sequence[JwtAuthority] = (),
+        actor: str = ACTOR,
+    ) -> TrustBundle:
+        """Put authorities of elsewhere into the bundle, until they end; returns the bundle.
+
+        Raises: VST1202, VST1005, VST1316; VST1312 for a WIT key where there are none; errors of audit and store.
+        """
+        if wit:
+            self.wit  # noqa: B018 - only where there are WIT-SVIDs
+        async with self._change():
+            await self._appended.append(x509, jwt, wit, self._bundle, self._was_revoked, actor)
+        return self._bundle
+
+    def appended(self) -> list[AppendedAuthority]:
+        """What was appended, and is not over."""
+        return self._appended.all()
+
+    async def withdraw(self, appended_id: str, actor: str = ACTOR) -> None:
+        """Take what was appended out of the bundle again, if it is there.  Raises: errors of audit and store."""
+        async with self._change():
+            await self._appended.withdraw(appended_id, actor)
+
+    def _was_revoked(self, key_id: str) -> bool:
+        """Whether the one of this ID must not come back; X.509 authorities are known by their subject key ID."""
+        trusts = (self._jwt_trust, self._wit_trust)
+        own = any(each.id == key_id and each.state is AuthorityState.REVOKED for each in self.all())
+        return own or self._roots.is_marked(key_id) or any(each.is_revoked(key_id) for each in trusts)
 
     def _check_local(self, what: str) -> None:
         if self._upstream is not None:
@@ -435,6 +480,7 @@ class Authorities:
         await self._roots.start()
         await self._jwt_trust.start()
         await self._wit_trust.start()
+        await self._appended.start()
         for each in self._tokens:
             await each.life.reload()
         if kept is not None and kept != self._bundle:
@@ -463,12 +509,15 @@ class Authorities:
         Not if another server was first: then what it has changed has to be read before.
         """
         own, before = self.all(), self._bundle
+        rest, appended = self._appended.without(before), self._appended
+        roots, tainted = self._roots.published(rest.x509_authorities, own, self.has_upstream)
+        jwt, wit = self._jwt_trust, self._wit_trust
         bundle = composed(
             before,
             own,
-            self._roots.published(before.x509_authorities, own, self.has_upstream),
-            self._jwt_trust.published(before),
-            self._wit_trust.published(before),
+            ([*roots, *appended.certificates()], tainted),
+            appended.beside(jwt.published(rest), AppendedKind.JWT, jwt.is_revoked),
+            appended.beside(wit.published(rest), AppendedKind.WIT, wit.is_revoked),
             refresh_hint=int(refresh_hint(self._ca_ttl).total_seconds()),
         )
         if bundle == before:

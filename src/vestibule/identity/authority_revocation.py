@@ -8,7 +8,7 @@ the same root, say) only goes on the list.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Protocol
 
@@ -16,7 +16,7 @@ from vestibule.identity.codes import NOTHING_TO_REVOKE, WOULD_CUT_EVERYTHING
 from vestibule.pki.certificates import load_certificate
 from vestibule.pki.profiles import key_identifier
 from vestibule.pki.revocation import fingerprint, key_fingerprint
-from vestibule.records import Authority, AuthorityState, JwtKey
+from vestibule.records import AppendedAuthority, AppendedKind, Authority, AuthorityState, JwtKey
 from vestibule.spiffe import RevokedAuthority, RevokedJwtKey, TrustBundle, TrustDomain
 
 _FINGERPRINT_DIGITS: Final = 64
@@ -29,6 +29,10 @@ class Lifecycle(Protocol):
     def bundle(self) -> TrustBundle: ...
 
     def all(self) -> Sequence[Authority]: ...
+
+    def appended(self) -> Sequence[AppendedAuthority]: ...
+
+    async def withdraw(self, appended_id: str, actor: str) -> None: ...
 
     async def prepare(self, actor: str) -> Authority: ...
 
@@ -76,13 +80,17 @@ class Signers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthorityRevocation:
-    """One authority to be revoked; ``x509`` or ``jwt`` where it is this server's own."""
+    """One authority to be revoked; ``x509`` or ``jwt`` where it is this server's own.
+
+    ``appended`` is the one that an operator put into the bundle.
+    """
 
     subject: str
     target: RevokedAuthority | RevokedJwtKey
     not_after: datetime | None
     x509: Authority | None = None
     jwt: JwtKey | None = None
+    appended: AppendedAuthority | None = None
 
     @classmethod
     def find(cls, signers: Signers, trust_domain: TrustDomain, name: str, der: bytes) -> AuthorityRevocation:
@@ -99,6 +107,12 @@ class AuthorityRevocation:
             if wanted == key.id:
                 jwt_target = RevokedJwtKey(trust_domain=trust_domain, key_id=key.id)
                 return cls(subject=key.id, target=jwt_target, not_after=key.not_after, jwt=key)
+        for appended in signers.lifecycle.appended():
+            if appended.kind is AppendedKind.X509 and wanted == fingerprint(appended.material):
+                return replace(cls._foreign(signers, wanted, appended.material), appended=appended)
+            if appended.kind is AppendedKind.JWT and wanted == appended.key_id:
+                jwt_target = RevokedJwtKey(trust_domain=trust_domain, key_id=wanted)
+                return cls(subject=wanted, target=jwt_target, not_after=appended.not_after, appended=appended)
         return cls._foreign(signers, wanted, der)
 
     @classmethod
@@ -154,6 +168,8 @@ class AuthorityRevocation:
     @property
     def is_foreign(self) -> bool:
         """Whether it is not in our bundle itself: it is another server's, or an intermediate."""
+        if self.appended is not None:
+            return False
         return self.jwt is None and (self.x509 is None or self._is_below_upstream)
 
     @property
@@ -164,7 +180,9 @@ class AuthorityRevocation:
     async def finish(self, signers: Signers, actor: str) -> None:
         """Take it out of the bundle."""
         lifecycle = signers.lifecycle
-        if self.x509 is not None and not self._is_below_upstream:
+        if self.appended is not None:
+            await lifecycle.withdraw(self.appended.id, actor)
+        elif self.x509 is not None and not self._is_below_upstream:
             if _state_of(self.x509.id, lifecycle.all()) is AuthorityState.TAINTED:
                 await lifecycle.revoke(self.x509.id, actor)
         elif self.jwt is not None and _state_of(self.jwt.id, signers.jwt_keys()) is AuthorityState.TAINTED:
@@ -174,7 +192,9 @@ class AuthorityRevocation:
 def _above(lifecycle: Lifecycle) -> list[bytes]:
     """The certificates above what is signed now, but for the active authority itself, which can be replaced."""
     active = [each for each in lifecycle.all() if each.state is AuthorityState.ACTIVE]
-    return [*lifecycle.bundle().x509_authorities, *(der for each in active for der in each.chain[1:])]
+    appended = {each.material for each in lifecycle.appended()}
+    roots = [der for der in lifecycle.bundle().x509_authorities if der not in appended]
+    return [*roots, *(der for each in active for der in each.chain[1:])]
 
 
 def _state_of(name: str, signers: Sequence[Authority] | Sequence[JwtKey]) -> AuthorityState | None:

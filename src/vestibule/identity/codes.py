@@ -448,6 +448,15 @@ TOO_MANY_JWT_KEYS = define(
     meaning="A downstream server has published more JWT authorities than any rotation needs.",
     advice="See what makes it do so; its keys leave the bundle when they expire.",
 )
+APPENDED_REFUSED = define(
+    "VST1316",
+    "appended-authority-refused",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="An authority that is to be appended to the bundle is unusable, of another trust domain, or revoked here.",
+    advice="See what the message says about it. Authorities of other trust domains belong in their own bundles: "
+    "vestibule bundle set.",
+)
 OUT_OF_SCOPE = define(
     "VST1355",
     "outside-granted-scope",

@@ -90,7 +90,7 @@ class JwtTrust:
         return tuple(
             replace(key, tainted=key.tainted or self._is_tainted_above(key_id))
             for key_id, key in found.items()
-            if not self._is_revoked(key_id) and not self._is_gone_above(key_id)
+            if not self.is_revoked(key_id) and not self._is_gone_above(key_id)
         )
 
     def _above(self, before: TrustBundle, ours: dict[str, JwtAuthority]) -> dict[str, JwtAuthority]:
@@ -106,7 +106,8 @@ class JwtTrust:
             if key.key_id not in ours and (key.expires_at is None or key.expires_at > now)
         }
 
-    def _is_revoked(self, key_id: str) -> bool:
+    def is_revoked(self, key_id: str) -> bool:
+        """Whether a key of ours, or of a server below, was revoked here."""
         record: JwtKey | PublishedJwtKey | None = self._published.get(key_id)
         if self._own is not None and self._own.life.knows(key_id):
             record = self._own.life.get(key_id)
@@ -140,7 +141,7 @@ class JwtTrust:
     def _news_above(self, key: JwtAuthority) -> JwtAuthority | None:
         """What to tell the server above about a key, if anything."""
         listed = (self._listed or {}).get(key.key_id)
-        if self._is_revoked(key.key_id):
+        if self.is_revoked(key.key_id):
             # Once: a server that knows no withdrawal (SPIRE's) would be told for ever.
             if listed is None or key.key_id in self._withdrawn:
                 return None

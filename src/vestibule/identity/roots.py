@@ -46,6 +46,10 @@ class Roots:
         found = [der for der, each in self._latest.items() if each == root_id]
         return not found or any(der in self._tainted for der in found)
 
+    def is_marked(self, root_id: str) -> bool:
+        """Whether it was tainted or revoked here."""
+        return root_id in self._marks
+
     def published(
         self, before: Sequence[bytes], own: Sequence[Authority], below_upstream: bool
     ) -> tuple[list[bytes], set[bytes]]:

@@ -4,6 +4,8 @@ from vestibule.records.federation import BundleDeletion, EndpointProfile, Federa
 from vestibule.records.identity import (
     Administrator,
     AgentRecord,
+    AppendedAuthority,
+    AppendedKind,
     Authority,
     AuthorityState,
     Entry,
@@ -20,6 +22,8 @@ __all__ = [
     "Administrator",
     "AgentMark",
     "AgentRecord",
+    "AppendedAuthority",
+    "AppendedKind",
     "Authority",
     "AuthorityState",
     "Boundary",

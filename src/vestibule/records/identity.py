@@ -178,6 +178,31 @@ class UpstreamRoot:
     not_after: datetime
 
 
+class AppendedKind(Enum):
+    """What an appended authority verifies."""
+
+    X509 = "x509"
+    JWT = "jwt"
+    WIT = "wit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppendedAuthority:
+    """An authority that an operator put into the trust domain's bundle, and whose private key is elsewhere.
+
+    ``id`` is a SHA-256 in hex of what it is.  ``material`` is a DER certificate (X.509) or SubjectPublicKeyInfo
+    (tokens, with their ``kid`` as ``key_id``), ``not_before`` when it was appended, ``not_after`` when it leaves
+    the bundle, if ever.
+    """
+
+    id: str
+    kind: AppendedKind
+    key_id: str
+    material: bytes
+    not_before: datetime
+    not_after: datetime | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedJwtKey:
     """A JWT signing authority of a downstream server, which ``publisher`` asked to be put into the bundle.

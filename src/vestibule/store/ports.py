@@ -18,6 +18,7 @@ from vestibule.records import (
     Administrator,
     AgentMark,
     AgentRecord,
+    AppendedAuthority,
     Authority,
     BundleDeletion,
     Entry,
@@ -211,6 +212,22 @@ class PublishedJwtKeys(Protocol):
 
     async def delete(self, key_id: str) -> bool:
         """Forget the one of this ``id``; whether it was known."""
+        ...
+
+
+class AppendedAuthorities(Protocol):
+    """What operators put into the trust domain's bundle."""
+
+    async def all(self) -> list[AppendedAuthority]:
+        """All of them, oldest first."""
+        ...
+
+    async def put(self, *authorities: AppendedAuthority) -> None:
+        """Keep them, new or known, in one step."""
+        ...
+
+    async def delete(self, authority_id: str) -> bool:
+        """Forget one; whether it was known."""
         ...
 
 
@@ -411,6 +428,8 @@ class Store(Protocol):
     def wit_keys(self) -> JwtKeys: ...
     @property
     def published_wit_keys(self) -> PublishedJwtKeys: ...
+    @property
+    def appended_authorities(self) -> AppendedAuthorities: ...
     @property
     def bundles(self) -> Bundles: ...
     @property

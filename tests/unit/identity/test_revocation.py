@@ -32,11 +32,12 @@ from vestibule.pki.certificates import load_certificate
 from vestibule.pki.crls import CrlFacts, read_crl
 from vestibule.pki.csr import make_csr
 from vestibule.pki.keys import generate_key
-from vestibule.pki.revocation import revoked, revoked_token
+from vestibule.pki.revocation import fingerprint, revoked, revoked_token
 from vestibule.records import AuthorityState
 from vestibule.spiffe import Reason, Revocation, RevokedIdentity
 from vestibule.store.codes import STORE_FULL
 from vestibule.store.issued import IssuedFiles
+from vestibule.testing import TestAuthority
 
 WEB = spiffe("/web")
 ORDER = Order(actor="local:uid=0", reason=Reason.KEY_COMPROMISE, note="drill")
@@ -309,6 +310,25 @@ async def test_a_jwt_key_is_revoked_likewise(scene: Scene) -> None:
     assert token.key_id not in keys
     fresh = await scene.jwt.for_workload(AGENT, "web", ["db"])
     assert not revoked_token(scene.listed.now, fresh, scene.world.clock.now())
+
+
+async def test_an_appended_authority_goes_on_the_list_and_leaves_the_bundle(scene: Scene) -> None:
+    authorities = scene.world.authorities
+    made = TestAuthority(DOMAIN, now=scene.world.clock.now())
+    before = authorities.bundle()
+    await authorities.append([made.certificate], [made.jwt_authority])
+    for name in (fingerprint(made.certificate), made.jwt_authority.key_id):
+        plan = await scene.revoking.plan_authority(ORDER, name)
+        await scene.revoking.carry_out(plan, ORDER, grace=NOBODY_WAITS)
+    assert authorities.bundle().x509_authorities == before.x509_authorities
+    assert authorities.bundle().jwt_authorities == before.jwt_authorities
+    assert (
+        revoked(
+            scene.listed.now, made.svid("/web", now=scene.world.clock.now()).chain, scene.world.clock.now()
+        )
+        is not None
+    )
+    assert scene.world.audit.actions().count("bundle.withdraw") == 2
 
 
 async def test_what_would_cut_off_everything_is_refused(scene: Scene) -> None:

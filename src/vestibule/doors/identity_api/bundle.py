@@ -65,6 +65,17 @@ class BundleDoor:
         await receive(stream)
         await stream.send_message(wire.CountBundlesResponse(count=await self._federated.count()))
 
+    async def append_bundle(self, stream: Stream) -> None:
+        """AppendBundle: authorities of elsewhere, into our own bundle."""
+        request = await receive(stream)
+        bundle = await self._authorities.append(
+            [each.asn1 for each in request.x509_authorities],
+            [jwt_key_from_wire(each) for each in request.jwt_authorities],
+            [jwt_key_from_wire(each) for each in request.wit_authorities],
+            actor(),
+        )
+        await stream.send_message(bundle_to_wire(bundle, mask_of(request)))
+
     async def publish_jwt_authority(self, stream: Stream) -> None:
         """PublishJWTAuthority: of a server below this one."""
         request = await receive(stream)

@@ -18,7 +18,7 @@ from sqlalchemy import (
     false,
 )
 
-from vestibule.records import AuthorityState, Boundary
+from vestibule.records import AppendedKind, AuthorityState, Boundary
 from vestibule.spiffe import Reason
 from vestibule.store.sql.columns import (
     Certificates,
@@ -36,7 +36,7 @@ from vestibule.store.sql.columns import (
     Texts,
 )
 
-REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
+REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010")
 """All versions of the schema, oldest first; the last one is what is below."""
 
 KIND: Final = "kind"
@@ -200,6 +200,18 @@ published_jwt_keys = Table(
     Column("state", Choice(AuthorityState), nullable=False),
     Column("not_before", Instant, nullable=False),
     Column("not_after", Instant, nullable=False),
+    info={KIND: "authorities"},
+)
+
+appended_authorities = Table(
+    "appended_authorities",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("kind", Choice(AppendedKind), nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("material", LargeBinary, nullable=False),
+    Column("not_before", Instant, nullable=False),
+    Column("not_after", Instant),
     info={KIND: "authorities"},
 )
 

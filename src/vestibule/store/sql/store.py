@@ -16,7 +16,13 @@ from vestibule.store.sql.join_tokens import SqlJoinTokens
 from vestibule.store.sql.relationships import SqlRelationships
 from vestibule.store.sql.revocations import SqlAgentMarks, SqlCrls, SqlRevocations
 from vestibule.store.sql.schema import published_wit_keys, wit_keys
-from vestibule.store.sql.trust import SqlAuthorities, SqlJwtKeys, SqlPublishedJwtKeys, SqlUpstreamRoots
+from vestibule.store.sql.trust import (
+    SqlAppendedAuthorities,
+    SqlAuthorities,
+    SqlJwtKeys,
+    SqlPublishedJwtKeys,
+    SqlUpstreamRoots,
+)
 
 
 class SqlStore:
@@ -34,6 +40,7 @@ class SqlStore:
         self.published_jwt_keys = SqlPublishedJwtKeys(database, self.changes)
         self.wit_keys = SqlJwtKeys(database, self.changes, wit_keys)
         self.published_wit_keys = SqlPublishedJwtKeys(database, self.changes, published_wit_keys)
+        self.appended_authorities = SqlAppendedAuthorities(database, self.changes)
         self.bundles = SqlBundles(database, self.changes)
         self.relationships = SqlRelationships(database, self.changes)
         self.instances = SqlInstances(database, self.changes)

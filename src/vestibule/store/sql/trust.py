@@ -7,13 +7,19 @@ from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Table, delete, select
 
-from vestibule.records import Authority, JwtKey, PublishedJwtKey, UpstreamRoot
+from vestibule.records import AppendedAuthority, Authority, JwtKey, PublishedJwtKey, UpstreamRoot
 from vestibule.store.changes import Changes
 from vestibule.store.sql.database import Database
-from vestibule.store.sql.schema import authorities, jwt_keys, published_jwt_keys, upstream_roots
+from vestibule.store.sql.schema import (
+    appended_authorities,
+    authorities,
+    jwt_keys,
+    published_jwt_keys,
+    upstream_roots,
+)
 from vestibule.store.sql.upserts import upsert
 
-R = TypeVar("R", Authority, JwtKey, UpstreamRoot, PublishedJwtKey)
+R = TypeVar("R", Authority, JwtKey, UpstreamRoot, PublishedJwtKey, AppendedAuthority)
 
 
 class _SqlSigners(Generic[R]):
@@ -78,3 +84,10 @@ class SqlPublishedJwtKeys(_SqlSigners[PublishedJwtKey]):
 
     def __init__(self, database: Database, changes: Changes, table: Table = published_jwt_keys) -> None:
         super().__init__(database, changes, table, PublishedJwtKey)
+
+
+class SqlAppendedAuthorities(_SqlSigners[AppendedAuthority]):
+    """``store.ports.AppendedAuthorities``."""
+
+    def __init__(self, database: Database, changes: Changes) -> None:
+        super().__init__(database, changes, appended_authorities, AppendedAuthority)
