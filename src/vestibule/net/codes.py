@@ -138,7 +138,7 @@ TOO_MANY_ATTEMPTS = define(
 TOO_MUCH_AT_ONCE = define(
     "VST2326",
     "too-much-at-once",
-    Kind.EXHAUSTED,
+    Kind.UNAVAILABLE,  # what clients of the Workload API try again after (SPIFFE_Workload_Endpoint.md, section 6)
     Fault.CALLER,
     meaning="One user of this host, or one other host, has too many connections or calls open, or too many bytes of "
     "messages under way, and would leave nothing for others.",

@@ -12,9 +12,10 @@ from typing import Any
 import h2.config
 import h2.connection
 import pytest
+from grpclib.const import Status
 
 from vestibule.calls.unix import connected_channel, unix_channel
-from vestibule.errors import VestibuleError
+from vestibule.errors import Kind, VestibuleError
 from vestibule.net import grpc_server
 from vestibule.net.codes import (
     MALFORMED_MESSAGE,
@@ -225,6 +226,7 @@ async def test_one_user_does_not_get_all_calls(small: GrpcServer, short_dir: Pat
         with pytest.raises(VestibuleError) as refusal:
             await client.unary("RegisterInstance", wire.RegisterInstanceRequest())
         assert refusal.value.code is TOO_MUCH_AT_ONCE
+        assert refusal.value.code.kind is Kind.UNAVAILABLE, "for its clients, a reason to come again"
     assert (
         await client.unary("RegisterInstance", wire.RegisterInstanceRequest())
     ).lease_seconds == os.getpid()
@@ -241,6 +243,7 @@ async def test_messages_that_do_not_arrive_take_a_bounded_part_of_memory(
     assert (await other.call(message(b"")))["grpc-status"] == "0"
     trailers = await other.call(message(b"x" * 50, length=90_000))
     assert trailers["vestibule-error-code"] == TOO_MUCH_AT_ONCE.code
+    assert trailers["grpc-status"] == str(Status.UNAVAILABLE.value)
     raw.socket.close()
     other.socket.close()
 
