@@ -139,6 +139,10 @@ class ServerSettings:
         for identity in self.admin_ids:
             if not identity.path or identity.is_reserved:
                 raise INVALID_SETTING.error(f"admin_ids: {identity} is no identity of a workload")
+            if identity.trust_domain != self.trust_domain:
+                raise INVALID_SETTING.error(
+                    f"admin_ids: {identity} is of another trust domain, and the server's port believes only its own"
+                )
         if not 1 <= self.template_identities <= MOST_IDENTITIES:
             raise INVALID_SETTING.error(f"template_identities is not between 1 and {MOST_IDENTITIES}")
         if self.default_jwt_svid_ttl < timedelta(seconds=1):

@@ -37,6 +37,9 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_defaults(tmp_path
         {"agent_ttl": "0s"},
         {"key_storage": "tape"},
         {"trust_domain": None},
+        {"admin_ids": ["spiffe://example.org"]},
+        {"admin_ids": ["spiffe://example.org/spire/server"]},
+        {"admin_ids": ["spiffe://partner.org/ops"]},
     ],
 )
 def test_a_setting_without_a_sensible_value_is_refused(wrong: dict[str, Any]) -> None:
