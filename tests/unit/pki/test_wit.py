@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from vestibule.errors import VestibuleError
 from vestibule.pki.bundles import from_jwks, to_jwks, to_jwt_jwks, to_wit_jwks
 from vestibule.pki.jwk import encode_base64url, key_of_jwk
+from vestibule.pki.jwt import verify_jwt_svid
 from vestibule.pki.keys import generate_key, public_key_der
 from vestibule.pki.wit import TYPE, bound_key, private_jwk, read_wit_svid, verify_wit_svid, wit_claims
 from vestibule.spiffe import JwtAuthority, SpiffeId, TrustBundle, TrustDomain
@@ -130,6 +131,16 @@ def test_t3_it_has_no_audience_of_any_form(audience: object) -> None:
     assert "aud" not in CLAIMS
     assert "iss" not in CLAIMS
     assert code_of(token(aud=audience)) == "VST1021"
+
+
+def test_t3_it_is_no_bearers_token() -> None:
+    both = replace(BUNDLE, jwt_authorities=BUNDLE.jwt_authorities + BUNDLE.wit_authorities)
+    for text in (token(), token(aud=["db"]), token({"typ": "JWT"})):
+        with pytest.raises(VestibuleError, match="VST1012"):
+            verify_jwt_svid(text, ["db"], {TD: both}.get, NOW)
+    # Even one that looks like a JWT-SVID: its key is not one of those that sign them.
+    with pytest.raises(VestibuleError, match="VST1013"):
+        verify_jwt_svid(token({"typ": "JWT"}, aud=["db"]), ["db"], TRUST.get, NOW)
 
 
 @pytest.mark.parametrize("text", ["", "a.b", "a.b.c", f"{token()}.x", token()[:-1] + "=", "x" * 20_000])
