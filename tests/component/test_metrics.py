@@ -15,7 +15,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from ruamel.yaml import YAML
 from tests.component.server_lab import running, short_directory
 
+from vestibule.agent.contact import Contact
 from vestibule.app.agent_health import _metrics
+from vestibule.app.server_metrics import limit_metrics
+from vestibule.attest.workload import Finding
+from vestibule.attest.workload.codes import ATTESTOR_TIMED_OUT
+from vestibule.doors.limits import Limits
+from vestibule.errors import VestibuleError
+from vestibule.telemetry.metrics import Metrics
+from vestibule.testing import FakeClock
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "examples" / "alerts" / "vestibule.rules.yaml"
@@ -80,6 +88,37 @@ def test_every_metric_of_an_agent_stands_on_the_page() -> None:
     made = {name for name in of_an_agent() if not re.search(r"_(created|bucket|count|sum)$", name)}
     made = {name for name in made if f"{name}_total" not in made and f"{name}_info" not in made}
     assert made == documented("The agent")
+
+
+def test_an_agent_counts_examinations_and_says_when_its_entries_are_from() -> None:
+    agent, clock = MagicMock(), FakeClock()
+    contact = agent.sync.contact = Contact(clock)
+    metrics = _metrics(agent)
+    failed = Finding("docker", error=ATTESTOR_TIMED_OUT.error("no answer"))
+    agent.workloads.observe([Finding("unix"), failed, Finding("own", error=ValueError())])
+    contact.entries_synced(0.2)
+    values = metrics.registry.get_sample_value
+    for attestor, outcome in (("unix", "ok"), ("docker", ATTESTOR_TIMED_OUT.code), ("own", "error")):
+        labels = {"attestor": attestor, "outcome": outcome}
+        assert values("vestibule_agent_workload_attestations_total", labels) == 1
+    assert values("vestibule_agent_entry_sync_seconds_sum") == 0.2
+    assert values("vestibule_agent_entries_synced_timestamp_seconds") == clock.now().timestamp()
+
+
+def test_a_server_counts_who_waited_and_who_was_refused_by_limit() -> None:
+    metrics = Metrics("server", "0")
+    limits = Limits(limit_metrics(metrics))
+    for _ in range(150):
+        limits.attestation.turn("192.0.2.1", 0.0)
+    with pytest.raises(VestibuleError, match="VST2325"):
+        limits.attestation.turn("192.0.2.1", 0.0)
+    value = metrics.registry.get_sample_value
+
+    def met(limit: str, outcome: str) -> float | None:
+        return value("vestibule_rate_limited_total", {"limit": limit, "outcome": outcome})
+
+    assert (met("attestation", "waited"), met("attestation", "refused")) == (100, 1)
+    assert met("signing", "refused") == 0
 
 
 @pytest.mark.parametrize("rule", alerts(), ids=lambda rule: str(rule["alert"]))

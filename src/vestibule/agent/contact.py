@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 
 from vestibule.agent.skew import Skew
@@ -22,6 +23,17 @@ class Contact:
         """Why the last round failed, until one succeeds."""
         self.skew: Skew | None = None
         """How far our clock is from the server's, as last measured."""
+
+        self.entries_synced_at: datetime | None = None
+        """When the entries were last fetched, or found to be unchanged."""
+        self.observe_sync: Callable[[float], None] = lambda _: None
+        """Told how many seconds that took."""
+
+    def entries_synced(self, seconds: float) -> None:
+        """The server has just said which entries there are."""
+        self.seen()
+        self.entries_synced_at = self.seen_at
+        self.observe_sync(seconds)
 
     def seen(self) -> None:
         """The server has answered just now."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -289,12 +290,13 @@ class Sync:
         if not self._entries_due:
             return
         self._entries_due = False
+        began = time.monotonic()
         try:
             entries = await self._upstream.authorized_entries(self._keeping.now.entries)
         except VestibuleError:
             self._entries_due = True
             raise
-        self.contact.seen()
+        self.contact.entries_synced(time.monotonic() - began)
         self._workloads.entries_changed()
         self._keeping.become(replace(self._keeping.now, entries=entries))
 

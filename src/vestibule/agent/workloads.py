@@ -17,7 +17,7 @@ from vestibule.agent.changed import Changed
 from vestibule.agent.codes import NO_IDENTITY, NOT_READY
 from vestibule.agent.demand import Claim
 from vestibule.agent.templates import Templates
-from vestibule.attest.workload import Process, WorkloadAttestor, attest_workload, shown
+from vestibule.attest.workload import Finding, Process, WorkloadAttestor, attest_workload, shown
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
 from vestibule.records import Entry
@@ -77,11 +77,13 @@ class Workloads:
         self._attestors = attestors
         self._vouched = vouched
         self._clock = clock
+        self.observe: Callable[[Sequence[Finding]], None] = lambda _: None
+        """Told of what the attestors found out, or why they could not."""
         self._told: OrderedDict[frozenset[Selector], datetime] = OrderedDict()
 
     async def attest(self, caller: Caller) -> frozenset[Selector]:
         """What is true of a process now.  Raises: VST2050, VST2312."""
-        selectors = await attest_workload(self._attestors, caller.check())
+        selectors = await attest_workload(self._attestors, caller.check(), observe=self.observe)
         _log.debug("attested %s: %s", caller, ", ".join(sorted(map(shown, selectors))))
         return selectors
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from vestibule import __version__
 from vestibule.agent.skew import Skew
+from vestibule.attest.workload import Finding
 from vestibule.doors.health import Check, HealthServer, health_app
+from vestibule.errors import VestibuleError
 from vestibule.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -82,7 +84,43 @@ def _metrics(agent: Agent) -> Metrics:
     metrics.gauge(
         "agent_access_records_dropped", "Access records that could not be kept.", lambda: log.dropped
     )
+    _watch_sync(metrics, agent)
+    _watch_attestation(metrics, agent)
     return metrics
+
+
+def _watch_sync(metrics: Metrics, agent: Agent) -> None:
+    contact = agent.sync.contact
+    metrics.gauge(
+        "agent_entries_synced_timestamp_seconds",
+        "When the entries were last fetched from the server; 0 if they were not since the agent started.",
+        lambda: _timestamp(contact.entries_synced_at),
+    )
+    seconds = metrics.histogram(
+        "agent_entry_sync_seconds", "How long it took to fetch from the server what changed of the entries."
+    )
+    contact.observe_sync = seconds.observe
+
+
+def _watch_attestation(metrics: Metrics, agent: Agent) -> None:
+    attested = metrics.counter(
+        "agent_workload_attestations",
+        "Examinations of calling processes, by attestor and outcome (ok, or an error code).",
+        "attestor",
+        "outcome",
+    )
+
+    def observe(findings: Sequence[Finding]) -> None:
+        for each in findings:
+            attested.labels(each.attestor, _outcome(each)).inc()
+
+    agent.workloads.observe = observe
+
+
+def _outcome(finding: Finding) -> str:
+    if finding.error is None:
+        return "ok"
+    return finding.error.code.code if isinstance(finding.error, VestibuleError) else "error"
 
 
 def _seconds_of(skew: Skew | None) -> float:

@@ -16,7 +16,7 @@ from vestibule import __version__
 from vestibule.app.server_ceremony import FirstIntermediate, StoppedWaiting, ceremony_metrics
 from vestibule.app.server_federation import Endpoint, federation_metrics
 from vestibule.app.server_mesh import Background, Mesh, mesh_of
-from vestibule.app.server_metrics import server_metrics
+from vestibule.app.server_metrics import limit_metrics, server_metrics
 from vestibule.app.server_services import Services, opened
 from vestibule.app.server_settings import ServerSettings
 from vestibule.app.settled import settle
@@ -35,6 +35,7 @@ from vestibule.doors.federation_admin import FederationAdminDoor
 from vestibule.doors.grpc_health import HealthDoor
 from vestibule.doors.health import Check, HealthServer, health_app
 from vestibule.doors.identity_api import identity_services
+from vestibule.doors.limits import Limits
 from vestibule.doors.logger_api import LoggerDoor
 from vestibule.doors.node_api import NodeDoor
 from vestibule.doors.oidc_http import oidc_app
@@ -177,6 +178,7 @@ class _Server:
         self._oidc_tls = _oidc_tls(settings)
         self._endpoint = Endpoint.of(settings, services)
         self._tls = ServerTls(services.identity.svid, services.authorities.bundle())
+        limits = Limits(limit_metrics(self._metrics))
         access = Access(
             services.nodes,
             self._bundle_of,
@@ -185,6 +187,7 @@ class _Server:
             services.entitlements.powers,
             services.administration.scope_of,
             lambda: services.revocations.now,
+            limits,
         )
         identity = identity_services(
             services.authorities,
@@ -198,6 +201,7 @@ class _Server:
             services.bundles,
             services.relationships,
             services.federation,
+            limits,
         )
         node = NodeDoor(services.authorities, services.entitlements, services.bundles, mesh.discovery)
         federation = FederationAdminDoor(services.relationships, services.federation, services.bundles)
@@ -239,8 +243,8 @@ class _Server:
             logger.for_server(),
             HealthDoor(self._problem).servable(),
         ]
-        presence = PresenceDoor(services.returning, clock, settings.trust_domain)
-        templates = TemplatesDoor(services.templating, services.entitlements)
+        presence = PresenceDoor(services.returning, clock, settings.trust_domain, limits)
+        templates = TemplatesDoor(services.templating, services.entitlements, limits)
         remote = [
             *both,
             node.servable(),

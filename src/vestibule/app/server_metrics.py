@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from vestibule.audit import AuditEvent
 from vestibule.clock import Clock
+from vestibule.doors.limits import Limits
 from vestibule.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -61,6 +62,20 @@ def server_metrics(metrics: Metrics, services: Services, clock: Clock) -> None:
     )
     _watch_store(metrics, services)
     _watch_audit(metrics, services)
+
+
+def limit_metrics(metrics: Metrics) -> Callable[[str, str], None]:
+    """What to tell of rate limits that were met."""
+    met = metrics.counter(
+        "rate_limited",
+        "Calls that met a rate limit, by limit and whether they waited or were refused.",
+        "limit",
+        "outcome",
+    )
+    for name in Limits.NAMES:
+        for outcome in ("waited", "refused"):
+            met.labels(name, outcome)
+    return lambda name, outcome: met.labels(name, outcome).inc()
 
 
 def _lives(services: Services) -> Mapping[str, tuple[float, float]]:

@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 from grpclib.const import Handler
 
 from vestibule.clock import Clock
-from vestibule.doors.limits import PerSource
+from vestibule.doors.limits import Limits
 from vestibule.doors.scope import set_scope
 from vestibule.errors import VestibuleError
 from vestibule.identity.administration import (
@@ -52,9 +52,6 @@ RECHECK_SECONDS: Final = 10.0
 """A stream's caller is checked again at least this often, besides at every ban and eviction."""
 
 FAREWELL_SECONDS: Final = 5.0
-CALLS_PER_SECOND: Final = 100
-CALLS_AT_ONCE: Final = 500
-"""Of one identity that administers, or is a server below this one, over the port."""
 
 _log = logging.getLogger(__name__)
 
@@ -256,13 +253,14 @@ class Access:
         powers: Callable[[SpiffeId], tuple[Entry, ...]],
         scope_of: Callable[[SpiffeId], Scope],
         revocations: Callable[[], Revocations] = Revocations,
+        limits: Limits | None = None,
     ) -> None:
         """``powers`` are an identity's ``admin`` and ``downstream`` entries, ``scope_of`` what it administers, now.
 
         ``bundle_of`` leaves out authorities that ``revocations`` names.
         """
         self._scope_of = scope_of
-        self._administrating = PerSource(rate=CALLS_PER_SECOND, burst=CALLS_AT_ONCE, patience=10.0)
+        self._administrating = (limits or Limits()).administration
         self._revocations = revocations
         self._nodes = nodes
         self._powers = powers

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from typing import Final
+from collections.abc import Callable
+from functools import partial
+from typing import Final, TypeAlias
 
 from vestibule.net.codes import TOO_MANY_ATTEMPTS
 
 MAX_SOURCES: Final = 4096
+Observe: TypeAlias = Callable[[str], None]
+
+
+def unobserved(_what: str) -> None:
+    """Nobody counts."""
 
 
 class PerSource:
     """Lets each source through ``rate`` times per second after a burst; others wait, at most ``patience`` seconds."""
 
-    def __init__(self, *, rate: float, burst: int, patience: float) -> None:
+    def __init__(self, *, rate: float, burst: int, patience: float, observe: Observe = unobserved) -> None:
+        """``observe`` is told of every call that had to ``wait`` for its turn, or was ``refused`` one."""
+        self._observe = observe
         self._interval = 1.0 / rate
         self._credit = burst * self._interval
         self._patience = patience
@@ -31,9 +40,37 @@ class PerSource:
         free_at = max(self._free_at.get(source, 0.0), now) + self._interval * turns
         wait = free_at - now - self._credit
         if wait > self._patience:
+            self._observe("refused")
             raise TOO_MANY_ATTEMPTS.error(f"too many attempts from {source}")
         self._free_at[source] = free_at
         self._free_at.move_to_end(source)
         while len(self._free_at) > MAX_SOURCES:
             self._free_at.popitem(last=False)
+        if wait > 0:
+            self._observe("waited")
         return wait
+
+
+class Limits:
+    """The limits of one server's doors."""
+
+    NAMES: Final = ("attestation", "signing", "administration", "return", "time", "templates")
+
+    def __init__(self, observe: Callable[[str, str], None] = lambda _name, _what: None) -> None:
+        """``observe`` is told which limit made somebody wait, or refused somebody."""
+
+        def limit(name: str, rate: float, burst: int, patience: float) -> PerSource:
+            return PerSource(rate=rate, burst=burst, patience=patience, observe=partial(observe, name))
+
+        # Anybody may try to attest, and each attempt costs a write to the audit log.
+        self.attestation = limit("attestation", 20, 50, 5.0)
+        # SPIRE's number per address; ours is per agent, of whom many may come from one.  The burst holds what an agent
+        # with a thousand entries asks for at once when an authority was replaced.
+        self.signing = limit("signing", 500, 2000, 10.0)
+        # Of one identity that administers, or is a server below this one, over the port.
+        self.administration = limit("administration", 100, 500, 10.0)
+        # Anybody may try, and each attempt costs the checking of a signature and perhaps a record.
+        self.returning = limit("return", 20, 50, 5.0)
+        self.time = limit("time", 50, 200, 1.0)
+        # Each derivation is a write, and makes an agent fetch its entries.
+        self.templates = limit("templates", 50, 200, 10.0)

@@ -8,7 +8,7 @@ from typing import Any, Final
 from vestibule.clock import Clock
 from vestibule.doors.access import denied_details
 from vestibule.doors.identity_api.values import receive
-from vestibule.doors.limits import PerSource
+from vestibule.doors.limits import Limits
 from vestibule.identity.codes import MISSING_PARAMETER
 from vestibule.identity.names import agent_id
 from vestibule.identity.returning import Claim, Returning
@@ -29,13 +29,12 @@ MAX_CSR: Final = 64 * 1024
 class PresenceDoor:
     """Translates for ``identity.returning``."""
 
-    def __init__(self, returning: Returning, clock: Clock, trust_domain: TrustDomain) -> None:
+    def __init__(self, returning: Returning, clock: Clock, trust_domain: TrustDomain, limits: Limits) -> None:
         self._returning = returning
         self._clock = clock
         self._trust_domain = trust_domain
-        # Anybody may try, and each attempt costs the checking of a signature and perhaps a record.
-        self._attempts = PerSource(rate=20, burst=50, patience=5.0)
-        self._questions = PerSource(rate=50, burst=200, patience=1.0)
+        self._attempts = limits.returning
+        self._questions = limits.time
 
     def servable(self) -> Servable:
         """The service, not yet guarded."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from vestibule.doors.identity_api.values import own_agent_id, receive, unix
-from vestibule.doors.limits import PerSource
+from vestibule.doors.limits import Limits
 from vestibule.identity.entitlement import Entitlements
 from vestibule.identity.templating import Templating, variables
 from vestibule.net.grpc import Servable, Stream, serve
@@ -20,11 +20,10 @@ SERVICE: Final = wire.DESCRIPTOR.services_by_name["Templates"]
 class TemplatesDoor:
     """Translates for ``identity.templating``; an agent speaks for itself alone."""
 
-    def __init__(self, templating: Templating, entitlements: Entitlements) -> None:
+    def __init__(self, templating: Templating, entitlements: Entitlements, limits: Limits) -> None:
         self._templating = templating
         self._entitlements = entitlements
-        # Each derivation is a write, and makes an agent fetch its entries.
-        self._attempts = PerSource(rate=50, burst=200, patience=10.0)
+        self._attempts = limits.templates
 
     def servable(self) -> Servable:
         """The service, not yet guarded."""

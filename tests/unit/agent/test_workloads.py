@@ -136,6 +136,13 @@ async def test_entries_for_stores_and_expired_entries_are_for_nobody(bench: Benc
     assert await code_of(await following(bench.watch())) is NO_IDENTITY
 
 
+async def test_what_attestors_found_is_told_to_whoever_counts(bench: Bench) -> None:
+    told: list[str] = []
+    bench.workloads.observe = lambda findings: told.extend(each.attestor for each in findings)
+    await bench.workloads.attest(Caller())
+    assert told == ["test"]
+
+
 async def test_who_has_no_identity_is_told_what_was_attested_and_the_log_tells_it_once(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,15 +59,20 @@ async def examine(
 
 
 async def attest_workload(
-    attestors: Sequence[WorkloadAttestor], process: Process, *, patience: float = PATIENCE
+    attestors: Sequence[WorkloadAttestor],
+    process: Process,
+    *,
+    patience: float = PATIENCE,
+    observe: Callable[[Sequence[Finding]], None] = lambda _: None,
 ) -> frozenset[Selector]:
     """The findings of all attestors together.
 
     A failing attestor takes nothing from the others' findings: entries that need its selectors do not
-    match, which is the safe side.  Raises: VST2050 when every attestor failed; VST2312 if the process ended
-    meanwhile.
+    match, which is the safe side.  ``observe`` is told of every attestor's finding.
+    Raises: VST2050 when every attestor failed; VST2312 if the process ended meanwhile.
     """
     findings = await examine(attestors, process, patience=patience)
+    observe(findings)
     failed = [each for each in findings if each.error is not None]
     for each in failed:
         _log.warning("attestor %s failed for process %d: %s", each.attestor, process.pid, each.error)

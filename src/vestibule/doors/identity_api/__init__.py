@@ -8,6 +8,7 @@ from vestibule.doors.identity_api.entry import EntryDoor
 from vestibule.doors.identity_api.local_authority import LocalAuthorityDoor
 from vestibule.doors.identity_api.svid import SvidDoor
 from vestibule.doors.identity_api.trust_domain import TrustDomainDoor
+from vestibule.doors.limits import Limits
 from vestibule.identity.authorities import Authorities
 from vestibule.identity.downstream import Downstream
 from vestibule.identity.entitlement import Entitlements
@@ -34,12 +35,13 @@ def identity_services(
     bundles: FederatedBundles,
     relationships: Relationships,
     federation: Federation,
+    limits: Limits,
 ) -> Sequence[Servable]:
     """All of them, not yet guarded (``doors.access``)."""
     return (
-        AgentDoor(nodes).servable(),
+        AgentDoor(nodes, limits).servable(),
         EntryDoor(registration, entitlements).servable(),
-        SvidDoor(issuance, jwt_issuance, downstream, wit_issuance).servable(),
+        SvidDoor(issuance, jwt_issuance, downstream, wit_issuance, limits).servable(),
         BundleDoor(authorities, downstream, bundles).servable(),
         LocalAuthorityDoor(authorities).servable(),
         TrustDomainDoor(relationships, federation, bundles).servable(),

@@ -21,7 +21,7 @@ from vestibule.doors.identity_api.values import (
     svid_to_wire,
     unix,
 )
-from vestibule.doors.limits import PerSource
+from vestibule.doors.limits import Limits
 from vestibule.doors.scope import current_scope
 from vestibule.identity.codes import AGENT_NOT_FOUND, INVALID_ENTRY, MISSING_PARAMETER
 from vestibule.identity.nodes import Nodes
@@ -45,10 +45,9 @@ MAX_PAYLOAD: Final = 256 * 1024
 class AgentDoor:
     """Translates for ``identity.nodes``."""
 
-    def __init__(self, nodes: Nodes) -> None:
+    def __init__(self, nodes: Nodes, limits: Limits) -> None:
         self._nodes = nodes
-        # Anybody may try to attest, and each attempt costs a write to the audit log.
-        self._attempts = PerSource(rate=20, burst=50, patience=5.0)
+        self._attempts = limits.attestation
 
     def servable(self) -> Servable:
         """The service, not yet guarded."""

@@ -19,7 +19,7 @@ from vestibule.doors.identity_api.values import (
     svid_to_wire,
     wit_svid_to_wire,
 )
-from vestibule.doors.limits import PerSource
+from vestibule.doors.limits import Limits
 from vestibule.doors.scope import current_scope
 from vestibule.errors import VestibuleError
 from vestibule.identity.downstream import Downstream
@@ -32,23 +32,23 @@ from vestibule.wire.gen.spire import svid_pb2 as wire
 
 SERVICE: Final = wire.DESCRIPTOR.services_by_name["SVID"]
 
-SIGNATURES_PER_SECOND: Final = 500
-SIGNATURES_AT_ONCE: Final = 2000
-
 
 class SvidDoor:
     """Translates for ``identity.issuance``, ``identity.jwt_issuance`` and ``identity.wit_issuance``."""
 
     def __init__(
-        self, issuance: Issuance, jwt_issuance: JwtIssuance, downstream: Downstream, wit_issuance: WitIssuance
+        self,
+        issuance: Issuance,
+        jwt_issuance: JwtIssuance,
+        downstream: Downstream,
+        wit_issuance: WitIssuance,
+        limits: Limits,
     ) -> None:
         self._wit_issuance = wit_issuance
         self._downstream = downstream
         self._issuance = issuance
         self._jwt_issuance = jwt_issuance
-        # SPIRE's number per address; ours is per agent, of whom many may come from one.  The burst holds what an agent
-        # with a thousand entries asks for at once when an authority was replaced.
-        self._signing = PerSource(rate=SIGNATURES_PER_SECOND, burst=SIGNATURES_AT_ONCE, patience=10.0)
+        self._signing = limits.signing
 
     def servable(self) -> Servable:
         """The service, not yet guarded."""
