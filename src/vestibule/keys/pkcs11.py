@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 import threading
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -151,18 +153,24 @@ class Pkcs11KeyManager:
         return await asyncio.to_thread(self._asked, question)
 
     def _asked(self, question: Callable[[pkcs11.Session], T]) -> T:
+        try:
+            with _LOCKS[self._module]:
+                return self._asked_twice(question)
+        finally:
+            clear_openssl_errors()
+
+    def _asked_twice(self, question: Callable[[pkcs11.Session], T]) -> T:
         library = _library()
-        with _LOCKS[self._module]:
-            try:
-                return question(self._opened(library, anew=False))
-            except (library.PKCS11Error, VestibuleError) as error:
-                if isinstance(error, VestibuleError) and error.code.code in _FINAL:
-                    raise
-            try:
-                return question(self._opened(library, anew=True))
-            except library.PKCS11Error as error:
-                self._forget_session()
-                raise self._unavailable(error) from error
+        try:
+            return question(self._opened(library, anew=False))
+        except (library.PKCS11Error, VestibuleError) as error:
+            if isinstance(error, VestibuleError) and error.code.code in _FINAL:
+                raise
+        try:
+            return question(self._opened(library, anew=True))
+        except library.PKCS11Error as error:
+            self._forget_session()
+            raise self._unavailable(error) from error
 
     def _opened(self, library: Any, *, anew: bool) -> pkcs11.Session:
         if self._locked_out is not None:
@@ -244,6 +252,17 @@ class Pkcs11KeyManager:
         for kind in (private_class(), public_class()):
             for found in objects(session, kind, label):
                 found.destroy()
+
+
+def clear_openssl_errors() -> None:
+    """Forget what went wrong inside of a module in this thread.
+
+    Modules that are built on OpenSSL, as SoftHSM is, share it with Python, and leave errors of theirs in the thread's
+    queue: whoever loads certificates in this thread next would take them for errors of that.  Python has no call for it; an
+    operation that fails on purpose empties the queue.
+    """
+    with suppress(ssl.SSLError):
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).set_ciphers("none of these")
 
 
 def _library() -> Any:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import ssl
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,9 +14,10 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from vestibule.errors import VestibuleError
-from vestibule.keys.pkcs11 import Pkcs11KeyManager
+from vestibule.keys.pkcs11 import Pkcs11KeyManager, clear_openssl_errors
 from vestibule.keys.secrets import Secret
 from vestibule.keys.token_keys import TokenKey
+from vestibule.testing import TestAuthority
 from vestibule.testing.softhsm import PIN, SoftToken, softhsm_module
 
 MODULE = softhsm_module()
@@ -22,6 +27,13 @@ pytestmark = pytest.mark.skipif(MODULE is None, reason="SoftHSM2 is not installe
 @pytest.fixture
 def token(tmp_path: Path) -> SoftToken:
     return SoftToken(tmp_path / "token")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    """Tests that use the module themselves leave no errors of its to those that come after them in this thread."""
+    yield
+    clear_openssl_errors()
 
 
 def manager(token: SoftToken, pin: str = PIN, *, namespace: str = "one") -> Pkcs11KeyManager:
@@ -65,6 +77,14 @@ async def test_a_private_key_can_not_be_taken_out_of_the_token(token: SoftToken)
     with pytest.raises(pkcs11.PKCS11Error):
         private[pkcs11.Attribute.VALUE]
     session.close()
+
+
+async def test_who_uses_the_thread_next_does_not_get_the_modules_errors(token: SoftToken) -> None:
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max_workers=1))
+    keys, certificate = manager(token), TestAuthority().certificate
+    await keys.generate("a")
+    context = await asyncio.to_thread(ssl.create_default_context, cadata=certificate)
+    assert context.cert_store_stats()["x509"] == 1
 
 
 async def test_a_session_that_was_lost_is_opened_again(token: SoftToken) -> None:
