@@ -258,8 +258,8 @@ def clear_openssl_errors() -> None:
     """Forget what went wrong inside of a module in this thread.
 
     Modules that are built on OpenSSL, as SoftHSM is, share it with Python, and leave errors of theirs in the thread's
-    queue: whoever loads certificates in this thread next would take them for errors of that.  Python has no call for it; an
-    operation that fails on purpose empties the queue.
+    queue: whoever loads certificates in this thread next would take them for errors of that.  Python has no call for
+    it; an operation that fails on purpose empties the queue.
     """
     with suppress(ssl.SSLError):
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).set_ciphers("none of these")
