@@ -178,7 +178,11 @@ class _Server:
         self._oidc_tls = _oidc_tls(settings)
         self._endpoint = Endpoint.of(settings, services)
         self._tls = ServerTls(services.identity.svid, services.authorities.bundle())
-        limits = Limits(limit_metrics(self._metrics))
+        limits = Limits(
+            limit_metrics(self._metrics),
+            attestation=settings.ratelimit_attestation,
+            signing=settings.ratelimit_signing,
+        )
         access = Access(
             services.nodes,
             self._bundle_of,

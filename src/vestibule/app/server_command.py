@@ -89,6 +89,19 @@ def run(
             help="How many identities a template gives that does not say. [default: 100]",
         ),
     ] = None,
+    ratelimit_attestation: Annotated[
+        int | None,
+        typer.Option(
+            "--ratelimit-attestation",
+            help="Attempts of nodes to join, per second and address; 0: no limit. [default: 20]",
+        ),
+    ] = None,
+    ratelimit_signing: Annotated[
+        int | None,
+        typer.Option(
+            "--ratelimit-signing", help="Signatures per second and agent; 0: no limit. [default: 500]"
+        ),
+    ] = None,
     admin_id: Annotated[
         list[str] | None,
         typer.Option("--admin-id", help="An identity that is a full administrator. Repeatable."),
@@ -251,6 +264,8 @@ def run(
             "disable_jwt_svids": disable_jwt_svids or None,
             "allowed_jwt_claims": allowed_jwt_claim or None,
             "template_identities": template_identities,
+            "ratelimit_attestation": ratelimit_attestation,
+            "ratelimit_signing": ratelimit_signing,
             "admin_ids": admin_id or None,
             "experimental_wit_svids": experimental_wit_svids or None,
             "agent_ttl": agent_ttl,

@@ -16,6 +16,7 @@ from vestibule.app.codes import INVALID_SETTING
 from vestibule.app.configuration.sizes import Size
 from vestibule.app.secret_references import SecretReference
 from vestibule.cli.durations import parse_duration
+from vestibule.doors.limits import ATTESTATIONS_PER_SECOND, MOST_PER_SECOND, SIGNATURES_PER_SECOND
 from vestibule.errors import VestibuleError
 from vestibule.identity.entry_rules import DEFAULT_IDENTITIES, MOST_IDENTITIES
 from vestibule.identity.rotation import notice, refresh_hint
@@ -117,6 +118,8 @@ class ServerSettings:
     federation_web_ca: Path | None = None
     federation_permit_local: bool = False
     federation_shortest_refresh: timedelta = timedelta(minutes=1)
+    ratelimit_attestation: int = ATTESTATIONS_PER_SECOND
+    ratelimit_signing: int = SIGNATURES_PER_SECOND
     node_attestors: tuple[Choice, ...] = (Choice(name="join_token"),)
     drain: timedelta = field(default=timedelta(seconds=5))
 
@@ -143,6 +146,9 @@ class ServerSettings:
                 raise INVALID_SETTING.error(
                     f"admin_ids: {identity} is of another trust domain, and the server's port believes only its own"
                 )
+        for name in ("ratelimit_attestation", "ratelimit_signing"):
+            if not 0 <= getattr(self, name) <= MOST_PER_SECOND:
+                raise INVALID_SETTING.error(f"{name} is not between 0 (off) and {MOST_PER_SECOND}")
         if not 1 <= self.template_identities <= MOST_IDENTITIES:
             raise INVALID_SETTING.error(f"template_identities is not between 1 and {MOST_IDENTITIES}")
         if self.default_jwt_svid_ttl < timedelta(seconds=1):
@@ -296,7 +302,9 @@ _PATHS: Final = frozenset(
         *("upstream_cert", "upstream_key", "upstream_roots"),
     }
 )
-_NUMBERS: Final = frozenset({"pkcs11_pin_fd", "template_identities"})
+_NUMBERS: Final = frozenset(
+    {"pkcs11_pin_fd", "template_identities", "ratelimit_attestation", "ratelimit_signing"}
+)
 _DURATIONS: Final = frozenset(
     {
         *(

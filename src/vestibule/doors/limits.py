@@ -11,6 +11,11 @@ from typing import Final, TypeAlias
 from vestibule.net.codes import TOO_MANY_ATTEMPTS
 
 MAX_SOURCES: Final = 4096
+ATTESTATIONS_PER_SECOND: Final = 20
+SIGNATURES_PER_SECOND: Final = 500
+MOST_PER_SECOND: Final = 1_000_000
+LARGEST_BATCH: Final = 500
+"""Of what an agent asks for in one call."""
 Observe: TypeAlias = Callable[[str], None]
 
 
@@ -22,9 +27,12 @@ class PerSource:
     """Lets each source through ``rate`` times per second after a burst; others wait, at most ``patience`` seconds."""
 
     def __init__(self, *, rate: float, burst: int, patience: float, observe: Observe = unobserved) -> None:
-        """``observe`` is told of every call that had to ``wait`` for its turn, or was ``refused`` one."""
+        """``rate`` 0: everybody is let through at once.
+
+        ``observe`` is told of every call that had to ``wait`` for its turn, or was ``refused`` one.
+        """
         self._observe = observe
-        self._interval = 1.0 / rate
+        self._interval = 1.0 / rate if rate else 0.0
         self._credit = burst * self._interval
         self._patience = patience
         self._free_at: OrderedDict[str, float] = OrderedDict()
@@ -56,17 +64,26 @@ class Limits:
 
     NAMES: Final = ("attestation", "signing", "administration", "return", "time", "templates")
 
-    def __init__(self, observe: Callable[[str, str], None] = lambda _name, _what: None) -> None:
-        """``observe`` is told which limit made somebody wait, or refused somebody."""
+    def __init__(
+        self,
+        observe: Callable[[str, str], None] = lambda _name, _what: None,
+        *,
+        attestation: int = ATTESTATIONS_PER_SECOND,
+        signing: int = SIGNATURES_PER_SECOND,
+    ) -> None:
+        """``observe`` is told which limit made somebody wait, or refused somebody.
+
+        ``attestation`` (per address) and ``signing`` (per agent) are per second; 0 turns either off.
+        """
 
         def limit(name: str, rate: float, burst: int, patience: float) -> PerSource:
             return PerSource(rate=rate, burst=burst, patience=patience, observe=partial(observe, name))
 
         # Anybody may try to attest, and each attempt costs a write to the audit log.
-        self.attestation = limit("attestation", 20, 50, 5.0)
+        self.attestation = limit("attestation", attestation, attestation * 5 // 2, 5.0)
         # SPIRE's number per address; ours is per agent, of whom many may come from one.  The burst holds what an agent
-        # with a thousand entries asks for at once when an authority was replaced.
-        self.signing = limit("signing", 500, 2000, 10.0)
+        # with a thousand entries asks for at once when an authority was replaced, and always a whole batch.
+        self.signing = limit("signing", signing, max(signing * 4, LARGEST_BATCH), 10.0)
         # Of one identity that administers, or is a server below this one, over the port.
         self.administration = limit("administration", 100, 500, 10.0)
         # Anybody may try, and each attempt costs the checking of a signature and perhaps a record.

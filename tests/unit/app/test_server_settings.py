@@ -35,6 +35,8 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_defaults(tmp_path
         {"ca_ttl": "1s"},
         {"default_x509_svid_ttl": "48h"},
         {"agent_ttl": "0s"},
+        {"ratelimit_attestation": -1},
+        {"ratelimit_signing": "1000001"},
         {"key_storage": "tape"},
         {"trust_domain": None},
         {"admin_ids": ["spiffe://example.org"]},

@@ -23,7 +23,7 @@ from vestibule.doors import (
 )
 from vestibule.doors.access import BOUNDED, OPERATOR, TABLE, Who, denied_details
 from vestibule.doors.identity_api import agent, bundle, entry, local_authority, svid, trust_domain
-from vestibule.doors.limits import PerSource
+from vestibule.doors.limits import Limits, PerSource
 from vestibule.errors import VestibuleError
 from vestibule.identity.administration import POWERS
 from vestibule.identity.codes import AGENT_BANNED, ENTRY_NOT_FOUND
@@ -134,6 +134,18 @@ def test_a_batch_takes_as_many_turns_as_it_holds() -> None:
     assert limit.turn("a", 100.0, 10) == pytest.approx(1.0)
     with pytest.raises(VestibuleError, match="VST2325"):
         limit.turn("a", 100.0)
+
+
+def test_a_limit_that_is_turned_off_lets_everybody_through() -> None:
+    limits = Limits(attestation=0, signing=0)
+    for limit in (limits.attestation, limits.signing):
+        assert max(limit.turn("a", 100.0, 500) for _ in range(1000)) <= 0
+
+
+def test_an_agent_may_have_a_whole_batch_signed_however_low_the_limit() -> None:
+    signing = Limits(signing=1).signing
+    assert signing.turn("a", 100.0, 500) <= 0
+    assert signing.turn("a", 100.0) == pytest.approx(1.0)
 
 
 def test_many_sources_are_forgotten_oldest_first() -> None:

@@ -94,6 +94,14 @@ SERVER: Final = {
     "node_attestors": Meaning("How nodes may attest: names, each with its settings.", "--node-attestor"),
     "allowed_jwt_claims": Meaning("Which custom claims entries may put into JWT-SVIDs; `*` allows all."),
     "template_identities": Meaning("How many identities an entry with a template may give."),
+    "ratelimit_attestation": Meaning(
+        "How often per second nodes of one address may try to join; 0 turns the limit off.",
+        "--ratelimit-attestation",
+    ),
+    "ratelimit_signing": Meaning(
+        "How many certificates and tokens one agent may have signed per second; 0 turns the limit off.",
+        "--ratelimit-signing",
+    ),
     "admin_ids": Meaning("SPIFFE IDs whose holders administer the server without an entry that says so."),
     "federation_bundle_endpoint_address": Meaning(
         "Where other trust domains fetch the bundle: the address.", "--federation-bundle-endpoint"
@@ -189,7 +197,7 @@ SPIRE: Final = {
     "server.log_level": "the option `--log-level`",
     "server.log_format": "the option `--log-format`",
     "server.log_file": "standard error; let systemd or a collector keep it",
-    "server.ratelimit": "limits are built in",
+    "server.ratelimit": "`ratelimit_attestation` and `ratelimit_signing`",
     "server.experimental": "nothing here is experimental by configuration",
     "server.plugins": "`node_attestors`, `key_storage` and `database`",
     "server.telemetry": "`/metrics` at `health_address` and `health_port`",

@@ -48,6 +48,7 @@ class AgentDoor:
     def __init__(self, nodes: Nodes, limits: Limits) -> None:
         self._nodes = nodes
         self._attempts = limits.attestation
+        self._signing = limits.signing
 
     def servable(self) -> Servable:
         """The service, not yet guarded."""
@@ -86,6 +87,7 @@ class AgentDoor:
         request = await receive(stream)
         if not request.HasField("params"):
             raise MISSING_PARAMETER.error("params cannot be nil")
+        await self._signing.pass_through(str(own_agent_id()))
         svid = await self._nodes.renew(own_agent_id(), request.params.csr)
         await stream.send_message(wire.RenewAgentResponse(svid=svid_to_wire(svid)))
 

@@ -96,6 +96,7 @@ class SvidDoor:
         spiffe_id = id_from_wire(request.id, "invalid SPIFFE ID")
         ttl = timedelta(seconds=request.ttl) if request.ttl else None
         current_scope().permit_mint(spiffe_id, (), ttl, jwt=False)
+        await self._signing.pass_through(actor_kind())
         svid = await self._wit_issuance.mint(
             actor(), spiffe_id, request.public_key, request.signing_algorithm, ttl
         )
@@ -128,6 +129,7 @@ class SvidDoor:
         """NewDownstreamX509CA."""
         request = await receive(stream)
         ttl = timedelta(seconds=request.preferred_ttl) if request.preferred_ttl else None
+        await self._signing.pass_through(str(own_id()))
         ca = await self._downstream.sign_ca(own_id(), request.csr, ttl)
         await stream.send_message(
             wire.NewDownstreamX509CAResponse(ca_cert_chain=ca.chain, x509_authorities=ca.roots)
