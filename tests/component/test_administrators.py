@@ -22,7 +22,7 @@ from tests.component.server_lab import (
     wire_id,
 )
 
-from vestibule.doors import administrators_api, entries_api, server_why
+from vestibule.doors import administrators_api, entries_api, server_why, templates_api
 from vestibule.doors.access import BOUNDED, OPERATOR, TABLE, Who
 from vestibule.errors import VestibuleError
 from vestibule.net.grpc import Client
@@ -31,6 +31,7 @@ from vestibule.pki.keys import generate_key
 from vestibule.spiffe import SpiffeId, X509Svid
 from vestibule.wire.gen.spire import agent_pb2, entry_pb2, svid_pb2, types_pb2
 from vestibule.wire.gen.vestibule.admin.v1 import administrators_pb2, entries_pb2, why_pb2
+from vestibule.wire.gen.vestibule.node.v1 import templates_pb2
 from vestibule.wire.pool import POOL
 
 ADMIN_ID = SpiffeId.of(DOMAIN, "/admins/by-setting")
@@ -252,6 +253,71 @@ async def test_agents_tokens_and_minting_have_bounds_too(lab: Lab) -> None:
         await made.svids.unary(
             "MintJWTSVID", svid_pb2.MintJWTSVIDRequest(id=wire_id("/ns/prod/a"), audience=["x"])
         )
+
+
+async def test_bounds_cannot_be_left_by_becoming_somebody_who_has_more_rights(lab: Lab) -> None:
+    bound = SpiffeId.of(DOMAIN, "/admins/over-teams")
+    powers = ["entries", "mint", "tokens"]
+    await grant(lab, bound, powers=powers, paths=["/admins", "/team"], parents=["/node"])
+    made = await workload(lab, bound.path)
+    await lab.entry("/team/boss", "/nobody", admin=True, selector="a:boss")
+    await lab.entry("/team/server", "/nobody", downstream=True, selector="a:server")
+    await grant(lab, SpiffeId.of(DOMAIN, "/team/lead"), powers=["read"], paths=["/"], parents=["/"])
+    for number, path in enumerate(("/team/boss", "/team/server", "/team/lead", ADMIN_ID.path, bound.path)):
+        [answer] = await create(made, wire_entry(path, "/node", f"n:{number}"))
+        assert answer.startswith("VST1355"), path
+        csr = make_csr(generate_key(), SpiffeId.of(DOMAIN, path))
+        for service, method, request in (
+            (made.svids, "MintX509SVID", svid_pb2.MintX509SVIDRequest(csr=csr)),
+            (made.svids, "MintJWTSVID", svid_pb2.MintJWTSVIDRequest(id=wire_id(path), audience=["x"])),
+            (
+                made.agents,
+                "CreateJoinToken",
+                agent_pb2.CreateJoinTokenRequest(ttl=60, agent_id=wire_id(path)),
+            ),
+        ):
+            with pytest.raises(VestibuleError, match="VST1355"):
+                await service.unary(method, request)
+    assert await create(made, wire_entry("/team/plain", "/node", "n:plain")) == [""]
+
+
+async def test_a_token_of_ones_own_choice_takes_no_agents_place_outside_the_bounds(lab: Lab) -> None:
+    bound = SpiffeId.of(DOMAIN, "/admins/tokens")
+    await grant(lab, bound, powers=["tokens"], parents=[f"{NODES}/mine"])
+    made = await workload(lab, bound.path)
+    for token, good in (("mine", True), ("somebodys-agent", False)):
+        call = made.agents.unary("CreateJoinToken", agent_pb2.CreateJoinTokenRequest(ttl=60, token=token))
+        if good:
+            await call
+        else:
+            with pytest.raises(VestibuleError, match="VST1355"):
+                await call
+    assert (await made.agents.unary("CreateJoinToken", agent_pb2.CreateJoinTokenRequest(ttl=60))).value
+
+
+async def test_an_identity_of_a_template_never_administers(lab: Lab) -> None:
+    agent = await lab.agent()
+    client = Client(lab.operator.channel, entries_api.SERVICE)
+    template = entries_pb2.RegisteredEntry(
+        entry=wire_entry("/people", agent.id, "a:b"),
+        extras=entries_pb2.EntryExtras(path_template="/people/{unix:user}"),
+    )
+    made = await client.unary("Create", entries_pb2.CreateRegisteredRequest(entries=[template]))
+    assert not made.results[0].status.code, made.results[0].status.message
+    template_id = made.results[0].entry.entry.id
+    templates = Client(agent.channel, templates_api.SERVICE)
+
+    def asked(user: str) -> templates_pb2.DeriveRequest:
+        pairs = (("a", "b"), ("unix", f"user:{user}"))
+        selectors = [types_pb2.Selector(type=kind, value=value) for kind, value in pairs]
+        return templates_pb2.DeriveRequest(entry_id=template_id, selectors=selectors)
+
+    await grant(lab, SpiffeId.of(DOMAIN, "/people/root"), powers=["agents"], parents=["/"])
+    with pytest.raises(VestibuleError, match="VST1352"):
+        await templates.unary("Derive", asked("root"))
+    await templates.unary("Derive", asked("guest"))
+    with pytest.raises(VestibuleError, match="VST1356"):
+        await grant(lab, SpiffeId.of(DOMAIN, "/people/guest"), powers=["agents"], parents=["/"])
 
 
 async def test_a_revoked_or_expired_grant_counts_no_more_on_an_open_connection(lab: Lab) -> None:

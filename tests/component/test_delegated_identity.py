@@ -152,11 +152,16 @@ async def test_tokens_of_what_administers_are_never_given(world: Field) -> None:
     await create(world, agent.id, "/delegate", me)
     await create(world, agent.id, "/boss", ONE, admin=True)
     await create(world, agent.id, "/below", ONE, downstream=True)
+    # A second entry of such an identity would give it away as well.
+    await create(world, agent.id, "/boss", types_pb2.Selector(type="k8s", value="ns:two"))
     path = agent.settings.delegation_socket_path
     assert path is not None
     async with delegated(path) as client:
         await svids_until(client, wire.SubscribeToX509SVIDsRequest(pid=os.getpid()), "/delegate")
         request = wire.FetchJWTSVIDsRequest(selectors=[ONE], audience=["db"])
+        assert await status_of(client, "FetchJWTSVIDs", request) is Status.PERMISSION_DENIED
+        second = types_pb2.Selector(type="k8s", value="ns:two")
+        request = wire.FetchJWTSVIDsRequest(selectors=[second], audience=["db"])
         assert await status_of(client, "FetchJWTSVIDs", request) is Status.PERMISSION_DENIED
         await svids_until(client, wire.SubscribeToX509SVIDsRequest(selectors=[ONE]))
 

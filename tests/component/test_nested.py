@@ -21,20 +21,23 @@ import pytest
 from grpclib.const import Status
 from tests.component.authority_lab import Operator, leads_to, roots_of, until
 from tests.component.handshakes import following, shake_hands, traffic
-from tests.component.server_lab import grpc_error
+from tests.component.server_lab import grpc_error, svid_of
 from tests.component.test_agent import ME, TD, Field, Running, Server, anything, wire_id
 
 from vestibule.app.server_settings import Upstream
+from vestibule.calls.channel import ServerChannel
 from vestibule.calls.upstream_api import UpstreamApi, upstream_api
 from vestibule.clock import SystemClock
+from vestibule.doors.identity_api.values import jwt_key_to_wire
 from vestibule.errors import VestibuleError
 from vestibule.net.grpc import Client
+from vestibule.pki.chains import verify_x509_svid
 from vestibule.pki.csr import make_csr
 from vestibule.pki.keys import generate_key
 from vestibule.records import Address
-from vestibule.spiffe import JwtAuthority, SpiffeId
+from vestibule.spiffe import JwtAuthority, SpiffeId, TrustBundle, X509Svid
 from vestibule.testing import TestAuthority
-from vestibule.wire.gen.spire import entry_pb2, types_pb2
+from vestibule.wire.gen.spire import bundle_pb2, entry_pb2, svid_pb2, types_pb2
 from vestibule.wire.gen.vestibule.admin.v1 import admin_pb2
 
 LOWER = "/lower-server"
@@ -60,12 +63,15 @@ class Nested:
         return Operator(self.lower.server.socket)
 
 
-async def downstream_entry(server: Server, parent: SpiffeId, path: str, downstream: bool = True) -> str:
+async def downstream_entry(
+    server: Server, parent: SpiffeId, path: str, downstream: bool = True, admin: bool = False
+) -> str:
     entry = types_pb2.Entry(
         spiffe_id=wire_id(SpiffeId.of(TD, path)),
         parent_id=wire_id(parent),
         selectors=[types_pb2.Selector(type="unix", value=ME.partition(":")[2])],
         downstream=downstream,
+        admin=admin,
     )
     service = entry_pb2.DESCRIPTOR.services_by_name["Entry"]
     request = entry_pb2.BatchCreateEntryRequest(entries=[entry])
@@ -307,6 +313,64 @@ async def test_only_an_identity_with_a_downstream_entry_may_and_no_more_than_tha
         await nested.root_operator.step("Taint", mine.key_id, "JWT")
         await nested.root_operator.step("Revoke", mine.key_id, "JWT")
         assert await refused_with(api.publish_jwt(mine)) is Status.FAILED_PRECONDITION
+
+
+async def minted(field: Field, path: str) -> X509Svid:
+    key = generate_key()
+    request = svid_pb2.MintX509SVIDRequest(csr=make_csr(key, SpiffeId.of(TD, path)))
+    service = svid_pb2.DESCRIPTOR.services_by_name["SVID"]
+    answer = await field.server.call(service, "MintX509SVID", request)
+    return svid_of(answer.svid.cert_chain, key)
+
+
+@asynccontextmanager
+async def showing(field: Field, svid: X509Svid, bundle: TrustBundle) -> AsyncIterator[ServerChannel]:
+    address = Address.parse(f"127.0.0.1:{field.server.port}")
+    channel = ServerChannel(address, bundle=lambda: bundle, svid=lambda: svid, clock=SystemClock())
+    try:
+        yield channel
+    finally:
+        channel.close()
+
+
+async def count_entries(field: Field, svid: X509Svid, bundle: TrustBundle) -> int:
+    async with showing(field, svid, bundle) as channel:
+        entries = Client(channel, entry_pb2.DESCRIPTOR.services_by_name["Entry"])
+        return int((await entries.unary("CountEntries", entry_pb2.CountEntriesRequest())).count)
+
+
+async def test_a_server_below_cannot_make_itself_an_administrator_of_the_one_above(nested: Nested) -> None:
+    bundle = await nested.root_operator.bundle()
+    for field in (nested.root, nested.lower):
+        await downstream_entry(
+            field.server, SpiffeId.of(TD, "/nobody"), "/boss", downstream=False, admin=True
+        )
+    above, below_it = await minted(nested.root, "/boss"), await minted(nested.lower, "/boss")
+    # Both are good certificates of that identity, to everybody.
+    for svid in (above, below_it):
+        assert verify_x509_svid(svid.chain, bundle, datetime.now(UTC)) == svid.spiffe_id
+        assert await count_entries(nested.lower, svid, bundle) > 0
+    assert await count_entries(nested.root, above, bundle) > 0
+    assert await refused_with(count_entries(nested.root, below_it, bundle)) is Status.PERMISSION_DENIED
+
+
+async def test_one_server_below_can_neither_taint_nor_end_a_key_of_another(nested: Nested) -> None:
+    bundle = await nested.root_operator.bundle()
+    await downstream_entry(nested.root.server, SpiffeId.of(TD, "/nobody"), "/other-server")
+    other = await minted(nested.root, "/other-server")
+    own = await nested.root_operator.active("JWT")
+    [key] = [each for each in bundle.jwt_authorities if each.key_id != own]
+    assert key.expires_at is not None
+    soon = datetime.now(UTC) + timedelta(seconds=30)
+    async with showing(nested.root, other, bundle) as channel:
+        client = Client(channel, bundle_pb2.DESCRIPTOR.services_by_name["Bundle"])
+        for changed in (replace(key, tainted=True), replace(key, expires_at=soon)):
+            request = bundle_pb2.PublishJWTAuthorityRequest(jwt_authority=jwt_key_to_wire(changed))
+            await client.unary("PublishJWTAuthority", request)
+        over = replace(key, tainted=True, expires_at=datetime.now(UTC) - HOUR)
+        request = bundle_pb2.PublishJWTAuthorityRequest(jwt_authority=jwt_key_to_wire(over))
+        assert await refused_with(client.unary("PublishJWTAuthority", request)) is Status.INVALID_ARGUMENT
+    assert key in (await nested.root_operator.bundle()).jwt_authorities
 
 
 async def test_a_server_without_a_downstream_entry_says_what_it_lacks() -> None:

@@ -215,7 +215,10 @@ class Delegation:
 
     def _entries(self, selectors: frozenset[Selector]) -> tuple[Entry, ...]:
         matching = self._cache.matching(selectors, self._clock.now())
-        return tuple(entry for entry in matching if not (entry.admin or entry.downstream))
+        # By identity: another entry of the same one would give it away as well.
+        every = self._cache.now.entries.values()
+        reserved = {entry.spiffe_id for entry in every if entry.admin or entry.downstream}
+        return tuple(entry for entry in matching if entry.spiffe_id not in reserved)
 
     def _look_for_svids(
         self, claim: Claim, selectors: frozenset[Selector]

@@ -55,6 +55,7 @@ from vestibule.net.grpc_server import GrpcServer
 from vestibule.net.listen import listen_tcp
 from vestibule.net.tls import ServerTls
 from vestibule.net.unix import PRIVATE, UnixListener, listen_unix
+from vestibule.pki.chains import is_signed_by
 from vestibule.pki.revocation import revoked, unrevoked
 from vestibule.processes import Shutdown
 from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain
@@ -192,6 +193,7 @@ class _Server:
             services.administration.scope_of,
             lambda: services.revocations.now,
             limits,
+            self._issued_here,
         )
         identity = identity_services(
             services.authorities,
@@ -388,6 +390,11 @@ class _Server:
         if own.trust_domain != trust_domain:
             return None
         return unrevoked(own, self._services.revocations.now, self._clock.now())
+
+    def _issued_here(self, leaf: bytes) -> bool:
+        authorities = self._services.authorities
+        chains = (der for each in authorities.all() for der in each.chain)
+        return is_signed_by(leaf, tuple(dict.fromkeys((*chains, *authorities.bundle().x509_authorities))))
 
     async def _record_log_level(self, action: str, level: LogLevel) -> None:
         event = AuditEvent(

@@ -141,7 +141,6 @@ async def opened(
                     trust_domain=domain, claims=claims, default_identities=settings.template_identities
                 )
                 registration = Registration(store, entitlements, audit, clock, domain, rules)
-                templating = Templating(store, entitlements, rules, audit, clock)
                 administration = Administration(
                     store,
                     audit,
@@ -154,6 +153,7 @@ async def opened(
                     ),
                     admin_ids=settings.admin_ids,
                 )
+                templating = Templating(store, entitlements, rules, audit, clock, administration.rights)
                 issuance = Issuance(
                     authorities,
                     entitlements,

@@ -254,11 +254,14 @@ class Access:
         scope_of: Callable[[SpiffeId], Scope],
         revocations: Callable[[], Revocations] = Revocations,
         limits: Limits | None = None,
+        issued_here: Callable[[bytes], bool] = lambda _leaf: True,
     ) -> None:
         """``powers`` are an identity's ``admin`` and ``downstream`` entries, ``scope_of`` what it administers, now.
 
-        ``bundle_of`` leaves out authorities that ``revocations`` names.
+        ``bundle_of`` leaves out authorities that ``revocations`` names.  ``issued_here`` says whether a leaf (DER) was
+        signed by this server, one of the same database, or one above.
         """
+        self._issued_here = issued_here
         self._scope_of = scope_of
         self._administrating = (limits or Limits()).administration
         self._revocations = revocations
@@ -313,7 +316,8 @@ class Access:
 
         1. Its certificate, if it shows one, holds now; a bad one is refused even where none is needed.
         2. The table lets its kind in.
-        3. A workload has, now, the power that the table asks for: it administers, or has an entry that says so.
+        3. A workload has, now, the power that the table asks for: it administers, or has an entry that says so.  Its
+           SVID was signed here, or above: servers below can sign any ID of the trust domain, but operate nothing here.
         4. An agent is attested, not banned, and shows its current certificate.
         5. What it shows is not revoked: asked last, since a banned agent has to be told that it is banned.
 
@@ -329,7 +333,7 @@ class Access:
         if caller.kind is CallerKind.WORKLOAD and Who.DOWNSTREAM in who:  # 3
             assert caller.spiffe_id is not None
             caller = replace(caller, powers=self._powers(caller.spiffe_id))
-            if caller.is_downstream:
+            if caller.is_downstream and self._signed_here(caller):
                 return self._unrevoked(caller)
         if caller.kind is not CallerKind.AGENT or Who.AGENT not in who:
             raise CALL_NOT_ALLOWED.error(f"authorization denied for method {path}")
@@ -356,10 +360,18 @@ class Access:
         """Whether a workload may call a method as an administrator; notes what it may do there."""
         assert caller.spiffe_id is not None
         scope = self._scope_of(caller.spiffe_id)
-        if not (scope.full or scope.may(*BOUNDED.get(path, ()))):
+        if not (scope.full or scope.may(*BOUNDED.get(path, ()))) or not self._signed_here(caller):
             return False
         set_scope(scope)
         return True
+
+    def _signed_here(self, caller: Caller) -> bool:
+        if self._issued_here(caller.chain[0]):
+            return True
+        _log.warning(
+            "%s (%s) has an SVID of a server below: its rights here do not count", caller, caller.address
+        )
+        return False
 
     def _admit_message(self, path: str, stream: Stream) -> None:
         """Check the caller again if its message took its time, or somebody was thrown out meanwhile.

@@ -23,7 +23,7 @@ from vestibule.identity.names import workload_id
 from vestibule.pki.names import dns_name
 from vestibule.records import Administrator, Entry
 from vestibule.spiffe import SpiffeId, TrustDomain
-from vestibule.store import Store
+from vestibule.store import EntryFilter, Store
 
 ENTRIES: Final = "entries"
 AGENTS: Final = "agents"
@@ -71,6 +71,8 @@ class Scope:
     grants: tuple[Administrator, ...] = ()
     defaults: Defaults = Defaults(x509_svid_ttl=timedelta.max, jwt_svid_ttl=timedelta.max)
     full: bool = False
+    rights: Callable[[SpiffeId], Sequence[str]] = lambda _: ()
+    """What an identity may do over the server: ``admin``, ``downstream``.  Who can be it, can do that."""
 
     def may(self, *powers: str) -> bool:
         """Whether there is any of these powers, whatever its bounds."""
@@ -83,7 +85,7 @@ class Scope:
         """
         for entry in (before, after):
             if entry is not None:
-                self._one(ENTRIES, partial(_entry_problem, entry=entry, defaults=self.defaults))
+                self._one(ENTRIES, partial(self._entry_problem, entry))
 
     def sees(self, entry: Entry) -> bool:
         """Whether the caller may learn of an entry."""
@@ -104,9 +106,21 @@ class Scope:
             AGENTS in grant.powers and _within(agent_id, grant.parents) for grant in self.grants
         )
 
-    def permit_token(self, alias: SpiffeId | None) -> None:
-        """Whether the caller may make a join token whose agent also is ``alias``.  Raises: VST1355."""
-        self._one(TOKENS, lambda grant: "" if alias is None else _outside("the alias", alias, grant.paths))
+    def permit_token(self, alias: SpiffeId | None, chosen: SpiffeId | None = None) -> None:
+        """Whether the caller may make a join token whose agent also is ``alias``.
+
+        ``chosen`` is the agent that a token of the caller's own choice joins as: it takes that agent's place, and gets
+        what that agent gets.  Raises: VST1355.
+        """
+
+        def problem(grant: Administrator) -> str:
+            return (chosen is not None and _outside("the agent", chosen, grant.parents)) or (
+                ""
+                if alias is None
+                else _outside("the alias", alias, grant.paths) or self._rights_problem(grant, alias)
+            )
+
+        self._one(TOKENS, problem)
 
     def permit_mint(
         self, spiffe_id: SpiffeId, dns_names: Sequence[str], ttl: timedelta | None, *, jwt: bool
@@ -118,11 +132,22 @@ class Scope:
             default = self.defaults.jwt_svid_ttl if jwt else self.defaults.x509_svid_ttl
             return (
                 _outside("the SPIFFE ID", spiffe_id, grant.paths)
+                or self._rights_problem(grant, spiffe_id)
                 or _dns_problem(grant, dns_names)
                 or _ttl_problem("TTL", ttl or default, ceiling)
             )
 
         self._one(MINT, problem)
+
+    def _entry_problem(self, entry: Entry, grant: Administrator) -> str:
+        return _entry_problem(grant, entry, self.defaults) or self._rights_problem(grant, entry.spiffe_id)
+
+    def _rights_problem(self, grant: Administrator, spiffe_id: SpiffeId) -> str:
+        # Rights are an identity's, not one entry's: a plain entry for it, or an SVID, gives them away as well.
+        lacking = [name for name in self.rights(spiffe_id) if name not in grant.features]
+        return (
+            f"{spiffe_id} has rights of the feature {lacking[0]!r}, which is not granted" if lacking else ""
+        )
 
     def _one(self, power: str, problem: Callable[[Administrator], str]) -> None:
         if self.full:
@@ -194,11 +219,22 @@ class Administration:
             for each in self._all
             if each.spiffe_id == spiffe_id and (each.expires_at is None or each.expires_at > now)
         )
-        return Scope(grants, self._defaults) if grants else NOTHING
+        return Scope(grants, self._defaults, rights=self.rights) if grants else NOTHING
+
+    def rights(self, spiffe_id: SpiffeId) -> tuple[str, ...]:
+        """What an identity may do over the server, in the names of ``FEATURES``; a grant of any bounds is ``admin``."""
+        entries = self._powers(spiffe_id)
+        granted = any(each.spiffe_id == spiffe_id for each in self._all)
+        found = {
+            "admin": granted or spiffe_id in self._admin_ids or any(each.admin for each in entries),
+            "downstream": any(each.downstream for each in entries),
+        }
+        return tuple(name for name, has in found.items() if has)
 
     async def grant(self, actor: str, wanted: Administrator) -> Administrator:
         """Keep a new grant.  Raises: VST1356, VST1204, VST1205, VST1011, errors of the audit log."""
         checked = self._checked(wanted)
+        await self._check_not_derived(checked.spiffe_id)
         made = replace(checked, id=str(uuid.uuid4()), created_at=self._clock.now(), created_by=actor)
         async with self._changing:
             if len(self._all) >= MOST:
@@ -217,6 +253,12 @@ class Administration:
             await self._audit.record([_event(actor, "administrator.revoke", known)])
             await self._store.administrators.delete(administrator_id)
             await self._refresh()
+
+    async def _check_not_derived(self, spiffe_id: SpiffeId) -> None:
+        """Who has an identity of a template has it by an agent's word, which must not make an administrator."""
+        known = await self._store.entries.page(EntryFilter(spiffe_id=spiffe_id), 0)
+        if any(each.template_id for each in known.items):
+            raise INVALID_ADMINISTRATOR.error(f"{spiffe_id} comes from a template, and may not administer")
 
     def _checked(self, wanted: Administrator) -> Administrator:
         workload_id(wanted.spiffe_id, self._trust_domain)

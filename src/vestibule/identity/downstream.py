@@ -81,6 +81,8 @@ class Downstream:
             subject=str(self._trust_domain.id),
             details={
                 "serial": str(load_certificate(signed).serial_number),
+                # By this it can be revoked, where nobody but a thief has the certificate.
+                "sha256": hashlib.sha256(signed).hexdigest(),
                 "not_after": valid.not_after.isoformat(),
                 "csr_sha256": hashlib.sha256(csr).hexdigest(),
                 "authority_id": signer.authority.id,

@@ -58,7 +58,8 @@ class EntryIndex:
         4. Templates belong, and lead nowhere: they give no identity themselves.
         5. What was derived from a template belongs as long as that template does, and leads nowhere either: what an
            agent says of a workload must not bring it other entries.
-        6. Nor does it belong if its SPIFFE ID is one that an entry gives to others by name.
+        6. Nor does it belong if its SPIFFE ID is one that an entry gives to others by name, or one that an ``admin`` or
+           ``downstream`` entry gives to anybody.
         """
         roots = [agent_id]
         roots += [
@@ -90,7 +91,7 @@ class EntryIndex:
         template = found.get(entry.template_id)
         if template is None or not template.is_template:  # 5
             return False
-        return not self.given_to_others(entry.spiffe_id, found)  # 6
+        return entry.spiffe_id not in self._powerful and not self.given_to_others(entry.spiffe_id, found)  # 6
 
     def powers(self, spiffe_id: SpiffeId, now: datetime) -> tuple[Entry, ...]:
         """The live entries that let an identity do more than be one: ``admin`` and ``downstream`` ones."""

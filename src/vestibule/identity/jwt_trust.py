@@ -167,6 +167,8 @@ class JwtTrust:
         3. Its ID is not another key's, nor one of ``others`` (the bundle's keys of the other kind), and it was not
            revoked here.
         4. Its publisher has not too many.
+        5. What is kept of another publisher's key stays: a stolen server below must not end, or taint, the tokens of
+           the one beside it.  Servers of one database, which all publish the same keys, have one identity.
 
         A key that its own publisher calls tainted and over, it has revoked: then it is withdrawn here, too.
         Raises: VST1313 (steps 1 to 3), VST1314 (3), VST1315 (4), errors of audit, store and upstream.
@@ -189,6 +191,8 @@ class JwtTrust:
             raise JWT_KEY_REFUSED.error("invalid JWT authority: its ID is that of another key")
         if kept is not None and kept.state is AuthorityState.REVOKED:
             raise JWT_KEY_REVOKED.error(f"JWT authority {key.key_id} was revoked")
+        if kept is not None and kept.publisher != publisher:  # 5
+            return
         live = [each for each in self._published.values() if each.publisher == publisher]
         if kept is None and len(live) >= MAX_PUBLISHED:  # 4
             raise TOO_MANY_JWT_KEYS.error(f"{publisher} has published {len(live)} JWT authorities")
@@ -196,7 +200,7 @@ class JwtTrust:
         record = PublishedJwtKey(
             id=key.key_id,
             public_key=key.public_key,
-            publisher=kept.publisher if kept else publisher,
+            publisher=publisher,
             # It signs somewhere else; here it can be tainted at once.
             state=AuthorityState.TAINTED if tainted else AuthorityState.OLD,
             not_before=kept.not_before if kept else now,

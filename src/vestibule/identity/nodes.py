@@ -140,6 +140,10 @@ class Nodes:
         await self._store.join_tokens.add(record)
         return record
 
+    def agent_of_token(self, token: str) -> SpiffeId:
+        """The agent that joins with a join token.  Raises: VST2000."""
+        return join_token_agent_id(self._trust_domain, token)
+
     async def attest(
         self, kind: str, payload: bytes, csr: bytes, challenge: Challenge, address: str
     ) -> Attested:

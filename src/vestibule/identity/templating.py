@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -30,8 +31,16 @@ class Templating:
     """Decides what an agent gets of a template.  The agent's word counts for what it attested, and for nothing else."""
 
     def __init__(
-        self, store: Store, entitlements: Entitlements, rules: EntryRules, audit: Audit, clock: Clock
+        self,
+        store: Store,
+        entitlements: Entitlements,
+        rules: EntryRules,
+        audit: Audit,
+        clock: Clock,
+        rights: Callable[[SpiffeId], Sequence[str]] = lambda _: (),
     ) -> None:
+        """``rights`` are those that an identity has over the server (``identity.administration``)."""
+        self._rights = rights
         self._store = store
         self._entitlements = entitlements
         self._rules = rules
@@ -45,7 +54,8 @@ class Templating:
 
         1. The template is one of this agent's, now.
         2. The selectors are the template's and one for each variable: nothing else is kept.
-        3. The identity is not one that an entry gives to others by name.
+        3. The identity is not one that an entry gives to others by name, and has no right over the server: that must
+           never follow from what an agent says of a workload.
         4. The template, and this agent, have not given more identities than they may.
         5. It is on record before it is kept.
 
@@ -69,6 +79,10 @@ class Templating:
         wanted = derived(template, agent_id, selectors, self._clock.now())  # 2
         if self._entitlements.given_to_others(agent_id, wanted.spiffe_id):  # 3
             raise TEMPLATE_REFUSED.error(f"an entry gives {wanted.spiffe_id} to others by name")
+        if rights := self._rights(wanted.spiffe_id):
+            raise TEMPLATE_REFUSED.error(
+                f"{wanted.spiffe_id} has rights over the server ({', '.join(rights)})"
+            )
         known = [each for each in self._entitlements.all if each.template_id == template.id]
         before = next((each for each in known if _is_same(each, wanted)), None)
         if before is not None:

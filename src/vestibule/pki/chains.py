@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Final, TypeVar
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import (
     Criticality,
@@ -179,6 +180,20 @@ def is_signer(certificate: x509.Certificate) -> bool:
     constraints = _find(certificate.extensions, x509.BasicConstraints)
     usage = _find(certificate.extensions, x509.KeyUsage)
     return constraints is not None and constraints.ca and usage is not None and usage.key_cert_sign
+
+
+def is_signed_by(leaf: bytes, issuers: Sequence[bytes]) -> bool:
+    """Whether one of these certificates (DER) signed ``leaf`` itself, whatever path leads from it to a root."""
+    return any(_signed(leaf, issuer) for issuer in issuers)
+
+
+@lru_cache(maxsize=1024)
+def _signed(leaf: bytes, issuer: bytes) -> bool:
+    try:
+        load_certificate(leaf).verify_directly_issued_by(load_certificate(issuer))
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def _find(extensions: x509.Extensions, kind: type[E]) -> E | None:

@@ -54,6 +54,16 @@ def test_an_entry_below_the_server_is_nobodys_workload() -> None:
     assert authorized_entries(SERVER, entries, START) == ()
 
 
+def test_what_a_template_gave_does_not_hold_once_its_identity_has_rights_over_the_server() -> None:
+    entries = [
+        entry("/people", AGENT, id="t", path_template="/people/{unix:user}"),
+        entry("/people/ann", AGENT, "unix:uid:1", "unix:user:ann", id="d", template_id="t"),
+    ]
+    assert ids(authorized_entries(AGENT, entries, START)) == ["d", "t"]
+    boss = entry("/people/ann", AGENT, "unix:uid:2", id="boss", admin=True)
+    assert ids(authorized_entries(AGENT, [*entries, boss], START)) == ["boss", "t"]
+
+
 def test_an_expired_entry_neither_belongs_nor_leads_further() -> None:
     entries = [
         entry("/node", AGENT, id="1", expires_at=START),

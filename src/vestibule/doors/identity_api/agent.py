@@ -101,7 +101,8 @@ class AgentDoor:
         """CreateJoinToken."""
         request = await receive(stream)
         alias = id_from_wire(request.agent_id, "invalid agent ID") if request.HasField("agent_id") else None
-        current_scope().permit_token(alias)
+        chosen = self._nodes.agent_of_token(request.token) if request.token else None
+        current_scope().permit_token(alias, chosen)
         token = await self._nodes.create_join_token(
             actor(), timedelta(seconds=request.ttl), request.token, alias
         )
