@@ -99,3 +99,13 @@ def test_it_is_held_by_tests_that_exist(row: list[str]) -> None:
         if not (TESTS / path).is_file() or name not in functions(path)
     ]
     assert missing == []
+
+
+def test_each_test_that_is_named_after_a_rule_stands_at_that_rule() -> None:
+    held = {row[0]: {name for _, name in named(row[-1])} for row in rows("The standards")}
+    astray = []
+    for path in TESTS.rglob("test_*.py"):
+        for name in functions(str(path.relative_to(TESTS))):
+            if found := re.match(r"test_([sxjewbft]\d)(?:(?:_and)?_([sxjewbft]\d))?_", name):
+                astray += [(rule, name) for rule in found.groups() if rule and name not in held[rule.upper()]]
+    assert astray == []
