@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from grpclib.const import Status
@@ -20,6 +22,7 @@ from tests.component.server_lab import (
 )
 
 from vestibule.calls.identity_api import bundle_from_wire
+from vestibule.calls.upstream_api import OwnIdentity, UpstreamApi
 from vestibule.errors import VestibuleError
 from vestibule.net.grpc import Client
 from vestibule.pki.bundles import to_jwks
@@ -27,6 +30,7 @@ from vestibule.pki.csr import make_csr
 from vestibule.pki.keys import generate_key, public_key_der
 from vestibule.pki.wit import verify_wit_svid
 from vestibule.spiffe import TrustBundle
+from vestibule.testing import TestAuthority
 from vestibule.wire.gen.spire import bundle_pb2, localauthority_pb2, svid_pb2, types_pb2
 
 LOCAL = localauthority_pb2.DESCRIPTOR.services_by_name["LocalAuthority"]
@@ -177,6 +181,26 @@ async def test_a_server_below_publishes_its_key_but_not_under_another_key_s_name
             assert (
                 await refusal(agent.bundles.unary("PublishWITAuthority", request)) is Status.PERMISSION_DENIED
             )
+
+
+def upstream(server: Agent) -> UpstreamApi:
+    """What a server below calls the one above with."""
+    return UpstreamApi(server.channel, MagicMock(spec=OwnIdentity), DOMAIN)
+
+
+async def test_a_server_below_learns_all_keys_or_that_there_are_none_here() -> None:
+    made = TestAuthority("example.org").jwt_authority
+    key = replace(made, expires_at=datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1))
+    with short_directory() as directory:
+        async with running(directory, experimental_wit_svids=True) as lab:
+            keys = await upstream(await below(lab)).publish_wit(key)
+            assert keys == (await bundle(lab)).wit_authorities
+            assert key in keys
+    with short_directory() as directory:
+        async with running(directory) as lab:
+            assert await upstream(await below(lab)).publish_wit(key) is None
+            with pytest.raises(VestibuleError):
+                await upstream(await lab.agent()).publish_wit(key)
 
 
 async def test_without_the_flag_every_call_about_them_is_unimplemented() -> None:

@@ -92,6 +92,11 @@ class ServerAbove:
         with self._explained():
             return await self._api.publish_jwt(key)
 
+    async def publish_wit(self, key: JwtAuthority) -> tuple[JwtAuthority, ...] | None:
+        """Our key of WIT-SVIDs, likewise; ``None`` where it has none.  Raises as ``mint`` does."""
+        with self._explained():
+            return await self._api.publish_wit(key)
+
     async def roots(self) -> AsyncIterator[tuple[bytes, ...]]:
         """The roots of ``bundles``."""
         async for bundle in self.bundles():

@@ -10,7 +10,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from grpclib.exceptions import StreamTerminatedError
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from vestibule.calls.channel import ServerChannel
 from vestibule.calls.codes import BAD_ANSWER, OTHER_TRUST_DOMAIN
@@ -130,6 +131,25 @@ class UpstreamApi:
         request = bundle_pb2.PublishJWTAuthorityRequest(jwt_authority=message)
         answer = await self._bundles.unary("PublishJWTAuthority", request)
         return tuple(map(jwt_authority_from_wire, answer.jwt_authorities))
+
+    async def publish_wit(self, key: JwtAuthority) -> tuple[JwtAuthority, ...] | None:
+        """The same with a key of WIT-SVIDs; ``None`` where the server above knows no such tokens."""
+        await self._ready()
+        message = types_pb2.WITKey(
+            public_key=key.public_key,
+            key_id=key.key_id,
+            expires_at=int(key.expires_at.timestamp()) if key.expires_at else 0,
+            tainted=key.tainted,
+        )
+        request = bundle_pb2.PublishWITAuthorityRequest(wit_authority=message)
+        try:
+            answer = await self._bundles.unary("PublishWITAuthority", request)
+        except VestibuleError as error:
+            cause = error.__cause__
+            if isinstance(cause, GRPCError) and cause.status is Status.UNIMPLEMENTED:
+                return None
+            raise
+        return tuple(map(jwt_authority_from_wire, answer.wit_authorities))
 
     async def bundle(self) -> TrustBundle:
         """The bundle of the server above."""

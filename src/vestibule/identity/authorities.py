@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Final
@@ -85,8 +85,9 @@ class Authorities:
         self._roots = Roots(store, audit, clock)
         self._jwt_trust = JwtTrust(store, audit, clock, jwt, as_server(upstream))
         self._wit = wit
-        # An upstream is told nothing of them: what is experimental here would be unknown there.
-        self._wit_trust = JwtTrust(store, audit, clock, wit, None, WIT)
+        # Who has no such tokens itself does not pass on those of others, either.
+        above = None if wit is None else as_server(upstream)
+        self._wit_trust = JwtTrust(store, audit, clock, wit, above, WIT)
         self._appended = Appended(store, audit, clock, trust_domain)
         self._x509 = X509Authorities(
             store, keys, audit, clock, trust_domain, ca_ttl, upstream, self._roots, ownership
@@ -333,29 +334,31 @@ class Authorities:
 
         Raises: VST1303, VST1202, VST1304, VST1305, VST1306.
         """
-        return await self._step_jwt(Step.TAINT, key_id, actor)
+        return await self._step_token(self._jwt_trust, lambda: self.jwt, Step.TAINT, key_id, actor)
 
     async def revoke_jwt(self, key_id: str, actor: str = ACTOR) -> JwtKey | PublishedJwtKey:
         """Take a tainted key out of the bundle, ours or one that a server below published.
 
         Raises: VST1303, VST1202, VST1304, VST1305, VST1308.
         """
-        return await self._step_jwt(Step.REVOKE, key_id, actor)
+        return await self._step_token(self._jwt_trust, lambda: self.jwt, Step.REVOKE, key_id, actor)
 
-    async def _step_jwt(self, step: Step, key_id: str, actor: str) -> JwtKey | PublishedJwtKey:
+    async def _step_token(
+        self, trust: JwtTrust, own: Callable[[], JwtAuthorities], step: Step, key_id: str, actor: str
+    ) -> JwtKey | PublishedJwtKey:
         async with self._change():
-            if self._jwt_trust.knows(key_id):
-                moved: JwtKey | PublishedJwtKey = await self._jwt_trust.step(step, key_id, actor)
+            if trust.knows(key_id):
+                moved: JwtKey | PublishedJwtKey = await trust.step(step, key_id, actor)
             elif step is Step.TAINT:
-                moved = await self.jwt.life.taint(key_id, actor)
+                moved = await own().life.taint(key_id, actor)
             else:
-                moved = await self.jwt.life.revoke(key_id, actor)
+                moved = await own().life.revoke(key_id, actor)
             try:
-                await self._jwt_trust.reconcile()
+                await trust.reconcile()
             except VestibuleError as error:
                 # It is done here; the server above is told again with its next news.
                 _log.warning(
-                    "the server above was not told of the %s of JWT key %s: %s", step.value, key_id, error
+                    "the server above was not told of the %s of key %s: %s", step.value, key_id, error
                 )
         return moved
 
@@ -382,23 +385,17 @@ class Authorities:
     async def taint_wit(self, key_id: str, actor: str = ACTOR) -> JwtKey | PublishedJwtKey:
         """Have the tokens of an old key replaced.  Raises: VST1312, VST1202, VST1304, VST1305, VST1306."""
         own = self.wit
-        async with self._change():
-            if self._wit_trust.knows(key_id):
-                return await self._wit_trust.step(Step.TAINT, key_id, actor)
-            return await own.life.taint(key_id, actor)
+        return await self._step_token(self._wit_trust, lambda: own, Step.TAINT, key_id, actor)
 
     async def revoke_wit(self, key_id: str, actor: str = ACTOR) -> JwtKey | PublishedJwtKey:
         """Take a tainted key out of the bundle.  Raises: VST1312, VST1202, VST1304, VST1305, VST1308."""
         own = self.wit
-        async with self._change():
-            if self._wit_trust.knows(key_id):
-                return await self._wit_trust.step(Step.REVOKE, key_id, actor)
-            return await own.life.revoke(key_id, actor)
+        return await self._step_token(self._wit_trust, lambda: own, Step.REVOKE, key_id, actor)
 
     async def publish_wit(self, key: JwtAuthority, publisher: SpiffeId) -> tuple[JwtAuthority, ...]:
         """Take the WIT key of a server below into the bundle; returns all of its WIT keys.
 
-        Raises: VST1312, VST1313, VST1314, VST1315, errors of audit and store.
+        Raises: VST1312, VST1313, VST1314, VST1315, errors of audit, store and upstream.
         """
         self.wit  # noqa: B018 - only where there are WIT-SVIDs
         async with self._change():
@@ -460,7 +457,9 @@ class Authorities:
             self._roots.take(bundle.x509_authorities, bundle.tainted_x509 if tells_all else None)
             if tells_all:
                 self._jwt_trust.take(bundle.jwt_authorities)
+                self._wit_trust.take(bundle.wit_authorities)
                 await self._jwt_trust.reconcile()
+                await self._wit_trust.reconcile()
             await self._do_what_is_due()
 
     # ------------------------------------------------------------------ what other servers of the database do

@@ -60,6 +60,7 @@ class JwtTrust:
         self._confirmed: set[str] = set()
         self._refused: set[str] = set()
         self._withdrawn: set[str] = set()
+        self._alone = False
         if own is not None and upstream is not None:
             own.publish, own.is_withdrawn = self._publish_above, self.is_withdrawn
 
@@ -68,7 +69,9 @@ class JwtTrust:
         self._published = {key.id: key for key in await self._kept.all()}
 
     def take(self, keys: tuple[JwtAuthority, ...]) -> None:
-        """What the server above lists."""
+        """What the server above lists; of no interest to who publishes nothing there."""
+        if self._upstream is None:
+            return
         self._listed = {key.key_id: key for key in keys}
         self._confirmed |= self._listed.keys()
 
@@ -135,7 +138,7 @@ class JwtTrust:
             except VestibuleError as error:
                 if error.code.kind is Kind.UNAVAILABLE:
                     raise
-                _log.error("the server above refuses JWT key %s: %s", key.key_id, error)
+                _log.error("the server above refuses %s key %s: %s", self._kind.shown, key.key_id, error)
                 self._refused.add(key.key_id)
 
     def _news_above(self, key: JwtAuthority) -> JwtAuthority | None:
@@ -153,7 +156,15 @@ class JwtTrust:
 
     async def _publish_above(self, key: JwtAuthority) -> None:
         assert self._upstream is not None
-        self.take(await self._upstream.publish_jwt(key))
+        listed = await self._kind.publish(self._upstream, key)
+        if listed is not None:
+            self.take(listed)
+        elif not self._alone:
+            self._alone = True
+            _log.warning(
+                "the server above knows no %s-SVIDs: those of this server are not known there",
+                self._kind.shown,
+            )
 
     # ----------------------------------------------------------------------------------- from below
 

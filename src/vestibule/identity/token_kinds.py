@@ -5,10 +5,11 @@ Their authorities live alike, in records of the same form; no key signs both kin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+from vestibule.identity.upstream import UpstreamServer
 from vestibule.spiffe import JwtAuthority, TrustBundle
 from vestibule.store import Store
 from vestibule.store.ports import JwtKeys, PublishedJwtKeys
@@ -24,6 +25,7 @@ class TokenKind:
     kept: Callable[[Store], JwtKeys]
     published: Callable[[Store], PublishedJwtKeys]
     in_bundle: Callable[[TrustBundle], tuple[JwtAuthority, ...]]
+    publish: Callable[[UpstreamServer, JwtAuthority], Awaitable[tuple[JwtAuthority, ...] | None]]
 
 
 JWT: Final = TokenKind(
@@ -33,6 +35,7 @@ JWT: Final = TokenKind(
     lambda store: store.jwt_keys,
     lambda store: store.published_jwt_keys,
     lambda bundle: bundle.jwt_authorities,
+    lambda above, key: above.publish_jwt(key),
 )
 WIT: Final = TokenKind(
     "wit-authority",
@@ -41,4 +44,5 @@ WIT: Final = TokenKind(
     lambda store: store.wit_keys,
     lambda store: store.published_wit_keys,
     lambda bundle: bundle.wit_authorities,
+    lambda above, key: above.publish_wit(key),
 )

@@ -57,3 +57,7 @@ class UpstreamServer(Protocol):
     async def publish_jwt(self, key: JwtAuthority) -> tuple[JwtAuthority, ...]:
         """Put our key into its bundle; returns all keys of the trust domain.  Raises as ``mint`` does."""
         ...
+
+    async def publish_wit(self, key: JwtAuthority) -> tuple[JwtAuthority, ...] | None:
+        """The same with a key of WIT-SVIDs; ``None`` where it knows no such tokens.  Raises as ``mint`` does."""
+        ...

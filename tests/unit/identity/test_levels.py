@@ -13,7 +13,7 @@ import pytest
 from tests.unit.identity.world import DOMAIN, World, identity_world, spiffe
 
 from vestibule.errors import VestibuleError
-from vestibule.identity.codes import UPSTREAM_FAILED
+from vestibule.identity.codes import UPSTREAM_FAILED, WIT_SVIDS_DISABLED
 from vestibule.identity.downstream import Downstream
 from vestibule.identity.jwt_trust import MAX_PUBLISHED
 from vestibule.identity.upstream import UpstreamChain
@@ -48,6 +48,15 @@ class Above:
     async def publish_jwt(self, key: JwtAuthority) -> tuple[JwtAuthority, ...]:
         self._check()
         return await self._downstream.publish_jwt(self._who, key)
+
+    async def publish_wit(self, key: JwtAuthority) -> tuple[JwtAuthority, ...] | None:
+        self._check()
+        try:
+            return await self._downstream.publish_wit(self._who, key)
+        except VestibuleError as error:
+            if error.code is not WIT_SVIDS_DISABLED:
+                raise
+            return None
 
     async def bundles(self) -> AsyncIterator[TrustBundle]:
         while True:
@@ -225,6 +234,69 @@ async def test_a_key_that_cannot_be_published_above_does_not_sign(levels: Levels
     levels.above_leaf.away = False
     await levels.middle.authorities.prepare_jwt()  # any news
     await until(levels.middle, lambda each: kids(each).get(signing) is True)
+
+
+# -------------------------------------------------------------------------------- WIT-SVIDs, a flag
+
+
+@asynccontextmanager
+async def with_wit(directory: Path, *, above: bool) -> AsyncIterator[tuple[World, World]]:
+    """Two levels, of which the lower one has WIT-SVIDs, and the one ``above`` perhaps."""
+    clock = FakeClock()
+    for name in ("root", "leaf"):
+        (directory / name).mkdir()
+    async with (
+        identity_world(directory / "root", clock=clock, with_jwt=True, with_wit=above) as root,
+        identity_world(
+            directory / "leaf", clock=clock, with_jwt=True, with_wit=True, upstream=Above(root, "/below")
+        ) as leaf,
+    ):
+        tasks = [asyncio.create_task(world.authorities.run()) for world in (root, leaf)]
+        try:
+            yield root, leaf
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def wit_kids(world: World) -> set[str]:
+    return {key.key_id for key in world.authorities.bundle().wit_authorities}
+
+
+async def test_wit_keys_are_known_at_every_level_and_revoked_at_the_top(tmp_path: Path) -> None:
+    async with with_wit(tmp_path, above=True) as (root, leaf):
+        keys = {world.authorities.wit.signer.key.id for world in (root, leaf)}
+        for world in (root, leaf):
+            await until(world, lambda each: keys <= wit_kids(each))
+            assert not keys & kids(world).keys()
+        stolen = leaf.authorities.wit.signer.key.id
+        await root.authorities.taint_wit(stolen, "root")
+        await root.authorities.revoke_wit(stolen, "root")
+        for world in (root, leaf):
+            await until(world, lambda each: stolen not in wit_kids(each))
+        await until(leaf, lambda each: each.authorities.wit.signer.key.id != stolen)
+        own = leaf.authorities.wit.signer.key.id
+        await until(root, lambda each: own in wit_kids(each))
+        await leaf.authorities.activate_wit((await leaf.authorities.prepare_wit()).id)
+        await leaf.authorities.taint_wit(own)
+        await leaf.authorities.revoke_wit(own)
+        await until(root, lambda each: own not in wit_kids(each))
+
+
+async def test_below_a_server_that_knows_no_wit_keys_they_are_known_here_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with with_wit(tmp_path, above=False) as (root, leaf):
+        own = leaf.authorities.wit.signer.key.id
+        second = (await leaf.authorities.prepare_wit()).id
+        third = (await root.authorities.prepare_jwt()).id
+        await until(leaf, lambda each: third in kids(each))  # news from above change nothing
+        assert wit_kids(leaf) == {own, second}
+        assert wit_kids(root) == set()
+        assert leaf.authorities.wit.signer.key.id == own
+    told = [each.message for each in caplog.records if "knows no WIT-SVIDs" in each.message]
+    assert len(told) == 1, "once"
 
 
 # ------------------------------------------------------------------------------------- what is refused

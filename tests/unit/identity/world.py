@@ -18,6 +18,7 @@ from vestibule.identity.jwt_authorities import JwtAuthorities
 from vestibule.identity.jwt_issuance import JwtIssuance
 from vestibule.identity.nodes import Nodes
 from vestibule.identity.registration import Registration
+from vestibule.identity.token_kinds import WIT
 from vestibule.identity.upstream import UpstreamAuthority
 from vestibule.keys import KeyManager, MemoryKeyManager
 from vestibule.records import Entry
@@ -86,14 +87,16 @@ async def identity_world(
     keys: KeyManager | None = None,
     ca_ttl: timedelta = timedelta(hours=24),
     with_jwt: bool = False,
+    with_wit: bool = False,
     upstream: UpstreamAuthority | None = None,
 ) -> AsyncIterator[World]:
     clock, keys, audit = clock or FakeClock(), keys or MemoryKeyManager(), RecordingAudit()
     store = await open_store(directory / "server.db", clock)
     try:
         jwt = JwtAuthorities(store, keys, audit, clock, ca_ttl)
+        wit = JwtAuthorities(store, keys, audit, clock, ca_ttl, kind=WIT) if with_wit else None
         authorities = Authorities(
-            store, keys, audit, clock, DOMAIN, ca_ttl, jwt if with_jwt else None, upstream
+            store, keys, audit, clock, DOMAIN, ca_ttl, jwt if with_jwt else None, upstream, wit=wit
         )
         entitlements = Entitlements(store, clock)
         registration = Registration(store, entitlements, audit, clock, DOMAIN)
