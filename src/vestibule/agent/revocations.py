@@ -64,6 +64,8 @@ class AgentRevocations:
         self._jitter = jitter
         self._changed = Changed()
         self._saved = Revocations()
+        self._latest = clock.now()
+        self._whole = True
         self.following = False
         """Whether every change is pushed to us now."""
         self.not_saved: VestibuleError | None = None
@@ -103,11 +105,12 @@ class AgentRevocations:
         while True:
             await self._until_joined()
             try:
-                async with aclosing(self._upstream.watch(self.now.version)) as updates:
+                async with aclosing(self._upstream.watch(self._since())) as updates:
                     async for update in updates:
                         pause.reset()
                         self.following, told = not update.more, None
                         self.take(update)
+                        self._whole &= update.more
             except VestibuleError as error:
                 level = logging.DEBUG if told is error.code else logging.WARNING
                 told = error.code
@@ -115,10 +118,22 @@ class AgentRevocations:
             self.following = False
             await asyncio.sleep(pause.next())
 
+    def _since(self) -> int:
+        """From which version on to be told.
+
+        What is over is forgotten here, and over is said by a clock that may have been wrong: at each start, and once
+        the clock was set back, everything is told again.
+        """
+        now = self._clock.now()
+        self._whole |= now < self._latest
+        self._latest = now
+        return 0 if self._whole else self.now.version
+
     def take(self, update: Update) -> None:
         """Changes of the list: in force when this returns."""
-        before = self.now
-        after = before.merged(update.changes, update.version, self._clock.now())
+        before, now = self.now, self._clock.now()
+        self._latest = max(self._latest, now)
+        after = before.merged(update.changes, update.version, now)
         if after is before:
             return
         dropped = self._cache.revoke(after)

@@ -19,6 +19,7 @@ from vestibule.calls.revocations import Update, from_wire
 from vestibule.doors.revocation_feed import pages, to_wire
 from vestibule.errors import VestibuleError
 from vestibule.keys.sealing import Sealer
+from vestibule.net.codes import SERVER_NOT_TRUSTED
 from vestibule.records import Entry
 from vestibule.spiffe import (
     Revocation,
@@ -98,6 +99,51 @@ def scene(tmp_path: Path) -> Scene:
     }
     cache.become(Holdings(bundle=authority.bundle, entries=entries, svids=svids))
     return Scene(cache, file, agent, news)
+
+
+class Forgetful:
+    """A server that tells what it is asked for, and then hangs up, at a clock that is wrong at times."""
+
+    def __init__(self, clock: FakeClock, *clocks: datetime) -> None:
+        self.everything = (
+            revocation(RevokedIdentity(spiffe_id=WEB), 5, expires_at=NOW + timedelta(hours=1)),
+            revocation(RevokedIdentity(spiffe_id=DB), 6),
+        )
+        self.asked: list[int] = []
+        self.done = asyncio.Event()
+        self._clock, self._clocks = clock, list(clocks)
+
+    async def watch(self, since: int) -> AsyncGenerator[Update, None]:
+        self.asked.append(since)
+        if not self._clocks:
+            self.done.set()
+            await asyncio.Event().wait()
+        self._clock.set(self._clocks.pop(0))
+        yield update(*(each for each in self.everything if each.version > since), version=6)
+        raise SERVER_NOT_TRUSTED.error("its clock is wrong")
+
+
+async def test_what_a_wrong_clock_let_us_forget_is_told_again_once_it_is_right(tmp_path: Path) -> None:
+    clock, cache = FakeClock(NOW), SvidCache()
+    server = Forgetful(clock, NOW, NOW, NOW + timedelta(hours=2), NOW, NOW)
+    agent = AgentRevocations(
+        cache=cache,
+        file=RevocationFile(tmp_path / "revocations.sealed", Sealer(b"k" * 32), DOMAIN),
+        upstream=server,
+        until_joined=joined,
+        clock=clock,
+        jitter=lambda: -1.0,
+    )
+    cache.revoke(Revocations(6, server.everything))  # as it was taken up from disk
+    running = asyncio.create_task(agent.run())
+    try:
+        async with asyncio.timeout(30):
+            await server.done.wait()
+    finally:
+        running.cancel()
+    # At the start all of it; then the news; and all of it once more after the clock went back.
+    assert server.asked == [0, 6, 6, 6, 0, 6]
+    assert {each.target for each in agent.now.entries} == {each.target for each in server.everything}
 
 
 def test_a_revoked_identity_is_served_no_more_and_others_are(scene: Scene) -> None:
