@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from vestibule.identity.codes import FOREIGN_BUNDLE_REFUSED, OWN_TRUST_DOMAIN
 from vestibule.pki.certificates import load_certificate
 from vestibule.pki.jwk import load_jwt_key
-from vestibule.spiffe import TrustBundle, TrustDomain
+from vestibule.spiffe import JwtAuthority, TrustBundle, TrustDomain
 
 MAX_AUTHORITIES: Final = 500
 """Of either kind.  Every agent and workload that federates gets them all."""
@@ -40,13 +40,13 @@ def check_foreign_bundle(bundle: TrustBundle, own: TrustBundle) -> TrustBundle:
     foreign(bundle.trust_domain, own.trust_domain)  # 1
     _check_size(bundle)  # 2
     certificates = [load_certificate(der) for der in bundle.x509_authorities]
-    keys = [_key_of(each) for each in certificates] + [each.public_key for each in bundle.jwt_authorities]
+    keys = [_key_of(each) for each in certificates] + [each.public_key for each in _token_keys(bundle)]
     for key in keys:
         _check_readable(key, bundle.trust_domain)
     for certificate in certificates:
         _check_name(certificate, bundle.trust_domain, own.trust_domain)  # 3
     ours = {_key_of(load_certificate(der)) for der in own.x509_authorities}
-    ours |= {key.public_key for key in own.jwt_authorities}
+    ours |= {key.public_key for key in _token_keys(own)}
     if not ours.isdisjoint(keys):  # 4
         raise FOREIGN_BUNDLE_REFUSED.error(
             f"the bundle of {bundle.trust_domain} holds an authority of {own.trust_domain}, this trust domain"
@@ -60,16 +60,22 @@ def check_foreign_bundle(bundle: TrustBundle, own: TrustBundle) -> TrustBundle:
 
 def _check_size(bundle: TrustBundle) -> None:
     domain = bundle.trust_domain
-    for authorities in (bundle.x509_authorities, bundle.jwt_authorities):
+    for authorities in (bundle.x509_authorities, bundle.jwt_authorities, bundle.wit_authorities):
         if len(authorities) > MAX_AUTHORITIES:
             raise FOREIGN_BUNDLE_REFUSED.error(
                 f"the bundle of {domain} holds {len(authorities)} authorities of one kind"
             )
-    key_ids = [key.key_id for key in bundle.jwt_authorities]
+    key_ids = [key.key_id for key in _token_keys(bundle)]
     if len(set(key_ids)) < len(key_ids):
-        raise FOREIGN_BUNDLE_REFUSED.error(f"two JWT keys in the bundle of {domain} have the same key ID")
+        raise FOREIGN_BUNDLE_REFUSED.error(
+            f"two keys for tokens in the bundle of {domain} have the same key ID"
+        )
     if any(not key_id or len(key_id) > MAX_KEY_ID for key_id in key_ids):
-        raise FOREIGN_BUNDLE_REFUSED.error(f"a JWT key in the bundle of {domain} has no usable key ID")
+        raise FOREIGN_BUNDLE_REFUSED.error(f"a key for tokens in the bundle of {domain} has no usable key ID")
+
+
+def _token_keys(bundle: TrustBundle) -> tuple[JwtAuthority, ...]:
+    return (*bundle.jwt_authorities, *bundle.wit_authorities)
 
 
 def _check_name(certificate: x509.Certificate, theirs: TrustDomain, ours: TrustDomain) -> None:

@@ -61,6 +61,21 @@ def test_a_bundle_that_carries_one_of_our_keys_is_refused() -> None:
     assert code_of(replace(PARTNER.bundle, jwt_authorities=(renamed,))) == FOREIGN_BUNDLE_REFUSED.code
 
 
+def test_keys_of_wit_svids_are_judged_as_those_of_jwt_svids_are() -> None:
+    theirs = PARTNER.jwt_authority
+    good = replace(PARTNER.bundle, wit_authorities=(theirs,))
+    assert check_foreign_bundle(good, OWN.jwt_bundle) == good
+    for wrong in (
+        (OWN.jwt_authority,),
+        (replace(theirs, public_key=b"garbage"),),
+        (replace(theirs, key_id=""),),
+        (theirs,) * (MAX_AUTHORITIES + 1),
+    ):
+        assert code_of(replace(PARTNER.bundle, wit_authorities=wrong)) == FOREIGN_BUNDLE_REFUSED.code
+    both = replace(PARTNER.jwt_bundle, wit_authorities=(theirs,))
+    assert code_of(both) == FOREIGN_BUNDLE_REFUSED.code
+
+
 def test_a_bundle_whose_keys_cannot_be_told_apart_is_refused() -> None:
     second = replace(TestAuthority("partner.org").jwt_authority, key_id=PARTNER.jwt_authority.key_id)
     twice = replace(PARTNER.bundle, jwt_authorities=(PARTNER.jwt_authority, second))

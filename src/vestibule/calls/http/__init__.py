@@ -159,9 +159,15 @@ def is_foreign_host(address: IpAddress) -> bool:
         or address.is_multicast
         or address.is_unspecified
         or address.is_reserved
-        or address in _METADATA
+        or any(address in network for network in _METADATA)
     )
 
 
-_METADATA: Final = ipaddress.IPv6Network("fd00:ec2::/32")
+# Where clouds tell a machine its secrets, besides the link's own addresses: AWS (IPv6), Alibaba, Oracle, Azure.
+_METADATA: Final = (
+    ipaddress.IPv6Network("fd00:ec2::/32"),
+    ipaddress.IPv4Network("100.100.100.200/32"),
+    ipaddress.IPv4Network("192.0.0.192/32"),
+    ipaddress.IPv4Network("168.63.129.16/32"),
+)
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
