@@ -105,17 +105,19 @@ def test_systemd_takes_the_units_as_they_stand(tmp_path: Path) -> None:
     units = [
         part for page in PAGES for part in parts_of(page) if isinstance(part, File) and "systemd" in part.path
     ]
-    assert {Path(unit.path).suffix for unit in units} == {".service"}
+    assert {Path(unit.path).suffix for unit in units} == {".service", ".conf"}
     ours = str(Path(sys.executable).parent / "vestibule")
     for unit in units:
         text = unit.text.replace("/opt/vestibule/bin/vestibule", ours)
-        (tmp_path / Path(unit.path).name).write_text(text)
-        (words,) = re.findall(r"^ExecStart=(.*?)(?: -- .*)?$", text, re.MULTILINE)
+        _, _, below = unit.path.partition("/systemd/system/")  # a drop-in lies in a directory of its unit
+        (tmp_path / below).parent.mkdir(exist_ok=True)
+        (tmp_path / below).write_text(text)
+        (words,) = re.findall(r"^ExecStart=(.+?)(?: -- .*)?$", text, re.MULTILINE)
         # Options are read before help is given: an unknown one would be refused.
         asked = subprocess.run([*words.split(), "--help"], capture_output=True, text=True, timeout=30)
         assert asked.returncode == 0, f"{unit.place}: {asked.stderr}"
     if shutil.which("systemd-analyze"):
-        paths = [str(path) for path in tmp_path.iterdir()]
+        paths = [str(path) for path in tmp_path.glob("*.service")]
         verified = subprocess.run(
             ["systemd-analyze", "verify", *paths], capture_output=True, text=True, timeout=60
         )
