@@ -195,6 +195,40 @@ async def test_what_makes_the_default_ambiguous_is_said_at_once(lab: Lab) -> Non
     assert "by default it is spiffe://example.org/amb/one" in " ".join(error.split())
 
 
+async def test_a_dry_run_says_what_a_file_would_make_and_makes_nothing(lab: Lab) -> None:
+    old = await create(lab, "/dry/old", "dry:1", "--entry-id", "dry-old")
+
+    def entry(path: str, *selectors: str, **more: Any) -> dict[str, Any]:
+        names = {"spiffe_id": f"spiffe://example.org{path}", "parent_id": "spiffe://example.org/node/x"}
+        return {**names, "selectors": list(selectors), **more}
+
+    wanted = [
+        entry("/dry/new", "dry:1", "dry:2"),
+        entry("/dry/other", "dry:3"),
+        entry("/dry/third", "dry:3"),
+        entry("/dry/old", "dry:1"),
+        entry("/dry/taken", "dry:4", entry_id="dry-old"),
+        entry("/dry/partner", "dry:5", federates_with=["nobody.org"]),
+    ]
+    file = json.dumps({"entries": wanted})
+    before = await data(lab, "entry", "count")
+    code, out, error = await typed(
+        lab, "entry", "create", "--data", "-", "--dry-run", "-o", "json", stdin=file
+    )
+    answer = json.loads(out)
+    assert [each["created"] for each in answer["data"]] == [True, True, True, False]
+    one, two, three, same = answer["data"]
+    assert same["id"] == old["id"]
+    assert one["warnings"][0]["entry_ids"] == ["dry-old"]
+    assert "would be both" in one["warnings"][0]["message"]
+    assert len(two["warnings"]) == len(three["warnings"]) == 1, "the file's entries are compared, too"
+    assert {each["code"] for each in answer["errors"]} == {"VST8010", "VST8014"}
+    assert code == 4, "some would be refused"
+    assert await data(lab, "entry", "count") == before
+    code, _, error = await typed(lab, "entry", "create", "--dry-run", "--spiffe-id", WEB, "--selector", "a:b")
+    assert (code, "--data" in error) == (2, True)
+
+
 async def test_claims_are_the_servers_to_allow(lab: Lab) -> None:
     for claim in ("team=x", "sub=x", "org_x=" + "y" * 5000):
         code, _, error = await typed(

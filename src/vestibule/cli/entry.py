@@ -9,10 +9,10 @@ from rich.markup import escape
 
 from vestibule.cli.codes import USAGE
 from vestibule.cli.entry_calls import (
-    ALREADY_EXISTS,
     create_many,
     entry_filter,
     find,
+    is_similar,
     keep_other_attribute,
     require_parent,
     send,
@@ -85,6 +85,10 @@ def create(
     max_identities: IdentitiesOption = None,
     entry_id: Annotated[str, typer.Option("--entry-id", help="Chosen instead of generated.")] = "",
     data: DataOption = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="With --data: say what would be created, and what to know of it."),
+    ] = False,
     server_socket: ServerSocketOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
@@ -115,7 +119,9 @@ def create(
         if data is not None:
             if given or node:
                 raise USAGE.error("--data says everything: leave out the other options")
-            return await create_many(data, server_socket, output)
+            return await create_many(data, server_socket, output, dry_run=dry_run)
+        if dry_run:
+            raise USAGE.error("--dry-run is for --data")
         if spiffe_id is None or not selector:
             raise USAGE.error("an entry needs --spiffe-id and --selector, or --data")
         if node == (parent_id is not None):
@@ -131,7 +137,7 @@ def create(
             if not parent_to_come:
                 await require_parent(calls, parent)
             [result] = await send(calls, "Create", [wanted])
-        existed = result.status.code == ALREADY_EXISTS
+        existed = is_similar(result)
         if not existed:
             check(result.status)
         found = with_warnings(result) | {"created": not existed}

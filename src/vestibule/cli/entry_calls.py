@@ -26,7 +26,11 @@ BATCH: Final = 200
 async def send(
     calls: ServerCalls, method: str, entries: Sequence[wire.RegisteredEntry], fields: Sequence[str] = ()
 ) -> list[Any]:
-    """Create or update entries, some at a time; the results, in their order."""
+    """Create or update entries, some at a time, or plan them all; the results, in their order."""
+    if method == "Plan":  # they are compared with each other, too
+        return list(
+            (await calls.registered.unary(method, wire.CreateRegisteredRequest(entries=entries))).results
+        )
     results: list[Any] = []
     for start in range(0, len(entries), BATCH):
         batch = entries[start : start + BATCH]
@@ -52,12 +56,12 @@ async def keep_other_attribute(
                 setattr(wanted.entry.additional_attributes, name, value)
 
 
-async def create_many(path: str, server_socket: Any, output: Output) -> Exit:
-    """Create the entries of a file."""
+async def create_many(path: str, server_socket: Any, output: Output, *, dry_run: bool = False) -> Exit:
+    """Create the entries of a file, or say what would become of it."""
     wanted = _all(path)
     async with server_calls(server_socket) as calls:
-        results = await send(calls, "Create", wanted)
-    return _tell_many(results, path, output, "created")
+        results = await send(calls, "Plan" if dry_run else "Create", wanted)
+    return _tell_many(results, path, output, "would create" if dry_run else "created")
 
 
 async def update_many(path: str, server_socket: Any, output: Output) -> Exit:
@@ -84,7 +88,7 @@ def _all(path: str) -> list[wire.RegisteredEntry]:
 def _tell_many(results: Sequence[Any], path: str, output: Output, done: str) -> Exit:
     errors, found, existed = [], [], 0
     for number, result in enumerate(results, 1):
-        if result.status.code == ALREADY_EXISTS:
+        if is_similar(result):
             existed += 1
         elif result.status.code:
             errors += [placed(error, path, number) for error in errors_of([result])]
@@ -159,6 +163,11 @@ async def require_parent(calls: ServerCalls, parent: SpiffeId) -> None:
 def _selectors(texts: Sequence[str]) -> list[types_pb2.Selector]:
     parsed = [Selector.parse(text) for text in texts]
     return [types_pb2.Selector(type=each.type, value=each.value) for each in parsed]
+
+
+def is_similar(result: Any) -> bool:
+    """Whether the entry was there already; another one of its ID is an error."""
+    return bool(result.status.code == ALREADY_EXISTS and result.HasField("entry"))
 
 
 def with_warnings(result: Any) -> dict[str, Any]:

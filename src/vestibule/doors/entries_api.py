@@ -76,6 +76,22 @@ class EntriesDoor:
         outcomes = await self._registration.create(actor(), wanted, current_scope().permit)
         await stream.send_message(self._results(outcomes))
 
+    async def plan(self, stream: Stream) -> None:
+        """Plan: what Create would answer, and nothing else; entries that were given no ID are answered without one."""
+        request = await receive(stream)
+        wanted = [_read(each) for each in request.entries]
+        outcomes = await self._registration.plan(wanted, current_scope().permit)
+        nameless = frozenset(
+            outcome[0].id
+            for outcome, each in zip(outcomes, request.entries, strict=True)
+            if isinstance(outcome, tuple) and outcome[1] and not each.entry.id
+        )
+        response = self._results(outcomes, nameless)
+        for result in response.results:
+            if result.entry.entry.id in nameless:
+                result.entry.entry.id = ""
+        await stream.send_message(response)
+
     async def update(self, stream: Stream) -> None:
         """Update: the named fields, each with its warnings."""
         request = await receive(stream)
@@ -95,12 +111,16 @@ class EntriesDoor:
         found, left_out = Ambiguities(visible, self._clock.now()).all()
         await stream.send_message(wire.ReviewResponse(warnings=map(_warning, found), left_out=left_out))
 
-    def _results(self, outcomes: Sequence[Created]) -> wire.RegisteredResults:
+    def _results(
+        self, outcomes: Sequence[Created], nameless: frozenset[str] = frozenset()
+    ) -> wire.RegisteredResults:
+        """``nameless`` are the IDs of entries that are not kept, and would get others."""
         scope = current_scope()
         kept = [each[0] for each in outcomes if isinstance(each, tuple)]
-        visible = [each for each in self._entitlements.all if scope.sees(each)]
+        visible = {each.id: each for each in self._entitlements.all if scope.sees(each)}
+        visible |= {each.id: each for each in kept}
         warnings: Mapping[str, Sequence[EntryWarning]] = (
-            warnings_for(kept, visible, self._clock.now()) if kept else {}
+            warnings_for(kept, visible.values(), self._clock.now(), nameless) if kept else {}
         )
         response = wire.RegisteredResults()
         for outcome in outcomes:

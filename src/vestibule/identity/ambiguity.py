@@ -34,7 +34,11 @@ class EntryWarning:
 class Ambiguities:
     """Compares entries by what surely overlaps; what may overlap, but need not, is not warned of."""
 
-    def __init__(self, entries: Iterable[Entry], now: datetime) -> None:
+    def __init__(
+        self, entries: Iterable[Entry], now: datetime, nameless: frozenset[str] = frozenset()
+    ) -> None:
+        """``nameless`` are the IDs of entries that do not have them for good."""
+        self._nameless = nameless
         self._entries = [each for each in entries if _counts(each, now)]
         self._by_selector: dict[Selector, list[Entry]] = defaultdict(list)
         self._parents: dict[SpiffeId, set[SpiffeId]] = defaultdict(set)
@@ -48,7 +52,7 @@ class Ambiguities:
     def of(self, entry: Entry) -> list[EntryWarning]:
         """What one entry makes ambiguous."""
         rivals = {each.id: each for each in self._candidates(entry) if self._rivals(entry, each)}
-        return [_warning(entry, rival) for _, rival in sorted(rivals.items())][:MOST]
+        return [_warning(entry, rival, self._nameless) for _, rival in sorted(rivals.items())][:MOST]
 
     def all(self) -> tuple[list[EntryWarning], int]:
         """What is ambiguous among all entries, each pair once, and how many pairs are left out."""
@@ -56,7 +60,7 @@ class Ambiguities:
         for entry in self._entries:
             for rival in self._candidates(entry):
                 if entry.id < rival.id and self._rivals(entry, rival):
-                    pairs[entry.id, rival.id] = _warning(entry, rival)
+                    pairs[entry.id, rival.id] = _warning(entry, rival, self._nameless)
         found = [pairs[key] for key in sorted(pairs)]
         return found[:MOST], max(0, len(found) - MOST)
 
@@ -101,9 +105,16 @@ def _counts(entry: Entry, now: datetime) -> bool:
     return not (alias or entry.store_svid or (entry.expires_at is not None and entry.expires_at <= now))
 
 
-def _warning(one: Entry, other: Entry) -> EntryWarning:
+def _warning(one: Entry, other: Entry, nameless: frozenset[str]) -> EntryWarning:
     first, second = sorted((one, other), key=lambda each: each.id)
     narrow = one if len(one.selectors) >= len(other.selectors) else other
+    if nameless & {one.id, other.id}:
+        message = (
+            f"a process with {_listed(narrow)} would be both {_named(one)} and {_named(other)}; which it is by default "
+            "follows from the IDs of their entries"
+        )
+        ids = tuple(each.id for each in (first, second) if each.id not in nameless)
+        return EntryWarning(kind=AMBIGUOUS, message=message, entry_ids=ids)
     message = (
         f"a process with {_listed(narrow)} is both {_named(first)} and {_named(second)}; by default it is "
         f"{_named(first)}, because its entry has the smaller ID ({first.id}, before {second.id})"
@@ -125,8 +136,11 @@ def _listed(entry: Entry) -> str:
 
 
 def warnings_for(
-    entries: Sequence[Entry], everything: Iterable[Entry], now: datetime
+    entries: Sequence[Entry],
+    everything: Iterable[Entry],
+    now: datetime,
+    nameless: frozenset[str] = frozenset(),
 ) -> Mapping[str, list[EntryWarning]]:
     """The warnings of each of ``entries``, by entry ID."""
-    known = Ambiguities(everything, now)
+    known = Ambiguities(everything, now, nameless)
     return {each.id: known.of(each) if _counts(each, now) else [] for each in entries}

@@ -23,6 +23,7 @@ from vestibule.identity.names import server_id
 from vestibule.records import Entry
 from vestibule.spiffe import SpiffeId, TrustDomain
 from vestibule.store import EntryFilter, Page, Store
+from vestibule.store.codes import ENTRY_ID_TAKEN, UNKNOWN_FEDERATION
 
 Created: TypeAlias = tuple[Entry, bool] | VestibuleError
 Patch: TypeAlias = Mapping[str, Any]
@@ -95,6 +96,34 @@ class Registration:
             await self._entitlements.refresh()
         # A similar one that is there already may be one that the caller shall not learn of.
         return [_attempt(partial(_known_only_to_permitted, each, permit)) for each in results]
+
+    async def plan(
+        self, entries: Sequence[Entry | VestibuleError], permit: Permit = permit_all
+    ) -> list[Created]:
+        """What ``create`` would answer now; nothing is kept, and nothing put on record."""
+        known = {_identity(each): each for each in self._entitlements.all}
+        taken = {each.id for each in known.values()}
+        results: list[Created] = []
+        for entry in entries:
+            checked: Entry | VestibuleError = _attempt(partial(self._named, entry, permit))
+            if isinstance(checked, Entry) and (similar := known.get(_identity(checked))) is not None:
+                results.append(_attempt(partial(_known_only_to_permitted, (similar, False), permit)))
+                continue
+            if isinstance(checked, Entry) and checked.id in taken:
+                checked = ENTRY_ID_TAKEN.error(f"another entry has the ID {checked.id}")
+            if isinstance(checked, Entry):
+                checked = await self._federating(checked)
+            if isinstance(checked, Entry):
+                known[_identity(checked)] = checked
+                taken.add(checked.id)
+            results.append((checked, True) if isinstance(checked, Entry) else checked)
+        return results
+
+    async def _federating(self, entry: Entry) -> Entry | VestibuleError:
+        for domain in entry.federates_with:
+            if await self._store.bundles.get(TrustDomain.parse(str(domain))) is None:
+                return UNKNOWN_FEDERATION.error(f"unable to find federated bundle {domain}")
+        return entry
 
     async def _record_unused(
         self, actor: str, wanted: Sequence[Entry | VestibuleError], results: Sequence[Created]
@@ -258,6 +287,11 @@ def _not_created(actor: str, entry: Entry, result: Created) -> AuditEvent:
     if isinstance(result, VestibuleError):
         return not_created_event(actor, entry, result, "")
     return not_created_event(actor, entry, None, result[0].id)
+
+
+def _identity(entry: Entry) -> tuple[object, ...]:
+    """What similar entries have in common."""
+    return entry.spiffe_id, entry.parent_id, entry.selectors, entry.path_template
 
 
 def _known_only_to_permitted(created: Created, permit: Permit) -> Created:
