@@ -203,6 +203,12 @@ async def test_others_entries_are_neither_seen_nor_changed_nor_deleted(lab: Lab)
     why = Client(made.channel, server_why.SERVICE)
     asked = why_pb2.ExplainIdentityRequest(spiffe_id=str(SpiffeId.of(DOMAIN, "/ns/prod/sa/secret")))
     assert not (await why.unary("ExplainIdentity", asked)).entries
+    # Nor is there a word about agents that it may not see, known or not.
+    for agent in ((await lab.agent()).id, SpiffeId.of(DOMAIN, f"{NODES}/nobody")):
+        asked.agent_id = str(agent)
+        answer = await why.unary("ExplainIdentity", asked)
+        assert not answer.agents
+        assert not [note for note in answer.notes if str(agent) in note]
     # An entry like a foreign one is not given away either.
     kept = await create(made, wire_entry("/ns/prod/sa/secret", "/node/2", "t:9"))
     assert kept[0].startswith("VST1355")

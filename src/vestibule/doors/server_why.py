@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from vestibule.doors.identity_api.values import receive
-from vestibule.doors.scope import visible_entries
+from vestibule.doors.scope import current_scope, visible_entries
 from vestibule.doors.why_values import entry_to_wire, missing_to_wire, unix
 from vestibule.identity.why import Entitled, Explanation, Given, Why
 from vestibule.net.grpc import Servable, Stream, serve
@@ -34,6 +34,7 @@ class ServerWhyDoor:
             SpiffeId.parse(request.agent_id) if request.agent_id else None,
             frozenset(Selector.parse(each) for each in request.selectors),
             visible_entries(),
+            current_scope().sees_agent,
         )
         await stream.send_message(_explanation(found, self._trust_domain))
 

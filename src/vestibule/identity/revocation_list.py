@@ -18,6 +18,9 @@ from vestibule.store import Store
 
 PRUNE_EVERY: Final = timedelta(minutes=10)
 RETRY_EVERY: Final = timedelta(seconds=2)
+KEPT_AFTER: Final = timedelta(days=7)
+"""How long what is over stays on the list: that it is over is said by a clock that may be wrong for a while, and what
+was forgotten then would count again once the clock is right."""
 LATEST_HEARSAY: Final = timedelta(days=1)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -76,7 +79,7 @@ class RevocationList:
             version = self._next_version()
             stamped = [replace(each, version=version + n) for n, each in enumerate(changes)]
             # In force first: whoever fills our disk must not thereby keep what should be taken back.
-            self._now = self._now.merged(stamped, version, self._clock.now())
+            self._now = self._now.merged(stamped, version, self._forgotten())
             self._beacon.advance()
             try:
                 await self._store.revocations.put(*self._unkept.values(), *stamped)
@@ -89,22 +92,22 @@ class RevocationList:
     async def prune(self) -> None:
         """Forget what is over.  A failure of the store is logged: it costs room, nothing else."""
         async with self._writing:
-            now = self._clock.now()
+            before = self._forgotten()
             first_end = self._now.next_expiry()
-            if first_end is None or first_end > now:
+            if first_end is None or first_end > before:
                 return
             try:
-                await self._store.revocations.prune(now)
+                await self._store.revocations.prune(before)
             except VestibuleError as error:
                 _log.error("cannot forget revocations that are over: %s", error)
-            self._now = self._now.merged((), 0, now)
+            self._now = self._now.merged((), 0, before)
 
     async def catch_up(self) -> None:
         """Take what another server of this database put on the list.  Raises: errors of the store."""
         if await self._store.revocations.version() <= self._now.version:
             return
         kept = await self._store.revocations.all()
-        after = self._now.merged(kept, 0, self._clock.now())
+        after = self._now.merged(kept, 0, self._forgotten())
         if after is not self._now:
             self._now = after
             self._beacon.advance()
@@ -143,6 +146,10 @@ class RevocationList:
                 _log.error("revocations are still not written down: %s", error)
             else:
                 self._unkept.clear()
+
+    def _forgotten(self) -> datetime:
+        """What was over before this instant is forgotten."""
+        return self._clock.now() - KEPT_AFTER
 
     def _next_version(self) -> int:
         # From the time, so that versions after a restored backup are above those before it.

@@ -92,30 +92,37 @@ class Why:
         agent_id: SpiffeId | None,
         selectors: frozenset[Selector],
         visible: Callable[[Entry], bool] = lambda _: True,
+        sees_agent: Callable[[SpiffeId], bool] = lambda _: True,
     ) -> Explanation:
         """Which entries are in question, how they reach agents, and which agents hold what.
 
-        ``visible`` leaves out entries that whoever asks may not see.  Raises: VST1202 without ID and selectors.
+        ``visible`` leaves out entries that whoever asks may not see, ``sees_agent`` agents, but for those that get an
+        entry that is seen.  Raises: VST1202 without ID and selectors.
         """
         if spiffe_id is None and not selectors:
             raise MISSING_PARAMETER.error("a SPIFFE ID or selectors are needed")
         agents = (await self._store.agents.page(AgentFilter(), 0)).items
         everything = [each for each in self._entitlements.all if visible(each)]
         chosen, left_out = _chosen(everything, spiffe_id, selectors)
+        may_ask = agent_id is None or sees_agent(agent_id)
         entitled = await self._entitled(chosen, agents, agent_id)
+        if not may_ask:
+            entitled = [each for each in entitled if each.entry_ids]
         nodes = [
             Node(spiffe_id=each.spiffe_id, selectors=each.selectors, banned=each.banned) for each in agents
         ]
         chains = ParentChains(everything, nodes, self._clock.now())
         active = self._authorities.active
         return Explanation(
-            entries=tuple(self._given(each, chains, agent_id, selectors, entitled) for each in chosen),
+            entries=tuple(
+                self._given(each, chains, agent_id, selectors, entitled, visible) for each in chosen
+            ),
             left_out=left_out,
             agents=tuple(entitled[:MOST]),
             agents_left_out=max(0, len(entitled) - MOST),
             authority_id=active.id,
             authority_not_after=active.not_after,
-            notes=tuple(self._notes(spiffe_id, agent_id, agents)),
+            notes=tuple(self._notes(spiffe_id, agent_id if may_ask else None, agents)),
             nearest=None if chosen or spiffe_id is None else _nearest(spiffe_id, everything),
         )
 
@@ -126,6 +133,7 @@ class Why:
         agent_id: SpiffeId | None,
         selectors: frozenset[Selector],
         entitled: Sequence[Entitled],
+        visible: Callable[[Entry], bool],
     ) -> Given:
         steps, reaches = chains.climb(entry.parent_id, agent_id)
         return Given(
@@ -134,11 +142,13 @@ class Why:
             matches=covers(selectors, entry.selectors),
             chain=steps,
             reaches=reaches,
-            reasons=tuple(self._reasons(entry, selectors)),
+            reasons=tuple(self._reasons(entry, selectors, visible)),
             agents=sum(entry.id in each.entry_ids for each in entitled),
         )
 
-    def _reasons(self, entry: Entry, selectors: frozenset[Selector]) -> list[str]:
+    def _reasons(
+        self, entry: Entry, selectors: frozenset[Selector], visible: Callable[[Entry], bool]
+    ) -> list[str]:
         reasons, now = [], self._clock.now()
         if entry.expires_at is not None and entry.expires_at <= now:
             reasons.append(f"the entry expired at {entry.expires_at:%Y-%m-%d %H:%M:%S} UTC")
@@ -147,7 +157,8 @@ class Why:
         if revoked := self._revoked(entry.spiffe_id):
             reasons.append(revoked)
         if entry.template_id and (others := self._named(entry.spiffe_id)):
-            reasons.append(f"derived from a template, but entry {others[0]} gives this ID to others by name")
+            name = next((f"entry {each.id}" for each in others if visible(each)), "an entry")
+            reasons.append(f"derived from a template, but {name} gives this ID to others by name")
         if entry.is_template and covers(selectors, entry.selectors):
             for variable in sorted(variables_of_entry(entry)):
                 try:
@@ -156,9 +167,9 @@ class Why:
                     reasons.append(error.message)
         return reasons
 
-    def _named(self, spiffe_id: SpiffeId) -> list[str]:
+    def _named(self, spiffe_id: SpiffeId) -> list[Entry]:
         return [
-            each.id
+            each
             for each in self._entitlements.all
             if each.spiffe_id == spiffe_id and not each.template_id and not each.is_template
         ]
