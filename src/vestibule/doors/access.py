@@ -305,7 +305,7 @@ class Access:
                 elif lasting:
                     await self._accompany(stream, caller, handler.func)
                 else:
-                    self._admit_message(path, stream)
+                    self._admit_message(path, stream, caller)
                     await handler.func(stream)
                 outcome = "ok"
             finally:
@@ -375,13 +375,14 @@ class Access:
         )
         return False
 
-    def _admit_message(self, path: str, stream: Stream) -> None:
+    def _admit_message(self, path: str, stream: Stream, caller: Caller) -> None:
         """Check the caller again if its message took its time, or somebody was thrown out meanwhile.
 
         A call begins with its headers.  Without this, a banned agent could go on sending the messages of calls
-        that it opened before.
+        that it opened before.  And again before the answer leaves: what waited for its turn, or for the disk, while
+        its caller was thrown out or revoked, is not handed out.
         """
-        receive, departures = stream.recv_message, self._nodes.departures
+        receive, send, departures = stream.recv_message, stream.send_message, self._nodes.departures
         seen, began = departures.value, time.monotonic()
 
         async def admitted() -> Any:
@@ -390,7 +391,14 @@ class Access:
                 await self.admit(path, stream)
             return message
 
+        async def sent(message: Any, **options: Any) -> None:
+            self._unrevoked(caller)
+            if departures.value != seen:
+                await self.admit(path, stream)
+            await send(message, **options)
+
         stream.recv_message = admitted
+        stream.send_message = sent
 
     async def _accompany(
         self, stream: Stream, caller: Caller, answer: Callable[[Stream], Awaitable[None]]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, cast
+
 import pytest
+from grpclib.const import Cardinality, Handler
 
 from vestibule.calls.ads import SERVICE as ADS
 from vestibule.doors import (
@@ -21,13 +25,17 @@ from vestibule.doors import (
     server_why,
     templates_api,
 )
-from vestibule.doors.access import BOUNDED, OPERATOR, TABLE, Who, denied_details
+from vestibule.doors.access import BOUNDED, OPERATOR, TABLE, Access, Who, denied_details
 from vestibule.doors.identity_api import agent, bundle, entry, local_authority, svid, trust_domain
 from vestibule.doors.limits import Limits, PerSource
 from vestibule.errors import VestibuleError
 from vestibule.identity.administration import POWERS
+from vestibule.identity.beacon import Beacon
 from vestibule.identity.codes import AGENT_BANNED, ENTRY_NOT_FOUND
-from vestibule.net.grpc import serve
+from vestibule.net.caller import Caller, CallerKind
+from vestibule.net.grpc import Servable, serve
+from vestibule.spiffe import Revocation, Revocations, RevokedIdentity
+from vestibule.testing import FakeClock, TestAuthority
 from vestibule.wire.gen.spire.types_pb2 import PermissionDeniedDetails
 
 DOORS = {
@@ -108,6 +116,86 @@ def test_within_bounds_nothing_can_be_done_to_authorities_administrators_or_agen
     assert all(Who.ADMIN in who for who in served.values())
     assert not [path for path in BOUNDED if "LocalAuthority" in path or "Administrators" in path]
     assert all(powers and set(powers) <= set(POWERS) for powers in BOUNDED.values())
+
+
+class Door:
+    """One call of an agent, as the check before it sees it; the agent is thrown out while it is answered."""
+
+    PATH = "/spire.api.server.svid.v1.SVID/BatchNewX509SVID"
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = FakeClock()
+        svid = TestAuthority("example.org", now=clock.now()).svid("/spire/agent/a", now=clock.now())
+        self.departures = Beacon()
+        self.banned = False
+        self.revocations = Revocations()
+        self.sent: list[object] = []
+        self.revoked = Revocation(target=RevokedIdentity(spiffe_id=svid.spiffe_id), at=clock.now(), version=1)
+        self.caller = Caller(
+            kind=CallerKind.AGENT,
+            address="127.0.0.1:1",
+            spiffe_id=svid.spiffe_id,
+            serial=str(svid.serial),
+            not_after=svid.not_after,
+            chain=svid.chain,
+        )
+        monkeypatch.setattr("vestibule.doors.access.identify", lambda *_: self.caller)
+        nothing: Any = lambda *_: ()  # noqa: E731
+        self.access = Access(
+            cast(Any, self),
+            lambda _: None,
+            clock,
+            cast(Any, self),
+            nothing,
+            nothing,
+            lambda: self.revocations,
+        )
+
+    async def check(self, *_: object) -> None:
+        if self.banned:
+            raise AGENT_BANNED.error("banned")
+
+    def rpc(self, *_: object) -> None:
+        """Nobody counts."""
+
+    async def recv_message(self) -> str:
+        return "request"
+
+    async def send_message(self, message: object) -> None:
+        self.sent.append(message)
+
+    async def call(self, meanwhile: Callable[[], None]) -> None:
+        async def answer(stream: Any) -> None:
+            await stream.recv_message()
+            meanwhile()
+            await stream.send_message("SVIDs")
+
+        handler = Handler(answer, Cardinality.UNARY_UNARY, object, object)
+        guarded = self.access.guard(Servable({self.PATH: handler})).__mapping__()[self.PATH]
+        await guarded.func(cast(Any, self))
+
+
+async def test_what_waited_while_its_agent_was_thrown_out_does_not_leave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    door = Door(monkeypatch)
+    await door.call(lambda: None)
+    assert door.sent == ["SVIDs"]
+
+    def ban() -> None:
+        door.banned = True
+        door.departures.advance()
+
+    with pytest.raises(VestibuleError, match="VST1211"):
+        await Door.call(door, ban)
+    door = Door(monkeypatch)
+
+    def revoke() -> None:
+        door.revocations = Revocations(1, (door.revoked,))
+
+    with pytest.raises(VestibuleError, match="VST2322"):
+        await door.call(revoke)
+    assert door.sent == []
 
 
 def test_the_reason_of_a_refusal_is_told_where_there_is_one() -> None:
