@@ -39,7 +39,7 @@ ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forev
 FORGED_NODE: Final = """#!/bin/sh
 # An Envoy whose owner changed what it says of itself.
 if [ "$1" = --config-path ]; then
-    sed -i 's/"node": {{"id": "[^"]*", "cluster": "[^"]*"}}/"node": {{"id": "{instance}", "cluster": "orders"}}/' "$2"
+    sed -i 's/"node": {{"id": "[^"]*", "cluster": "[^"]*"/"node": {{"id": "{instance}", "cluster": "orders"/' "$2"
     cp "$2" {seen}
 fi
 exec {envoy} "$@"
