@@ -133,7 +133,19 @@ def vestibule(directory: Path, port: int) -> Iterator[Server]:
     """Our server in a new directory."""
     directory.mkdir()
     command = [sys.executable, "-m", "vestibule", "server", "run", "--trust-domain", str(TRUST_DOMAIN)]
-    command += ["--health", "off", "--data-dir", f"{directory}/data", "--socket", f"{directory}/server.sock"]
+    # As for SPIRE below: an agent that asks for all it can get is not what the limits are for.
+    command += [
+        "--ratelimit-attestation",
+        "0",
+        "--ratelimit-signing",
+        "0",
+        "--health",
+        "off",
+        "--data-dir",
+        f"{directory}/data",
+        "--socket",
+        f"{directory}/server.sock",
+    ]
     with _running([*command, "--bind", f"127.0.0.1:{port}"], directory, port) as server:
         yield server
 

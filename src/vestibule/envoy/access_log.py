@@ -26,9 +26,9 @@ from vestibule.envoy.places import ads, agent_service
 from vestibule.envoy.protos import packed, seconds, serialized
 from vestibule.xds.resources import TOKEN_BUCKET, Resource
 
-SERVED_PER_SECOND: Final = 100
+SERVED_PER_SECOND: Final = 50
 FAILED_PER_SECOND: Final = 1000
-SERVED_BURST: Final = 200
+SERVED_BURST: Final = 100
 FAILED_BURST: Final = 1000
 """Entries that may come at once."""
 
