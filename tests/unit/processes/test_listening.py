@@ -36,11 +36,11 @@ def test_a_listener_is_found_with_its_address_and_owner(host: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as listening:
         listening.bind((host, 0))
-        port = listening.getsockname()[1]
-        assert not [found for found in tcp_listeners() if found.port == port]
+        port, inode = listening.getsockname()[1], os.fstat(listening.fileno()).st_ino
+        assert not [found for found in tcp_listeners() if found.inode == inode]
         listening.listen()
-        (found,) = [found for found in tcp_listeners() if found.port == port]
-        assert found.host == host
+        (found,) = [found for found in tcp_listeners() if found.inode == inode]
+        assert (found.host, found.port) == (host, port)
         assert procfs.sockets_of([os.getpid()])[found.inode] == os.getpid()
 
 
