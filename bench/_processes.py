@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,6 +35,12 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     In nanoseconds precisely (``/proc/PID/task/TID/schedstat``), where ``stat`` counts hundredths of a second.
     """
     return sum(_thread_ns(thread) for pid in pids for thread in Path(f"/proc/{pid}/task").glob("*")) / 1e9
+
+
+def resident(pid: int) -> float:
+    """Resident memory, in megabytes."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
 
 
 def _thread_ns(thread: Path) -> int:

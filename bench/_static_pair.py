@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from _backend import ENVOY
+from _server import free_port
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -35,7 +36,7 @@ class StaticPair:
         self._workers = workers
         self._app_port = app_port
         self._processes: list[subprocess.Popen[bytes]] = []
-        self.egress_port, self._ingress_port = _free_port(), _free_port()
+        self.egress_port, self._ingress_port = free_port(), free_port()
 
     @property
     def pids(self) -> list[int]:
@@ -86,12 +87,6 @@ def _chain(svid: X509Svid) -> bytes:
 def _key(svid: X509Svid) -> bytes:
     key = load_der_private_key(svid.key, None)
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def _wait_for(port: int) -> None:

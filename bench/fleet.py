@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import resource
 import shutil
 import statistics
 import sys
@@ -119,13 +118,8 @@ async def change_one(server: Server, agent: Agent, number: int) -> float:
         channel.close()
 
 
-def resident(pid: int) -> float:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 1e6
-
-
 async def measure(server: Server, count: int, each: int, quiet: float, changes: int) -> int:
-    empty = resident(server.pid)
+    empty = _processes.resident(server.pid)
     members = [replace(server) for _ in range(count)]
     joining = await used(server, at_once([member.join for member in members]))
     ids = [member.svid.spiffe_id for member in members if member.svid is not None]
@@ -159,7 +153,7 @@ async def measure(server: Server, count: int, each: int, quiet: float, changes: 
         changing = await used(server, all_changes())
         await asyncio.sleep(0.5)
         others = sum(agent.told for agent in agents) - told - changes
-        megabytes = resident(server.pid)
+        megabytes = _processes.resident(server.pid)
     for what, usage in (
         (f"{count} agents join", joining),
         (f"{count * each} entries are made", creating),

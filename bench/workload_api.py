@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import resource
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import _processes
 from _comparison import interleaved, machine, ratios
 from _deployment import Deployment, create_entries, deployment
 from envoy.service.discovery.v3 import discovery_pb2
@@ -103,15 +103,10 @@ async def connected(mesh: Deployment, count: int) -> float:
             await stream.send_message(request)
             answer = await stream.recv_message()
             assert len(answer.resources) == len(request.resource_names)
-        return resident(mesh.agent)
+        return _processes.resident(mesh.agent)
     finally:
         for channel in channels:
             channel.close()
-
-
-def resident(pid: int) -> float:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 1e6
 
 
 def main() -> int:
@@ -125,7 +120,7 @@ def main() -> int:
         mesh = stack.enter_context(deployment())
         asyncio.run(create_entries(mesh, 1))
         text, quick = compare(mesh, given.rounds, given.fetches, stack)
-        before = resident(mesh.agent)
+        before = _processes.resident(mesh.agent)
         megabytes = asyncio.run(connected(mesh, given.connections))
     small = megabytes < MEGABYTES
     print(f"{'ok  ' if quick else 'MISS'} {text}")

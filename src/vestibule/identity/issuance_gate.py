@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from vestibule.clock import Clock
 from vestibule.identity.codes import IDENTITY_REVOKED
 from vestibule.identity.marks import Marks
-from vestibule.pki.profiles import SERIAL_BITS, Lifetime
+from vestibule.pki.profiles import Lifetime, serial_number
 from vestibule.spiffe import Revocations, RevokedIdentity, SpiffeId
 from vestibule.spiffe.revocations import MARK_BITS
 from vestibule.store.issued import Issued
@@ -31,7 +31,7 @@ class Terms:
     def serial(self) -> int:
         """A new serial number, half of it random for certificates of an agent, else all of it."""
         if not self.mark:
-            return secrets.randbits(SERIAL_BITS) or 1
+            return serial_number()
         return (self.mark << MARK_BITS) | secrets.randbits(MARK_BITS)
 
     def lifetime(self, valid: Lifetime) -> Lifetime:
