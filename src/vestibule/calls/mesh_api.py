@@ -49,6 +49,8 @@ def instance_to_wire(instance: Instance) -> wire.Instance:
         egress=str(instance.egress) if instance.egress else "",
         upstreams={name: str(address) for name, address in instance.upstreams.items()},
         boundary=instance.boundary.value,
+        locality=instance.locality,
+        health=instance.health.value,
     )
 
 

@@ -16,7 +16,7 @@ from vestibule.agent.sidecars.sessions import SUPERVISED
 from vestibule.errors import VestibuleError
 from vestibule.net.grpc import Servable, Stream, serve
 from vestibule.net.peer import Peer, peer_of
-from vestibule.records import Address, Boundary, Instance, ServiceView
+from vestibule.records import Address, Boundary, Health, Instance, ServiceView
 from vestibule.spiffe import Selector, SpiffeId
 from vestibule.wire.gen.vestibule.node.v1 import node_pb2 as wire
 
@@ -162,8 +162,10 @@ def instance_from_wire(message: wire.Instance, spiffe_id: SpiffeId, agent_id: Sp
             egress=Address.parse(message.egress) if message.egress else None,
             upstreams={name: Address.parse(text) for name, text in message.upstreams.items()},
             boundary=Boundary(message.boundary or Boundary.TRUST.value),
+            locality=message.locality,
+            health=Health(message.health or Health.UNKNOWN.value),
         )
     except ValueError as error:
         raise OUT_OF_STEP.error(
-            f"the instance {message.id!r} has an address or boundary that is none: {error}"
+            f"the instance {message.id!r} has an address, boundary or health that is none: {error}"
         ) from error

@@ -9,6 +9,7 @@ from vestibule.intent.model import (
     Mesh,
     Port,
     Protocol,
+    Rollout,
     Service,
     UpFile,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "Port",
     "Problem",
     "Protocol",
+    "Rollout",
     "Service",
     "Severity",
     "UpFile",

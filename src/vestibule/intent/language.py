@@ -63,7 +63,7 @@ APP_PORT: Final = Key(
 )
 PROTOCOL: Final = Key(
     "protocol",
-    Choice.of([(protocol.value, protocol) for protocol in Protocol], later=["mcp"]),
+    Choice.of([(each.value, each) for each in Protocol if each is not Protocol.MCP], later=["mcp"]),
     "What is spoken there.",
     required=True,
 )

@@ -10,6 +10,8 @@ from types import MappingProxyType
 from typing import Final
 
 from vestibule.errors import Where
+from vestibule.intent.outside import External, Gateway
+from vestibule.intent.traffic import CircuitLimits, OutlierDetection, Retry, Traffic
 from vestibule.policy import IdentityMatch, Rule
 from vestibule.spiffe import SpiffeId, TrustDomain
 
@@ -24,6 +26,7 @@ class Protocol(Enum):
     HTTP2 = "http2"
     GRPC = "grpc"
     TCP = "tcp"
+    MCP = "mcp"
 
     @property
     def is_http(self) -> bool:
@@ -43,6 +46,22 @@ class Defaults:
     """What holds for every service unless it says otherwise.  ``timeout`` is for a whole request."""
 
     timeout: timedelta = DEFAULT_TIMEOUT
+    retry: Retry = Retry()
+    circuit: CircuitLimits = CircuitLimits()
+    outlier: OutlierDetection | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """How a new intent reaches the proxies: ``first`` per cent of each service's at once, the rest after ``watch``.
+
+    During ``watch`` (also after the last wave) a refusal, or ``errors`` per cent more failed requests than before,
+    goes back to the last good intent.
+    """
+
+    first: int = 100
+    watch: timedelta = timedelta(seconds=10)
+    errors: float = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +73,7 @@ class Mesh:
     environment: str
     identity_template: str = DEFAULT_TEMPLATE
     defaults: Defaults = Defaults()
+    rollout: Rollout = Rollout()
     roles: Mapping[str, tuple[IdentityMatch, ...]] = field(
         default_factory=lambda: MappingProxyType({}), hash=False
     )
@@ -79,6 +99,7 @@ class Service:
     ports: Mapping[str, Port] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     allow: tuple[Rule, ...] = ()
     deny_detail: DenyDetail = DenyDetail.CODE
+    traffic: Traffic = Traffic()
     where: Where | None = field(default=None, compare=False, repr=False)
 
     def rules_for(self, port: str) -> tuple[Rule, ...]:
@@ -92,6 +113,8 @@ class Intent:
 
     mesh: Mesh
     services: Mapping[str, Service] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    externals: Mapping[str, External] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    gateways: Mapping[str, Gateway] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     version: str = "none"
 
 

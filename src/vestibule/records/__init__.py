@@ -14,7 +14,7 @@ from vestibule.records.identity import (
     PublishedJwtKey,
     UpstreamRoot,
 )
-from vestibule.records.mesh import Address, Boundary, Instance, PortView, ServiceView, UpstreamView
+from vestibule.records.mesh import Address, Boundary, Health, Instance, PortView, ServiceView, UpstreamView
 from vestibule.records.revocation import AgentMark, PublishedCrl
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "EndpointProfile",
     "Entry",
     "FederationRelationship",
+    "Health",
     "Instance",
     "JoinToken",
     "JwtKey",

@@ -37,6 +37,15 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+class Health(Enum):
+    """What is known of an app: nothing is asked of it, it is well, it is not, or it is about to stop."""
+
+    UNKNOWN = "unknown"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+    DRAINING = "draining"
+
+
 class Boundary(Enum):
     """How an app and its sidecar are kept apart from other processes of the host.
 
@@ -55,6 +64,7 @@ class Instance:
     ``ingress`` is where the sidecar accepts mTLS from other sidecars, ``apps`` where the app itself
     listens, both by port name.  ``egress`` is the app's way out; ``upstreams`` are dedicated listeners
     for one destination each, named ``payments`` or, where a service has several ports, ``payments/grpc``.
+    ``locality`` is ``region`` or ``region/zone``.
     """
 
     id: str
@@ -67,6 +77,8 @@ class Instance:
     egress: Address | None = None
     upstreams: Mapping[str, Address] = field(default_factory=dict)
     boundary: Boundary = Boundary.TRUST
+    locality: str = ""
+    health: Health = Health.UNKNOWN
     lease_expires_at: datetime | None = None
 
 

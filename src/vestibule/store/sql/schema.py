@@ -18,7 +18,7 @@ from sqlalchemy import (
     false,
 )
 
-from vestibule.records import AppendedKind, AuthorityState, Boundary
+from vestibule.records import AppendedKind, AuthorityState, Boundary, Health
 from vestibule.spiffe import Reason
 from vestibule.store.sql.columns import (
     Certificates,
@@ -36,7 +36,7 @@ from vestibule.store.sql.columns import (
     Texts,
 )
 
-REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010")
+REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011")
 """All versions of the schema, oldest first; the last one is what is below."""
 
 KIND: Final = "kind"
@@ -252,6 +252,8 @@ instances = Table(
     Column("egress", Location),
     Column("upstreams", Locations, nullable=False),
     Column("boundary", Choice(Boundary), nullable=False),
+    Column("locality", Text, nullable=False, server_default=""),
+    Column("health", Choice(Health), nullable=False, server_default=Health.UNKNOWN.value),
     Column("lease_expires_at", Instant),
     Index("instances_by_lease", "lease_expires_at"),
     info={KIND: "instances"},

@@ -273,6 +273,8 @@ class Instance(_message.Message):
     EGRESS_FIELD_NUMBER: _builtins.int
     UPSTREAMS_FIELD_NUMBER: _builtins.int
     BOUNDARY_FIELD_NUMBER: _builtins.int
+    LOCALITY_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     service: _builtins.str
     spiffe_id: _builtins.str
@@ -280,7 +282,11 @@ class Instance(_message.Message):
     egress: _builtins.str
     """the app's way out"""
     boundary: _builtins.str
-    """"trust" or "unix" """
+    """"trust", "unix", "guard" or "netns" """
+    locality: _builtins.str
+    """"region" or "region/zone"; empty: not said"""
+    health: _builtins.str
+    """"unknown", "healthy", "unhealthy" or "draining"; empty: unknown"""
     @_builtins.property
     def ingress(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """port name to where the proxy accepts mTLS"""
@@ -305,10 +311,12 @@ class Instance(_message.Message):
         egress: _builtins.str = ...,
         upstreams: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         boundary: _builtins.str = ...,
+        locality: _builtins.str = ...,
+        health: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["apps", b"apps", "boundary", b"boundary", "egress", b"egress", "id", b"id", "ingress", b"ingress", "service", b"service", "spiffe_id", b"spiffe_id", "upstreams", b"upstreams", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apps", b"apps", "boundary", b"boundary", "egress", b"egress", "health", b"health", "id", b"id", "ingress", b"ingress", "locality", b"locality", "service", b"service", "spiffe_id", b"spiffe_id", "upstreams", b"upstreams", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
