@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,10 +18,11 @@ from vestibule.intent.shapes import Fields, Record
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """An intent, or None if any problem is an error; warnings come with either."""
+    """An intent, or None if any problem is an error; warnings come with either.  ``files`` are what was read."""
 
     intent: Intent | None
     problems: tuple[Problem, ...] = ()
+    files: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}), repr=False, hash=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,7 @@ def load(directory: Path) -> Loaded:
     files, problems = read_directory(directory)
     unread = {found.where.file for found in problems}
     loaded = load_files(files, unread=frozenset(unread))
-    return _loaded(loaded.intent, (*problems, *loaded.problems))
+    return _loaded(loaded.intent, (*problems, *loaded.problems), files)
 
 
 def load_files(files: Mapping[str, bytes], *, unread: frozenset[str] = frozenset()) -> Loaded:
@@ -66,10 +67,10 @@ def load_files(files: Mapping[str, bytes], *, unread: frozenset[str] = frozenset
     problems += [each for found in services for each in found.findings.problems()]
     intent_mesh = resolving.build_mesh(mesh, names)
     if intent_mesh is None or any(found.severity is Severity.ERROR for found in problems):
-        return _loaded(None, tuple(problems))
+        return _loaded(None, tuple(problems), files)
     by_name = {service.name: service for service in built if service}
     intent = Intent(mesh=intent_mesh, services=MappingProxyType(by_name), version=version_of(files))
-    return _loaded(intent, tuple(problems))
+    return _loaded(intent, tuple(problems), files)
 
 
 def load_up(directory: Path, intent: Intent | None) -> LoadedUp:
@@ -106,10 +107,12 @@ def version_of(files: Mapping[str, bytes]) -> str:
     return digest.hexdigest()[:12]
 
 
-def _loaded(intent: Intent | None, problems: tuple[Problem, ...]) -> Loaded:
+def _loaded(intent: Intent | None, problems: tuple[Problem, ...], files: Mapping[str, bytes]) -> Loaded:
     ordered = sorted(problems, key=lambda found: found.where.file)
     failed = any(found.severity is Severity.ERROR for found in ordered)
-    return Loaded(intent=None if failed else intent, problems=tuple(ordered))
+    return Loaded(
+        intent=None if failed else intent, problems=tuple(ordered), files=MappingProxyType(dict(files))
+    )
 
 
 def _missing(files: Mapping[str, bytes], unread: frozenset[str]) -> list[Problem]:

@@ -22,7 +22,7 @@ from vestibule.mesh.codes import (
     UNKNOWN_SERVICE,
 )
 from vestibule.mesh.revision import Revision
-from vestibule.mesh.source import DirectorySource
+from vestibule.mesh.source import Source
 from vestibule.records import Address, Instance, PortView, ServiceView, UpstreamView
 from vestibule.spiffe import SpiffeId
 from vestibule.store import Instances
@@ -43,7 +43,7 @@ class Discovery:
     ``instances_revision`` grows with every change of who runs where.
     """
 
-    def __init__(self, kept: Instances, source: DirectorySource, clock: Clock) -> None:
+    def __init__(self, kept: Instances, source: Source, clock: Clock) -> None:
         self.instances_revision = Revision()
         self._kept = kept
         self._source = source

@@ -16,7 +16,7 @@ from vestibule.errors import VestibuleError
 from vestibule.intent import Problem
 from vestibule.mesh.discovery import Discovery
 from vestibule.mesh.revision import Revision, first_change
-from vestibule.mesh.source import DirectorySource
+from vestibule.mesh.source import Source
 from vestibule.spiffe import Revocations, SpiffeId
 from vestibule.xds.resources import ProxyKey, Snapshot
 
@@ -54,7 +54,7 @@ class Publisher:
 
     def __init__(
         self,
-        source: DirectorySource,
+        source: Source,
         discovery: Discovery,
         lifetimes: Lifetimes,
         revocations: Callable[[], Revocations] = Revocations,
@@ -77,7 +77,7 @@ class Publisher:
         services = sorted(reading.intent.services) if reading.intent is not None else ()
         return IntentStatus(
             version=reading.intent.version if reading.intent is not None else None,
-            directory=str(self._source.directory),
+            directory=self._source.place,
             loaded_at=reading.loaded_at,
             problems=reading.problems,
             services=tuple(services),

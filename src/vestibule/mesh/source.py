@@ -1,131 +1,68 @@
-"""The intent from a directory, followed as people edit it."""
+"""Where the intent comes from: what every source offers, and what was read from one."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import os
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from pathlib import Path
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import MappingProxyType
+from typing import Protocol
 
-from vestibule.clock import Clock
-from vestibule.intent import Intent, Loaded, Problem, Severity, load
+from vestibule.intent import Intent, Problem
 from vestibule.mesh.revision import Revision
 
-POLL: Final = 0.1
-"""Seconds between two looks at the directory.  A change is taken up once two looks agree."""
 
-_LOOKING_SHARE: Final = 0.1
-"""Of the time, at most, is spent looking: a very large directory is looked at less often."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitInfo:
+    """The commit an intent was read from.  ``signed_by`` is the allowed key's name, None where none is asked for."""
 
-_SETTLED_NS: Final = 200_000_000
-"""A file changed again within a tick of the filesystem's clock looks unchanged; so what is very new is read again."""
+    id: str
+    author: str
+    subject: str
+    committed_at: datetime
+    signed_by: str | None = None
 
-_log = logging.getLogger(__name__)
-
-_Look = tuple[tuple[str, int, int, int], ...]
+    @property
+    def short(self) -> str:
+        """As people and versions name it."""
+        return self.id[:12]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What was read: the last good intent, when it was taken up, and the problems of the files as they are now."""
+    """What was read: the last good intent with its files, when it was taken up, and the problems as they are now.
+
+    ``files`` and ``commit`` are those that ``intent`` was read from, never those of a newer one with problems;
+    ``commit`` is None where the source is no Git repository.
+    """
 
     intent: Intent | None = None
     loaded_at: datetime | None = None
     problems: tuple[Problem, ...] = ()
+    files: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}), repr=False, hash=False)
+    commit: CommitInfo | None = None
 
 
-class DirectorySource:
+class Source(Protocol):
     """Keeps the last good intent.  ``revision`` grows when the intent changes, not when only problems do."""
 
-    def __init__(self, directory: Path, clock: Clock, *, read: Callable[[Path], Loaded] = load) -> None:
-        self.directory = directory
-        self.revision = Revision()
-        self._clock = clock
-        self._read = read
-        self._reading = Reading()
-        self._read_as: _Look | None = None
+    @property
+    def revision(self) -> Revision: ...
 
     @property
     def reading(self) -> Reading:
         """What is known now."""
-        return self._reading
+        ...
+
+    @property
+    def place(self) -> str:
+        """The directory or URL, as it may be shown to anybody."""
+        ...
 
     async def load(self) -> Reading:
-        """Read the directory once, now."""
-        look = await asyncio.to_thread(look_at, self.directory)
-        await self._take(look)
-        return self._reading
+        """Read once, now.  What is wrong comes back as problems."""
+        ...
 
     async def run(self) -> None:
-        """Follow the directory."""
-        before: _Look | None = None
-        while True:
-            started = time.monotonic()
-            look = await asyncio.to_thread(look_at, self.directory)
-            if look == before and look != self._read_as:
-                await self._take(look)
-            before = look
-            pause = max(POLL, (time.monotonic() - started) / _LOOKING_SHARE)
-            await self._clock.sleep_until(self._clock.now() + timedelta(seconds=pause))
-
-    async def _take(self, look: _Look) -> None:
-        loaded = await asyncio.to_thread(self._read, self.directory)
-        newest = max((changed for _, changed, _, _ in look), default=0)
-        self._read_as = look if time.time_ns() - newest > _SETTLED_NS else None
-        known = self._reading
-        if loaded.intent is None:
-            if loaded.problems != known.problems:
-                self._complain(loaded)
-            self._reading = Reading(intent=known.intent, loaded_at=known.loaded_at, problems=loaded.problems)
-        elif known.intent is not None and loaded.intent.version == known.intent.version:
-            self._reading = Reading(intent=known.intent, loaded_at=known.loaded_at, problems=loaded.problems)
-        else:
-            _log.info("intent version %s is taken up", loaded.intent.version)
-            self._reading = Reading(
-                intent=loaded.intent, loaded_at=self._clock.now(), problems=loaded.problems
-            )
-            self.revision.bump()
-
-    def _complain(self, loaded: Loaded) -> None:
-        version = self._reading.intent.version if self._reading.intent else None
-        errors = [str(each.error) for each in loaded.problems if each.severity is Severity.ERROR]
-        _log.warning(
-            "the intent in %s is not valid, %s; %d errors, the first: %s (vestibule validate shows all)",
-            self.directory,
-            f"version {version} stays in force" if version else "so there is no mesh yet",
-            len(errors),
-            errors[0],
-        )
-
-
-def look_at(directory: Path) -> _Look:
-    """Name, time of change, size and inode of every YAML file: differs where a reading may."""
-    return tuple(sorted(_files(directory, "")))
-
-
-def _files(directory: Path, prefix: str) -> Iterator[tuple[str, int, int, int]]:
-    try:
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                name = f"{prefix}{entry.name}"
-                if entry.name.endswith((".yaml", ".yml")):
-                    # Followed, since a checkout may consist of links.
-                    yield name, *_facts(entry)
-                elif not prefix and not entry.name.startswith(".") and entry.is_dir():
-                    yield from _files(Path(entry.path), f"{name}/")
-    except OSError as error:
-        # Gone or forbidden: reading says so in its own words, and again when it changes.
-        yield f"{prefix}!", error.errno or 0, 0, 0
-
-
-def _facts(entry: os.DirEntry[str]) -> tuple[int, int, int]:
-    try:
-        stat = entry.stat()
-    except OSError as error:
-        return 0, -(error.errno or 0), 0
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+        """Follow it."""
+        ...

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from vestibule.clock import SystemClock
-from vestibule.mesh import DirectorySource
-from vestibule.mesh.source import look_at
+from vestibule.mesh import DirectorySource, Source
+from vestibule.mesh.directory import look_at
 
 MESH = "mesh: shop\ntrust_domain: example.org\nenvironment: prod\n"
 WEB = "service: web\nports: {http: {protocol: http}}\nallow: []\n"
@@ -117,3 +117,14 @@ def test_only_yaml_files_are_looked_at(directory: Path) -> None:
     (directory / ".git").mkdir()
     (directory / ".git" / "a.yaml").write_text("x")
     assert look_at(directory) == before
+
+
+async def test_a_reading_holds_the_files_of_its_intent_not_the_broken_ones_after(directory: Path) -> None:
+    source: Source = DirectorySource(directory, SystemClock())
+    first = await source.load()
+    assert first.files == {"mesh.yaml": MESH.encode(), "services/web.yaml": WEB.encode()}
+    assert (source.place, first.commit) == (str(directory), None)
+    (directory / "services" / "web.yaml").write_text(WEB + "alow: []\n")
+    broken = await source.load()
+    assert broken.problems != ()
+    assert broken.files == first.files
