@@ -1,6 +1,6 @@
 """What people ask for: the intent language, from text to a checked model, with the place of every problem."""
 
-from vestibule.intent.loading import Loaded, LoadedUp, load, load_files, load_up
+from vestibule.intent.loading import Loaded, LoadedUp, load, load_files, load_tree, load_up
 from vestibule.intent.model import (
     App,
     Defaults,
@@ -32,5 +32,6 @@ __all__ = [
     "UpFile",
     "load",
     "load_files",
+    "load_tree",
     "load_up",
 ]

@@ -1,12 +1,13 @@
-"""The files of an intent directory, and what is wrong with them as files."""
+"""The files of an intent, in a directory or any other tree, and what is wrong with them as files."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from vestibule.errors import ErrorCode, Where
 from vestibule.intent import codes
@@ -20,26 +21,66 @@ MAX_BYTES: Final = 256 * 1024
 _YAML: Final = (".yaml", ".yml")
 
 
-def read_directory(directory: Path) -> tuple[dict[str, bytes], tuple[Problem, ...]]:
-    """Every file that is intent, by its path relative to ``directory``, and what else was found.
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name in a folder."""
+
+    name: str
+    is_dir: bool
+
+
+class Tree(Protocol):
+    """Where files are read from: a directory of this machine, or a commit.  Both methods may raise ``OSError``."""
+
+    def listing(self, folder: str) -> Sequence[Entry]:
+        """What is in a folder; that of the tree itself is ``""``."""
+        ...
+
+    def content(self, name: str) -> bytes | None:
+        """At most one byte more than ``MAX_BYTES`` of a file; None for what is no regular file."""
+        ...
+
+
+class Directory:
+    """A ``Tree`` on disk.  Links are followed, since a checkout may consist of them."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def listing(self, folder: str) -> Sequence[Entry]:
+        """As the disk has it now."""
+        with os.scandir(self._directory / folder) as entries:
+            return [Entry(entry.name, entry.is_dir()) for entry in entries]
+
+    def content(self, name: str) -> bytes | None:
+        """Without waiting, as for a FIFO."""
+        descriptor = os.open(self._directory / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return None
+            return file.read(MAX_BYTES + 1)
+
+
+def read_tree(tree: Tree) -> tuple[dict[str, bytes], tuple[Problem, ...]]:
+    """Every file that is intent, by its path relative to the root of ``tree``, and what else was found.
 
     Hidden files are no intent, nor is anything that does not look like YAML.
     """
     files: dict[str, bytes] = {}
     problems: list[Problem] = []
     try:
-        for name in _wanted(directory, problems):
+        for name in _wanted(tree, problems):
             if name != UP:
-                _read_into(files, directory, name, problems)
+                _read_into(files, tree, name, problems)
     except OSError as error:
         problems.append(problem(codes.NO_INTENT, _reason("the directory cannot be read", error), "."))
     return files, tuple(problems)
 
 
-def read_file(directory: Path, name: str) -> tuple[bytes | None, Problem | None]:
+def read_file(tree: Tree, name: str) -> tuple[bytes | None, Problem | None]:
     """One file, or why it cannot be read."""
     try:
-        content = _content(directory / name)
+        content = tree.content(name)
     except FileNotFoundError:
         advice = (
             "Write up.yaml beside mesh.yaml: apps: {web: {run: [python, web.py]}}." if name == UP else None
@@ -68,10 +109,10 @@ def shown(name: str) -> str:
     )
 
 
-def _wanted(directory: Path, problems: list[Problem]) -> Iterator[str]:
-    for entry in _listing(directory):
-        if entry.is_dir():
-            yield from _wanted_folder(directory, entry.name, problems)
+def _wanted(tree: Tree, problems: list[Problem]) -> Iterator[str]:
+    for entry in _listing(tree, ""):
+        if entry.is_dir:
+            yield from _wanted_folder(tree, entry.name, problems)
         elif entry.name in (MESH, UP):
             yield entry.name
         elif entry.name.endswith(_YAML):
@@ -79,24 +120,23 @@ def _wanted(directory: Path, problems: list[Problem]) -> Iterator[str]:
             problems.append(problem(codes.STRAY_FILE, "this file is not read", entry.name, advice=advice))
 
 
-def _wanted_folder(directory: Path, folder: str, problems: list[Problem]) -> Iterator[str]:
+def _wanted_folder(tree: Tree, folder: str, problems: list[Problem]) -> Iterator[str]:
     if folder not in (SERVICES, EGRESS) and not nearest(folder, (SERVICES, EGRESS)):
         return
-    for entry in _listing(directory / folder):
+    for entry in _listing(tree, folder):
         name = f"{folder}/{entry.name}"
-        if folder == SERVICES and entry.name.endswith(".yaml") and not entry.is_dir():
+        if folder == SERVICES and entry.name.endswith(".yaml") and not entry.is_dir:
             yield name
         elif folder == EGRESS and entry.name.endswith(_YAML):
             message = "external destinations are not supported by this version"
             problems.append(problem(codes.NOT_SUPPORTED, message, name))
-        elif entry.name.endswith(_YAML) or (folder == SERVICES and entry.is_dir()):
-            what = "folder" if entry.is_dir() else "file"
+        elif entry.name.endswith(_YAML) or (folder == SERVICES and entry.is_dir):
+            what = "folder" if entry.is_dir else "file"
             problems.append(problem(codes.STRAY_FILE, f"this {what} is not read", name))
 
 
-def _listing(directory: Path) -> list[os.DirEntry[str]]:
-    with os.scandir(directory) as entries:
-        visible = [entry for entry in entries if not entry.name.startswith(".")]
+def _listing(tree: Tree, folder: str) -> list[Entry]:
+    visible = [entry for entry in tree.listing(folder) if not entry.name.startswith(".")]
     return sorted(visible, key=lambda entry: entry.name)
 
 
@@ -105,21 +145,12 @@ def _rename(name: str, names: tuple[str, ...]) -> str | None:
     return f"Did you mean {close!r}?" if close else None
 
 
-def _read_into(files: dict[str, bytes], directory: Path, name: str, problems: list[Problem]) -> None:
-    content, found = read_file(directory, name)
+def _read_into(files: dict[str, bytes], tree: Tree, name: str, problems: list[Problem]) -> None:
+    content, found = read_file(tree, name)
     if content is not None:
         files[name] = content
     if found:
         problems.append(found)
-
-
-def _content(path: Path) -> bytes | None:
-    """At most one byte more than allowed; None for what is no regular file, such as a FIFO, without waiting."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return None
-        return file.read(MAX_BYTES + 1)
 
 
 def _reason(what: str, error: OSError) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from vestibule.intent import codes, language, resolving
-from vestibule.intent.files import MESH, SERVICES, UP, problem, read_directory, read_file, shown
+from vestibule.intent.files import MESH, SERVICES, UP, Directory, Tree, problem, read_file, read_tree, shown
 from vestibule.intent.model import App, Intent, Service, UpFile
 from vestibule.intent.nodes import START, Position, parse
 from vestibule.intent.problems import Findings, Problem, Severity, nearest
@@ -43,7 +43,12 @@ class _ServiceFile:
 
 def load(directory: Path) -> Loaded:
     """Read ``mesh.yaml`` and ``services/*.yaml``.  What is wrong comes back as problems; nothing is raised."""
-    files, problems = read_directory(directory)
+    return load_tree(Directory(directory))
+
+
+def load_tree(tree: Tree) -> Loaded:
+    """The same from a directory or a commit."""
+    files, problems = read_tree(tree)
     unread = {found.where.file for found in problems}
     loaded = load_files(files, unread=frozenset(unread))
     return _loaded(loaded.intent, (*problems, *loaded.problems), files)
@@ -75,7 +80,7 @@ def load_files(files: Mapping[str, bytes], *, unread: frozenset[str] = frozenset
 
 def load_up(directory: Path, intent: Intent | None) -> LoadedUp:
     """Read ``up.yaml``; with an intent, every app must be one of its services."""
-    content, found = read_file(directory, UP)
+    content, found = read_file(Directory(directory), UP)
     if content is None:
         return LoadedUp(up=None, problems=(found,) if found else ())
     return load_up_text(content, intent)
