@@ -16,6 +16,7 @@ from vestibule.records.identity import (
 )
 from vestibule.records.mesh import Address, Boundary, Health, Instance, PortView, ServiceView, UpstreamView
 from vestibule.records.revocation import AgentMark, PublishedCrl
+from vestibule.records.rollout import IntentOutcome, KeptIntent, RolloutRecord
 
 __all__ = [
     "Address",
@@ -33,11 +34,14 @@ __all__ = [
     "FederationRelationship",
     "Health",
     "Instance",
+    "IntentOutcome",
     "JoinToken",
     "JwtKey",
+    "KeptIntent",
     "PortView",
     "PublishedCrl",
     "PublishedJwtKey",
+    "RolloutRecord",
     "ServiceView",
     "UpstreamRoot",
     "UpstreamView",

@@ -21,6 +21,7 @@ KINDS: Final = (
     "relationships",
     "revocations",
     "administrators",
+    "rollout",
 )
 
 

@@ -26,8 +26,10 @@ from vestibule.records import (
     Instance,
     JoinToken,
     JwtKey,
+    KeptIntent,
     PublishedCrl,
     PublishedJwtKey,
+    RolloutRecord,
     UpstreamRoot,
 )
 from vestibule.spiffe import Revocation, SpiffeId, TrustBundle, TrustDomain
@@ -407,6 +409,34 @@ class Administrators(Protocol):
         ...
 
 
+class IntentHistory(Protocol):
+    """The intents that were taken up, and how far the rollout of the newest is."""
+
+    async def record(self, state: RolloutRecord, *intents: KeptIntent) -> bool:
+        """Keep a state in place of the one whose revision is one less, and with it intents, in one step.
+
+        An intent of number 0 is new, any other gets a new outcome.  False, and nothing is kept, where another
+        server changed the state first.
+        """
+        ...
+
+    async def state(self) -> RolloutRecord | None:
+        """How far the rollout is; ``None`` before the first intent."""
+        ...
+
+    async def all(self) -> list[KeptIntent]:
+        """All intents, the newest first, without their files."""
+        ...
+
+    async def latest(self, version: str) -> KeptIntent | None:
+        """The newest intent of this version, with its files."""
+        ...
+
+    async def prune(self, keep: int, spare: AbstractSet[str]) -> int:
+        """Forget all but the newest ``keep`` intents and those of the versions in ``spare``; how many."""
+        ...
+
+
 class Store(Protocol):
     """Everything that is kept."""
 
@@ -444,6 +474,8 @@ class Store(Protocol):
     def crls(self) -> Crls: ...
     @property
     def administrators(self) -> Administrators: ...
+    @property
+    def intents(self) -> IntentHistory: ...
     @property
     def changes(self) -> Changes: ...
     @property

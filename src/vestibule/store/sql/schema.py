@@ -18,7 +18,7 @@ from sqlalchemy import (
     false,
 )
 
-from vestibule.records import AppendedKind, AuthorityState, Boundary, Health
+from vestibule.records import AppendedKind, AuthorityState, Boundary, Health, IntentOutcome
 from vestibule.spiffe import Reason
 from vestibule.store.sql.columns import (
     Certificates,
@@ -36,7 +36,20 @@ from vestibule.store.sql.columns import (
     Texts,
 )
 
-REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011")
+REVISIONS: Final = (
+    "0001",
+    "0002",
+    "0003",
+    "0004",
+    "0005",
+    "0006",
+    "0007",
+    "0008",
+    "0009",
+    "0010",
+    "0011",
+    "0012",
+)
 """All versions of the schema, oldest first; the last one is what is below."""
 
 KIND: Final = "kind"
@@ -294,4 +307,33 @@ crls = Table(
     Column("this_update", Instant, nullable=False),
     Column("next_update", Instant, nullable=False),
     Column("list_version", BigInteger, nullable=False),
+)
+
+intents = Table(
+    "intents",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("version", Text, nullable=False),
+    Column("place", Text, nullable=False),
+    Column("taken_up_at", Instant, nullable=False),
+    Column("outcome", Choice(IntentOutcome), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("ended_at", Instant),
+    Column("commit", Text, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("signed_by", Text, nullable=False),
+    Column("committed_at", Instant),
+    Column("files", LargeBinary, nullable=False),
+    Index("intents_by_version", "version"),
+)
+
+# One row: what is being rolled out now.
+rollout = Table(
+    "rollout",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("revision", Integer, nullable=False),
+    Column("document", Text, nullable=False),
+    info={KIND: "rollout"},
 )

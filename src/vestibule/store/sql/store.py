@@ -12,6 +12,7 @@ from vestibule.store.sql.bundles import SqlBundles
 from vestibule.store.sql.database import Database
 from vestibule.store.sql.entries import SqlEntries
 from vestibule.store.sql.instances import SqlInstances
+from vestibule.store.sql.intents import SqlIntentHistory
 from vestibule.store.sql.join_tokens import SqlJoinTokens
 from vestibule.store.sql.relationships import SqlRelationships
 from vestibule.store.sql.revocations import SqlAgentMarks, SqlCrls, SqlRevocations
@@ -48,6 +49,7 @@ class SqlStore:
         self.agent_marks = SqlAgentMarks(database)
         self.crls = SqlCrls(database)
         self.administrators = SqlAdministrators(database, self.changes)
+        self.intents = SqlIntentHistory(database, self.changes)
 
     def observe(self, observer: Callable[[str, float, str], None]) -> None:
         """Tell of every transaction from now on; see ``Database.observe``."""
