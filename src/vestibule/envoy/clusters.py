@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import timedelta
 from functools import lru_cache
 from typing import Final
 
-from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2
+from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.core.v3 import protocol_pb2
-from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2 as options_pb2
 from envoy.type.v3 import percent_pb2
-from google.protobuf.wrappers_pb2 import UInt32Value
 
+from vestibule.envoy import bounds, localities
 from vestibule.envoy.http import http2_options
+from vestibule.envoy.localities import Place
 from vestibule.envoy.mutual_tls import DIALLED_AGE, connection_age, dialling_tls
-from vestibule.envoy.places import address_of, ads
+from vestibule.envoy.places import ads
 from vestibule.envoy.protos import packed, seconds, serialized
 from vestibule.envoy.world import Destination
 from vestibule.intent.model import Port, Protocol
+from vestibule.intent.traffic import CircuitLimits, OutlierDetection
 from vestibule.records import Address
 from vestibule.xds.resources import CLUSTER, ENDPOINTS, Resource
 
@@ -28,7 +28,6 @@ CONNECT_TIMEOUT: Final = 3.0
 APP_IDLE_TIMEOUT: Final = 1.0
 """Seconds; shorter than the keep-alive of common app servers, which close idle connections without a word."""
 
-_LIMIT: Final = 10_000
 _OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -41,8 +40,9 @@ def app_cluster_name(port: str) -> str:
 def app(port: Port, address: Address) -> Resource:
     """The app's own port, in plain text, on this host."""
     cluster = _cluster(app_cluster_name(port.name), APP_CONNECT_TIMEOUT)
+    bounds.limit(cluster)
     cluster.type = cluster_pb2.Cluster.STATIC
-    cluster.load_assignment.CopyFrom(_assignment(cluster.name, [address]))
+    cluster.load_assignment.CopyFrom(localities.assignment(cluster.name, [Place(0, "", address)]))
     if port.protocol.is_http:
         options = _http_options(http2=port.protocol is not Protocol.HTTP)
         options.common_http_protocol_options.idle_timeout.CopyFrom(seconds(APP_IDLE_TIMEOUT))
@@ -51,13 +51,23 @@ def app(port: Port, address: Address) -> Resource:
 
 
 @lru_cache(maxsize=4096)
-def destination(target: Destination, svid_ttl: timedelta) -> Resource:
+def destination(
+    name: str,
+    target: Destination,
+    svid_ttl: timedelta,
+    circuit: CircuitLimits = CircuitLimits(),
+    outlier: OutlierDetection | None = None,
+) -> Resource:
     """A port of another service: its instances by EDS, pinned to its identity, over HTTP/2 unless it is TCP.
+
+    ``name`` is that of all its instances, or of those of one version.
 
     HTTP/2 costs less than HTTP/1.1 between sidecars, needs few handshakes, and its connections end without
     losing a request.
     """
-    cluster = _cluster(target.cluster, CONNECT_TIMEOUT)
+    cluster = _cluster(name, CONNECT_TIMEOUT)
+    bounds.limit(cluster, circuit)
+    bounds.watch(cluster, outlier)
     cluster.type = cluster_pb2.Cluster.EDS
     cluster.eds_cluster_config.eds_config.CopyFrom(ads())
     cluster.lb_policy = cluster_pb2.Cluster.LEAST_REQUEST
@@ -78,33 +88,13 @@ def destination(target: Destination, svid_ttl: timedelta) -> Resource:
 
 
 @lru_cache(maxsize=4096)
-def endpoints(name: str, addresses: tuple[Address, ...]) -> Resource:
+def endpoints(name: str, found: tuple[Place, ...]) -> Resource:
     """Where the instances of a destination are; possibly nowhere."""
-    return Resource.of(ENDPOINTS, name, serialized(_assignment(name, addresses)))
+    return Resource.of(ENDPOINTS, name, serialized(localities.assignment(name, found)))
 
 
 def _cluster(name: str, connect_timeout: float) -> cluster_pb2.Cluster:
-    cluster = cluster_pb2.Cluster(name=name, connect_timeout=seconds(connect_timeout))
-    limit = UInt32Value(value=_LIMIT)
-    cluster.circuit_breakers.thresholds.append(
-        circuit_breaker_pb2.CircuitBreakers.Thresholds(
-            max_connections=limit, max_pending_requests=limit, max_requests=limit
-        )
-    )
-    return cluster
-
-
-def _assignment(name: str, addresses: Sequence[Address]) -> endpoint_pb2.ClusterLoadAssignment:
-    assignment = endpoint_pb2.ClusterLoadAssignment(cluster_name=name)
-    if addresses:
-        locality = assignment.endpoints.add()
-        for address in sorted(addresses):
-            locality.lb_endpoints.append(
-                endpoint_components_pb2.LbEndpoint(
-                    endpoint=endpoint_components_pb2.Endpoint(address=address_of(address))
-                )
-            )
-    return assignment
+    return cluster_pb2.Cluster(name=name, connect_timeout=seconds(connect_timeout))
 
 
 def _http_options(*, http2: bool) -> options_pb2.HttpProtocolOptions:

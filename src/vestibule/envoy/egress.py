@@ -7,53 +7,42 @@ name.  Whom a service may call follows from the callees' rules; the callee enfor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import lru_cache
-from typing import Final
 
 from envoy.config.listener.v3 import listener_components_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
-from envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb2 import PreviousHostsPredicate
-from google.protobuf.wrappers_pb2 import UInt32Value
 
-from vestibule.envoy import access_log, codes, http, listeners, replies
-from vestibule.envoy.protos import packed, seconds, serialized
+from vestibule.envoy import access_log, codes, http, listeners, matches, replies, routes
+from vestibule.envoy.protos import serialized
+from vestibule.envoy.routes import Calls
 from vestibule.envoy.world import Destination, World, destinations_of
-from vestibule.intent.model import Protocol, Service
+from vestibule.intent.model import Service
 from vestibule.policy.codes import CALL_DENIED
 from vestibule.records import Address, Instance
 from vestibule.xds.resources import ROUTES, Resource
 
-RETRIES: Final = 2
-"""After a failure that leaves no doubt that the callee never saw the request."""
 
-RETRY_ON: Final = "connect-failure,refused-stream,reset-before-request"
-HOST_SELECTIONS: Final = 5
-"""How often the load balancer may be asked for one that was not tried yet."""
-
-
-def resources(world: World, instance: Instance, allowed: Iterable[Destination]) -> Iterator[Resource]:
-    """The listeners that the instance has laid out, and their routes."""
-    allowed, timeout = tuple(allowed), world.intent.mesh.defaults.timeout
+def resources(world: World, instance: Instance, allowed: Mapping[str, Calls]) -> Iterator[Resource]:
+    """The listeners that the instance has laid out, and their routes.  ``allowed`` is by the destinations' names."""
     if instance.egress is not None:
         yield _http_listener("egress", instance.egress, "", "")
-        yield _routes_by_name(_Names.of(world, allowed), timeout)
+        yield _routes_by_name(_Names.of(world, allowed))
     for name, address in sorted(instance.upstreams.items()):
-        target = world.destination(name)
+        target, calls = world.destination(name), allowed.get(name)
         if target is None:
             yield _http_listener(f"upstream/{name}", address, name, "")
             yield _no_longer(f"upstream/{name}", name, known=False)
         elif target.port.protocol.is_http:
             yield _http_listener(f"upstream/{name}", address, target.service, target.port.name)
-            if target in allowed:
-                yield _routes_to(f"upstream/{name}", target, timeout)
+            if calls is not None:
+                yield _routes_to(f"upstream/{name}", calls)
             else:
                 yield _no_longer(f"upstream/{name}", name, known=True)
-        elif target in allowed:
+        elif calls is not None:
             yield _tcp_listener(f"upstream/{name}", address, target)
 
 
@@ -61,16 +50,16 @@ def resources(world: World, instance: Instance, allowed: Iterable[Destination]) 
 class _Names:
     """Which host names lead where, from one service's point of view."""
 
-    allowed: tuple[tuple[Destination, tuple[str, ...]], ...]
+    allowed: tuple[tuple[Calls, tuple[str, ...]], ...]
     denied: tuple[str, ...]
     not_http: tuple[str, ...]
 
     @classmethod
-    def of(cls, world: World, allowed: tuple[Destination, ...]) -> _Names:
+    def of(cls, world: World, allowed: Mapping[str, Calls]) -> _Names:
         names, others = _host_names(world)
         return cls(
-            allowed=tuple((each, names[each]) for each in allowed if each in names),
-            denied=tuple(name for each, given in names.items() if each not in allowed for name in given),
+            allowed=tuple((each, names[each.target]) for each in allowed.values() if each.target in names),
+            denied=tuple(name for each, given in names.items() if each.name not in allowed for name in given),
             not_http=others,
         )
 
@@ -123,10 +112,10 @@ def _tcp_listener(name: str, address: Address, target: Destination) -> Resource:
 
 
 @lru_cache(maxsize=4096)
-def _routes_by_name(names: _Names, timeout: timedelta) -> Resource:
+def _routes_by_name(names: _Names) -> Resource:
     hosts = [
-        VirtualHost(name=target.name, domains=domains, routes=[_tunnel(), _to(target, timeout)])
-        for target, domains in names.allowed
+        VirtualHost(name=calls.target.name, domains=domains, routes=[_tunnel(), *routes.routes(calls)])
+        for calls, domains in names.allowed
     ]
     if names.denied:
         hosts.append(VirtualHost(name="denied", domains=names.denied, routes=[_tunnel(), _denied()]))
@@ -143,11 +132,10 @@ def _routes_by_name(names: _Names, timeout: timedelta) -> Resource:
 
 
 @lru_cache(maxsize=4096)
-def _routes_to(name: str, target: Destination, timeout: timedelta) -> Resource:
-    route = _to(target, timeout)
+def _routes_to(name: str, calls: Calls) -> Resource:
     # The app dialled an address of this host; the callee's app should see its own name.
-    route.route.host_rewrite_literal = target.service
-    return _config(name, [VirtualHost(name=target.name, domains=["*"], routes=[_tunnel(), route])])
+    found = routes.routes(calls, host=calls.target.service)
+    return _config(name, [VirtualHost(name=calls.target.name, domains=["*"], routes=[_tunnel(), *found])])
 
 
 @lru_cache(maxsize=4096)
@@ -155,24 +143,6 @@ def _no_longer(name: str, upstream: str, *, known: bool) -> Resource:
     """For a listener whose destination was taken away while the app runs."""
     route = _denied() if known else _unknown(upstream)
     return _config(name, [VirtualHost(name=upstream, domains=["*"], routes=[_tunnel(), route])])
-
-
-def _to(target: Destination, timeout: timedelta) -> Route:
-    action = route_components_pb2.RouteAction(cluster=target.cluster)
-    if target.port.protocol is Protocol.GRPC:
-        # Streams may last; a deadline that the client sets is kept.
-        action.timeout.CopyFrom(seconds(0))
-        action.max_stream_duration.grpc_timeout_header_max.CopyFrom(seconds(0))
-    else:
-        action.timeout.CopyFrom(seconds(timeout.total_seconds()))
-    action.retry_policy.retry_on = RETRY_ON
-    action.retry_policy.num_retries.CopyFrom(UInt32Value(value=RETRIES))
-    # Each further try looks for another instance than those that failed, as far as there is one.
-    action.retry_policy.retry_host_predicate.add(
-        name="envoy.retry_host_predicates.previous_hosts", typed_config=packed(PreviousHostsPredicate())
-    )
-    action.retry_policy.host_selection_retry_max_attempts = HOST_SELECTIONS
-    return Route(name=target.cluster, match=_every(), route=action)
 
 
 def _tunnel() -> Route:
@@ -196,11 +166,7 @@ def _unknown(shown: str) -> Route:
 
 
 def _answer(name: str, answer: route_components_pb2.DirectResponseAction) -> Route:
-    return Route(name=name, match=_every(), direct_response=answer)
-
-
-def _every() -> route_components_pb2.RouteMatch:
-    return route_components_pb2.RouteMatch(prefix="/")
+    return Route(name=name, match=matches.every(), direct_response=answer)
 
 
 def _config(name: str, hosts: Iterable[VirtualHost]) -> Resource:

@@ -21,7 +21,7 @@ from envoy.extensions.request_id.uuid.v3 import uuid_pb2
 from envoy.type.v3 import percent_pb2
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
-from vestibule.envoy import replies
+from vestibule.envoy import faults, replies
 from vestibule.envoy.mutual_tls import ACCEPTED_AGE, AGE_JITTER, connection_age
 from vestibule.envoy.places import ads
 from vestibule.envoy.protos import packed, seconds
@@ -69,7 +69,7 @@ def ingress(
 
 def egress(name: str, log: AccessLog) -> Hcm:
     """Requests from the app, in plain text, also in a proxy's absolute form."""
-    manager = _manager("egress", name, log, [_router()])
+    manager = _manager("egress", name, log, [faults.http_filter(), _router()])
     manager.forward_client_cert_details = Hcm.SANITIZE
     # A kindness to clients, not a defence: the callee decides about what arrives there.
     manager.normalize_path.CopyFrom(BoolValue(value=True))

@@ -6,17 +6,19 @@ A world never changes; a new one is made whenever any of it does.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import timedelta
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from functools import cached_property
 from types import MappingProxyType
 from typing import Final
 
 from vestibule.intent.model import Intent, Port, Service
+from vestibule.intent.traffic import Route, Traffic
 from vestibule.policy import IdentityMatch
 from vestibule.records import Instance
 from vestibule.spiffe import Revocations, SpiffeId
+from vestibule.xds.resources import Resource
 
 DEFAULT_SVID_TTL: Final = timedelta(hours=1)
 
@@ -53,12 +55,38 @@ def destinations_of(service: Service) -> tuple[Destination, ...]:
     )
 
 
+def expiries(intent: Intent) -> Iterator[datetime]:
+    """Every instant at which something in the intent ends by itself."""
+    for service in intent.services.values():
+        if service.traffic.permissive is not None:
+            yield service.traffic.permissive.until
+        yield from (each.fault.until for each in service.traffic.routes if each.fault is not None)
+    for gateway in intent.gateways.values():
+        yield from (each.fault.until for each in gateway.routes if each.fault is not None)
+
+
+def in_force(traffic: Traffic, as_of: datetime | None) -> Traffic:
+    """Traffic without faults and permissions that have ended by ``as_of``."""
+    if as_of is None:
+        return traffic
+    if any(each.fault is not None and each.fault.until <= as_of for each in traffic.routes):
+        traffic = replace(traffic, routes=tuple(_without_fault(each, as_of) for each in traffic.routes))
+    if traffic.permissive is not None and traffic.permissive.until <= as_of:
+        traffic = replace(traffic, permissive=None)
+    return traffic
+
+
+def _without_fault(route: Route, as_of: datetime) -> Route:
+    return replace(route, fault=None) if route.fault is not None and route.fault.until <= as_of else route
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class World:
     """The compiler's input.  ``svid_ttls`` holds the identities whose SVIDs live otherwise than by default.
 
     ``revocations`` is what is revoked.  Nothing is compiled from it yet: proxies refuse revoked peers once their
-    authorization rules do.
+    authorization rules do.  ``as_of`` is the latest of the intent's expiries that has passed, if any has: what lasts
+    until then or less has ended.
     """
 
     intent: Intent
@@ -66,6 +94,9 @@ class World:
     svid_ttls: Mapping[SpiffeId, timedelta] = field(default_factory=lambda: MappingProxyType({}))
     default_svid_ttl: timedelta = DEFAULT_SVID_TTL
     revocations: Revocations = field(default_factory=Revocations)
+    as_of: datetime | None = None
+    compiled: dict[tuple[str, str], Resource] = field(default_factory=dict, init=False, repr=False)
+    """Endpoints as compiled already, by name and by the place that they are seen from."""
 
     def svid_ttl(self, spiffe_id: SpiffeId) -> timedelta:
         """How long an SVID of this identity is valid."""
@@ -79,6 +110,10 @@ class World:
     def service(self, spiffe_id: SpiffeId) -> Service | None:
         """The service of this identity."""
         return self._services.get(spiffe_id)
+
+    def traffic(self, service: str) -> Traffic:
+        """What a service says about calls to it, without what has expired."""
+        return self._traffic[service]
 
     def destination(self, name: str) -> Destination | None:
         """The destination that callers call ``name``, whether or not any rule allows them."""
@@ -106,6 +141,10 @@ class World:
     def _destinations(self) -> dict[str, Destination]:
         every = (each for service in self.intent.services.values() for each in destinations_of(service))
         return {each.name: each for each in every}
+
+    @cached_property
+    def _traffic(self) -> dict[str, Traffic]:
+        return {name: in_force(each.traffic, self.as_of) for name, each in self.intent.services.items()}
 
     @cached_property
     def _serving(self) -> dict[tuple[str, str], tuple[Instance, ...]]:

@@ -5,7 +5,7 @@ All of it is said by the service that is called, once for all callers.  Envoy's 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 
@@ -177,7 +177,7 @@ class Route:
     hedge: Hedge | None = None
     mirror: tuple[Mirror, ...] = ()
     fault: Fault | None = None
-    where: Where | None = None
+    where: Where | None = field(default=None, compare=False, repr=False)
 
 
 # ----------------------------------------------------------------------------------------- what bounds
@@ -249,7 +249,7 @@ class RateLimit:
     burst: int | None = None
     port: str | None = None
     path: PathPattern | None = None
-    where: Where | None = None
+    where: Where | None = field(default=None, compare=False, repr=False)
 
 
 class Nearness(Enum):
