@@ -26,17 +26,17 @@ class Operator:
     """SPIRE's LocalAuthority API on a server's private socket."""
 
     def __init__(self, socket: Path) -> None:
-        self._socket = socket
+        self.socket = socket
 
     async def call(self, method: str, **fields: Any) -> Any:
-        channel = unix_channel(self._socket)
+        channel = unix_channel(self.socket)
         try:
             return await Client(channel, SERVICE).unary(method, getattr(wire, f"{method}Request")(**fields))
         finally:
             channel.close()
 
     async def bundle(self) -> TrustBundle:
-        channel = unix_channel(self._socket)
+        channel = unix_channel(self.socket)
         try:
             return bundle_from_wire(
                 await Client(channel, BUNDLE).unary("GetBundle", bundle_pb2.GetBundleRequest())

@@ -11,13 +11,15 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 from grpclib.const import Status
 from tests.component.authority_lab import Operator, leads_to, roots_of, until
 from tests.component.handshakes import following, shake_hands, traffic
@@ -26,6 +28,8 @@ from tests.component.test_agent import ME, TD, Field, Running, Server, anything,
 
 from vestibule.app.server_settings import Upstream
 from vestibule.calls.channel import ServerChannel
+from vestibule.calls.revocations import RevocationFeed
+from vestibule.calls.unix import unix_channel
 from vestibule.calls.upstream_api import UpstreamApi, upstream_api
 from vestibule.clock import SystemClock
 from vestibule.doors.identity_api.values import jwt_key_to_wire
@@ -34,11 +38,14 @@ from vestibule.net.grpc import Client
 from vestibule.pki.chains import verify_x509_svid
 from vestibule.pki.csr import make_csr
 from vestibule.pki.keys import generate_key
+from vestibule.pki.profiles import Issuer, lifetime
+from vestibule.pki.profiles import svid as svid_profile
+from vestibule.pki.revocation import revoked
 from vestibule.records import Address
-from vestibule.spiffe import JwtAuthority, SpiffeId, TrustBundle, X509Svid
+from vestibule.spiffe import JwtAuthority, Revocations, SpiffeId, TrustBundle, X509Svid
 from vestibule.testing import TestAuthority
 from vestibule.wire.gen.spire import bundle_pb2, entry_pb2, svid_pb2, types_pb2
-from vestibule.wire.gen.vestibule.admin.v1 import admin_pb2
+from vestibule.wire.gen.vestibule.admin.v1 import admin_pb2, revocation_pb2
 
 LOWER = "/lower-server"
 HOUR = timedelta(hours=1)
@@ -371,6 +378,84 @@ async def test_one_server_below_can_neither_taint_nor_end_a_key_of_another(neste
         request = bundle_pb2.PublishJWTAuthorityRequest(jwt_authority=jwt_key_to_wire(over))
         assert await refused_with(client.unary("PublishJWTAuthority", request)) is Status.INVALID_ARGUMENT
     assert key in (await nested.root_operator.bundle()).jwt_authorities
+
+
+async def revoke(operator: Operator, **what: Any) -> None:
+    service = revocation_pb2.DESCRIPTOR.services_by_name["RevocationAdmin"]
+    channel = unix_channel(operator.socket)
+    try:
+        await Client(channel, service).unary("Revoke", revocation_pb2.RevokeRequest(**what), timeout=60)
+    finally:
+        channel.close()
+
+
+async def until_refused(agent: Running, chain: tuple[bytes, ...]) -> None:
+    """Until the agent tells the libraries on its node not to accept this chain."""
+    channel, listed = unix_channel(agent.settings.socket_path), Revocations()
+    try:
+        async with asyncio.timeout(30), aclosing(RevocationFeed(channel).watch(0)) as updates:
+            async for update in updates:
+                listed = listed.merged(update.changes, update.version, datetime.now(UTC))
+                if revoked(listed, chain, datetime.now(UTC)) is not None:
+                    return
+    finally:
+        channel.close()
+
+
+async def test_what_the_server_above_revokes_the_one_below_issues_no_more(nested: Nested) -> None:
+    await nested.lower.server.entry(nested.low.id, "/other", ME)
+    await nested.low.until(lambda found: len(found.svids) == 2)
+    await revoke(nested.root_operator, identity=str(SpiffeId.of(TD, "/low")), reason="keyCompromise")
+    context = await nested.low.until(lambda found: len(found.svids) == 1)
+    assert context.svids[0].spiffe_id == SpiffeId.of(TD, "/other")
+    with pytest.raises(VestibuleError, match="revoked"):
+        await minted(nested.lower, "/low")
+
+
+async def test_a_server_below_that_is_revoked_goes_with_all_that_it_issued(nested: Nested) -> None:
+    stolen = (await nested.low.fetch()).svids[0].chain
+    bundle = await nested.root_operator.bundle()
+    await revoke(nested.root_operator, identity=str(SpiffeId.of(TD, LOWER)), reason="keyCompromise")
+    await until_refused(nested.top, stolen)
+    verify_x509_svid(stolen, bundle, datetime.now(UTC))  # by itself it is as good as ever
+    # It is signed no other certificate, either.
+    async with as_workload(nested.root, nested.up) as api:
+        with pytest.raises((VestibuleError, TimeoutError)):
+            async with asyncio.timeout(5):
+                await api.new_downstream_ca(make_csr(generate_key(), TD.id), HOUR)
+
+
+async def test_a_server_below_goes_on_with_a_new_certificate_where_only_the_old_ones_are_revoked(
+    nested: Nested,
+) -> None:
+    before, old = await nested.low.fetch(), await lower_active(nested)
+    identity = str(SpiffeId.of(TD, LOWER))
+    await revoke(nested.root_operator, identity=identity, allow_new=True, reason="superseded")
+    await until_refused(nested.top, before.svids[0].chain)
+    async with asyncio.timeout(60):
+        while (await lower_active(nested)).authority_id == old.authority_id:
+            await asyncio.sleep(0.05)
+    # What it issues from now on counts again; what it had issued, to its agents as well, does not.
+    fresh, bundle = await minted(nested.lower, "/new"), await nested.root_operator.bundle()
+    assert verify_x509_svid(fresh.chain, bundle, datetime.now(UTC)) == fresh.spiffe_id
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await until_refused(nested.top, fresh.chain)
+
+
+async def test_an_agents_identity_that_a_server_below_signed_is_no_agent_above(nested: Nested) -> None:
+    bundle, authority, key = await nested.root_operator.bundle(), generate_key(), generate_key()
+    async with as_workload(nested.root, nested.up) as api:
+        chain, _ = await api.new_downstream_ca(make_csr(authority, TD.id), HOUR)
+    issuer = Issuer.of(chain[0], TD)
+    valid = lifetime(datetime.now(UTC), HOUR, issuer.not_after)
+    leaf = svid_profile(nested.top.id, key.public_key(), valid, issuer).sign(authority, SHA256())
+    forged = svid_of((leaf.public_bytes(Encoding.DER), *chain), key)
+    assert verify_x509_svid(forged.chain, bundle, datetime.now(UTC)) == nested.top.id
+    async with showing(nested.root, forged, bundle) as channel:
+        client = Client(channel, entry_pb2.DESCRIPTOR.services_by_name["Entry"])
+        call = client.unary("GetAuthorizedEntries", entry_pb2.GetAuthorizedEntriesRequest())
+        assert await refused_with(call) is Status.PERMISSION_DENIED
 
 
 async def test_a_server_without_a_downstream_entry_says_what_it_lacks() -> None:

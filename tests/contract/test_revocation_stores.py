@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vestibule.records import AgentMark, PublishedCrl
+from vestibule.records import AgentMark, LowerAuthority, PublishedCrl
 from vestibule.spiffe import (
     Reason,
     Revocation,
@@ -112,6 +112,19 @@ async def test_an_agents_marks_are_retired_once_and_forgotten_later(store: Store
     assert current.retired_at is None
     assert await store.agent_marks.prune(NOW + 2 * HOUR) == 1
     assert await store.agent_marks.all() == [current]
+
+
+async def test_signing_certificates_of_servers_below_are_kept_until_they_end(store: Store) -> None:
+    one = LowerAuthority(
+        fingerprint="aa", key="bb", authority_id="cc", server=AGENT, mark=2**63 - 1, not_after=NOW + HOUR
+    )
+    other = replace(one, fingerprint="dd", mark=0, not_after=NOW + 2 * HOUR)
+    await store.lower_authorities.put(other, NOW)
+    await store.lower_authorities.put(one, NOW)
+    await store.lower_authorities.put(one, NOW)
+    assert await store.lower_authorities.all() == [one, other]
+    await store.lower_authorities.put(other, NOW + HOUR + HOUR / 2)
+    assert await store.lower_authorities.all() == [other]
 
 
 async def test_an_authority_has_one_crl_the_last(store: Store) -> None:

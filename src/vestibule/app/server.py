@@ -336,6 +336,8 @@ class _Server:
         yield "nodes", services.nodes.run
         yield "server-identity", services.identity.run
         yield "revocations", services.revocations.run
+        if services.inherited is not None:
+            yield "inherited-revocations", services.inherited.run
         yield "own-revocation", self._replace_own_when_revoked
         yield "crls", services.crls.run
         yield "tls", self._keep_tls_current

@@ -30,6 +30,7 @@ from vestibule.identity.entitlement import Entitlements
 from vestibule.identity.entry_rules import EntryRules
 from vestibule.identity.federated_bundles import FederatedBundles
 from vestibule.identity.federation import Federation
+from vestibule.identity.inherited_revocations import InheritedRevocations, as_revoking
 from vestibule.identity.issuance import Issuance
 from vestibule.identity.issuance_gate import RevocationGate
 from vestibule.identity.jwt_authorities import JwtAuthorities
@@ -76,6 +77,7 @@ class Services:
     revocations: RevocationList
     issued: IssuedFiles
     revoking: Revoking
+    inherited: InheritedRevocations | None
     signers: Signers
     crls: CrlPublishing
     bundles: FederatedBundles
@@ -188,6 +190,7 @@ async def opened(
                     revocations,
                     marks,
                     issued,
+                    store.lower_authorities,
                     signers,
                     nodes,
                     audit,
@@ -197,6 +200,12 @@ async def opened(
                     emergency=audit,
                     linger=settings.return_grace,
                     told=nodes.departures.advance,
+                )
+                above_us = as_revoking(upstream)
+                inherited = (
+                    InheritedRevocations(above_us, revocations, signers, audit, clock, domain, identity.renew)
+                    if above_us
+                    else None
                 )
                 issued.open()
                 await marks.start()
@@ -238,7 +247,7 @@ async def opened(
                     jwt_issuance=jwt_issuance,
                     wit_issuance=wit_issuance,
                     downstream=Downstream(
-                        authorities, audit, clock, domain, default_ttl=settings.ca_ttl, gate=gate
+                        authorities, store, audit, clock, domain, default_ttl=settings.ca_ttl, gate=gate
                     ),
                     nodes=nodes,
                     returning=returning,
@@ -246,6 +255,7 @@ async def opened(
                     revocations=revocations,
                     issued=issued,
                     revoking=revoking,
+                    inherited=inherited,
                     signers=signers,
                     crls=crls,
                     bundles=bundles,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import Final
 
@@ -19,7 +19,7 @@ from vestibule.identity.codes import UPSTREAM_FAILED
 from vestibule.identity.upstream import UpstreamAuthority, UpstreamChain
 from vestibule.keys import KeyManager
 from vestibule.records import Address
-from vestibule.spiffe import JwtAuthority, TrustBundle
+from vestibule.spiffe import JwtAuthority, Revocation, TrustBundle
 
 CEREMONY_DIRECTORY: Final = "ceremony"
 LOOK_SECONDS: Final = 2.0
@@ -115,6 +115,12 @@ class ServerAbove:
                     await self._api.identity.change()
             except TimeoutError:
                 continue
+
+    async def revocations(self) -> AsyncIterator[Sequence[Revocation]]:
+        """What it has revoked.  Raises as ``UpstreamApi.revocations`` does."""
+        async with aclosing(self._api.revocations()) as changes:
+            async for each in changes:
+                yield each
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +16,7 @@ from grpclib.exceptions import GRPCError, StreamTerminatedError
 from vestibule.calls.channel import ServerChannel
 from vestibule.calls.codes import BAD_ANSWER, OTHER_TRUST_DOMAIN
 from vestibule.calls.identity_api import bundle_from_wire, jwt_authority_from_wire
+from vestibule.calls.revocations import RevocationFeed
 from vestibule.calls.unix import unix_channel
 from vestibule.calls.workload_api import WorkloadApi, X509Context
 from vestibule.clock import Clock
@@ -23,7 +24,7 @@ from vestibule.errors import VestibuleError
 from vestibule.net.codes import UNREACHABLE
 from vestibule.net.grpc import Client
 from vestibule.records import Address
-from vestibule.spiffe import JwtAuthority, SpiffeId, TrustBundle, TrustDomain, X509Svid
+from vestibule.spiffe import JwtAuthority, Revocation, SpiffeId, TrustBundle, TrustDomain, X509Svid
 from vestibule.wire.gen.spire import bundle_pb2, svid_pb2, types_pb2
 
 PAUSE_SECONDS: Final = 1.0
@@ -160,6 +161,16 @@ class UpstreamApi:
                 f"the server above is of trust domain {bundle.trust_domain}, this one of {self._trust_domain}"
             )
         return bundle
+
+    async def revocations(self) -> AsyncGenerator[tuple[Revocation, ...], None]:
+        """What that server has revoked: all of it, then every change.
+
+        SPIRE's servers have no such list, and answer UNIMPLEMENTED.
+        """
+        await self._ready()
+        async with aclosing(RevocationFeed(self.channel).watch(0)) as updates:
+            async for update in updates:
+                yield update.changes
 
     async def _ready(self) -> None:
         """Wait, a while, for an identity to call with."""

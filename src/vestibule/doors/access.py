@@ -137,7 +137,7 @@ TABLE: Final[Mapping[str, Who]] = {
     f"{_SPIRE}.trustdomain.v1.TrustDomain/RefreshBundle": OPERATOR,
     f"{_SPIRE}.bundle.v1.Bundle/CountBundles": OPERATOR,
     f"{_NODE}/Watch": Who.AGENT,
-    "/vestibule.node.v1.Revocations/Watch": Who.AGENT,
+    "/vestibule.node.v1.Revocations/Watch": Who.AGENT | Who.DOWNSTREAM,
     f"{_NODE}/DescribeService": Who.AGENT,
     f"{_NODE}/RegisterInstance": Who.AGENT,
     f"{_NODE}/DeregisterInstance": Who.AGENT,
@@ -298,12 +298,10 @@ class Access:
                     await refuse(stream, error, denied_details(error))
                     return
                 set_caller(caller)
-                if caller.kind in (CallerKind.ANONYMOUS, CallerKind.LOCAL) or (
-                    lasting and caller.kind is CallerKind.WORKLOAD
-                ):
+                if caller.kind in (CallerKind.ANONYMOUS, CallerKind.LOCAL):
                     await handler.func(stream)
                 elif lasting:
-                    await self._accompany(stream, caller, handler.func)
+                    await self._accompany(path, stream, caller, handler.func)
                 else:
                     self._admit_message(path, stream, caller)
                     await handler.func(stream)
@@ -320,7 +318,7 @@ class Access:
         2. The table lets its kind in.
         3. A workload has, now, the power that the table asks for: it administers, or has an entry that says so.  Its
            SVID was signed here, or above: servers below can sign any ID of the trust domain, but operate nothing here.
-        4. An agent is attested, not banned, and shows its current certificate.
+        4. An agent is attested, not banned, and shows its current certificate, which was signed here as well.
         5. What it shows is not revoked: asked last, since a banned agent has to be told that it is banned.
 
         Raises: VST2322, VST2323, VST1210, VST1211, VST1212, VST1213.
@@ -341,6 +339,10 @@ class Access:
             raise CALL_NOT_ALLOWED.error(f"authorization denied for method {path}")
         assert caller.spiffe_id is not None
         assert caller.not_after is not None
+        if not self._signed_here(caller):
+            raise CALL_NOT_ALLOWED.error(
+                f"authorization denied for method {path}: the agent is of a server below"
+            )
         await self._nodes.check(caller.spiffe_id, caller.serial, caller.not_after)  # 4
         return self._unrevoked(caller)
 
@@ -401,11 +403,11 @@ class Access:
         stream.send_message = sent
 
     async def _accompany(
-        self, stream: Stream, caller: Caller, answer: Callable[[Stream], Awaitable[None]]
+        self, path: str, stream: Stream, caller: Caller, answer: Callable[[Stream], Awaitable[None]]
     ) -> None:
         """Run a stream while its caller keeps the right to it."""
         task = cast("asyncio.Task[Any]", asyncio.current_task())
-        watch = asyncio.create_task(self._until_unfit(stream, caller), name="recheck")
+        watch = asyncio.create_task(self._until_unfit(path, stream, caller), name="recheck")
         watch.add_done_callback(lambda done: None if done.cancelled() else task.cancel())
         try:
             await answer(stream)
@@ -417,13 +419,13 @@ class Access:
         finally:
             watch.cancel()
 
-    async def _until_unfit(self, stream: Stream, caller: Caller) -> None:
+    async def _until_unfit(self, path: str, stream: Stream, caller: Caller) -> None:
         """Return once the stream had to be ended, after telling why."""
         departures = self._nodes.departures
         while True:
             seen = departures.value
             try:
-                await self._still_fit(stream, caller)
+                await self._still_fit(path, stream, caller)
             except VestibuleError as error:
                 _log.warning("ended a stream of %s: %s", caller, error)
                 await _say(stream, error)
@@ -436,12 +438,17 @@ class Access:
             except TimeoutError:
                 continue
 
-    async def _still_fit(self, stream: Stream, caller: Caller) -> None:
+    async def _still_fit(self, path: str, stream: Stream, caller: Caller) -> None:
         assert caller.spiffe_id is not None
         assert caller.not_after is not None
-        await self._nodes.check_standing(caller.spiffe_id)
+        if caller.kind is CallerKind.WORKLOAD:
+            await self.admit(path, stream)
+        else:
+            await self._nodes.check_standing(caller.spiffe_id)
         if self._clock.now() > caller.not_after:
             raise CONNECTION_OUTLIVED.error("the certificate of this connection has expired: connect again")
+        if caller.kind is CallerKind.WORKLOAD:
+            return
         try:
             self._unrevoked(identify(stream, self._bundle_of, self._clock.now()))
         except VestibuleError:

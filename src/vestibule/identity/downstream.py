@@ -16,8 +16,12 @@ from vestibule.identity.codes import FOREIGN_CSR_ID, INVALID_TTL, MISSING_PARAME
 from vestibule.identity.issuance_gate import IssuanceGate, OpenGate
 from vestibule.pki.certificates import load_certificate
 from vestibule.pki.csr import parse_csr
-from vestibule.pki.profiles import intermediate_ca, lifetime
+from vestibule.pki.profiles import intermediate_ca, key_identifier, lifetime
+from vestibule.pki.revocation import fingerprint, key_fingerprint
+from vestibule.records import LowerAuthority
 from vestibule.spiffe import JwtAuthority, SpiffeId, TrustDomain
+from vestibule.spiffe.revocations import MARK_BITS
+from vestibule.store import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +41,7 @@ class Downstream:
     def __init__(
         self,
         authorities: Authorities,
+        store: Store,
         audit: Audit,
         clock: Clock,
         trust_domain: TrustDomain,
@@ -50,16 +55,21 @@ class Downstream:
         """
         self._gate: IssuanceGate = gate or OpenGate()
         self._authorities = authorities
+        self._store = store
         self._audit = audit
         self._clock = clock
         self._trust_domain = trust_domain
         self._default_ttl = default_ttl
 
-    async def sign_ca(self, server: SpiffeId, csr: bytes, ttl: timedelta | None) -> DownstreamCa:
+    async def sign_ca(
+        self, server: SpiffeId, csr: bytes, ttl: timedelta | None, *, serial: int = 0
+    ) -> DownstreamCa:
         """A signing certificate for the key in ``csr``, at most as long as what signs it.
 
+        ``serial`` is of the certificate that the server called with: it says through which agent it was issued.
         The server below may have servers below it in turn: no limit is set for how many levels there are.
-        Raises: VST1200, VST1202, VST1209, VST1250 (revoked), VST1300, errors of ``pki.csr`` and of the audit log.
+        Raises: VST1200, VST1202, VST1209, VST1250 (revoked), VST1300, errors of ``pki.csr``, of the audit log and of
+        the store: a certificate that could not be taken back is not handed out.
         """
         if not csr:
             raise MISSING_PARAMETER.error("missing CSR")
@@ -89,6 +99,7 @@ class Downstream:
             },
         )
         await self._audit.record([event])
+        await self._store.lower_authorities.put(_kept(server, signed, serial >> MARK_BITS), self._clock.now())
         return DownstreamCa(
             chain=(signed, *signer.intermediates), roots=self._authorities.bundle().x509_authorities
         )
@@ -106,3 +117,15 @@ class Downstream:
         Raises: VST1312, VST1313, VST1314, VST1315, errors of audit and store.
         """
         return await self._authorities.publish_wit(key, server)
+
+
+def _kept(server: SpiffeId, signed: bytes, mark: int) -> LowerAuthority:
+    certificate = load_certificate(signed)
+    return LowerAuthority(
+        fingerprint=fingerprint(signed),
+        key=key_fingerprint(signed),
+        authority_id=key_identifier(certificate.public_key()).digest.hex(),
+        server=server,
+        mark=mark if mark < 2**MARK_BITS else 0,
+        not_after=certificate.not_valid_after_utc,
+    )

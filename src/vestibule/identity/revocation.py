@@ -28,11 +28,13 @@ from vestibule.identity.revocation_list import RevocationList
 from vestibule.pki.certificates import load_certificate
 from vestibule.pki.chains import leaf_facts
 from vestibule.pki.revocation import certificate_facts
+from vestibule.records import LowerAuthority
 from vestibule.spiffe import (
     Reason,
     Revocation,
     Revocations,
     RevokedAgent,
+    RevokedAuthority,
     RevokedCertificate,
     RevokedIdentity,
     SpiffeId,
@@ -89,6 +91,12 @@ class IssuedCertificates(Protocol):
     async def by_authority(self, authority_id: str, now: datetime) -> list[Issued]: ...
 
 
+class Lower(Protocol):
+    """The signing certificates of servers below (``store.ports.LowerAuthorities``)."""
+
+    async def all(self) -> list[LowerAuthority]: ...
+
+
 class Bans(Protocol):
     """Shutting agents out (``identity.nodes``)."""
 
@@ -103,6 +111,7 @@ class Revoking:
         revocations: RevocationList,
         marks: Marks,
         issued: IssuedCertificates,
+        lower: Lower,
         signers: Signers,
         bans: Bans,
         audit: Audit,
@@ -124,6 +133,7 @@ class Revoking:
         self._list = revocations
         self._marks = marks
         self._issued = issued
+        self._lower_authorities = lower
         self._signers = signers
         self._bans = bans
         self._audit = audit
@@ -155,7 +165,10 @@ class Revoking:
         target = RevokedIdentity(spiffe_id=spiffe_id, issued_before=before)
         # What may be issued again is over once the last of the old ones has expired; what may not, never.
         ends = self._latest_end(spiffe_id.trust_domain) if allow_new else None
-        return Plan(what="identity", subject=str(spiffe_id), revocations=(self._made(order, target, ends),))
+        # A server below goes with all that it issued.
+        below = [each for each in await self._lower() if each.server == spiffe_id]
+        made = (self._made(order, target, ends), *(self._authority(order, each) for each in below))
+        return Plan(what="identity", subject=str(spiffe_id), revocations=made)
 
     async def plan_certificate(self, order: Order, name: CertificateName) -> Plan:
         """One certificate.  Raises: VST1005, VST1006 (not an SVID), VST1251 (unknown)."""
@@ -171,7 +184,13 @@ class Revoking:
         targets: list[Target] = [RevokedAgent(agent_id=agent_id, mark=each.mark) for each in marks]
         # For SVIDs of its own that have no mark: those of servers before there were marks.
         targets.append(RevokedIdentity(spiffe_id=agent_id, issued_before=self._next_second(agent_id)))
-        made = tuple(self._made(order, each, ends) for each in targets)
+        # Servers below that got their identity through it go with it.
+        numbers = {each.mark for each in marks}
+        below = [each for each in await self._lower() if each.mark in numbers]
+        made = (
+            *(self._made(order, each, ends) for each in targets),
+            *(self._authority(order, each) for each in below),
+        )
         return Plan(what="agent", subject=str(agent_id), revocations=made, bans=agent_id)
 
     async def plan_authority(self, order: Order, name: str, der: bytes = b"") -> Plan:
@@ -194,6 +213,17 @@ class Revoking:
             actor=order.actor,
             expires_at=expires_at,
         )
+
+    async def _lower(self) -> list[LowerAuthority]:
+        """The signing certificates of servers below that are valid."""
+        now = self._clock.now()
+        return [each for each in await self._lower_authorities.all() if each.not_after > now]
+
+    def _authority(self, order: Order, lower: LowerAuthority) -> Revocation:
+        target = RevokedAuthority(
+            fingerprint=lower.fingerprint, key=lower.key, authority_id=lower.authority_id
+        )
+        return self._made(order, target, lower.not_after)
 
     def _next_second(self, spiffe_id: SpiffeId) -> datetime:
         """The first whole second that nothing was issued in: later than now, and than one that counted before."""

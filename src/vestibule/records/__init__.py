@@ -15,7 +15,7 @@ from vestibule.records.identity import (
     UpstreamRoot,
 )
 from vestibule.records.mesh import Address, Boundary, Health, Instance, PortView, ServiceView, UpstreamView
-from vestibule.records.revocation import AgentMark, PublishedCrl
+from vestibule.records.revocation import AgentMark, LowerAuthority, PublishedCrl
 from vestibule.records.rollout import IntentOutcome, KeptIntent, RolloutRecord
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "JoinToken",
     "JwtKey",
     "KeptIntent",
+    "LowerAuthority",
     "PortView",
     "PublishedCrl",
     "PublishedJwtKey",

@@ -23,6 +23,21 @@ class AgentMark:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LowerAuthority:
+    """A signing certificate that a server below was given, and through which agent (``mark``, 0: not known).
+
+    ``fingerprint``, ``key`` and ``authority_id`` as in ``RevokedAuthority``.  It is revoked with whom it was given to.
+    """
+
+    fingerprint: str
+    key: str
+    authority_id: str
+    server: SpiffeId
+    mark: int
+    not_after: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedCrl:
     """The newest certificate revocation list of an authority (DER), with the version of the list it was made from."""
 

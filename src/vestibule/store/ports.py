@@ -27,6 +27,7 @@ from vestibule.records import (
     JoinToken,
     JwtKey,
     KeptIntent,
+    LowerAuthority,
     PublishedCrl,
     PublishedJwtKey,
     RolloutRecord,
@@ -214,6 +215,18 @@ class PublishedJwtKeys(Protocol):
 
     async def delete(self, key_id: str) -> bool:
         """Forget the one of this ``id``; whether it was known."""
+        ...
+
+
+class LowerAuthorities(Protocol):
+    """The signing certificates of servers below, as long as they are valid."""
+
+    async def all(self) -> list[LowerAuthority]:
+        """All that are kept, the first to end first."""
+        ...
+
+    async def put(self, authority: LowerAuthority, now: datetime) -> None:
+        """Keep one, and forget those that ended before ``now``."""
         ...
 
 
@@ -460,6 +473,8 @@ class Store(Protocol):
     def published_wit_keys(self) -> PublishedJwtKeys: ...
     @property
     def appended_authorities(self) -> AppendedAuthorities: ...
+    @property
+    def lower_authorities(self) -> LowerAuthorities: ...
     @property
     def bundles(self) -> Bundles: ...
     @property

@@ -37,7 +37,9 @@ class Above:
     def __init__(self, world: World, who: str) -> None:
         self._world = world
         self._who = spiffe(who)
-        self._downstream = Downstream(world.authorities, world.audit, world.clock, DOMAIN, default_ttl=HOUR)
+        self._downstream = Downstream(
+            world.authorities, world.store, world.audit, world.clock, DOMAIN, default_ttl=HOUR
+        )
         self.away = False
 
     async def mint(self, csr: bytes, ttl: timedelta) -> UpstreamChain:

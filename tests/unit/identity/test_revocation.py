@@ -101,7 +101,16 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
 
         signers = Signers(world.authorities, world.jwt.all)
         revoking = Revoking(
-            listed, marks, issued, signers, NoBans(), world.audit, world.clock, DOMAIN, renew_server=renew
+            listed,
+            marks,
+            issued,
+            world.store.lower_authorities,
+            signers,
+            NoBans(),
+            world.audit,
+            world.clock,
+            DOMAIN,
+            renew_server=renew,
         )
         crls = CrlPublishing(
             world.store, world.keys, world.authorities, listed, issued, world.audit, world.clock
@@ -412,6 +421,7 @@ async def test_what_lets_an_agent_return_is_kept_as_long_as_that(scene: Scene) -
         scene.listed,
         scene.marks,
         scene.issued,
+        scene.world.store.lower_authorities,
         signers,
         NoBans(),
         scene.world.audit,

@@ -26,6 +26,7 @@ from vestibule.identity.downstream import Downstream
 from vestibule.identity.issuance import Issuance, SvidRequest
 from vestibule.identity.jwt_issuance import JwtIssuance
 from vestibule.identity.wit_issuance import WitIssuance, WitRequest
+from vestibule.net.caller import current_caller
 from vestibule.net.grpc import Servable, Stream, serve
 from vestibule.spiffe import SpiffeId
 from vestibule.wire.gen.spire import svid_pb2 as wire
@@ -130,7 +131,8 @@ class SvidDoor:
         request = await receive(stream)
         ttl = timedelta(seconds=request.preferred_ttl) if request.preferred_ttl else None
         await self._signing.pass_through(str(own_id()))
-        ca = await self._downstream.sign_ca(own_id(), request.csr, ttl)
+        serial = int(current_caller().serial or 0)
+        ca = await self._downstream.sign_ca(own_id(), request.csr, ttl, serial=serial)
         await stream.send_message(
             wire.NewDownstreamX509CAResponse(ca_cert_chain=ca.chain, x509_authorities=ca.roots)
         )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Row, delete, func, insert, select, update
 
-from vestibule.records import AgentMark, PublishedCrl
+from vestibule.records import AgentMark, LowerAuthority, PublishedCrl
 from vestibule.spiffe import Reason, Revocation, RevokedIdentity, SpiffeId
 from vestibule.spiffe.revocations import parse_target
 from vestibule.store.changes import Changes
 from vestibule.store.sql.database import Database
-from vestibule.store.sql.schema import agent_marks, crls, revocations
+from vestibule.store.sql.schema import agent_marks, crls, lower_authorities, revocations
 from vestibule.store.sql.upserts import inserting, upsert
 
 
@@ -126,6 +127,30 @@ def _mark(row: Row[Any]) -> AgentMark:
     return AgentMark(
         mark=int(row.mark, 16), agent_id=row.agent_id, since=row.since, retired_at=row.retired_at
     )
+
+
+class SqlLowerAuthorities:
+    """``store.ports.LowerAuthorities``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def all(self) -> list[LowerAuthority]:
+        """All that are kept, the first to end first."""
+        table = lower_authorities
+        query = select(table).order_by(table.c.not_after, table.c.fingerprint)
+        async with self._database.read() as connection:
+            rows = [row._mapping for row in await connection.execute(query)]
+        return [LowerAuthority(**{**row, "mark": int(row["mark"], 16)}) for row in rows]
+
+    async def put(self, authority: LowerAuthority, now: datetime) -> None:
+        """Keep one, and forget those that ended before ``now``."""
+        table = lower_authorities
+        values = {each.name: getattr(authority, each.name) for each in fields(LowerAuthority)}
+        values["mark"] = f"{authority.mark:016x}"
+        async with self._database.write() as connection:
+            await connection.execute(delete(table).where(table.c.not_after < now))
+            await connection.execute(upsert(connection, table, values, key=["fingerprint"]))
 
 
 class SqlCrls:

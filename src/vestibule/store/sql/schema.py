@@ -49,6 +49,7 @@ REVISIONS: Final = (
     "0010",
     "0011",
     "0012",
+    "0013",
 )
 """All versions of the schema, oldest first; the last one is what is below."""
 
@@ -296,6 +297,18 @@ agent_marks = Table(
     Column("agent_id", Id, nullable=False),
     Column("since", Instant, nullable=False),
     Column("retired_at", Instant),
+)
+
+lower_authorities = Table(
+    "lower_authorities",
+    metadata,
+    Column("fingerprint", Text, primary_key=True),
+    Column("key", Text, nullable=False),
+    Column("authority_id", Text, nullable=False),
+    Column("server", Id, nullable=False),
+    # A text: SQL's integers have a sign.
+    Column("mark", Text, nullable=False),
+    Column("not_after", Instant, nullable=False),
 )
 
 crls = Table(

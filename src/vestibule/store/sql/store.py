@@ -15,7 +15,7 @@ from vestibule.store.sql.instances import SqlInstances
 from vestibule.store.sql.intents import SqlIntentHistory
 from vestibule.store.sql.join_tokens import SqlJoinTokens
 from vestibule.store.sql.relationships import SqlRelationships
-from vestibule.store.sql.revocations import SqlAgentMarks, SqlCrls, SqlRevocations
+from vestibule.store.sql.revocations import SqlAgentMarks, SqlCrls, SqlLowerAuthorities, SqlRevocations
 from vestibule.store.sql.schema import published_wit_keys, wit_keys
 from vestibule.store.sql.trust import (
     SqlAppendedAuthorities,
@@ -47,6 +47,7 @@ class SqlStore:
         self.instances = SqlInstances(database, self.changes)
         self.revocations = SqlRevocations(database, self.changes)
         self.agent_marks = SqlAgentMarks(database)
+        self.lower_authorities = SqlLowerAuthorities(database)
         self.crls = SqlCrls(database)
         self.administrators = SqlAdministrators(database, self.changes)
         self.intents = SqlIntentHistory(database, self.changes)
