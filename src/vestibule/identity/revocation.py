@@ -277,6 +277,9 @@ class Revoking:
                 await self._pause(grace)()
             # First of all: an agent that is cut off is to hear that it is banned, not that it may attest again.
             unbanned = await self._ban(order.actor, plan.bans) if plan.bans is not None else None
+            if plan.bans is not None:
+                # Another server of this database may have given it a mark, or its server a certificate, since then.
+                plan = await self._completed(plan, order, plan.bans)
             unkept = await self._add(plan)  # 3
             try:  # 4
                 if plan.bans is not None:
@@ -288,6 +291,16 @@ class Revoking:
             if (failure := unbanned or unkept) is not None:
                 raise failure
             return self._list.now
+
+    async def _completed(self, plan: Plan, order: Order, agent_id: SpiffeId) -> Plan:
+        """The plan with what has been added to the store meanwhile; as it was, if the store cannot be read."""
+        try:
+            newest = await self.plan_agent(order, agent_id)
+        except VestibuleError:
+            return plan
+        known = {each.id for each in plan.revocations}
+        more = (each for each in newest.revocations if each.id not in known)
+        return replace(plan, revocations=(*plan.revocations, *more))
 
     async def lift(self, order: Order, spiffe_id: SpiffeId) -> Revocation:
         """From the next second on an identity gets SVIDs again; what it was issued before stays revoked.

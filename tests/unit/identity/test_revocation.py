@@ -414,6 +414,15 @@ async def test_a_crl_says_the_same_whether_little_or_much_is_revoked(scene: Scen
     assert scene.crl().revokes(int(after.serial))
 
 
+async def test_a_mark_that_another_server_gave_the_agent_meanwhile_is_revoked_too(scene: Scene) -> None:
+    plan = await scene.revoking.plan_agent(ORDER, AGENT)
+    elsewhere = Marks(scene.world.store, scene.world.clock)
+    await elsewhere.start()
+    mark = await elsewhere.of(AGENT)
+    await scene.revoking.carry_out(plan, ORDER)
+    assert scene.listed.now.of_mark(mark, scene.world.clock.now()) is not None
+
+
 async def test_what_lets_an_agent_return_is_kept_as_long_as_that(scene: Scene) -> None:
     svid = await scene.svid()
     signers, days = Signers(scene.world.authorities, scene.world.jwt.all), timedelta(days=7)
