@@ -18,10 +18,12 @@ from vestibule.keys import DiskKeyManager, KeyManager, MemoryKeyManager, Sealer
 from vestibule.keys.pkcs11 import Pkcs11KeyManager
 from vestibule.keys.secrets import secret_in_file
 from vestibule.pki import profiles
+from vestibule.pki.chains import verify_x509_svid
 from vestibule.pki.crls import RevokedSerial, crl_builder, read_crl
 from vestibule.pki.csr import csr_builder, parse_csr
 from vestibule.pki.jwt import UnsignedJwt, svid_claims, verify_jwt_svid
-from vestibule.pki.keys import PublicKey, public_key_der
+from vestibule.pki.keys import PublicKey, generate_key, public_key_der
+from vestibule.pki.leaves import unsigned_svid
 from vestibule.spiffe import JwtAuthority, SpiffeId, TrustBundle, TrustDomain
 from vestibule.testing.softhsm import SoftToken, softhsm_module
 
@@ -53,6 +55,15 @@ def keys(request: pytest.FixtureRequest, tmp_path: Path) -> KeyManager:
 
 def ca(public_key: PublicKey) -> x509.CertificateBuilder:
     return profiles.self_signed_ca(TD, public_key, profiles.lifetime(NOW, timedelta(hours=1)))
+
+
+async def test_an_svid_that_a_key_signs_verifies_under_its_certificate(keys: KeyManager) -> None:
+    authority = await keys.sign_certificate("a", ca(await keys.generate("a")))
+    valid = profiles.lifetime(NOW, timedelta(minutes=5))
+    unsigned = unsigned_svid(WEB, generate_key().public_key(), valid, profiles.Issuer.of(authority, TD))
+    leaf = unsigned.signed(await keys.sign("a", unsigned.signing_input))
+    bundle = TrustBundle(trust_domain=TD, x509_authorities=(authority,))
+    assert verify_x509_svid([leaf], bundle, NOW) == WEB
 
 
 async def test_what_a_key_signs_verifies_with_its_public_half(keys: KeyManager) -> None:

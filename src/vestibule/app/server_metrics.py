@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -128,12 +129,13 @@ def _watch_audit(metrics: Metrics, services: Services) -> None:
         if not kept:
             failures.inc()
             return
-        for event in events:
-            audited.labels(event.action, event.outcome).inc()
-            what, _, done = event.action.rpartition(".")
+        for (action, outcome), number in Counter((each.action, each.outcome) for each in events).items():
+            audited.labels(action, outcome).inc(number)
+            what, _, done = action.rpartition(".")
             if done in _ISSUING and what in _KINDS:
-                issued.labels(_KINDS[what], event.outcome).inc()
-            elif event.action == "agent.attest":
+                issued.labels(_KINDS[what], outcome).inc(number)
+        for event in events:
+            if event.action == "agent.attest":
                 attested.labels(_attestor(event, services), event.outcome).inc()
 
     services.audit_log.observe = observe

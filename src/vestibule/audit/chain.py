@@ -33,12 +33,20 @@ class Link:
 
 def encode(events: Iterable[AuditEvent], after: Link, now: datetime) -> tuple[bytes, Link]:
     """The lines for ``events``, and the new end of the chain."""
-    lines, link = [], after
+    lines, seq, end = bytearray(), after.seq, after.hash
+    time = now.isoformat(timespec="microseconds")
     for event in events:
-        record = _record(event, link, now)
-        link = Link(seq=link.seq + 1, hash=_digest(record))
-        lines.append(_canonical(record | {"hash": link.hash}))
-    return b"".join(line + b"\n" for line in lines), link
+        seq += 1
+        # The fields before "hash" in order, and those after it: so the line is written once, not twice.
+        before = _canonical(
+            {"action": event.action, "actor": event.actor, "details": dict(event.details)}
+        ).removesuffix(b"}")
+        behind = _canonical(
+            {"outcome": event.outcome, "prev": end, "seq": seq, "subject": event.subject, "time": time}
+        ).removeprefix(b"{")
+        end = hashlib.sha256(b"%b,%b" % (before, behind)).hexdigest()
+        lines += b'%b,"hash":"%b",%b\n' % (before, end.encode(), behind)
+    return bytes(lines), Link(seq=seq, hash=end)
 
 
 def decode(line: bytes) -> dict[str, Any] | None:
@@ -82,19 +90,6 @@ def discarded_event(end: Link) -> AuditEvent:
 def discards(record: dict[str, Any], end: Link) -> bool:
     """Whether ``record`` says that the records up to ``end`` were removed."""
     return bool(record["action"] == DISCARDED and record["details"] == discarded_event(end).details)
-
-
-def _record(event: AuditEvent, after: Link, now: datetime) -> dict[str, Any]:
-    return {
-        "seq": after.seq + 1,
-        "time": now.isoformat(timespec="microseconds"),
-        "actor": event.actor,
-        "action": event.action,
-        "subject": event.subject,
-        "outcome": event.outcome,
-        "details": dict(event.details),
-        "prev": after.hash,
-    }
 
 
 def _digest(record: dict[str, Any]) -> str:

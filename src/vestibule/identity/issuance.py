@@ -25,7 +25,8 @@ from vestibule.identity.issuance_gate import IssuanceGate, OpenGate
 from vestibule.identity.names import workload_id
 from vestibule.pki.csr import parse_csr
 from vestibule.pki.keys import PublicKey
-from vestibule.pki.profiles import lifetime, svid
+from vestibule.pki.leaves import unsigned_svid
+from vestibule.pki.profiles import lifetime
 from vestibule.spiffe import SpiffeId, TrustDomain
 from vestibule.store.issued import Issued
 
@@ -205,7 +206,8 @@ class Issuance:
         signer = self._authorities.signer
         valid = terms.lifetime(lifetime(self._clock.now(), ttl, signer.issuer.not_after))
         serial = terms.serial()
-        leaf = await signer.sign(svid(spiffe_id, key, valid, signer.issuer, dns_names, serial=serial))
+        unsigned = unsigned_svid(spiffe_id, key, valid, signer.issuer, dns_names, serial=serial)
+        leaf = await signer.sign_svid(unsigned)
         return IssuedSvid(
             spiffe_id=spiffe_id,
             chain=(leaf, *signer.intermediates),

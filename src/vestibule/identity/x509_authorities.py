@@ -22,6 +22,7 @@ from vestibule.identity.upstream import UpstreamAuthority, UpstreamChain
 from vestibule.keys import KeyManager
 from vestibule.pki.authority_chains import check_authority_chain
 from vestibule.pki.csr import csr_builder
+from vestibule.pki.leaves import UnsignedSvid
 from vestibule.pki.profiles import BACKDATE, Issuer, authority_id, lifetime, self_signed_ca
 from vestibule.records import Authority, AuthorityState
 from vestibule.spiffe import TrustDomain
@@ -52,6 +53,10 @@ class Signer:
     async def sign(self, builder: CertificateBuilder) -> bytes:
         """The signed certificate, DER."""
         return await self.keys.sign_certificate(self.authority.key_id, builder)
+
+    async def sign_svid(self, unsigned: UnsignedSvid) -> bytes:
+        """The signed certificate, DER."""
+        return unsigned.signed(await self.keys.sign(self.authority.key_id, unsigned.signing_input))
 
     @property
     def intermediates(self) -> tuple[bytes, ...]:

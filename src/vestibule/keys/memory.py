@@ -22,6 +22,7 @@ from vestibule.errors import VestibuleError
 from vestibule.keys.codes import MALFORMED_KEY_ID, NO_SUCH_KEY
 from vestibule.pki.keys import generate_key
 
+_ECDSA_SHA256: Final = ECDSA(SHA256())
 _KEY_ID: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 
 
@@ -39,7 +40,7 @@ def no_such_key(key_id: str) -> VestibuleError:
 
 def sign_data(key: EllipticCurvePrivateKey, data: bytes) -> bytes:
     """The signature in DER: ECDSA with SHA-256."""
-    return key.sign(data, ECDSA(SHA256()))
+    return key.sign(data, _ECDSA_SHA256)
 
 
 Signable: TypeAlias = CertificateBuilder | CertificateRevocationListBuilder | CertificateSigningRequestBuilder

@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    ECDSA,
+    EllipticCurvePrivateKey,
+    EllipticCurvePublicKey,
+)
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 
 from vestibule.pki.certificates import PARSE_ERRORS
 from vestibule.pki.codes import CSR_NAMES, CSR_SIGNATURE, MALFORMED_CSR
@@ -20,6 +25,11 @@ from vestibule.spiffe import SpiffeId
 
 MAX_CSR_BYTES: Final = 16 * 1024
 _DIGESTS: Final = (SHA256, SHA384, SHA512)
+_ECDSA: Final = {
+    SignatureAlgorithmOID.ECDSA_WITH_SHA256: ECDSA(SHA256()),
+    SignatureAlgorithmOID.ECDSA_WITH_SHA384: ECDSA(SHA384()),
+    SignatureAlgorithmOID.ECDSA_WITH_SHA512: ECDSA(SHA512()),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +77,7 @@ def parse_csr(der: bytes) -> CsrFacts:
     try:
         request = x509.load_der_x509_csr(der)
         public_key = certifiable(request.public_key())  # 2
-        if not (isinstance(request.signature_hash_algorithm, _DIGESTS) and request.is_signature_valid):  # 3
+        if not _is_signed_with(request, public_key):  # 3
             raise CSR_SIGNATURE.error("the request is not signed by the key it is for")
         spiffe_id, dns_names = read_names(request.extensions)  # 4
     except NamesError as error:
@@ -75,3 +85,17 @@ def parse_csr(der: bytes) -> CsrFacts:
     except PARSE_ERRORS as error:
         raise MALFORMED_CSR.error("the bytes are not a certificate signing request in DER") from error
     return CsrFacts(public_key=public_key, spiffe_id=spiffe_id, dns_names=dns_names)
+
+
+def _is_signed_with(request: x509.CertificateSigningRequest, public_key: PublicKey) -> bool:
+    if not isinstance(public_key, EllipticCurvePublicKey):
+        return isinstance(request.signature_hash_algorithm, _DIGESTS) and request.is_signature_valid
+    # The library's own check would read the key a second time.
+    algorithm = _ECDSA.get(request.signature_algorithm_oid)
+    if algorithm is None:
+        return False
+    try:
+        public_key.verify(request.signature, request.tbs_certrequest_bytes, algorithm)
+    except InvalidSignature:
+        return False
+    return True

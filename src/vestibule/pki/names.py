@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from cryptography import x509
@@ -23,13 +24,17 @@ def dns_name(text: str) -> str:
     return text.lower()
 
 
+def unique_dns_names(texts: Iterable[str]) -> tuple[str, ...]:
+    """DNS names in lower case, each once, the first of all still first.  Raises: VST1011."""
+    return tuple(dict.fromkeys(map(dns_name, texts)))
+
+
 def alternative_names(
     spiffe_id: SpiffeId | None, dns_names: tuple[str, ...] = ()
 ) -> x509.SubjectAlternativeName:
     """The SAN extension: the SPIFFE ID as the only URI, then the DNS names.  Raises: VST1011."""
     uris = [] if spiffe_id is None else [x509.UniformResourceIdentifier(str(spiffe_id))]
-    unique = dict.fromkeys(dns_name(name) for name in dns_names)
-    return x509.SubjectAlternativeName([*uris, *(x509.DNSName(name) for name in unique)])
+    return x509.SubjectAlternativeName([*uris, *(x509.DNSName(name) for name in unique_dns_names(dns_names))])
 
 
 class NamesError(ValueError):
@@ -41,6 +46,8 @@ def read_names(extensions: x509.Extensions) -> tuple[SpiffeId | None, tuple[str,
 
     Raises: NamesError for more than one URI (X509-SVID.md section 2) or one that is not a SPIFFE ID.
     """
+    if not len(extensions):  # as in most requests; asking would raise, which takes as long as reading them
+        return None, ()
     try:
         names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:

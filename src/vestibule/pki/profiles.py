@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final
@@ -28,7 +28,7 @@ from vestibule.spiffe import SpiffeId, TrustDomain
 BACKDATE: Final = timedelta(seconds=60)
 MIN_TTL: Final = timedelta(seconds=1)
 SERIAL_BITS: Final = 128
-_MAX_COMMON_NAME: Final = 64
+MAX_COMMON_NAME: Final = 64
 
 _ORGANIZATION = x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Vestibule")
 _ANONYMOUS = x509.Name([_ORGANIZATION])
@@ -81,6 +81,10 @@ class Issuer:
     key_identifier: bytes
     trust_domain: TrustDomain
     not_after: datetime
+    name_der: bytes = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name_der", self.name.public_bytes())
 
     @classmethod
     def of(cls, der: bytes, trust_domain: TrustDomain) -> Issuer:
@@ -115,12 +119,12 @@ def svid(
 ) -> x509.CertificateBuilder:
     """An X509-SVID.  The first DNS name is also the common name, as old TLS clients want it.
 
-    ``serial`` is one of ``serial_number``'s; by default a new one.
+    This says what one looks like; a server makes the same bytes by ``leaves.unsigned_svid``.  ``serial`` is one of
+    ``serial_number``'s; by default a new one.
 
     Raises: VST1011 for an ID without a path or of a foreign trust domain, or for malformed DNS names.
     """
-    if not spiffe_id.path or spiffe_id.trust_domain != issuer.trust_domain:
-        raise INVALID_REQUEST.error(f"{spiffe_id} is not the ID of a workload of {issuer.trust_domain}")
+    check_workload_id(spiffe_id, issuer.trust_domain)
     names = alternative_names(spiffe_id, tuple(dns_names))
     subject = _subject(names) if dns_names else _ANONYMOUS
     extensions = [
@@ -136,6 +140,12 @@ def svid(
     )
 
 
+def check_workload_id(spiffe_id: SpiffeId, trust_domain: TrustDomain) -> None:
+    """Raises: VST1011 for an ID without a path or of another trust domain."""
+    if not spiffe_id.path or spiffe_id.trust_domain != trust_domain:
+        raise INVALID_REQUEST.error(f"{spiffe_id} is not the ID of a workload of {trust_domain}")
+
+
 def serial_number() -> int:
     """A random serial number of 128 bits, never 0."""
     return secrets.randbits(SERIAL_BITS) or 1
@@ -143,7 +153,7 @@ def serial_number() -> int:
 
 def _subject(names: x509.SubjectAlternativeName) -> x509.Name:
     common = next(iter(names.get_values_for_type(x509.DNSName)), "")
-    if not 0 < len(common) <= _MAX_COMMON_NAME:
+    if not 0 < len(common) <= MAX_COMMON_NAME:
         return _ANONYMOUS
     return x509.Name([_ORGANIZATION, x509.NameAttribute(NameOID.COMMON_NAME, common)])
 

@@ -63,6 +63,10 @@ class SpiffeId:
     trust_domain: TrustDomain
     path: str
 
+    def __hash__(self) -> int:
+        # IDs are looked up all the time, and those of one path in several trust domains are few.
+        return hash(self.path)
+
     @classmethod
     def parse(cls, text: str) -> SpiffeId:
         """Read ``spiffe://example.org/ns/prod/sa/web``.

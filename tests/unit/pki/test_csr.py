@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hashes import SHA3_256, SHA224, SHA256, SHA384, SHA512
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -115,3 +115,48 @@ def test_any_damaged_request_is_read_or_refused_with_a_code(damage: list[tuple[i
         der[place] = value
     parse_or_vst10(bytes(der))
     parse_or_vst10(bytes(der[:cut]))
+
+
+@pytest.mark.parametrize("digest", [SHA256(), SHA384(), SHA512()])
+@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1()])
+def test_requests_signed_with_any_strong_digest_prove_their_key(
+    curve: ec.EllipticCurve, digest: SHA256 | SHA384 | SHA512
+) -> None:
+    key = ec.generate_private_key(curve)
+    builder = x509.CertificateSigningRequestBuilder(subject_name=x509.Name([]))
+    der = builder.sign(key, digest).public_bytes(Encoding.DER)
+    assert public_key_der(parse_csr(der).public_key) == public_key_der(key.public_key())
+    assert code_of(der[:-1] + bytes([der[-1] ^ 1])) == "VST1001"
+
+
+@pytest.mark.parametrize("digest", [SHA224(), SHA3_256()])
+def test_requests_signed_with_another_digest_are_refused(digest: SHA224 | SHA3_256) -> None:
+    builder = x509.CertificateSigningRequestBuilder(subject_name=x509.Name([]))
+    assert code_of(builder.sign(KEY, digest).public_bytes(Encoding.DER)) == "VST1001"
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        "2a8648ce3d040303",  # ecdsa-with-SHA384
+        "2a8648ce3d040301",  # ecdsa-with-SHA224
+        "2a8648ce380403ff",  # nobody's
+    ],
+)
+def test_a_request_that_names_another_algorithm_than_it_is_signed_with_is_refused(algorithm: str) -> None:
+    der = GOOD.replace(bytes.fromhex("2a8648ce3d040302"), bytes.fromhex(algorithm))
+    assert der != GOOD
+    assert code_of(der) in ("VST1000", "VST1001")
+
+
+def test_a_request_for_one_kind_of_key_is_not_signed_with_the_algorithm_of_another() -> None:
+    der = request([], rsa.generate_private_key(65537, 2048))
+    sha256_with_rsa, ecdsa = (
+        bytes.fromhex("300d06092a864886f70d01010b0500"),
+        bytes.fromhex("300a06082a8648ce3d040302"),
+    )
+    assert der.count(sha256_with_rsa) == 1
+    start = der.index(sha256_with_rsa)
+    swapped = der[:start] + ecdsa + der[start + len(sha256_with_rsa) :]
+    length = int.from_bytes(der[2:4], "big") - len(sha256_with_rsa) + len(ecdsa)
+    assert code_of(der[:2] + length.to_bytes(2, "big") + swapped[4:]) == "VST1001"
