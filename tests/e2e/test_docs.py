@@ -24,6 +24,8 @@ import pytest
 from tests.e2e.doc_pages import Command, Console, File, parts_of
 from tests.e2e.doc_shell import Shell
 
+pytestmark = pytest.mark.xdist_group("docs")  # minutes of commands: beside the other meshes, not after them
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 SHOP: Final = ROOT / "examples" / "shop"
 PAGES: Final = [
