@@ -113,6 +113,12 @@ DUPLICATE_ITEM = _intent(
     meaning="A list or a set of names holds the same thing twice.",
     advice="Remove one of the two.",
 )
+EXCLUSIVE_KEYS = _intent(
+    "VST0027",
+    "exclusive-keys",
+    meaning="Two keys stand beside each other of which only one can hold.",
+    advice="Keep one of the two.",
+)
 UNKNOWN_NAME = _intent(
     "VST0040",
     "unknown-name",
@@ -162,9 +168,48 @@ REDUNDANT = _intent(
     "would change nothing although it looks as if it would.",
     advice="Remove it, or narrow the other one.",
 )
+UNREACHABLE_ROUTE = _intent(
+    "VST0053",
+    "unreachable-route",
+    meaning="A route is never used, because an earlier one matches every request that it matches: the first "
+    "route that matches decides.",
+    advice="Put it before the other one, narrow the other one, or remove it.",
+)
+NO_EFFECT = _intent(
+    "VST0054",
+    "key-without-effect",
+    meaning="A key can have no effect beside what else is said there.",
+    advice="Remove the key, or what keeps it from having an effect.",
+)
+WEIGHTS = _intent(
+    "VST0055",
+    "weights-not-a-hundred",
+    meaning="The weights of a split do not add up to 100.",
+    advice="Change the weights so that they add up to 100; a version may have 0.",
+)
+TRIES_EXCEED_TIMEOUT = _intent(
+    "VST0056",
+    "tries-exceed-timeout",
+    meaning="The tries of a call cannot all take place: together they may take longer than the call's timeout.",
+    advice="Lower attempts or per_try, or raise the timeout.",
+)
+REDIRECT_LEADS_BACK = _intent(
+    "VST0057",
+    "redirect-leads-back",
+    meaning="A redirect sends callers to an address that is redirected by the same route again.",
+    advice="Redirect to a path, host or scheme that the route does not match.",
+)
 NOBODY_ALLOWED = _intent(
     "VST0060",
     "nobody-allowed",
     meaning="A service has ports and no rules: every call to it is denied.",
     advice="Write rules under allow, or `allow: []` if nobody should call it.",
+)
+RETRIED_UNSAFELY = _intent(
+    "VST0061",
+    "unsafe-retry",
+    meaning="Requests that may change something, such as POST, are tried again after outcomes that do not tell "
+    "whether the first try was carried out: it may be carried out twice.",
+    advice="Retry only on connect-failure, refused-stream and reset-before-request, or only on a route whose "
+    "methods are safe to repeat (GET, HEAD, OPTIONS, PUT, DELETE).",
 )

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from typing import Final
 
-from vestibule.intent import template, words
+from vestibule.intent import template, traffic_keys, words
 from vestibule.intent.model import DEFAULT_TEMPLATE, DenyDetail, Protocol
 from vestibule.intent.shapes import Choice, Key, Many, Record, Schema, Table, Text, Whole
-from vestibule.policy import PathPattern
-
-
-def _pattern(expression: str) -> Schema:
-    return {"pattern": f"^{expression}$"}
-
-
-NAME: Final = Text(words.name, _pattern(words.NAME))
-SERVICE_NAME: Final = Text(words.service_name, _pattern(words.NAME))
-LINE: Final = Text(words.line, {"minLength": 1})
-DURATION: Final = Text(words.duration, _pattern(words.DURATION), "a time with its unit, such as 5s")
-CALLER: Final = Text(words.caller, _pattern(words.CALLER))
-MEMBER: Final = Text(words.member, _pattern(words.CALLER))
-METHOD: Final = Text(words.method, {"enum": list(words.METHODS)})
-PATH: Final = Text(PathPattern.parse, _pattern(r"/[^%;?#\\]*"))
+from vestibule.intent.terms import (
+    CALLER,
+    DURATION,
+    LINE,
+    MEMBER,
+    METHOD,
+    NAME,
+    PATH,
+    SERVICE_NAME,
+    pattern,
+)
+from vestibule.intent.terms import VERSION as VERSION_TEXT
 
 # ------------------------------------------------------------------------------------------ mesh.yaml
 
@@ -32,19 +29,19 @@ MTLS: Final = Key(
     "Only mutual TLS is accepted between services.",
     default="strict",
 )
-DEFAULTS_RECORD: Final = Record("defaults", (TIMEOUT, MTLS), later=frozenset({"retry"}))
+DEFAULTS_RECORD: Final = Record("defaults", (TIMEOUT, traffic_keys.RETRY, MTLS))
 
 MESH_NAME: Final = Key("mesh", NAME, "The name of the mesh.", required=True)
 TRUST_DOMAIN: Final = Key(
     "trust_domain",
-    Text(words.trust_domain, _pattern("[a-z0-9._-]{1,255}")),
+    Text(words.trust_domain, pattern("[a-z0-9._-]{1,255}")),
     "The SPIFFE trust domain of every identity, such as example.org.",
     required=True,
 )
 ENVIRONMENT: Final = Key("environment", NAME, "Which environment this is, such as prod.", required=True)
 IDENTITY: Final = Key(
     "identity",
-    Text(template.parse, _pattern(r"/.*\{service\}.*")),
+    Text(template.parse, pattern(r"/.*\{service\}.*")),
     "The path of a service's SPIFFE ID; holds {service}, may hold {environment} and {mesh}.",
     default=DEFAULT_TEMPLATE,
 )
@@ -113,8 +110,8 @@ DENY_DETAIL: Final = Key(
 )
 SERVICE_FILE: Final = Record(
     "a service",
-    (SERVICE, OWNER, LABELS, PORTS, ALLOW, DENY_DETAIL),
-    later=frozenset({"deny", "egress", "health", "limits", "mtls", "retry", "routes", "timeout"}),
+    (SERVICE, OWNER, LABELS, PORTS, ALLOW, DENY_DETAIL, *traffic_keys.SERVICE_KEYS),
+    later=frozenset({"deny", "egress", "health", "limits", "mtls"}),
 )
 
 # -------------------------------------------------------------------------------------------- up.yaml
@@ -127,14 +124,14 @@ RUN: Final = Key(
 )
 VERSION: Final = Key(
     "version",
-    Text(words.version, _pattern(words.VERSION)),
+    VERSION_TEXT,
     "The version that its instances register with.",
     default="v1",
 )
 INSTANCES: Final = Key("instances", Whole(1, 64), "How many of it to run.", default="1")
 ENV: Final = Key(
     "env",
-    Table(Text(words.variable, _pattern(words.VARIABLE)), Text(words.anything), "variable names to values"),
+    Table(Text(words.variable, pattern(words.VARIABLE)), Text(words.anything), "variable names to values"),
     "Further environment variables; no place for secrets.",
 )
 APP_RECORD: Final = Record("an app", (RUN, VERSION, INSTANCES, ENV))

@@ -10,9 +10,12 @@ from types import MappingProxyType
 
 from vestibule.intent import codes, language, resolving
 from vestibule.intent.files import MESH, SERVICES, UP, Directory, Tree, problem, read_file, read_tree, shown
-from vestibule.intent.model import App, Intent, Service, UpFile
+from vestibule.intent.meshes import build_defaults, build_mesh
+from vestibule.intent.model import App, Defaults, Intent, Service, UpFile
 from vestibule.intent.nodes import START, Position, parse
+from vestibule.intent.ports import build_ports
 from vestibule.intent.problems import Findings, Problem, Severity, nearest
+from vestibule.intent.services import build_service
 from vestibule.intent.shapes import Fields, Record
 
 
@@ -67,10 +70,13 @@ def load_files(files: Mapping[str, bytes], *, unread: frozenset[str] = frozenset
     hidden = {Path(name).stem: None for name in unread if name.startswith(f"{SERVICES}/")}
     names = replace(names, services={**hidden, **names.services})
     names = resolving.roles(mesh, names, mesh_findings)
-    built = [_build(found, names) for found in services]
+    defaults = build_defaults(mesh, mesh_findings)
+    ports = {each.name: build_ports(each.fields, each.findings) for each in services if each.fields}
+    names = replace(names, ports=ports)
+    built = [_build(found, names, defaults) for found in services]
     problems = [*_missing(files, unread), *mesh_findings.problems()]
     problems += [each for found in services for each in found.findings.problems()]
-    intent_mesh = resolving.build_mesh(mesh, names)
+    intent_mesh = build_mesh(mesh, names, defaults)
     if intent_mesh is None or any(found.severity is Severity.ERROR for found in problems):
         return _loaded(None, tuple(problems), files)
     by_name = {service.name: service for service in built if service}
@@ -160,10 +166,10 @@ def _service_file(name: str, content: bytes) -> _ServiceFile:
     )
 
 
-def _build(found: _ServiceFile, names: resolving.Names) -> Service | None:
+def _build(found: _ServiceFile, names: resolving.Names, defaults: Defaults) -> Service | None:
     if found.fields is None:
         return None
-    return resolving.build_service(found.name, found.fields, names, found.findings)
+    return build_service(found.name, found.fields, names, defaults, found.findings)
 
 
 def _app(service: str, fields: Fields, findings: Findings) -> App | None:
@@ -176,7 +182,7 @@ def _app(service: str, fields: Fields, findings: Findings) -> App | None:
     return App(
         service=service,
         run=tuple(word.value for word in run.value),
-        version=resolving.value(fields, language.VERSION, "v1"),
-        instances=resolving.value(fields, language.INSTANCES, 1),
+        version=fields.value(language.VERSION, "v1"),
+        instances=fields.value(language.INSTANCES, 1),
         env=MappingProxyType(written),
     )

@@ -14,9 +14,11 @@ from typing import Any, Final, Generic, Protocol, TypeVar, cast
 from vestibule.errors import VestibuleError
 from vestibule.intent import codes
 from vestibule.intent.nodes import Broken, Kind, Mapping, Node, Position, Scalar, Sequence
+from vestibule.intent.not_yet import NOT_YET
 from vestibule.intent.problems import Findings, nearest
 
 T = TypeVar("T")
+D = TypeVar("D")
 T_co = TypeVar("T_co", covariant=True)
 Schema = dict[str, Any]
 MAX_TEXT: Final = 4096
@@ -50,7 +52,7 @@ class Text(Generic[T_co]):
 
     def read(self, node: Node, findings: Findings) -> At[T_co] | None:
         if not isinstance(node, Scalar) or node.kind is not Kind.TEXT:
-            _mistyped(node, self.what, findings)
+            mistyped(node, self.what, findings)
             return None
         if len(node.text) > MAX_TEXT:
             findings.add(codes.MALFORMED_VALUE, f"a text is longer than {MAX_TEXT} characters", node.at)
@@ -74,7 +76,7 @@ class Whole:
 
     def read(self, node: Node, findings: Findings) -> At[int] | None:
         if not isinstance(node, Scalar) or node.kind is not Kind.INTEGER:
-            _mistyped(node, "a whole number", findings)
+            mistyped(node, "a whole number", findings)
             return None
         digits = node.text
         if len(digits) > 10 or not digits.isdigit() or not self.least <= int(digits) <= self.most:
@@ -100,7 +102,7 @@ class Choice(Generic[T_co]):
 
     def read(self, node: Node, findings: Findings) -> At[T_co] | None:
         if not isinstance(node, Scalar) or node.kind is not Kind.TEXT:
-            _mistyped(node, f"one of {', '.join(self.words)}", findings)
+            mistyped(node, f"one of {', '.join(self.words)}", findings)
             return None
         if node.text in self.words:
             return At(self.words[node.text], node.at)
@@ -124,14 +126,19 @@ class Many(Generic[T_co]):
     what: str
     least: int = 0
     distinct: bool = True
+    most: int | None = None
 
     def read(self, node: Node, findings: Findings) -> At[tuple[At[T_co], ...]] | None:
         if not isinstance(node, Sequence):
-            _mistyped(node, f"a list, such as [{self.what}]", findings)
+            mistyped(node, f"a list, such as [{self.what}]", findings)
             return None
         if len(node.items) < self.least:
             message = f"the list is empty; it needs at least one {self.what}"
             findings.add(codes.MALFORMED_VALUE, message, node.at, advice="Write an item, or remove the key.")
+            return None
+        if self.most is not None and len(node.items) > self.most:
+            message = f"the list has {len(node.items)} items; at most {self.most} are accepted"
+            findings.add(codes.MALFORMED_VALUE, message, node.at, advice="Write fewer.")
             return None
         items = [item for child in node.items if (item := self.item.read(child, findings))]
         if self.distinct:
@@ -153,6 +160,8 @@ class Many(Generic[T_co]):
         schema: Schema = {"type": "array", "items": self.item.schema()}
         if self.least:
             schema["minItems"] = self.least
+        if self.most is not None:
+            schema["maxItems"] = self.most
         if self.distinct:
             schema["uniqueItems"] = True
         return schema
@@ -169,7 +178,7 @@ class Table(Generic[T_co]):
     def read(self, node: Node, findings: Findings) -> At[dict[str, tuple[Position, At[T_co] | None]]] | None:
         """Every well-named entry with the place of its name; a value that is wrong is None."""
         if not isinstance(node, Mapping):
-            _mistyped(node, f"a mapping from {self.what}", findings)
+            mistyped(node, f"a mapping from {self.what}", findings)
             return None
         table: dict[str, tuple[Position, At[T_co] | None]] = {}
         for key, child in node.entries:
@@ -209,6 +218,11 @@ class Fields:
         """The value of a key, or None if it is absent or wrong (a problem has been noted then)."""
         return cast("At[T] | None", self._values.get(key.name))
 
+    def value(self, key: Key[T], default: D) -> T | D:
+        """The value of a key, or the default if it is absent or wrong."""
+        found = self.get(key)
+        return default if found is None else found.value
+
     def place(self, key: Key[Any]) -> Position | None:
         """Where the key itself is written, if it is."""
         return self._written.get(key.name)
@@ -224,13 +238,13 @@ class Record:
 
     def read(self, node: Node, findings: Findings) -> At[Fields] | None:
         if not isinstance(node, Mapping):
-            _mistyped(node, f"a mapping with the keys of {self.title}", findings)
+            mistyped(node, f"a mapping with the keys of {self.title}", findings)
             return None
         known = {key.name: key for key in self.keys}
         written: dict[str, Position] = {}
         values: dict[str, At[Any] | None] = {}
         for name, child in node.entries:
-            if key := known.get(name.text):
+            if (key := known.get(name.text)) and not self._is_not_yet(key):
                 written[key.name] = name.at
                 values[key.name] = key.shape.read(child, findings)
             else:
@@ -245,7 +259,7 @@ class Record:
         if findings.full:
             return
         shown = name.text[:60]
-        if name.text in self.later:
+        if name.text in self.later or f"{self.title}: {name.text}" in NOT_YET:
             message = f"the key {shown!r} of {self.title} is not supported by this version"
             findings.add(codes.NOT_SUPPORTED, message, name.at)
             return
@@ -259,8 +273,11 @@ class Record:
             "type": "object",
             "additionalProperties": False,
             "required": [key.name for key in self.keys if key.required],
-            "properties": {key.name: _described(key) for key in self.keys},
+            "properties": {key.name: _described(key) for key in self.keys if not self._is_not_yet(key)},
         }
+
+    def _is_not_yet(self, key: Key[Any]) -> bool:
+        return f"{self.title}: {key.name}" in NOT_YET
 
 
 def _described(key: Key[Any]) -> Schema:
@@ -270,7 +287,8 @@ def _described(key: Key[Any]) -> Schema:
     return schema
 
 
-def _mistyped(node: Node, wanted: str, findings: Findings) -> None:
+def mistyped(node: Node, wanted: str, findings: Findings) -> None:
+    """Note that a value is of another type; nothing is said about what was refused already."""
     if isinstance(node, Broken):
         return
     advice = f"Write {wanted}."

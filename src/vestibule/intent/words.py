@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from vestibule.intent import codes
 from vestibule.intent.problems import nearest
-from vestibule.policy import IdentityMatch
+from vestibule.policy import IdentityMatch, PathPattern
 from vestibule.spiffe import TrustDomain
 
 NAME: Final = r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?"
 VERSION: Final = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
 VARIABLE: Final = r"[A-Za-z_][A-Za-z0-9_]{0,127}"
+MIRROR_TARGET: Final = rf"({VERSION}|service:{NAME}(/{NAME})?)"
 DURATION: Final = r"[0-9]{1,9}(ms|s|m|h)"
+INSTANT: Final = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(:[0-9]{2})?(Z|[+-][0-9]{2}:[0-9]{2})"
+# RFC 9110, section 5.1, in lower case.
+HEADER: Final = r"[a-z0-9!#$%&'*+.^_`|~-]{1,200}"
+LABEL: Final = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
+HOST: Final = rf"{LABEL}(\.{LABEL})*(:[0-9]{{1,5}})?"
 CALLER: Final = rf"({NAME}|role:{NAME}|spiffe://\S+)"
 # What HTTP proxies and servers know; TRACE and CONNECT are not for services.
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -24,6 +30,10 @@ ANYONE: Final = "anyone"
 NOT_SERVICES: Final = frozenset({"localhost", ANYONE})
 LONGEST: Final = timedelta(hours=1)
 _UNITS: Final = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours"}
+_HEADERS_OF_PROXIES: Final = frozenset(
+    {"host", "connection", "content-length", "te", "transfer-encoding", "upgrade", "x-request-id"}
+    | {"forwarded", "x-forwarded-client-cert", "x-forwarded-for", "x-forwarded-proto"}
+)
 _SET_FOR_APPS: Final = re.compile(
     r"PORT|(?:https?|no|all)_proxy|SPIFFE_ENDPOINT_SOCKET|VESTIBULE_.*", re.IGNORECASE
 )
@@ -109,6 +119,78 @@ def duration(text: str) -> timedelta:
     if not timedelta(0) < span <= LONGEST:
         raise codes.MALFORMED_VALUE.error(f"{text!r} is not between 1ms and 1h", advice=advice)
     return span
+
+
+def instant(text: str) -> datetime:
+    """An instant with its offset from UTC, such as ``2026-12-31T18:00:00Z``.  Raises: VST0025."""
+    if re.fullmatch(INSTANT, text):
+        try:
+            return datetime.fromisoformat(text).astimezone(UTC)
+        except (ValueError, OverflowError):
+            pass
+    raise codes.MALFORMED_VALUE.error(
+        f"{_shown(text)} is not an instant",
+        advice="Write date, time and offset, such as 2026-12-31T18:00:00Z or 2026-12-31T18:00:00+01:00.",
+    )
+
+
+def header(text: str) -> str:
+    """The name of a header that an app may send or look at.  Raises: VST0025."""
+    if not re.fullmatch(HEADER, text):
+        advice = f"Write {text.lower()}." if re.fullmatch(HEADER, text.lower()) else None
+        raise codes.MALFORMED_VALUE.error(f"{_shown(text)} is not a header name in lower case", advice=advice)
+    if text.startswith("x-envoy-") or text in _HEADERS_OF_PROXIES:
+        raise codes.MALFORMED_VALUE.error(
+            f"the header {_shown(text)} belongs to the proxies", advice="Use another header."
+        )
+    return text
+
+
+def parameter(text: str) -> str:
+    """The name of a query parameter.  Raises: VST0025."""
+    if text and len(text) <= 200 and not re.search(r"[\s&=#]", text):
+        return text
+    raise codes.MALFORMED_VALUE.error(
+        f"{_shown(text)} is not the name of a query parameter", advice="Leave out spaces, '&', '=' and '#'."
+    )
+
+
+def host(text: str) -> str:
+    """A host name, as a Host header has it, with a port or without.  Raises: VST0025."""
+    name, _, port = text.partition(":")
+    if re.fullmatch(HOST, text) and len(name) <= 253 and (not port or 0 < int(port) <= 65535):
+        return text
+    raise codes.MALFORMED_VALUE.error(
+        f"{_shown(text)} is not a host", advice="Write a DNS name, such as api.example.com."
+    )
+
+
+def value(text: str) -> str:
+    """The value of a header or query parameter.  Raises: VST0025."""
+    if re.search(r"[\n\t]", text) or not text.isascii() or text != text.strip():
+        raise codes.MALFORMED_VALUE.error(
+            f"{_shown(text)} is not a value that can be compared",
+            advice="Use one line of ASCII without spaces around it.",
+        )
+    return text
+
+
+def mirror_target(text: str) -> str | tuple[str, str | None]:
+    """A version, or a service and perhaps its port from ``service:NAME/PORT``.  Raises: VST0024, VST0025."""
+    if not text.startswith("service:"):
+        return version(text)
+    service, slash, port = text.removeprefix("service:").partition("/")
+    return name(service), name(port) if slash else None
+
+
+def plain_path(text: str) -> str:
+    """A path that requests can have: no query, no wildcards.  Raises: VST4010, VST0025."""
+    found = PathPattern.parse(text)
+    if found.below or not found.is_literal:
+        raise codes.MALFORMED_VALUE.error(
+            f"{_shown(text)} is a pattern, where one path is meant", advice="Write the path itself."
+        )
+    return text
 
 
 def method(text: str) -> str:

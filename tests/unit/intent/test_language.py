@@ -6,51 +6,14 @@ import re
 from datetime import timedelta
 
 import pytest
+from tests.unit.intent.reading import CALLER, MESH, PAYMENTS, accepted, found, only, read, records
 
-from vestibule.intent import DenyDetail, Intent, Loaded, Protocol, Severity, load_files
+from vestibule.intent import DenyDetail, Protocol, codes
+from vestibule.intent.nodes import START, Kind, Mapping, Scalar
+from vestibule.intent.not_yet import NOT_YET
+from vestibule.intent.problems import Findings
 from vestibule.policy import Call, decide
 from vestibule.spiffe import SpiffeId
-
-MESH = """\
-mesh: shop
-trust_domain: example.org
-environment: prod
-"""
-PAYMENTS = """\
-service: payments
-ports: {http: {app: 8080, protocol: http}}
-allow:
-  - id: orders-charge
-    from: [orders]
-    methods: [POST]
-    paths: [/v1/charges]
-"""
-CALLER = "service: {}\n"
-
-
-def read(payments: str = PAYMENTS, mesh: str = MESH, **others: str) -> Loaded:
-    services = {"payments": payments, "orders": CALLER.format("orders"), **others}
-    files = {f"services/{name}.yaml": text.encode() for name, text in services.items()}
-    return load_files({"mesh.yaml": mesh.encode(), **files})
-
-
-def accepted(loaded: Loaded) -> Intent:
-    assert [str(found.error) for found in loaded.problems] == []
-    assert loaded.intent is not None
-    return loaded.intent
-
-
-def found(loaded: Loaded) -> list[str]:
-    """The problems as ``file:line:column code``."""
-    return [f"{problem.where} {problem.code.code}" for problem in loaded.problems]
-
-
-def only(loaded: Loaded) -> tuple[str, str, str]:
-    """Place and code, message, advice of the only problem."""
-    assert len(loaded.problems) == 1, found(loaded)
-    problem = loaded.problems[0]
-    assert (loaded.intent is None) == (problem.severity is Severity.ERROR)
-    return f"{problem.where} {problem.code.code}", problem.message, problem.advice
 
 
 def with_rule(line: str) -> str:
@@ -152,17 +115,19 @@ def test_what_rules_will_say_later_is_refused_not_ignored(line: str) -> None:
     assert "not supported by this version" in message
 
 
-@pytest.mark.parametrize(
-    "line",
-    ["routes: []", "limits: []", "deny: []", "egress: [stripe]", "health: {http: /healthz}", "timeout: 5s"],
-)
-def test_what_services_will_say_later_is_refused_not_ignored(line: str) -> None:
-    assert only(read(PAYMENTS + line + "\n"))[0] == "services/payments.yaml:8:1 VST0023"
+def test_deny_rules_are_refused_not_ignored() -> None:
+    assert only(read(PAYMENTS + "deny: []\n"))[0] == "services/payments.yaml:8:1 VST0023"
 
 
-@pytest.mark.parametrize("line", ["defaults: {mtls: permissive}", "defaults: {retry: {attempts: 2}}"])
-def test_what_the_mesh_will_say_later_is_refused_not_ignored(line: str) -> None:
-    assert only(read(mesh=MESH + line + "\n"))[0].endswith("VST0023")
+@pytest.mark.parametrize("entry", sorted(NOT_YET))
+def test_a_key_that_no_compiler_acts_on_is_refused_and_no_editor_offers_it(entry: str) -> None:
+    title, _, name = entry.partition(": ")
+    record = next(each for each in records() if each.title == title)
+    findings = Findings("a.yaml")
+    record.read(Mapping(START, ((Scalar(START, name, Kind.TEXT), Scalar(START, "", Kind.NULL)),)), findings)
+    assert codes.NOT_SUPPORTED in [found.code for found in findings.problems()]
+    assert name not in record.schema()["properties"]
+    assert name in {key.name for key in record.keys}, "a key that does not exist"
 
 
 def test_mcp_ports_and_anyone_are_refused_not_ignored() -> None:

@@ -23,8 +23,11 @@ def agrees(schema: Schema, value: Any) -> bool:
     """A validator for the few keywords that the schemas use; others are an error."""
     known = {"$schema", "title", "description", "default", "type", "enum", "pattern", "minLength", "required"}
     known |= {"properties", "additionalProperties", "propertyNames", "items", "minItems", "uniqueItems"}
-    assert set(schema) <= known | {"minimum", "maximum"}, schema
-    kinds = {"object": dict, "array": list, "string": str, "integer": int}
+    assert set(schema) <= known | {"minimum", "maximum", "maxItems", "anyOf"}, schema
+    if "anyOf" in schema:
+        return any(agrees(each, value) for each in schema["anyOf"])
+    kinds: dict[str, Any] = {"object": dict, "array": list, "string": str, "integer": int}
+    kinds |= {"boolean": bool, "number": (int, float)}
     if "type" in schema and not isinstance(value, kinds[schema["type"]]):
         return False
     if "enum" in schema and value not in schema["enum"]:
@@ -32,10 +35,12 @@ def agrees(schema: Schema, value: Any) -> bool:
     if isinstance(value, str):
         fits = re.search(schema.get("pattern", ""), value) is not None
         return fits and len(value) >= schema.get("minLength", 0)
-    if isinstance(value, int):
+    if isinstance(value, bool) or "enum" in schema:
+        return True
+    if isinstance(value, (int, float)):
         return bool(schema["minimum"] <= value <= schema["maximum"])
     if isinstance(value, list):
-        return len(value) >= schema.get("minItems", 0) and all(
+        return schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", 10**9) and all(
             agrees(schema["items"], item) for item in value
         )
     return agrees_with_object(schema, value)
@@ -70,6 +75,7 @@ def test_the_shop_agrees_with_the_schemas(kind: str, file: str) -> None:
 
 def records(schema: Schema) -> list[Schema]:
     inner = [schema.get("items"), schema.get("additionalProperties"), *schema.get("properties", {}).values()]
+    inner += schema.get("anyOf", [])
     found = [schema] if "properties" in schema else []
     return found + [record for each in inner if isinstance(each, dict) for record in records(each)]
 

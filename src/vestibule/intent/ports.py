@@ -1,0 +1,58 @@
+"""The ports of a service, and which one is meant where only one can be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vestibule.intent import codes, language
+from vestibule.intent.model import Port
+from vestibule.intent.problems import Findings
+from vestibule.intent.resolving import advice
+from vestibule.intent.shapes import At, Fields, Key
+
+Ports = Mapping[str, Port | None]
+
+
+def build_ports(fields: Fields, findings: Findings) -> dict[str, Port | None]:
+    """The ports of a service; None for one that is itself in error."""
+    table = fields.get(language.PORTS)
+    ports: dict[str, Port | None] = {}
+    taken: dict[int, str] = {}
+    for name, (_, record) in (table.value if table else {}).items():
+        ports[name] = _port(name, record.value) if record else None
+        app = record.value.get(language.APP_PORT) if record else None
+        if app and app.value in taken:
+            message = f"the ports {taken[app.value]!r} and {name!r} have the same app port {app.value}"
+            findings.add(codes.DUPLICATE_ITEM, message, app.at, advice="Give each port its own.")
+        elif app:
+            taken[app.value] = name
+    return ports
+
+
+def _port(name: str, fields: Fields) -> Port | None:
+    protocol, app = fields.get(language.PROTOCOL), fields.get(language.APP_PORT)
+    if protocol is None:
+        return None
+    return Port(name=name, protocol=protocol.value, app_port=app.value if app else None)
+
+
+def said_port(what: str, item: At[Fields], key: Key[str], ports: Ports, findings: Findings) -> str | None:
+    """The port that a rule, route or the like is for; if it does not say so, the only one there is."""
+    named = item.value.get(key)
+    if named is not None:
+        return known_port(named, ports, findings)
+    if item.value.place(key) is None and len(ports) != 1:
+        count = f"{len(ports)} ports" if ports else "no ports"
+        message = f"the {what} does not say which port it is for, and the service has {count}"
+        findings.add(codes.UNSAID_PORT, message, item.at)
+        return None
+    return next(iter(ports)) if len(ports) == 1 else None
+
+
+def known_port(named: At[str], ports: Ports, findings: Findings) -> str | None:
+    """The port of this name, if there is one."""
+    if named.value in ports:
+        return named.value
+    message = f"the service has no port {named.value!r}"
+    findings.add(codes.UNKNOWN_NAME, message, named.at, advice=advice(named.value, ports, "ports"))
+    return None

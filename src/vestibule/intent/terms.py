@@ -1,0 +1,30 @@
+"""The shapes of the language's small texts: names, durations, paths, callers."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from vestibule.intent import words
+from vestibule.intent.shapes import Schema, Text
+from vestibule.policy import PathPattern
+
+
+def pattern(expression: str) -> Schema:
+    """A JSON Schema's pattern for a whole text."""
+    return {"pattern": f"^{expression}$"}
+
+
+NAME: Final = Text(words.name, pattern(words.NAME))
+SERVICE_NAME: Final = Text(words.service_name, pattern(words.NAME))
+LINE: Final = Text(words.line, {"minLength": 1})
+DURATION: Final = Text(words.duration, pattern(words.DURATION), "a time with its unit, such as 5s")
+INSTANT: Final = Text(words.instant, pattern(words.INSTANT), "a time such as 2026-12-31T18:00:00Z")
+CALLER: Final = Text(words.caller, pattern(words.CALLER))
+MEMBER: Final = Text(words.member, pattern(words.CALLER))
+METHOD: Final = Text(words.method, {"enum": list(words.METHODS)})
+PATH: Final = Text(PathPattern.parse, pattern(r"/[^%;?#\\]*"))
+PLAIN_PATH: Final = Text(words.plain_path, pattern(r"/[^%;?#\\*{}]*"))
+VERSION: Final = Text(words.version, pattern(words.VERSION))
+HEADER: Final = Text(words.header, pattern(words.HEADER))
+PARAMETER: Final = Text(words.parameter, {"minLength": 1})
+HOST: Final = Text(words.host, pattern(words.HOST))
