@@ -7,9 +7,12 @@ that remember their results by their small immutable arguments.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Set
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import cast
 
 from vestibule.envoy import access_log, clusters, egress, ingress, localities, routes
+from vestibule.envoy.asked import Asked, Questions, Trace
 from vestibule.envoy.codes import UNKNOWN_INSTANCE
 from vestibule.envoy.routes import Calls
 from vestibule.envoy.world import Destination, World
@@ -22,23 +25,66 @@ def compile_proxy(world: World, proxy: ProxyKey) -> Snapshot:
 
     Raises: VST3000 when its instance is not in the world.
     """
+    return Snapshot.of(world.version, _resources(world, proxy))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Compilation:
+    """What one proxy should have, and what was asked of the world for it."""
+
+    snapshot: Snapshot
+    trace: Trace
+
+
+class Compiler:
+    """Compiles for one proxy after another, in one world after another; only what changed is made anew.
+
+    The result is that of ``compile_proxy``.  Where the world answers a proxy's questions as it did before, all of it is
+    what it was; in any case types that stay the same are the same objects.
+    """
+
+    def __init__(self) -> None:
+        self.world: World | None = None
+        self._questions = Questions()
+
+    def take(self, world: World) -> World:
+        """Compile this world from now on; returns it with what it has in common with the last one."""
+        self.world = world.following(self.world)
+        self._questions.turn_to(self.world)
+        return self.world
+
+    def compile(self, proxy: ProxyKey, before: Compilation | None) -> Compilation:
+        """What the proxy should have; ``before`` is what it had, in whatever world.
+
+        Raises: VST3000; AssertionError before there is a world.
+        """
+        assert self.world is not None
+        if before is not None and self._questions.still_hold(before.trace):
+            return Compilation(before.snapshot.relabelled(self.world.version), before.trace)
+        asked = Asked(self.world, self._questions)
+        resources = _resources(cast(World, asked), proxy)
+        if before is None:
+            return Compilation(Snapshot.of(self.world.version, resources), asked.trace)
+        snapshot = Snapshot.of(self.world.version, resources, before=before.snapshot)
+        same = snapshot.is_as(before.snapshot)
+        return Compilation(before.snapshot.relabelled(snapshot.version) if same else snapshot, asked.trace)
+
+
+def _resources(world: World, proxy: ProxyKey) -> Iterable[Resource]:
     instance = world.instance(proxy.instance_id, proxy.spiffe_id)
     service = world.service(proxy.spiffe_id)
     if instance is None:
         raise UNKNOWN_INSTANCE.error(f"no instance {proxy.instance_id!r} of {proxy.spiffe_id} is known")
     if service is None or instance.service != service.name:
-        return Snapshot.of(world.intent.version, ())
+        return ()
     svid_ttl = world.svid_ttl(proxy.spiffe_id)
     calls = _calls_of(world, instance)
-    version = world.intent.version
-    return Snapshot.of(
-        version,
-        (
-            *access_log.limits(),
-            *ingress.resources(service, instance, svid_ttl, version),
-            *egress.resources(world, instance, calls),
-            *_destinations(world, instance, calls.values(), svid_ttl),
-        ),
+    return (
+        *access_log.limits(),
+        # The version is asked for only where it is told, since it changes with every commit.
+        *ingress.resources(service, instance, svid_ttl, lambda: world.version),
+        *egress.resources(world, instance, calls),
+        *_destinations(world, instance, calls.values(), svid_ttl),
     )
 
 
@@ -56,7 +102,7 @@ def _calls_to(world: World, target: Destination, clusters_there: Set[str]) -> Ca
     return Calls(
         target=target,
         traffic=traffic,
-        defaults=world.intent.mesh.defaults,
+        defaults=world.mesh.defaults,
         mirrors=mirrors & clusters_there,
     )
 
@@ -84,9 +130,10 @@ def _endpoints(world: World, calls: Calls, name: str, version: str, here: str) -
     target, traffic = calls.target, calls.traffic
     if not localities.depends_on_caller(traffic.locality):
         here = ""
+    # Asked also where the answer is compiled already: what comes of it depends on this.
+    found = world.instances_of(target)
     if (known := world.compiled.get((name, here))) is not None:
         return known
-    found = world.instances_of(target)
     if version:
         found = tuple(each for each in found if each.version == version)
     seen = localities.places(found, target.port.name, traffic.locality, here, versions=bool(traffic.versions))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 
 from envoy.config.listener.v3 import listener_components_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
@@ -19,8 +20,7 @@ from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from vestibule.envoy import access_log, codes, http, listeners, matches, replies, routes
 from vestibule.envoy.protos import serialized
 from vestibule.envoy.routes import Calls
-from vestibule.envoy.world import Destination, World, destinations_of
-from vestibule.intent.model import Service
+from vestibule.envoy.world import Destination, World
 from vestibule.policy.codes import CALL_DENIED
 from vestibule.records import Address, Instance
 from vestibule.xds.resources import ROUTES, Resource
@@ -56,59 +56,30 @@ class _Names:
 
     @classmethod
     def of(cls, world: World, allowed: Mapping[str, Calls]) -> _Names:
-        names, others = _host_names(world)
+        known = world.host_names
+        others = (given for each, given in known.names.items() if each.name not in allowed)
         return cls(
-            allowed=tuple((each, names[each.target]) for each in allowed.values() if each.target in names),
-            denied=tuple(name for each, given in names.items() if each.name not in allowed for name in given),
-            not_http=others,
+            allowed=tuple(
+                (each, known.names[each.target]) for each in allowed.values() if each.target in known.names
+            ),
+            denied=tuple(chain.from_iterable(others)),
+            not_http=known.not_http,
         )
-
-
-@lru_cache(maxsize=2)
-def _host_names(world: World) -> tuple[dict[Destination, tuple[str, ...]], tuple[str, ...]]:
-    """The host names of every destination, and those of services that speak no HTTP.
-
-    No name has two meanings: a service's own name goes before one made of two.
-    """
-    mesh, services = (
-        world.intent.mesh.name,
-        sorted(world.intent.services.values(), key=lambda each: each.name),
-    )
-    meant: dict[str, Destination | None] = {}
-    for suffix in ("", f".{mesh}"):
-        for service in services:
-            meant.setdefault(f"{service.name}{suffix}", _default(service))
-    for suffix in ("", f".{mesh}"):
-        for service in services:
-            for each in destinations_of(service):
-                if each.port.protocol.is_http:
-                    meant.setdefault(f"{each.port.name}.{service.name}{suffix}", each)
-    names: dict[Destination, tuple[str, ...]] = {}
-    for name, target in meant.items():
-        if target is not None:
-            names[target] = (*names.get(target, ()), name)
-    return names, tuple(name for name, target in meant.items() if target is None)
-
-
-def _default(service: Service) -> Destination | None:
-    """What a service's bare name means to an HTTP client."""
-    spoken = [each for each in destinations_of(service) if each.port.protocol.is_http]
-    return next((each for each in spoken if each.port.name == "http"), spoken[0] if spoken else None)
 
 
 @lru_cache(maxsize=4096)
 def _http_listener(name: str, address: Address, service: str, port: str) -> Resource:
     manager = http.egress(name, access_log.outbound(service, port))
-    chain = listener_components_pb2.FilterChain(filters=[http.network_filter(manager)])
-    return listeners.outbound(name, address, chain)
+    filters = listener_components_pb2.FilterChain(filters=[http.network_filter(manager)])
+    return listeners.outbound(name, address, filters)
 
 
 @lru_cache(maxsize=4096)
 def _tcp_listener(name: str, address: Address, target: Destination) -> Resource:
     log = access_log.outbound_connections(target.service, target.port.name)
     proxy = tcp_proxy_pb2.TcpProxy(stat_prefix="egress_tcp", cluster=target.cluster, access_log=[log])
-    chain = listener_components_pb2.FilterChain(filters=[listeners.tcp_proxy(proxy)])
-    return listeners.outbound(name, address, chain)
+    filters = listener_components_pb2.FilterChain(filters=[listeners.tcp_proxy(proxy)])
+    return listeners.outbound(name, address, filters)
 
 
 @lru_cache(maxsize=4096)

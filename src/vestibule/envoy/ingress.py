@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import lru_cache
 
@@ -23,9 +23,9 @@ from vestibule.xds.resources import EXTENSION, ROUTES, Resource
 
 
 def resources(
-    service: Service, instance: Instance, svid_ttl: timedelta, intent_version: str
+    service: Service, instance: Instance, svid_ttl: timedelta, version: Callable[[], str]
 ) -> Iterator[Resource]:
-    """Everything for the ports that the instance really has."""
+    """Everything for the ports that the instance really has; ``version`` is the intent's."""
     for name, address in sorted(instance.ingress.items()):
         port, app_address = service.ports.get(name), instance.apps.get(name)
         if port is None or app_address is None:
@@ -35,7 +35,7 @@ def resources(
         tell_rule = service.deny_detail is DenyDetail.CALLER
         if port.protocol.is_http:
             yield _http_listener(service.name, port, address, svid_ttl, tell_rule)
-            yield _routes(service.name, port, intent_version if tell_rule else "")
+            yield _routes(service.name, port, version() if tell_rule else "")
         else:
             yield _tcp_listener(service.name, port, address, svid_ttl)
 

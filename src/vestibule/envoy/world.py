@@ -1,19 +1,20 @@
 """Everything the compiler may know: the intent, the instances that run, and how long SVIDs last.
 
-A world never changes; a new one is made whenever any of it does.
+A world never changes; a new one is made whenever any of it does.  It is made ``following`` the one before, so that
+what is the same is the very same object, and what is known of it need not be found out again.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeVar
 
-from vestibule.intent.model import Intent, Port, Service
+from vestibule.intent.model import Intent, Mesh, Port, Service
 from vestibule.intent.traffic import Route, Traffic
 from vestibule.policy import IdentityMatch
 from vestibule.records import Instance
@@ -80,13 +81,72 @@ def _without_fault(route: Route, as_of: datetime) -> Route:
     return replace(route, fault=None) if route.fault is not None and route.fault.until <= as_of else route
 
 
+@dataclass(frozen=True, slots=True)
+class HostNames:
+    """``names`` of every destination that speaks HTTP, and those of services that speak none.
+
+    No name has two meanings: a service's own name goes before one made of two.
+    """
+
+    names: Mapping[Destination, tuple[str, ...]]
+    not_http: tuple[str, ...]
+
+    @classmethod
+    def of(cls, mesh: str, services: Iterable[Service]) -> HostNames:
+        """As the services of a mesh are called."""
+        ordered = sorted(services, key=lambda each: each.name)
+        meant: dict[str, Destination | None] = {}
+        for suffix in ("", f".{mesh}"):
+            for service in ordered:
+                meant.setdefault(f"{service.name}{suffix}", _default(service))
+        for suffix in ("", f".{mesh}"):
+            for service in ordered:
+                for each in destinations_of(service):
+                    if each.port.protocol.is_http:
+                        meant.setdefault(f"{each.port.name}.{service.name}{suffix}", each)
+        names: dict[Destination, tuple[str, ...]] = {}
+        for name, target in meant.items():
+            if target is not None:
+                names[target] = (*names.get(target, ()), name)
+        return cls(MappingProxyType(names), tuple(name for name, target in meant.items() if target is None))
+
+
+def _default(service: Service) -> Destination | None:
+    """What a service's bare name means to an HTTP client."""
+    spoken = [each for each in destinations_of(service) if each.port.protocol.is_http]
+    return next((each for each in spoken if each.port.name == "http"), spoken[0] if spoken else None)
+
+
+Grants = Mapping[IdentityMatch, frozenset[str]]
+"""Who is named by rules, and the names of the destinations that those rules are about."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Offer:
+    """What follows from one service alone."""
+
+    service: Service
+    destinations: tuple[Destination, ...]
+    grants: Grants
+
+    @classmethod
+    def of(cls, service: Service) -> _Offer:
+        grants: defaultdict[IdentityMatch, set[str]] = defaultdict(set)
+        destinations = destinations_of(service)
+        for destination in destinations:
+            for rule in service.rules_for(destination.port.name):
+                for match in rule.callers:
+                    grants[match].add(destination.name)
+        return cls(service, destinations, {match: frozenset(names) for match, names in grants.items()})
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class World:
     """The compiler's input.  ``svid_ttls`` holds the identities whose SVIDs live otherwise than by default.
 
     ``revocations`` is what is revoked.  Nothing is compiled from it yet: proxies refuse revoked peers once their
     authorization rules do.  ``as_of`` is the latest of the intent's expiries that has passed, if any has: what lasts
-    until then or less has ended.
+    until then or less has ended.  ``read`` is the very intent that was read, where ``intent`` has parts of older ones.
     """
 
     intent: Intent
@@ -95,8 +155,52 @@ class World:
     default_svid_ttl: timedelta = DEFAULT_SVID_TTL
     revocations: Revocations = field(default_factory=Revocations)
     as_of: datetime | None = None
+    read: Intent | None = field(default=None, repr=False)
     compiled: dict[tuple[str, str], Resource] = field(default_factory=dict, init=False, repr=False)
     """Endpoints as compiled already, by name and by the place that they are seen from."""
+
+    def following(self, before: World | None) -> World:
+        """The same world, with all that is equal in an earlier one taken from there."""
+        if before is None:
+            return self
+        if self.intent is before.read:
+            world = replace(self, intent=before.intent, read=before.read)
+            world.__dict__.update({name: getattr(before, name) for name in _OF_THE_INTENT})
+            return world
+        services = _taken_over(before.intent.services, self.intent.services)
+        mesh = before.intent.mesh if before.intent.mesh == self.intent.mesh else self.intent.mesh
+        world = replace(
+            self,
+            intent=replace(self.intent, services=MappingProxyType(services), mesh=mesh),
+            read=self.intent,
+        )
+        known, old = world.__dict__, before._offers
+        kept = {
+            name: old[name] for name, each in services.items() if name in old and old[name].service is each
+        }
+        offers = {name: kept.get(name) or _Offer.of(each) for name, each in services.items()}
+        gone = [each for name, each in old.items() if name not in kept]
+        come = [each for name, each in offers.items() if name not in kept]
+        known["_offers"] = offers
+        known["_grants"] = _regranted(before._grants, gone, come)
+        if mesh.name == before.mesh.name and _called(gone) == _called(come):
+            known["host_names"] = before.host_names
+        return world
+
+    @property
+    def mesh(self) -> Mesh:
+        """What holds for the whole mesh."""
+        return self.intent.mesh
+
+    @property
+    def version(self) -> str:
+        """The intent's."""
+        return self.intent.version
+
+    @cached_property
+    def host_names(self) -> HostNames:
+        """Which host names lead where."""
+        return HostNames.of(self.mesh.name, self.intent.services.values())
 
     def svid_ttl(self, spiffe_id: SpiffeId) -> timedelta:
         """How long an SVID of this identity is valid."""
@@ -125,7 +229,7 @@ class World:
 
     def allowed_for(self, caller: SpiffeId) -> frozenset[str]:
         """The names of the destinations that some rule lets ``caller`` call in some way."""
-        exact = self._callers.get(caller, frozenset())
+        exact = self._grants.get(IdentityMatch(id=caller), frozenset())
         below = (names for match, names in self._callers_below if match.matches(caller))
         return exact.union(*below)
 
@@ -139,8 +243,7 @@ class World:
 
     @cached_property
     def _destinations(self) -> dict[str, Destination]:
-        every = (each for service in self.intent.services.values() for each in destinations_of(service))
-        return {each.name: each for each in every}
+        return {each.name: each for offer in self._offers.values() for each in offer.destinations}
 
     @cached_property
     def _traffic(self) -> dict[str, Traffic]:
@@ -157,20 +260,49 @@ class World:
         return {key: tuple(found) for key, found in serving.items()}
 
     @cached_property
-    def _callers(self) -> dict[SpiffeId, frozenset[str]]:
-        return {match.id: names for match, names in self._grants.items() if not match.below}
+    def _offers(self) -> dict[str, _Offer]:
+        return {name: _Offer.of(each) for name, each in self.intent.services.items()}
+
+    @cached_property
+    def _grants(self) -> Grants:
+        return _regranted({}, (), self._offers.values())
 
     @cached_property
     def _callers_below(self) -> tuple[tuple[IdentityMatch, frozenset[str]], ...]:
         return tuple((match, names) for match, names in self._grants.items() if match.below)
 
-    @cached_property
-    def _grants(self) -> dict[IdentityMatch, frozenset[str]]:
-        """Who is named by rules, and the destinations those rules are about."""
-        grants: defaultdict[IdentityMatch, set[str]] = defaultdict(set)
-        for service in self.intent.services.values():
-            for destination in destinations_of(service):
-                for rule in service.rules_for(destination.port.name):
-                    for match in rule.callers:
-                        grants[match].add(destination.name)
-        return {match: frozenset(names) for match, names in grants.items()}
+
+_OF_THE_INTENT: Final = (
+    "_offers",
+    "_grants",
+    "_services",
+    "_destinations",
+    "_callers_below",
+    "host_names",
+)
+"""What follows from an intent alone."""
+
+_Value = TypeVar("_Value")
+
+
+def _taken_over(before: Mapping[str, _Value], now: Mapping[str, _Value]) -> dict[str, _Value]:
+    return {name: old if (old := before.get(name)) == each else each for name, each in now.items()}
+
+
+def _regranted(before: Grants, gone: Iterable[_Offer], come: Iterable[_Offer]) -> Grants:
+    """The grants without those of some services, and with those of others."""
+    grants = dict(before)
+    for offer in gone:
+        for match, names in offer.grants.items():
+            if left := grants[match] - names:
+                grants[match] = left
+            else:
+                del grants[match]
+    for offer in come:
+        for match, names in offer.grants.items():
+            grants[match] = grants.get(match, frozenset()) | names
+    return grants
+
+
+def _called(offers: Iterable[_Offer]) -> dict[str, tuple[Destination, ...]]:
+    return {offer.service.name: offer.destinations for offer in offers}

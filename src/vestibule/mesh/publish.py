@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Final, Protocol
 
-from vestibule.envoy.compile import compile_proxy
+from vestibule.envoy.compile import Compilation, Compiler
 from vestibule.envoy.world import World
 from vestibule.errors import VestibuleError
 from vestibule.intent import Problem
@@ -19,6 +20,10 @@ from vestibule.mesh.revision import Revision, first_change
 from vestibule.mesh.source import Source
 from vestibule.spiffe import Revocations, SpiffeId
 from vestibule.xds.resources import ProxyKey, Snapshot
+
+SLICE: Final = 0.01
+"""Seconds of compiling after which everybody else has a turn: one change for thousands of proxies must not stop the
+server from answering."""
 
 _log = logging.getLogger(__name__)
 
@@ -63,13 +68,13 @@ class Publisher:
         self._source = source
         self._discovery = discovery
         self._lifetimes = lifetimes
-        self._world: World | None = None
+        self._compiler = Compiler()
         self._seen: dict[ProxyKey, _Watched] = {}
 
     @property
     def world(self) -> World | None:
         """The world that was compiled last."""
-        return self._world
+        return self._compiler.world
 
     def intent_status(self) -> IntentStatus:
         """For status displays."""
@@ -88,21 +93,29 @@ class Publisher:
         revisions = (self._source.revision, self._discovery.instances_revision, self._lifetimes.revision)
         while True:
             seen = [(each, each.value) for each in revisions]
-            self._world = self._gather()
-            # One after the other, with room in between: one change for a thousand proxies must not stop the
-            # server from answering.
-            for proxy in tuple(self._seen):
-                if (watched := self._seen.get(proxy)) is not None:
-                    self._compile(proxy, watched)
-                    await asyncio.sleep(0)
+            if (world := self._gather()) is not None:
+                self._compiler.take(world)
+                await self._compile_all()
             await first_change(*seen)
+
+    async def _compile_all(self) -> None:
+        """Those who are concerned first, then those to whom only the version is new."""
+        later: list[_Watched] = []
+        pause = _Pause()
+        for proxy in tuple(self._seen):
+            if (watched := self._seen.get(proxy)) is not None and self._compile(proxy, watched):
+                later.append(watched)
+            await pause.if_due()
+        for watched in later:
+            watched.revision.bump()
+            await pause.if_due()
 
     async def watch(self, proxy: ProxyKey) -> AsyncIterator[Snapshot]:
         """The proxy's snapshot as soon as there is one, then every newer one."""
         watched = self._seen.setdefault(proxy, _Watched())
         watched.watchers += 1
         try:
-            if watched.snapshot is None:
+            if watched.compilation is None:
                 self._compile(proxy, watched)
             given: Snapshot | None = None
             while True:
@@ -129,28 +142,49 @@ class Publisher:
             revocations=self._revocations(),
         )
 
-    def _compile(self, proxy: ProxyKey, watched: _Watched) -> None:
-        if self._world is None:
-            return
+    def _compile(self, proxy: ProxyKey, watched: _Watched) -> bool:
+        """Compile for one proxy; returns whether there is news that can wait: another version of the same."""
+        if self._compiler.world is None:
+            return False
+        before = watched.compilation
         try:
-            snapshot = compile_proxy(self._world, proxy)
+            compilation = self._compiler.compile(proxy, before)
         except VestibuleError as error:
             _log.debug("nothing to publish for %s: %s", proxy.instance_id, error)
-            return
+            return False
         except Exception:  # noqa: BLE001 - the next lines
             # A bug in the compiler that one service brings to light must not take all others down with it:
             # its proxies keep what they have, loudly.
             _log.exception("cannot compile for %s of %s", proxy.instance_id, proxy.spiffe_id)
-            return
-        if snapshot != watched.snapshot:
-            watched.snapshot = snapshot
-            watched.revision.bump()
+            return False
+        watched.compilation = compilation
+        if before is not None and compilation.snapshot.resources is before.snapshot.resources:
+            return compilation.snapshot.version != before.snapshot.version
+        watched.revision.bump()
+        return False
 
 
 class _Watched:
     """A proxy that somebody watches."""
 
     def __init__(self) -> None:
-        self.snapshot: Snapshot | None = None
+        self.compilation: Compilation | None = None
         self.revision = Revision()
         self.watchers = 0
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """What the proxy should have."""
+        return self.compilation.snapshot if self.compilation is not None else None
+
+
+class _Pause:
+    """Gives way to others whenever a slice of time is used up."""
+
+    def __init__(self) -> None:
+        self._until = time.monotonic() + SLICE
+
+    async def if_due(self) -> None:
+        if time.monotonic() >= self._until:
+            await asyncio.sleep(0)
+            self._until = time.monotonic() + SLICE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, Protocol
 
@@ -63,8 +64,10 @@ class Snapshot:
     revision: int = field(default=0, compare=False)
 
     @classmethod
-    def of(cls, version: str, resources: Iterable[Resource]) -> Snapshot:
-        """Group resources by type.  Raises: ValueError for a name that occurs twice in a type.
+    def of(cls, version: str, resources: Iterable[Resource], *, before: Snapshot | None = None) -> Snapshot:
+        """Group resources by type; types that are as in the snapshot ``before`` are the same objects again.
+
+        Raises: ValueError for a name that occurs twice in a type.
 
         The version of a cluster becomes part of the version of its endpoints: Envoy keeps a changed cluster
         warming until endpoints arrive anew, even if they are the same, and does not always ask for them.
@@ -78,9 +81,20 @@ class Snapshot:
         clusters = grouped.get(CLUSTER, {})
         for name, endpoints in grouped.get(ENDPOINTS, {}).items():
             if (cluster := clusters.get(name)) is not None:
-                version_of_both = short_hash(endpoints.version, cluster.version)
-                grouped[ENDPOINTS][name] = replace(endpoints, version=version_of_both)
-        return cls(version, MappingProxyType({url: MappingProxyType(by) for url, by in grouped.items()}))
+                grouped[ENDPOINTS][name] = _behind(endpoints, cluster.version)
+        types: dict[str, Mapping[str, Resource]] = {}
+        for url, by_name in grouped.items():
+            same = before.of_type(url) if before is not None else None
+            types[url] = same if same == by_name else MappingProxyType(by_name)
+        return cls(version, MappingProxyType(types))
+
+    def relabelled(self, version: str) -> Snapshot:
+        """The same resources, made from another version of the intent."""
+        return self if version == self.version else replace(self, version=version)
+
+    def is_as(self, other: Snapshot) -> bool:
+        """Whether both hold the same, whatever their versions."""
+        return self.resources is other.resources or self.resources == other.resources
 
     def of_type(self, type_url: str) -> Mapping[str, Resource]:
         """The resources of a type by name; empty when there are none."""
@@ -89,6 +103,12 @@ class Snapshot:
     def knows(self, type_url: str) -> bool:
         """Whether the resources of this type are all there."""
         return self.known is None or type_url in self.known
+
+
+@lru_cache(maxsize=8192)
+def _behind(endpoints: Resource, cluster_version: str) -> Resource:
+    """Endpoints of a cluster of this version."""
+    return replace(endpoints, version=short_hash(endpoints.version, cluster_version))
 
 
 _NONE: Final[Mapping[str, Resource]] = MappingProxyType({})
