@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -119,11 +121,15 @@ def _envelope(stream: IO[bytes]) -> dict[str, Any]:
 
 
 def _admin(path: Path, request: str) -> dict[str, int]:
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(5)
-        sock.connect(os.fspath(path))
-        sock.sendall(f"GET {request} HTTP/1.0\r\nhost: admin\r\n\r\n".encode())
-        answer = b"".join(iter(lambda: sock.recv(65536), b""))
-    lines = answer.partition(b"\r\n\r\n")[2].decode().splitlines()
+    connection = http.client.HTTPConnection("admin")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    with closing(connection):
+        connection.sock.settimeout(5)
+        connection.sock.connect(os.fspath(path))
+        connection.request("GET", request)
+        answer = connection.getresponse()
+        lines = answer.read().decode().splitlines()
+    if answer.status != http.HTTPStatus.OK:
+        raise SystemExit(f"an Envoy answers {answer.status} to {request}")
     pairs = (line.partition(": ") for line in lines)
     return {name: int(value) for name, _, value in pairs if value.isdigit()}
