@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from itertools import product
 from typing import Final
 
 from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
-from envoy.config.common.mutation_rules.v3 import mutation_rules_pb2
 from envoy.config.core.v3 import config_source_pb2, extension_pb2, protocol_pb2
 from envoy.config.listener.v3 import listener_components_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
@@ -37,9 +35,8 @@ MAX_DRAIN: Final = 5.0
 _PERCENT: Final = percent_pb2.Percent(value=AGE_JITTER).SerializeToString()
 _AGE_JITTER_FIELD: Final = bytes([8 << 3 | 2, len(_PERCENT)]) + _PERCENT
 
-_FORGEABLE: Final = tuple(
-    name for parts in product("-_", repeat=3) if "_" in (name := "x{}forwarded{}client{}cert".format(*parts))
-)
+_FORGERIES: Final = ("x-envoy-", "x-forwarded-client_", "x-forwarded_", "x_forwarded")
+"""How headers begin that nobody may send: names of Envoy's own, and with ``_`` for ``-`` those of proxies."""
 
 MAX_STREAMS: Final = 256
 _STREAM_WINDOW: Final = 256 * 1024
@@ -137,12 +134,13 @@ def _router() -> hcm_pb2.HttpFilter:
 def _cleaning() -> extension_pb2.TypedExtensionConfig:
     """Take out, before anything reads them, headers that speak for a proxy.
 
-    Many an app cannot tell ``x_y`` from ``x-y``, so the first could pose as the second.
+    Many an app cannot tell ``x_y`` from ``x-y``, so the first could pose as the second.  They are matched by their
+    beginnings: to remove a header by its name, Envoy first makes a map of all of the request's, which is most of
+    what a sidecar costs.
     """
-    mutations = [mutation_rules_pb2.HeaderMutation(remove=name) for name in _FORGEABLE]
-    ours = mutation_rules_pb2.HeaderMutation()
-    ours.remove_on_match.key_matcher.prefix = "x-envoy-"
-    config = header_mutation_pb2.HeaderMutation(mutations=[ours, *mutations])
+    config = header_mutation_pb2.HeaderMutation()
+    for beginning in _FORGERIES:
+        config.mutations.add().remove_on_match.key_matcher.prefix = beginning
     return extension_pb2.TypedExtensionConfig(
         name="envoy.http.early_header_mutation.header_mutation", typed_config=packed(config)
     )
