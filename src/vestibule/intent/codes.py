@@ -199,6 +199,18 @@ REDIRECT_LEADS_BACK = _intent(
     meaning="A redirect sends callers to an address that is redirected by the same route again.",
     advice="Redirect to a path, host or scheme that the route does not match.",
 )
+CHECK_TOO_SLOW = _intent(
+    "VST0058",
+    "check-overtaken",
+    meaning="A health check may take longer than the time until the next one begins.",
+    advice="Lower timeout, or raise every.",
+)
+CHECK_ON_OTHER_PORT = _intent(
+    "VST0059",
+    "check-on-unfitting-port",
+    meaning="A health check asks for something that the port it goes to does not speak.",
+    advice="Name a port that speaks it, or check otherwise: http, grpc, or tcp: true for any port.",
+)
 NOBODY_ALLOWED = _intent(
     "VST0060",
     "nobody-allowed",

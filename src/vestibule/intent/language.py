@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from vestibule.intent import template, traffic_keys, words
+from vestibule.intent import bounds_keys, template, traffic_keys, words
 from vestibule.intent.model import DEFAULT_TEMPLATE, DenyDetail, Protocol
 from vestibule.intent.shapes import Choice, Key, Many, Record, Schema, Table, Text, Whole
 from vestibule.intent.terms import (
@@ -25,11 +25,11 @@ from vestibule.intent.terms import VERSION as VERSION_TEXT
 TIMEOUT: Final = Key("timeout", DURATION, "The longest a request may take, such as 5s.", default="15s")
 MTLS: Final = Key(
     "mtls",
-    Choice.of([("strict", "strict")], later=["permissive"]),
-    "Only mutual TLS is accepted between services.",
+    Text(words.strict, {"enum": ["strict"]}),
+    "Only mutual TLS is accepted between services; a service may say otherwise for a while.",
     default="strict",
 )
-DEFAULTS_RECORD: Final = Record("defaults", (TIMEOUT, traffic_keys.RETRY, MTLS))
+DEFAULTS_RECORD: Final = Record("defaults", (TIMEOUT, traffic_keys.RETRY, *bounds_keys.DEFAULT_KEYS, MTLS))
 
 MESH_NAME: Final = Key("mesh", NAME, "The name of the mesh.", required=True)
 TRUST_DOMAIN: Final = Key(
@@ -110,8 +110,17 @@ DENY_DETAIL: Final = Key(
 )
 SERVICE_FILE: Final = Record(
     "a service",
-    (SERVICE, OWNER, LABELS, PORTS, ALLOW, DENY_DETAIL, *traffic_keys.SERVICE_KEYS),
-    later=frozenset({"deny", "egress", "health", "limits", "mtls"}),
+    (
+        SERVICE,
+        OWNER,
+        LABELS,
+        PORTS,
+        ALLOW,
+        DENY_DETAIL,
+        *traffic_keys.SERVICE_KEYS,
+        *bounds_keys.SERVICE_KEYS,
+    ),
+    later=frozenset({"deny"}),
 )
 
 # -------------------------------------------------------------------------------------------- up.yaml

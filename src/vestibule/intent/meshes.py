@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from vestibule.intent import language, traffic_keys
+from vestibule.intent import bounds_keys, language, traffic_keys
 from vestibule.intent.model import DEFAULT_TEMPLATE, DEFAULT_TIMEOUT, Defaults, Mesh
 from vestibule.intent.problems import Findings
 from vestibule.intent.resolving import Names
@@ -39,6 +39,8 @@ def build_defaults(fields: Fields | None, findings: Findings) -> Defaults:
     defaults = Defaults(
         timeout=said.value.value(language.TIMEOUT, DEFAULT_TIMEOUT),
         retry=retry.value if retry else plain.retry,
+        circuit=said.value.value(bounds_keys.CIRCUIT, plain.circuit),
+        outlier=said.value.value(bounds_keys.OUTLIER, None),
     )
     if retry:
         check_tries(retry.value, defaults.timeout, retry.at, findings)

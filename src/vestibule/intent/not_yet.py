@@ -27,4 +27,13 @@ NOT_YET: Final[set[str]] = {
     "a route: hedge",
     "a route: mirror",
     "a route: fault",
+    "defaults: circuit_limits",
+    "defaults: outlier_detection",
+    "a service: circuit_limits",
+    "a service: outlier_detection",
+    "a service: locality",
+    "a service: limits",
+    "a service: mtls",
+    # Asked by agents, and told to callers.
+    "a service: health",
 }

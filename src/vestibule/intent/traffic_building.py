@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vestibule.intent import codes, traffic_keys
+from vestibule.intent import bounds_keys, codes, traffic_keys
+from vestibule.intent.bounds import build_health, build_limits, build_permissive
 from vestibule.intent.model import Defaults
 from vestibule.intent.ports import Ports
 from vestibule.intent.problems import Findings
@@ -24,7 +25,7 @@ def build_traffic(
     findings: Findings,
 ) -> Traffic:
     """All that a service says about calls to it; what is in error is left out."""
-    _refuse_without_http(fields, ports, findings)
+    _refuse_without_ports(fields, ports, findings)
     versions = fields.get(traffic_keys.VERSIONS)
     around = Surroundings(
         service=service,
@@ -43,21 +44,31 @@ def build_traffic(
         routes=build_routes(fields, around, findings),
         timeout=around.timeout,
         retry=around.retry,
+        health=build_health(fields, ports, findings),
+        circuit=fields.value(bounds_keys.CIRCUIT, None),
+        outlier=fields.value(bounds_keys.OUTLIER, None),
+        limits=build_limits(fields, ports, findings),
+        locality=fields.value(bounds_keys.LOCALITY, None),
+        permissive=build_permissive(fields),
     )
 
 
-def _refuse_without_http(fields: Fields, ports: Ports, findings: Findings) -> None:
-    """Timeouts and retries are for requests, which TCP has not."""
-    if any(port is None or port.protocol.is_http for port in ports.values()):
+def _refuse_without_ports(fields: Fields, ports: Ports, findings: Findings) -> None:
+    """What nobody can call needs no bounds, and TCP has no requests for them."""
+    for key in (*traffic_keys.SERVICE_KEYS, *bounds_keys.SERVICE_KEYS):
+        if not ports and (place := fields.place(key)):
+            message = f"the service has no ports, so that {key.name} means nothing"
+            findings.add(codes.NO_EFFECT, message, place)
+    if not ports or any(port is None or port.protocol.is_http for port in ports.values()):
         return
-    for key in (traffic_keys.TIMEOUT, traffic_keys.RETRY):
-        if (place := fields.place(key)) and ports:
+    for key in (traffic_keys.TIMEOUT, traffic_keys.RETRY, bounds_keys.LIMITS):
+        if place := fields.place(key):
             message = f"the service speaks TCP only, where {key.name} means nothing"
             findings.add(codes.HTTP_ON_TCP, message, place)
-        elif place:
-            findings.add(
-                codes.NO_EFFECT, f"the service has no ports, so that {key.name} means nothing", place
-            )
+    circuit = fields.get(bounds_keys.CIRCUIT)
+    if circuit and (circuit.value.requests or circuit.value.budget):
+        message = "the service speaks TCP only, where requests and retry_budget mean nothing"
+        findings.add(codes.HTTP_ON_TCP, message, circuit.at)
 
 
 def _check_retry(fields: Fields, around: Surroundings, findings: Findings) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from vestibule.intent import codes, words
 from vestibule.intent.nodes import Position
+from vestibule.intent.presence import at_least_one, exactly_one
 from vestibule.intent.problems import Findings
 from vestibule.intent.scalars import As, OneOf, PerCent, Switch, WordOrNumber
 from vestibule.intent.shapes import At, Choice, Fields, Key, Many, Record, Table, Text, Whole
@@ -207,26 +207,3 @@ ROUTES: Final = Key(
     "How calls travel; the first route that matches decides.  Calls that none matches go to all versions.",
 )
 SERVICE_KEYS: Final = (VERSIONS, TIMEOUT, RETRY, ROUTES)
-
-
-def exactly_one(
-    fields: Fields, keys: Sequence[Key[Any]], at: Position, findings: Findings, what: str
-) -> bool:
-    """Whether one of these keys is written and no second one; else a problem is noted."""
-    written = sorted((place, key.name) for key in keys if (place := fields.place(key)))
-    if len(written) > 1:
-        message = f"{what} has {written[0][1]} and {written[1][1]}, which exclude each other"
-        findings.add(codes.EXCLUSIVE_KEYS, message, written[1][0])
-        return False
-    return at_least_one(fields, keys, at, findings, what)
-
-
-def at_least_one(
-    fields: Fields, keys: Sequence[Key[Any]], at: Position, findings: Findings, what: str
-) -> bool:
-    """Whether any of these keys is written; else a problem is noted."""
-    if any(fields.place(key) for key in keys):
-        return True
-    names = ", ".join(key.name for key in keys)
-    findings.add(codes.MISSING_KEY, f"{what} says nothing", at, advice=f"Write one of {names}.")
-    return False

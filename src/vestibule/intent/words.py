@@ -16,6 +16,10 @@ NAME: Final = r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?"
 VERSION: Final = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
 VARIABLE: Final = r"[A-Za-z_][A-Za-z0-9_]{0,127}"
 MIRROR_TARGET: Final = rf"({VERSION}|service:{NAME}(/{NAME})?)"
+RATE: Final = r"[0-9]{1,7}/(s|m|h)"
+PERCENTAGE: Final = r"([1-9][0-9]?|100)%"
+REGION: Final = VERSION
+GRPC_SERVICE: Final = r"([A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*)?"
 DURATION: Final = r"[0-9]{1,9}(ms|s|m|h)"
 INSTANT: Final = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(:[0-9]{2})?(Z|[+-][0-9]{2}:[0-9]{2})"
 # RFC 9110, section 5.1, in lower case.
@@ -29,6 +33,7 @@ ANYONE: Final = "anyone"
 # Names that mean something else on every host.
 NOT_SERVICES: Final = frozenset({"localhost", ANYONE})
 LONGEST: Final = timedelta(hours=1)
+MOST_REQUESTS: Final = 1_000_000
 _UNITS: Final = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours"}
 _HEADERS_OF_PROXIES: Final = frozenset(
     {"host", "connection", "content-length", "te", "transfer-encoding", "upgrade", "x-request-id"}
@@ -119,6 +124,63 @@ def duration(text: str) -> timedelta:
     if not timedelta(0) < span <= LONGEST:
         raise codes.MALFORMED_VALUE.error(f"{text!r} is not between 1ms and 1h", advice=advice)
     return span
+
+
+def rate(text: str) -> tuple[int, timedelta]:
+    """How many in which time, such as ``100/s``.  Raises: VST0025."""
+    match = re.fullmatch(r"([0-9]{1,7})/(s|m|h)", text)
+    if match and 0 < int(match[1]) <= MOST_REQUESTS:
+        return int(match[1]), timedelta(**{_UNITS[match[2]]: 1})
+    raise codes.MALFORMED_VALUE.error(
+        f"{_shown(text)} is not a rate",
+        advice=f"Write a number from 1 to {MOST_REQUESTS} and a unit of time, such as 100/s, 5/m or 1000/h.",
+    )
+
+
+def percentage(text: str) -> int:
+    """A part of a hundred, such as ``10%``.  Raises: VST0025."""
+    if re.fullmatch(PERCENTAGE, text):
+        return int(text[:-1])
+    raise codes.MALFORMED_VALUE.error(
+        f"{_shown(text)} is not a part of a hundred", advice="Write 1% to 100%, in whole numbers."
+    )
+
+
+def region(text: str) -> str:
+    """A region, as agents say where they are.  Raises: VST0025."""
+    if re.fullmatch(REGION, text):
+        return text
+    raise codes.MALFORMED_VALUE.error(
+        f"{_shown(text)} is not a region", advice="Use letters, digits, '.', '_' and '-', such as eu-west."
+    )
+
+
+def strict(text: str) -> str:
+    """The word ``strict``.  Raises: VST0025."""
+    if text == "strict":
+        return text
+    raise codes.MALFORMED_VALUE.error(
+        f"{_shown(text)} is not one of strict",
+        advice="Write strict; in a service's file also {permissive_until: 2026-12-31T18:00:00Z, reason: …}.",
+    )
+
+
+def check_path(text: str) -> str:
+    """A path that is asked for as it is, perhaps with a query.  Raises: VST0025."""
+    if re.fullmatch(r"/[!-~]*", text) and "#" not in text:
+        return text
+    raise codes.MALFORMED_VALUE.error(
+        f"{_shown(text)} is not a path", advice="Write it as it is asked for, such as /healthz."
+    )
+
+
+def grpc_service(text: str) -> str:
+    """The full name of a gRPC service, or nothing.  Raises: VST0025."""
+    if re.fullmatch(GRPC_SERVICE, text):
+        return text
+    raise codes.MALFORMED_VALUE.error(
+        f"{_shown(text)} is not a gRPC service", advice="Write its full name, such as shop.v1.Payments."
+    )
 
 
 def instant(text: str) -> datetime:

@@ -67,7 +67,7 @@ def test_all_keys_of_this_version_are_kept() -> None:
 
 def test_every_problem_is_reported_at_once() -> None:
     payments = (
-        "service: payments\nowner: 12\nlabel: {a: b}\nports: {http: {app: 0, protocol: htp}}\nhealth: {}\n"
+        "service: payments\nowner: 12\nlabel: {a: b}\nports: {http: {app: 0, protocol: htp}}\ndeny: []\n"
         "allow:\n  - from: [ordres]\n    methods: [post]\n    paths: [/a/../b, /c]\n"
     )
     loaded = read(payments, MESH.replace("prod", "Prod"))
@@ -199,6 +199,7 @@ def test_a_service_that_makes_no_sense_is_refused(payments: str, code: str, why:
         (MESH.replace("example.org", "ex ample"), "VST1400"),
         (MESH.replace("environment: prod\n", ""), "VST0021"),
         (MESH + "defaults: {timeout: 5}\n", "VST0022"),
+        (MESH + "defaults: {mtls: permissive}\n", "VST0025"),
         (MESH + "defaults: {timeout: 5 s}\n", "VST0025"),
         (MESH + "defaults: {timeout: 0s}\n", "VST0025"),
         (MESH + "defaults: {timeout: 2h}\n", "VST0025"),
