@@ -29,6 +29,7 @@ from envoy.service.accesslog.v3 import als_pb2
 from envoy.service.discovery.v3 import ads_pb2
 from envoy.service.secret.v3 import sds_pb2
 
+from vestibule.doors.host_secrets import HostSecretsDoor
 from vestibule.doors.xds_serving import serve_delta
 from vestibule.envoy.bootstrap import bootstrap
 from vestibule.envoy.compile import compile_proxy
@@ -39,6 +40,7 @@ from vestibule.intent.model import Defaults, DenyDetail, Intent, Mesh, Port, Pro
 from vestibule.net.grpc import Stream, serve
 from vestibule.net.grpc_server import GrpcServer
 from vestibule.policy import IdentityMatch, PathPattern, Rule
+from vestibule.proxy.host_files import HostFiles
 from vestibule.records import Address, Instance
 from vestibule.spiffe import SpiffeId, TrustDomain, X509Svid
 from vestibule.testing import TestAuthority
@@ -146,7 +148,9 @@ class Proxy:
         self.accepted: dict[str, str] = {}
         self.requests: list[tuple[str, Any]] = []
         self.connections: list[tuple[str, Any]] = []
+        self.files = HostFiles(ca_bundle=lab.ca_bundle)
         self._server = GrpcServer([self._ads(), self._sds(), self._als()])
+        self._host_server = GrpcServer([HostSecretsDoor(self.files).servable()])
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -168,11 +172,16 @@ class Proxy:
         sock.bind(str(self.directory / "agent.sock"))
         sock.listen()
         await self._server.listen(sock)
+        host = socket.socket(socket.AF_UNIX)
+        host.bind(str(self.directory / "host.sock"))
+        host.listen()
+        await self._host_server.listen(host)
         config = bootstrap(
             node_id=self.instance.id,
             cluster=self.instance.service,
             agent_socket=str(self.directory / "agent.sock"),
             admin_socket=str(self.admin),
+            host_socket=str(self.directory / "host.sock"),
         )
         (self.directory / "bootstrap.json").write_text(json.dumps(config))
         with (self.directory / "envoy.log").open("wb") as log:
@@ -217,8 +226,9 @@ class Proxy:
         if self._process is not None and self._process.returncode is None:
             self._process.terminate()
             await self._process.wait()
-        await self._server.drain(0)
-        await self._server.close()
+        for server in (self._server, self._host_server):
+            await server.drain(0)
+            await server.close()
 
     def snapshot(self) -> Snapshot:
         key = ProxyKey(self.instance.spiffe_id, self.instance.id)
@@ -417,6 +427,7 @@ class Lab:
         self.authority = TestAuthority("example.org", intermediates=intermediates)
         self.directory = Path(tempfile.mkdtemp(prefix="vl", dir="/tmp"))
         self.svid_ttl = svid_ttl
+        self.ca_bundle: Path | None = None
         self.world = World(intent=intent, default_svid_ttl=svid_ttl)
         self.proxies: dict[str, Proxy] = {}
         self.apps: dict[str, App] = {}

@@ -59,6 +59,9 @@ FLAGS: Final = {
 }
 """Envoy's short names of response flags, as its documentation and other tools write them."""
 
+_OUTSIDE: Final = "external:"
+"""How the compiler's names begin for hosts outside the mesh."""
+
 _TLS_VERSIONS: Final = {
     TLSProperties.TLSv1: "TLSv1",
     TLSProperties.TLSv1_1: "TLSv1.1",
@@ -76,6 +79,7 @@ _DurationField: TypeAlias = Literal[
     "duration", "time_to_last_downstream_tx_byte", "time_to_first_upstream_rx_byte"
 ]
 _text: Final = json.encoder.encode_basestring
+_NO_CREDENTIAL: Final = "failed_to_inject_credential"
 _DENIED_DETAILS: Final = ("rbac_access_denied", "ext_authz_denied", "jwt_authn_access_denied")
 _NO_UPSTREAM_FLAGS: Final = frozenset(
     {"UH", "UF", "UC", "UT", "UO", "NR", "NC", "UR", "URX", "NFCF", "DF", "OM"}
@@ -137,8 +141,10 @@ class EntryLines:
         details = response.response_code_details
         status = response.response_code.value if response.HasField("response_code") else "null"
         path = (request.original_path or request.path).partition("?")[0]
+        # What leaves the mesh loses its id on the way out; it was kept beside it.
+        request_id = request.request_id or _tag(common.custom_tags, "request_id")
         own = (
-            f'"layer":"http","request_id":{_text(request.request_id)},"method":"{_METHODS[request.request_method]}",'
+            f'"layer":"http","request_id":{_text(request_id)},"method":"{_METHODS[request.request_method]}",'
             f'"authority":{_text(request.authority)},"path":{_text(path)},'
             f'"protocol":"{_PROTOCOLS.get(entry.protocol_version, "")}","status":{status},"details":{_text(details)},'
             f'"bytes_received":{request.request_body_bytes},"bytes_sent":{response.response_body_bytes}'
@@ -161,6 +167,8 @@ class EntryLines:
 
     def _destination(self, route: str) -> tuple[str, str]:
         if self._name is None:
+            if route.startswith(_OUTSIDE):
+                return route, ""
             service, slash, port = route.partition("/")
             # Routes without a destination (denied, unknown, …) have plain names.
             return (service, port) if slash else ("", "")
@@ -174,6 +182,9 @@ class EntryLines:
         source = peer if self._inbound else self._reporter.spiffe_id
         destination = self._reporter.spiffe_id if self._inbound else _tag(tags, "destination_spiffe_id")
         service, port = self._destination(common.route_name)
+        if service.startswith(_OUTSIDE):
+            # Somebody outside can have any certificate made out; it is nobody of ours.
+            destination = ""
         failure = common.downstream_transport_failure_reason or common.upstream_transport_failure_reason
         text = (
             f'{{"schema":"{SCHEMA}","time":"{_time(common.start_time)}","verdict":"{verdict.value}",{self._constant},'
@@ -212,7 +223,7 @@ def _http_verdict(details: str, flags: tuple[str, ...]) -> Verdict:
     if details == "direct_response":
         # The only direct responses that the compiler emits say "no such service" or "not allowed".
         return Verdict.DENIED
-    if _NO_UPSTREAM_FLAGS.intersection(flags):
+    if _NO_UPSTREAM_FLAGS.intersection(flags) or details == _NO_CREDENTIAL:
         return Verdict.FAILED
     return Verdict.ALLOWED
 

@@ -39,7 +39,14 @@ _SERVED: Final = "access-log/served"
 _FAILED: Final = "access-log/failed"
 
 INBOUND_TAGS: Final = {"peer_serial": "%DOWNSTREAM_PEER_SERIAL%"}
-OUTBOUND_TAGS: Final = {"destination_spiffe_id": "%UPSTREAM_PEER_URI_SAN%"}
+REQUEST_ID: Final = "vestibule.request_id"
+"""The filter state in which a request's id is kept where the request itself loses it."""
+
+KEPT_REQUEST_ID: Final = f"%FILTER_STATE({REQUEST_ID}:PLAIN)%"
+OUTBOUND_TAGS: Final = {
+    "destination_spiffe_id": "%UPSTREAM_PEER_URI_SAN%",
+    "request_id": KEPT_REQUEST_ID,
+}
 
 
 def inbound(service: str, port: str) -> AccessLog:
@@ -57,9 +64,11 @@ def outbound(service: str = "", port: str = "") -> AccessLog:
     return _requests(f"vestibule/outbound/{service}/{port}", OUTBOUND_TAGS)
 
 
-def outbound_connections(service: str, port: str) -> AccessLog:
-    """TCP connections that the app makes."""
-    return _connections(f"vestibule/outbound/{service}/{port}", OUTBOUND_TAGS)
+def outbound_connections(service: str, port: str, *, rule: str = "") -> AccessLog:
+    """TCP connections that the app makes.  ``rule`` is the one that lets them out, where the proxy itself decides."""
+    peer = {"destination_spiffe_id": OUTBOUND_TAGS["destination_spiffe_id"]}
+    tags = {**peer, "rule": rule} if rule else peer
+    return _connections(f"vestibule/outbound/{service}/{port}", tags)
 
 
 def limits() -> Iterator[Resource]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from vestibule.envoy.names import AGENT_CLUSTER
+from vestibule.envoy.names import AGENT_CLUSTER, SIDECAR_CLUSTER
 
 MAX_DOWNSTREAM_CONNECTIONS: Final = 50_000
 """Open connections one Envoy accepts on all its listeners together; beyond it, new ones are closed."""
@@ -31,12 +31,15 @@ ADMIN_PATHS: Final = (
 """What the admin interface answers: diagnosis and draining, but no runtime changes and no profiling."""
 
 
-def bootstrap(*, node_id: str, cluster: str, agent_socket: str, admin_socket: str) -> dict[str, Any]:
+def bootstrap(
+    *, node_id: str, cluster: str, agent_socket: str, admin_socket: str, host_socket: str | None = None
+) -> dict[str, Any]:
     """The bootstrap of one sidecar's Envoy, ready for ``json.dumps``.
 
     ``node_id`` is the instance's id and ``cluster`` the service's name; the agent overwrites both with what
     it attested.  ``agent_socket`` and ``admin_socket`` are paths of Unix sockets; Envoy creates the latter
-    with mode 0600.
+    with mode 0600.  ``host_socket`` is the sidecar's own, for secrets that are files of the host; without one, a proxy
+    can neither verify public certificates nor be a gateway.
     """
     return {
         # An agent that tells other Envoys plain authorities is not to do so here.
@@ -55,7 +58,12 @@ def bootstrap(*, node_id: str, cluster: str, agent_socket: str, admin_socket: st
             "cds_config": {"ads": {}, "resource_api_version": "V3"},
             "lds_config": {"ads": {}, "resource_api_version": "V3"},
         },
-        "static_resources": {"clusters": [_agent_cluster(agent_socket)]},
+        "static_resources": {
+            "clusters": [
+                _grpc_cluster(AGENT_CLUSTER, agent_socket),
+                *([_grpc_cluster(SIDECAR_CLUSTER, host_socket)] if host_socket else []),
+            ]
+        },
         "overload_manager": {
             "resource_monitors": [
                 {
@@ -79,15 +87,15 @@ def _agent_grpc() -> dict[str, Any]:
     }
 
 
-def _agent_cluster(agent_socket: str) -> dict[str, Any]:
+def _grpc_cluster(name: str, socket: str) -> dict[str, Any]:
     return {
-        "name": AGENT_CLUSTER,
+        "name": name,
         "type": "STATIC",
         "connect_timeout": "1s",
         "load_assignment": {
-            "cluster_name": AGENT_CLUSTER,
+            "cluster_name": name,
             "endpoints": [
-                {"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": agent_socket}}}}]},
+                {"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": socket}}}}]},
             ],
         },
         "typed_extension_protocol_options": {

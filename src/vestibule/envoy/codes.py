@@ -93,3 +93,56 @@ PROXY_REFUSED = define(
     meaning="A sidecar refused a request that breaks HTTP, or a limit of the proxy.",
     advice="Look for the request id in the access log: its details name the reason.",
 )
+OUTSIDE_UNREACHABLE = define(
+    "VST3030",
+    "outside-host-unreachable",
+    Kind.UNAVAILABLE,
+    Fault.PEER,
+    meaning="The caller's sidecar could not connect to a host outside, or lost the connection before an answer.",
+    advice="Look for the request id in the access log: flags and transport failure name the cause.  Check routes and "
+    "firewalls from the caller's machine.",
+)
+OUTSIDE_UNRESOLVED = define(
+    "VST3031",
+    "outside-host-without-address",
+    Kind.UNAVAILABLE,
+    Fault.PEER,
+    meaning="There is no address to dial for a host outside: DNS gave none for its name, or every one it gave "
+    "failed so often that it is left out for a while.",
+    advice="Resolve the name on the caller's machine; correct `hosts` in egress/NAME.yaml, or write `addresses`.",
+)
+OUTSIDE_NOT_TRUSTED = define(
+    "VST3032",
+    "outside-host-not-trusted",
+    Kind.UNAUTHENTICATED,
+    Fault.PEER,
+    meaning="A host outside showed a certificate that is not accepted: of an unknown authority, for another name, or "
+    "expired.  Nothing was sent to it.",
+    advice="The transport failure in the access log says which.  For a private authority, name its certificate under "
+    "`tls: {ca: FILE}` in egress/NAME.yaml.",
+)
+CREDENTIAL_MISSING = define(
+    "VST3033",
+    "outside-credential-missing",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="Calls to a host outside carry a credential that the sidecar adds, and it has none: its file is missing on "
+    "this machine, cannot be read by the sidecar's user, or is no single line.  Calls without it are not made.",
+    advice="The sidecar's log names the file and what is wrong; no restart is needed once it is mended.",
+)
+NO_GATEWAY_ROUTE = define(
+    "VST3034",
+    "no-gateway-route",
+    Kind.NOT_FOUND,
+    Fault.CALLER,
+    meaning="A gateway was asked for a host or path that none of its routes matches.",
+    advice="Check the address; routes stand in gateways/NAME.yaml.",
+)
+GATEWAY_NOT_ALLOWED = define(
+    "VST3035",
+    "gateway-not-allowed",
+    Kind.DENIED,
+    Fault.OPERATOR,
+    meaning="A route of a gateway leads to a service that does not allow the gateway to call it.",
+    advice="Write a rule with `from: [GATEWAY]` in the service's file, or remove the route.",
+)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import cast
 
-from vestibule.envoy import access_log, clusters, egress, ingress, localities, routes
+from vestibule.envoy import access_log, clusters, egress, ingress, localities, outside, routes
 from vestibule.envoy.asked import Asked, Questions, Trace
 from vestibule.envoy.codes import UNKNOWN_INSTANCE
 from vestibule.envoy.routes import Calls
@@ -85,7 +85,15 @@ def _resources(world: World, proxy: ProxyKey) -> Iterable[Resource]:
         *ingress.resources(service, instance, svid_ttl, lambda: world.version),
         *egress.resources(world, instance, calls),
         *_destinations(world, instance, calls.values(), svid_ttl),
+        *_outside(world, instance),
     )
+
+
+def _outside(world: World, instance: Instance) -> Iterator[Resource]:
+    """The clusters of hosts outside that some rule lets the instance's service call."""
+    for external in world.outside_for(instance.spiffe_id):
+        if external.allow:
+            yield outside.cluster(external, world.mesh.defaults)
 
 
 def _calls_of(world: World, instance: Instance) -> dict[str, Calls]:

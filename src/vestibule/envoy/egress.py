@@ -17,7 +17,8 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 
-from vestibule.envoy import access_log, codes, http, listeners, matches, replies, routes
+from vestibule.envoy import access_log, codes, http, listeners, matches, outside, outward, replies, routes
+from vestibule.envoy.outward import Outward
 from vestibule.envoy.protos import serialized
 from vestibule.envoy.routes import Calls
 from vestibule.envoy.world import Destination, World
@@ -30,10 +31,13 @@ def resources(world: World, instance: Instance, allowed: Mapping[str, Calls]) ->
     """The listeners that the instance has laid out, and their routes.  ``allowed`` is by the destinations' names."""
     if instance.egress is not None:
         yield _http_listener("egress", instance.egress, "", "")
-        yield _routes_by_name(_Names.of(world, allowed))
+        yield _routes_by_name(_Names.of(world, instance, allowed))
     for name, address in sorted(instance.upstreams.items()):
         target, calls = world.destination(name), allowed.get(name)
-        if target is None:
+        if target is None and (external := world.outside(name, instance.spiffe_id)) is not None:
+            out = Outward(external, (), world.mesh.defaults)
+            yield from _outward(f"upstream/{name}", address, out)
+        elif target is None:
             yield _http_listener(f"upstream/{name}", address, name, "")
             yield _no_longer(f"upstream/{name}", name, known=False)
         elif target.port.protocol.is_http:
@@ -53,9 +57,10 @@ class _Names:
     allowed: tuple[tuple[Calls, tuple[str, ...]], ...]
     denied: tuple[str, ...]
     not_http: tuple[str, ...]
+    outward: tuple[Outward, ...]
 
     @classmethod
-    def of(cls, world: World, allowed: Mapping[str, Calls]) -> _Names:
+    def of(cls, world: World, instance: Instance, allowed: Mapping[str, Calls]) -> _Names:
         known = world.host_names
         others = (given for each, given in known.names.items() if each.name not in allowed)
         return cls(
@@ -64,12 +69,13 @@ class _Names:
             ),
             denied=tuple(chain.from_iterable(others)),
             not_http=known.not_http,
+            outward=tuple(outward.hosts(world, instance.spiffe_id)),
         )
 
 
 @lru_cache(maxsize=4096)
 def _http_listener(name: str, address: Address, service: str, port: str) -> Resource:
-    manager = http.egress(name, access_log.outbound(service, port))
+    manager = http.egress(name, access_log.outbound(service, port), outward.filters())
     filters = listener_components_pb2.FilterChain(filters=[http.network_filter(manager)])
     return listeners.outbound(name, address, filters)
 
@@ -88,6 +94,7 @@ def _routes_by_name(names: _Names) -> Resource:
         VirtualHost(name=calls.target.name, domains=domains, routes=[_tunnel(), *routes.routes(calls)])
         for calls, domains in names.allowed
     ]
+    hosts += [outward.virtual_host(each, _tunnel()) for each in names.outward]
     if names.denied:
         hosts.append(VirtualHost(name="denied", domains=names.denied, routes=[_tunnel(), _denied()]))
     if names.not_http:
@@ -107,6 +114,20 @@ def _routes_to(name: str, calls: Calls) -> Resource:
     # The app dialled an address of this host; the callee's app should see its own name.
     found = routes.routes(calls, host=calls.target.service)
     return _config(name, [VirtualHost(name=calls.target.name, domains=["*"], routes=[_tunnel(), *found])])
+
+
+def _outward(name: str, address: Address, out: Outward) -> Iterator[Resource]:
+    """A listener for one host outside."""
+    if outside.speaks_http(out.external):
+        yield _http_listener(name, address, outside.cluster_name(out.external), "")
+        yield _routes_outward(name, out)
+    elif out.external.allow:
+        yield outward.tcp_listener(name, address, out.external)
+
+
+@lru_cache(maxsize=4096)
+def _routes_outward(name: str, out: Outward) -> Resource:
+    return _config(name, [outward.virtual_host(out, _tunnel(), ["*"])])
 
 
 @lru_cache(maxsize=4096)

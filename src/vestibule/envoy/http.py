@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -64,9 +64,9 @@ def ingress(
     return manager
 
 
-def egress(name: str, log: AccessLog) -> Hcm:
-    """Requests from the app, in plain text, also in a proxy's absolute form."""
-    manager = _manager("egress", name, log, [faults.http_filter(), _router()])
+def egress(name: str, log: AccessLog, more: Iterable[hcm_pb2.HttpFilter] = ()) -> Hcm:
+    """Requests from the app, in plain text, also in a proxy's absolute form.  ``more`` filters come first."""
+    manager = _manager("egress", name, log, [*more, faults.http_filter(), _router()])
     manager.forward_client_cert_details = Hcm.SANITIZE
     # A kindness to clients, not a defence: the callee decides about what arrives there.
     manager.normalize_path.CopyFrom(BoolValue(value=True))

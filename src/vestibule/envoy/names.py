@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 AGENT_CLUSTER: Final = "vestibule_agent"
-"""The one cluster of the bootstrap: the agent's public socket, for ADS, SDS and access logs."""
+"""The agent's public socket, for ADS, SDS and access logs."""
+
+SIDECAR_CLUSTER: Final = "vestibule_sidecar"
+"""The sidecar's own socket, for secrets that are made of files of the host."""
 
 SVID_SECRET: Final = "default"  # noqa: S105 - a name, SPIRE's and Istio's
 """The SDS secret with the caller's own certificate and key."""

@@ -6,24 +6,52 @@ from typing import Final
 
 from envoy.config.core.v3 import address_pb2, config_source_pb2, grpc_service_pb2
 
-from vestibule.envoy.names import AGENT_CLUSTER
+from vestibule.envoy.names import AGENT_CLUSTER, SIDECAR_CLUSTER
 from vestibule.envoy.protos import seconds
 from vestibule.records import Address
 
 SOCKET_MODE: Final = 0o600
 """Of Unix sockets that Envoy creates: they are for its own user only."""
 
+HOST_SECRET_TIMEOUT: Final = 2.0
+"""Seconds for which a proxy that starts waits for a secret that its own host should have."""
+
 
 def agent_service() -> grpc_service_pb2.GrpcService:
     """The agent's public socket, as a gRPC service."""
-    return grpc_service_pb2.GrpcService(
-        envoy_grpc=grpc_service_pb2.GrpcService.EnvoyGrpc(cluster_name=AGENT_CLUSTER)
-    )
+    return _service(AGENT_CLUSTER)
 
 
 def agent_subscription() -> grpc_service_pb2.GrpcService:
     """The same for a long-lived stream: after the agent restarts, it is back within a second, not after 30."""
-    service = agent_service()
+    return _subscription(AGENT_CLUSTER)
+
+
+def sidecar_secrets() -> config_source_pb2.ConfigSource:
+    """Secrets of the host, from the sidecar that started this Envoy.
+
+    One that cannot be had is waited for only briefly: what needs it fails, and says so; the rest of the proxy goes on.
+    """
+    return config_source_pb2.ConfigSource(
+        resource_api_version=config_source_pb2.V3,
+        initial_fetch_timeout=seconds(HOST_SECRET_TIMEOUT),
+        api_config_source=config_source_pb2.ApiConfigSource(
+            api_type=config_source_pb2.ApiConfigSource.DELTA_GRPC,
+            transport_api_version=config_source_pb2.V3,
+            set_node_on_first_message_only=True,
+            grpc_services=[_subscription(SIDECAR_CLUSTER)],
+        ),
+    )
+
+
+def _service(cluster: str) -> grpc_service_pb2.GrpcService:
+    return grpc_service_pb2.GrpcService(
+        envoy_grpc=grpc_service_pb2.GrpcService.EnvoyGrpc(cluster_name=cluster)
+    )
+
+
+def _subscription(cluster: str) -> grpc_service_pb2.GrpcService:
+    service = _service(cluster)
     back_off = service.envoy_grpc.retry_policy.retry_back_off
     back_off.base_interval.CopyFrom(seconds(0.1))
     back_off.max_interval.CopyFrom(seconds(1))

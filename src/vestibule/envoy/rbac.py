@@ -47,13 +47,16 @@ _Named = tuple[int, str]
 """A rule's place in the intent, which decides what name is given where several rules allow, and its name."""
 
 
-def http_rbac(rules: Sequence[Rule]) -> http_rbac_pb2.RBAC:
-    """Deny what no rule allows; refuse paths that are not normal.  The rules are those of one HTTP port."""
+def http_rbac(rules: Sequence[Rule], *, by_caller: bool = True) -> http_rbac_pb2.RBAC:
+    """Deny what no rule allows; refuse paths that are not normal.  The rules are those of one HTTP port.
+
+    Unless ``by_caller``, whoever calls is one whom all the rules name.
+    """
     refuse = Matcher.MatcherList.FieldMatcher(
         predicate=_single(_header(":path"), _regex(_REFUSED)), on_match=_action(NOT_NORMAL, allow=False)
     )
     matcher = Matcher(matcher_list=Matcher.MatcherList(matchers=[refuse]))
-    paths = _Paths.of(rules).tree()
+    paths = _Paths.of(rules, by_caller=by_caller).tree()
     if paths is not None:
         matcher.on_no_match.CopyFrom(paths)
     return http_rbac_pb2.RBAC(matcher=matcher)
@@ -77,6 +80,7 @@ _Ranked = list[tuple[int, Rule]]
 class _Paths:
     """Rules by the paths they speak of."""
 
+    by_caller: bool = True
     anywhere: _Ranked = field(default_factory=list)
     exact: defaultdict[str, _Ranked] = field(default_factory=lambda: defaultdict(list))
     below: defaultdict[str, _Ranked] = field(default_factory=lambda: defaultdict(list))
@@ -85,8 +89,8 @@ class _Paths:
     )
 
     @classmethod
-    def of(cls, rules: Sequence[Rule]) -> _Paths:
-        paths = cls()
+    def of(cls, rules: Sequence[Rule], *, by_caller: bool = True) -> _Paths:
+        paths = cls(by_caller=by_caller)
         for rank, rule in enumerate(rules):
             if not rule.paths:
                 paths.anywhere.append((rank, rule))
@@ -100,7 +104,7 @@ class _Paths:
         return paths
 
     def tree(self) -> Matcher.OnMatch | None:
-        everywhere = _methods(self.anywhere)
+        everywhere = _methods(self.anywhere, self.by_caller)
         whole, beginnings = self._whole_paths(), self._beginnings()
         with_query = {f"{path}?": found for path, found in whole.items()}
         prefixes = _map(_header(":path"), {**beginnings, **with_query}, everywhere, prefix=True)
@@ -109,7 +113,7 @@ class _Paths:
     def _whole_paths(self) -> dict[str, Matcher.OnMatch]:
         """Every path that is written out in some rule (``/a`` is, in ``/a/**``)."""
         paths = {*self.exact, *(literal for literal in self.below if literal)}
-        found = {path: _methods(self._allowing(path)) for path in paths}
+        found = {path: _methods(self._allowing(path), self.by_caller) for path in paths}
         return {path: matched for path, matched in found.items() if matched is not None}
 
     def _allowing(self, path: str) -> _Ranked:
@@ -130,7 +134,7 @@ class _Paths:
             for above in (start, *_above(start)):
                 ranked += self.below.get(above, ())
                 patterns += self.patterns.get(above, ())
-            matched = _one_by_one(patterns, _methods(ranked))
+            matched = _one_by_one(patterns, _methods(ranked, self.by_caller), self.by_caller)
             if matched is not None:
                 found[f"{start}/"] = matched
         return found
@@ -144,7 +148,7 @@ def _above(path: str) -> Iterable[str]:
 
 
 def _one_by_one(
-    patterns: Iterable[tuple[int, Rule, PathPattern]], otherwise: Matcher.OnMatch | None
+    patterns: Iterable[tuple[int, Rule, PathPattern]], otherwise: Matcher.OnMatch | None, by_caller: bool
 ) -> Matcher.OnMatch | None:
     """Rules whose paths need a regular expression; each entry asks everything that its rule asks."""
     regexes: defaultdict[_Named, list[str]] = defaultdict(list)
@@ -159,7 +163,7 @@ def _one_by_one(
             predicate=_all(
                 _single(_header(":path"), _regex("|".join(f"(?:{each})" for each in regexes[named]))),
                 *_method_predicates(ruled[named]),
-                _caller_predicate(ruled[named]),
+                *([_caller_predicate(ruled[named])] if by_caller else []),
             ),
             on_match=_action(named[1]),
         )
@@ -199,17 +203,20 @@ def _caller_predicate(rule: Rule) -> Matcher.MatcherList.Predicate:
     return _any(*(_single(_uri_san(), each) for each in wanted))
 
 
-def _methods(ranked: _Ranked) -> Matcher.OnMatch | None:
+def _methods(ranked: _Ranked, by_caller: bool) -> Matcher.OnMatch | None:
+    callers = _callers if by_caller else _whoever
     any_method = [(rank, rule) for rank, rule in ranked if not rule.methods]
-    otherwise = _callers(any_method)
+    otherwise = callers(any_method)
     named = sorted({method for _, rule in ranked for method in rule.methods})
     found = {
-        method: _callers(
-            [(rank, rule) for rank, rule in ranked if not rule.methods or method in rule.methods]
-        )
+        method: callers([(rank, rule) for rank, rule in ranked if not rule.methods or method in rule.methods])
         for method in named
     }
     return _map(_header(":method"), {each: on for each, on in found.items() if on is not None}, otherwise)
+
+
+def _whoever(ranked: _Ranked) -> Matcher.OnMatch | None:
+    return _action(min(ranked, key=lambda each: each[0])[1].name) if ranked else None
 
 
 def _callers(ranked: _Ranked) -> Matcher.OnMatch | None:

@@ -20,6 +20,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 from google.protobuf.wrappers_pb2 import UInt32Value
 
 from vestibule.envoy import codes
+from vestibule.envoy.access_log import KEPT_REQUEST_ID
 from vestibule.envoy.protos import packed
 from vestibule.envoy.rbac import NOT_NORMAL
 from vestibule.errors import ErrorCode
@@ -29,13 +30,20 @@ REQUEST_ID: Final = "%REQ(X-REQUEST-ID)%"
 _CALL: Final = "%REQ(:METHOD)% %PATH(NQ:PATH)%"
 _NO_UPSTREAM: Final = ("UF", "UC", "UR", "URX", "UO", "LR", "UPE", "NC", "DF")
 
+OUTSIDE: Final = "external:"
+"""How the names of routes and clusters begin that lead outside; no service's name has a colon."""
+
+_NOT_NORMAL: Final = f"response.code_details == 'rbac_access_denied_matched_policy[{NOT_NORMAL}]'"
+
 _REFUSED: Final = ("NR", "DPE", "OM", "DT", "SI", "UMSDR", "IH")
 
 
-def body(code: ErrorCode, message: str, **more: str) -> SubstitutionFormatString:
+def body(
+    code: ErrorCode, message: str, *, request_id: str = REQUEST_ID, **more: str
+) -> SubstitutionFormatString:
     """A JSON body; texts may hold Envoy's command operators."""
     text = SubstitutionFormatString()
-    text.json_format.update({"error": code.code, "message": message, "request_id": REQUEST_ID, **more})
+    text.json_format.update({"error": code.code, "message": message, "request_id": request_id, **more})
     return text
 
 
@@ -77,12 +85,43 @@ def egress() -> LocalReplyConfig:
     """The answers of a caller's proxy."""
     called = "%ROUTE_NAME%"
     mappers = [
+        *_outside(called),
         _mapper(_flags("UT"), body(codes.CALL_TIMEOUT, f"{called} did not answer in time")),
         _mapper(_flags("UH"), body(codes.NO_INSTANCE, f"{called} has no running instance")),
         _mapper(_flags(*_NO_UPSTREAM), body(codes.CALLEE_UNREACHABLE, f"{called} cannot be reached")),
         _refused(_flags(*_REFUSED)),
     ]
     return LocalReplyConfig(mappers=mappers)
+
+
+def _outside(called: str) -> list[ResponseMapper]:
+    """The answers about hosts outside, where the caller's own proxy is the only one, and so decides."""
+
+    def mapper(
+        what: str, code: ErrorCode, message: str, status: int | None = None, **more: str
+    ) -> ResponseMapper:
+        text = body(code, message, request_id=KEPT_REQUEST_ID, **more)
+        return _mapper(_cel(f"xds.route_name.startsWith('{OUTSIDE}') && {what}"), text, status)
+
+    details, why = "%RESPONSE_CODE_DETAILS%", "%UPSTREAM_TRANSPORT_FAILURE_REASON%"
+    untrusted = "upstream.transport_failure_reason.contains('CERTIFICATE_VERIFY_FAILED')"
+    denied = "response.code_details.startsWith('rbac_access_denied')"
+    unresolved = "response.code_details.startsWith('no_healthy_upstream')"
+    return [
+        mapper(_NOT_NORMAL, codes.PATH_NOT_NORMAL, "the path is not in its normal form"),
+        mapper(denied, CALL_DENIED, f"no rule of {called} allows this call", rule=details),
+        mapper(
+            "response.code_details == 'failed_to_inject_credential'",
+            codes.CREDENTIAL_MISSING,
+            f"the sidecar has no credential for {called}",
+            503,
+        ),
+        mapper(
+            untrusted, codes.OUTSIDE_NOT_TRUSTED, f"{called} showed a certificate that is not accepted: {why}"
+        ),
+        mapper(unresolved, codes.OUTSIDE_UNRESOLVED, f"there is no address to dial for {called}"),
+        mapper("response.code == 503", codes.OUTSIDE_UNREACHABLE, f"{called} cannot be reached: {why}"),
+    ]
 
 
 def _refused(condition: AccessLogFilter) -> ResponseMapper:
@@ -116,8 +155,11 @@ def _flags(*flags: str) -> AccessLogFilter:
 
 def _refused_path() -> AccessLogFilter:
     # The RBAC filter writes its metadata only after the reply, so the reply's details have to tell.
-    details = f"rbac_access_denied_matched_policy[{NOT_NORMAL}]"
-    expression = cel_pb2.ExpressionFilter(expression=f"response.code_details == '{details}'")
+    return _cel(_NOT_NORMAL)
+
+
+def _cel(text: str) -> AccessLogFilter:
+    expression = cel_pb2.ExpressionFilter(expression=text)
     return AccessLogFilter(
         extension_filter=accesslog_pb2.ExtensionFilter(
             name="envoy.access_loggers.extension_filters.cel", typed_config=packed(expression)

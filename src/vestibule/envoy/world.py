@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Final, TypeVar
 
 from vestibule.intent.model import Intent, Mesh, Port, Service
+from vestibule.intent.outside import External, Gateway
 from vestibule.intent.traffic import Route, Traffic
 from vestibule.policy import IdentityMatch
 from vestibule.records import Instance
@@ -140,6 +141,10 @@ class _Offer:
         return cls(service, destinations, {match: frozenset(names) for match, names in grants.items()})
 
 
+def _as_seen_by(caller: SpiffeId, external: External) -> External:
+    return replace(external, allow=tuple(rule for rule in external.allow if rule.calls_from(caller)))
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class World:
     """The compiler's input.  ``svid_ttls`` holds the identities whose SVIDs live otherwise than by default.
@@ -215,6 +220,10 @@ class World:
         """The service of this identity."""
         return self._services.get(spiffe_id)
 
+    def gateway(self, spiffe_id: SpiffeId) -> Gateway | None:
+        """The gateway of this identity."""
+        return self._gateways.get(spiffe_id)
+
     def traffic(self, service: str) -> Traffic:
         """What a service says about calls to it, without what has expired."""
         return self._traffic[service]
@@ -222,6 +231,15 @@ class World:
     def destination(self, name: str) -> Destination | None:
         """The destination that callers call ``name``, whether or not any rule allows them."""
         return self._destinations.get(name)
+
+    def outside(self, name: str, caller: SpiffeId) -> External | None:
+        """The host outside that callers call ``name``, with the rules about this caller, possibly none."""
+        external = self.intent.externals.get(name)
+        return None if external is None else _as_seen_by(caller, external)
+
+    def outside_for(self, caller: SpiffeId) -> tuple[External, ...]:
+        """Every host outside by name, each with the rules about this caller, possibly none."""
+        return tuple(_as_seen_by(caller, each) for _, each in sorted(self.intent.externals.items()))
 
     def instances_of(self, destination: Destination) -> tuple[Instance, ...]:
         """The instances that serve a destination with the destination's identity, by ID."""
@@ -240,6 +258,10 @@ class World:
     @cached_property
     def _services(self) -> dict[SpiffeId, Service]:
         return {each.spiffe_id: each for each in self.intent.services.values()}
+
+    @cached_property
+    def _gateways(self) -> dict[SpiffeId, Gateway]:
+        return {each.spiffe_id: each for each in self.intent.gateways.values()}
 
     @cached_property
     def _destinations(self) -> dict[str, Destination]:
@@ -276,6 +298,7 @@ _OF_THE_INTENT: Final = (
     "_offers",
     "_grants",
     "_services",
+    "_gateways",
     "_destinations",
     "_callers_below",
     "host_names",

@@ -92,3 +92,40 @@ BAD_ADDRESS = define(
     meaning="The ingress address is not one that a proxy can listen on and that callers can dial.",
     advice="Name one IP address of this machine, such as 10.0.0.7; not a host name, and not 0.0.0.0.",
 )
+NO_PUBLIC_TRUST = define(
+    "VST7220",
+    "no-public-authorities",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="A host outside is to be verified by public certificates, and this machine has no bundle of authorities "
+    "where distributions keep it, or one without certificates.",
+    advice="Install the package ca-certificates, name a bundle with `vestibule sidecar --ca-bundle FILE`, or name the "
+    "authority of that host under `tls: {ca: FILE}` in egress/NAME.yaml.",
+)
+HOST_FILE_UNREADABLE = define(
+    "VST7221",
+    "host-file-unreadable",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="A file of this machine that the intent names (a credential, a gateway's certificate or key) cannot be "
+    "read by the sidecar's user, is no regular file, is too large, or is not named by an absolute path.",
+    advice="Put the file there, readable by the user that runs the sidecar; it is read as soon as it is there.",
+)
+BAD_CREDENTIAL = define(
+    "VST7222",
+    "credential-malformed",
+    Kind.INVALID,
+    Fault.OPERATOR,
+    meaning="A credential's file is not one line that can be the value of a header.  What it holds is not shown.",
+    advice="Let the file hold the token and nothing else; one line break at its end does no harm.",
+)
+BAD_CERTIFICATE = define(
+    "VST7223",
+    "gateway-certificate-unusable",
+    Kind.INVALID,
+    Fault.OPERATOR,
+    meaning="A gateway's certificate or key cannot be served: one of them is no PEM, the key is encrypted or of an "
+    "unsupported type, or it does not belong to the certificate.",
+    advice="Write the chain (leaf first) to the one file and its EC or RSA key, unencrypted, to the other; replace "
+    "both together.  A running gateway goes on with the last pair that fitted.",
+)

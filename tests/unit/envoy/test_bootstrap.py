@@ -17,7 +17,13 @@ from vestibule.envoy.bootstrap import bootstrap
 
 
 def parsed() -> bootstrap_pb2.Bootstrap:
-    config = bootstrap(node_id="i-1", cluster="web", agent_socket="/run/a.sock", admin_socket="/run/e.sock")
+    config = bootstrap(
+        node_id="i-1",
+        cluster="web",
+        agent_socket="/run/a.sock",
+        admin_socket="/run/e.sock",
+        host_socket="/run/h.sock",
+    )
     return json_format.Parse(json.dumps(config), bootstrap_pb2.Bootstrap())
 
 

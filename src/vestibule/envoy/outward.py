@@ -1,0 +1,139 @@
+"""Routes to hosts outside, in the proxies of services that may call them; an answer in the proxies of those that may not.
+
+The caller's own proxy decides, since there is none at the other end.  Rules hang at the route, so that a change of them
+drains nothing; the caller is known, so they are those about this caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from itertools import chain
+from typing import Final
+
+from envoy.config.core.v3 import substitution_format_string_pb2 as format_pb2
+from envoy.config.listener.v3 import listener_components_pb2
+from envoy.config.route.v3 import route_components_pb2
+from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
+from envoy.extensions.filters.common.set_filter_state.v3 import value_pb2
+from envoy.extensions.filters.http.rbac.v3 import rbac_pb2
+from envoy.extensions.filters.http.set_filter_state.v3 import set_filter_state_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
+
+from vestibule.envoy import access_log, codes, listeners, matches, outside, replies, retries
+from vestibule.envoy.access_log import REQUEST_ID
+from vestibule.envoy.protos import packed, seconds
+from vestibule.envoy.rbac import http_rbac
+from vestibule.envoy.world import World
+from vestibule.intent.model import Defaults
+from vestibule.intent.outside import External, OutsideProtocol
+from vestibule.policy.codes import CALL_DENIED
+from vestibule.records import Address
+from vestibule.spiffe import SpiffeId
+from vestibule.xds.resources import Resource
+
+RULES_FILTER: Final = "envoy.filters.http.rbac"
+REQUEST_ID_FILTER: Final = "vestibule.request-id"
+
+
+@dataclass(frozen=True, slots=True)
+class Outward:
+    """A host outside from one caller's point of view: ``external`` has the rules about it only, possibly none."""
+
+    external: External
+    domains: tuple[str, ...]
+    defaults: Defaults
+
+
+def hosts(world: World, caller: SpiffeId) -> Iterator[Outward]:
+    """Every host outside under the names by which apps call it.  What is a service's name goes to the service."""
+    externals = world.outside_for(caller)
+    if not externals:
+        return
+    mesh, known = world.mesh, world.host_names
+    taken = {*known.not_http, *chain.from_iterable(known.names.values())}
+    for external in externals:
+        if given := tuple(each for each in _names(external.name, mesh.name) if each not in taken):
+            yield Outward(external, given, mesh.defaults)
+
+
+def _names(name: str, mesh: str) -> tuple[str, str]:
+    return name, f"{name}.{mesh}"
+
+
+def filters() -> Iterator[hcm_pb2.HttpFilter]:
+    """What the listeners for apps have for these routes; off for all others."""
+    yield hcm_pb2.HttpFilter(name=RULES_FILTER, typed_config=packed(rbac_pb2.RBAC()), disabled=True)
+    # The id of a request is taken off before it leaves; the log, and the app, are still to learn it.
+    value = value_pb2.FilterStateValue(object_key=REQUEST_ID, factory_key="envoy.string")
+    value.format_string.CopyFrom(
+        format_pb2.SubstitutionFormatString(text_format_source={"inline_string": replies.REQUEST_ID})
+    )
+    config = set_filter_state_pb2.Config(on_request_headers=[value])
+    yield hcm_pb2.HttpFilter(name=REQUEST_ID_FILTER, typed_config=packed(config), disabled=True)
+
+
+def virtual_host(out: Outward, tunnel: Route, domains: Iterable[str] | None = None) -> VirtualHost:
+    """The host under its names, or under ``domains``."""
+    named = out.domains if domains is None else domains
+    name = outside.cluster_name(out.external)
+    return VirtualHost(name=name, domains=named, routes=[tunnel, _route(out)])
+
+
+@lru_cache(maxsize=4096)
+def tcp_listener(name: str, address: Address, external: External) -> Resource:
+    """For a destination that speaks no HTTP; only where a rule allows the caller."""
+    cluster = outside.cluster_name(external)
+    log = access_log.outbound_connections(cluster, "", rule=external.allow[0].name)
+    proxy = tcp_proxy_pb2.TcpProxy(stat_prefix="egress_tcp", cluster=cluster, access_log=[log])
+    chain = listener_components_pb2.FilterChain(filters=[listeners.tcp_proxy(proxy)])
+    return listeners.outbound(name, address, chain)
+
+
+def _route(out: Outward) -> Route:
+    external = out.external
+    route = Route(name=outside.cluster_name(external), match=matches.every())
+    if not external.allow:
+        message = f"no rule of egress/{external.name} allows this caller"
+        route.direct_response.CopyFrom(replies.direct(403, CALL_DENIED, message))
+    elif not outside.speaks_http(external):
+        message = "this destination speaks no HTTP: connect to the port in VESTIBULE_UPSTREAM_NAME"
+        route.direct_response.CopyFrom(replies.direct(400, codes.NOT_HTTP, message))
+    else:
+        route.route.CopyFrom(_action(out))
+        _decide(route, external)
+        _keep_request_id(route)
+    return route
+
+
+def _action(out: Outward) -> route_components_pb2.RouteAction:
+    traffic, defaults = out.external.traffic, out.defaults
+    action = route_components_pb2.RouteAction(cluster=outside.cluster_name(out.external))
+    # The host outside sees its own name as ``Host``, whatever name the app called it by.
+    action.auto_host_rewrite.value = True
+    if out.external.protocol is OutsideProtocol.GRPC:
+        # Streams may last, unless somebody says how long; a shorter deadline that the client sets is kept.
+        most = (traffic.timeout or timedelta(0)).total_seconds()
+        action.timeout.CopyFrom(seconds(most))
+        action.max_stream_duration.grpc_timeout_header_max.CopyFrom(seconds(most))
+    else:
+        action.timeout.CopyFrom(seconds((traffic.timeout or defaults.timeout).total_seconds()))
+    retries.apply(action, traffic.retry or defaults.retry)
+    return action
+
+
+def _decide(route: Route, external: External) -> None:
+    rules = rbac_pb2.RBACPerRoute(rbac=http_rbac(external.allow, by_caller=False))
+    route.typed_per_filter_config[RULES_FILTER].CopyFrom(packed(rules))
+
+
+def _keep_request_id(route: Route) -> None:
+    on = route_components_pb2.FilterConfig()
+    route.typed_per_filter_config[REQUEST_ID_FILTER].CopyFrom(packed(on))
+    header = route.response_headers_to_add.add()
+    # Many hosts have an id of their own to tell, by which their support finds the request.
+    header.append_action = header.ADD_IF_ABSENT
+    header.header.key, header.header.value = "x-request-id", access_log.KEPT_REQUEST_ID
