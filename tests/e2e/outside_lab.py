@@ -85,8 +85,8 @@ def _usage(*, ca: bool) -> x509.KeyUsage:
         key_agreement=False,
         key_cert_sign=ca,
         crl_sign=ca,
-        encipher_only=None,
-        decipher_only=None,
+        encipher_only=False,
+        decipher_only=False,
     )
 
 

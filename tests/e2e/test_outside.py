@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -26,11 +26,11 @@ from tests.e2e.mesh_lab import (
     wire,
 )
 from tests.e2e.outside_lab import Outsider, PublicAuthority
+from tests.e2e.shared_mesh import Shared
 
 from vestibule.doors.access_entries import EntryLines, LogName, Reporter
 from vestibule.intent.model import Intent
 from vestibule.intent.outside import Credential, External, HostPort, OutsideProtocol, OutsideTls
-from vestibule.records import Address
 
 NAME = "api.outside.test"
 
@@ -60,6 +60,7 @@ class Outside:
     good: Outsider
     plain: Outsider
     bytes_only: Outsider
+    bad: dict[str, Outsider]
     token: Path
 
     async def ask(self, host: str, method: str = "GET", target: str = "/", **headers: str) -> Reply:
@@ -68,8 +69,6 @@ class Outside:
 
     async def record(self, number: int = -1) -> dict[str, Any]:
         """What the access log says of a request."""
-        count = len(self.web.requests)
-        del count
         name, entry = self.web.requests[number]
         reporter = Reporter("web", str(spiffe_id("web")), "web-1")
         return dict(json.loads(EntryLines(LogName.parse(name), reporter).http(entry).text))
@@ -133,68 +132,207 @@ async def outside(directory: Path) -> AsyncIterator[Outside]:
         upstreams = {"good": free_address(), "lines": free_address(), "forbidden": free_address()}
         web = await lab.add("web", upstreams=upstreams)
         await lab.ready()
-        yield Outside(lab, web, good, plain, bytes_only, token)
+        yield Outside(lab, web, good, plain, bytes_only, others, token)
 
 
-async def test_everything(tmp_path: Path) -> None:
-    async with outside(tmp_path) as mesh:
-        for name in (
-            "good",
-            "trusted",
-            "paying",
-            "lost",
-            "plain",
-            "forbidden",
-            "named",
-            "nowhere",
-            "closed",
-            "wrongname",
-            "subname",
-            "expired",
-            "stranger",
-            "oldtls",
-            "nonsense",
-        ):
-            reply, record = await mesh.asked(name)
-            print(name, reply.status, reply.body.decode(), {k: v for k, v in reply.headers.items()})
-            print(
-                "     ",
-                {
-                    k: record[k]
-                    for k in (
-                        "verdict",
-                        "status",
-                        "destination_service",
-                        "destination_spiffe_id",
-                        "route",
-                        "rule",
-                        "flags",
-                        "details",
-                        "transport_failure",
-                        "source_spiffe_id",
-                    )
-                },
-            )
-        for s in mesh.good.seen:
-            print(s)
-        print(mesh.good.names)
-        print(
-            await mesh.ask("good", "POST", "/v1/charges/7"),
-            await mesh.ask("good", "POST", "/v2"),
-            await mesh.ask("good", "DELETE", "/"),
-            await mesh.ask("good", "GET", "/a%2Fb"),
-            await mesh.ask("good", "CONNECT", "good:443"),
-        )
-        print(mesh.web.log)
-        dump = await mesh.web.ask("/config_dump?include_eds")
-        print("s3cr3t" in dump, "s3cr3t" in mesh.web.log)
-        for u in ("good", "forbidden"):
-            async with wire(mesh.web.instance.upstreams[u]) as c:
-                print(u, await c.ask("GET", "/x", "127.0.0.1:77"))
-        r, w = await asyncio.open_connection("127.0.0.1", mesh.web.instance.upstreams["lines"].port)
-        w.write(b"abc")
-        print(await r.read(100))
-        w.close()
-        await until(lambda: mesh.web.connections, "x")
-        print(mesh.web.connections)
-        assert 0
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("outside")
+
+
+@pytest.fixture(scope="module")
+def mesh(directory: Path) -> Iterator[Shared[Outside]]:
+    with Shared(lambda: outside(directory)) as shared:
+        yield shared
+
+
+def test_a_call_by_name_reaches_the_host_under_its_own_name(mesh: Shared[Outside]) -> None:
+    async def story(outside: Outside) -> None:
+        reply, record = await outside.asked("good", "GET", "/things?x=1")
+        assert (reply.status, json.loads(reply.body)) == (200, {"path": "/things?x=1"})
+        assert outside.good.seen[-1].headers["host"] == NAME
+        assert set(outside.good.names) == {NAME}
+        told = {name: record[name] for name in ("source_spiffe_id", "destination_service", "rule", "verdict")}
+        assert told == {
+            "source_spiffe_id": str(spiffe_id("web")),
+            "destination_service": "external:good",
+            "rule": "egress/good/read",
+            "verdict": "allowed",
+        }
+        # Anybody can have such a name written into a certificate; it is nobody of ours.
+        assert record["destination_spiffe_id"] == ""
+        assert record["request_id"] == reply.headers["x-request-id"]
+
+    mesh.run(story)
+
+
+def test_nothing_of_ours_goes_out_and_nothing_of_theirs_poses_as_a_proxy(mesh: Shared[Outside]) -> None:
+    async def story(outside: Outside) -> None:
+        ours = {
+            "x__request__id": "order-7",
+            "x__forwarded__for": "10.1.2.3",
+            "x__forwarded__client__cert": f"URI={spiffe_id('web')}",
+            "x__vestibule__anything": "x",
+            "x__envoy__anything": "x",
+            "x__real__ip": "10.1.2.3",
+            "my__header": "kept",
+        }
+        reply = await outside.ask("good", "GET", "/headers", **ours)
+        assert outside.good.seen[-1].headers == {"host": NAME, "my-header": "kept"}
+        assert "x-envoy-overloaded" not in reply.headers
+        assert reply.headers["x-request-id"] == "order-7"
+
+    mesh.run(story)
+
+
+def test_what_no_rule_lets_the_caller_do_does_not_go_out(mesh: Shared[Outside]) -> None:
+    async def story(outside: Outside) -> None:
+        assert (await outside.ask("good", "POST", "/v1/charges/7")).status == 200
+        before = len(outside.good.seen)
+        for method, path in (("POST", "/v2"), ("DELETE", "/"), ("POST", "/v1/charges/../../v2")):
+            reply, record = await outside.asked("good", method, path)
+            assert (reply.status, reply.error) == (403, "VST4001")
+            assert (record["verdict"], record["destination_service"]) == ("denied", "external:good")
+            assert "none" in record["details"]
+        reply, record = await outside.asked("good", "GET", "/a%2Fb")
+        assert (reply.status, reply.error, record["verdict"]) == (403, "VST3001", "denied")
+        reply, record = await outside.asked("forbidden")
+        assert (reply.status, reply.error) == (403, "VST4001")
+        assert (record["verdict"], record["destination_service"]) == ("denied", "external:forbidden")
+        assert (await outside.ask("good", "CONNECT", "good:443")).error == "VST3003"
+        assert len(outside.good.seen) == before
+
+    mesh.run(story)
+
+
+BAD = {
+    "wrongname": ("VST3032", "SAN matcher, certificate SANs are [other.outside.test]"),
+    "subname": ("VST3032", f"SAN matcher, certificate SANs are [x.{NAME}]"),
+    "expired": ("VST3032", "certificate has expired"),
+    "stranger": ("VST3032", "unable to get local issuer certificate"),
+    "oldtls": ("VST3030", "TLS_error"),
+    "closed": ("VST3030", "Connection refused"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_host_that_does_not_prove_its_name_is_not_spoken_to_and_the_log_says_why(
+    mesh: Shared[Outside], name: str
+) -> None:
+    async def story(outside: Outside) -> None:
+        reply, record = await outside.asked(name)
+        code, why = BAD[name]
+        assert (reply.status, reply.error) == (503, code)
+        assert why in record["transport_failure"]
+        assert (record["verdict"], record["destination_service"]) == ("failed", f"external:{name}")
+        assert outside.bad[name].seen == [] if name in outside.bad else True
+
+    mesh.run(story)
+
+
+def test_names_are_resolved_and_one_without_an_address_is_called_so(mesh: Shared[Outside]) -> None:
+    async def story(outside: Outside) -> None:
+        assert (await outside.ask("named")).status == 200
+        reply, record = await outside.asked("nowhere")
+        assert (reply.status, reply.error) == (503, "VST3031")
+        assert (record["flags"], record["verdict"]) == (["UH"], "failed")
+
+    mesh.run(story)
+
+
+def test_the_hosts_own_public_authorities_verify_where_no_others_are_given(mesh: Shared[Outside]) -> None:
+    async def story(outside: Outside) -> None:
+        assert (await outside.ask("trusted")).status == 200
+
+    mesh.run(story)
+
+
+def test_plain_text_goes_out_where_the_intent_says_so(mesh: Shared[Outside]) -> None:
+    async def story(outside: Outside) -> None:
+        assert (await outside.ask("plain")).status == 200
+        assert outside.plain.seen[-1].headers == {"host": "legacy.test:8080"}
+
+    mesh.run(story)
+
+
+def test_a_credential_is_added_replaced_when_it_changes_and_shown_nowhere(mesh: Shared[Outside]) -> None:
+    async def story(outside: Outside) -> None:
+        await outside.ask("paying", authorization="Bearer forged")
+        assert outside.good.seen[-1].headers["authorization"] == "Bearer s3cr3t-t0ken"
+        outside.token.write_text("s3cr3t-n3w")
+        outside.web.files.look()
+
+        async def new() -> bool:
+            await outside.ask("paying")
+            return outside.good.seen[-1].headers["authorization"] == "Bearer s3cr3t-n3w"
+
+        async with asyncio.timeout(10):
+            while not await new():
+                await asyncio.sleep(0.02)
+        outside.token.unlink()
+        outside.web.files.look()
+        assert await new()
+        dump = await outside.web.ask("/config_dump?include_eds")
+        assert "external:paying" in dump
+        for shown in (dump, outside.web.log, *(str(entry) for _, entry in outside.web.requests)):
+            assert "s3cr3t" not in shown
+
+    mesh.run(story)
+
+
+def test_without_its_credential_a_call_is_refused_until_there_is_one(
+    mesh: Shared[Outside], directory: Path
+) -> None:
+    async def story(outside: Outside) -> None:
+        before = len(outside.good.seen)
+        reply, record = await outside.asked("lost")
+        assert (reply.status, reply.error, record["verdict"]) == (503, "VST3033", "failed")
+        assert len(outside.good.seen) == before
+        (directory / "lost").write_text("found")
+        outside.web.files.look()
+        async with asyncio.timeout(10):
+            while (await outside.ask("lost")).status != 200:
+                await asyncio.sleep(0.02)
+        assert outside.good.seen[-1].headers["authorization"] == "Bearer found"
+
+    mesh.run(story)
+
+
+def test_a_port_of_its_own_leads_to_one_host_by_http_and_by_tcp(mesh: Shared[Outside]) -> None:
+    async def story(outside: Outside) -> None:
+        upstreams = outside.web.instance.upstreams
+        async with wire(upstreams["good"]) as client:
+            assert (await client.ask("GET", "/own-port", "127.0.0.1:1")).status == 200
+        assert outside.good.seen[-1].headers["host"] == NAME
+        async with wire(upstreams["forbidden"]) as client:
+            assert (await client.ask("GET", "/")).error == "VST4001"
+        address = upstreams["lines"]
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        writer.write(b"abc")
+        assert await reader.read() == b"hello:abc"
+        writer.close()
+        await until(lambda: outside.web.connections, "the log of connections")
+        name, entry = outside.web.connections[-1]
+        reporter = Reporter("web", str(spiffe_id("web")), "web-1")
+        record = json.loads(EntryLines(LogName.parse(name), reporter).tcp(entry).text)
+        assert record["source_spiffe_id"] == str(spiffe_id("web"))
+        assert record["destination_service"] == "external:lines"
+        assert (record["verdict"], record["rule"]) == ("allowed", "egress/lines/all")
+
+    mesh.run(story)
+
+
+def test_a_rule_taken_away_counts_on_an_open_connection(mesh: Shared[Outside]) -> None:
+    async def story(outside: Outside) -> None:
+        lab, intent = outside.lab, outside.lab.world.intent
+        good = replace(intent.externals["good"], allow=(rule("egress/good/read", "web", methods="HEAD"),))
+        async with wire(outside.web.instance.egress) as client:
+            assert (await client.ask("GET", "/", "good")).status == 200
+            await lab.change(replace(intent, externals={**intent.externals, "good": good}, version="v2"))
+            async with asyncio.timeout(10):
+                while (await client.ask("GET", "/", "good")).status != 403:
+                    await asyncio.sleep(0.01)
+        await lab.change(intent)
+        assert outside.web.refused == []
+
+    mesh.run(story)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from vestibule.app.host_secrets import HostSecrets
 from vestibule.errors import VestibuleError
 from vestibule.net.unix import check_path
 from vestibule.processes import (
@@ -37,6 +38,7 @@ from vestibule.proxy.attachment import Attachment
 from vestibule.proxy.binary import check_version, find_envoy
 from vestibule.proxy.codes import APP_SILENT, BAD_SUPERVISOR_KEY, NOT_ATTACHED
 from vestibule.proxy.envoy import ENVOY, Envoy, EnvoyPlan
+from vestibule.proxy.host_files import HostFiles
 from vestibule.proxy.layout import EGRESS_PORT, LOOPBACK, Layout
 from vestibule.proxy.listeners import AppListeners, all_listening
 from vestibule.records import Boundary, Instance, ServiceView
@@ -59,7 +61,8 @@ class SidecarSettings:
     """What a sidecar is told at its start; durations in seconds.
 
     ``run_directory`` gets a private subdirectory per sidecar.  ``command`` is the app to start; without one,
-    ``app_ports`` says where the app listens.  ``base_environment`` is what the app inherits.
+    ``app_ports`` says where the app listens.  ``base_environment`` is what the app inherits.  ``ca_bundle`` holds the
+    public authorities to trust in place of the distribution's.
     """
 
     service: str
@@ -76,6 +79,7 @@ class SidecarSettings:
     ingress_host: str = LOOPBACK
     egress_port: int = EGRESS_PORT
     log_directory: Path | None = None
+    ca_bundle: Path | None = None
     attach_within: float = 60.0
     ready_within: float = 60.0
     drain: float = 5.0
@@ -146,6 +150,7 @@ class Sidecar:
             drain=settings.drain,
             workers=min(2, os.cpu_count() or 1),
         )
+        self.host_secrets = HostSecrets(HostFiles(ca_bundle=settings.ca_bundle), plan.host_socket)
         self.envoy = Envoy(
             plan, ledger, on_start=lambda child: self.attachment.vouch(child, ENVOY), on_end=self._gone
         )
@@ -180,12 +185,15 @@ class Sidecar:
                 raise
             raise _first(foreseen) from None
         finally:
+            self.host_secrets.close()
             self.layout.close()
         return 0
 
     async def _serve(self, tasks: asyncio.TaskGroup, background: list[asyncio.Task[None]]) -> None:
         """The start, and then the watch; returns when the app is done."""
         self.layout.fit(await self._first_view())
+        self.host_secrets.open()
+        background.append(tasks.create_task(self.host_secrets.run(), name="host-secrets"))
         background.append(tasks.create_task(self.envoy.run(), name="envoy"))
         background.append(tasks.create_task(self._follow_views(), name="views"))
         background.append(tasks.create_task(self._report_ready(), name="ready"))

@@ -58,6 +58,10 @@ def sidecar(
     log_directory: Annotated[
         Path | None, typer.Option("--log-dir", help="Where Envoy's log goes; else it ends with the sidecar.")
     ] = None,
+    ca_bundle: Annotated[
+        Path | None,
+        typer.Option("--ca-bundle", help="Public authorities to trust instead of the system's (PEM)."),
+    ] = None,
     supervisor_fd: Annotated[
         int | None,
         typer.Option("--supervisor-fd", help="For supervisors: where the granted key is read.", hidden=True),
@@ -87,6 +91,7 @@ def sidecar(
             allow_exposed=allow_exposed,
             ingress_host=ingress_host,
             log_directory=log_directory and log_directory.absolute(),
+            ca_bundle=ca_bundle and ca_bundle.absolute(),
             attach_within=attach_within,
             ready_within=ready_within,
             drain=drain,

@@ -1,4 +1,4 @@
-"""Routes to hosts outside, in the proxies of services that may call them; an answer in the proxies of those that may not.
+"""Routes to hosts outside for services that may call them, and an answer for those that may not.
 
 The caller's own proxy decides, since there is none at the other end.  Rules hang at the route, so that a change of them
 drains nothing; the caller is known, so they are those about this caller.
@@ -13,7 +13,6 @@ from functools import lru_cache
 from itertools import chain
 from typing import Final
 
-from envoy.config.core.v3 import substitution_format_string_pb2 as format_pb2
 from envoy.config.listener.v3 import listener_components_pb2
 from envoy.config.route.v3 import route_components_pb2
 from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
@@ -22,6 +21,7 @@ from envoy.extensions.filters.http.rbac.v3 import rbac_pb2
 from envoy.extensions.filters.http.set_filter_state.v3 import set_filter_state_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
+from google.protobuf import any_pb2
 
 from vestibule.envoy import access_log, codes, listeners, matches, outside, replies, retries
 from vestibule.envoy.access_log import REQUEST_ID
@@ -68,12 +68,13 @@ def filters() -> Iterator[hcm_pb2.HttpFilter]:
     """What the listeners for apps have for these routes; off for all others."""
     yield hcm_pb2.HttpFilter(name=RULES_FILTER, typed_config=packed(rbac_pb2.RBAC()), disabled=True)
     # The id of a request is taken off before it leaves; the log, and the app, are still to learn it.
+    yield hcm_pb2.HttpFilter(name=REQUEST_ID_FILTER, typed_config=_kept_request_id(), disabled=True)
+
+
+def _kept_request_id() -> any_pb2.Any:
     value = value_pb2.FilterStateValue(object_key=REQUEST_ID, factory_key="envoy.string")
-    value.format_string.CopyFrom(
-        format_pb2.SubstitutionFormatString(text_format_source={"inline_string": replies.REQUEST_ID})
-    )
-    config = set_filter_state_pb2.Config(on_request_headers=[value])
-    yield hcm_pb2.HttpFilter(name=REQUEST_ID_FILTER, typed_config=packed(config), disabled=True)
+    value.format_string.text_format_source.inline_string = replies.REQUEST_ID
+    return packed(set_filter_state_pb2.Config(on_request_headers=[value]))
 
 
 def virtual_host(out: Outward, tunnel: Route, domains: Iterable[str] | None = None) -> VirtualHost:
@@ -131,8 +132,7 @@ def _decide(route: Route, external: External) -> None:
 
 
 def _keep_request_id(route: Route) -> None:
-    on = route_components_pb2.FilterConfig()
-    route.typed_per_filter_config[REQUEST_ID_FILTER].CopyFrom(packed(on))
+    route.typed_per_filter_config[REQUEST_ID_FILTER].CopyFrom(_kept_request_id())
     header = route.response_headers_to_add.add()
     # Many hosts have an id of their own to tell, by which their support finds the request.
     header.append_action = header.ADD_IF_ABSENT

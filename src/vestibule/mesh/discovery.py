@@ -6,7 +6,7 @@ import ipaddress
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -130,8 +130,11 @@ class Discovery:
                 PortView(name=each.port.name, protocol=each.port.protocol.value)
                 for each in destinations_of(service)
             ),
-            upstreams=_upstreams(
-                found for name in world.allowed_for(spiffe_id) if (found := world.destination(name))
+            upstreams=(
+                *_upstreams(
+                    found for name in world.allowed_for(spiffe_id) if (found := world.destination(name))
+                ),
+                *_outside(world, spiffe_id),
             ),
             intent_version=intent.version,
             mesh=intent.mesh.name,
@@ -174,6 +177,15 @@ def _upstreams(found: Iterable[Destination]) -> tuple[UpstreamView, ...]:
         )
         for each in sorted(found, key=lambda each: each.name)
     )
+
+
+def _outside(world: World, caller: SpiffeId) -> Iterator[UpstreamView]:
+    """The hosts outside that a service may call; one that has a service's name is not reached by it."""
+    for each in world.outside_for(caller):
+        if each.allow and world.destination(each.name) is None:
+            yield UpstreamView(
+                name=each.name, service=f"external:{each.name}", port="", protocol=each.protocol.value
+            )
 
 
 def _check_layout(instance: Instance, service: Service) -> None:

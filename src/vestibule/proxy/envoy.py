@@ -49,6 +49,11 @@ class EnvoyPlan:
     def admin_socket(self) -> Path:
         return self.directory / "admin.sock"
 
+    @property
+    def host_socket(self) -> Path:
+        """Where Envoy asks its sidecar for secrets that are files of this host."""
+        return self.directory / "host.sock"
+
 
 class Envoy:
     """One supervised Envoy."""
@@ -149,6 +154,7 @@ class Envoy:
             cluster=plan.service,
             agent_socket=str(plan.agent_socket),
             admin_socket=str(plan.admin_socket),
+            host_socket=str(plan.host_socket),
         )
         try:
             self._bootstrap_path.write_text(json.dumps(document), encoding="utf-8")

@@ -38,10 +38,14 @@ def test_the_admin_interface_is_a_private_socket() -> None:
     assert (pipe.path, pipe.mode) == ("/run/e.sock", 0o600)
 
 
-def test_the_only_way_out_of_the_bootstrap_is_the_agents_socket() -> None:
-    (cluster,) = parsed().static_resources.clusters
-    (endpoints,) = cluster.load_assignment.endpoints
-    assert [each.endpoint.address.pipe.path for each in endpoints.lb_endpoints] == ["/run/a.sock"]
+def test_the_only_ways_out_of_the_bootstrap_are_the_sockets_of_agent_and_sidecar() -> None:
+    places = [
+        each.endpoint.address.pipe.path
+        for cluster in parsed().static_resources.clusters
+        for endpoints in cluster.load_assignment.endpoints
+        for each in endpoints.lb_endpoints
+    ]
+    assert places == ["/run/a.sock", "/run/h.sock"]
 
 
 def test_writing_the_bootstrap_loads_no_protobuf() -> None:

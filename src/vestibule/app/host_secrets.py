@@ -1,0 +1,61 @@
+"""The sidecar's own secret discovery: a socket on which its Envoy asks for what stands in files of this host.
+
+Most sidecars are never asked: what answers is loaded with the first connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vestibule.net.unix import UnixListener, listen_unix
+from vestibule.proxy.host_files import HostFiles
+
+if TYPE_CHECKING:
+    from vestibule.net.grpc_server import GrpcServer
+
+
+class HostSecrets:
+    """``open`` it before Envoy starts; ``run`` serves until cancelled."""
+
+    def __init__(self, files: HostFiles, path: Path) -> None:
+        self.files = files
+        self._path = path
+        self._listener: UnixListener | None = None
+
+    def open(self) -> None:
+        """Listen, in a directory that is nobody else's.  Raises: VST2310, VST2311."""
+        self._listener = listen_unix(self._path, 0o600)
+
+    async def run(self) -> None:
+        """Wait for the first connection, then serve, and follow the files."""
+        assert self._listener is not None
+        await _readable(self._listener.sock)
+        server = self._server()
+        await server.listen(self._listener.sock)
+        try:
+            await self.files.run()
+        finally:
+            await server.close()
+
+    def close(self) -> None:
+        """Stop listening.  Safe to call twice."""
+        if self._listener is not None:
+            self._listener.close()
+
+    def _server(self) -> GrpcServer:
+        from vestibule.doors.host_secrets import HostSecretsDoor
+        from vestibule.net.grpc_server import GrpcServer
+
+        return GrpcServer([HostSecretsDoor(self.files).servable()])
+
+
+async def _readable(sock: socket.socket) -> None:
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(sock, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(sock)
