@@ -33,7 +33,8 @@ class Reading:
     """What was read: the last good intent with its files, when it was taken up, and the problems as they are now.
 
     ``files`` and ``commit`` are those that ``intent`` was read from, never those of a newer one with problems;
-    ``commit`` is None where the source is no Git repository.
+    ``commit`` is None where the source is no Git repository; ``head`` is the newest commit of one, whether taken up
+    or not.
     """
 
     intent: Intent | None = None
@@ -41,6 +42,7 @@ class Reading:
     problems: tuple[Problem, ...] = ()
     files: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}), repr=False, hash=False)
     commit: CommitInfo | None = None
+    head: str | None = None
 
 
 class Source(Protocol):
