@@ -12,7 +12,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from datetime import timedelta
 from enum import Enum
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from vestibule.app.attestor_choices import Choice
 from vestibule.app.configuration.files import Configuration, agent_configuration, server_configuration
@@ -77,7 +77,9 @@ def _rows(configuration: Configuration, kind: type[Any], prefix: str) -> Iterato
         name = f"{prefix}{each.name}"
         meaning = configuration.meanings[name]
         under = any(known.startswith(f"{name}.") for known in configuration.meanings)
-        nested = hints[each.name] if under and is_dataclass(hints[each.name]) else None
+        hint = hints[each.name]
+        kinds = [one for one in (get_args(hint) or (hint,)) if isinstance(one, type) and is_dataclass(one)]
+        nested = kinds[0] if under and kinds else None
         default = "" if nested else _shown(_default(each), hints[each.name] is Size)
         option = f"`{meaning.option}`" if meaning.option else ""
         yield f"| `{name}` | {default} | {option} | {meaning.text} |\n"

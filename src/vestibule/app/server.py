@@ -35,6 +35,7 @@ from vestibule.doors.federation_admin import FederationAdminDoor
 from vestibule.doors.grpc_health import HealthDoor
 from vestibule.doors.health import Check, HealthServer, health_app
 from vestibule.doors.identity_api import identity_services
+from vestibule.doors.intent_api import IntentDoor
 from vestibule.doors.limits import Limits
 from vestibule.doors.logger_api import LoggerDoor
 from vestibule.doors.node_api import NodeDoor
@@ -263,7 +264,8 @@ class _Server:
         upstream = services.upstream
         self._ceremony = upstream if isinstance(upstream, CeremonyUpstream) else None
         ceremony = CeremonyDoor(self._ceremony)
-        own = (admin, revoke, federation, ceremony)
+        intent = IntentDoor(lambda: mesh.source)
+        own = (admin, revoke, federation, ceremony, intent)
         local = (*both, *(each.servable() for each in own))
         self._local = GrpcServer([access.guard(each) for each in local])
 
@@ -345,7 +347,9 @@ class _Server:
         yield "federation", services.federation.run
         yield from self._mesh.background().items()
         if self._places.health is not None:
-            pages = health_app(self._checks(), self._metrics, [crl_route(services.crls.get)])
+            pages = health_app(
+                self._checks(), self._metrics, [crl_route(services.crls.get), *self._mesh.pages]
+            )
             yield "health", HealthServer(pages, self._places.health).run
         if self._places.oidc is not None:
             pages = oidc_app(

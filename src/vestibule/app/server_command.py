@@ -9,6 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from vestibule.app.codes import INVALID_SETTING
+from vestibule.app.git_settings import ForcePush
 from vestibule.app.server_settings import KeyStorage, ServerSettings, Upstream, server_settings
 from vestibule.cli.output import Exit, Output, OutputOption, answer
 from vestibule.cli.output import run as run_command
@@ -44,6 +45,56 @@ def run(
     intent: Annotated[
         Path | None,
         typer.Option("--intent", help="The directory of the mesh's intent; none: identities only."),
+    ] = None,
+    intent_git: Annotated[
+        str | None,
+        typer.Option("--intent-git", metavar="URL|PATH", help="Or the Git repository that holds it."),
+    ] = None,
+    intent_git_ref: Annotated[
+        str | None, typer.Option("--intent-git-ref", help="Its branch, tag or commit. [default: main]")
+    ] = None,
+    intent_git_directory: Annotated[
+        str | None, typer.Option("--intent-git-directory", help="Its folder that holds mesh.yaml.")
+    ] = None,
+    intent_git_poll: Annotated[
+        str | None, typer.Option("--intent-git-poll", help="How often it is asked. [default: 10s]")
+    ] = None,
+    intent_git_webhook_secret: Annotated[
+        Path | None,
+        typer.Option("--intent-git-webhook-secret", help="A file, mode 600: serves POST /webhook/git."),
+    ] = None,
+    intent_git_allowed_signers: Annotated[
+        Path | None,
+        typer.Option(
+            "--intent-git-allowed-signers", help="SSH keys, one of which must have signed a commit."
+        ),
+    ] = None,
+    intent_git_allowed_keys: Annotated[
+        Path | None,
+        typer.Option("--intent-git-allowed-keys", help="OpenPGP keys, one of which must have signed it."),
+    ] = None,
+    intent_git_force_push: Annotated[
+        ForcePush | None,
+        typer.Option(
+            "--intent-git-force-push", help="Whether rewritten history is followed. [default: refuse]"
+        ),
+    ] = None,
+    intent_git_credentials: Annotated[
+        Path | None,
+        typer.Option("--intent-git-credentials", help="For https: a file, mode 600, with USER:TOKEN."),
+    ] = None,
+    intent_git_ssh_key: Annotated[
+        Path | None, typer.Option("--intent-git-ssh-key", help="For SSH: the private key.")
+    ] = None,
+    intent_git_known_hosts: Annotated[
+        Path | None, typer.Option("--intent-git-known-hosts", help="For SSH: the host's keys.")
+    ] = None,
+    intent_git_ca: Annotated[
+        Path | None,
+        typer.Option("--intent-git-ca", help="For https: authorities, PEM. [default: the system's]"),
+    ] = None,
+    intent_git_max_size: Annotated[
+        str | None, typer.Option("--intent-git-max-size", help="The most that is fetched. [default: 1GiB]")
     ] = None,
     database: Annotated[
         str | None,
@@ -256,6 +307,19 @@ def run(
             "data_dir": data_dir,
             "socket_path": socket,
             "intent": intent,
+            "intent_git": intent_git,
+            "intent_git_ref": intent_git_ref,
+            "intent_git_directory": intent_git_directory,
+            "intent_git_poll": intent_git_poll,
+            "intent_git_webhook_secret": intent_git_webhook_secret,
+            "intent_git_allowed_signers": intent_git_allowed_signers,
+            "intent_git_allowed_keys": intent_git_allowed_keys,
+            "intent_git_force_push": intent_git_force_push,
+            "intent_git_credentials": intent_git_credentials,
+            "intent_git_ssh_key": intent_git_ssh_key,
+            "intent_git_known_hosts": intent_git_known_hosts,
+            "intent_git_ca": intent_git_ca,
+            "intent_git_max_size": intent_git_max_size,
             "database": database,
             "ca_ttl": ca_ttl,
             "default_x509_svid_ttl": default_x509_svid_ttl,

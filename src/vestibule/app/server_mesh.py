@@ -1,14 +1,16 @@
-"""How the mesh is mounted on a server: with an intent directory, or not at all."""
+"""How the mesh is mounted on a server: with an intent, or not at all."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+from starlette.routing import Route
+
 from vestibule.app.codes import NO_INTENT_DIRECTORY
+from vestibule.app.intent_source import source_of
 from vestibule.app.server_services import Services
 from vestibule.app.server_settings import ServerSettings
 from vestibule.clock import Clock
@@ -17,7 +19,7 @@ from vestibule.doors.ads import ServerAdsDoor
 from vestibule.doors.identity_api.values import unix
 from vestibule.doors.node_api import Discovery
 from vestibule.identity.beacon import Beacon
-from vestibule.mesh import DirectorySource, Publisher, SvidLifetimes
+from vestibule.mesh import CommitInfo, Publisher, Source, SvidLifetimes
 from vestibule.mesh import Discovery as MeshDiscovery
 from vestibule.net.grpc import Servable
 from vestibule.records import Instance, ServiceView
@@ -44,6 +46,16 @@ class Mesh(Protocol):
         """gRPC services to serve to agents besides the server's own."""
         ...
 
+    @property
+    def source(self) -> Source | None:
+        """Where the intent comes from."""
+        ...
+
+    @property
+    def pages(self) -> Sequence[Route]:
+        """What is served beside the health pages."""
+        ...
+
     def background(self) -> Mapping[str, Background]:
         """What goes on behind the doors, by name."""
         ...
@@ -55,6 +67,8 @@ class IdentityOnly:
     def __init__(self) -> None:
         self._never = Beacon()
         self.services: Sequence[Servable] = ()
+        self.source: Source | None = None
+        self.pages: Sequence[Route] = ()
 
     @property
     def discovery(self) -> Discovery:
@@ -98,11 +112,19 @@ class IdentityOnly:
 
 
 class IntentMesh:
-    """The mesh that an intent directory describes."""
+    """The mesh that an intent describes; ``pages`` are what its source has served."""
 
-    def __init__(self, directory: Path, services: Services, default_ttl: timedelta, clock: Clock) -> None:
+    def __init__(
+        self,
+        source: Source,
+        services: Services,
+        default_ttl: timedelta,
+        clock: Clock,
+        pages: Sequence[Route] = (),
+    ) -> None:
         self._issuance = services.issuance
-        self._source = DirectorySource(directory, clock)
+        self._source = source
+        self.pages = pages
         self._lifetimes = SvidLifetimes(services.store, default_ttl)
         self._discovery = MeshDiscovery(services.store.instances, self._source, clock)
         self._publisher = Publisher(
@@ -117,6 +139,10 @@ class IntentMesh:
     @property
     def discovery(self) -> Discovery:
         return self._discovery
+
+    @property
+    def source(self) -> Source | None:
+        return self._source
 
     @property
     def status(self) -> MeshStatus:
@@ -155,6 +181,8 @@ class IntentMesh:
                 for each in status.problems
             ],
             services=status.services,
+            commit=None if status.commit is None else _commit(status.commit),
+            head=status.head or "",
         )
 
     async def proxies(self) -> Sequence[wire.ProxyStatus]:
@@ -178,6 +206,16 @@ class IntentMesh:
         )
 
 
+def _commit(commit: CommitInfo) -> wire.IntentCommit:
+    return wire.IntentCommit(
+        id=commit.id,
+        author=commit.author,
+        subject=commit.subject,
+        signed_by=commit.signed_by or "",
+        committed_at=unix(commit.committed_at),
+    )
+
+
 def _type_sync(row: Row) -> wire.TypeSync:
     return wire.TypeSync(
         type_url=row.type_url,
@@ -192,9 +230,11 @@ def _type_sync(row: Row) -> wire.TypeSync:
 @asynccontextmanager
 async def mesh_of(settings: ServerSettings, services: Services, clock: Clock) -> AsyncIterator[Mesh]:
     """The mesh that the settings ask for, with everything read that there is."""
-    if settings.intent is None:
+    source, webhook = source_of(settings, clock)
+    if source is None:
         yield IdentityOnly()
         return
-    mesh = IntentMesh(settings.intent, services, settings.default_x509_svid_ttl, clock)
+    pages = () if webhook is None else (webhook.route,)
+    mesh = IntentMesh(source, services, settings.default_x509_svid_ttl, clock, pages)
     await mesh.load()
     yield mesh

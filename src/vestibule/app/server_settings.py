@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from vestibule.app.attestor_choices import Choice, choices_of
 from vestibule.app.codes import INVALID_SETTING
 from vestibule.app.configuration.sizes import Size
+from vestibule.app.git_settings import OPTIONS, FromGit, from_options
 from vestibule.app.secret_references import SecretReference
 from vestibule.cli.durations import parse_duration
 from vestibule.doors.limits import ATTESTATIONS_PER_SECOND, MOST_PER_SECOND, SIGNATURES_PER_SECOND
@@ -108,7 +109,7 @@ class ServerSettings:
     upstream_key: Path | None = None
     upstream_roots: Path | None = None
     upstream_environment: str = "prod"
-    intent: Path | None = None
+    intent: Path | FromGit | None = None
     federation_bundle_endpoint_address: str = "0.0.0.0"  # noqa: S104 - for other trust domains
     federation_bundle_endpoint_port: int | None = None
     federation_bundle_endpoint_profile: EndpointProfile = EndpointProfile.HTTPS_SPIFFE
@@ -272,7 +273,13 @@ def server_settings(
     Raises: VST9110, VST9100 (durations), VST1400 (trust domain), ``SeveralError`` for a file, with all of its places.
     """
     read = None if config is None else _read(config)
-    said = dict(defaults or {}) | {name: value for name, value in given.items() if value is not None}
+    if (from_git := from_options(given)) is not None:
+        if given.get("intent") is not None:
+            raise INVALID_SETTING.error("intent is either a directory or from Git")
+        given = {**given, "intent": from_git}
+    said = dict(defaults or {}) | {
+        name: value for name, value in given.items() if value is not None and name not in OPTIONS
+    }
     typed = {name: _typed(name, value) for name, value in said.items()}
     for name, value in (read.values if read else {}).items():
         if given.get(name) is None:
@@ -335,6 +342,8 @@ def _typed(name: str, value: Any) -> Any:
         return choices_of(value)
     if name in ("admin_ids", "allowed_jwt_claims"):
         return _texts(name, value)
+    if isinstance(value, FromGit):
+        return value
     if name in _PATHS:
         return Path(str(value)).expanduser().absolute()
     if name in _DURATIONS:

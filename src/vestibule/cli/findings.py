@@ -107,11 +107,14 @@ def intent(status: admin_pb2.ServerStatus) -> Iterator[Finding]:
     problems = [each for each in status.intent.problems if each.severity != "warning"]
     if problems:
         first = problems[0]
+        # A repository's problems are those of a commit; a directory may be looked at as it is now.
+        from_git = status.intent.head or first.code.startswith("VST32")
+        see = "vestibule status" if from_git else f"vestibule validate {status.intent.directory}"
         yield failed(
             "intent-valid",
-            f"{len(problems)} problem(s) in the intent files, version {status.intent.version} stays in force; "
+            f"{len(problems)} problem(s) with the intent, version {status.intent.version} stays in force; "
             f"first: {first.where}: {first.code} {first.message}",
-            f"{first.advice} See all: vestibule validate {status.intent.directory}",
+            f"{first.advice} See all: {see}",
         )
     elif not status.intent.version:
         yield warning(

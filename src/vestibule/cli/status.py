@@ -71,6 +71,8 @@ def document(status: admin_pb2.ServerStatus, now: float | None = None) -> dict[s
         "intent": {
             "version": status.intent.version,
             "directory": status.intent.directory,
+            "commit": _commit(status.intent),
+            "head": status.intent.head or None,
             "problems": [
                 {"code": each.code, "message": each.message, "advice": each.advice, "where": each.where}
                 for each in status.intent.problems
@@ -86,6 +88,19 @@ def document(status: admin_pb2.ServerStatus, now: float | None = None) -> dict[s
             for each in status.agents
         ],
         "proxies": [_proxy(each, instant) for each in status.proxies],
+    }
+
+
+def _commit(intent: admin_pb2.IntentStatus) -> dict[str, Any] | None:
+    if not intent.HasField("commit"):
+        return None
+    commit = intent.commit
+    return {
+        "id": commit.id,
+        "author": commit.author,
+        "subject": commit.subject,
+        "signed_by": commit.signed_by or None,
+        "committed_at": commit.committed_at,
     }
 
 
@@ -161,6 +176,12 @@ def _show(data: Mapping[str, Any]) -> None:
         f"[bold]{escape(data['server']['trust_domain'])}[/]  intent {escape(intent['version'] or 'none')} "
         f"({escape(intent['directory'] or 'no directory')})"
     )
+    if commit := intent["commit"]:
+        signed = f", signed by {commit['signed_by']}" if commit["signed_by"] else ""
+        console.print(f"  {escape(commit['subject'])} [dim]({escape(commit['author'] + signed)})[/]")
+    if commit and intent["head"] != commit["id"]:
+        what = "is not taken up" if intent["problems"] else "changes nothing in the intent"
+        console.print(f"  [dim]the newest commit, {escape(intent['head'][:12])}, {what}[/]")
     for sentence in data["server"]["warnings"]:
         complaints.print(f"[bold yellow]![/] {escape(sentence)}")
     for problem in intent["problems"]:

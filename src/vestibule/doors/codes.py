@@ -63,3 +63,11 @@ NOT_YOUR_SECRET = define(
     advice="Compare the name in the Envoy's configuration with the identities of its process (vestibule svid fetch as "
     "the same user, vestibule entry show).",
 )
+WEBHOOK_REFUSED = define(
+    "VST2207",
+    "webhook-refused",
+    Kind.UNAUTHENTICATED,
+    Fault.CALLER,
+    meaning="A message of a Git host was not taken: its signature is missing or wrong, or it is too long.",
+    advice="Give both sides the same secret: the webhook's settings, and the file that `webhook_secret` names.",
+)

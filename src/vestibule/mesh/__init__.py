@@ -1,11 +1,12 @@
 """The mesh: where the intent comes from, who runs where, and what every proxy is told.
 
-A ``Source`` (``DirectorySource`` is one) and ``Discovery`` each hold one half of the world; ``Publisher`` puts them
-together and compiles.  Connect them in ``app``; each has a ``run`` that lasts as long as the server.
+A ``Source`` (``DirectorySource`` or ``GitSource``) and ``Discovery`` each hold one half of the world; ``Publisher``
+puts them together and compiles.  Connect them in ``app``; each has a ``run`` that lasts as long as the server.
 """
 
 from vestibule.mesh.directory import DirectorySource
 from vestibule.mesh.discovery import Discovery
+from vestibule.mesh.git import Following, GitSource
 from vestibule.mesh.lifetimes import SvidLifetimes
 from vestibule.mesh.publish import IntentStatus, Publisher
 from vestibule.mesh.source import CommitInfo, Reading, Source
@@ -14,6 +15,8 @@ __all__ = [
     "CommitInfo",
     "DirectorySource",
     "Discovery",
+    "Following",
+    "GitSource",
     "IntentStatus",
     "Publisher",
     "Reading",

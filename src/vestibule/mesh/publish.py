@@ -17,7 +17,7 @@ from vestibule.errors import VestibuleError
 from vestibule.intent import Problem
 from vestibule.mesh.discovery import Discovery
 from vestibule.mesh.revision import Revision, first_change
-from vestibule.mesh.source import Source
+from vestibule.mesh.source import CommitInfo, Source
 from vestibule.spiffe import Revocations, SpiffeId
 from vestibule.xds.resources import ProxyKey, Snapshot
 
@@ -37,6 +37,8 @@ class IntentStatus:
     loaded_at: datetime | None
     problems: tuple[Problem, ...]
     services: tuple[str, ...]
+    commit: CommitInfo | None = None
+    head: str | None = None
 
 
 class Lifetimes(Protocol):
@@ -86,6 +88,8 @@ class Publisher:
             loaded_at=reading.loaded_at,
             problems=reading.problems,
             services=tuple(services),
+            commit=reading.commit,
+            head=reading.head,
         )
 
     async def run(self) -> None:

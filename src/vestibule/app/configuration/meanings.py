@@ -90,7 +90,46 @@ SERVER: Final = {
     ),
     "audit_file_size": Meaning("How large a file of the audit log grows before a new one is begun."),
     "audit_files": Meaning("How many files of the audit log are kept; 0 keeps all."),
-    "intent": Meaning("The directory of the mesh's intent; without it, identities only.", "--intent"),
+    "intent": Meaning(
+        "Where the mesh's intent is: a directory, or a Git repository; neither: identities only.", "--intent"
+    ),
+    "intent.git": Meaning("The intent in a Git repository."),
+    "intent.git.repository": Meaning(
+        "Its address: https://…, ssh://…, USER@HOST:PATH, or a path on this machine.", "--intent-git"
+    ),
+    "intent.git.ref": Meaning("The branch or tag that is followed, or one commit.", "--intent-git-ref"),
+    "intent.git.directory": Meaning(
+        "The folder of the repository that holds mesh.yaml.", "--intent-git-directory"
+    ),
+    "intent.git.poll": Meaning(
+        "How often the repository is asked; one on this machine is watched besides.", "--intent-git-poll"
+    ),
+    "intent.git.webhook_secret": Meaning(
+        "A file, mode 600, with the secret of webhooks; with it, POST /webhook/git is served beside /live.",
+        "--intent-git-webhook-secret",
+    ),
+    "intent.git.allowed_signers": Meaning(
+        "Only commits signed by an SSH key of this file are taken up (ssh-keygen(1), ALLOWED SIGNERS).",
+        "--intent-git-allowed-signers",
+    ),
+    "intent.git.allowed_keys": Meaning(
+        "Only commits signed by an OpenPGP key of this file are taken up; beside allowed_signers, by a key of either.",
+        "--intent-git-allowed-keys",
+    ),
+    "intent.git.force_push": Meaning(
+        "Whether a branch that no longer contains the commit in force is followed: refuse or follow.",
+        "--intent-git-force-push",
+    ),
+    "intent.git.credentials": Meaning(
+        "For https: a file, mode 600, with USER:TOKEN, or a token alone.", "--intent-git-credentials"
+    ),
+    "intent.git.ssh_key": Meaning("For SSH: the private key, mode 600.", "--intent-git-ssh-key"),
+    "intent.git.known_hosts": Meaning("For SSH: the host's keys.", "--intent-git-known-hosts"),
+    "intent.git.ca": Meaning(
+        "For https: the authorities of the host's certificate, PEM; otherwise the system's.",
+        "--intent-git-ca",
+    ),
+    "intent.git.max_size": Meaning("The most that is fetched and kept.", "--intent-git-max-size"),
     "node_attestors": Meaning("How nodes may attest: names, each with its settings.", "--node-attestor"),
     "allowed_jwt_claims": Meaning("Which custom claims entries may put into JWT-SVIDs; `*` allows all."),
     "template_identities": Meaning("How many identities an entry with a template may give."),

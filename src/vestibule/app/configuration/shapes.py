@@ -81,6 +81,20 @@ class OrOff(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
+class Either:
+    """One value, or settings that belong together."""
+
+    value: Shape[Any]
+    nested: Shape[Any]
+
+    def read(self, node: Node, findings: Findings) -> At[Any] | None:
+        return (self.nested if isinstance(node, Mapping) else self.value).read(node, findings)
+
+    def schema(self) -> Schema:
+        return {"anyOf": [self.value.schema(), self.nested.schema()]}
+
+
+@dataclass(frozen=True, slots=True)
 class Attestors:
     """Names of attestors with their settings; ``one`` of them, or several."""
 
@@ -139,8 +153,8 @@ def plain(value: Any) -> Any:
 def shape_of(name: str, hint: Any, describe: Callable[[str], str]) -> Shape[Any]:
     """The shape of a setting called ``name`` (dotted, if nested) of a type; ``describe`` says what a name means."""
     if get_origin(hint) in (Union, types.UnionType):
-        (inner,) = (each for each in get_args(hint) if each is not type(None))
-        return OrOff(shape_of(name, inner, describe))
+        inner = [shape_of(name, each, describe) for each in get_args(hint) if each is not type(None)]
+        return OrOff(inner[0] if len(inner) == 1 else Either(*inner))
     if get_origin(hint) is tuple:
         item = get_args(hint)[0]
         return Attestors() if item is Attestor else Many(shape_of(name, item, describe), "value")

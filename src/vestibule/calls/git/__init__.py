@@ -1,4 +1,4 @@
-"""Git repositories, through the `git` program: what they hold is read, and never run (docs/decisions, 0022)."""
+"""Git repositories, through the `git` program: what they hold is read, and never run (see docs/git.md)."""
 
 from vestibule.calls.git.access import Access
 from vestibule.calls.git.mirror import CommitFacts, Head, Mirror

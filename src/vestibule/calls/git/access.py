@@ -80,7 +80,11 @@ class Access:
             lines += [f"[credential {_quoted(place.origin)}]", f"helper = {_quoted(_HELPER)}"]
         if place.path is not None:
             # It was named by the operator, whoever owns it.
-            lines += ["[safe]", f"directory = {_quoted(place.path)}", f"directory = {_quoted(place.path / '.git')}"]
+            lines += [
+                "[safe]",
+                f"directory = {_quoted(place.path)}",
+                f"directory = {_quoted(place.path / '.git')}",
+            ]
         lines += ["[gpg]", "minTrustLevel = undefined", '[gpg "x509"]', "program = /bin/false"]
         lines += ['[gpg "openpgp"]', f"program = {'gpg' if self.allowed_keys else '/bin/false'}"]
         signers = self.allowed_signers or "/dev/null"

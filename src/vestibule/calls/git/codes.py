@@ -7,10 +7,10 @@ GIT_ADDRESS = define(
     "git-address-refused",
     Kind.INVALID,
     Fault.OPERATOR,
-    meaning="The address of a repository is none that is fetched from: it is not https, ssh, a file or a path, it holds "
-    "a password, or a branch, tag or folder is named as Git allows no name.",
-    advice="Write https://HOST/PATH, ssh://USER@HOST/PATH, USER@HOST:PATH or an absolute path.  A password or token "
-    "belongs into the file that `credentials` names.",
+    meaning="The address of a repository is none that is fetched from: it is not https, ssh, a file or a path, "
+    "it holds a password, or a branch, tag or folder is named as Git allows no name.",
+    advice="Write https://HOST/PATH, ssh://USER@HOST/PATH, USER@HOST:PATH or an absolute path.  A password or "
+    "token belongs into the file that `credentials` names.",
 )
 GIT_MISSING = define(
     "VST3221",
@@ -25,9 +25,10 @@ GIT_UNREACHABLE = define(
     "git-unreachable",
     Kind.UNAVAILABLE,
     Fault.OPERATOR,
-    meaning="The repository that holds the intent cannot be reached, or broke off.  The mesh goes on with the last good "
-    "commit, and the repository is asked again and again.",
-    advice="Ask it as the server does: git ls-remote ADDRESS.  Look at the network, the name, and the proxy settings.",
+    meaning="The repository that holds the intent cannot be reached, or broke off.  The mesh goes on with the "
+    "last good commit, and the repository is asked again and again.",
+    advice="Ask it as the server does: git ls-remote ADDRESS.  Look at the network, the name, and the proxy "
+    "settings.",
 )
 GIT_REF_UNKNOWN = define(
     "VST3223",
@@ -42,9 +43,10 @@ GIT_COMMIT_NOT_SIGNED = define(
     "git-commit-not-signed",
     Kind.DENIED,
     Fault.OPERATOR,
-    meaning="Only commits signed by an allowed key are taken up, and this one is not signed, or by another key, or by one "
-    "that has expired.  The last good commit stays in force.",
-    advice="Sign it (git commit --amend -S) with a key that the allowed signers name, or push a signed commit on top.",
+    meaning="Only commits signed by an allowed key are taken up, and this one is not signed, or by another "
+    "key, or by one that has expired.  The last good commit stays in force.",
+    advice="Sign it (git commit --amend -S) with a key that the allowed signers name, or push a signed commit "
+    "on top.",
 )
 GIT_HISTORY_REWRITTEN = define(
     "VST3225",
@@ -52,15 +54,16 @@ GIT_HISTORY_REWRITTEN = define(
     Kind.DENIED,
     Fault.OPERATOR,
     meaning="The branch or tag no longer contains the commit that is in force: it was force-pushed or moved.",
-    advice="If that was meant, set `force_push: follow`, or merge the commit that is in force: git merge -s ours COMMIT.",
+    advice="If that was meant, set `force_push: follow`, or merge the commit that is in force: git merge -s "
+    "ours COMMIT.",
 )
 GIT_TOO_LARGE = define(
     "VST3226",
     "git-too-large",
     Kind.EXHAUSTED,
     Fault.OPERATOR,
-    meaning="The repository or the intent in it is larger than is taken: `max_size` bounds what is fetched, and an "
-    "intent has at most 20,000 files and 64 MiB.",
+    meaning="The repository or the intent in it is larger than is taken: `max_size` bounds what is fetched, "
+    "and an intent has at most 20,000 files and 64 MiB.",
     advice="Keep the intent in a repository of its own, or raise `max_size`.",
 )
 GIT_NO_ROOM = define(
@@ -68,7 +71,8 @@ GIT_NO_ROOM = define(
     "git-no-room",
     Kind.EXHAUSTED,
     Fault.OPERATOR,
-    meaning="There is no room on the disk for what would be fetched.  The mesh goes on with the last good commit.",
+    meaning="There is no room on the disk for what would be fetched.  The mesh goes on with the last good "
+    "commit.",
     advice="Make room where `data_dir` is; the next look at the repository takes up what was missed.",
 )
 GIT_ACCESS_DENIED = define(
@@ -92,8 +96,8 @@ GIT_UNKNOWN_REVISION = define(
     "git-unknown-revision",
     Kind.NOT_FOUND,
     Fault.CALLER,
-    meaning="What was named is neither a directory, nor a commit, branch or tag of the repository around the current "
-    "directory.",
+    meaning="What was named is neither a directory, nor a commit, branch or tag of the repository around the "
+    "current directory.",
     advice="Name a directory, or fetch first: git fetch origin.  In CI, check out with the whole history.",
 )
 GIT_FAILED = define(
@@ -102,5 +106,6 @@ GIT_FAILED = define(
     Kind.INTERNAL,
     Fault.OPERATOR,
     meaning="Git could not do what it does on our own copy, for a reason that only its message tells.",
-    advice="Read the message.  The copy below `data_dir` may be removed while the server is stopped; it is fetched anew.",
+    advice="Read the message.  The copy below `data_dir` may be removed while the server is stopped; it is "
+    "fetched anew.",
 )

@@ -118,7 +118,14 @@ class Mirror:
         await self._begin(head.id)
         await self._bound()
         done = await self._git.run(
-            *(f"--git-dir={self._git_dir}", "fetch", "--quiet", "--force", "--no-tags", "--no-write-fetch-head"),
+            *(
+                f"--git-dir={self._git_dir}",
+                "fetch",
+                "--quiet",
+                "--force",
+                "--no-tags",
+                "--no-write-fetch-head",
+            ),
             *("--no-recurse-submodules", "--", self.place.url, f"+{head.name}:{_HEAD}"),
             seconds=FETCHING_SECONDS,
             most_file=self._max_size,
@@ -160,9 +167,17 @@ class Mirror:
             return None
         await self._take_keys()
         done = await self._local("verify-commit", "--raw", commit)
-        if done.status == 0 and (found := _SSH_SIGNATURE.search(done.complaint)) and self._access.allowed_signers:
+        if (
+            done.status == 0
+            and (found := _SSH_SIGNATURE.search(done.complaint))
+            and self._access.allowed_signers
+        ):
             return f"{found[1]} ({found[3]})"
-        if done.status == 0 and (found := _GPG_SIGNATURE.search(done.complaint)) and self._access.allowed_keys:
+        if (
+            done.status == 0
+            and (found := _GPG_SIGNATURE.search(done.complaint))
+            and self._access.allowed_keys
+        ):
             name = _GPG_NAME.search(done.complaint)
             return f"{name[1]} ({found[1]})" if name else found[1]
         why = f": {done.last}" if done.complaint.strip() else ""
@@ -224,7 +239,9 @@ class Mirror:
             f"--git-dir={self._git_dir}", "gc", "--quiet", "--prune=now", seconds=FETCHING_SECONDS
         )
         if (size := await asyncio.to_thread(self._size)) > self._max_size:
-            raise GIT_TOO_LARGE.error(f"the copy of {self.place} has {size} bytes, and max_size is {self._max_size}")
+            raise GIT_TOO_LARGE.error(
+                f"the copy of {self.place} has {size} bytes, and max_size is {self._max_size}"
+            )
 
     def _size(self) -> int:
         return sum(file.lstat().st_size for file in self._files() if file.exists())
@@ -292,5 +309,3 @@ def _instant(text: str) -> datetime:
         return datetime.fromtimestamp(int(text), UTC)
     except (ValueError, OverflowError, OSError):
         return datetime.fromtimestamp(0, UTC)
-
-

@@ -104,9 +104,7 @@ class Git:
             **(self.more or {}),
         }
 
-    async def run(
-        self, *arguments: str, seconds: float = 30.0, most_file: int | None = None
-    ) -> Finished:
+    async def run(self, *arguments: str, seconds: float = 30.0, most_file: int | None = None) -> Finished:
         """Run it.  ``most_file`` bounds every file that it writes, in bytes.  Raises: VST3221, VST3222 (too late)."""
         command = _command(arguments, most_file)
         try:

@@ -84,7 +84,12 @@ class CommitTree:
         if folder not in self._folders:
             slash = "/" if folder and not self._root.endswith(":") else ""
             done = self._git.run_now(
-                f"--git-dir={self._git_dir}", "ls-tree", "-z", "-l", "--full-tree", f"{self._root}{slash}{folder}"
+                f"--git-dir={self._git_dir}",
+                "ls-tree",
+                "-z",
+                "-l",
+                "--full-tree",
+                f"{self._root}{slash}{folder}",
             )
             if done.status:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x1evestibule/admin/v1/admin.proto\x12\x12vestibule.admin.v1\"\x18\n\x16GetServerStatusRequest\"\xae\x02\n\x0cServerStatus\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0ctrust_domain\x18\x02 \x01(\t\x12\x38\n\x0b\x61uthorities\x18\x03 \x03(\x0b\x32#.vestibule.admin.v1.AuthorityStatus\x12\x30\n\x06intent\x18\x04 \x01(\x0b\x32 .vestibule.admin.v1.IntentStatus\x12\x30\n\x07proxies\x18\x05 \x03(\x0b\x32\x1f.vestibule.admin.v1.ProxyStatus\x12\x33\n\x06\x61gents\x18\x06 \x03(\x0b\x32#.vestibule.admin.v1.AgentStatusLine\x12\x12\n\nstarted_at\x18\x07 \x01(\x03\x12\x10\n\x08warnings\x18\x14 \x03(\t\"S\n\x0f\x41uthorityStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x12\n\nnot_before\x18\x03 \x01(\x03\x12\x11\n\tnot_after\x18\x04 \x01(\x03\"`\n\x0f\x41gentStatusLine\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x17\n\x0fsvid_expires_at\x18\x03 \x01(\x03\x12\x0e\n\x06\x62\x61nned\x18\x04 \x01(\x08\"\x86\x01\n\x0cIntentStatus\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tdirectory\x18\x02 \x01(\t\x12\x11\n\tloaded_at\x18\x03 \x01(\x03\x12-\n\x08problems\x18\x04 \x03(\x0b\x32\x1b.vestibule.admin.v1.Problem\x12\x10\n\x08services\x18\x05 \x03(\t\"Y\n\x07Problem\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x64vice\x18\x03 \x01(\t\x12\r\n\x05where\x18\x04 \x01(\t\x12\x10\n\x08severity\x18\x05 \x01(\t\"\xc3\x02\n\x0bProxyStatus\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x13\n\x0binstance_id\x18\x03 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x04 \x01(\t\x12\x11\n\tconnected\x18\x05 \x01(\x08\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x10\n\x08\x62oundary\x18\x07 \x01(\t\x12=\n\x07ingress\x18\x08 \x03(\x0b\x32,.vestibule.admin.v1.ProxyStatus.IngressEntry\x12+\n\x05types\x18\t \x03(\x0b\x32\x1c.vestibule.admin.v1.TypeSync\x12\x17\n\x0fsvid_expires_at\x18\n \x01(\x03\x1a.\n\x0cIngressEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"|\n\x08TypeSync\x12\x10\n\x08type_url\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x14\n\x0cversion_sent\x18\x03 \x01(\t\x12\x15\n\rversion_acked\x18\x04 \x01(\t\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x12\n\nupdated_at\x18\x06 \x01(\x03\"\x17\n\x15GetAgentStatusRequest\"\xfe\x02\n\x0b\x41gentStatus\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x17\n\x0fsvid_expires_at\x18\x03 \x01(\x03\x12\x18\n\x10server_connected\x18\x04 \x01(\x08\x12\x16\n\x0eserver_seen_at\x18\x05 \x01(\x03\x12\x14\n\x0cserver_error\x18\x06 \x01(\t\x12-\n\x05svids\x18\x07 \x03(\x0b\x32\x1e.vestibule.admin.v1.SvidStatus\x12\x33\n\x08sidecars\x18\x08 \x03(\x0b\x32!.vestibule.admin.v1.SidecarStatus\x12\x12\n\nstarted_at\x18\t \x01(\x03\x12-\n\x08problems\x18\n \x03(\x0b\x32\x1b.vestibule.admin.v1.Problem\x12\x31\n\nclock_skew\x18\x14 \x01(\x0b\x32\x1d.vestibule.admin.v1.ClockSkew\x12\x10\n\x08kek_home\x18\x15 \x01(\t\"K\n\tClockSkew\x12\x0f\n\x07seconds\x18\x01 \x01(\x01\x12\x1b\n\x13uncertainty_seconds\x18\x02 \x01(\x01\x12\x10\n\x08verified\x18\x03 \x01(\x08\"y\n\nSvidStatus\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x0e\n\x06serial\x18\x03 \x01(\t\x12\x11\n\tnot_after\x18\x04 \x01(\x03\x12\x10\n\x08renew_at\x18\x05 \x01(\x03\x12\x11\n\tfrom_disk\x18\x06 \x01(\x08\"u\n\rSidecarStatus\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x13\n\x0binstance_id\x18\x03 \x01(\t\x12\x12\n\nregistered\x18\x04 \x01(\x08\x12\x17\n\x0f\x65nvoy_connected\x18\x05 \x01(\x08\x32h\n\x0bServerAdmin\x12Y\n\tGetStatus\x12*.vestibule.admin.v1.GetServerStatusRequest\x1a .vestibule.admin.v1.ServerStatus2e\n\nAgentAdmin\x12W\n\tGetStatus\x12).vestibule.admin.v1.GetAgentStatusRequest\x1a\x1f.vestibule.admin.v1.AgentStatusb\x06proto3')
+DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x1evestibule/admin/v1/admin.proto\x12\x12vestibule.admin.v1\"\x18\n\x16GetServerStatusRequest\"\xae\x02\n\x0cServerStatus\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0ctrust_domain\x18\x02 \x01(\t\x12\x38\n\x0b\x61uthorities\x18\x03 \x03(\x0b\x32#.vestibule.admin.v1.AuthorityStatus\x12\x30\n\x06intent\x18\x04 \x01(\x0b\x32 .vestibule.admin.v1.IntentStatus\x12\x30\n\x07proxies\x18\x05 \x03(\x0b\x32\x1f.vestibule.admin.v1.ProxyStatus\x12\x33\n\x06\x61gents\x18\x06 \x03(\x0b\x32#.vestibule.admin.v1.AgentStatusLine\x12\x12\n\nstarted_at\x18\x07 \x01(\x03\x12\x10\n\x08warnings\x18\x14 \x03(\t\"S\n\x0f\x41uthorityStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x12\n\nnot_before\x18\x03 \x01(\x03\x12\x11\n\tnot_after\x18\x04 \x01(\x03\"`\n\x0f\x41gentStatusLine\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x11\n\tconnected\x18\x02 \x01(\x08\x12\x17\n\x0fsvid_expires_at\x18\x03 \x01(\x03\x12\x0e\n\x06\x62\x61nned\x18\x04 \x01(\x08\"\xc6\x01\n\x0cIntentStatus\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tdirectory\x18\x02 \x01(\t\x12\x11\n\tloaded_at\x18\x03 \x01(\x03\x12-\n\x08problems\x18\x04 \x03(\x0b\x32\x1b.vestibule.admin.v1.Problem\x12\x10\n\x08services\x18\x05 \x03(\t\x12\x30\n\x06\x63ommit\x18\n \x01(\x0b\x32 .vestibule.admin.v1.IntentCommit\x12\x0c\n\x04head\x18\x0b \x01(\t\"d\n\x0cIntentCommit\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x61uthor\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x11\n\tsigned_by\x18\x04 \x01(\t\x12\x14\n\x0c\x63ommitted_at\x18\x05 \x01(\x03\"Y\n\x07Problem\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x64vice\x18\x03 \x01(\t\x12\r\n\x05where\x18\x04 \x01(\t\x12\x10\n\x08severity\x18\x05 \x01(\t\"\xc3\x02\n\x0bProxyStatus\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x13\n\x0binstance_id\x18\x03 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x04 \x01(\t\x12\x11\n\tconnected\x18\x05 \x01(\x08\x12\x0f\n\x07version\x18\x06 \x01(\t\x12\x10\n\x08\x62oundary\x18\x07 \x01(\t\x12=\n\x07ingress\x18\x08 \x03(\x0b\x32,.vestibule.admin.v1.ProxyStatus.IngressEntry\x12+\n\x05types\x18\t \x03(\x0b\x32\x1c.vestibule.admin.v1.TypeSync\x12\x17\n\x0fsvid_expires_at\x18\n \x01(\x03\x1a.\n\x0cIngressEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"|\n\x08TypeSync\x12\x10\n\x08type_url\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x14\n\x0cversion_sent\x18\x03 \x01(\t\x12\x15\n\rversion_acked\x18\x04 \x01(\t\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\x12\n\nupdated_at\x18\x06 \x01(\x03\"\x17\n\x15GetAgentStatusRequest\"\xfe\x02\n\x0b\x41gentStatus\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x17\n\x0fsvid_expires_at\x18\x03 \x01(\x03\x12\x18\n\x10server_connected\x18\x04 \x01(\x08\x12\x16\n\x0eserver_seen_at\x18\x05 \x01(\x03\x12\x14\n\x0cserver_error\x18\x06 \x01(\t\x12-\n\x05svids\x18\x07 \x03(\x0b\x32\x1e.vestibule.admin.v1.SvidStatus\x12\x33\n\x08sidecars\x18\x08 \x03(\x0b\x32!.vestibule.admin.v1.SidecarStatus\x12\x12\n\nstarted_at\x18\t \x01(\x03\x12-\n\x08problems\x18\n \x03(\x0b\x32\x1b.vestibule.admin.v1.Problem\x12\x31\n\nclock_skew\x18\x14 \x01(\x0b\x32\x1d.vestibule.admin.v1.ClockSkew\x12\x10\n\x08kek_home\x18\x15 \x01(\t\"K\n\tClockSkew\x12\x0f\n\x07seconds\x18\x01 \x01(\x01\x12\x1b\n\x13uncertainty_seconds\x18\x02 \x01(\x01\x12\x10\n\x08verified\x18\x03 \x01(\x08\"y\n\nSvidStatus\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x0e\n\x06serial\x18\x03 \x01(\t\x12\x11\n\tnot_after\x18\x04 \x01(\x03\x12\x10\n\x08renew_at\x18\x05 \x01(\x03\x12\x11\n\tfrom_disk\x18\x06 \x01(\x08\"u\n\rSidecarStatus\x12\x0f\n\x07service\x18\x01 \x01(\t\x12\x11\n\tspiffe_id\x18\x02 \x01(\t\x12\x13\n\x0binstance_id\x18\x03 \x01(\t\x12\x12\n\nregistered\x18\x04 \x01(\x08\x12\x17\n\x0f\x65nvoy_connected\x18\x05 \x01(\x08\x32h\n\x0bServerAdmin\x12Y\n\tGetStatus\x12*.vestibule.admin.v1.GetServerStatusRequest\x1a .vestibule.admin.v1.ServerStatus2e\n\nAgentAdmin\x12W\n\tGetStatus\x12).vestibule.admin.v1.GetAgentStatusRequest\x1a\x1f.vestibule.admin.v1.AgentStatusb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,27 +42,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AGENTSTATUSLINE']._serialized_start=470
   _globals['_AGENTSTATUSLINE']._serialized_end=566
   _globals['_INTENTSTATUS']._serialized_start=569
-  _globals['_INTENTSTATUS']._serialized_end=703
-  _globals['_PROBLEM']._serialized_start=705
-  _globals['_PROBLEM']._serialized_end=794
-  _globals['_PROXYSTATUS']._serialized_start=797
-  _globals['_PROXYSTATUS']._serialized_end=1120
-  _globals['_PROXYSTATUS_INGRESSENTRY']._serialized_start=1074
-  _globals['_PROXYSTATUS_INGRESSENTRY']._serialized_end=1120
-  _globals['_TYPESYNC']._serialized_start=1122
-  _globals['_TYPESYNC']._serialized_end=1246
-  _globals['_GETAGENTSTATUSREQUEST']._serialized_start=1248
-  _globals['_GETAGENTSTATUSREQUEST']._serialized_end=1271
-  _globals['_AGENTSTATUS']._serialized_start=1274
-  _globals['_AGENTSTATUS']._serialized_end=1656
-  _globals['_CLOCKSKEW']._serialized_start=1658
-  _globals['_CLOCKSKEW']._serialized_end=1733
-  _globals['_SVIDSTATUS']._serialized_start=1735
-  _globals['_SVIDSTATUS']._serialized_end=1856
-  _globals['_SIDECARSTATUS']._serialized_start=1858
-  _globals['_SIDECARSTATUS']._serialized_end=1975
-  _globals['_SERVERADMIN']._serialized_start=1977
-  _globals['_SERVERADMIN']._serialized_end=2081
-  _globals['_AGENTADMIN']._serialized_start=2083
-  _globals['_AGENTADMIN']._serialized_end=2184
+  _globals['_INTENTSTATUS']._serialized_end=767
+  _globals['_INTENTCOMMIT']._serialized_start=769
+  _globals['_INTENTCOMMIT']._serialized_end=869
+  _globals['_PROBLEM']._serialized_start=871
+  _globals['_PROBLEM']._serialized_end=960
+  _globals['_PROXYSTATUS']._serialized_start=963
+  _globals['_PROXYSTATUS']._serialized_end=1286
+  _globals['_PROXYSTATUS_INGRESSENTRY']._serialized_start=1240
+  _globals['_PROXYSTATUS_INGRESSENTRY']._serialized_end=1286
+  _globals['_TYPESYNC']._serialized_start=1288
+  _globals['_TYPESYNC']._serialized_end=1412
+  _globals['_GETAGENTSTATUSREQUEST']._serialized_start=1414
+  _globals['_GETAGENTSTATUSREQUEST']._serialized_end=1437
+  _globals['_AGENTSTATUS']._serialized_start=1440
+  _globals['_AGENTSTATUS']._serialized_end=1822
+  _globals['_CLOCKSKEW']._serialized_start=1824
+  _globals['_CLOCKSKEW']._serialized_end=1899
+  _globals['_SVIDSTATUS']._serialized_start=1901
+  _globals['_SVIDSTATUS']._serialized_end=2022
+  _globals['_SIDECARSTATUS']._serialized_start=2024
+  _globals['_SIDECARSTATUS']._serialized_end=2141
+  _globals['_SERVERADMIN']._serialized_start=2143
+  _globals['_SERVERADMIN']._serialized_end=2247
+  _globals['_AGENTADMIN']._serialized_start=2249
+  _globals['_AGENTADMIN']._serialized_end=2350
 # @@protoc_insertion_point(module_scope)

@@ -146,16 +146,24 @@ class IntentStatus(_message.Message):
     LOADED_AT_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
     SERVICES_FIELD_NUMBER: _builtins.int
+    COMMIT_FIELD_NUMBER: _builtins.int
+    HEAD_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """of what is being served"""
     directory: _builtins.str
     loaded_at: _builtins.int
+    head: _builtins.str
+    """the newest commit that was seen, taken up or not"""
     @_builtins.property
     def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___Problem]:
         """of the files as they are now; when there are any, version is the last good one"""
 
     @_builtins.property
     def services(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def commit(self) -> Global___IntentCommit:
+        """which the version was read from; absent where the intent is a directory"""
+
     def __init__(
         self,
         *,
@@ -164,14 +172,48 @@ class IntentStatus(_message.Message):
         loaded_at: _builtins.int = ...,
         problems: _abc.Iterable[Global___Problem] | None = ...,
         services: _abc.Iterable[_builtins.str] | None = ...,
+        commit: Global___IntentCommit | None = ...,
+        head: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "loaded_at", b"loaded_at", "problems", b"problems", "services", b"services", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit", "directory", b"directory", "head", b"head", "loaded_at", b"loaded_at", "problems", b"problems", "services", b"services", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___IntentStatus: _TypeAlias = IntentStatus  # noqa: Y015
+
+@_typing.final
+class IntentCommit(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    SIGNED_BY_FIELD_NUMBER: _builtins.int
+    COMMITTED_AT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    author: _builtins.str
+    subject: _builtins.str
+    signed_by: _builtins.str
+    """the allowed key; empty where signatures are not asked for"""
+    committed_at: _builtins.int
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        author: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        signed_by: _builtins.str = ...,
+        committed_at: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "committed_at", b"committed_at", "id", b"id", "signed_by", b"signed_by", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IntentCommit: _TypeAlias = IntentCommit  # noqa: Y015
 
 @_typing.final
 class Problem(_message.Message):
