@@ -1,5 +1,7 @@
 """Error codes of the intent language: files (000n), YAML (001n), shapes (002n–003n), meaning (004n–006n)."""
 
+from typing import Final
+
 from vestibule.errors import ErrorCode, Fault, Kind, define
 
 
@@ -224,4 +226,30 @@ RETRIED_UNSAFELY = _intent(
     "whether the first try was carried out: it may be carried out twice.",
     advice="Retry only on connect-failure, refused-stream and reset-before-request, or only on a route whose "
     "methods are safe to repeat (GET, HEAD, OPTIONS, PUT, DELETE).",
+)
+CREDENTIAL_IN_PLAIN_TEXT = _intent(
+    "VST0062",
+    "credential-in-plain-text",
+    meaning="A credential would be sent to an outside host without TLS, where everybody on the way can read it.",
+    advice="Speak TLS to the host (tls: webpki, or tls: {ca: certs/ca.pem}), or remove the credential.",
+)
+NOT_CERTIFICATES = _intent(
+    "VST0063",
+    "no-certificates",
+    meaning="A file that should hold certificates holds something else, or a private key beside them.",
+    advice="Put certificates in PEM form there, -----BEGIN CERTIFICATE----- and so on, and nothing else.",
+)
+KEY_ADVICE: Final = "Remove the key from the intent, consider it known, and keep only the certificate there."
+NEVER_ALLOWED = _intent(
+    "VST0064",
+    "never-allowed",
+    meaning="Requests are sent to a service none of whose rules allows the one who sends them: all are denied.",
+    advice="Write a rule in the file of the service that is called.",
+)
+NAME_TAKEN = _intent(
+    "VST0065",
+    "name-taken",
+    meaning="A service, an external and a gateway share one space of names, since callers use them as host names "
+    "and identities are made of them; two files declare the same name.",
+    advice="Rename one of the two.",
 )

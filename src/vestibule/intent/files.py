@@ -17,8 +17,12 @@ MESH: Final = "mesh.yaml"
 UP: Final = "up.yaml"
 SERVICES: Final = "services"
 EGRESS: Final = "egress"
+GATEWAYS: Final = "gateways"
+CERTS: Final = "certs"
 MAX_BYTES: Final = 256 * 1024
 _YAML: Final = (".yaml", ".yml")
+# What is read of each folder.
+_FOLDERS: Final = {SERVICES: ".yaml", EGRESS: ".yaml", GATEWAYS: ".yaml", CERTS: ".pem"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,16 +125,14 @@ def _wanted(tree: Tree, problems: list[Problem]) -> Iterator[str]:
 
 
 def _wanted_folder(tree: Tree, folder: str, problems: list[Problem]) -> Iterator[str]:
-    if folder not in (SERVICES, EGRESS) and not nearest(folder, (SERVICES, EGRESS)):
+    if folder not in _FOLDERS and not nearest(folder, _FOLDERS):
         return
+    suffix = _FOLDERS.get(folder)
     for entry in _listing(tree, folder):
         name = f"{folder}/{entry.name}"
-        if folder == SERVICES and entry.name.endswith(".yaml") and not entry.is_dir:
+        if suffix and entry.name.endswith(suffix) and not entry.is_dir:
             yield name
-        elif folder == EGRESS and entry.name.endswith(_YAML):
-            message = "external destinations are not supported by this version"
-            problems.append(problem(codes.NOT_SUPPORTED, message, name))
-        elif entry.name.endswith(_YAML) or (folder == SERVICES and entry.is_dir):
+        elif entry.name.endswith(_YAML) or (suffix and entry.is_dir):
             what = "folder" if entry.is_dir else "file"
             problems.append(problem(codes.STRAY_FILE, f"this {what} is not read", name))
 
@@ -147,7 +149,12 @@ def _rename(name: str, names: tuple[str, ...]) -> str | None:
 
 def _read_into(files: dict[str, bytes], tree: Tree, name: str, problems: list[Problem]) -> None:
     content, found = read_file(tree, name)
-    if content is not None:
+    if content is not None and name.startswith(f"{CERTS}/") and b"PRIVATE KEY" in content:
+        # Never kept: what is read goes on into histories and plans.
+        found = problem(
+            codes.NOT_CERTIFICATES, "this file holds a private key", name, advice=codes.KEY_ADVICE
+        )
+    elif content is not None:
         files[name] = content
     if found:
         problems.append(found)

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
 from vestibule.intent import codes, language, resolving
-from vestibule.intent.files import MESH, SERVICES, UP, Directory, Tree, problem, read_file, read_tree, shown
+from vestibule.intent.crossing import warn_of_denied_mirrors, warn_of_denied_routes
+from vestibule.intent.documents import Declared, read_declared, read_fields
+from vestibule.intent.externals import build_external
+from vestibule.intent.files import (
+    EGRESS,
+    GATEWAYS,
+    MESH,
+    SERVICES,
+    UP,
+    Directory,
+    Tree,
+    problem,
+    read_file,
+    read_tree,
+)
+from vestibule.intent.gateways import build_gateway
 from vestibule.intent.meshes import build_defaults, build_mesh
 from vestibule.intent.model import App, Defaults, Intent, Service, UpFile
-from vestibule.intent.nodes import START, Position, parse
+from vestibule.intent.outside import External, Gateway
 from vestibule.intent.ports import build_ports
 from vestibule.intent.problems import Findings, Problem, Severity, nearest
 from vestibule.intent.services import build_service
-from vestibule.intent.shapes import Fields, Record
+from vestibule.intent.shapes import Fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,14 +49,6 @@ class LoadedUp:
 
     up: UpFile | None
     problems: tuple[Problem, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ServiceFile:
-    name: str
-    at: Position
-    fields: Fields | None
-    findings: Findings
 
 
 def load(directory: Path) -> Loaded:
@@ -63,24 +70,23 @@ def load_files(files: Mapping[str, bytes], *, unread: frozenset[str] = frozenset
     ``unread`` names files that exist and could not be read, so that what refers to them is not called unknown.
     """
     mesh_findings = Findings(MESH)
-    mesh = _fields(language.MESH_FILE, files.get(MESH), mesh_findings)
-    services = [_service_file(name, files[name]) for name in sorted(files) if name.startswith(f"{SERVICES}/")]
-    declared = {found.name: (found.at, found.findings) for found in reversed(services) if found.name}
-    names = resolving.identities(mesh, declared)
-    hidden = {Path(name).stem: None for name in unread if name.startswith(f"{SERVICES}/")}
-    names = replace(names, services={**hidden, **names.services})
-    names = resolving.roles(mesh, names, mesh_findings)
+    mesh = read_fields(language.MESH_FILE, files.get(MESH), mesh_findings)
+    declared = read_declared(files)
+    names = _names(mesh, declared, unread, mesh_findings)
     defaults = build_defaults(mesh, mesh_findings)
-    ports = {each.name: build_ports(each.fields, each.findings) for each in services if each.fields}
-    names = replace(names, ports=ports)
-    built = [_build(found, names, defaults) for found in services]
+    parts = _Parts.build(declared, names, defaults, files)
     problems = [*_missing(files, unread), *mesh_findings.problems()]
-    problems += [each for found in services for each in found.findings.problems()]
+    problems += [each for found in declared for each in found.findings.problems()]
     intent_mesh = build_mesh(mesh, names, defaults)
     if intent_mesh is None or any(found.severity is Severity.ERROR for found in problems):
         return _loaded(None, tuple(problems), files)
-    by_name = {service.name: service for service in built if service}
-    intent = Intent(mesh=intent_mesh, services=MappingProxyType(by_name), version=version_of(files))
+    intent = Intent(
+        mesh=intent_mesh,
+        services=MappingProxyType(parts.services),
+        externals=MappingProxyType(parts.externals),
+        gateways=MappingProxyType(parts.gateways),
+        version=version_of(files),
+    )
     return _loaded(intent, tuple(problems), files)
 
 
@@ -95,7 +101,7 @@ def load_up(directory: Path, intent: Intent | None) -> LoadedUp:
 def load_up_text(content: bytes, intent: Intent | None) -> LoadedUp:
     """The same from the content of ``up.yaml``."""
     findings = Findings(UP)
-    fields = _fields(language.UP_FILE, content, findings)
+    fields = read_fields(language.UP_FILE, content, findings)
     table = fields.get(language.APPS) if fields else None
     apps: dict[str, App] = {}
     for name, (at, record) in (table.value if table else {}).items():
@@ -137,39 +143,77 @@ def _missing(files: Mapping[str, bytes], unread: frozenset[str]) -> list[Problem
     return missing
 
 
-def _fields(record: Record, content: bytes | None, findings: Findings) -> Fields | None:
-    if content is None:
-        return None
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        findings.add(codes.UNREADABLE_FILE, "the file is not UTF-8", Position(line, 1))
-        return None
-    document = parse(text)
-    findings.add_flaws(document.flaws)
-    read = record.read(document.root, findings) if document.root else None
-    return read.value if read else None
-
-
-def _service_file(name: str, content: bytes) -> _ServiceFile:
-    findings = Findings(shown(name))
-    fields = _fields(language.SERVICE_FILE, content, findings)
-    stem = name.removeprefix(f"{SERVICES}/").removesuffix(".yaml")
-    said = fields.get(language.SERVICE) if fields else None
-    if said and said.value != stem:
-        message = f"the file is named {shown(stem)!r}, and the service in it {said.value!r}"
-        findings.add(codes.FILE_NAME_MISMATCH, message, said.at)
-    # A file with an error in its name still declares what it is named after.
-    return _ServiceFile(
-        name=said.value if said else stem, at=said.at if said else START, fields=fields, findings=findings
+def _names(
+    mesh: Fields | None, declared: list[Declared], unread: frozenset[str], findings: Findings
+) -> resolving.Names:
+    places = {
+        folder: {each.name: (each.at, each.findings) for each in reversed(declared) if each.folder == folder}
+        for folder in (SERVICES, GATEWAYS)
+    }
+    hidden = {
+        folder: {Path(name).stem: None for name in unread if name.startswith(f"{folder}/")}
+        for folder in places
+    }
+    ports = {
+        each.name: build_ports(each.fields, each.findings)
+        for each in declared
+        if each.fields and each.folder == SERVICES
+    }
+    names = resolving.Names(
+        services={**hidden[SERVICES], **resolving.identities(mesh, places[SERVICES])},
+        gateways={**hidden[GATEWAYS], **resolving.identities(mesh, places[GATEWAYS])},
+        roles={},
+        trust_domain=resolving.trust_domain(mesh),
+        ports=ports,
     )
+    return resolving.roles(mesh, names, findings)
 
 
-def _build(found: _ServiceFile, names: resolving.Names, defaults: Defaults) -> Service | None:
-    if found.fields is None:
-        return None
-    return build_service(found.name, found.fields, names, defaults, found.findings)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """What could be built of the files, by name."""
+
+    services: dict[str, Service] = field(default_factory=dict)
+    externals: dict[str, External] = field(default_factory=dict)
+    gateways: dict[str, Gateway] = field(default_factory=dict)
+
+    @classmethod
+    def build(
+        cls,
+        declared: list[Declared],
+        names: resolving.Names,
+        defaults: Defaults,
+        files: Mapping[str, bytes],
+    ) -> _Parts:
+        parts = cls()
+        for each in declared:
+            if each.fields is not None:
+                parts._build(each, each.fields, names, defaults, files)
+        if any(each.findings.failed for each in declared):
+            return parts
+        for each in declared:
+            if each.folder == SERVICES and (service := parts.services.get(each.name)):
+                warn_of_denied_mirrors(service, parts.services, each.findings)
+            elif each.folder == GATEWAYS and (gateway := parts.gateways.get(each.name)):
+                warn_of_denied_routes(gateway, parts.services, each.findings)
+        return parts
+
+    def _build(
+        self,
+        each: Declared,
+        fields: Fields,
+        names: resolving.Names,
+        defaults: Defaults,
+        files: Mapping[str, bytes],
+    ) -> None:
+        if each.folder == SERVICES:
+            if service := build_service(each.name, fields, names, defaults, each.findings):
+                self.services[each.name] = service
+        elif each.folder == EGRESS:
+            if external := build_external(each.name, fields, names, defaults, files, each.findings):
+                self.externals[each.name] = external
+        elif gateway := build_gateway(each.name, fields, names, defaults, each.findings):
+            self.gateways[each.name] = gateway
 
 
 def _app(service: str, fields: Fields, findings: Findings) -> App | None:

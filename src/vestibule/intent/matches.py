@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from vestibule.intent import codes, traffic_keys
+from vestibule.intent import codes, outside_keys, traffic_keys
 from vestibule.intent.model import Port, Protocol
 from vestibule.intent.problems import Findings
 from vestibule.intent.shapes import At, Fields, Key
@@ -18,7 +19,7 @@ _EVERYTHING: Final = PathPattern(segments=(), below=True)
 
 def build_match(fields: Fields, port: Port | None, findings: Findings) -> RouteMatch:
     """The match of a route on this port."""
-    methods = fields.get(traffic_keys.MATCH_METHODS)
+    methods, hosts = fields.get(traffic_keys.MATCH_METHODS), fields.get(outside_keys.MATCH_HOSTS)
     for method in methods.value if methods else ():
         if port and port.protocol is Protocol.GRPC and method.value != "POST":
             message = f"the port {port.name!r} speaks gRPC, where {method.value} never occurs"
@@ -28,6 +29,7 @@ def build_match(fields: Fields, port: Port | None, findings: Findings) -> RouteM
         methods=frozenset(each.value for each in methods.value) if methods else frozenset(),
         headers=_values(fields, traffic_keys.MATCH_HEADERS),
         query=_values(fields, traffic_keys.MATCH_QUERY),
+        hosts=tuple(each.value for each in hosts.value) if hosts else (),
     )
 
 
@@ -53,10 +55,21 @@ def covers(wide: RouteMatch, narrow: RouteMatch) -> bool:
     return (
         (wide.path is None or wide.path.covers(narrow.path or _EVERYTHING))
         and (not wide.methods or (bool(narrow.methods) and narrow.methods <= wide.methods))
-        and (not wide.hosts or (bool(narrow.hosts) and set(narrow.hosts) <= set(wide.hosts)))
+        and (not wide.hosts or all(_covered(host, wide.hosts) for host in narrow.hosts or ("*",)))
         and all(any(_implies(mine, each) for mine in narrow.headers) for each in wide.headers)
         and all(any(_implies(mine, each) for mine in narrow.query) for each in wide.query)
     )
+
+
+def covers_host(wide: str, narrow: str) -> bool:
+    """Whether every host that ``narrow`` names is named by ``wide``: ``*.a.b`` is all below ``a.b``, not itself."""
+    if wide == "*" or wide == narrow:
+        return True
+    return wide.startswith("*.") and narrow.removeprefix("*").endswith(wide[1:]) and narrow != wide[2:]
+
+
+def _covered(host: str, hosts: Iterable[str]) -> bool:
+    return any(covers_host(each, host) for each in hosts)
 
 
 def _implies(narrow: ValueMatch, wide: ValueMatch) -> bool:

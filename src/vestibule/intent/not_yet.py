@@ -36,4 +36,7 @@ NOT_YET: Final[set[str]] = {
     "a service: mtls",
     # Asked by agents, and told to callers.
     "a service: health",
+    # Outside hosts and the ways in: whole folders.
+    "egress/",
+    "gateways/",
 }

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
+from typing import Final
 
 from vestibule.errors import Where
 from vestibule.intent.traffic import Route, Traffic
@@ -77,13 +78,16 @@ class GatewayTls:
     key: str
 
 
+DEFAULT_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - being reachable is what a gateway is for
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayListener:
     """One port where the outside connects; without ``tls`` in plain text."""
 
     name: str
     port: int
-    address: str = "0.0.0.0"  # noqa: S104 - being reachable is what a gateway is for
+    address: str = DEFAULT_ADDRESS
     tls: GatewayTls | None = None
     hosts: tuple[str, ...] = ("*",)
 

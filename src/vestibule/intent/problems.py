@@ -55,6 +55,11 @@ class Findings:
         """Whether more would only be noise."""
         return len(self._problems) > MAX_PER_FILE
 
+    @property
+    def failed(self) -> bool:
+        """Whether any of it is an error."""
+        return any(found.severity is Severity.ERROR for found in self._problems)
+
     def where(self, at: Position) -> Where:
         """A position as a place in this file."""
         return Where(file=self._file, line=at.line, column=at.column)

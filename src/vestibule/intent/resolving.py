@@ -24,15 +24,21 @@ class Names:
     services: Mapping[str, SpiffeId | None]
     roles: Mapping[str, tuple[IdentityMatch, ...] | None]
     trust_domain: TrustDomain | None
+    gateways: Mapping[str, SpiffeId | None] = field(default_factory=lambda: MappingProxyType({}))
     roles_known: bool = True
     ports: Mapping[str, Mapping[str, Port | None]] = field(default_factory=lambda: MappingProxyType({}))
 
 
-def identities(mesh: Fields | None, declared: Mapping[str, tuple[Position, Findings]]) -> Names:
-    """Give every declared service its identity; roles are not resolved yet."""
-    domain = mesh.get(language.TRUST_DOMAIN) if mesh else None
-    given = {name: _identity(mesh, name, *place) for name, place in declared.items()}
-    return Names(services=given, roles={}, trust_domain=domain.value if domain else None)
+def identities(
+    mesh: Fields | None, declared: Mapping[str, tuple[Position, Findings]]
+) -> dict[str, SpiffeId | None]:
+    """Give everything that is declared its identity."""
+    return {name: _identity(mesh, name, *place) for name, place in declared.items()}
+
+
+def trust_domain(mesh: Fields | None) -> TrustDomain | None:
+    """The mesh's trust domain, if it says one."""
+    return mesh.value(language.TRUST_DOMAIN, None) if mesh else None
 
 
 def _identity(mesh: Fields | None, name: str, at: Position, findings: Findings) -> SpiffeId | None:
@@ -73,11 +79,12 @@ def resolve_callers(
 def _matches(caller: At[Caller], names: Names, findings: Findings) -> tuple[IdentityMatch, ...]:
     found = caller.value
     if isinstance(found, ServiceCaller):
-        if found.name in names.services:
-            spiffe_id = names.services[found.name]
+        callers = {**names.gateways, **names.services}
+        if found.name in callers:
+            spiffe_id = callers[found.name]
             return (IdentityMatch(id=spiffe_id),) if spiffe_id else ()
         message = f"there is no service {found.name!r}"
-        fix = advice(found.name, names.services, "services")
+        fix = advice(found.name, callers, "services")
         findings.add(codes.UNKNOWN_NAME, message, caller.at, advice=fix)
         return ()
     if isinstance(found, RoleCaller):

@@ -59,6 +59,9 @@ def warn_of_repeats(
     ``methods`` are those that can occur; empty means any.
     """
     harmless = _NOT_BEGUN | _REFUSED if protocol is Protocol.GRPC else _NOT_BEGUN
+    if protocol is not None and protocol is not Protocol.GRPC:
+        # They never occur there, which is a problem of its own.
+        harmless = harmless | _GRPC_ONLY
     risky = [each.value for each in retry.on if each not in harmless] + [str(each) for each in retry.statuses]
     unsafe = sorted(methods - _REPEATABLE) if methods else ["POST"]
     if retry.attempts > 1 and risky and unsafe:

@@ -9,8 +9,9 @@ from vestibule.intent import codes, traffic_keys
 from vestibule.intent.matches import build_match, refuse_unreachable
 from vestibule.intent.model import Defaults, Port, Protocol
 from vestibule.intent.nodes import Position
-from vestibule.intent.ports import Ports, known_port, said_port
+from vestibule.intent.ports import Ports, called_port, called_ports, said_port
 from vestibule.intent.problems import Findings
+from vestibule.intent.redirects import check_redirect
 from vestibule.intent.resolving import Names, advice
 from vestibule.intent.retries import (
     check_conditions,
@@ -20,8 +21,8 @@ from vestibule.intent.retries import (
     warn_of_repeats,
 )
 from vestibule.intent.shapes import At, Fields
-from vestibule.intent.traffic import Mirror, Redirect, Retry, Route, RouteMatch, Share
-from vestibule.policy import PathPattern, Rule
+from vestibule.intent.traffic import Mirror, Retry, Route, RouteMatch, Share
+from vestibule.policy import Rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +95,7 @@ def _route(item: At[Fields], around: Surroundings, findings: Findings) -> Route 
         return None
     said = fields.get(traffic_keys.MATCH)
     match = build_match(said.value, port, findings) if said else RouteMatch()
-    _check_redirect(fields, match, port, findings)
+    check_redirect(fields, traffic_keys.ACTIONS, match, port, findings)
     _check_tries(fields, match, port, around, findings)
     split, mirror = _split(fields, around, findings), _mirrors(fields, around, findings)
     route_id = fields.get(traffic_keys.ROUTE_ID)
@@ -115,35 +116,6 @@ def _route(item: At[Fields], around: Surroundings, findings: Findings) -> Route 
         fault=fields.value(traffic_keys.FAULT, None),
         where=findings.where(item.at),
     )
-
-
-# ------------------------------------------------------------------------------------------ redirects
-
-
-def _check_redirect(fields: Fields, match: RouteMatch, port: Port | None, findings: Findings) -> None:
-    place = fields.place(traffic_keys.REDIRECT)
-    if place is None:
-        return
-    for key in traffic_keys.ACTIONS:
-        if other := fields.place(key):
-            message = f"{key.name} means nothing where callers are sent elsewhere"
-            findings.add(codes.NO_EFFECT, message, other)
-    if port and port.protocol is Protocol.GRPC:
-        findings.add(
-            codes.NO_EFFECT, f"the port {port.name!r} speaks gRPC, which follows no redirects", place
-        )
-    redirect = fields.get(traffic_keys.REDIRECT)
-    if redirect and _leads_back(redirect.value, match):
-        findings.add(codes.REDIRECT_LEADS_BACK, "the route matches its own redirect's address", redirect.at)
-
-
-def _leads_back(redirect: Redirect, match: RouteMatch) -> bool:
-    if redirect.host or redirect.https:
-        return False
-    if redirect.path is None or match.path is None:
-        return True
-    rest = PathPattern.parse(redirect.path.rstrip("/") + "/**") if match.path.below else None
-    return match.path.covers(rest or PathPattern.parse(redirect.path))
 
 
 # ---------------------------------------------------------------------------------------------- tries
@@ -217,31 +189,5 @@ def _mirror(fields: Fields, around: Surroundings, findings: Findings) -> Mirror 
     ports = called_ports(At(service, to.at), around.names, findings)
     if ports is None:
         return None
-    chosen = (
-        known_port(At(port, to.at), ports, findings)
-        if port
-        else only_http_port(service, ports, to.at, findings)
-    )
-    if chosen is None:
-        return None
-    return Mirror(percent=percent, service=service, port=chosen)
-
-
-def called_ports(service: At[str], names: Names, findings: Findings) -> Ports | None:
-    """The ports of another service; None if there is no such service, or it is in error itself."""
-    if service.value in names.services:
-        return names.ports.get(service.value)
-    message = f"there is no service {service.value!r}"
-    findings.add(
-        codes.UNKNOWN_NAME, message, service.at, advice=advice(service.value, names.services, "services")
-    )
-    return None
-
-
-def only_http_port(service: str, ports: Ports, at: Position, findings: Findings) -> str | None:
-    """The port that can be meant where none is named."""
-    if len(ports) == 1:
-        return next(iter(ports))
-    message = f"the service {service!r} has {len(ports)} ports, and none is named"
-    findings.add(codes.UNSAID_PORT, message, at, advice="Name the port.")
-    return None
+    chosen = called_port(At(service, to.at), At(port, to.at) if port else None, ports, findings)
+    return Mirror(percent=percent, service=service, port=chosen.name) if chosen else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from vestibule.intent import language
+from vestibule.intent import service_keys
 from vestibule.intent.granting import build_rules
 from vestibule.intent.model import Defaults, DenyDetail, Service
 from vestibule.intent.nodes import START
@@ -24,7 +24,7 @@ def build_service(
     spiffe_id = names.services.get(name)
     if spiffe_id is None:
         return None
-    owner, labels = fields.get(language.OWNER), fields.get(language.LABELS)
+    owner, labels = fields.get(service_keys.OWNER), fields.get(service_keys.LABELS)
     written = {key: label.value for key, (_, label) in labels.value.items() if label} if labels else {}
     return Service(
         name=name,
@@ -33,7 +33,7 @@ def build_service(
         labels=MappingProxyType(written),
         ports=MappingProxyType({port: found for port, found in ports.items() if found}),
         allow=allow,
-        deny_detail=fields.value(language.DENY_DETAIL, DenyDetail.CODE),
+        deny_detail=fields.value(service_keys.DENY_DETAIL, DenyDetail.CODE),
         traffic=traffic,
         where=findings.where(START),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from vestibule.intent import words
+from vestibule.intent import addresses, words
 from vestibule.intent.shapes import Schema, Text
 from vestibule.policy import PathPattern
 
@@ -27,6 +27,7 @@ PLAIN_PATH: Final = Text(words.plain_path, pattern(r"/[^%;?#\\*{}]*"))
 VERSION: Final = Text(words.version, pattern(words.VERSION))
 HEADER: Final = Text(words.header, pattern(words.HEADER))
 PARAMETER: Final = Text(words.parameter, {"minLength": 1})
-HOST: Final = Text(words.host, pattern(words.HOST))
+HOST: Final = Text(addresses.host, pattern(addresses.HOST))
+FILE: Final = Text(addresses.file, pattern(addresses.FILE))
 PERCENTAGE: Final = Text(words.percentage, pattern(words.PERCENTAGE), "a part of a hundred, such as 10%")
 REGION: Final = Text(words.region, pattern(words.REGION))

@@ -24,8 +24,6 @@ DURATION: Final = r"[0-9]{1,9}(ms|s|m|h)"
 INSTANT: Final = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(:[0-9]{2})?(Z|[+-][0-9]{2}:[0-9]{2})"
 # RFC 9110, section 5.1, in lower case.
 HEADER: Final = r"[a-z0-9!#$%&'*+.^_`|~-]{1,200}"
-LABEL: Final = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
-HOST: Final = rf"{LABEL}(\.{LABEL})*(:[0-9]{{1,5}})?"
 CALLER: Final = rf"({NAME}|role:{NAME}|spiffe://\S+)"
 # What HTTP proxies and servers know; TRACE and CONNECT are not for services.
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -65,7 +63,7 @@ def name(text: str) -> str:
     """A name that is a DNS label beginning with a letter.  Raises: VST0024."""
     if re.fullmatch(NAME, text):
         return text
-    raise codes.MALFORMED_NAME.error(f"{_shown(text)} is not a name")
+    raise codes.MALFORMED_NAME.error(f"{shown(text)} is not a name")
 
 
 def service_name(text: str) -> str:
@@ -82,7 +80,7 @@ def version(text: str) -> str:
     if re.fullmatch(VERSION, text):
         return text
     raise codes.MALFORMED_VALUE.error(
-        f"{_shown(text)} is not a version", advice="Use letters, digits, '.', '_' and '-', such as v1."
+        f"{shown(text)} is not a version", advice="Use letters, digits, '.', '_' and '-', such as v1."
     )
 
 
@@ -104,12 +102,12 @@ def variable(text: str) -> str:
     """An environment variable that an app's owner may set.  Raises: VST0025."""
     if not re.fullmatch(VARIABLE, text):
         raise codes.MALFORMED_VALUE.error(
-            f"{_shown(text)} is not the name of an environment variable",
+            f"{shown(text)} is not the name of an environment variable",
             advice="Use letters, digits and '_', not beginning with a digit.",
         )
     if _SET_FOR_APPS.fullmatch(text):
         raise codes.MALFORMED_VALUE.error(
-            f"the variable {_shown(text)} is set by Vestibule", advice="Remove it, or use another name."
+            f"the variable {shown(text)} is set by Vestibule", advice="Remove it, or use another name."
         )
     return text
 
@@ -119,7 +117,7 @@ def duration(text: str) -> timedelta:
     advice = "Write a whole number and its unit, such as 500ms, 5s, 2m or 1h."
     match = re.fullmatch(r"([0-9]{1,9})(ms|s|m|h)", text)
     if not match:
-        raise codes.MALFORMED_VALUE.error(f"{_shown(text)} is not a duration", advice=advice)
+        raise codes.MALFORMED_VALUE.error(f"{shown(text)} is not a duration", advice=advice)
     span = timedelta(**{_UNITS[match[2]]: int(match[1])})
     if not timedelta(0) < span <= LONGEST:
         raise codes.MALFORMED_VALUE.error(f"{text!r} is not between 1ms and 1h", advice=advice)
@@ -132,7 +130,7 @@ def rate(text: str) -> tuple[int, timedelta]:
     if match and 0 < int(match[1]) <= MOST_REQUESTS:
         return int(match[1]), timedelta(**{_UNITS[match[2]]: 1})
     raise codes.MALFORMED_VALUE.error(
-        f"{_shown(text)} is not a rate",
+        f"{shown(text)} is not a rate",
         advice=f"Write a number from 1 to {MOST_REQUESTS} and a unit of time, such as 100/s, 5/m or 1000/h.",
     )
 
@@ -142,7 +140,7 @@ def percentage(text: str) -> int:
     if re.fullmatch(PERCENTAGE, text):
         return int(text[:-1])
     raise codes.MALFORMED_VALUE.error(
-        f"{_shown(text)} is not a part of a hundred", advice="Write 1% to 100%, in whole numbers."
+        f"{shown(text)} is not a part of a hundred", advice="Write 1% to 100%, in whole numbers."
     )
 
 
@@ -151,7 +149,7 @@ def region(text: str) -> str:
     if re.fullmatch(REGION, text):
         return text
     raise codes.MALFORMED_VALUE.error(
-        f"{_shown(text)} is not a region", advice="Use letters, digits, '.', '_' and '-', such as eu-west."
+        f"{shown(text)} is not a region", advice="Use letters, digits, '.', '_' and '-', such as eu-west."
     )
 
 
@@ -160,7 +158,7 @@ def strict(text: str) -> str:
     if text == "strict":
         return text
     raise codes.MALFORMED_VALUE.error(
-        f"{_shown(text)} is not one of strict",
+        f"{shown(text)} is not one of strict",
         advice="Write strict; in a service's file also {permissive_until: 2026-12-31T18:00:00Z, reason: …}.",
     )
 
@@ -170,7 +168,7 @@ def check_path(text: str) -> str:
     if re.fullmatch(r"/[!-~]*", text) and "#" not in text:
         return text
     raise codes.MALFORMED_VALUE.error(
-        f"{_shown(text)} is not a path", advice="Write it as it is asked for, such as /healthz."
+        f"{shown(text)} is not a path", advice="Write it as it is asked for, such as /healthz."
     )
 
 
@@ -179,7 +177,7 @@ def grpc_service(text: str) -> str:
     if re.fullmatch(GRPC_SERVICE, text):
         return text
     raise codes.MALFORMED_VALUE.error(
-        f"{_shown(text)} is not a gRPC service", advice="Write its full name, such as shop.v1.Payments."
+        f"{shown(text)} is not a gRPC service", advice="Write its full name, such as shop.v1.Payments."
     )
 
 
@@ -191,7 +189,7 @@ def instant(text: str) -> datetime:
         except (ValueError, OverflowError):
             pass
     raise codes.MALFORMED_VALUE.error(
-        f"{_shown(text)} is not an instant",
+        f"{shown(text)} is not an instant",
         advice="Write date, time and offset, such as 2026-12-31T18:00:00Z or 2026-12-31T18:00:00+01:00.",
     )
 
@@ -200,10 +198,10 @@ def header(text: str) -> str:
     """The name of a header that an app may send or look at.  Raises: VST0025."""
     if not re.fullmatch(HEADER, text):
         advice = f"Write {text.lower()}." if re.fullmatch(HEADER, text.lower()) else None
-        raise codes.MALFORMED_VALUE.error(f"{_shown(text)} is not a header name in lower case", advice=advice)
+        raise codes.MALFORMED_VALUE.error(f"{shown(text)} is not a header name in lower case", advice=advice)
     if text.startswith("x-envoy-") or text in _HEADERS_OF_PROXIES:
         raise codes.MALFORMED_VALUE.error(
-            f"the header {_shown(text)} belongs to the proxies", advice="Use another header."
+            f"the header {shown(text)} belongs to the proxies", advice="Use another header."
         )
     return text
 
@@ -213,17 +211,16 @@ def parameter(text: str) -> str:
     if text and len(text) <= 200 and not re.search(r"[\s&=#]", text):
         return text
     raise codes.MALFORMED_VALUE.error(
-        f"{_shown(text)} is not the name of a query parameter", advice="Leave out spaces, '&', '=' and '#'."
+        f"{shown(text)} is not the name of a query parameter", advice="Leave out spaces, '&', '=' and '#'."
     )
 
 
-def host(text: str) -> str:
-    """A host name, as a Host header has it, with a port or without.  Raises: VST0025."""
-    name, _, port = text.partition(":")
-    if re.fullmatch(HOST, text) and len(name) <= 253 and (not port or 0 < int(port) <= 65535):
+def prefix(text: str) -> str:
+    """What stands before a secret in a header.  Raises: VST0025."""
+    if re.fullmatch(r"[ -~]{0,100}", text):
         return text
     raise codes.MALFORMED_VALUE.error(
-        f"{_shown(text)} is not a host", advice="Write a DNS name, such as api.example.com."
+        f"{shown(text)} cannot stand in a header", advice="Use printable ASCII, such as 'Bearer '."
     )
 
 
@@ -231,7 +228,7 @@ def value(text: str) -> str:
     """The value of a header or query parameter.  Raises: VST0025."""
     if re.search(r"[\n\t]", text) or not text.isascii() or text != text.strip():
         raise codes.MALFORMED_VALUE.error(
-            f"{_shown(text)} is not a value that can be compared",
+            f"{shown(text)} is not a value that can be compared",
             advice="Use one line of ASCII without spaces around it.",
         )
     return text
@@ -250,7 +247,7 @@ def plain_path(text: str) -> str:
     found = PathPattern.parse(text)
     if found.below or not found.is_literal:
         raise codes.MALFORMED_VALUE.error(
-            f"{_shown(text)} is a pattern, where one path is meant", advice="Write the path itself."
+            f"{shown(text)} is a pattern, where one path is meant", advice="Write the path itself."
         )
     return text
 
@@ -261,7 +258,7 @@ def method(text: str) -> str:
         return text
     close = nearest(text, METHODS)
     advice = f"Did you mean {close!r}?" if close else f"Use {', '.join(METHODS)}."
-    raise codes.MALFORMED_VALUE.error(f"{_shown(text)} is not a method that rules know", advice=advice)
+    raise codes.MALFORMED_VALUE.error(f"{shown(text)} is not a method that rules know", advice=advice)
 
 
 def trust_domain(text: str) -> TrustDomain:
@@ -269,7 +266,7 @@ def trust_domain(text: str) -> TrustDomain:
     domain = TrustDomain.parse(text)
     if domain.name != text:
         raise codes.MALFORMED_VALUE.error(
-            f"the trust domain {_shown(text)} is not in its plain form", advice=f"Write {domain.name}."
+            f"the trust domain {shown(text)} is not in its plain form", advice=f"Write {domain.name}."
         )
     return domain
 
@@ -297,5 +294,6 @@ def member(text: str) -> Caller:
     return found
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
+    """A text as messages show it, cut short."""
     return repr(text if len(text) <= 60 else text[:57] + "...")

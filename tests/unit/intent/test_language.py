@@ -119,7 +119,7 @@ def test_deny_rules_are_refused_not_ignored() -> None:
     assert only(read(PAYMENTS + "deny: []\n"))[0] == "services/payments.yaml:8:1 VST0023"
 
 
-@pytest.mark.parametrize("entry", sorted(NOT_YET))
+@pytest.mark.parametrize("entry", sorted(each for each in NOT_YET if ":" in each))
 def test_a_key_that_no_compiler_acts_on_is_refused_and_no_editor_offers_it(entry: str) -> None:
     title, _, name = entry.partition(": ")
     record = next(each for each in records() if each.title == title)

@@ -58,7 +58,7 @@ def test_a_route_says_which_requests_go_where_and_how() -> None:
         "mirror: [{to: v2, percent: 12.5}, {to: 'service:orders'}]",
         "fault: {until: 2026-11-23T13:00:00+01:00, delay: {for: 2s, percent: 10}, abort: {status: 503}}",
     )
-    orders = "service: orders\nports: {http: {protocol: http}}\nallow: []\n"
+    orders = "service: orders\nports: {http: {protocol: http}}\nallow: [{id: a, from: [orders]}]\n"
     (read_route,) = accepted(read(route, orders=orders)).services["payments"].traffic.routes
     assert (read_route.name, read_route.port) == ("payments/a", "http")
     assert str(read_route.where) == "services/payments.yaml:6:5"
@@ -122,7 +122,7 @@ def test_without_a_word_about_it_calls_travel_as_the_mesh_says() -> None:
         (["split: {v1: 101}"], "VST0025", "from 0 to 100"),
         (["mirror: [{to: v3}]"], "VST0040", "no version 'v3'"),
         (["mirror: [{to: 'service:ordres'}]"], "VST0040", "no service 'ordres'"),
-        (["mirror: [{to: 'service:orders'}]"], "VST0044", "0 ports"),
+        (["mirror: [{to: 'service:orders'}]"], "VST0044", "no ports"),
         (["mirror: [{to: 'service:payments/htp'}]"], "VST0040", "no port 'htp'"),
         (["mirror: [{to: v1, percent: 0}]"], "VST0025", "hundred"),
         (["mirror: [{to: v1, percent: '10%'}]"], "VST0022", "a number"),

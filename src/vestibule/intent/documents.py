@@ -1,0 +1,79 @@
+"""Files with their keys read: the mesh, and what is declared in a file of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from vestibule.intent import codes, outside_keys, service_keys
+from vestibule.intent.files import EGRESS, GATEWAYS, SERVICES, shown
+from vestibule.intent.nodes import START, Position, parse
+from vestibule.intent.not_yet import NOT_YET
+from vestibule.intent.problems import Findings
+from vestibule.intent.shapes import Fields, Key, Record
+
+_KINDS: Final[Mapping[str, tuple[Record, Key[str], str]]] = {
+    SERVICES: (service_keys.SERVICE_FILE, service_keys.SERVICE, "service"),
+    EGRESS: (outside_keys.EXTERNAL_FILE, outside_keys.EXTERNAL, "external"),
+    GATEWAYS: (outside_keys.GATEWAY_FILE, outside_keys.GATEWAY, "gateway"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declared:
+    """A file of ``services/``, ``egress/`` or ``gateways/``, and what it declares."""
+
+    folder: str
+    name: str
+    at: Position
+    fields: Fields | None
+    findings: Findings
+
+
+def read_declared(files: Mapping[str, bytes]) -> list[Declared]:
+    """Every such file, by its path."""
+    found = [(path, path.partition("/")[0]) for path in sorted(files)]
+    declared = [_declared(folder, path, files[path]) for path, folder in found if folder in _KINDS]
+    _refuse_shared_names(declared)
+    return declared
+
+
+def read_fields(record: Record, content: bytes | None, findings: Findings) -> Fields | None:
+    """The keys of one file."""
+    if content is None:
+        return None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        findings.add(codes.UNREADABLE_FILE, "the file is not UTF-8", Position(line, 1))
+        return None
+    document = parse(text)
+    findings.add_flaws(document.flaws)
+    read = record.read(document.root, findings) if document.root else None
+    return read.value if read else None
+
+
+def _declared(folder: str, path: str, content: bytes) -> Declared:
+    record, key, what = _KINDS[folder]
+    findings = Findings(shown(path))
+    if f"{folder}/" in NOT_YET:
+        findings.add(codes.NOT_SUPPORTED, f"files under {folder}/ are not supported by this version", None)
+    fields = read_fields(record, content, findings)
+    stem = path.removeprefix(f"{folder}/").removesuffix(".yaml")
+    said = fields.get(key) if fields else None
+    if said and said.value != stem:
+        message = f"the file is named {shown(stem)!r}, and the {what} in it {said.value!r}"
+        findings.add(codes.FILE_NAME_MISMATCH, message, said.at)
+    # A file with an error in its name still declares what it is named after.
+    name, at = (said.value, said.at) if said else (stem, START)
+    return Declared(folder=folder, name=name, at=at, fields=fields, findings=findings)
+
+
+def _refuse_shared_names(declared: Iterable[Declared]) -> None:
+    folders: dict[str, str] = {}
+    for each in declared:
+        if folders.setdefault(each.name, each.folder) != each.folder:
+            message = f"the name {each.name!r} is taken, in {folders[each.name]}/"
+            each.findings.add(codes.NAME_TAKEN, message, each.at)
