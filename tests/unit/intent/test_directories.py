@@ -59,11 +59,14 @@ def test_an_empty_directory_is_no_wish_to_have_no_services(tmp_path: Path) -> No
         ("services/orders.yml", "VST0003"),
         ("services/more/orders.yaml", "VST0003"),
         ("service/orders.yaml", "VST0003"),
-        ("egress/stripe.yaml", "VST0023"),
+        ("egress/stripe.yml", "VST0003"),
+        ("egres/stripe.yaml", "VST0003"),
+        ("gateways/more/edge.yaml", "VST0003"),
+        ("gateway/edge.yaml", "VST0003"),
     ],
 )
 def test_a_file_that_would_not_be_read_is_a_problem(intent_dir: Path, name: str, code: str) -> None:
-    (intent_dir / name).parent.mkdir(exist_ok=True)
+    (intent_dir / name).parent.mkdir(parents=True, exist_ok=True)
     (intent_dir / name).write_text("service: orders\n")
     (problem,) = load(intent_dir).problems
     assert problem.code.code == code

@@ -172,7 +172,7 @@ def test_an_external_of_tcp_has_no_requests(line: str) -> None:
     tcp = "external: stripe\nhosts: [a.example:1]\nprotocol: tcp\nallow: [{id: a, from: [payments]}]\n"
     assert only(read(tcp + line + "\n"))[0].endswith("VST0050")
     assert found(read(tcp.replace("[payments]", "[payments], paths: [/a]"))) == [
-        "egress/stripe.yaml:4:38 VST0050"
+        "egress/stripe.yaml:4:35 VST0050"
     ]
 
 
@@ -259,7 +259,6 @@ def with_routes(routes: str) -> str:
     ("edge", "code", "why"),
     [
         (EDGE.replace("routes: [{id: api, to: web}]\n", ""), "VST0021", "'routes'"),
-        (EDGE.replace("gateway: edge", "gateway: egde"), "VST0004", "'edge'"),
         (EDGE.replace("port: 8443", "port: 0"), "VST0025", "from 1 to 65535"),
         (EDGE.replace("port: 8443", "port: 8443, address: localhost"), "VST0025", "not an IP address"),
         (EDGE.replace("port: 8443", "port: 8443, tls: {certificate: /a}"), "VST0021", "'key'"),
@@ -301,6 +300,12 @@ def test_a_gateway_that_cannot_be_meant_is_refused(edge: str, code: str, why: st
     assert place.endswith(code)
     assert re.search(why, message), message
     assert fix
+
+
+def test_a_gateway_is_named_as_its_file() -> None:
+    assert "gateways/edge.yaml:1:10 VST0004" in found(
+        read(edge=EDGE.replace("gateway: edge", "gateway: egde"))
+    )
 
 
 def test_hosts_that_differ_leave_each_other_requests() -> None:
