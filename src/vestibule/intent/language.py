@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import Final
 
 from vestibule.intent import bounds_keys, template, traffic_keys, words
-from vestibule.intent.model import DEFAULT_TEMPLATE
+from vestibule.intent.model import DEFAULT_TEMPLATE, Rollout
+from vestibule.intent.nodes import Position
 from vestibule.intent.outside_keys import EXTERNAL_FILE, GATEWAY_FILE
+from vestibule.intent.problems import Findings
+from vestibule.intent.scalars import As
 from vestibule.intent.service_keys import SERVICE_FILE
-from vestibule.intent.shapes import Key, Many, Record, Schema, Table, Text, Whole
+from vestibule.intent.shapes import Fields, Key, Many, Record, Schema, Table, Text, Whole
 from vestibule.intent.terms import (
     DURATION,
     MEMBER,
     NAME,
+    PERCENTAGE,
     SERVICE_NAME,
     pattern,
 )
@@ -49,7 +53,37 @@ ROLES: Final = Key(
     Table(NAME, Many(MEMBER, "service or SPIFFE ID", least=1), "role names to members"),
     "Names for sets of callers, used in rules as role:NAME.",
 )
-MESH_FILE: Final = Record("mesh.yaml", (MESH_NAME, TRUST_DOMAIN, ENVIRONMENT, IDENTITY, DEFAULTS, ROLES))
+FIRST: Final = Key(
+    "first", PERCENTAGE, "How many of each service's proxies get a change first.", default="100%"
+)
+WATCH: Final = Key(
+    "watch",
+    DURATION,
+    "How long they are watched before the rest follows, and the rest after that.",
+    default="10s",
+)
+ERRORS: Final = Key(
+    "errors", PERCENTAGE, "How many more of a hundred requests may fail than before.", default="5%"
+)
+
+
+def _rollout(fields: Fields, at: Position, findings: Findings) -> Rollout:
+    plain = Rollout()
+    return Rollout(
+        first=fields.value(FIRST, plain.first),
+        watch=fields.value(WATCH, plain.watch),
+        errors=float(fields.value(ERRORS, plain.errors)),
+    )
+
+
+ROLLOUT: Final = Key(
+    "rollout",
+    As(Record("a rollout", (FIRST, WATCH, ERRORS)), _rollout),
+    "How a change reaches the proxies, and when it is taken back.",
+)
+MESH_FILE: Final = Record(
+    "mesh.yaml", (MESH_NAME, TRUST_DOMAIN, ENVIRONMENT, IDENTITY, DEFAULTS, ROLES, ROLLOUT)
+)
 
 # -------------------------------------------------------------------------------------------- up.yaml
 

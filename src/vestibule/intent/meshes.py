@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from vestibule.intent import bounds_keys, language, traffic_keys
-from vestibule.intent.model import DEFAULT_TEMPLATE, DEFAULT_TIMEOUT, Defaults, Mesh
+from vestibule.intent.model import DEFAULT_TEMPLATE, DEFAULT_TIMEOUT, Defaults, Mesh, Rollout
 from vestibule.intent.problems import Findings
 from vestibule.intent.resolving import Names
 from vestibule.intent.retries import check_tries, warn_of_repeats
@@ -25,6 +25,7 @@ def build_mesh(fields: Fields | None, names: Names, defaults: Defaults) -> Mesh 
         environment=environment.value,
         identity_template=fields.value(language.IDENTITY, DEFAULT_TEMPLATE),
         defaults=defaults,
+        rollout=fields.value(language.ROLLOUT, Rollout()),
         roles=MappingProxyType({role: members or () for role, members in names.roles.items()}),
     )
 

@@ -34,6 +34,8 @@ NOT_YET: Final[set[str]] = {
     "a service: locality",
     "a service: limits",
     "a service: mtls",
+    # Kept by the rollout.
+    "mesh.yaml: rollout",
     # Asked by agents, and told to callers.
     "a service: health",
     # Outside hosts and the ways in: whole folders.
