@@ -19,13 +19,14 @@ from vestibule.doors.ads import ServerAdsDoor
 from vestibule.doors.identity_api.values import unix
 from vestibule.doors.node_api import Discovery
 from vestibule.identity.beacon import Beacon
-from vestibule.mesh import CommitInfo, Publisher, Source, SvidLifetimes
+from vestibule.mesh import CommitInfo, Publisher, Rolling, Source, SvidLifetimes
 from vestibule.mesh import Discovery as MeshDiscovery
 from vestibule.net.grpc import Servable
 from vestibule.records import Instance, ServiceView
 from vestibule.spiffe import SpiffeId
 from vestibule.wire.gen.vestibule.admin.v1 import admin_pb2 as wire
 from vestibule.xds.ledger import Ledger, Row
+from vestibule.xds.messages import Event
 from vestibule.xds.resources import ProxyKey
 
 Background: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
@@ -125,12 +126,23 @@ class IntentMesh:
         self._issuance = services.issuance
         self._source = source
         self.pages = pages
+        self._store = services.store
         self._lifetimes = SvidLifetimes(services.store, default_ttl)
-        self._discovery = MeshDiscovery(services.store.instances, self._source, clock)
-        self._publisher = Publisher(
-            self._source, self._discovery, self._lifetimes, lambda: services.revocations.now
+        self._ledger = Ledger(heard=self._heard)
+        self._rolling: Rolling = Rolling(
+            self._source,
+            services.store.intents,
+            services.audit,
+            clock,
+            instances=self._instances,
+            proxy=self._ledger.state,
+            leads=lambda: services.store.leads,
         )
-        self._ledger = Ledger()
+        self._discovery = MeshDiscovery(services.store.instances, self._rolling, clock)
+        self._publisher = Publisher(
+            self._rolling, self._discovery, self._lifetimes, lambda: services.revocations.now
+        )
+        self._rolling.compares_with(self._publisher.compiled)
         ads = ServerAdsDoor(
             self._publisher, services.entitlements, self._discovery.instance, self._ledger, clock
         )
@@ -153,6 +165,7 @@ class IntentMesh:
         await self._source.load()
         await self._discovery.load()
         await self._lifetimes.load()
+        await self._rolling.load()
 
     def background(self) -> Mapping[str, Background]:
         """What goes on behind the doors."""
@@ -161,15 +174,28 @@ class IntentMesh:
             "discovery": self._discovery.run,
             "svid-lifetimes": self._lifetimes.run,
             "publisher": self._publisher.run,
+            "rollout": self._rolling.run,
+            "rollout-elsewhere": self._follow_rollout,
         }
+
+    def _heard(self, proxy: ProxyKey, event: Event) -> None:
+        self._rolling.heard(proxy, event)
+
+    def _instances(self) -> tuple[Instance, ...]:
+        return self._discovery.instances()
+
+    async def _follow_rollout(self) -> None:
+        """What other servers of the database decided holds here, too."""
+        async for _ in self._store.changes.subscribe("rollout"):
+            await self._rolling.follow()
 
     def intent(self) -> wire.IntentStatus:
         """The intent in force, and what is wrong with the files as they are now."""
-        status = self._publisher.intent_status()
+        reading, intents = self._source.reading, self._rolling.in_force()
         return wire.IntentStatus(
-            version=status.version or "",
-            directory=status.directory,
-            loaded_at=unix(status.loaded_at),
+            version=intents[0].version if intents else "",
+            directory=self._source.place,
+            loaded_at=unix(reading.loaded_at),
             problems=[
                 wire.Problem(
                     code=each.code.code,
@@ -178,11 +204,11 @@ class IntentMesh:
                     where=str(each.where),
                     severity=each.severity.value,
                 )
-                for each in status.problems
+                for each in reading.problems
             ],
-            services=status.services,
-            commit=None if status.commit is None else _commit(status.commit),
-            head=status.head or "",
+            services=sorted(intents[0].services) if intents else (),
+            commit=None if reading.commit is None else _commit(reading.commit),
+            head=reading.head or "",
         )
 
     async def proxies(self) -> Sequence[wire.ProxyStatus]:

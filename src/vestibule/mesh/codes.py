@@ -44,3 +44,45 @@ TOO_MANY_INSTANCES = define(
     meaning="One agent wants to register more instances than a node can sensibly run.",
     advice="Look on the agent's node for what registers them; those that are gone are forgotten within 30 seconds.",
 )
+NOTHING_TO_ROLL = define(
+    "VST3240",
+    "nothing-to-roll",
+    Kind.PRECONDITION,
+    Fault.CALLER,
+    meaning="The rollout is not in a state in which this could be done: nothing is paused or held back, or all "
+    "proxies are to have that version already.",
+    advice="Look at `vestibule rollout` and `vestibule rollout history`.",
+)
+UNKNOWN_INTENT = define(
+    "VST3241",
+    "unknown-intent",
+    Kind.NOT_FOUND,
+    Fault.CALLER,
+    meaning="The history has no such version of the intent, or none before the one in force.",
+    advice="Choose one of `vestibule rollout history`; older ones come back through the source.",
+)
+UNREADABLE_INTENT = define(
+    "VST3242",
+    "unreadable-intent",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="A version of the intent in the history cannot be read by this version of Vestibule.",
+    advice="Choose another one of `vestibule rollout history`, or mend the files at their source.",
+)
+NOT_LEADING = define(
+    "VST3243",
+    "not-leading",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="Another server of the same database changed the rollout at the same moment.",
+    advice="Look at `vestibule rollout`, and try again.",
+)
+MALFORMED_REPORT = define(
+    "VST3244",
+    "malformed-report",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A report of a proxy's counters names an instance that its agent has not registered, or its numbers "
+    "cannot be.",
+    advice="Use a sidecar and an agent of the same version as the server.",
+)

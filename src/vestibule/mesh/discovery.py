@@ -6,7 +6,7 @@ import ipaddress
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -21,8 +21,8 @@ from vestibule.mesh.codes import (
     TOO_MANY_INSTANCES,
     UNKNOWN_SERVICE,
 )
+from vestibule.mesh.intents import Intents
 from vestibule.mesh.revision import Revision
-from vestibule.mesh.source import Source
 from vestibule.records import Address, Instance, PortView, ServiceView, UpstreamView
 from vestibule.spiffe import SpiffeId
 from vestibule.store import Instances
@@ -43,10 +43,10 @@ class Discovery:
     ``instances_revision`` grows with every change of who runs where.
     """
 
-    def __init__(self, kept: Instances, source: Source, clock: Clock) -> None:
+    def __init__(self, kept: Instances, intents: Intents, clock: Clock) -> None:
         self.instances_revision = Revision()
         self._kept = kept
-        self._source = source
+        self._intents = intents
         self._clock = clock
         self._instances: dict[str, Instance] = {}
         self._leases: dict[str, datetime] = {}
@@ -86,8 +86,9 @@ class Discovery:
         Who registers was checked before: the instance's identity and agent are what was proven.
         Raises: VST3200, VST3201, VST3202, VST3203, VST3204; the errors of the store.
         """
-        service = self._service_of(instance)
-        _check_layout(instance, service)
+        _check_layout(
+            instance, frozenset(port for each in self._services_of(instance) for port in each.ports)
+        )
         wanted, known = _without_lease(instance), self._instances.get(instance.id)
         if known is not None and (known.spiffe_id, known.agent_id) != (wanted.spiffe_id, wanted.agent_id):
             raise INSTANCE_TAKEN.error(f"instance {instance.id!r} belongs to another service or agent")
@@ -110,48 +111,45 @@ class Discovery:
     @property
     def revision(self) -> int:
         """Changes when ``describe`` may answer differently."""
-        return self._source.revision.value
+        return self._intents.revision.value
 
     async def changed(self, since: int) -> int:
         """Wait until ``revision`` differs from ``since``; returns it."""
-        return await self._source.revision.changed(since)
+        return await self._intents.revision.changed(since)
 
     def describe(self, spiffe_id: SpiffeId) -> ServiceView | None:
-        """The service with this identity, and what it may call; ``None`` when there is none."""
-        intent = self._source.reading.intent
-        service = _service_in(intent, spiffe_id)
-        if intent is None or service is None:
+        """The service with this identity, and what it may call; ``None`` when there is none.
+
+        While some proxies have another intent than others: by any of them.
+        """
+        views = [
+            view
+            for intent in reversed(self._intents.in_force())
+            if (view := _described(intent, spiffe_id)) is not None
+        ]
+        if not views:
             return None
-        world = World(intent=intent)
-        return ServiceView(
-            service=service.name,
-            spiffe_id=spiffe_id,
-            ports=tuple(
-                PortView(name=each.port.name, protocol=each.port.protocol.value)
-                for each in destinations_of(service)
-            ),
-            upstreams=(
-                *_upstreams(
-                    found for name in world.allowed_for(spiffe_id) if (found := world.destination(name))
-                ),
-                *_outside(world, spiffe_id),
-            ),
-            intent_version=intent.version,
-            mesh=intent.mesh.name,
-            environment=intent.mesh.environment,
+        ports = {each.name: each for view in reversed(views) for each in view.ports}
+        upstreams = {each.name: each for view in reversed(views) for each in view.upstreams}
+        return replace(
+            views[0],
+            ports=tuple(ports[name] for name in sorted(ports)),
+            upstreams=tuple(upstreams[name] for name in sorted(upstreams)),
         )
 
     def _registered_by(self, agent_id: SpiffeId) -> int:
         return sum(each.agent_id == agent_id for each in self._instances.values())
 
-    def _service_of(self, instance: Instance) -> Service:
-        intent = self._source.reading.intent
-        if intent is None:
+    def _services_of(self, instance: Instance) -> list[Service]:
+        """Its service, by every intent that has it.  Raises: VST3200, VST3203."""
+        intents = self._intents.in_force()
+        if not intents:
             raise NO_INTENT_YET.error("no valid intent has been read yet")
-        service = _service_in(intent, instance.spiffe_id)
-        if service is None or service.name != instance.service:
+        found = [each for intent in intents if (each := _service_in(intent, instance.spiffe_id)) is not None]
+        services = [each for each in found if each.name == instance.service]
+        if not services:
             raise UNKNOWN_SERVICE.error(f"{instance.spiffe_id} is not the identity of {instance.service!r}")
-        return service
+        return services
 
     async def _forget(self, instance_id: str) -> None:
         # First out of sight: callers should leave at once, also when the disk is slow.
@@ -165,9 +163,30 @@ def _without_lease(instance: Instance) -> Instance:
     return replace(instance, lease_expires_at=None)
 
 
-def _service_in(intent: Intent | None, spiffe_id: SpiffeId) -> Service | None:
-    services = intent.services.values() if intent is not None else ()
-    return next((each for each in services if each.spiffe_id == spiffe_id), None)
+def _service_in(intent: Intent, spiffe_id: SpiffeId) -> Service | None:
+    return next((each for each in intent.services.values() if each.spiffe_id == spiffe_id), None)
+
+
+def _described(intent: Intent, spiffe_id: SpiffeId) -> ServiceView | None:
+    service = _service_in(intent, spiffe_id)
+    if service is None:
+        return None
+    world = World(intent=intent)
+    return ServiceView(
+        service=service.name,
+        spiffe_id=spiffe_id,
+        ports=tuple(
+            PortView(name=each.port.name, protocol=each.port.protocol.value)
+            for each in destinations_of(service)
+        ),
+        upstreams=(
+            *_upstreams(found for name in world.allowed_for(spiffe_id) if (found := world.destination(name))),
+            *_outside(world, spiffe_id),
+        ),
+        intent_version=intent.version,
+        mesh=intent.mesh.name,
+        environment=intent.mesh.environment,
+    )
 
 
 def _upstreams(found: Iterable[Destination]) -> tuple[UpstreamView, ...]:
@@ -188,7 +207,7 @@ def _outside(world: World, caller: SpiffeId) -> Iterator[UpstreamView]:
             )
 
 
-def _check_layout(instance: Instance, service: Service) -> None:
+def _check_layout(instance: Instance, ports: Set[str]) -> None:
     """1. The ID can be a name.  2. Every port is one of the service, with an app.  3. Addresses differ.
 
     4. Proxies can use the addresses: one that they refuse would keep from all callers of the service whatever
@@ -199,8 +218,8 @@ def _check_layout(instance: Instance, service: Service) -> None:
             "an instance ID is 1 to 128 characters of A-Z, a-z, 0-9, '.', '_', '-'"
         )
     for port in instance.ingress:
-        if port not in service.ports:
-            raise MALFORMED_INSTANCE.error(f"{service.name} has no port {port!r}")
+        if port not in ports:
+            raise MALFORMED_INSTANCE.error(f"{instance.service} has no port {port!r}")
         if port not in instance.apps:
             raise MALFORMED_INSTANCE.error(f"port {port!r} has no app behind it")
     listening: list[Address] = [*instance.ingress.values(), *instance.upstreams.values()]

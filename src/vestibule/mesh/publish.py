@@ -7,17 +7,17 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final, Protocol
 
-from vestibule.envoy.compile import Compilation, Compiler
+from vestibule.envoy.codes import UNKNOWN_INSTANCE
+from vestibule.envoy.compile import Compilation, Compiler, compile_proxy
 from vestibule.envoy.world import World
 from vestibule.errors import VestibuleError
-from vestibule.intent import Problem
+from vestibule.intent import Intent
 from vestibule.mesh.discovery import Discovery
+from vestibule.mesh.intents import Intents
 from vestibule.mesh.revision import Revision, first_change
-from vestibule.mesh.source import CommitInfo, Source
 from vestibule.spiffe import Revocations, SpiffeId
 from vestibule.xds.resources import ProxyKey, Snapshot
 
@@ -26,19 +26,6 @@ SLICE: Final = 0.01
 server from answering."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IntentStatus:
-    """What is in force, and what is wrong with the files as they are now."""
-
-    version: str | None
-    directory: str
-    loaded_at: datetime | None
-    problems: tuple[Problem, ...]
-    services: tuple[str, ...]
-    commit: CommitInfo | None = None
-    head: str | None = None
 
 
 class Lifetimes(Protocol):
@@ -61,44 +48,37 @@ class Publisher:
 
     def __init__(
         self,
-        source: Source,
+        intents: Intents,
         discovery: Discovery,
         lifetimes: Lifetimes,
         revocations: Callable[[], Revocations] = Revocations,
     ) -> None:
         self._revocations = revocations
-        self._source = source
+        self._intents = intents
         self._discovery = discovery
         self._lifetimes = lifetimes
         self._compiler = Compiler()
+        self._first_wave: Compiler | None = None
         self._seen: dict[ProxyKey, _Watched] = {}
 
     @property
     def world(self) -> World | None:
-        """The world that was compiled last."""
+        """The world that was compiled last, of the intent that most proxies are to have."""
         return self._compiler.world
 
-    def intent_status(self) -> IntentStatus:
-        """For status displays."""
-        reading = self._source.reading
-        services = sorted(reading.intent.services) if reading.intent is not None else ()
-        return IntentStatus(
-            version=reading.intent.version if reading.intent is not None else None,
-            directory=self._source.place,
-            loaded_at=reading.loaded_at,
-            problems=reading.problems,
-            services=tuple(services),
-            commit=reading.commit,
-            head=reading.head,
-        )
+    def compiled(self, proxy: ProxyKey, intent: Intent) -> Snapshot | None:
+        """What a proxy would have by another intent; None if nothing can be compiled for it."""
+        try:
+            return compile_proxy(self._world(intent), proxy)
+        except Exception:  # noqa: BLE001 - to compare with, it is as good as none
+            return None
 
     async def run(self) -> None:
         """Follow the world."""
-        revisions = (self._source.revision, self._discovery.instances_revision, self._lifetimes.revision)
+        revisions = (self._intents.revision, self._discovery.instances_revision, self._lifetimes.revision)
         while True:
             seen = [(each, each.value) for each in revisions]
-            if (world := self._gather()) is not None:
-                self._compiler.take(world)
+            if self._gather():
                 await self._compile_all()
             await first_change(*seen)
 
@@ -134,10 +114,23 @@ class Publisher:
                 with suppress(KeyError):
                     del self._seen[proxy]
 
-    def _gather(self) -> World | None:
-        intent = self._source.reading.intent
-        if intent is None:
-            return None
+    def _gather(self) -> bool:
+        """Take up the world as it is now; whether there is any."""
+        intents = self._intents.in_force()
+        if not intents:
+            return False
+        self._compiler.take(self._world(intents[0]))
+        if len(intents) == 1:
+            self._first_wave = None
+            return True
+        if self._first_wave is None:
+            # What both have in common is not made twice.
+            self._first_wave = Compiler()
+            self._first_wave.world = self._compiler.world
+        self._first_wave.take(self._world(intents[1]))
+        return True
+
+    def _world(self, intent: Intent) -> World:
         return World(
             intent=intent,
             instances=self._discovery.instances(),
@@ -146,20 +139,32 @@ class Publisher:
             revocations=self._revocations(),
         )
 
+    def _compiler_of(self, version: str | None) -> Compiler | None:
+        for each in (self._compiler, self._first_wave):
+            if each is not None and each.world is not None and each.world.version == version:
+                return each
+        return None
+
     def _compile(self, proxy: ProxyKey, watched: _Watched) -> bool:
         """Compile for one proxy; returns whether there is news that can wait: another version of the same."""
-        if self._compiler.world is None:
+        version = self._intents.version_for(proxy)
+        compiler = self._compiler_of(version)
+        if compiler is None or version is None:
+            # It is taken up in a moment, for all that are watched.
             return False
         before = watched.compilation
         try:
-            compilation = self._compiler.compile(proxy, before)
+            compilation = compiler.compile(proxy, before)
         except VestibuleError as error:
             _log.debug("nothing to publish for %s: %s", proxy.instance_id, error)
+            if error.code is not UNKNOWN_INSTANCE:
+                self._intents.cannot_have(proxy, version, str(error))
             return False
-        except Exception:  # noqa: BLE001 - the next lines
+        except Exception as error:  # noqa: BLE001 - the next lines
             # A bug in the compiler that one service brings to light must not take all others down with it:
             # its proxies keep what they have, loudly.
             _log.exception("cannot compile for %s of %s", proxy.instance_id, proxy.spiffe_id)
+            self._intents.cannot_have(proxy, version, f"it cannot be compiled: {error!r}")
             return False
         watched.compilation = compilation
         if before is not None and compilation.snapshot.resources is before.snapshot.resources:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
-from typing import Final
+from typing import Final, TypeAlias
 
 from vestibule.xds.messages import Accepted, Event, Refused, Sent, Settled
 from vestibule.xds.resources import AGGREGATED_TYPES, ProxyKey
 
 KEPT: Final = 10_000
 """Proxies that are remembered; beyond it those that left longest ago are forgotten."""
+
+
+Heard: TypeAlias = Callable[[ProxyKey, Event], None]
 
 
 class Status(Enum):
@@ -56,11 +59,18 @@ class ProxyState:
     version: str | None
     rows: tuple[Row, ...]
 
+    def has(self, version: str) -> bool:
+        """Whether it has answered for all of this version, be it that it refused a part."""
+        return bool(self.rows) and all(row.settled == version for row in self.rows)
+
 
 class Session:
     """One stream of a proxy, as the ledger knows it; a newer stream of the same proxy replaces it."""
 
-    def __init__(self, proxy: ProxyKey, types: Iterable[str], now: datetime) -> None:
+    def __init__(
+        self, proxy: ProxyKey, types: Iterable[str], now: datetime, heard: Heard | None = None
+    ) -> None:
+        self._heard = heard
         self.proxy = proxy
         self.connected = True
         self.since = now
@@ -71,6 +81,8 @@ class Session:
         row = self._rows.get(event.type_url)
         if row is not None:
             self._rows[event.type_url] = replace(_after(row, event), updated_at=now)
+        if self._heard is not None:
+            self._heard(self.proxy, event)
 
     def close(self, now: datetime) -> None:
         """The stream has ended."""
@@ -94,14 +106,16 @@ class Session:
 class Ledger:
     """The newest session of each proxy."""
 
-    def __init__(self, types: Iterable[str] = AGGREGATED_TYPES) -> None:
+    def __init__(self, types: Iterable[str] = AGGREGATED_TYPES, heard: Heard | None = None) -> None:
+        """``heard`` is told of everything that happens on any stream, once it is written down."""
+        self._heard = heard
         self._types = tuple(types)
         self._sessions: dict[ProxyKey, Session] = {}
 
     def open(self, proxy: ProxyKey, now: datetime) -> Session:
         """A proxy opened a stream."""
         self._sessions.pop(proxy, None)
-        session = self._sessions[proxy] = Session(proxy, self._types, now)
+        session = self._sessions[proxy] = Session(proxy, self._types, now, self._heard)
         self._make_room()
         return session
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import replace
 from datetime import datetime
 
-from vestibule.records import Instance
+from vestibule.errors import VestibuleError
+from vestibule.records import Instance, KeptIntent, RolloutRecord
 
 
 class KeptInstances:
@@ -30,3 +32,39 @@ class KeptInstances:
 
     async def expire(self, now: datetime) -> list[Instance]:
         raise NotImplementedError  # leases live in memory
+
+
+class KeptRollouts:
+    """``store.IntentHistory`` in memory; ``broken`` makes every write fail."""
+
+    def __init__(self) -> None:
+        self.now: RolloutRecord | None = None
+        self.rows: list[KeptIntent] = []
+        self.broken: VestibuleError | None = None
+
+    async def record(self, state: RolloutRecord, *intents: KeptIntent) -> bool:
+        if self.broken is not None:
+            raise self.broken
+        if state.revision != (self.now.revision if self.now is not None else 0) + 1:
+            return False
+        self.now = state
+        for each in intents:
+            if each.number:
+                known = next(row for row in self.rows if row.number == each.number)
+                changed = replace(known, outcome=each.outcome, reason=each.reason, ended_at=each.ended_at)
+                self.rows[self.rows.index(known)] = changed
+            else:
+                self.rows.append(replace(each, number=len(self.rows) + 1))
+        return True
+
+    async def state(self) -> RolloutRecord | None:
+        return self.now
+
+    async def all(self) -> list[KeptIntent]:
+        return [replace(each, files=b"") for each in reversed(self.rows)]
+
+    async def latest(self, version: str) -> KeptIntent | None:
+        return next((each for each in reversed(self.rows) if each.version == version), None)
+
+    async def prune(self, keep: int, spare: Set[str]) -> int:
+        return 0

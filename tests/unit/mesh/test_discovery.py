@@ -17,6 +17,7 @@ from vestibule.mesh.discovery import LEASE
 from vestibule.records import Address, Instance
 from vestibule.spiffe import SpiffeId
 from vestibule.testing import FakeClock
+from vestibule.testing.intents import AllAtOnce
 
 FILES = {
     "mesh.yaml": b"mesh: shop\ntrust_domain: example.org\nenvironment: prod\n",
@@ -63,7 +64,7 @@ class Room:
         self.clock = FakeClock()
         self.kept = kept or KeptInstances()
         self.source = DirectorySource(Path("unused"), self.clock, read=lambda _: loaded())
-        self.discovery = Discovery(self.kept, self.source, self.clock)
+        self.discovery = Discovery(self.kept, AllAtOnce(self.source), self.clock)
 
     async def open(self) -> Discovery:
         await self.source.load()

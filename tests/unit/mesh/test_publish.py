@@ -18,6 +18,7 @@ from vestibule.mesh.revision import Revision
 from vestibule.records import Instance
 from vestibule.spiffe import SpiffeId
 from vestibule.testing import FakeClock
+from vestibule.testing.intents import AllAtOnce
 from vestibule.xds.resources import ENDPOINTS, EXTENSION, LISTENER, ProxyKey, Snapshot
 
 WEB = ProxyKey(identity("web"), "i-1")
@@ -40,9 +41,10 @@ class Room:
         clock = FakeClock()
         self.files = dict(FILES)
         self.source = DirectorySource(Path("intent"), clock, read=lambda _: load_files(self.files))
-        self.discovery = Discovery(KeptInstances(), self.source, clock)
+        self.intents = AllAtOnce(self.source)
+        self.discovery = Discovery(KeptInstances(), self.intents, clock)
         self.lifetimes = Lifetimes()
-        self.publisher = Publisher(self.source, self.discovery, self.lifetimes)
+        self.publisher = Publisher(self.intents, self.discovery, self.lifetimes)
         self._watches: dict[ProxyKey, AsyncIterator[Snapshot]] = {}
 
     async def next(self, proxy: ProxyKey) -> Snapshot:
@@ -127,13 +129,12 @@ async def test_a_removed_rule_reaches_the_callee(room: Room) -> None:
 async def test_an_invalid_intent_changes_nothing_and_is_shown(room: Room) -> None:
     await room.discovery.register(instance())
     await room.next(WEB)
-    before = room.publisher.intent_status()
+    before = room.source.reading
     await room.edit("services/web.yaml", "service: web\nprots: {}\n")
     assert await room.quiet(WEB)
-    status = room.publisher.intent_status()
-    assert (status.version, status.loaded_at) == (before.version, before.loaded_at)
-    assert status.problems != ()
-    assert status.services == ("payments", "web")
+    reading = room.source.reading
+    assert (reading.intent, reading.loaded_at) == (before.intent, before.loaded_at)
+    assert reading.problems != ()
 
 
 async def test_a_service_taken_out_of_the_intent_loses_everything(room: Room) -> None:

@@ -1,0 +1,454 @@
+"""Rollouts at work: follows the source and the proxies, moves the state machine, and keeps what it decides.
+
+What goes on (trying, widening, accepting) is on record and kept before it is done, by the server that leads.  What goes
+back is done first, by any server that sees the need, whether or not there is room to write it down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final, Protocol
+
+from vestibule.audit import AuditEvent, EmergencyAudit
+from vestibule.audit.ports import Audit, Detail
+from vestibule.clock import Clock
+from vestibule.errors import VestibuleError
+from vestibule.intent import Intent, load_files
+from vestibule.mesh.codes import NOT_LEADING, UNKNOWN_INTENT, UNREADABLE_INTENT
+from vestibule.mesh.error_rates import ErrorRates, Report
+from vestibule.mesh.kept_intents import Load, changed_rows, read, read_state, write_state
+from vestibule.mesh.refusals import Refusals
+from vestibule.mesh.revision import Revision, first_change
+from vestibule.mesh.rollout import Event, Happening, Move, Phase, State, Step, step, version_for
+from vestibule.mesh.source import Source
+from vestibule.mesh.waves import Member, Verdict, first_wave, look
+from vestibule.records import Instance, IntentOutcome, KeptIntent
+from vestibule.spiffe import SpiffeId
+from vestibule.store import IntentHistory
+from vestibule.xds.ledger import ProxyState
+from vestibule.xds.messages import Event as XdsEvent
+from vestibule.xds.resources import ProxyKey, Snapshot
+
+KEPT: Final = 50
+"""Intents that are remembered, besides those in force."""
+RETRY: Final = timedelta(seconds=2)
+"""After which what could not be kept, or cannot be done by this server yet, is tried again."""
+
+_ACTIONS: Final = {
+    Move.TRY: "intent.try",
+    Move.WIDEN: "intent.widen",
+    Move.ACCEPT: "intent.accept",
+    Move.GO_BACK: "intent.refuse",
+    Move.DROP: "intent.drop",
+    Move.PIN: "intent.rollback",
+    Move.PAUSE: "rollout.pause",
+    Move.RESUME: "rollout.resume",
+}
+_BACKWARDS: Final = frozenset({Move.GO_BACK, Move.DROP, Move.PIN})
+
+_log = logging.getLogger(__name__)
+
+
+class AuditLog(Audit, EmergencyAudit, Protocol):
+    """Where decisions are put on record."""
+
+
+class Rolling:
+    """Decides which intent each proxy is to have (``mesh.intents.Intents``)."""
+
+    def __init__(
+        self,
+        source: Source,
+        history: IntentHistory,
+        audit: AuditLog,
+        clock: Clock,
+        *,
+        instances: Callable[[], tuple[Instance, ...]],
+        proxy: Callable[[ProxyKey], ProxyState | None],
+        leads: Callable[[], bool] = lambda: True,
+        load: Load = load_files,
+    ) -> None:
+        """``instances`` are those that are registered, ``proxy`` tells how one stands (``xds.ledger``)."""
+        self.revision = Revision()
+        self.rates = ErrorRates()
+        self.refusals = Refusals()
+        self._source = source
+        self._history = history
+        self._audit = audit
+        self._clock = clock
+        self._instances = instances
+        self._proxy = proxy
+        self._leads = leads
+        self._load = load
+        self._state = State()
+        self._kept_revision = 0
+        self._intents: dict[str, Intent] = {}
+        self._known: frozenset[SpiffeId] = frozenset()
+        self._rows: list[KeptIntent] = []
+        self._well: frozenset[str] | None = frozenset()
+        self._lock = asyncio.Lock()
+        self._news = Revision()
+        self._unkept: tuple[KeptIntent, ...] | None = None
+
+    # ----------------------------------------------------------------------------------------- who has which
+
+    @property
+    def state(self) -> State:
+        """How far the rollout is."""
+        return self._state
+
+    @property
+    def history(self) -> tuple[KeptIntent, ...]:
+        """The intents that were taken up, the newest first, without their files."""
+        return tuple(self._rows)
+
+    @property
+    def source(self) -> Source:
+        """Where intents come from."""
+        return self._source
+
+    def in_force(self) -> tuple[Intent, ...]:
+        """What proxies are to have: the intent of most of them, then that of the first wave."""
+        state = self._state
+        having = {Phase.FIRST: (state.good, state.trial), Phase.REST: (state.trial,)}
+        return tuple(
+            self._intents[each] for each in having.get(state.phase, (state.good,)) if each is not None
+        )
+
+    def version_for(self, proxy: ProxyKey) -> str | None:
+        """The version that this proxy is to have."""
+        return version_for(self._state, proxy.instance_id, is_known=proxy.spiffe_id in self._known)
+
+    # ------------------------------------------------------------------------------------------ what is heard
+
+    def heard(self, proxy: ProxyKey, event: XdsEvent) -> None:
+        """Something happened on a proxy's stream (``xds.ledger``)."""
+        if self.refusals.note(proxy, event, self._state.trial):
+            self._news.bump()
+
+    def cannot_have(self, proxy: ProxyKey, version: str, why: str) -> None:
+        """Nothing that the proxy could take follows from this intent."""
+        if version == self._state.trial and self.refusals.blame(
+            version, f"{proxy.instance_id} cannot have it: {why}"
+        ):
+            self._news.bump()
+
+    def compares_with(self, compiled: Callable[[ProxyKey, Intent], Snapshot | None]) -> None:
+        """Tell by this what a proxy would have by another intent."""
+
+        def by_the_good(proxy: ProxyKey) -> Snapshot | None:
+            good = self._intents.get(self._state.good) if self._state.good is not None else None
+            return compiled(proxy, good) if good is not None else None
+
+        self.refusals.would_have = by_the_good
+
+    def take_report(self, proxy: ProxyKey, report: Report) -> None:
+        """What a proxy counted."""
+        tries = self._state.trial is not None and self._has(proxy, self._state.trial)
+        self.rates.take(report, self._clock.now(), tries=tries)
+
+    # -------------------------------------------------------------------------------------------- at work
+
+    async def load(self) -> None:
+        """Take up where the servers left off, and what the source has."""
+        await self._reload(everybody=True)
+        with suppress(VestibuleError):
+            # What cannot be done now is tried again, and then complained of, by ``run``.
+            await self._advance()
+
+    async def run(self) -> None:
+        """Go on, whenever there is something to go on with."""
+        while True:
+            seen = [(each, each.value) for each in (self._source.revision, self._news)]
+            again = await self._advance()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._patience(again)):
+                    await first_change(*seen)
+
+    async def follow(self) -> None:
+        """Another server of the database changed the state: it is ours, too."""
+        async with self._lock:
+            record = await self._history.state()
+            if record is not None and record.revision != self._kept_revision and self._unkept is None:
+                await self._reload(everybody=False)
+        self._news.bump()
+
+    def _patience(self, again: datetime | None) -> float | None:
+        if again is None:
+            return None
+        return max(0.05, (again - self._clock.now()).total_seconds())
+
+    async def _advance(self) -> datetime | None:
+        """Do what is due; when to look again, at the latest."""
+        while True:
+            now = self._clock.now()
+            await self._keep_again()
+            event, again = self._due(now)
+            if event is None:
+                return again
+            if not await self._happen(event):
+                return now + RETRY
+
+    def _due(self, now: datetime) -> tuple[Event | None, datetime | None]:
+        state, leads = self._state, self._leads()
+        intent = self._source.reading.intent
+        is_news = intent is not None and intent.version != state.head
+        if intent is not None and is_news and leads:
+            return self._offer(intent, now), None
+        event, again = self._due_of_trial(state, now, leads=leads)
+        # Who does not lead may do so in a moment.
+        return event, again if again is not None or not is_news else now + RETRY
+
+    def _due_of_trial(
+        self, state: State, now: datetime, *, leads: bool
+    ) -> tuple[Event | None, datetime | None]:
+        if state.trial is None:
+            return None, None
+        failure = self.refusals.failure(state.trial) or self._spike()
+        verdict = Verdict(failure=failure) if failure else self._look(state, now)
+        if verdict.failure:
+            return Event(what=Happening.FAILED, now=now, reason=verdict.failure), None
+        if not verdict.watched:
+            return None, verdict.again
+        if leads and not state.paused:
+            return Event(what=Happening.WATCHED, now=now), None
+        return None, now + RETRY
+
+    def _offer(self, intent: Intent, now: datetime) -> Event:
+        if intent.version == self._state.good:
+            return Event(what=Happening.REVERTED, now=now, version=intent.version)
+        return Event(what=Happening.OFFERED, now=now, version=intent.version, wave=self._wave(intent))
+
+    def _wave(self, intent: Intent) -> frozenset[str] | None:
+        return first_wave(self._instances(), intent.mesh.rollout.first)
+
+    def _look(self, state: State, now: datetime) -> Verdict:
+        assert state.trial is not None
+        assert state.since is not None
+        watch = self._intents[state.trial].mesh.rollout.watch
+        if now < state.since + watch:
+            return Verdict(again=min(state.since + watch, now + RETRY))
+        return look(self._members(state.trial), state.since, watch, now)
+
+    def _members(self, trial: str) -> Iterator[Member]:
+        for each in self._instances():
+            proxy = ProxyKey(each.spiffe_id, each.id)
+            if self.version_for(proxy) == trial:
+                yield Member(
+                    instance_id=each.id,
+                    service=each.service,
+                    was_well=self._well is None or each.id in self._well,
+                    has_it=self._has(proxy, trial),
+                )
+
+    def _has(self, proxy: ProxyKey, version: str) -> bool:
+        state = self._proxy(proxy)
+        return state is not None and state.has(version)
+
+    def _spike(self) -> str:
+        state = self._state
+        if state.trial is None or state.good is None:
+            return ""
+        trial = self._intents[state.trial]
+        if differ_in_rules_alone(trial, self._intents[state.good]):
+            return ""
+        return self.rates.spike(trial.mesh.rollout.errors)
+
+    # ------------------------------------------------------------------------------------ what operators ask
+
+    async def roll_back(self, actor: str, version: str, reason: str) -> None:
+        """All proxies are to have this version, or (empty) the good one before, until the source changes.
+
+        Raises: VST3240, VST3241, VST3242, VST3243.
+        """
+        wanted = version or self._one_before()
+        if all(each.version != wanted for each in self._rows):
+            raise UNKNOWN_INTENT.error(f"the history has no version {wanted!r}")
+        await self._ask(Happening.ROLL_BACK, actor, reason, version=wanted)
+
+    async def pause(self, actor: str, reason: str) -> None:
+        """No new intent is tried and no wave follows, until ``resume``."""
+        await self._ask(Happening.PAUSE, actor, reason)
+
+    async def resume(self, actor: str, reason: str) -> None:
+        """Go on: after a pause, a rollback, or with an intent that was refused.  Raises: VST3240."""
+        await self._ask(Happening.RESUME, actor, reason)
+
+    async def promote(self, actor: str, reason: str) -> None:
+        """All proxies are to have the newest intent, and it counts as good, whatever is said of it.
+
+        Raises: VST3240.
+        """
+        await self._ask(Happening.PROMOTE, actor, reason)
+
+    async def _ask(self, what: Happening, actor: str, reason: str, version: str | None = None) -> None:
+        wave = None
+        if what is Happening.RESUME and self._state.head not in (None, self._state.good):
+            wave = self._wave(await self._intent(self._state.head))
+        event = Event(
+            what=what, now=self._clock.now(), version=version, wave=wave, reason=reason, actor=actor
+        )
+        if not await self._happen(event):
+            raise NOT_LEADING.error("the rollout was changed at the same moment")
+        self._news.bump()
+
+    def _one_before(self) -> str:
+        """What a rollback without a version goes to."""
+        if self._state.trial is not None and self._state.good is not None:
+            return self._state.good
+        for each in self._rows:
+            if each.outcome is IntentOutcome.GOOD and each.version != self._state.good:
+                return each.version
+        raise UNKNOWN_INTENT.error("the history has no good version before the one in force")
+
+    # ---------------------------------------------------------------------------------------- what is done
+
+    async def _happen(self, event: Event) -> bool:
+        """Move on.  False where another server was faster; what it did is known then."""
+        async with self._lock:
+            result = step(self._state, event)
+            if result.state == self._state:
+                return True
+            intents = {each: await self._intent(each) for each in _wanted(result.state)}
+            rows = tuple(changed_rows(self._rows, self._state, result, event, self._source))
+            records = [_record(self._state, result, event, self._rows_by_version(rows))]
+            if result.move in _BACKWARDS:
+                await self._audit.record_or_defer(records)
+                self._become(result, intents)
+                self._unkept = (*self._unkept, *rows) if self._unkept is not None else rows
+                with suppress(VestibuleError):
+                    await self._keep_again()
+                return True
+            if result.move is not Move.NOTHING:
+                await self._audit.record(records)
+            if result.move is Move.TRY:
+                self.rates.begin(event.now)
+            if not await self._keep(result.state, rows):
+                return False
+            self._become(result, intents)
+            return True
+
+    def _become(self, result: Step, intents: dict[str, Intent]) -> None:
+        before = self._state
+        self._set(result.state, intents)
+        if result.move in (Move.TRY, Move.WIDEN):
+            self._well = frozenset(self._well_now(before))
+        if result.move is Move.TRY:
+            self.refusals.begin()
+        self.revision.bump()
+
+    def _set(self, state: State, intents: dict[str, Intent]) -> None:
+        self._state, self._intents = state, intents
+        good = intents.get(state.good) if state.good is not None else None
+        self._known = frozenset(each.spiffe_id for each in good.services.values()) if good else frozenset()
+
+    def _well_now(self, before: State) -> Iterator[str]:
+        versions = {each for each in (before.good, before.trial) if each is not None}
+        for each in self._instances():
+            state = self._proxy(ProxyKey(each.spiffe_id, each.id))
+            if state is not None and state.connected and any(state.has(version) for version in versions):
+                yield each.id
+
+    async def _intent(self, version: str | None) -> Intent:
+        """Raises: VST3241, VST3242."""
+        if version in self._intents:
+            return self._intents[version]
+        reading = self._source.reading
+        if reading.intent is not None and reading.intent.version == version:
+            return reading.intent
+        row = await self._history.latest(version) if version is not None else None
+        if row is None:
+            raise UNKNOWN_INTENT.error(f"the history has no version {version!r}")
+        return await asyncio.to_thread(read, row, self._load)
+
+    # ---------------------------------------------------------------------------------------- what is kept
+
+    async def _keep(self, state: State, rows: tuple[KeptIntent, ...]) -> bool:
+        """False where another server was faster; its state is ours then."""
+        record = write_state(state, self.rates.before(), self._kept_revision + 1)
+        if not await self._history.record(record, *rows):
+            await self._reload(everybody=False)
+            return False
+        self._kept_revision = record.revision
+        if rows:
+            needed = {each for each in (state.good, state.trial, state.head) if each is not None}
+            await self._history.prune(KEPT, needed)
+            self._rows = await self._history.all()
+        return True
+
+    async def _keep_again(self) -> None:
+        """What was done before it could be kept.  Raises: the errors of the store."""
+        if self._unkept is not None:
+            rows = self._unkept
+            await self._keep(self._state, rows)
+            self._unkept = None
+
+    async def _reload(self, *, everybody: bool) -> None:
+        """Take over what is kept.  ``everybody``: who is well is not known, so all registered proxies count as it."""
+        record = await self._history.state()
+        self._rows = await self._history.all()
+        if record is None:
+            return
+        try:
+            state, before = read_state(record)
+        except ValueError as error:
+            raise UNREADABLE_INTENT.error(f"the state of the rollout: {error}") from error
+        intents = {}
+        for version in _wanted(state):
+            try:
+                intents[version] = await self._intent(version)
+            except VestibuleError as error:
+                _log.error("version %s is lost: %s", version, error)
+        self._kept_revision = record.revision
+        self._set(_without_lost(state, intents, self._clock.now()), intents)
+        self._well = None if everybody else frozenset(self._well_now(state))
+        self.refusals.begin()
+        self.rates.resume(before)
+        self.revision.bump()
+
+    def _rows_by_version(self, newer: tuple[KeptIntent, ...]) -> dict[str, KeptIntent]:
+        return {each.version: each for each in (*reversed(self._rows), *newer)}
+
+
+def _wanted(state: State) -> tuple[str, ...]:
+    return tuple(each for each in (state.trial, state.good) if each is not None)
+
+
+def _without_lost(state: State, intents: Mapping[str, Intent], now: datetime) -> State:
+    """The trial begins anew; what cannot be read any more cannot be had."""
+    if state.good is not None and state.good not in intents:
+        return State(head=None, since=now, paused=state.paused)
+    if state.trial is not None and state.trial not in intents:
+        return State(good=state.good, head=state.good, since=now, paused=state.paused)
+    return state if state.trial is None else replace(state, since=now)
+
+
+def differ_in_rules_alone(one: Intent, other: Intent) -> bool:
+    """Whether two intents differ in who may call what, and in nothing else.
+
+    Then error rates do not count: those whom a rule stops must not be able to take it back by failing.
+    """
+    return _but_rules(one) == _but_rules(other)
+
+
+def _but_rules(intent: Intent) -> Intent:
+    services = {name: replace(each, allow=()) for name, each in intent.services.items()}
+    return replace(intent, services=services, mesh=replace(intent.mesh, roles={}), version="")
+
+
+def _record(before: State, result: Step, event: Event, rows: Mapping[str, KeptIntent]) -> AuditEvent:
+    after = result.state
+    subject = after.trial or (before.trial if result.move is Move.GO_BACK else None) or after.good or ""
+    details: dict[str, Detail] = {"phase": after.phase.value, "good": after.good}
+    if event.reason:
+        details["reason"] = event.reason
+    row = rows.get(subject)
+    if row is not None and row.commit:
+        details |= {"commit": row.commit, "author": row.author, "signed_by": row.signed_by}
+    action = _ACTIONS.get(result.move, "rollout.note")
+    return AuditEvent(actor=event.actor, action=action, subject=f"intent:{subject}", details=details)
