@@ -129,7 +129,7 @@ def entry_for(parent: SpiffeId, path: str, selector: str) -> types_pb2.Entry:
 
 
 @contextlib.contextmanager
-def vestibule(directory: Path, port: int) -> Iterator[Server]:
+def vestibule(directory: Path, port: int, *options: str) -> Iterator[Server]:
     """Our server in a new directory."""
     directory.mkdir()
     command = [sys.executable, "-m", "vestibule", "server", "run", "--trust-domain", str(TRUST_DOMAIN)]
@@ -145,6 +145,7 @@ def vestibule(directory: Path, port: int) -> Iterator[Server]:
         f"{directory}/data",
         "--socket",
         f"{directory}/server.sock",
+        *options,
     ]
     with _running([*command, "--bind", f"127.0.0.1:{port}"], directory, port) as server:
         yield server

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, Final, cast
 
@@ -20,6 +20,9 @@ from vestibule.records import Entry
 from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain
 
 AGENT_PATH: Final = "/spire/agent/"
+VERIFIED_FOR: Final = timedelta(seconds=20)
+"""How long a verification of a chain against a bundle is remembered."""
+VERIFICATIONS: Final = 4096
 _PEERCRED: Final = struct.Struct("3i")
 
 
@@ -98,7 +101,7 @@ def identify(stream: Stream, bundle_of: BundleOf, now: datetime) -> Caller:
         if bundle is None:
             raise PEER_REFUSED.error(f"trust domain {leaf.spiffe_id.trust_domain} is not trusted here")
         # 4. The whole chain holds against that bundle alone, now.
-        spiffe_id = verify_x509_svid(chain, bundle, now)
+        spiffe_id = _verified(chain, bundle, leaf.not_after, now)
     except VestibuleError as error:
         if error.code is PEER_REFUSED:
             raise
@@ -113,6 +116,27 @@ def identify(stream: Stream, bundle_of: BundleOf, now: datetime) -> Caller:
         not_after=leaf.not_after,
         chain=chain,
     )
+
+
+_Verified = tuple[datetime, datetime, SpiffeId]
+_verifications: Final[dict[tuple[tuple[bytes, ...], TrustBundle], _Verified]] = {}
+
+
+def _verified(chain: tuple[bytes, ...], bundle: TrustBundle, not_after: datetime, now: datetime) -> SpiffeId:
+    """``verify_x509_svid``, remembered for a moment: an agent's streams all come with the same chain.
+
+    Remembered are the bytes of chain and bundle, so that neither can change meanwhile, only time can pass.
+    """
+    key = (chain, bundle)
+    since, until, spiffe_id = _verifications.get(key, (now, now, None))
+    if spiffe_id is not None and since <= now < until:
+        return spiffe_id
+    spiffe_id = verify_x509_svid(chain, bundle, now)
+    while len(_verifications) >= VERIFICATIONS:
+        del _verifications[next(iter(_verifications))]
+    _verifications.pop(key, None)
+    _verifications[key] = (now, min(not_after, now + VERIFIED_FOR), spiffe_id)
+    return spiffe_id
 
 
 def peer_chain(tls: ssl.SSLObject) -> tuple[bytes, ...]:
