@@ -247,7 +247,9 @@ def report(proxies: int, rounds: int, idle: float) -> bool:
         f"p50 {statistics.median(figures.medians):.2f} s; bare fan-out, all: {unadorned:.2f} s; "
         f"ratio {change / unadorned:.1f}"
     )
-    print(f"  server: {figures.worked * 1e6:.0f} µs of processor time for each proxy and change, reading included")
+    print(
+        f"  server: {figures.worked * 1e6:.0f} µs of processor time for each proxy and change, reading included"
+    )
     print(
         f"  all connect at once, with nothing: {figures.connect:.1f} s; after all broke: {figures.storm:.1f} s"
     )

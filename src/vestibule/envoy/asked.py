@@ -5,8 +5,8 @@ A pure compiler cannot have used anything else: equal answers mean equal results
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Hashable
+from typing import Any, Final, TypeVar, cast
 
 from vestibule.envoy.world import World
 
@@ -15,6 +15,8 @@ _MOST: Final = 200_000
 
 _NO_QUESTIONS: Final = frozenset({"compiled"})
 """What is kept of answers that were given to others, and asked for by each."""
+
+_Made = TypeVar("_Made")
 
 
 class Question:
@@ -33,8 +35,18 @@ class Question:
         return found if self.given is None else found(*self.given)
 
 
-Trace = tuple[Question, ...]
-"""All that one compilation asked."""
+class Part:
+    """Something that was made of answers, and is the same for all who need it."""
+
+    __slots__ = ("trace", "value")
+
+    def __init__(self, value: Any, trace: Trace) -> None:
+        self.value = value
+        self.trace = trace
+
+
+Trace = tuple[Question | Part, ...]
+"""All that one compilation asked, itself or by its parts."""
 
 
 class Questions:
@@ -42,15 +54,16 @@ class Questions:
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, tuple[Any, ...] | None], Question] = {}
-        self._verdicts: dict[Question, bool] = {}
+        self._parts: dict[Hashable, Part] = {}
+        self._verdicts: dict[Question | Part, bool] = {}
         self._world: World | None = None
 
     def turn_to(self, world: World) -> None:
         """From now on this world is meant."""
         self._world = world
         self._verdicts = {}
-        if len(self._known) > _MOST:
-            self._known = {}
+        if len(self._known) + len(self._parts) > _MOST:
+            self._known, self._parts = {}, {}
 
     def still_hold(self, trace: Trace) -> bool:
         """Whether the world answers everything as it was answered before."""
@@ -63,11 +76,22 @@ class Questions:
                 return False
         return True
 
-    def _holds(self, question: Question) -> bool:
+    def _holds(self, question: Question | Part) -> bool:
         assert self._world is not None
+        if isinstance(question, Part):
+            return self.still_hold(question.trace)
         found = question.ask(self._world)
         # An intent that was read anew is another one; to compare it would cost more than to compile.
         return found is question.answer or (question.name != "intent" and found == question.answer)
+
+    def part(self, key: Hashable, make: Callable[[World], Any]) -> Part:
+        """What ``make`` makes of the world, made anew only if the world answers what it asks otherwise than before."""
+        assert self._world is not None
+        known = self._parts.get(key)
+        if known is None or not self.still_hold((known,)):
+            asked = Asked(self._world, self)
+            known = self._parts[key] = Part(make(cast(World, asked)), asked.trace)
+        return known
 
     def noted(self, name: str, given: tuple[Any, ...] | None, answer: Any) -> Question:
         """A question, with the answer that it has now; the same object as before if both are the same."""
@@ -83,7 +107,13 @@ class Asked:
     def __init__(self, world: World, questions: Questions) -> None:
         self._world = world
         self._questions = questions
-        self._trace: dict[Question, None] = {}
+        self._trace: dict[Question | Part, None] = {}
+
+    def part(self, key: Hashable, make: Callable[[World], _Made]) -> _Made:
+        """What ``make`` makes of the world; ``key`` says what that is, so that it is made once for many."""
+        part = self._questions.part(key, make)
+        self._trace[part] = None
+        return cast(_Made, part.value)
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._world, name)

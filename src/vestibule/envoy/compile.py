@@ -6,17 +6,17 @@ that remember their results by their small immutable arguments.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import cast
+from typing import Final, cast
 
 from vestibule.envoy import access_log, clusters, egress, ingress, localities, outside, routes
 from vestibule.envoy.asked import Asked, Questions, Trace
 from vestibule.envoy.codes import UNKNOWN_INSTANCE
 from vestibule.envoy.routes import Calls
 from vestibule.envoy.world import Destination, World
-from vestibule.records import Instance
+from vestibule.spiffe import SpiffeId
 from vestibule.xds.resources import ProxyKey, Resource, Snapshot
 
 
@@ -25,7 +25,9 @@ def compile_proxy(world: World, proxy: ProxyKey) -> Snapshot:
 
     Raises: VST3000 when its instance is not in the world.
     """
-    return Snapshot.of(world.version, _resources(world, proxy))
+    compiler = Compiler()
+    compiler.take(world)
+    return compiler.compile(proxy, None).snapshot
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +64,7 @@ class Compiler:
         if before is not None and self._questions.still_hold(before.trace):
             return Compilation(before.snapshot.relabelled(self.world.version), before.trace)
         asked = Asked(self.world, self._questions)
-        resources = _resources(cast(World, asked), proxy)
+        resources = _resources(asked, proxy)
         if before is None:
             return Compilation(Snapshot.of(self.world.version, resources), asked.trace)
         snapshot = Snapshot.of(self.world.version, resources, before=before.snapshot)
@@ -70,35 +72,58 @@ class Compiler:
         return Compilation(before.snapshot.relabelled(snapshot.version) if same else snapshot, asked.trace)
 
 
-def _resources(world: World, proxy: ProxyKey) -> Iterable[Resource]:
+def _resources(asked: Asked, proxy: ProxyKey) -> Iterable[Resource]:
+    world = cast(World, asked)
     instance = world.instance(proxy.instance_id, proxy.spiffe_id)
     service = world.service(proxy.spiffe_id)
     if instance is None:
         raise UNKNOWN_INSTANCE.error(f"no instance {proxy.instance_id!r} of {proxy.spiffe_id} is known")
     if service is None or instance.service != service.name:
         return ()
-    svid_ttl = world.svid_ttl(proxy.spiffe_id)
-    calls = _calls_of(world, instance)
+    way_out = asked.part(
+        ("way out", proxy.spiffe_id, instance.locality),
+        lambda other: _way_out(other, proxy.spiffe_id, instance.locality),
+    )
     return (
-        *access_log.limits(),
+        *_LIMITS,
         # The version is asked for only where it is told, since it changes with every commit.
-        *ingress.resources(service, instance, svid_ttl, lambda: world.version),
-        *egress.resources(world, instance, calls),
-        *_destinations(world, instance, calls.values(), svid_ttl),
-        *_outside(world, instance),
+        *ingress.resources(service, instance, world.svid_ttl(proxy.spiffe_id), lambda: world.version),
+        *egress.resources(world, instance, way_out.calls, way_out.by_name),
+        *way_out.destinations,
     )
 
 
-def _outside(world: World, instance: Instance) -> Iterator[Resource]:
-    """The clusters of hosts outside that some rule lets the instance's service call."""
-    for external in world.outside_for(instance.spiffe_id):
+_LIMITS: Final = tuple(access_log.limits())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _WayOut:
+    """What the instances of one service in one place have in common: whom they call, and how."""
+
+    calls: Mapping[str, Calls]
+    by_name: Resource
+    destinations: tuple[Resource, ...]
+
+
+def _way_out(world: World, caller: SpiffeId, here: str) -> _WayOut:
+    calls = _calls_of(world, caller)
+    return _WayOut(
+        calls,
+        egress.by_name(world, caller, calls),
+        (*_destinations(world, here, calls.values(), world.svid_ttl(caller)), *_outside(world, caller)),
+    )
+
+
+def _outside(world: World, caller: SpiffeId) -> Iterator[Resource]:
+    """The clusters of hosts outside that some rule lets a service call."""
+    for external in world.outside_for(caller):
         if external.allow:
             yield outside.cluster(external, world.mesh.defaults)
 
 
-def _calls_of(world: World, instance: Instance) -> dict[str, Calls]:
-    """How an instance calls what it may call, by the destinations' names."""
-    found = (world.destination(name) for name in sorted(world.allowed_for(instance.spiffe_id)))
+def _calls_of(world: World, caller: SpiffeId) -> dict[str, Calls]:
+    """How a service calls what it may call, by the destinations' names."""
+    found = (world.destination(name) for name in sorted(world.allowed_for(caller)))
     targets = [each for each in found if each is not None]
     clusters_there = {each.cluster for each in targets}
     return {each.name: _calls_to(world, each, clusters_there) for each in targets}
@@ -115,9 +140,7 @@ def _calls_to(world: World, target: Destination, clusters_there: Set[str]) -> Ca
     )
 
 
-def _destinations(
-    world: World, instance: Instance, every: Iterable[Calls], svid_ttl: timedelta
-) -> Iterator[Resource]:
+def _destinations(world: World, here: str, every: Iterable[Calls], svid_ttl: timedelta) -> Iterator[Resource]:
     """The clusters of what may be called, and where their instances are."""
     for calls in every:
         circuit = calls.traffic.circuit or calls.defaults.circuit
@@ -130,7 +153,7 @@ def _destinations(
         }
         for name, version in names.items():
             yield clusters.destination(name, target, svid_ttl, circuit, outlier)
-            yield _endpoints(world, calls, name, version, instance.locality)
+            yield _endpoints(world, calls, name, version, here)
 
 
 def _endpoints(world: World, calls: Calls, name: str, version: str, here: str) -> Resource:

@@ -24,14 +24,22 @@ from vestibule.envoy.routes import Calls
 from vestibule.envoy.world import Destination, World
 from vestibule.policy.codes import CALL_DENIED
 from vestibule.records import Address, Instance
+from vestibule.spiffe import SpiffeId
 from vestibule.xds.resources import ROUTES, Resource
 
 
-def resources(world: World, instance: Instance, allowed: Mapping[str, Calls]) -> Iterator[Resource]:
+def by_name(world: World, caller: SpiffeId, allowed: Mapping[str, Calls]) -> Resource:
+    """The routes of the listener that leads everywhere: the same for all instances of a service."""
+    return _routes_by_name(_Names.of(world, caller, allowed))
+
+
+def resources(
+    world: World, instance: Instance, allowed: Mapping[str, Calls], routes_by_name: Resource
+) -> Iterator[Resource]:
     """The listeners that the instance has laid out, and their routes.  ``allowed`` is by the destinations' names."""
     if instance.egress is not None:
         yield _http_listener("egress", instance.egress, "", "")
-        yield _routes_by_name(_Names.of(world, instance, allowed))
+        yield routes_by_name
     for name, address in sorted(instance.upstreams.items()):
         target, calls = world.destination(name), allowed.get(name)
         if target is None and (external := world.outside(name, instance.spiffe_id)) is not None:
@@ -60,7 +68,7 @@ class _Names:
     outward: tuple[Outward, ...]
 
     @classmethod
-    def of(cls, world: World, instance: Instance, allowed: Mapping[str, Calls]) -> _Names:
+    def of(cls, world: World, caller: SpiffeId, allowed: Mapping[str, Calls]) -> _Names:
         known = world.host_names
         others = (given for each, given in known.names.items() if each.name not in allowed)
         return cls(
@@ -69,7 +77,7 @@ class _Names:
             ),
             denied=tuple(chain.from_iterable(others)),
             not_http=known.not_http,
-            outward=tuple(outward.hosts(world, instance.spiffe_id)),
+            outward=tuple(outward.hosts(world, caller)),
         )
 
 

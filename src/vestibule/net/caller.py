@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
+from functools import lru_cache
 from typing import Any, Final, cast
 
 from vestibule.errors import VestibuleError
@@ -96,7 +97,7 @@ def identify(stream: Stream, bundle_of: BundleOf, now: datetime) -> Caller:
         return Caller(kind=CallerKind.ANONYMOUS, address=address)
     try:
         # 3. The leaf names an ID, whose trust domain chooses the bundle.
-        leaf = leaf_facts(chain[0])
+        leaf = _facts(chain[0])
         bundle = bundle_of(leaf.spiffe_id.trust_domain)
         if bundle is None:
             raise PEER_REFUSED.error(f"trust domain {leaf.spiffe_id.trust_domain} is not trusted here")
@@ -117,6 +118,8 @@ def identify(stream: Stream, bundle_of: BundleOf, now: datetime) -> Caller:
         chain=chain,
     )
 
+
+_facts = lru_cache(maxsize=4096)(leaf_facts)
 
 _Verified = tuple[datetime, datetime, SpiffeId]
 _verifications: Final[dict[tuple[tuple[bytes, ...], TrustBundle], _Verified]] = {}

@@ -51,7 +51,9 @@ class DeltaStream(XdsStream):
         """What to send now, if anything; the caller sends it before it asks again."""
         for step in self._steps:
             subscription = self._subscriptions[step.type_url]
-            if not self._knows(step.type_url) or len(subscription.unacknowledged) >= MAX_UNACKNOWLEDGED:
+            if subscription.is_idle or not self._knows(step.type_url):
+                continue
+            if len(subscription.unacknowledged) >= MAX_UNACKNOWLEDGED:
                 continue
             response = self._take(step, subscription, self._gate(step))
             if response is not None:

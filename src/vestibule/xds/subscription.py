@@ -197,6 +197,11 @@ class Subscription:
         return bool(self._suspects)
 
     @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to send, whatever the order allows."""
+        return not (self.must_answer or self._suspects or self.plan)
+
+    @property
     def upserts_done(self) -> bool:
         """Whether the client has, or has refused, every resource that exists."""
         in_flight = any(delivery.resources for delivery in self.unacknowledged.values())
