@@ -82,6 +82,10 @@ class Numbered:
         self._process.check()
         return self._process
 
+    def pinned(self) -> Process:
+        """The process; whoever asks it something hears whether it is still there."""
+        return self._process
+
     async def selectors(self, workloads: Workloads) -> frozenset[Selector]:
         """What our own attestors find.  Raises: VST2050, VST2312."""
         return await workloads.attest(self)

@@ -42,6 +42,10 @@ class Caller(Protocol):
         """The process, pinned.  Raises: VST2312 once it has ended."""
         ...
 
+    def pinned(self) -> Process:
+        """The process, which may have ended: then all that is asked of it raises VST2312.  Raises: VST2312."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identities:
@@ -83,7 +87,7 @@ class Workloads:
 
     async def attest(self, caller: Caller) -> frozenset[Selector]:
         """What is true of a process now.  Raises: VST2050, VST2312."""
-        selectors = await attest_workload(self._attestors, caller.check(), observe=self.observe)
+        selectors = await attest_workload(self._attestors, caller.pinned(), observe=self.observe)
         _log.debug("attested %s: %s", caller, ", ".join(sorted(map(shown, selectors))))
         return selectors
 
@@ -147,11 +151,14 @@ class Workloads:
         """What ``look`` finds; looked for again at every change, and when what was found last expires."""
         vouched = self._vouched.version
         selectors = await self.attest(caller)
+        fresh = True  # attesting ends with a look at whether the process is there
         last: T | None = None
         patience = self._clock.now() + PATIENCE
         while True:
             seen = self._cache.changed.version
-            caller.check()
+            if not fresh:
+                caller.check()
+            fresh = False
             found, complete = look(selectors)
             waiting = last is None and not complete and self._clock.now() < patience
             if not waiting:
@@ -236,17 +243,16 @@ class Workloads:
 
     async def change(self, seen: int, vouched: int, until: datetime | None) -> None:
         """Until the cache or the vouched processes are past these versions, or until that instant."""
-        waits: list[asyncio.Task[object]] = [
-            asyncio.create_task(self._cache.changed.after(seen)),
-            asyncio.create_task(self._vouched.after(vouched)),
-        ]
-        if until is not None:
-            waits.append(asyncio.create_task(self._clock.sleep_until(until)))
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        timer = None if until is None else asyncio.create_task(self._clock.sleep_until(until))
+        if timer is not None:
+            timer.add_done_callback(lambda _: None if done.done() else done.set_result(None))
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            with self._cache.changed.telling(done, seen), self._vouched.telling(done, vouched):
+                await done
         finally:
-            for task in waits:
-                task.cancel()
+            if timer is not None:
+                timer.cancel()
 
 
 def _earliest(*instants: datetime | None) -> datetime | None:

@@ -27,6 +27,7 @@ from typing import Any, Final
 
 from vestibule.errors import VestibuleError
 from vestibule.net.codes import PEER_GONE
+from vestibule.net.statx import FileFacts, facts_at_hand
 
 _SO_PEERPIDFD: Final = 77
 _UCRED: Final = struct.Struct("3i")
@@ -110,6 +111,20 @@ class ProcessHandle:
         """
         return os.fdopen(self._descriptor("exe"), "rb")
 
+    def executable_facts(self) -> FileFacts | None:
+        """What is at hand about the file of the running executable, without waiting for its file system.
+
+        ``None`` where that is not enough to tell files apart.  Raises: VST2312, PermissionError.
+        """
+        try:
+            return facts_at_hand(self._open_directory(), b"exe")
+        except PermissionError:
+            raise
+        except (FileNotFoundError, ProcessLookupError) as error:
+            raise self._gone() from error
+        except OSError:
+            return None
+
     def close(self) -> None:
         """Let go; every later question raises VST2312.  Safe to call twice."""
         directory, self._directory = self._directory, -1
@@ -171,10 +186,15 @@ class Peer:
 
     def check(self) -> ProcessHandle:
         """The handle, once more made sure of.  Raises: VST2312."""
+        process = self.pinned()
+        process.check()
+        return process
+
+    def pinned(self) -> ProcessHandle:
+        """The handle; whoever asks it something hears whether the process is still there.  Raises: VST2312."""
         if self.process is None:
             what = f"the process {self.pid}" if self.pid else "a process of another PID namespace"
             raise PEER_GONE.error(f"{what} cannot be identified any more")
-        self.process.check()
         return self.process
 
     def release(self) -> None:

@@ -35,6 +35,9 @@ class Caller:
             raise PEER_GONE.error("gone")
         return self
 
+    def pinned(self) -> Any:
+        return self
+
 
 class Says:
     """An attestor that says what it is told to."""

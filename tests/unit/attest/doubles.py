@@ -48,6 +48,9 @@ class FakeProcess:
     def open_executable(self) -> Any:
         raise PermissionError(13, "Permission denied")
 
+    def executable_facts(self) -> tuple[int, int, int, int, int] | None:
+        raise PermissionError(13, "Permission denied")
+
 
 @dataclass(frozen=True)
 class Asked:

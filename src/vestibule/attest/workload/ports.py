@@ -32,6 +32,13 @@ class Process(Protocol):
 
     def open_executable(self) -> Any: ...
 
+    def executable_facts(self) -> tuple[int, int, int, int, int] | None:
+        """Device, inode, size, mtime and ctime (ns) of the running executable; never waits for a file system.
+
+        ``None`` where they are not at hand.
+        """
+        ...
+
     def close(self) -> None: ...
 
 

@@ -14,10 +14,11 @@ import hashlib
 import logging
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 from weakref import WeakValueDictionary
 
 from vestibule.attest.workload.names import Names
@@ -28,11 +29,19 @@ TYPE: Final = "unix"
 MAX_EXECUTABLE_BYTES: Final = 512 * 1024 * 1024
 """Larger programs get no digest, so that a client cannot keep the agent reading."""
 
+KNOWN_SECONDS: Final = 10.0
+"""For so long it is believed that a program lies where it lay."""
+
 _EFFECTIVE: Final = 1  # of the four ids in /proc/PID/status: real, effective, saved, file system
+_SIZE: Final = 2
 _REMEMBERED: Final = 256
 _log = logging.getLogger(__name__)
 
 _File: TypeAlias = tuple[int, int, int, int, int]
+"""Device, inode, size, mtime and ctime: while they are the same, so is the content."""
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +62,7 @@ class UnixAttestor:
         # A digest stays true for a file whose device, inode, size and both times are unchanged.
         self._digests: OrderedDict[_File, str] = OrderedDict()
         self._lock = threading.Lock()
+        self._known: OrderedDict[tuple[str, _File], tuple[frozenset[Selector], float]] = OrderedDict()
         self._looking: WeakValueDictionary[Selector, asyncio.Lock] = WeakValueDictionary()
 
     async def attest(self, process: Process) -> frozenset[Selector]:
@@ -62,10 +72,26 @@ class UnixAttestor:
         names = await self._names.of(int(uid), [int(each) for each in (gid, *status.get("Groups", ()))])
         found = set(_ids(uid, gid, status.get("Groups", ()), names))
         if self._executables:
-            found |= await self._executable(process, _selector("uid", uid))
+            known = self._known_executable(process)
+            found |= await self._executable(process, _selector("uid", uid)) if known is None else known
         return frozenset(found)
 
-    async def _executable(self, process: Process, user: Selector) -> set[Selector]:
+    def _known_executable(self, process: Process) -> frozenset[Selector] | None:
+        """What was found out a moment ago about the program that the process runs now; ``None``: look.
+
+        Which program that is, is read anew each time, of this very process, so an ``exec`` in between shows.  Neither
+        question waits for a file system, so no thread is needed.
+        """
+        try:
+            if (file := process.executable_facts()) is None:
+                return None
+            path = process.link("exe")
+        except PermissionError:
+            return frozenset()
+        found, until = self._known.get((path, file), (None, 0.0))
+        return found if until > time.monotonic() else None
+
+    async def _executable(self, process: Process, user: Selector) -> frozenset[Selector]:
         # One look at a time for each user: programs may be large, or lie where reading takes for ever, and the
         # threads are for everybody.  A look that nobody waits for any more still has to end before the next.
         async with self._looking.setdefault(user, asyncio.Lock()):
@@ -77,8 +103,9 @@ class UnixAttestor:
                 looking.exception()  # there is nobody left to be told
                 raise
 
-    def _look(self, process: Process) -> set[Selector]:
+    def _look(self, process: Process) -> frozenset[Selector]:
         found: set[Selector] = set()
+        until = time.monotonic() + KNOWN_SECONDS
         try:
             path = process.link("exe")
             with process.open_executable() as file:
@@ -86,28 +113,38 @@ class UnixAttestor:
                     found.add(_selector("path", path))
                 else:
                     _log.debug("process %d runs another program than %s here", process.pid, path)
-                if digest := self._digest(file):
+                facts = _facts(file)
+                if digest := self._digest(file, facts):
                     found.add(_selector("sha256", digest))
         except PermissionError:
             _log.debug("process %d may not be examined: no path or sha256 selector", process.pid)
-            return set()
-        return found
+            return frozenset()
+        # About this path and this file, whoever runs it: not about the process, which may have gone on to another.
+        self._keep(self._known, (path, facts), (frozenset(found), until))
+        return frozenset(found)
 
-    def _digest(self, file: Any) -> str | None:
-        facts = os.fstat(file.fileno())
-        if facts.st_size > MAX_EXECUTABLE_BYTES:
+    def _digest(self, file: Any, key: _File) -> str | None:
+        if key[_SIZE] > MAX_EXECUTABLE_BYTES:
             return None
-        key = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
         with self._lock:
             if (known := self._digests.get(key)) is not None:
                 self._digests.move_to_end(key)
                 return known
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-        with self._lock:
-            self._digests[key] = digest
-            if len(self._digests) > _REMEMBERED:
-                self._digests.popitem(last=False)
+        self._keep(self._digests, key, digest)
         return digest
+
+    def _keep(self, among: OrderedDict[K, V], key: K, value: V) -> None:
+        with self._lock:
+            among[key] = value
+            among.move_to_end(key)
+            if len(among) > _REMEMBERED:
+                among.popitem(last=False)
+
+
+def _facts(file: Any) -> _File:
+    facts = os.fstat(file.fileno())
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
 def _is_at(path: str, file: Any) -> bool:

@@ -2,16 +2,20 @@ import asyncio
 import gc
 import hashlib
 import os
+import shutil
+import subprocess
 import sys
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from vestibule.attest.workload import Process
 from vestibule.attest.workload.unix import UnixAttestor
 from vestibule.net.codes import PEER_GONE
 from vestibule.net.peer import ProcessHandle
@@ -50,6 +54,9 @@ class Foreign:
         raise PermissionError(13, "Permission denied")
 
     def open_executable(self) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    def executable_facts(self) -> tuple[int, int, int, int, int] | None:
         raise PermissionError(13, "Permission denied")
 
 
@@ -116,6 +123,9 @@ class Disguised(Foreign):
     def open_executable(self) -> Any:
         return Path(sys.executable).open("rb")
 
+    def executable_facts(self) -> tuple[int, int, int, int, int] | None:
+        return None
+
 
 @pytest.mark.parametrize("path", ["/bin/sh", "/nowhere/payments", f"{sys.executable} (deleted)"])
 async def test_a_path_that_is_another_file_for_us_is_left_out(path: str) -> None:
@@ -147,6 +157,97 @@ async def test_one_user_keeps_one_thread_busy_at_most(monkeypatch: pytest.Monkey
     assert most == 1
 
 
+class Looks(UnixAttestor):
+    """Counts the looks that took a thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looks = 0
+
+    def _look(self, process: Process) -> frozenset[Selector]:
+        self.looks += 1
+        return super()._look(process)
+
+
+async def test_a_program_that_was_looked_at_a_moment_ago_takes_no_thread(this_process: ProcessHandle) -> None:
+    attestor = Looks()
+    first = await attestor.attest(this_process)
+    assert await attestor.attest(this_process) == first
+    assert attestor.looks == 1
+
+
+async def test_where_a_program_lies_is_looked_at_again_after_a_while(
+    this_process: ProcessHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vestibule.attest.workload.unix.KNOWN_SECONDS", 0.0)
+    attestor = Looks()
+    assert await attestor.attest(this_process) == await attestor.attest(this_process)
+    assert attestor.looks == 2
+
+
+@contextmanager
+def running(*command: str) -> Iterator[tuple[subprocess.Popen[bytes], ProcessHandle]]:
+    process = subprocess.Popen(command, stdin=subprocess.PIPE)
+    handle = ProcessHandle(process.pid)
+    try:
+        yield process, handle
+    finally:
+        handle.close()
+        process.kill()
+        process.communicate()
+
+
+def programs(found: frozenset[Selector]) -> set[str]:
+    return {each.value for each in found if each.value.startswith(("path:", "sha256:"))}
+
+
+def program(path: Path) -> set[str]:
+    return {f"path:{path}", f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"}
+
+
+async def test_a_process_that_executes_another_program_is_that_program_at_once(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for path, original in ((first, "sh"), (second, "cat")):
+        shutil.copyfile(str(shutil.which(original)), path)
+        path.chmod(0o755)
+    attestor = UnixAttestor()
+    with running(str(second)) as (_, handle):
+        assert programs(await attestor.attest(handle)) == program(second)
+    with running(str(first), "-c", f"read line; exec {second}") as (process, handle):
+        assert programs(await attestor.attest(handle)) == program(first)
+        assert process.stdin is not None
+        process.stdin.write(b"go\n")
+        process.stdin.flush()
+        deadline = time.monotonic() + 20
+        while handle.link("exe") != str(second) and time.monotonic() < deadline:
+            await asyncio.sleep(0.005)
+        assert programs(await attestor.attest(handle)) == program(second)
+
+
+async def test_another_program_at_the_same_place_is_not_taken_for_the_one_before(tmp_path: Path) -> None:
+    path, fresh = tmp_path / "program", tmp_path / "fresh"
+    attestor = UnixAttestor()
+    for original in ("cat", "tee"):
+        shutil.copyfile(str(shutil.which(original)), fresh)
+        fresh.chmod(0o755)
+        fresh.rename(path)
+        with running(str(path)) as (_, handle):
+            assert programs(await attestor.attest(handle)) == program(path)
+
+
+async def test_a_program_whose_file_was_replaced_meanwhile_has_a_digest_and_no_path(tmp_path: Path) -> None:
+    path, fresh = tmp_path / "program", tmp_path / "fresh"
+    for each, original in ((path, "cat"), (fresh, "tee")):
+        shutil.copyfile(str(shutil.which(original)), each)
+        each.chmod(0o755)
+    digest = program(path) - {f"path:{path}"}
+    attestor = UnixAttestor()
+    with running(str(path)) as (_, handle):
+        await attestor.attest(handle)
+        fresh.rename(path)
+        assert programs(await attestor.attest(handle)) == digest
+
+
 class Forgetful(OrderedDict[Any, str]):
     """Remembers nothing, as if every program were a new one."""
 
@@ -164,6 +265,9 @@ async def test_a_look_that_nobody_waits_for_any_more_may_fail_without_a_word() -
             looking.set()
             goes_on.wait(10)
             raise PEER_GONE.error("it has ended")
+
+        def executable_facts(self) -> tuple[int, int, int, int, int] | None:
+            return None
 
     attesting = asyncio.create_task(UnixAttestor().attest(Ending()))
     await asyncio.to_thread(looking.wait, 10)
