@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import signal
 import socket
 import subprocess
 import sys
@@ -177,11 +179,20 @@ SPIRE = """{
 """
 
 
+_prctl = ctypes.CDLL(None).prctl
+_PR_SET_PDEATHSIG = 1
+
+
+def _until_we_end() -> None:
+    """The kernel stops the server when the benchmark ends, however that comes about."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 @contextlib.contextmanager
 def _running(command: list[str], directory: Path, port: int) -> Iterator[Server]:
     sock = directory / "server.sock"
     with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_until_we_end)
         try:
             until(lambda: sock.exists() or process.poll() is not None, command[0])
             if process.poll() is not None:

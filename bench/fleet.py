@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -68,10 +69,17 @@ class Usage:
     processor: float
 
 
-async def used(server: Server, work: Awaitable[object]) -> Usage:
+async def used(server: Server, what: str, work: Awaitable[object]) -> Usage:
+    """What a phase took; told at once, so that whoever waits sees how far it is."""
     began, before = time.monotonic(), _processes.cpu_seconds([server.pid])
     await work
-    return Usage(time.monotonic() - began, _processes.cpu_seconds([server.pid]) - before)
+    usage = Usage(time.monotonic() - began, _processes.cpu_seconds([server.pid]) - before)
+    print(
+        f"{what}: {usage.seconds:.2f} s, of the server's processor time {usage.processor:.2f} s; "
+        f"{_processes.resident(server.pid):.0f} MB resident",
+        flush=True,
+    )
+    return usage
 
 
 async def at_once(jobs: Sequence[Callable[[], Awaitable[object]]]) -> None:
@@ -121,9 +129,9 @@ async def change_one(server: Server, agent: Agent, number: int) -> float:
 async def measure(server: Server, count: int, each: int, quiet: float, changes: int) -> int:
     empty = _processes.resident(server.pid)
     members = [replace(server) for _ in range(count)]
-    joining = await used(server, at_once([member.join for member in members]))
+    await used(server, f"{count} agents join", at_once([member.join for member in members]))
     ids = [member.svid.spiffe_id for member in members if member.svid is not None]
-    creating = await used(server, create(server, ids, each))
+    await used(server, f"{count * each} entries are made", create(server, ids, each))
     async with AsyncExitStack() as stack:
         apis = [await stack.enter_async_context(member.agent()) for member in members]
         agents = [Agent(spiffe_id, api) for spiffe_id, api in zip(ids, apis, strict=True)]
@@ -141,8 +149,8 @@ async def measure(server: Server, count: int, each: int, quiet: float, changes: 
                             follower.result()
                     await asyncio.sleep(0.005)
 
-        first = await used(server, all_current())
-        resting = await used(server, asyncio.sleep(quiet))
+        await used(server, "all agents synchronise for the first time", all_current())
+        resting = await used(server, f"nothing happens for {quiet:.0f} s", asyncio.sleep(quiet))
         told = sum(agent.told for agent in agents)
         took: list[float] = []
 
@@ -150,18 +158,10 @@ async def measure(server: Server, count: int, each: int, quiet: float, changes: 
             for number in range(changes):
                 took.append(await change_one(server, agents[number * 7 % count], number))
 
-        changing = await used(server, all_changes())
+        await used(server, f"{changes} single changes", all_changes())
         await asyncio.sleep(0.5)
         others = sum(agent.told for agent in agents) - told - changes
         megabytes = _processes.resident(server.pid)
-    for what, usage in (
-        (f"{count} agents join", joining),
-        (f"{count * each} entries are made", creating),
-        ("all agents synchronise for the first time", first),
-        (f"nothing happens for {quiet:.0f} s", resting),
-        (f"{changes} single changes", changing),
-    ):
-        print(f"{what}: {usage.seconds:.2f} s, of the server's processor time {usage.processor:.2f} s")
     p99 = sorted(took)[min(len(took) - 1, round(0.99 * len(took)))]
     print(f"memory of the server: {megabytes:.0f} MB resident ({empty:.0f} MB empty)")
     print(f"a change reaches its agent: p50 {statistics.median(took) * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms")
@@ -176,18 +176,32 @@ async def measure(server: Server, count: int, each: int, quiet: float, changes: 
     return 0 if all(holds for _, holds in checks) else 1
 
 
+async def within(seconds: float, work: Awaitable[int]) -> int:
+    """The verdict of the work, or that it took too long: what it had to say until then is told."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await work
+    except TimeoutError:
+        print(f"MISS not done within {seconds:.0f} s")
+        return 1
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--agents", type=int, default=1000)
     parser.add_argument("--entries", type=int, default=10, help="entries of each agent")
     parser.add_argument("--quiet", type=float, default=15.0)
     parser.add_argument("--changes", type=int, default=100)
+    parser.add_argument("--limit", type=float, default=600.0, help="seconds that all of it may take")
     given = parser.parse_args()
-    print(f"{machine()}; {given.agents} agents with {given.entries} entries each")
+    # So that the server is stopped and its directory removed also if somebody stops us.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    print(f"{machine()}; {given.agents} agents with {given.entries} entries each", flush=True)
     directory = Path(tempfile.mkdtemp(prefix="vb", dir="/tmp"))
     try:
         with vestibule(directory / "server", free_port()) as server:
-            return uvloop.run(measure(server, given.agents, given.entries, given.quiet, given.changes))
+            work = measure(server, given.agents, given.entries, given.quiet, given.changes)
+            return uvloop.run(within(given.limit, work))
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 

@@ -337,8 +337,12 @@ async def test_an_agent_is_read_as_it_was_written(store: Store) -> None:
 
 
 async def test_a_ban_survives_attestation_and_renewal(store: Store) -> None:
-    await store.agents.put(agent())
+    await store.agents.put(agent(selectors=selectors("x509pop:subject:cn:a")))
+    assert await store.agents.banned() == {AGENT: False}
+    assert await store.agents.selectors() == {AGENT: selectors("x509pop:subject:cn:a")}
     assert await store.agents.set_banned(AGENT)
+    assert await store.agents.banned() == {AGENT: True}
+    assert await store.agents.selectors() == {}
     assert (await store.agents.put(agent(serial="2"))).banned
     assert await store.agents.update(agent(serial="3")) is None
     assert (await store.agents.get(AGENT)) == agent(serial="2", banned=True)

@@ -19,6 +19,7 @@ from grpclib.const import Handler
 
 from vestibule.clock import Clock
 from vestibule.doors.limits import Limits
+from vestibule.doors.recheck import Verified
 from vestibule.doors.scope import set_scope
 from vestibule.errors import VestibuleError
 from vestibule.identity.administration import (
@@ -39,7 +40,7 @@ from vestibule.identity.codes import (
     AGENT_NOT_ACTIVE,
     AGENT_NOT_ATTESTED,
 )
-from vestibule.identity.nodes import Nodes
+from vestibule.identity.nodes import STANDING_SECONDS, Nodes
 from vestibule.net.caller import BundleOf, Caller, CallerKind, identify, set_caller
 from vestibule.net.codes import CALL_NOT_ALLOWED, CONNECTION_OUTLIVED, PEER_REFUSED
 from vestibule.net.grpc import Servable, Stream, refuse
@@ -50,6 +51,9 @@ from vestibule.wire.gen.spire.types_pb2 import PermissionDeniedDetails
 
 RECHECK_SECONDS: Final = 10.0
 """A stream's caller is checked again at least this often, besides at every ban and eviction."""
+
+PAUSE_SECONDS: Final = RECHECK_SECONDS - STANDING_SECONDS
+"""Between two checks; what the second one is told may be so much older than it."""
 
 FAREWELL_SECONDS: Final = 5.0
 
@@ -422,35 +426,44 @@ class Access:
     async def _until_unfit(self, path: str, stream: Stream, caller: Caller) -> None:
         """Return once the stream had to be ended, after telling why."""
         departures = self._nodes.departures
+        verified: Verified | None = None
         while True:
             seen = departures.value
             try:
-                await self._still_fit(path, stream, caller)
+                verified = await self._still_fit(path, stream, caller, verified)
             except VestibuleError as error:
                 _log.warning("ended a stream of %s: %s", caller, error)
                 await _say(stream, error)
                 return
             # Streams that began together are not checked together.
-            pause = RECHECK_SECONDS * random.uniform(0.35, 0.5)  # noqa: S311 - spreads load only
+            pause = PAUSE_SECONDS * random.uniform(0.7, 1.0)  # noqa: S311 - spreads load only
             try:
                 async with asyncio.timeout(pause):
                     await departures.changed(seen)
             except TimeoutError:
                 continue
 
-    async def _still_fit(self, path: str, stream: Stream, caller: Caller) -> None:
+    async def _still_fit(
+        self, path: str, stream: Stream, caller: Caller, verified: Verified | None
+    ) -> Verified | None:
+        """What is verified of the caller, perhaps still from the last time.  Raises: why it may not go on."""
         assert caller.spiffe_id is not None
         assert caller.not_after is not None
         if caller.kind is CallerKind.WORKLOAD:
             await self.admit(path, stream)
         else:
-            await self._nodes.check_standing_lately(caller.spiffe_id, RECHECK_SECONDS / 2)
+            await self._nodes.check_still_standing(caller.spiffe_id)
         if self._clock.now() > caller.not_after:
             raise CONNECTION_OUTLIVED.error("the certificate of this connection has expired: connect again")
         if caller.kind is CallerKind.WORKLOAD:
-            return
+            return None
+        bundle, revocations = self._bundle_of(caller.spiffe_id.trust_domain), self._revocations()
+        now = self._clock.now()
+        if verified is not None and verified.holds(bundle, revocations, now):
+            return verified
         try:
-            self._unrevoked(identify(stream, self._bundle_of, self._clock.now()))
+            chain = self._unrevoked(identify(stream, self._bundle_of, now)).chain
+            return None if bundle is None else Verified.now(chain, bundle, revocations, now)
         except VestibuleError:
             # Who is revoked may have been banned since we looked, which tells an agent more.
             await self._nodes.check_standing(caller.spiffe_id)

@@ -86,10 +86,11 @@ class NodeDoor:
 
     async def _watch(self, stream: Stream, agent_id: SpiffeId) -> None:
         last: wire.WatchResponse | None = None
+        own = self._entitlements.news_for(agent_id)
         while True:
             # Read before the answer is made: what changes meanwhile ends the wait below at once.
             seen = (
-                self._entitlements.revision,
+                own.value,
                 self._authorities.revision,
                 self._discovery.revision,
                 self._bundles.revision,
@@ -99,7 +100,7 @@ class NodeDoor:
                 await stream.send_message(response)
                 last = response
             await first(
-                self._entitlements.changed(seen[0]),
+                own.changed(seen[0]),
                 self._authorities.changed(seen[1]),
                 self._discovery.changed(seen[2]),
                 self._bundles.changed(seen[3]),

@@ -5,21 +5,47 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import struct
-from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import chain
-from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeAlias
+from weakref import WeakValueDictionary
 
 from vestibule.clock import Clock
 from vestibule.identity.beacon import Beacon
 from vestibule.records import Entry
 from vestibule.spiffe import Selector, SpiffeId
-from vestibule.store import AgentFilter, Store
+from vestibule.store import Store
 
 SERVER_PATH: Final = "/spire/server"
+BELOW: Final = "below"
+NAMED: Final = "named"
+Dependence: TypeAlias = tuple[str, SpiffeId]
+"""``BELOW``: on the entries whose parent this is.  ``NAMED``: on the entries that give this ID."""
+
+MOST_VIEWS: Final = 50_000
+"""Of so many agents it is remembered what they have; with more, all are looked at anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """An agent's entries, and what has to stay as it is for them to be these.
+
+    Nothing changes for the agent unless a node alias does, or an entry that ``touches`` what it depends on.
+    """
+
+    entries: tuple[Entry, ...]
+    depends_on: frozenset[Dependence]
+
+
+def touches(entry: Entry) -> tuple[Dependence, Dependence]:
+    """What depends on an entry that comes, goes or changes."""
+    return (BELOW, entry.parent_id), (NAMED, entry.spiffe_id)
+
+
+def is_alias(entry: Entry) -> bool:
+    """Whether an entry says what nodes are, and not what a workload is."""
+    return entry.parent_id.path == SERVER_PATH
 
 
 class EntryIndex:
@@ -28,28 +54,50 @@ class EntryIndex:
     A node alias says: every agent with these *node* selectors also is that SPIFFE ID.
     """
 
-    def __init__(self, entries: Iterable[Entry]) -> None:
-        by_parent: dict[SpiffeId, list[Entry]] = defaultdict(list)
-        powerful: dict[SpiffeId, list[Entry]] = defaultdict(list)
-        aliases: list[Entry] = []
-        fixed: dict[SpiffeId, tuple[str, ...]] = {}
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self._by_parent: dict[SpiffeId, dict[str, Entry]] = {}
+        self._aliases: dict[str, Entry] = {}
+        self._powerful: dict[SpiffeId, dict[str, Entry]] = {}
+        self._fixed: dict[SpiffeId, dict[str, Entry]] = {}
+        self._mortal: dict[str, datetime] = {}
         for entry in entries:
-            if entry.admin or entry.downstream:
-                powerful[entry.spiffe_id].append(entry)
-            alias = entry.parent_id.path == SERVER_PATH
-            (aliases if alias else by_parent[entry.parent_id]).append(entry)
-            if not entry.is_template and not entry.template_id:
-                fixed[entry.spiffe_id] = (*fixed.get(entry.spiffe_id, ()), entry.id)
-        self._fixed = fixed
-        self._by_parent = MappingProxyType({parent: tuple(below) for parent, below in by_parent.items()})
-        self._aliases = tuple(aliases)
-        self._powerful = MappingProxyType({each: tuple(found) for each, found in powerful.items()})
-        self._mortal = tuple(sorted(_mortal(aliases) + _mortal(chain(*by_parent.values()))))
+            self.add(entry)
+
+    def add(self, entry: Entry) -> None:
+        """From now on this entry is one of them; one that had its ID is to be removed before."""
+        for index, key in self._places(entry):
+            index.setdefault(key, {})[entry.id] = entry
+        if is_alias(entry):
+            self._aliases[entry.id] = entry
+        if entry.expires_at is not None:
+            self._mortal[entry.id] = entry.expires_at
+
+    def remove(self, entry: Entry) -> None:
+        """It is no longer one of them."""
+        for index, key in self._places(entry):
+            if (found := index.get(key)) is not None:
+                found.pop(entry.id, None)
+                if not found:
+                    del index[key]
+        self._aliases.pop(entry.id, None)
+        self._mortal.pop(entry.id, None)
+
+    def _places(self, entry: Entry) -> Iterator[tuple[dict[SpiffeId, dict[str, Entry]], SpiffeId]]:
+        if not is_alias(entry):
+            yield self._by_parent, entry.parent_id
+        if entry.admin or entry.downstream:
+            yield self._powerful, entry.spiffe_id
+        if not entry.is_template and not entry.template_id:
+            yield self._fixed, entry.spiffe_id
 
     def authorized(
         self, agent_id: SpiffeId, node_selectors: frozenset[Selector], now: datetime
     ) -> tuple[Entry, ...]:
-        """The entries below the agent and below its aliases, however deep, ordered by ID.
+        """The entries below the agent and below its aliases, however deep, ordered by ID; see ``reached``."""
+        return self.reached(agent_id, node_selectors, now).entries
+
+    def reached(self, agent_id: SpiffeId, node_selectors: frozenset[Selector], now: datetime) -> Reached:
+        """What an agent's entries are, and which IDs they hang on.
 
         1. The agent's own ID is a root, and so is every alias whose selectors it all has.
         2. Children of a root belong to the agent, and are roots themselves; each ID is visited once, so
@@ -64,7 +112,7 @@ class EntryIndex:
         roots = [agent_id]
         roots += [
             alias.spiffe_id
-            for alias in self._aliases
+            for alias in self._aliases.values()
             if alias.selectors and alias.selectors <= node_selectors and not _expired(alias, now)
         ]
         seen: set[SpiffeId] = set()
@@ -74,16 +122,19 @@ class EntryIndex:
             if root in seen:
                 continue
             seen.add(root)
-            for entry in self._by_parent.get(root, ()):
+            for entry in self._by_parent.get(root, {}).values():
                 if not _expired(entry, now):
                     found[entry.id] = entry
                     if not entry.is_template and not entry.template_id:
                         roots.append(entry.spiffe_id)
-        return tuple(found[id_] for id_ in sorted(found) if self._holds(found[id_], found))
+        entries = tuple(found[id_] for id_ in sorted(found) if self._holds(found[id_], found))
+        below = {(BELOW, each) for each in seen}
+        derived = {(NAMED, entry.spiffe_id) for entry in found.values() if entry.template_id}
+        return Reached(entries, frozenset(below | derived))
 
     def given_to_others(self, spiffe_id: SpiffeId, own: Container[str]) -> bool:
         """Whether an entry that is not one of an agent's ``own`` gives this SPIFFE ID by name."""
-        return any(entry_id not in own for entry_id in self._fixed.get(spiffe_id, ()))
+        return any(entry_id not in own for entry_id in self._fixed.get(spiffe_id, {}))
 
     def _holds(self, entry: Entry, found: Mapping[str, Entry]) -> bool:
         if not entry.template_id:
@@ -95,15 +146,18 @@ class EntryIndex:
 
     def powers(self, spiffe_id: SpiffeId, now: datetime) -> tuple[Entry, ...]:
         """The live entries that let an identity do more than be one: ``admin`` and ``downstream`` ones."""
-        return tuple(each for each in self._powerful.get(spiffe_id, ()) if not _expired(each, now))
+        found = self._powerful.get(spiffe_id, {})
+        return tuple(found[id_] for id_ in sorted(found) if not _expired(found[id_], now))
 
     def expired(self, now: datetime) -> tuple[str, ...]:
         """The IDs of the entries whose time is over."""
-        return tuple(id_ for ends, id_ in self._mortal if ends <= now)
+        return tuple(
+            id_ for ends, id_ in sorted((ends, id_) for id_, ends in self._mortal.items()) if ends <= now
+        )
 
     def next_expiry(self, now: datetime) -> datetime | None:
         """When the next entry ends; ``None`` if none will."""
-        return next((ends for ends, _ in self._mortal if ends > now), None)
+        return min((ends for ends in self._mortal.values() if ends > now), default=None)
 
 
 def authorized_entries(
@@ -125,10 +179,6 @@ def digest(entries: Sequence[Entry]) -> int:
     return int(struct.unpack(">Q", sha.digest()[:8])[0])
 
 
-def _mortal(entries: Iterable[Entry]) -> list[tuple[datetime, str]]:
-    return [(entry.expires_at, entry.id) for entry in entries if entry.expires_at is not None]
-
-
 def _expired(entry: Entry, now: datetime) -> bool:
     return entry.expires_at is not None and entry.expires_at <= now
 
@@ -142,6 +192,8 @@ class _View:
     by_id: Mapping[str, Entry]
     ids: frozenset[SpiffeId]
     good_until: datetime | None
+    depends_on: frozenset[Dependence]
+    revision: int
 
 
 class Entitlements:
@@ -153,7 +205,10 @@ class Entitlements:
         self._entries: tuple[Entry, ...] = ()
         self._index = EntryIndex(())
         self._selectors: dict[SpiffeId, frozenset[Selector]] = {}
+        self._by_id: dict[str, Entry] = {}
         self._views: dict[SpiffeId, _View] = {}
+        self._dependents: dict[Dependence, set[SpiffeId]] = {}
+        self._own: WeakValueDictionary[SpiffeId, Beacon] = WeakValueDictionary()
         self._begun = False
         self._beacon = Beacon()
         self._changes = store.changes.subscribe("entries", "agents")
@@ -174,39 +229,85 @@ class Entitlements:
         await self.refresh()
         async for change in self._changes:
             if change.kind == "entries":
-                await self.refresh()
+                await self.refresh_entries()
             else:
                 await self._refresh_agents()
 
     async def refresh(self) -> None:
-        """Read the store again; whoever just changed it and needs the change to hold now awaits this."""
+        """Read the store again."""
+        await self.refresh_entries()
+        await self._refresh_agents()
+
+    async def refresh_entries(self) -> None:
+        """Read the entries again; whoever just changed them and needs the change to hold now awaits this."""
         async with self._reading:
             entries = tuple(await self._store.entries.all())
-            selectors = await self._node_selectors()
             # Whoever changed the store has awaited this already when the change feed tells of it.
-            if entries == self._entries and selectors == self._selectors and self._begun:
+            if entries == self._entries and self._begun:
                 return
             self._begun = True
-            self._selectors = selectors
-            self._entries = entries
-            self._index = EntryIndex(entries)
-            self._advance()
+            self._take(entries)
+            self._beacon.advance()
+
+    def _take(self, entries: tuple[Entry, ...]) -> None:
+        """Have these entries from now on.  Of ten thousand that are told of a change, one is concerned, mostly."""
+        known, by_id = self._by_id, {entry.id: entry for entry in entries}
+        # What did not change is the same object, mostly; only the others are compared.
+        gone = [each for id_, each in known.items() if (now := by_id.get(id_)) is not each and now != each]
+        new = [each for id_, each in by_id.items() if (was := known.get(id_)) is not each and was != each]
+        for entry in gone:
+            self._index.remove(entry)
+        for entry in new:
+            self._index.add(entry)
+        self._entries, self._by_id = entries, by_id
+        changed = [*gone, *new]
+        if any(map(is_alias, changed)):
+            self._forget(set(self._views), everybody=True)
+            return
+        concerned: set[SpiffeId] = set()
+        for entry in changed:
+            for each in touches(entry):
+                concerned |= self._dependents.get(each, set())
+        self._forget(concerned)
 
     async def _refresh_agents(self) -> None:
         # Agents change with every renewal; only their selectors matter here.
         async with self._reading:
-            selectors = await self._node_selectors()
-            if selectors != self._selectors:
+            selectors, before = await self._node_selectors(), self._selectors
+            if selectors != before:
                 self._selectors = selectors
-                self._advance()
+                ids = selectors.keys() | before.keys()
+                self._forget({each for each in ids if selectors.get(each) != before.get(each)})
+                self._beacon.advance()
+
+    def _forget(self, agents: set[SpiffeId], *, everybody: bool = False) -> None:
+        """Look anew at what these agents have, and tell them; and those of whom nothing is known."""
+        for agent_id in agents:
+            if (view := self._views.pop(agent_id, None)) is not None:
+                self._depend(agent_id, view, on=False)
+        for agent_id, beacon in tuple(self._own.items()):
+            if everybody or agent_id in agents or agent_id not in self._views:
+                beacon.advance()
+
+    def _depend(self, agent_id: SpiffeId, view: _View, *, on: bool) -> None:
+        for each in view.depends_on:
+            if on:
+                self._dependents.setdefault(each, set()).add(agent_id)
+            elif (found := self._dependents.get(each)) is not None:
+                found.discard(agent_id)
+                if not found:
+                    del self._dependents[each]
 
     async def _node_selectors(self) -> dict[SpiffeId, frozenset[Selector]]:
-        agents = await self._store.agents.page(AgentFilter(banned=False), 0)
-        return {agent.spiffe_id: agent.selectors for agent in agents.items if agent.selectors}
+        return await self._store.agents.selectors()
 
     async def changed(self, since: int) -> int:
         """Wait until ``revision`` differs from ``since``; returns it."""
         return await self._beacon.changed(since)
+
+    def news_for(self, agent_id: SpiffeId) -> Beacon:
+        """Advances when what an agent is entitled to may have changed; for as long as somebody holds it."""
+        return self._own.setdefault(agent_id, Beacon())
 
     def entries_for(self, agent_id: SpiffeId) -> tuple[Entry, ...]:
         """The entries that belong to an agent now, ordered by ID."""
@@ -251,24 +352,34 @@ class Entitlements:
 
     def revision_for(self, agent_id: SpiffeId) -> int:
         """Changes exactly when the agent's own entries change; the same after a restart."""
-        view = self._view(agent_id)
-        return digest((*view.entries, *view.templates))
+        return self._view(agent_id).revision
 
     def _view(self, agent_id: SpiffeId) -> _View:
         now = self._clock.now()
         view = self._views.get(agent_id)
         if view is None or (view.good_until is not None and view.good_until <= now):
             selectors = self._selectors.get(agent_id, frozenset())
-            found = self._index.authorized(agent_id, selectors, now)
+            reached = self._index.reached(agent_id, selectors, now)
+            found = reached.entries
             ends = [entry.expires_at for entry in found if entry.expires_at is not None]
             entries = tuple(entry for entry in found if not entry.is_template)
             templates = tuple(entry for entry in found if entry.is_template)
             ids = frozenset(entry.spiffe_id for entry in entries)
             by_id = {entry.id: entry for entry in entries}
-            view = _View(entries, templates, by_id, ids, min(ends, default=None))
+            if len(self._views) >= MOST_VIEWS:
+                self._views.clear()
+                self._dependents.clear()
+            elif (former := self._views.pop(agent_id, None)) is not None:
+                self._depend(agent_id, former, on=False)
+            view = _View(
+                entries,
+                templates,
+                by_id,
+                ids,
+                min(ends, default=None),
+                reached.depends_on,
+                digest((*entries, *templates)),
+            )
             self._views[agent_id] = view
+            self._depend(agent_id, view, on=True)
         return view
-
-    def _advance(self) -> None:
-        self._views = {}
-        self._beacon.advance()

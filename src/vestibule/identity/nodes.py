@@ -44,6 +44,8 @@ from vestibule.store import AgentFilter, EntryFilter, Match, Page, Store
 MAX_TOKEN_TTL: Final = timedelta(days=365)
 MAX_VERSION_LENGTH: Final = 255
 PRUNE_EVERY: Final = timedelta(hours=1)
+STANDING_SECONDS: Final = 2.0
+"""How old what other servers of the database did may be when a stream is looked at again."""
 KEEP_SPENT_TOKENS: Final = timedelta(days=1)
 """Used and expired tokens are remembered this long, so that their reuse is told apart from a typing mistake."""
 
@@ -77,7 +79,6 @@ class Nodes:
         self._cut: set[SpiffeId] = set()
         self._store = store
         self._records = SharedReads(store.agents.get)
-        self._seen: dict[SpiffeId, tuple[int, float]] = {}
         self._issuance = issuance
         self._registration = registration
         self._attestors: Mapping[str, NodeAttestor] = {attestor.name: attestor for attestor in attestors}
@@ -92,6 +93,9 @@ class Nodes:
         self.prune_tofu = False
         """Whether that goes also for those that cannot attest again."""
         self.departures: Final = Beacon()
+        self._banned: dict[SpiffeId, bool] = {}
+        self._read_at = (-1, 0.0)
+        self._reading = asyncio.Lock()
         """Changes whenever an agent is banned or evicted."""
 
     @property
@@ -260,30 +264,30 @@ class Nodes:
         # 5. but never an older one: somebody else may hold that key.
         raise AGENT_NOT_ACTIVE.error(f"agent {spiffe_id} shows an SVID that is no longer its current one")
 
-    async def check_standing_lately(self, spiffe_id: SpiffeId, within: float) -> None:
-        """The same as ``check_standing``; a look at the agent in the last ``within`` seconds counts, if nobody has been
-        thrown out since.  The many streams of one agent so cost what one does.
-
-        Raises: VST1210, VST1211.
-        """
-        if spiffe_id in self._cut or not self._looked_at(spiffe_id, within):
-            await self.check_standing(spiffe_id)
-
-    def _looked_at(self, spiffe_id: SpiffeId, within: float) -> bool:
-        departures, at = self._seen.get(spiffe_id, (-1, 0.0))
-        return departures == self.departures.value and time.monotonic() - at < within
-
     async def check_standing(self, spiffe_id: SpiffeId) -> AgentRecord:
         """The agent, if it is known and not banned.  Raises: VST1210, VST1211."""
-        looked = (self.departures.value, time.monotonic())
-        self._seen.pop(spiffe_id, None)
         agent = await self.known(spiffe_id)
         if agent is None:
             raise AGENT_NOT_ATTESTED.error(f"agent {spiffe_id} is not attested")
         if agent.banned:
             raise AGENT_BANNED.error(f"agent {spiffe_id} is banned")
-        self._seen[spiffe_id] = looked
         return agent
+
+    async def check_still_standing(self, spiffe_id: SpiffeId) -> None:
+        """``check_standing`` for the streams of all agents, from one reading of the store for all of them.
+
+        The reading is at most ``STANDING_SECONDS`` old, and younger than any ban or eviction here: what other servers
+        of the same database do is seen that much later.  Raises: VST1210, VST1211.
+        """
+        async with self._reading:
+            departures, read_at, now = *self._read_at, time.monotonic()
+            if departures != self.departures.value or now - read_at > STANDING_SECONDS:
+                departures = self.departures.value
+                self._banned = await self._store.agents.banned()
+                self._read_at = departures, now
+        # Whoever came since then, or may not stay, is asked about by name.
+        if self._banned.get(spiffe_id, True) or spiffe_id in self._cut:
+            await self.check_standing(spiffe_id)
 
     async def _promote(self, agent: AgentRecord) -> AgentRecord:
         def promoted(now: AgentRecord) -> AgentRecord:

@@ -93,7 +93,7 @@ class Registration:
         results: list[Created] = [next(created) if isinstance(entry, Entry) else entry for entry in checked]
         await self._record_unused(actor, checked, results)
         if fit:
-            await self._entitlements.refresh()
+            await self._entitlements.refresh_entries()
         # A similar one that is there already may be one that the caller shall not learn of.
         return [_attempt(partial(_known_only_to_permitted, each, permit)) for each in results]
 
@@ -163,7 +163,7 @@ class Registration:
                 if isinstance(entry, Entry) and entry.is_template:
                     await self._follow(actor, entry)
         if fit:
-            await self._entitlements.refresh()
+            await self._entitlements.refresh_entries()
         return results
 
     async def _patched(
@@ -219,7 +219,7 @@ class Registration:
                     await self._delete(
                         actor, [each.id for each in derived], {each.id: each for each in derived}
                     )
-        await self._entitlements.refresh()
+        await self._entitlements.refresh_entries()
         return [refused[id_] if id_ in refused else next(results) for id_ in entry_ids]
 
     async def _delete(

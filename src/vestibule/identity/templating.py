@@ -111,13 +111,13 @@ class Templating:
         if wanted.expires_at - before.expires_at < (wanted.expires_at - now) / 2:
             return before
         kept = await self._store.entries.update(replace(before, expires_at=wanted.expires_at))
-        await self._entitlements.refresh()
+        await self._entitlements.refresh_entries()
         return kept
 
     async def _keep(self, entry: Entry) -> Entry:
         await self._audit.record([_event(entry)])  # 5
         kept, _ = await self._store.entries.create(entry)
-        await self._entitlements.refresh()
+        await self._entitlements.refresh_entries()
         return kept
 
     async def _record_refusal(self, agent_id: SpiffeId, entry_id: str, error: VestibuleError) -> None:

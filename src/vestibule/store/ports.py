@@ -33,7 +33,7 @@ from vestibule.records import (
     RolloutRecord,
     UpstreamRoot,
 )
-from vestibule.spiffe import Revocation, SpiffeId, TrustBundle, TrustDomain
+from vestibule.spiffe import Revocation, Selector, SpiffeId, TrustBundle, TrustDomain
 from vestibule.store.changes import Changes
 from vestibule.store.filters import AgentFilter, EntryFilter
 
@@ -116,6 +116,14 @@ class Agents(Protocol):
 
     async def get(self, spiffe_id: SpiffeId) -> AgentRecord | None:
         """The agent of this SPIFFE ID."""
+        ...
+
+    async def banned(self) -> dict[SpiffeId, bool]:
+        """Of each agent that is known, whether it is banned."""
+        ...
+
+    async def selectors(self) -> dict[SpiffeId, frozenset[Selector]]:
+        """What was attested of the nodes of agents that are not banned; without those of which nothing was."""
         ...
 
     async def page(self, filter: AgentFilter, size: int, token: str = "") -> Page[AgentRecord]:  # noqa: A002

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.identity.world import AGENT, SERVER, World, entry, spiffe
 
-from vestibule.identity.entitlement import EntryIndex, authorized_entries, digest
+from vestibule.identity.entitlement import EntryIndex, authorized_entries, digest, is_alias, touches
 from vestibule.records import AgentRecord, Entry
 from vestibule.spiffe import Selector
 from vestibule.testing import FakeClock
@@ -110,6 +110,91 @@ async def test_another_agents_entry_leaves_an_agents_revision_alone(world: World
     before = world.entitlements.revision_for(AGENT)
     await world.create(entry("/web", "/spire/agent/join_token/other"))
     assert world.entitlements.revision_for(AGENT) == before
+
+
+async def test_of_a_change_those_are_told_whom_it_may_concern(world: World) -> None:
+    other = spiffe("/spire/agent/join_token/other")
+    news = {each: world.entitlements.news_for(each) for each in (AGENT, other)}
+
+    async def told(*changes: Entry) -> list[bool]:
+        before = [beacon.value for beacon in news.values()]
+        for each in news:
+            world.entitlements.revision_for(each)
+        await world.create(*changes)
+        return [beacon.value != was for beacon, was in zip(news.values(), before, strict=True)]
+
+    assert await told(entry("/web", AGENT)) == [True, False]
+    assert await told(entry("/below-web", "/web")) == [True, False]
+    assert await told(entry("/web", other)) == [False, True]
+    assert await told(entry("/elsewhere", "/nobody")) == [False, False]
+    assert await told(entry("/cluster", SERVER, "x:1")) == [True, True]
+    assert await told(entry("/people", AGENT, path_template="/people/{unix:user}")) == [True, False]
+
+
+async def test_of_whom_nothing_is_known_is_told_of_everything(world: World) -> None:
+    news = world.entitlements.news_for(AGENT)
+    before = news.value
+    await world.create(entry("/elsewhere", "/nobody"))
+    assert news.value != before
+
+
+_KINDS = {
+    "plain": entry("/x", AGENT),
+    "admin": entry("/x", AGENT, admin=True),
+    "template": entry("/x", AGENT, path_template="/x/{unix:user}"),
+    "derived": entry("/x", AGENT, template_id="00"),
+    "mortal": entry("/x", AGENT, expires_at=START),
+}
+_SHAPES = st.builds(
+    lambda number, child, parent, kind: replace(
+        _KINDS[kind], id=f"{number:02}", spiffe_id=spiffe(child), parent_id=parent
+    ),
+    st.integers(0, 12),
+    st.sampled_from(PATHS),
+    st.sampled_from([*map(spiffe, PATHS), AGENT, SERVER]),
+    st.sampled_from(sorted(_KINDS)),
+)
+
+
+@given(st.lists(st.tuples(st.booleans(), _SHAPES), max_size=40))
+def test_an_index_that_follows_changes_answers_as_one_that_is_made_anew(
+    changes: list[tuple[bool, Entry]],
+) -> None:
+    known: dict[str, Entry] = {}
+    index = EntryIndex()
+    node = frozenset({Selector.parse("unix:uid:1000")})
+    earlier = START - timedelta(seconds=1)
+    for stays, each in changes:
+        if (former := known.pop(each.id, None)) is not None:
+            index.remove(former)
+        if stays:
+            known[each.id] = each
+            index.add(each)
+    fresh = EntryIndex(known[id_] for id_ in sorted(known))
+    for now in (earlier, START):
+        assert index.reached(AGENT, node, now) == fresh.reached(AGENT, node, now)
+        assert index.expired(now) == fresh.expired(now)
+        assert index.next_expiry(now) == fresh.next_expiry(now)
+        for path in PATHS:
+            assert index.powers(spiffe(path), now) == fresh.powers(spiffe(path), now)
+            assert index.given_to_others(spiffe(path), known) == fresh.given_to_others(spiffe(path), known)
+
+
+@given(st.lists(_SHAPES, max_size=20), st.lists(st.tuples(st.booleans(), _SHAPES), min_size=1, max_size=4))
+def test_what_an_agent_has_changes_only_with_what_it_depends_on(
+    entries: list[Entry], changes: list[tuple[bool, Entry]]
+) -> None:
+    known = {each.id: each for each in entries}
+    before = EntryIndex(known.values()).reached(AGENT, frozenset(), START)
+    touched: list[Entry] = []
+    for stays, each in changes:
+        touched += [former for former in (known.pop(each.id, None),) if former is not None]
+        if stays:
+            known[each.id] = each
+            touched.append(each)
+    after = EntryIndex(known.values()).reached(AGENT, frozenset(), START)
+    concerned = any(is_alias(each) or before.depends_on.intersection(touches(each)) for each in touched)
+    assert concerned or after == before
 
 
 async def test_who_waits_is_woken_by_a_change_made_elsewhere(world: World) -> None:

@@ -291,3 +291,41 @@ async def test_an_agent_with_a_newer_svid_that_it_has_not_used_yet_is_not_gone(w
     world.clock.advance(timedelta(minutes=20))
     over = AgentFilter(expires_before=world.clock.now())
     assert (await world.nodes.page(over, 0, "")).items == ()
+
+
+async def test_who_stands_is_read_once_for_all_and_anew_after_a_ban(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = [(await joined(world)).svid.spiffe_id for _ in range(2)]
+    readings = 0
+    banned = world.store.agents.banned
+
+    async def counted() -> dict[SpiffeId, bool]:
+        nonlocal readings
+        readings += 1
+        return await banned()
+
+    monkeypatch.setattr(world.store.agents, "banned", counted)
+    for each in (one, other, one):
+        await world.nodes.check_still_standing(each)
+    assert readings == 1
+    await world.nodes.ban("test", one)
+    with pytest.raises(VestibuleError, match="VST1211"):
+        await world.nodes.check_still_standing(one)
+    await world.nodes.check_still_standing(other)
+    await world.nodes.evict("test", other)
+    with pytest.raises(VestibuleError, match="VST1210"):
+        await world.nodes.check_still_standing(other)
+    late = (await joined(world)).svid.spiffe_id
+    await world.nodes.check_still_standing(late)
+
+
+async def test_a_ban_by_another_server_is_seen_once_the_reading_is_old(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = (await joined(world)).svid.spiffe_id
+    await world.nodes.check_still_standing(agent)
+    await world.store.agents.set_banned(agent)
+    monkeypatch.setattr("vestibule.identity.nodes.STANDING_SECONDS", -1.0)
+    with pytest.raises(VestibuleError, match="VST1211"):
+        await world.nodes.check_still_standing(agent)

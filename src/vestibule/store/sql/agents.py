@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import Row, delete, func, select, update
 
 from vestibule.records import AgentRecord
-from vestibule.spiffe import SpiffeId
+from vestibule.spiffe import Selector, SpiffeId
 from vestibule.store.changes import Changes
 from vestibule.store.filters import AgentFilter
 from vestibule.store.ports import Page
@@ -54,6 +54,18 @@ class SqlAgents:
         async with self._database.read() as connection:
             row = (await connection.execute(_ALL.where(table.c.spiffe_id == spiffe_id))).one_or_none()
         return None if row is None else _agent(row)
+
+    async def banned(self) -> dict[SpiffeId, bool]:
+        """Of each agent, whether it is banned."""
+        async with self._database.read() as connection:
+            rows = await connection.execute(select(table.c.spiffe_id, table.c.banned))
+            return {row[0]: bool(row[1]) for row in rows}
+
+    async def selectors(self) -> dict[SpiffeId, frozenset[Selector]]:
+        """What was attested of the nodes of agents that are not banned, where anything was."""
+        wanted = select(table.c.spiffe_id, table.c.selectors).where(~table.c.banned)
+        async with self._database.read() as connection:
+            return {row[0]: row[1] for row in await connection.execute(wanted) if row[1]}
 
     async def page(self, filter: AgentFilter, size: int, token: str = "") -> Page[AgentRecord]:  # noqa: A002
         """Up to ``size`` agents by SPIFFE ID."""

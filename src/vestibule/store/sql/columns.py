@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import BigInteger, Dialect, Text
@@ -73,7 +74,7 @@ class Id(_Column):
     cache_ok = True
 
     def read(self, value: str) -> SpiffeId:
-        return SpiffeId.parse(value)
+        return _spiffe_id(value)
 
 
 class Domain(_Column):
@@ -115,7 +116,18 @@ class Selectors(_Column):
         return compact([[selector.type, selector.value] for selector in sorted(value)])
 
     def read(self, value: str) -> frozenset[Selector]:
-        return frozenset(Selector(type_, text) for type_, text in json.loads(value))
+        return _selectors(value)
+
+
+@lru_cache(maxsize=16_384)
+def _spiffe_id(value: str) -> SpiffeId:
+    return SpiffeId.parse(value)
+
+
+@lru_cache(maxsize=16_384)
+def _selectors(value: str) -> frozenset[Selector]:
+    # Read again with every change of an agent, of all of them.
+    return frozenset(Selector(type_, text) for type_, text in json.loads(value))
 
 
 class Texts(_Column):
