@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from vestibule.pki.certificates import load_certificate
 from vestibule.spiffe import Revocations, TrustBundle
+
+_JUST_NOW: Final = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +31,11 @@ class Verified:
         cls, chain: tuple[bytes, ...], bundle: TrustBundle, revocations: Revocations, now: datetime
     ) -> Verified:
         """What has just been verified.  Raises: VST1005."""
-        ends = [load_certificate(der).not_valid_after_utc for der in (*chain, *bundle.x509_authorities)]
-        return cls(bundle, revocations, now, min((end for end in ends if end >= now), default=now))
+        ends = [load_certificate(der).not_valid_after_utc for der in chain]
+        # Authorities that ended long ago are in no path; one that ended just now may be in a path that was remembered.
+        above = (load_certificate(der).not_valid_after_utc for der in bundle.x509_authorities)
+        ends += [end for end in above if end > now - _JUST_NOW]
+        return cls(bundle, revocations, now, min(ends, default=now))
 
     def holds(self, bundle: TrustBundle | None, revocations: Revocations, now: datetime) -> bool:
         """Whether verifying again would be of no use."""

@@ -92,12 +92,13 @@ def test_federation_is_the_operators_and_administrators_business() -> None:
     assert agents == {"GetFederatedBundle"}
 
 
-def test_only_servers_below_get_signing_certificates_and_publish_keys() -> None:
+def test_only_servers_below_get_signing_certificates_and_publish_keys_and_they_hear_of_revocations() -> None:
     downstream = {path.rpartition("/")[2]: who for path, who in TABLE.items() if Who.DOWNSTREAM in who}
     assert downstream == {
         "NewDownstreamX509CA": Who.DOWNSTREAM,
         "PublishJWTAuthority": Who.DOWNSTREAM,
         "PublishWITAuthority": Who.DOWNSTREAM,
+        "Watch": Who.AGENT | Who.DOWNSTREAM,
     }
 
 

@@ -39,3 +39,17 @@ def test_an_authority_that_ends_before_the_chain_ends_it_too() -> None:
     verified = Verified.now(CHAIN, both, NOTHING, START)
     assert verified.holds(both, NOTHING, START + HOUR - SECOND)
     assert not verified.holds(both, NOTHING, START + HOUR + SECOND)
+
+
+def test_a_chain_with_a_certificate_that_has_ended_is_verified_again_and_again() -> None:
+    late = START + 3 * HOUR
+    assert not Verified.now(CHAIN, BUNDLE, NOTHING, late).holds(BUNDLE, NOTHING, late)
+
+
+def test_an_authority_that_ended_long_ago_is_of_no_account() -> None:
+    short = TestAuthority(TrustDomain.parse("example.org"), now=START, ttl=HOUR)
+    both = replace(BUNDLE, x509_authorities=(*BUNDLE.x509_authorities, *short.bundle.x509_authorities))
+    later = START + HOUR + timedelta(minutes=30)
+    assert Verified.now(CHAIN, both, NOTHING, later).holds(both, NOTHING, later + 60 * SECOND)
+    just_now = START + HOUR + SECOND
+    assert not Verified.now(CHAIN, both, NOTHING, just_now).holds(both, NOTHING, just_now)
