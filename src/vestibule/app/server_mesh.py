@@ -140,7 +140,7 @@ class IntentMesh:
         )
         self._discovery = MeshDiscovery(services.store.instances, self._rolling, clock)
         self._publisher = Publisher(
-            self._rolling, self._discovery, self._lifetimes, lambda: services.revocations.now
+            self._rolling, self._discovery, self._lifetimes, lambda: services.revocations.now, clock
         )
         self._rolling.compares_with(self._publisher.compiled)
         ads = ServerAdsDoor(

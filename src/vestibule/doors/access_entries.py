@@ -82,8 +82,15 @@ _text: Final = json.encoder.encode_basestring
 _NO_CREDENTIAL: Final = "failed_to_inject_credential"
 _DENIED_DETAILS: Final = ("rbac_access_denied", "ext_authz_denied", "jwt_authn_access_denied")
 _NO_UPSTREAM_FLAGS: Final = frozenset(
-    {"UH", "UF", "UC", "UT", "UO", "NR", "NC", "UR", "URX", "NFCF", "DF", "OM"}
+    {"UH", "UF", "UC", "UT", "UO", "NR", "NC", "UR", "URX", "NFCF", "DF", "OM", "FI"}
 )
+_LIMIT: Final = "x-vestibule-limit"
+"""The header in which a proxy that refuses names the rate limit (``envoy.limits``)."""
+_REDIRECTS: Final = range(300, 400)
+
+
+PLAINTEXT: Final = "plaintext"
+"""As whom callers without an identity are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +137,8 @@ class EntryLines:
             "reporter_spiffe_id": reporter.spiffe_id,
             "reporter_instance": reporter.instance_id,
         }
-        # The egress listener has many destinations: there the route's name tells, as ``service/port``.
+        # The egress listener has many destinations: there the cluster's name tells, as ``service/port@version``, or the
+        # route's as ``service/port``, where a request got no further.
         self._name = None if not self._inbound and not name.service else name
         self._constant = json.dumps(constant, separators=(",", ":"))[1:-1]
 
@@ -149,7 +157,10 @@ class EntryLines:
             f'"protocol":"{_PROTOCOLS.get(entry.protocol_version, "")}","status":{status},"details":{_text(details)},'
             f'"bytes_received":{request.request_body_bytes},"bytes_sent":{response.response_body_bytes}'
         )
-        return self._line(own, common, _http_verdict(details, flags), flags)
+        limit = str(response.response_headers.get(_LIMIT, "")) if "RL" in flags else ""
+        redirected = response.response_code.value in _REDIRECTS
+        verdict = Verdict.ALLOWED if redirected else _http_verdict(details, flags)
+        return self._line(own, common, verdict, flags, limit)
 
     def tcp(self, entry: TCPAccessLogEntry) -> AccessLine:
         """The line of one TCP connection, or (from a listener's log) of a connection that was refused."""
@@ -165,26 +176,28 @@ class EntryLines:
         )
         return self._line(own, common, verdict, flags)
 
-    def _destination(self, route: str) -> tuple[str, str]:
+    def _destination(self, common: AccessLogCommon) -> tuple[str, str]:
         if self._name is None:
-            if route.startswith(_OUTSIDE):
-                return route, ""
-            service, slash, port = route.partition("/")
+            if common.route_name.startswith(_OUTSIDE):
+                return common.route_name, ""
+            name = common.upstream_cluster.partition("@")[0] or common.route_name
+            service, slash, port = name.partition("/")
             # Routes without a destination (denied, unknown, …) have plain names.
             return (service, port) if slash else ("", "")
         return (self._reporter.service if self._inbound else self._name.service), self._name.port
 
     def _line(
-        self, own: str, common: AccessLogCommon, verdict: Verdict, flags: tuple[str, ...]
+        self, own: str, common: AccessLogCommon, verdict: Verdict, flags: tuple[str, ...], limit: str = ""
     ) -> AccessLine:
         tags, tls = common.custom_tags, common.tls_properties
         peer = _uri_san(tls.peer_certificate_properties) if self._inbound else ""
         source = peer if self._inbound else self._reporter.spiffe_id
         destination = self._reporter.spiffe_id if self._inbound else _tag(tags, "destination_spiffe_id")
-        service, port = self._destination(common.route_name)
+        service, port = self._destination(common)
         if service.startswith(_OUTSIDE):
             # Somebody outside can have any certificate made out; it is nobody of ours.
             destination = ""
+        plaintext = self._inbound and not tls.tls_version and verdict is not Verdict.REFUSED
         failure = common.downstream_transport_failure_reason or common.upstream_transport_failure_reason
         text = (
             f'{{"schema":"{SCHEMA}","time":"{_time(common.start_time)}","verdict":"{verdict.value}",{self._constant},'
@@ -193,7 +206,8 @@ class EntryLines:
             f'"destination_spiffe_id":{_text(destination)},'
             f'"destination_address":{_text(_address(common.upstream_remote_address))},{own},'
             f'"flags":{json.dumps(flags) if flags else "[]"},"route":{_text(common.route_name)},'
-            f'"rule":{_text(_tag(tags, "rule") or _denying_rule(common))},'
+            f'"rule":{_text(limit or _tag(tags, "rule") or _denying_rule(common))},'
+            f'"version":{_text(_tag(tags, "destination_version"))},"plaintext":{"true" if plaintext else "false"},'
             f'"tls_version":"{_TLS_VERSIONS.get(tls.tls_version, "")}",'
             f'"peer_serial":{_text(_tag(tags, "peer_serial"))},'
             f'"transport_failure":{_text(failure)},"duration_ms":{_duration(common)},'
@@ -204,7 +218,8 @@ class EntryLines:
         if not self._inbound:
             return AccessLine(text, None)
         unknown = verdict is Verdict.REFUSED or not peer
-        return AccessLine(text, Edge("unknown" if unknown else peer, self._reporter.service, verdict.value))
+        source = PLAINTEXT if plaintext else "unknown" if unknown else peer
+        return AccessLine(text, Edge(source, self._reporter.service, verdict.value))
 
 
 def _flags(common: AccessLogCommon) -> tuple[str, ...]:
@@ -218,7 +233,7 @@ def _flags(common: AccessLogCommon) -> tuple[str, ...]:
 
 
 def _http_verdict(details: str, flags: tuple[str, ...]) -> Verdict:
-    if details.startswith(_DENIED_DETAILS):
+    if details.startswith(_DENIED_DETAILS) or "RL" in flags:
         return Verdict.DENIED
     if details == "direct_response":
         # The only direct responses that the compiler emits say "no such service" or "not allowed".

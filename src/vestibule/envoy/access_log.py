@@ -22,6 +22,7 @@ from envoy.extensions.access_loggers.grpc.v3 import als_pb2
 from envoy.type.v3.token_bucket_pb2 import TokenBucket
 from google.protobuf.wrappers_pb2 import UInt32Value
 
+from vestibule.envoy.limits import HEADER as LIMIT_HEADER
 from vestibule.envoy.places import ads, agent_service
 from vestibule.envoy.protos import packed, seconds, serialized
 from vestibule.xds.resources import TOKEN_BUCKET, Resource
@@ -46,6 +47,7 @@ KEPT_REQUEST_ID: Final = f"%FILTER_STATE({REQUEST_ID}:PLAIN)%"
 OUTBOUND_TAGS: Final = {
     "destination_spiffe_id": "%UPSTREAM_PEER_URI_SAN%",
     "request_id": KEPT_REQUEST_ID,
+    "destination_version": "%UPSTREAM_METADATA(vestibule:version)%",
 }
 
 
@@ -85,7 +87,9 @@ def limits() -> Iterator[Resource]:
 
 
 def _requests(name: str, tags: Mapping[str, str]) -> AccessLog:
-    config = als_pb2.HttpGrpcAccessLogConfig(common_config=_common(name, tags))
+    config = als_pb2.HttpGrpcAccessLogConfig(
+        common_config=_common(name, tags), additional_response_headers_to_log=[LIMIT_HEADER]
+    )
     failed = _both(_either(_status_of_failure(), _any_flag()), _within(_FAILED))
     return AccessLog(
         name="envoy.access_loggers.http_grpc",

@@ -146,3 +146,37 @@ GATEWAY_NOT_ALLOWED = define(
     meaning="A route of a gateway leads to a service that does not allow the gateway to call it.",
     advice="Write a rule with `from: [GATEWAY]` in the service's file, or remove the route.",
 )
+RATE_LIMITED = define(
+    "VST3016",
+    "rate-limited",
+    Kind.EXHAUSTED,
+    Fault.CALLER,
+    meaning="The called instance takes no more requests for now: a rate limit of its service is used up, in all or by "
+    "this caller. The header x-vestibule-limit names the limit: payments/limits/1 is the first in payments.yaml.",
+    advice="Call less often, or try again after the seconds in the header retry-after; or have the limit raised.",
+)
+TOO_MANY_CALLS = define(
+    "VST3017",
+    "too-many-calls",
+    Kind.EXHAUSTED,
+    Fault.CALLER,
+    meaning="The caller's sidecar has as many connections, waiting or unfinished requests to the called service as "
+    "its circuit_limits allow, so that this one failed at once.",
+    advice="See whether the called service is slow; raise its circuit_limits if it can take more.",
+)
+FAULT_INJECTED = define(
+    "VST3018",
+    "fault-injected",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="The call failed on purpose: the intent injects faults into this route, until the time that it says there.",
+    advice="Nothing is broken. Take the fault out of the route, or wait until it ends by itself.",
+)
+PLAINTEXT_ENDED = define(
+    "VST3019",
+    "plaintext-ended",
+    Kind.DENIED,
+    Fault.CALLER,
+    meaning="The called service accepted calls in plain text only until a date, which has passed.",
+    advice="Call through a sidecar, which brings an identity; or have permissive_until moved.",
+)

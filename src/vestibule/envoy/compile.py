@@ -87,7 +87,13 @@ def _resources(asked: Asked, proxy: ProxyKey) -> Iterable[Resource]:
     return (
         *_LIMITS,
         # The version is asked for only where it is told, since it changes with every commit.
-        *ingress.resources(service, instance, world.svid_ttl(proxy.spiffe_id), lambda: world.version),
+        *ingress.resources(
+            service,
+            world.traffic(service.name),
+            instance,
+            world.svid_ttl(proxy.spiffe_id),
+            lambda: world.version,
+        ),
         *egress.resources(world, instance, way_out.calls, way_out.by_name),
         *way_out.destinations,
     )

@@ -19,7 +19,7 @@ from envoy.extensions.request_id.uuid.v3 import uuid_pb2
 from envoy.type.v3 import percent_pb2
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
-from vestibule.envoy import faults, replies
+from vestibule.envoy import faults, limits, replies
 from vestibule.envoy.mutual_tls import ACCEPTED_AGE, AGE_JITTER, connection_age
 from vestibule.envoy.places import ads
 from vestibule.envoy.protos import packed, seconds
@@ -44,10 +44,22 @@ _CONNECTION_WINDOW: Final = 1024 * 1024
 
 
 def ingress(
-    name: str, service: str, policy: str, svid_ttl: timedelta, log: AccessLog, *, tell_rule: bool
+    name: str,
+    service: str,
+    policy: str,
+    svid_ttl: timedelta,
+    log: AccessLog,
+    *,
+    tell_rule: bool,
+    plaintext: bool = False,
 ) -> Hcm:
-    """Requests from other sidecars.  ``policy`` names the RBAC filter's configuration, delivered by ECDS."""
-    manager = _manager("ingress", name, log, [_rbac(policy), _router()])
+    """Requests from other sidecars.  ``policy`` names the RBAC filter's configuration, delivered by ECDS.
+
+    ``plaintext``: requests from those who have no identity, counted by themselves.
+    """
+    manager = _manager(
+        "plaintext" if plaintext else "ingress", name, log, [_rbac(policy), limits.http_filter(), _router()]
+    )
     age = connection_age(svid_ttl, ACCEPTED_AGE)
     options = manager.common_http_protocol_options
     options.max_connection_duration.CopyFrom(seconds(age))
@@ -55,12 +67,13 @@ def ingress(
     manager.drain_timeout.CopyFrom(seconds(min(MAX_DRAIN, age / 4)))
     manager.http1_safe_max_connection_duration = True
     # The caller's identity is ours to say, whatever the request claims.
-    manager.forward_client_cert_details = Hcm.SANITIZE_SET
-    manager.set_current_client_cert_details.uri = True
+    manager.forward_client_cert_details = Hcm.SANITIZE if plaintext else Hcm.SANITIZE_SET
+    if not plaintext:
+        manager.set_current_client_cert_details.uri = True
     # Paths are not rewritten here: what is not normal already is refused by policy, so that the app sees
     # exactly the bytes that were authorised.
     manager.normalize_path.CopyFrom(BoolValue(value=False))
-    manager.local_reply_config.CopyFrom(replies.ingress(service, tell_rule=tell_rule))
+    manager.local_reply_config.CopyFrom(replies.ingress(service, tell_rule=tell_rule, plaintext=plaintext))
     return manager
 
 

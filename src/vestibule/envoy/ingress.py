@@ -12,32 +12,46 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from envoy.type.v3 import percent_pb2
 
-from vestibule.envoy import access_log, clusters, http, listeners, rbac
+from vestibule.envoy import access_log, clusters, http, limits, listeners, rbac
+from vestibule.envoy.limits import Limit
 from vestibule.envoy.mutual_tls import ACCEPTED_AGE, AGE_JITTER, accepting_tls, connection_age
 from vestibule.envoy.places import ads
 from vestibule.envoy.protos import packed, seconds, serialized
 from vestibule.intent.model import DenyDetail, Port, Protocol, Service
+from vestibule.intent.traffic import Permissive, Traffic
 from vestibule.policy import Rule
 from vestibule.records import Address, Instance
 from vestibule.xds.resources import EXTENSION, ROUTES, Resource
 
 
 def resources(
-    service: Service, instance: Instance, svid_ttl: timedelta, version: Callable[[], str]
+    service: Service,
+    traffic: Traffic,
+    instance: Instance,
+    svid_ttl: timedelta,
+    version: Callable[[], str],
 ) -> Iterator[Resource]:
-    """Everything for the ports that the instance really has; ``version`` is the intent's."""
+    """Everything for the ports that the instance really has.
+
+    ``traffic`` is what is in force of the service's, ``version`` the intent's.
+    """
     for name, address in sorted(instance.ingress.items()):
         port, app_address = service.ports.get(name), instance.apps.get(name)
         if port is None or app_address is None:
             continue
-        yield _policy(service.rules_for(name), port)
+        rules = service.rules_for(name)
+        yield _policy(rules, port)
+        plain = traffic.permissive is not None
+        if traffic.permissive is not None:
+            yield _plaintext_policy(traffic.permissive, port)
         yield clusters.app(port, app_address)
         tell_rule = service.deny_detail is DenyDetail.CALLER
         if port.protocol.is_http:
-            yield _http_listener(service.name, port, address, svid_ttl, tell_rule)
-            yield _routes(service.name, port, version() if tell_rule else "")
+            yield _http_listener(service.name, port, address, svid_ttl, tell_rule, plain)
+            wanted = limits.of_port(service.name, traffic.limits, name, rules)
+            yield _routes(service.name, port, version() if tell_rule else "", wanted)
         else:
-            yield _tcp_listener(service.name, port, address, svid_ttl)
+            yield _tcp_listener(service.name, port, address, svid_ttl, plain)
 
 
 def listener_name(port: str) -> str:
@@ -46,6 +60,10 @@ def listener_name(port: str) -> str:
 
 def policy_name(port: str) -> str:
     return f"policy/{port}"
+
+
+def plaintext_policy_name(port: str) -> str:
+    return f"plaintext/{port}"
 
 
 @lru_cache(maxsize=4096)
@@ -57,8 +75,21 @@ def _policy(rules: tuple[Rule, ...], port: Port) -> Resource:
 
 
 @lru_cache(maxsize=4096)
+def _plaintext_policy(permissive: Permissive, port: Port) -> Resource:
+    name = plaintext_policy_name(port.name)
+    rules = tuple(each for each in permissive.allow if each.port in (None, port.name))
+    config = (
+        rbac.http_rbac(rules, by_caller=False, until=permissive.until)
+        if port.protocol.is_http
+        else rbac.plaintext_network_rbac(rules, permissive.until)
+    )
+    extension = extension_pb2.TypedExtensionConfig(name=name, typed_config=packed(config))
+    return Resource.of(EXTENSION, name, serialized(extension))
+
+
+@lru_cache(maxsize=4096)
 def _http_listener(
-    service: str, port: Port, address: Address, svid_ttl: timedelta, tell_rule: bool
+    service: str, port: Port, address: Address, svid_ttl: timedelta, tell_rule: bool, plain: bool
 ) -> Resource:
     name = listener_name(port.name)
     log = access_log.inbound(service, port.name)
@@ -66,11 +97,24 @@ def _http_listener(
     chain = listener_components_pb2.FilterChain(
         filters=[http.network_filter(manager)], transport_socket=accepting_tls("h2", "http/1.1")
     )
-    return listeners.inbound(name, address, chain, access_log.inbound_connections(service, port.name))
+    plaintext = None
+    if plain:
+        manager = http.ingress(
+            name,
+            service,
+            plaintext_policy_name(port.name),
+            svid_ttl,
+            log,
+            tell_rule=tell_rule,
+            plaintext=True,
+        )
+        plaintext = listener_components_pb2.FilterChain(filters=[http.network_filter(manager)])
+    connections = access_log.inbound_connections(service, port.name)
+    return listeners.inbound(name, address, chain, connections, plaintext)
 
 
 @lru_cache(maxsize=4096)
-def _tcp_listener(service: str, port: Port, address: Address, svid_ttl: timedelta) -> Resource:
+def _tcp_listener(service: str, port: Port, address: Address, svid_ttl: timedelta, plain: bool) -> Resource:
     discovery = config_source_pb2.ExtensionConfigSource(
         config_source=ads(), type_urls=["type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC"]
     )
@@ -87,12 +131,18 @@ def _tcp_listener(service: str, port: Port, address: Address, svid_ttl: timedelt
         ],
         transport_socket=accepting_tls(),
     )
+    plaintext = None
+    if plain:
+        policy = listener_components_pb2.Filter(
+            name=plaintext_policy_name(port.name), config_discovery=discovery
+        )
+        plaintext = listener_components_pb2.FilterChain(filters=[policy, listeners.tcp_proxy(proxy)])
     log = access_log.inbound_connections(service, port.name)
-    return listeners.inbound(listener_name(port.name), address, chain, log)
+    return listeners.inbound(listener_name(port.name), address, chain, log, plaintext)
 
 
 @lru_cache(maxsize=4096)
-def _routes(service: str, port: Port, intent_version: str) -> Resource:
+def _routes(service: str, port: Port, intent_version: str, wanted: tuple[Limit, ...]) -> Resource:
     name = listener_name(port.name)
     action = route_components_pb2.RouteAction(
         cluster=clusters.app_cluster_name(port.name),
@@ -109,6 +159,8 @@ def _routes(service: str, port: Port, intent_version: str) -> Resource:
     )
     if intent_version:
         route.metadata.filter_metadata["vestibule"].update({"intent_version": intent_version})
+    if wanted:
+        route.typed_per_filter_config[limits.FILTER].CopyFrom(limits.of_route(wanted))
     host = route_components_pb2.VirtualHost(name=service, domains=["*"], routes=[route])
     # Envoy writes it on requests that it takes for ones from outside.
     host.request_headers_to_remove.append("x-envoy-external-address")

@@ -8,6 +8,7 @@ from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
 from envoy.config.core.v3 import base_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.config.listener.v3.listener_components_pb2 import FilterChain
+from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
@@ -23,10 +24,22 @@ BUFFER_BYTES: Final = 256 * 1024
 """How much a proxy holds for a reader that is slower than its writer, per connection and direction."""
 
 
-def inbound(name: str, address: Address, chain: FilterChain, log: AccessLog) -> Resource:
-    """For other proxies.  ``log`` also hears of clients whose handshake failed."""
+def inbound(
+    name: str, address: Address, chain: FilterChain, log: AccessLog, plaintext: FilterChain | None = None
+) -> Resource:
+    """For other proxies, and with ``plaintext`` for clients without TLS.
+
+    ``log`` also hears of clients whose handshake failed.
+    """
     chain.transport_socket_connect_timeout.CopyFrom(seconds(HANDSHAKE_TIMEOUT))
     listener = _listener(name, address, chain)
+    if plaintext is not None:
+        listener.filter_chains[0].filter_chain_match.transport_protocol = "tls"
+        plaintext.filter_chain_match.transport_protocol = "raw_buffer"
+        listener.filter_chains.append(plaintext)
+        listener.listener_filters.add(
+            name="envoy.filters.listener.tls_inspector", typed_config=packed(tls_inspector_pb2.TlsInspector())
+        )
     listener.traffic_direction = base_pb2.INBOUND
     listener.access_log.append(log)
     return Resource.of(LISTENER, name, serialized(listener))

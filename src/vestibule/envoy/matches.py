@@ -92,3 +92,9 @@ def _value(wanted: ValueMatch) -> string_pb2.StringMatcher | None:
 def regex(text: str) -> regex_pb2.RegexMatcher:
     """A regular expression that must match the whole."""
     return regex_pb2.RegexMatcher(regex=text)
+
+
+def path_header(pattern: PathPattern) -> route_components_pb2.HeaderMatcher:
+    """The same pattern on Envoy's ``:path``, which may have a query, for what cannot look at paths otherwise."""
+    text = string_pb2.StringMatcher(safe_regex=regex(pattern.regex.replace(".*", "[^?]*") + r"(?:\?.*)?"))
+    return route_components_pb2.HeaderMatcher(name=":path", string_match=text)

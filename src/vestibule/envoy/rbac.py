@@ -14,6 +14,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 from envoy.config.rbac.v3 import rbac_pb2
@@ -26,11 +27,15 @@ from xds.core.v3.extension_pb2 import TypedExtensionConfig
 from xds.type.matcher.v3 import regex_pb2, string_pb2
 from xds.type.matcher.v3.matcher_pb2 import Matcher
 
+from vestibule.envoy import cel
 from vestibule.envoy.protos import packed
 from vestibule.policy import PathPattern, Placeholder, Rule
 
 NOT_NORMAL: Final = "vestibule/path-not-normal"
 """The name under which paths are refused before rules are looked at."""
+
+PLAINTEXT_ENDED: Final = "vestibule/plaintext-ended"
+"""The name under which calls in plain text are refused when their time is over."""
 
 _QUERY: Final = r"(?:\?.*)?"
 # The opposite of policy.is_normal, on a path that may have a query.
@@ -47,19 +52,45 @@ _Named = tuple[int, str]
 """A rule's place in the intent, which decides what name is given where several rules allow, and its name."""
 
 
-def http_rbac(rules: Sequence[Rule], *, by_caller: bool = True) -> http_rbac_pb2.RBAC:
+def http_rbac(
+    rules: Sequence[Rule], *, by_caller: bool = True, until: datetime | None = None
+) -> http_rbac_pb2.RBAC:
     """Deny what no rule allows; refuse paths that are not normal.  The rules are those of one HTTP port.
 
-    Unless ``by_caller``, whoever calls is one whom all the rules name.
+    Unless ``by_caller``, whoever calls is one whom all the rules name.  From ``until`` on nothing is allowed.
     """
-    refuse = Matcher.MatcherList.FieldMatcher(
-        predicate=_single(_header(":path"), _regex(_REFUSED)), on_match=_action(NOT_NORMAL, allow=False)
-    )
-    matcher = Matcher(matcher_list=Matcher.MatcherList(matchers=[refuse]))
+    refuse = [
+        Matcher.MatcherList.FieldMatcher(
+            predicate=_single(_header(":path"), _regex(_REFUSED)), on_match=_action(NOT_NORMAL, allow=False)
+        )
+    ]
+    if until is not None:
+        refuse.append(
+            Matcher.MatcherList.FieldMatcher(
+                predicate=Matcher.MatcherList.Predicate(not_matcher=cel.before(until)),
+                on_match=_action(PLAINTEXT_ENDED, allow=False),
+            )
+        )
+    matcher = Matcher(matcher_list=Matcher.MatcherList(matchers=refuse))
     paths = _Paths.of(rules, by_caller=by_caller).tree()
     if paths is not None:
         matcher.on_no_match.CopyFrom(paths)
     return http_rbac_pb2.RBAC(matcher=matcher)
+
+
+def plaintext_network_rbac(rules: Sequence[Rule], until: datetime) -> network_rbac_pb2.RBAC:
+    """Deny connections from ``until`` on, and before that too unless there is a rule.
+
+    The rules are those of one TCP port, for callers who are nobody.
+    """
+    config = network_rbac_pb2.RBAC(stat_prefix="tcp_plaintext")
+    config.rules.action = rbac_pb2.RBAC.ALLOW
+    if rules:
+        policy = config.rules.policies[rules[0].name]
+        policy.permissions.add(any=True)
+        policy.principals.add(any=True)
+        policy.condition.CopyFrom(cel.before_as_expression(until))
+    return config
 
 
 def network_rbac(rules: Sequence[Rule]) -> network_rbac_pb2.RBAC:
@@ -168,7 +199,7 @@ def _one_by_one(
             on_match=_action(named[1]),
         )
         for named in sorted(regexes)
-        if ruled[named].callers
+        if ruled[named].callers or not by_caller
     ]
     if not matchers:
         return otherwise

@@ -21,19 +21,19 @@ from google.protobuf.wrappers_pb2 import UInt32Value
 
 from vestibule.envoy import codes
 from vestibule.envoy.access_log import KEPT_REQUEST_ID
+from vestibule.envoy.limits import HEADER
 from vestibule.envoy.protos import packed
-from vestibule.envoy.rbac import NOT_NORMAL
+from vestibule.envoy.rbac import NOT_NORMAL, PLAINTEXT_ENDED
 from vestibule.errors import ErrorCode
 from vestibule.policy.codes import CALL_DENIED
 
 REQUEST_ID: Final = "%REQ(X-REQUEST-ID)%"
 _CALL: Final = "%REQ(:METHOD)% %PATH(NQ:PATH)%"
-_NO_UPSTREAM: Final = ("UF", "UC", "UR", "URX", "UO", "LR", "UPE", "NC", "DF")
+_NO_UPSTREAM: Final = ("UF", "UC", "UR", "URX", "LR", "UPE", "NC", "DF")
 
 OUTSIDE: Final = "external:"
 """How the names of routes and clusters begin that lead outside; no service's name has a colon."""
 
-_NOT_NORMAL: Final = f"response.code_details == 'rbac_access_denied_matched_policy[{NOT_NORMAL}]'"
 
 _REFUSED: Final = ("NR", "DPE", "OM", "DT", "SI", "UMSDR", "IH")
 
@@ -56,8 +56,10 @@ def direct(status: int, code: ErrorCode, message: str) -> route_components_pb2.D
     )
 
 
-def ingress(service: str, *, tell_rule: bool) -> LocalReplyConfig:
+def ingress(service: str, *, tell_rule: bool, plaintext: bool = False) -> LocalReplyConfig:
     """The answers of a callee's proxy.  ``tell_rule``: denied callers learn the details, not only the code."""
+    ended = body(codes.PLAINTEXT_ENDED, f"{service} no longer accepts calls in plain text")
+    more = [_mapper(_denied_by(PLAINTEXT_ENDED), ended)] if plaintext else []
     denied = body(CALL_DENIED, f"{service} does not allow this call")
     if tell_rule:
         message = f"no rule of {service} allows {_CALL} to %DOWNSTREAM_PEER_URI_SAN%"
@@ -68,12 +70,21 @@ def ingress(service: str, *, tell_rule: bool) -> LocalReplyConfig:
             intent_version="%METADATA(ROUTE:vestibule:intent_version)%",
         )
     mappers = [
-        _mapper(_refused_path(), body(codes.PATH_NOT_NORMAL, "the path is not in its normal form")),
+        _mapper(_denied_by(NOT_NORMAL), body(codes.PATH_NOT_NORMAL, "the path is not in its normal form")),
+        *more,
         _mapper(_status(403), denied),
+        _mapper(
+            _status(429),
+            body(
+                codes.RATE_LIMITED,
+                f"{service} takes no more requests for now",
+                limit=f"%RESP({HEADER})%",
+            ),
+        ),
         _mapper(_flags("NFCF"), body(codes.POLICY_NOT_LOADED, f"the proxy of {service} has no policy"), 503),
         _mapper(_flags("UT"), body(codes.CALL_TIMEOUT, f"{service} did not answer in time")),
         _mapper(
-            _flags("UH", *_NO_UPSTREAM),
+            _flags("UH", "UO", *_NO_UPSTREAM),
             body(codes.APP_UNREACHABLE, f"the app of {service} cannot be reached"),
         ),
         _refused(_flags(*_REFUSED)),
@@ -85,8 +96,10 @@ def egress() -> LocalReplyConfig:
     """The answers of a caller's proxy."""
     called = "%ROUTE_NAME%"
     mappers = [
+        _mapper(_flags("UO"), body(codes.TOO_MANY_CALLS, f"too many calls to {called} are under way")),
         *_outside(called),
         _mapper(_flags("UT"), body(codes.CALL_TIMEOUT, f"{called} did not answer in time")),
+        _mapper(_flags("FI"), body(codes.FAULT_INJECTED, f"a fault was injected into {called}")),
         _mapper(_flags("UH"), body(codes.NO_INSTANCE, f"{called} has no running instance")),
         _mapper(_flags(*_NO_UPSTREAM), body(codes.CALLEE_UNREACHABLE, f"{called} cannot be reached")),
         _refused(_flags(*_REFUSED)),
@@ -108,7 +121,7 @@ def _outside(called: str) -> list[ResponseMapper]:
     denied = "response.code_details.startsWith('rbac_access_denied')"
     unresolved = "response.code_details.startsWith('no_healthy_upstream')"
     return [
-        mapper(_NOT_NORMAL, codes.PATH_NOT_NORMAL, "the path is not in its normal form"),
+        mapper(_details_of(NOT_NORMAL), codes.PATH_NOT_NORMAL, "the path is not in its normal form"),
         mapper(denied, CALL_DENIED, f"no rule of {called} allows this call", rule=details),
         mapper(
             "response.code_details == 'failed_to_inject_credential'",
@@ -153,9 +166,13 @@ def _flags(*flags: str) -> AccessLogFilter:
     return AccessLogFilter(response_flag_filter=accesslog_pb2.ResponseFlagFilter(flags=flags))
 
 
-def _refused_path() -> AccessLogFilter:
+def _denied_by(name: str) -> AccessLogFilter:
     # The RBAC filter writes its metadata only after the reply, so the reply's details have to tell.
-    return _cel(_NOT_NORMAL)
+    return _cel(_details_of(name))
+
+
+def _details_of(name: str) -> str:
+    return f"response.code_details == 'rbac_access_denied_matched_policy[{name}]'"
 
 
 def _cel(text: str) -> AccessLogFilter:

@@ -12,7 +12,7 @@ from google.protobuf.wrappers_pb2 import UInt32Value
 from vestibule.envoy.protos import packed, seconds
 from vestibule.intent.traffic import Hedge, Retry, RetryOn
 
-HOST_SELECTIONS: Final = 5
+HOST_SELECTIONS: Final = 20
 """How often the load balancer may be asked for one that was not tried yet."""
 
 _ENVOYS_OWN_BACKOFF: Final = timedelta(milliseconds=25)

@@ -67,6 +67,16 @@ def expiries(intent: Intent) -> Iterator[datetime]:
         yield from (each.fault.until for each in gateway.routes if each.fault is not None)
 
 
+def last_expiry(intent: Intent, now: datetime) -> datetime | None:
+    """The latest instant that has passed at which something ended: a world's ``as_of``."""
+    return max((each for each in expiries(intent) if each <= now), default=None)
+
+
+def next_expiry(intent: Intent, now: datetime) -> datetime | None:
+    """When something ends next."""
+    return min((each for each in expiries(intent) if each > now), default=None)
+
+
 def in_force(traffic: Traffic, as_of: datetime | None) -> Traffic:
     """Traffic without faults and permissions that have ended by ``as_of``."""
     if as_of is None:

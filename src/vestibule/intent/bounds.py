@@ -7,10 +7,11 @@ from typing import Final
 from vestibule.intent import bounds_keys, codes
 from vestibule.intent.model import Port, Protocol
 from vestibule.intent.nodes import Position
-from vestibule.intent.ports import Ports, known_port
+from vestibule.intent.ports import Ports, known_port, said_port
 from vestibule.intent.problems import Findings
 from vestibule.intent.shapes import At, Fields
 from vestibule.intent.traffic import CheckKind, HealthCheck, LimitPer, Permissive, RateLimit
+from vestibule.policy import Rule
 
 _FITTING: Final = {
     CheckKind.HTTP: (Protocol.HTTP, Protocol.HTTP2, Protocol.MCP),
@@ -74,10 +75,53 @@ def build_limit(item: At[Fields], ports: Ports, findings: Findings) -> RateLimit
     )
 
 
-def build_permissive(fields: Fields) -> Permissive | None:
-    """Until when plain text is accepted, unless it never is."""
-    said = fields.value(bounds_keys.MTLS, None)
-    return said if isinstance(said, Permissive) else None
+def build_permissive(service: str, fields: Fields, ports: Ports, findings: Findings) -> Permissive | None:
+    """Until when plain text is accepted and what for, unless it never is."""
+    said = fields.get(bounds_keys.MTLS)
+    if said is None or not isinstance(said.value, Fields):
+        return None
+    found = said.value
+    until, reason = found.get(bounds_keys.PERMISSIVE_UNTIL), found.get(bounds_keys.REASON)
+    listed = found.get(bounds_keys.PLAIN_ALLOW)
+    ids: dict[str, Position] = {}
+    rules: list[Rule] = []
+    for item in listed.value if listed else ():
+        rule_id = item.value.get(bounds_keys.PLAIN_ID)
+        if rule_id and ids.setdefault(rule_id.value, rule_id.at) != rule_id.at:
+            message = f"the rule id {rule_id.value!r} is taken, by line {ids[rule_id.value].line}"
+            findings.add(codes.DUPLICATE_ITEM, message, rule_id.at, advice="Give each rule its own id.")
+        if rule := _plain_rule(service, item, ports, findings):
+            rules.append(rule)
+    if until is None or reason is None:
+        return None
+    return Permissive(until=until.value, reason=reason.value, allow=tuple(rules))
+
+
+def _plain_rule(service: str, item: At[Fields], ports: Ports, findings: Findings) -> Rule | None:
+    """What anybody may do; None if any part of it is wrong, which without it would allow more."""
+    fields, before = item.value, findings.count
+    port = said_port("rule", item, bounds_keys.PLAIN_PORT, ports, findings)
+    rule_id = fields.get(bounds_keys.PLAIN_ID)
+    methods, paths = fields.get(bounds_keys.PLAIN_METHODS), fields.get(bounds_keys.PLAIN_PATHS)
+    for name, place in (
+        ("methods", fields.place(bounds_keys.PLAIN_METHODS)),
+        ("paths", fields.place(bounds_keys.PLAIN_PATHS)),
+    ):
+        if place and _speaks_tcp(ports.get(port) if port else None):
+            message = f"the port {port!r} speaks TCP, where a rule cannot have {name}"
+            findings.add(codes.HTTP_ON_TCP, message, place)
+    if findings.count > before or port is None or rule_id is None:
+        return None
+    if any(each is not None and not each.whole for each in (methods, paths)):
+        return None
+    return Rule(
+        name=f"{service}/plaintext/{rule_id.value}",
+        callers=(),
+        port=port,
+        methods=frozenset(each.value for each in methods.value) if methods else frozenset(),
+        paths=tuple(each.value for each in paths.value) if paths else (),
+        where=findings.where(item.at),
+    )
 
 
 def _speaks_tcp(port: Port | None) -> bool:

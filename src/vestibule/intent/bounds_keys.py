@@ -10,7 +10,7 @@ from vestibule.intent.presence import at_least_one, exactly_one
 from vestibule.intent.problems import Findings
 from vestibule.intent.scalars import As, Either, PerCent, Switch
 from vestibule.intent.shapes import Choice, Fields, Key, Many, Record, Text, Whole
-from vestibule.intent.terms import DURATION, INSTANT, LINE, NAME, PATH, PERCENTAGE, REGION, pattern
+from vestibule.intent.terms import DURATION, INSTANT, LINE, METHOD, NAME, PATH, PERCENTAGE, REGION, pattern
 from vestibule.intent.traffic import (
     CheckKind,
     CircuitLimits,
@@ -19,7 +19,6 @@ from vestibule.intent.traffic import (
     Locality,
     Nearness,
     OutlierDetection,
-    Permissive,
     RetryBudget,
 )
 
@@ -208,16 +207,30 @@ PERMISSIVE_UNTIL: Final = Key(
 REASON: Final = Key("reason", LINE, "Why, for whoever reads it later.", required=True)
 
 
-def _permissive(fields: Fields, at: Position, findings: Findings) -> Permissive | None:
-    until, reason = fields.get(PERMISSIVE_UNTIL), fields.get(REASON)
-    return Permissive(until=until.value, reason=reason.value) if until and reason else None
+PLAIN_ID: Final = Key("id", NAME, "The rule's name in logs, metrics and explanations.", required=True)
+PLAIN_PORT: Final = Key("port", NAME, "Which port; may be left out where there is only one.")
+PLAIN_METHODS: Final = Key(
+    "methods", Many(METHOD, "method", least=1), "Which HTTP methods; any, when left out."
+)
+PLAIN_PATHS: Final = Key("paths", Many(PATH, "path", least=1), "Which paths; any, when left out.")
+PLAIN_ALLOW: Final = Key(
+    "allow",
+    Many(
+        Record("a rule of plain text", (PLAIN_ID, PLAIN_PORT, PLAIN_METHODS, PLAIN_PATHS)),
+        "rule",
+        least=1,
+        distinct=False,
+    ),
+    "What anybody may do in plain text, since nobody knows who it is.  Other rules need an identity.",
+    required=True,
+)
 
 
 MTLS: Final = Key(
     "mtls",
     Either(
         Text(words.strict, {"enum": ["strict"]}, "strict, or permissive_until with a reason"),
-        As(Record("mtls", (PERMISSIVE_UNTIL, REASON)), _permissive),
+        Record("mtls", (PERMISSIVE_UNTIL, REASON, PLAIN_ALLOW)),
     ),
     "Whether callers must use mutual TLS, or plain text is accepted for a while.",
     default="strict",

@@ -9,31 +9,6 @@ from __future__ import annotations
 from typing import Final
 
 NOT_YET: Final[set[str]] = {
-    # Compiled by envoy/ for callers.
-    "defaults: retry",
-    "a service: versions",
-    "a service: timeout",
-    "a service: retry",
-    "a service: routes",
-    "a match: headers",
-    "a match: query",
-    "a match: methods",
-    "a route: split",
-    "a route: rewrite",
-    "a route: redirect",
-    "a route: timeout",
-    "a route: idle_timeout",
-    "a route: retry",
-    "a route: hedge",
-    "a route: mirror",
-    "a route: fault",
-    "defaults: circuit_limits",
-    "defaults: outlier_detection",
-    "a service: circuit_limits",
-    "a service: outlier_detection",
-    "a service: locality",
-    "a service: limits",
-    "a service: mtls",
     # Kept by the rollout.
     "mesh.yaml: rollout",
     # Asked by agents, and told to callers.

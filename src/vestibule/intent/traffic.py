@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 
 from vestibule.errors import Where
-from vestibule.policy import PathPattern
+from vestibule.policy import PathPattern, Rule
 
 # ------------------------------------------------------------------------------------------- matches
 
@@ -273,10 +273,15 @@ class Locality:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Permissive:
-    """Plain text is accepted too, ``until`` the day it no longer is."""
+    """Plain text is accepted too, ``until`` the day it no longer is.
+
+    Who calls in plain text is nobody: no rule of the service's own ``allow`` speaks of such callers.  What they may do
+    is said by ``allow`` here, rules without callers, named ``service/plaintext/rule-id``; nothing else is allowed.
+    """
 
     until: datetime
     reason: str
+    allow: tuple[Rule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,7 +49,7 @@ def build_traffic(
         outlier=fields.value(bounds_keys.OUTLIER, None),
         limits=build_limits(fields, ports, findings),
         locality=fields.value(bounds_keys.LOCALITY, None),
-        permissive=build_permissive(fields),
+        permissive=build_permissive(service, fields, ports, findings),
     )
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final, Protocol
 
+from vestibule.clock import Clock, SystemClock
 from vestibule.envoy.codes import UNKNOWN_INSTANCE
 from vestibule.envoy.compile import Compilation, Compiler, compile_proxy
-from vestibule.envoy.world import World
+from vestibule.envoy.world import World, last_expiry, next_expiry
 from vestibule.errors import VestibuleError
 from vestibule.intent import Intent
 from vestibule.mesh.discovery import Discovery
@@ -52,9 +53,11 @@ class Publisher:
         discovery: Discovery,
         lifetimes: Lifetimes,
         revocations: Callable[[], Revocations] = Revocations,
+        clock: Clock | None = None,
     ) -> None:
         self._revocations = revocations
         self._intents = intents
+        self._clock = clock or SystemClock()
         self._discovery = discovery
         self._lifetimes = lifetimes
         self._compiler = Compiler()
@@ -69,7 +72,7 @@ class Publisher:
     def compiled(self, proxy: ProxyKey, intent: Intent) -> Snapshot | None:
         """What a proxy would have by another intent; None if nothing can be compiled for it."""
         try:
-            return compile_proxy(self._world(intent), proxy)
+            return compile_proxy(self._world(intent, self._clock.now()), proxy)
         except Exception:  # noqa: BLE001 - to compare with, it is as good as none
             return None
 
@@ -78,9 +81,23 @@ class Publisher:
         revisions = (self._intents.revision, self._discovery.instances_revision, self._lifetimes.revision)
         while True:
             seen = [(each, each.value) for each in revisions]
-            if self._gather():
+            now = self._clock.now()
+            if self._gather(now):
                 await self._compile_all()
-            await first_change(*seen)
+            endings = (next_expiry(each, now) for each in self._intents.in_force())
+            await self._next_change(seen, min((each for each in endings if each is not None), default=None))
+
+    async def _next_change(self, seen: Iterable[tuple[Revision, int]], ends: datetime | None) -> None:
+        """Until something changes, or the instant at which something in the intent ends by itself."""
+        change = asyncio.ensure_future(first_change(*seen))
+        waiting = [change]
+        if ends is not None:
+            waiting.append(asyncio.ensure_future(self._clock.sleep_until(ends)))
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waiting:
+                each.cancel()
 
     async def _compile_all(self) -> None:
         """Those who are concerned first, then those to whom only the version is new."""
@@ -114,12 +131,12 @@ class Publisher:
                 with suppress(KeyError):
                     del self._seen[proxy]
 
-    def _gather(self) -> bool:
+    def _gather(self, now: datetime) -> bool:
         """Take up the world as it is now; whether there is any."""
         intents = self._intents.in_force()
         if not intents:
             return False
-        self._compiler.take(self._world(intents[0]))
+        self._compiler.take(self._world(intents[0], now))
         if len(intents) == 1:
             self._first_wave = None
             return True
@@ -127,16 +144,17 @@ class Publisher:
             # What both have in common is not made twice.
             self._first_wave = Compiler()
             self._first_wave.world = self._compiler.world
-        self._first_wave.take(self._world(intents[1]))
+        self._first_wave.take(self._world(intents[1], now))
         return True
 
-    def _world(self, intent: Intent) -> World:
+    def _world(self, intent: Intent, now: datetime) -> World:
         return World(
             intent=intent,
             instances=self._discovery.instances(),
             svid_ttls=self._lifetimes.ttls,
             default_svid_ttl=self._lifetimes.default,
             revocations=self._revocations(),
+            as_of=last_expiry(intent, now),
         )
 
     def _compiler_of(self, version: str | None) -> Compiler | None:

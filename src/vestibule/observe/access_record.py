@@ -35,8 +35,8 @@ class Direction(Enum):
 class Verdict(Enum):
     """How the reporting proxy disposed of it.
 
-    ``ALLOWED``: passed on to the upstream.  ``DENIED``: refused by a rule, or because no rule allows it.
-    ``REFUSED``: the connection did not get as far as a request (no TLS, no trusted certificate).
+    ``ALLOWED``: passed on to the upstream.  ``DENIED``: refused by a rule or a rate limit, or because no rule
+    allows it.  ``REFUSED``: the connection did not get as far as a request (no TLS, no trusted certificate).
     ``FAILED``: allowed, but no answer came from the upstream.
     """
 
@@ -50,6 +50,8 @@ class Verdict(Enum):
 class AccessRecord:
     """Texts are empty and numbers ``None`` where the proxy had nothing to say.
 
+    ``version`` is that of the instance that was called, where its service declares versions; ``rule`` may also be a
+    rate limit's name.  ``plaintext``: the call came without TLS, so that nobody knows from whom.
     Durations are milliseconds from the first byte: ``duration_ms`` until the end, ``upstream_ms`` until the
     upstream's first byte.  ``path`` is as it was asked, with the query removed.
     """
@@ -86,6 +88,8 @@ class AccessRecord:
     upstream_ms: float | None = None
     attempts: int | None = None
     intent_version: str = ""
+    version: str = ""
+    plaintext: bool = False
 
     @classmethod
     def from_json(cls, line: str) -> AccessRecord:

@@ -22,10 +22,11 @@ from vestibule.intent.traffic import (
     RetryBudget,
     Traffic,
 )
-from vestibule.policy import PathPattern
+from vestibule.policy import PathPattern, Rule
 
 HTTP = "service: payments\nports: {http: {protocol: http}}\nallow: []\n"
 TCP = "service: payments\nports: {raw: {protocol: tcp}}\nallow: []\n"
+PLAIN = "mtls: {{permissive_until: 2026-12-31T00:00:00Z, reason: legacy batch, allow: {}}}\n"
 GRPC = "service: payments\nports: {rpc: {protocol: grpc}}\nallow: []\n"
 
 
@@ -105,9 +106,19 @@ def test_a_locality_prefers_what_is_near_and_says_what_comes_next() -> None:
 
 
 def test_plain_text_is_accepted_until_a_day_that_is_said() -> None:
-    said = "mtls: {permissive_until: 2026-12-31T00:00:00Z, reason: legacy batch}\n"
+    said = PLAIN.format("[{id: batch, methods: [POST], paths: [/batch/**]}, {id: rest, port: http}]")
+    batch = Rule(
+        name="payments/plaintext/batch",
+        callers=(),
+        port="http",
+        methods=frozenset({"POST"}),
+        paths=(PathPattern.parse("/batch/**"),),
+    )
+    rest = Rule(name="payments/plaintext/rest", callers=(), port="http")
     until = datetime(2026, 12, 31, tzinfo=UTC)
-    assert traffic(HTTP + said).permissive == Permissive(until=until, reason="legacy batch")
+    expected = Permissive(until=until, reason="legacy batch", allow=(batch, rest))
+    assert traffic(HTTP + said).permissive == expected
+    assert traffic(TCP + PLAIN.format("[{id: any}]")).permissive is not None
     assert traffic(HTTP + "mtls: strict\n").permissive is None
 
 
@@ -147,9 +158,15 @@ def test_plain_text_is_accepted_until_a_day_that_is_said() -> None:
         ("locality: {prefer: zone, failover: [a/b]}", "VST0025", "not a region"),
         ("mtls: permissive", "VST0025", "not one of strict"),
         ("mtls: [strict]", "VST0022", "strict, or permissive_until"),
-        ("mtls: {reason: a}", "VST0021", "'permissive_until'"),
-        ("mtls: {permissive_until: 2026-12-31T00:00:00Z}", "VST0021", "'reason'"),
-        ("mtls: {permissive_until: 2026-12-31, reason: a}", "VST0025", "not an instant"),
+        ("mtls: {reason: a, allow: [{id: a}]}", "VST0021", "'permissive_until'"),
+        ("mtls: {permissive_until: 2026-12-31T00:00:00Z, allow: [{id: a}]}", "VST0021", "'reason'"),
+        ("mtls: {permissive_until: 2026-12-31, reason: a, allow: [{id: a}]}", "VST0025", "not an instant"),
+        ("mtls: {permissive_until: 2026-12-31T00:00:00Z, reason: a}", "VST0021", "'allow'"),
+        (PLAIN.format("[]"), "VST0025", "rule"),
+        (PLAIN.format("[{id: a, port: raw}]"), "VST0040", "no port 'raw'"),
+        (PLAIN.format("[{id: a}, {id: a}]"), "VST0026", "taken"),
+        (PLAIN.format("[{id: a, from: [web]}]"), "VST0020", "from"),
+        (PLAIN.format("[{id: a, paths: ['/a/*']}]"), "VST4010", "trailing"),
     ],
 )
 def test_a_bound_that_cannot_be_meant_is_refused(line: str, code: str, why: str) -> None:

@@ -19,7 +19,7 @@ from vestibule.records import Instance
 from vestibule.spiffe import SpiffeId
 from vestibule.testing import FakeClock
 from vestibule.testing.intents import AllAtOnce
-from vestibule.xds.resources import ENDPOINTS, EXTENSION, LISTENER, ProxyKey, Snapshot
+from vestibule.xds.resources import ENDPOINTS, EXTENSION, LISTENER, ROUTES, ProxyKey, Snapshot
 
 WEB = ProxyKey(identity("web"), "i-1")
 PAYMENTS = ProxyKey(identity("payments"), "i-2")
@@ -38,13 +38,13 @@ class Room:
     """A publisher and all that it follows."""
 
     def __init__(self) -> None:
-        clock = FakeClock()
+        self.clock = clock = FakeClock()
         self.files = dict(FILES)
         self.source = DirectorySource(Path("intent"), clock, read=lambda _: load_files(self.files))
         self.intents = AllAtOnce(self.source)
         self.discovery = Discovery(KeptInstances(), self.intents, clock)
         self.lifetimes = Lifetimes()
-        self.publisher = Publisher(self.intents, self.discovery, self.lifetimes)
+        self.publisher = Publisher(self.intents, self.discovery, self.lifetimes, clock=clock)
         self._watches: dict[ProxyKey, AsyncIterator[Snapshot]] = {}
 
     async def next(self, proxy: ProxyKey) -> Snapshot:
@@ -159,3 +159,18 @@ async def test_the_life_of_svids_bounds_the_age_of_connections(room: Room) -> No
     after = await room.next(WEB)
     assert before.of_type(LISTENER)["ingress/http"] != after.of_type(LISTENER)["ingress/http"]
     assert replace(after, resources={}) == replace(before, resources={})
+
+
+async def test_what_ends_by_itself_is_taken_away_when_its_time_has_come(room: Room) -> None:
+    ends = room.clock.now() + timedelta(minutes=5)
+    fault = f"fault: {{until: {ends:%Y-%m-%dT%H:%M:%SZ}, abort: {{status: 503}}}}"
+    text = FILES["services/payments.yaml"].decode()
+    await room.edit("services/payments.yaml", f"{text}routes: [{{id: a, port: http, {fault}}}]\n")
+    await room.discovery.register(instance())
+    assert b"vestibule.faults" in (await room.next(WEB)).of_type(ROUTES)["egress"].body
+    while room.clock.next_wake != ends:
+        await asyncio.sleep(0)
+    room.clock.set(ends)
+    assert b"vestibule.faults" not in (await room.next(WEB)).of_type(ROUTES)["egress"].body
+    assert room.publisher.world is not None
+    assert room.publisher.world.as_of == ends
