@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,7 @@ from vestibule.app.server_settings import ServerSettings
 from vestibule.calls.git import Mirror
 from vestibule.clock import Clock
 from vestibule.doors.git_webhook import GitWebhook
+from vestibule.intent import load, load_tree
 from vestibule.keys.secrets import Secret, secret_in_file
 from vestibule.mesh import DirectorySource, Following, GitSource, Source
 
@@ -26,22 +28,22 @@ def source_of(settings: ServerSettings, clock: Clock) -> tuple[Source | None, Gi
     if place is None:
         return None, None
     if isinstance(place, Path):
-        return DirectorySource(place, clock), None
+        return DirectorySource(place, clock, read=partial(load, environment=settings.environment)), None
     assert place.git is not None
     _check(place.git, settings)
-    source = _git_source(place.git, settings.data_dir, clock)
+    source = _git_source(place.git, settings, clock)
     return source, _webhook(place.git, source)
 
 
-def _git_source(git: GitIntent, data_dir: Path, clock: Clock) -> GitSource:
-    mirror = Mirror(data_dir / MIRROR, git.place, git.access, max_size=git.max_size)
+def _git_source(git: GitIntent, settings: ServerSettings, clock: Clock) -> GitSource:
+    mirror = Mirror(settings.data_dir / MIRROR, git.place, git.access, max_size=git.max_size)
     following = Following(
         ref=git.parsed_ref,
         folder=git.folder,
         poll=git.poll,
         rewrites=git.force_push is ForcePush.FOLLOW,
     )
-    return GitSource(mirror, following, clock)
+    return GitSource(mirror, following, clock, read=partial(load_tree, environment=settings.environment))
 
 
 def _webhook(git: GitIntent, source: GitSource) -> GitWebhook | None:

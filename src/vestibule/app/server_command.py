@@ -46,6 +46,10 @@ def run(
         Path | None,
         typer.Option("--intent", help="The directory of the mesh's intent; none: identities only."),
     ] = None,
+    environment: Annotated[
+        str | None,
+        typer.Option("--environment", metavar="NAME", help="Which mesh, where the intent holds several."),
+    ] = None,
     intent_git: Annotated[
         str | None,
         typer.Option("--intent-git", metavar="URL|PATH", help="Or the Git repository that holds it."),

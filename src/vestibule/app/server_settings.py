@@ -110,6 +110,7 @@ class ServerSettings:
     upstream_roots: Path | None = None
     upstream_environment: str = "prod"
     intent: Path | FromGit | None = None
+    environment: str | None = None
     federation_bundle_endpoint_address: str = "0.0.0.0"  # noqa: S104 - for other trust domains
     federation_bundle_endpoint_port: int | None = None
     federation_bundle_endpoint_profile: EndpointProfile = EndpointProfile.HTTPS_SPIFFE

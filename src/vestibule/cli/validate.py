@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,11 +11,11 @@ import typer
 from rich.markup import escape
 
 from vestibule.cli.codes import MISSING_EXTRA
-from vestibule.cli.output import Exit, Output, OutputOption, answer, complain, complaints, console, error_line
-from vestibule.errors import Where
+from vestibule.cli.output import Exit, Output, OutputOption, answer, complain, complaints, console
 
 if TYPE_CHECKING:
-    from vestibule.intent import Intent, Problem
+    from vestibule.cli.intent_checks import Checked
+    from vestibule.intent import Problem
 
 
 class SchemaKind(str, Enum):  # noqa: UP042 - typer shows the values of str enums
@@ -24,11 +23,19 @@ class SchemaKind(str, Enum):  # noqa: UP042 - typer shows the values of str enum
 
     MESH = "mesh"
     SERVICE = "service"
+    EXTERNAL = "external"
+    GATEWAY = "gateway"
     UP = "up"
 
 
 DirectoryArgument = Annotated[
     Path, typer.Argument(metavar="DIR", help="The directory that holds mesh.yaml and services/.")
+]
+EnvironmentOption = Annotated[
+    str | None,
+    typer.Option(
+        "--environment", metavar="NAME", help="Only this one of environments/; all of them without it."
+    ),
 ]
 SchemaOption = Annotated[
     SchemaKind | None,
@@ -38,6 +45,7 @@ SchemaOption = Annotated[
 
 def validate(
     directory: DirectoryArgument = Path(),
+    environment: EnvironmentOption = None,
     schema: SchemaOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
@@ -45,65 +53,36 @@ def validate(
     if schema is not None:
         _print_schema(schema)
         return
-    intent, errors, warnings = _checked(directory)
-    data = {
-        "directory": str(directory),
-        "valid": intent is not None,
-        "version": intent.version if intent else None,
-        "services": sorted(intent.services) if intent else [],
-        "rules": [rule.name for service in intent.services.values() for rule in service.allow]
-        if intent
-        else [],
-        "warnings": [error_line(warning.error) for warning in warnings],
-    }
+    try:
+        from vestibule.cli import intent_checks
+    except ModuleNotFoundError as error:
+        complain(MISSING_EXTRA.error(f"validate needs {error.name}, which is not installed"))
+        raise typer.Exit(Exit.REFUSED) from error
+    checked = intent_checks.check(directory, environment)
+    errors, warnings = intent_checks.told_once(checked)
     answer(
         output,
         "validate",
-        data,
-        lambda: _show(intent, len(errors), warnings),
+        intent_checks.data_of(directory, checked, errors, warnings),
+        lambda: _show(checked, len(errors), warnings),
         errors=[found.error for found in errors],
     )
     raise typer.Exit(Exit.FINDINGS if errors else Exit.FINE)
 
 
-def _checked(directory: Path) -> tuple[Intent | None, list[Problem], list[Problem]]:
-    """The intent, if it and its ``up.yaml`` hold; the errors; the warnings."""
-    try:
-        from vestibule.intent import Severity, load, load_up
-    except ModuleNotFoundError as error:
-        complain(MISSING_EXTRA.error(f"validate needs {error.name}, which is not installed"))
-        raise typer.Exit(Exit.REFUSED) from error
-    loaded = load(directory)
-    problems = list(loaded.problems)
-    if (directory / "up.yaml").is_symlink() or (directory / "up.yaml").exists():
-        problems += load_up(directory, loaded.intent).problems
-    placed = [replace(found, where=_from_here(directory, found.where)) for found in problems]
-    errors = [found for found in placed if found.severity is Severity.ERROR]
-    warnings = [found for found in placed if found.severity is Severity.WARNING]
-    return (None if errors else loaded.intent), errors, warnings
+def _show(checked: list[Checked], errors: int, warnings: list[Problem]) -> None:
+    from vestibule.cli.intent_checks import count, summary
 
-
-def _from_here(directory: Path, where: Where) -> Where:
-    """The place as a path that an editor or a terminal can open from the current directory."""
-    return replace(where, file=str(directory / where.file))
-
-
-def _show(intent: Intent | None, errors: int, warnings: list[Problem]) -> None:
     for warning in warnings:
         complaints.print(f"[bold yellow]![/] {escape(str(warning.error))}")
         complaints.print(f"  [dim]fix:[/] {escape(warning.advice)}")
-    if intent:
-        rules = sum(len(service.allow) for service in intent.services.values())
-        console.print(
-            f"[bold green]✓[/] {intent.mesh.name}: {_count(len(intent.services), 'service')}, "
-            f"{_count(rules, 'rule')}, version {intent.version}"
-        )
-    else:
-        console.print(f"[bold red]✗[/] {_count(errors, 'problem')}")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    for each in checked:
+        if each.intent:
+            console.print(f"[bold green]✓[/] {summary(each.intent, each.environment)}")
+        elif len(checked) > 1:
+            console.print(f"[bold red]✗[/] {each.environment}")
+    if errors:
+        console.print(f"[bold red]✗[/] {count(errors, 'problem')}")
 
 
 def _print_schema(kind: SchemaKind) -> None:

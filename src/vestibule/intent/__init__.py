@@ -1,5 +1,7 @@
 """What people ask for: the intent language, from text to a checked model, with the place of every problem."""
 
+from vestibule.intent.environments import environments_of
+from vestibule.intent.expiry import expired
 from vestibule.intent.loading import Loaded, LoadedUp, load, load_files, load_tree, load_up
 from vestibule.intent.model import (
     App,
@@ -30,6 +32,8 @@ __all__ = [
     "Service",
     "Severity",
     "UpFile",
+    "environments_of",
+    "expired",
     "load",
     "load_files",
     "load_tree",

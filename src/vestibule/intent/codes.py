@@ -25,20 +25,29 @@ STRAY_FILE = _intent(
     "VST0003",
     "stray-intent-file",
     meaning="A file or folder in the intent directory looks like intent but would not be read.",
-    advice="Services belong in services/NAME.yaml, the mesh in mesh.yaml, apps of `vestibule up` in up.yaml.",
+    advice="Services belong in services/NAME.yaml, outside hosts in egress/NAME.yaml, gateways in "
+    "gateways/NAME.yaml, the mesh in mesh.yaml, apps of `vestibule up` in up.yaml.",
 )
 FILE_NAME_MISMATCH = _intent(
     "VST0004",
     "intent-file-name-mismatch",
-    meaning="A service's file is not named after the service, so that who owns the file does not say who owns "
-    "the service.",
-    advice="Name the file services/SERVICE.yaml, or correct the name inside it.",
+    meaning="A file or folder is not named after what it declares, so that who owns the file does not say who "
+    "owns what is in it.",
+    advice="Name it services/SERVICE.yaml, egress/EXTERNAL.yaml, gateways/GATEWAY.yaml or "
+    "environments/ENVIRONMENT, or correct the name inside.",
 )
 TOO_MANY_PROBLEMS = _intent(
     "VST0005",
     "too-many-problems",
     meaning="A file has more problems than are worth listing.",
     advice="Mend those listed, then validate again.",
+)
+WHICH_ENVIRONMENT = _intent(
+    "VST0006",
+    "which-environment",
+    meaning="An intent holds several environments and it is not said which one is meant, or one is meant that it "
+    "does not hold.",
+    advice="Say which one: the server's setting `environment`, or --environment.",
 )
 YAML_SYNTAX = _intent(
     "VST0010",
@@ -226,6 +235,12 @@ RETRIED_UNSAFELY = _intent(
     "whether the first try was carried out: it may be carried out twice.",
     advice="Retry only on connect-failure, refused-stream and reset-before-request, or only on a route whose "
     "methods are safe to repeat (GET, HEAD, OPTIONS, PUT, DELETE).",
+)
+EXPIRED = _intent(
+    "VST0066",
+    "expired",
+    meaning="Something holds until an instant that has passed: the proxies act as if it were not there.",
+    advice="Remove it, or say a later time.",
 )
 CREDENTIAL_IN_PLAIN_TEXT = _intent(
     "VST0062",

@@ -31,10 +31,14 @@ class Declared:
     findings: Findings
 
 
-def read_declared(files: Mapping[str, bytes]) -> list[Declared]:
-    """Every such file, by its path."""
-    found = [(path, path.partition("/")[0]) for path in sorted(files)]
-    declared = [_declared(folder, path, files[path]) for path, folder in found if folder in _KINDS]
+def read_declared(files: Mapping[str, bytes], places: Mapping[str, str]) -> list[Declared]:
+    """Every such file, by name; ``places`` are the files' paths."""
+    found = [(name, name.partition("/")[0]) for name in sorted(files)]
+    declared = [
+        _declared(folder, name, files[name], Findings(shown(places[name])))
+        for name, folder in found
+        if folder in _KINDS
+    ]
     _refuse_shared_names(declared)
     return declared
 
@@ -55,9 +59,8 @@ def read_fields(record: Record, content: bytes | None, findings: Findings) -> Fi
     return read.value if read else None
 
 
-def _declared(folder: str, path: str, content: bytes) -> Declared:
+def _declared(folder: str, path: str, content: bytes, findings: Findings) -> Declared:
     record, key, what = _KINDS[folder]
-    findings = Findings(shown(path))
     if f"{folder}/" in NOT_YET:
         findings.add(codes.NOT_SUPPORTED, f"files under {folder}/ are not supported by this version", None)
     fields = read_fields(record, content, findings)

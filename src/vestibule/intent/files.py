@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -12,6 +13,7 @@ from typing import Final, Protocol
 from vestibule.errors import ErrorCode, Where
 from vestibule.intent import codes
 from vestibule.intent.problems import Problem, nearest
+from vestibule.intent.words import NAME
 
 MESH: Final = "mesh.yaml"
 UP: Final = "up.yaml"
@@ -19,6 +21,7 @@ SERVICES: Final = "services"
 EGRESS: Final = "egress"
 GATEWAYS: Final = "gateways"
 CERTS: Final = "certs"
+ENVIRONMENTS: Final = "environments"
 MAX_BYTES: Final = 256 * 1024
 _YAML: Final = (".yaml", ".yml")
 # What is read of each folder.
@@ -74,7 +77,7 @@ def read_tree(tree: Tree) -> tuple[dict[str, bytes], tuple[Problem, ...]]:
     problems: list[Problem] = []
     try:
         for name in _wanted(tree, problems):
-            if name != UP:
+            if name != UP and not _is_an_environments_up(name):
                 _read_into(files, tree, name, problems)
     except OSError as error:
         problems.append(problem(codes.NO_INTENT, _reason("the directory cannot be read", error), "."))
@@ -113,28 +116,46 @@ def shown(name: str) -> str:
     )
 
 
-def _wanted(tree: Tree, problems: list[Problem]) -> Iterator[str]:
-    for entry in _listing(tree, ""):
-        if entry.is_dir:
-            yield from _wanted_folder(tree, entry.name, problems)
+def _wanted(tree: Tree, problems: list[Problem], root: str = "") -> Iterator[str]:
+    """The files of an intent at ``root``: of the tree's own, or of one environment."""
+    for entry in _listing(tree, root.rstrip("/")):
+        name = f"{root}{entry.name}"
+        if entry.is_dir and not root and _is_or_resembles(entry.name, (ENVIRONMENTS,)):
+            yield from _wanted_environments(tree, entry.name, problems)
+        elif entry.is_dir:
+            yield from _wanted_folder(tree, root, entry.name, problems)
         elif entry.name in (MESH, UP):
-            yield entry.name
+            yield name
         elif entry.name.endswith(_YAML):
             advice = _rename(entry.name, (MESH, UP))
-            problems.append(problem(codes.STRAY_FILE, "this file is not read", entry.name, advice=advice))
+            problems.append(problem(codes.STRAY_FILE, "this file is not read", name, advice=advice))
 
 
-def _wanted_folder(tree: Tree, folder: str, problems: list[Problem]) -> Iterator[str]:
-    if folder not in _FOLDERS and not nearest(folder, _FOLDERS):
-        return
-    suffix = _FOLDERS.get(folder)
+def _wanted_environments(tree: Tree, folder: str, problems: list[Problem]) -> Iterator[str]:
     for entry in _listing(tree, folder):
         name = f"{folder}/{entry.name}"
+        if entry.is_dir and folder == ENVIRONMENTS and re.fullmatch(NAME, entry.name):
+            yield from _wanted(tree, problems, f"{name}/")
+        elif entry.is_dir or entry.name.endswith(_YAML):
+            what = "folder" if entry.is_dir else "file"
+            problems.append(problem(codes.STRAY_FILE, f"this {what} is not read", name))
+
+
+def _wanted_folder(tree: Tree, root: str, folder: str, problems: list[Problem]) -> Iterator[str]:
+    if not _is_or_resembles(folder, _FOLDERS):
+        return
+    suffix = _FOLDERS.get(folder)
+    for entry in _listing(tree, f"{root}{folder}"):
+        name = f"{root}{folder}/{entry.name}"
         if suffix and entry.name.endswith(suffix) and not entry.is_dir:
             yield name
         elif entry.name.endswith(_YAML) or (suffix and entry.is_dir):
             what = "folder" if entry.is_dir else "file"
             problems.append(problem(codes.STRAY_FILE, f"this {what} is not read", name))
+
+
+def _is_or_resembles(folder: str, known: Collection[str]) -> bool:
+    return folder in known or nearest(folder, known) is not None
 
 
 def _listing(tree: Tree, folder: str) -> list[Entry]:
@@ -162,3 +183,8 @@ def _read_into(files: dict[str, bytes], tree: Tree, name: str, problems: list[Pr
 
 def _reason(what: str, error: OSError) -> str:
     return f"{what}: {error.strerror or type(error).__name__}"
+
+
+def _is_an_environments_up(name: str) -> bool:
+    parts = name.split("/")
+    return parts[0] == ENVIRONMENTS and parts[2:] == [UP]

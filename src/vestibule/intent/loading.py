@@ -11,9 +11,11 @@ from types import MappingProxyType
 from vestibule.intent import codes, language, resolving
 from vestibule.intent.crossing import warn_of_denied_mirrors, warn_of_denied_routes
 from vestibule.intent.documents import Declared, read_declared, read_fields
+from vestibule.intent.environments import Chosen, choose, concerns
 from vestibule.intent.externals import build_external
 from vestibule.intent.files import (
     EGRESS,
+    ENVIRONMENTS,
     GATEWAYS,
     MESH,
     SERVICES,
@@ -31,7 +33,7 @@ from vestibule.intent.outside import External, Gateway
 from vestibule.intent.ports import build_ports
 from vestibule.intent.problems import Findings, Problem, Severity, nearest
 from vestibule.intent.services import build_service
-from vestibule.intent.shapes import Fields
+from vestibule.intent.shapes import At, Fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,56 +53,66 @@ class LoadedUp:
     problems: tuple[Problem, ...] = ()
 
 
-def load(directory: Path) -> Loaded:
-    """Read ``mesh.yaml`` and ``services/*.yaml``.  What is wrong comes back as problems; nothing is raised."""
-    return load_tree(Directory(directory))
+def load(directory: Path, environment: str | None = None) -> Loaded:
+    """Read the intent in a directory.  What is wrong comes back as problems; nothing is raised.
+
+    ``environment`` is needed where ``environments/`` holds several.
+    """
+    return load_tree(Directory(directory), environment)
 
 
-def load_tree(tree: Tree) -> Loaded:
+def load_tree(tree: Tree, environment: str | None = None) -> Loaded:
     """The same from a directory or a commit."""
     files, problems = read_tree(tree)
-    unread = {found.where.file for found in problems}
-    loaded = load_files(files, unread=frozenset(unread))
-    return _loaded(loaded.intent, (*problems, *loaded.problems), files)
+    unread = frozenset(found.where.file for found in problems)
+    loaded = load_files(files, environment, unread=unread)
+    concerning = (each for each in problems if concerns(each.where.file, environment))
+    return _loaded(loaded.intent, (*concerning, *loaded.problems), loaded.files)
 
 
-def load_files(files: Mapping[str, bytes], *, unread: frozenset[str] = frozenset()) -> Loaded:
+def load_files(
+    files: Mapping[str, bytes], environment: str | None = None, *, unread: frozenset[str] = frozenset()
+) -> Loaded:
     """The same from contents by relative path; files of other names are not looked at.
 
     ``unread`` names files that exist and could not be read, so that what refers to them is not called unknown.
     """
-    mesh_findings = Findings(MESH)
-    mesh = read_fields(language.MESH_FILE, files.get(MESH), mesh_findings)
-    declared = read_declared(files)
-    names = _names(mesh, declared, unread, mesh_findings)
+    chosen = choose(files, unread, environment)
+    mesh_findings = Findings(chosen.place(MESH))
+    mesh = read_fields(language.MESH_FILE, chosen.contents.get(MESH), mesh_findings)
+    _check_environment(mesh, chosen.name, environment, mesh_findings)
+    declared = read_declared(chosen.contents, chosen.places)
+    names = _names(mesh, declared, chosen.unread, mesh_findings)
     defaults = build_defaults(mesh, mesh_findings)
-    parts = _Parts.build(declared, names, defaults, files)
-    problems = [*_missing(files, unread), *mesh_findings.problems()]
+    parts = _Parts.build(declared, names, defaults, chosen.contents)
+    problems = [*chosen.problems, *_missing(chosen), *mesh_findings.problems()]
     problems += [each for found in declared for each in found.findings.problems()]
     intent_mesh = build_mesh(mesh, names, defaults)
     if intent_mesh is None or any(found.severity is Severity.ERROR for found in problems):
-        return _loaded(None, tuple(problems), files)
+        return _loaded(None, tuple(problems), chosen.files)
     intent = Intent(
         mesh=intent_mesh,
         services=MappingProxyType(parts.services),
         externals=MappingProxyType(parts.externals),
         gateways=MappingProxyType(parts.gateways),
-        version=version_of(files),
+        version=version_of(chosen.contents),
     )
-    return _loaded(intent, tuple(problems), files)
+    return _loaded(intent, tuple(problems), chosen.files)
 
 
-def load_up(directory: Path, intent: Intent | None) -> LoadedUp:
-    """Read ``up.yaml``; with an intent, every app must be one of its services."""
-    content, found = read_file(Directory(directory), UP)
+def load_up(directory: Path, intent: Intent | None, environment: str | None = None) -> LoadedUp:
+    """Read ``up.yaml``, an environment's own if it has one; with an intent, every app must be one of its services."""
+    own = f"{ENVIRONMENTS}/{environment}/{UP}"
+    name = own if environment and (directory / own).exists() else UP
+    content, found = read_file(Directory(directory), name)
     if content is None:
         return LoadedUp(up=None, problems=(found,) if found else ())
-    return load_up_text(content, intent)
+    return load_up_text(content, intent, name)
 
 
-def load_up_text(content: bytes, intent: Intent | None) -> LoadedUp:
+def load_up_text(content: bytes, intent: Intent | None, name: str = UP) -> LoadedUp:
     """The same from the content of ``up.yaml``."""
-    findings = Findings(UP)
+    findings = Findings(name)
     fields = read_fields(language.UP_FILE, content, findings)
     table = fields.get(language.APPS) if fields else None
     apps: dict[str, App] = {}
@@ -109,7 +121,8 @@ def load_up_text(content: bytes, intent: Intent | None) -> LoadedUp:
             close = nearest(name, intent.services)
             advice = f"Did you mean {close!r}?" if close else None
             findings.add(codes.UNKNOWN_NAME, f"there is no service {name!r}", at, advice=advice)
-        if record and (app := _app(name, record.value, findings)):
+        service = intent.services.get(name) if intent is not None else None
+        if record and (app := _app(At(name, at), record.value, service, findings)):
             apps[name] = app
     problems = findings.problems()
     return LoadedUp(up=None if problems else UpFile(apps=MappingProxyType(apps)), problems=problems)
@@ -132,15 +145,29 @@ def _loaded(intent: Intent | None, problems: tuple[Problem, ...], files: Mapping
     )
 
 
-def _missing(files: Mapping[str, bytes], unread: frozenset[str]) -> list[Problem]:
-    if "." in unread:
+def _missing(chosen: Chosen) -> list[Problem]:
+    if "." in chosen.unread:
         return []
-    present = {*files, *unread}
-    missing = [problem(codes.NO_INTENT, "there is no mesh.yaml", MESH)] if MESH not in present else []
+    present, mesh = {*chosen.contents, *chosen.unread}, chosen.place(MESH)
+    missing = [problem(codes.NO_INTENT, "there is no mesh.yaml", mesh)] if MESH not in present else []
     if not any(name.startswith(f"{SERVICES}/") for name in present):
         # An empty checkout must not read as the wish to have no services.
         missing.append(problem(codes.NO_INTENT, "there is no service", SERVICES))
     return missing
+
+
+def _check_environment(
+    mesh: Fields | None, folder: str | None, wanted: str | None, findings: Findings
+) -> None:
+    said = mesh.get(language.ENVIRONMENT) if mesh else None
+    if said is None:
+        return
+    if folder is not None and said.value != folder:
+        message = f"the folder is named {folder!r}, and the environment in it {said.value!r}"
+        findings.add(codes.FILE_NAME_MISMATCH, message, said.at)
+    elif folder is None and wanted is not None and said.value != wanted:
+        message = f"this is the environment {said.value!r}, and {wanted!r} is meant"
+        findings.add(codes.WHICH_ENVIRONMENT, message, said.at)
 
 
 def _names(
@@ -216,17 +243,23 @@ class _Parts:
             self.gateways[each.name] = gateway
 
 
-def _app(service: str, fields: Fields, findings: Findings) -> App | None:
+def _app(name: At[str], fields: Fields, service: Service | None, findings: Findings) -> App | None:
     run, env = fields.get(language.RUN), fields.get(language.ENV)
+    version = fields.get(language.VERSION) or At("v1", name.at)
+    versions = service.traffic.versions if service else ()
+    if versions and version.value not in versions:
+        message = f"the service {name.value!r} has no version {version.value!r}"
+        fix = resolving.advice(version.value, versions, "versions")
+        findings.add(codes.UNKNOWN_NAME, message, version.at, advice=fix)
     if run is None:
         return None
     if not run.value[0].value.strip():
         findings.add(codes.MALFORMED_VALUE, "the command is empty", run.value[0].at)
     written = {key: found.value for key, (_, found) in env.value.items() if found} if env else {}
     return App(
-        service=service,
+        service=name.value,
         run=tuple(word.value for word in run.value),
-        version=fields.value(language.VERSION, "v1"),
+        version=version.value,
         instances=fields.value(language.INSTANCES, 1),
         env=MappingProxyType(written),
     )

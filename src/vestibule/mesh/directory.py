@@ -104,7 +104,7 @@ class DirectorySource:
 
 
 def look_at(directory: Path) -> _Look:
-    """Name, time of change, size and inode of every YAML file: differs where a reading may."""
+    """Name, time of change, size and inode of every file that may be intent: differs where a reading may."""
     return tuple(sorted(_files(directory, "")))
 
 
@@ -113,14 +113,19 @@ def _files(directory: Path, prefix: str) -> Iterator[tuple[str, int, int, int]]:
         with os.scandir(directory) as entries:
             for entry in entries:
                 name = f"{prefix}{entry.name}"
-                if entry.name.endswith((".yaml", ".yml")):
+                if entry.name.endswith((".yaml", ".yml", ".pem")):
                     # Followed, since a checkout may consist of links.
                     yield name, *_facts(entry)
-                elif not prefix and not entry.name.startswith(".") and entry.is_dir():
+                elif _may_hold_intent(prefix) and not entry.name.startswith(".") and entry.is_dir():
                     yield from _files(Path(entry.path), f"{name}/")
     except OSError as error:
         # Gone or forbidden: reading says so in its own words, and again when it changes.
         yield f"{prefix}!", error.errno or 0, 0, 0
+
+
+def _may_hold_intent(folder: str) -> bool:
+    """Whether folders in this one do: at the top, and in ``environments/`` and each of them."""
+    return not folder or (folder.startswith("environments/") and folder.count("/") < 3)
 
 
 def _facts(entry: os.DirEntry[str]) -> tuple[int, int, int]:

@@ -93,6 +93,9 @@ SERVER: Final = {
     "intent": Meaning(
         "Where the mesh's intent is: a directory, or a Git repository; neither: identities only.", "--intent"
     ),
+    "environment": Meaning(
+        "Which of its environments, where the intent holds several in environments/.", "--environment"
+    ),
     "intent.git": Meaning("The intent in a Git repository."),
     "intent.git.repository": Meaning(
         "Its address: https://…, ssh://…, USER@HOST:PATH, or a path on this machine.", "--intent-git"

@@ -36,12 +36,17 @@ DirectoryArgument = Annotated[
     Path | None,
     typer.Argument(metavar="DIR", help="mesh.yaml, services/ and up.yaml; without it, the example shop."),
 ]
+EnvironmentOption = Annotated[
+    str | None,
+    typer.Option("--environment", metavar="NAME", help="Which of environments/, if there are several."),
+]
 OnceOption = Annotated[bool, typer.Option("--once", help="Run a copy, prove every promise, stop.")]
 StateOption = Annotated[Path, typer.Option("--state", metavar="DIR", help="Where state and logs are kept.")]
 
 
 def up(
     directory: DirectoryArgument = None,
+    environment: EnvironmentOption = None,
     once: OnceOption = False,
     state: StateOption = STATE_DIRECTORY,
     output: OutputOption = Output.TEXT,
@@ -59,7 +64,7 @@ def up(
             from vestibule.app.up.plan import find_directory, make_plan
         except ModuleNotFoundError as error:
             raise MISSING_EXTRA.error(f"up needs {error.name}, which is not installed") from error
-        plan = make_plan(find_directory(directory))
+        plan = make_plan(find_directory(directory), environment)
         if isinstance(plan, tuple):
             _refuse(output, plan)
             return Exit.FINDINGS

@@ -22,8 +22,10 @@ def program(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-P", "-m", "vestibule", *arguments)
 
 
-def server(places: Places, *, trust_domain: str, intent: Path, port: int, health_port: int) -> Command:
-    """The server, on loopback ports of its own."""
+def server(
+    places: Places, *, trust_domain: str, intent: Path, port: int, health_port: int, chosen: str | None = None
+) -> Command:
+    """The server, on loopback ports of its own; ``chosen`` is one of the intent's environments."""
     return Command(
         argv=program(
             *("server", "run"),
@@ -33,6 +35,7 @@ def server(places: Places, *, trust_domain: str, intent: Path, port: int, health
             *("--health", f"{HOST}:{health_port}"),
             *("--socket", str(places.server_socket)),
             *("--intent", str(intent)),
+            *(("--environment", chosen) if chosen else ()),
         ),
         env=environment(),
     )

@@ -152,6 +152,7 @@ class Mesh:
             self.places,
             trust_domain=self.plan.intent.mesh.trust_domain.name,
             intent=self.plan.directory,
+            chosen=self.plan.environment,
             port=self._port,
             health_port=self._health_port,
         )

@@ -36,6 +36,7 @@ class Plan:
     intent: Intent
     apps: tuple[App, ...]
     problems: tuple[Problem, ...] = ()
+    environment: str | None = None
 
     @property
     def services(self) -> tuple[str, ...]:
@@ -66,10 +67,10 @@ def find_directory(named: Path | None) -> Path:
     raise NO_INTENT.error("no directory was named, and the example is not installed")
 
 
-def make_plan(directory: Path) -> Plan | tuple[Problem, ...]:
+def make_plan(directory: Path, environment: str | None = None) -> Plan | tuple[Problem, ...]:
     """Read the directory: a plan, or everything that is wrong with it.  Raises: VST7301."""
-    loaded = load(directory)
-    apps = load_up(directory, loaded.intent)
+    loaded = load(directory, environment)
+    apps = load_up(directory, loaded.intent, environment)
     problems = tuple(
         replace(each, where=replace(each.where, file=str(directory / each.where.file)))
         for each in (*loaded.problems, *apps.problems)
@@ -79,7 +80,9 @@ def make_plan(directory: Path) -> Plan | tuple[Problem, ...]:
     if not apps.up.apps:
         raise NOTHING_TO_RUN.error(f"{directory / 'up.yaml'} names no app")
     chosen = tuple(app for _, app in sorted(apps.up.apps.items()))
-    return Plan(directory=directory, intent=loaded.intent, apps=chosen, problems=problems)
+    return Plan(
+        directory=directory, intent=loaded.intent, apps=chosen, problems=problems, environment=environment
+    )
 
 
 def command_of(app: App) -> tuple[str, ...]:
