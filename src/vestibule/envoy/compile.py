@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, cast
 
-from vestibule.envoy import access_log, clusters, egress, ingress, localities, outside, routes
+from vestibule.envoy import access_log, clusters, egress, gateway, ingress, localities, outside, routes
 from vestibule.envoy.asked import Asked, Questions, Trace
 from vestibule.envoy.codes import UNKNOWN_INSTANCE
 from vestibule.envoy.routes import Calls
 from vestibule.envoy.world import Destination, World
+from vestibule.intent.outside import Gateway
+from vestibule.records import Instance
 from vestibule.spiffe import SpiffeId
 from vestibule.xds.resources import ProxyKey, Resource, Snapshot
 
@@ -78,6 +80,8 @@ def _resources(asked: Asked, proxy: ProxyKey) -> Iterable[Resource]:
     service = world.service(proxy.spiffe_id)
     if instance is None:
         raise UNKNOWN_INSTANCE.error(f"no instance {proxy.instance_id!r} of {proxy.spiffe_id} is known")
+    if (edge := world.gateway(proxy.spiffe_id)) is not None and instance.service == edge.name:
+        return _of_gateway(world, edge, instance)
     if service is None or instance.service != service.name:
         return ()
     way_out = asked.part(
@@ -117,6 +121,15 @@ def _way_out(world: World, caller: SpiffeId, here: str) -> _WayOut:
         calls,
         egress.by_name(world, caller, calls),
         (*_destinations(world, here, calls.values(), world.svid_ttl(caller)), *_outside(world, caller)),
+    )
+
+
+def _of_gateway(world: World, edge: Gateway, instance: Instance) -> Iterable[Resource]:
+    calls = _calls_of(world, edge.spiffe_id)
+    return (
+        *_LIMITS,
+        *gateway.resources(edge, instance, {each.target.cluster: each for each in calls.values()}),
+        *_destinations(world, instance.locality, calls.values(), world.svid_ttl(edge.spiffe_id)),
     )
 
 

@@ -57,8 +57,8 @@ def ingress(
 
     ``plaintext``: requests from those who have no identity, counted by themselves.
     """
-    manager = _manager(
-        "plaintext" if plaintext else "ingress", name, log, [_rbac(policy), limits.http_filter(), _router()]
+    manager = basic(
+        "plaintext" if plaintext else "ingress", name, log, [_rbac(policy), limits.http_filter(), router()]
     )
     age = connection_age(svid_ttl, ACCEPTED_AGE)
     options = manager.common_http_protocol_options
@@ -79,7 +79,7 @@ def ingress(
 
 def egress(name: str, log: AccessLog, more: Iterable[hcm_pb2.HttpFilter] = ()) -> Hcm:
     """Requests from the app, in plain text, also in a proxy's absolute form.  ``more`` filters come first."""
-    manager = _manager("egress", name, log, [*more, faults.http_filter(), _router()])
+    manager = basic("egress", name, log, [*more, faults.http_filter(), router()])
     manager.forward_client_cert_details = Hcm.SANITIZE
     # A kindness to clients, not a defence: the callee decides about what arrives there.
     manager.normalize_path.CopyFrom(BoolValue(value=True))
@@ -100,7 +100,14 @@ def network_filter(manager: Hcm) -> listener_components_pb2.Filter:
     )
 
 
-def _manager(prefix: str, routes: str, log: AccessLog, filters: Sequence[hcm_pb2.HttpFilter]) -> Hcm:
+def basic(
+    prefix: str,
+    routes: str,
+    log: AccessLog,
+    filters: Sequence[hcm_pb2.HttpFilter],
+    forgeries: Sequence[str] = _FORGERIES,
+) -> Hcm:
+    """What holds on every side: ids, limits, and that nobody speaks for a proxy (``forgeries``: how headers begin)."""
     manager = Hcm(
         stat_prefix=prefix,
         rds=hcm_pb2.Rds(route_config_name=routes, config_source=ads()),
@@ -116,7 +123,7 @@ def _manager(prefix: str, routes: str, log: AccessLog, filters: Sequence[hcm_pb2
         server_header_transformation=Hcm.PASS_THROUGH,
         request_headers_timeout=seconds(REQUEST_HEADERS_TIMEOUT),
     )
-    manager.early_header_mutation_extensions.append(_cleaning())
+    manager.early_header_mutation_extensions.append(_cleaning(forgeries))
     manager.http2_protocol_options.CopyFrom(http2_options())
     return manager
 
@@ -137,14 +144,15 @@ def _rbac(policy: str) -> hcm_pb2.HttpFilter:
     return hcm_pb2.HttpFilter(name=policy, config_discovery=discovery)
 
 
-def _router() -> hcm_pb2.HttpFilter:
+def router() -> hcm_pb2.HttpFilter:
+    """The last filter."""
     # x-envoy-* headers would tell apps, and callers, about the proxies' inner life.  Counting every response per
     # cluster and status costs 5 % of a request; the listeners' own counts and the access logs say the same.
     router = router_pb2.Router(suppress_envoy_headers=True, dynamic_stats=BoolValue(value=False))
     return hcm_pb2.HttpFilter(name="envoy.filters.http.router", typed_config=packed(router))
 
 
-def _cleaning() -> extension_pb2.TypedExtensionConfig:
+def _cleaning(forgeries: Sequence[str]) -> extension_pb2.TypedExtensionConfig:
     """Take out, before anything reads them, headers that speak for a proxy.
 
     Many an app cannot tell ``x_y`` from ``x-y``, so the first could pose as the second.  They are matched by their
@@ -152,7 +160,7 @@ def _cleaning() -> extension_pb2.TypedExtensionConfig:
     what a sidecar costs.
     """
     config = header_mutation_pb2.HeaderMutation()
-    for beginning in _FORGERIES:
+    for beginning in forgeries:
         config.mutations.add().remove_on_match.key_matcher.prefix = beginning
     return extension_pb2.TypedExtensionConfig(
         name="envoy.http.early_header_mutation.header_mutation", typed_config=packed(config)

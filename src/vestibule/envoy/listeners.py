@@ -23,6 +23,9 @@ HANDSHAKE_TIMEOUT: Final = 5.0
 BUFFER_BYTES: Final = 256 * 1024
 """How much a proxy holds for a reader that is slower than its writer, per connection and direction."""
 
+EDGE_BUFFER_BYTES: Final = 32 * 1024
+"""The same for clients outside, of whom there may be very many."""
+
 
 def inbound(
     name: str, address: Address, chain: FilterChain, log: AccessLog, plaintext: FilterChain | None = None
@@ -40,6 +43,16 @@ def inbound(
         listener.listener_filters.add(
             name="envoy.filters.listener.tls_inspector", typed_config=packed(tls_inspector_pb2.TlsInspector())
         )
+    listener.traffic_direction = base_pb2.INBOUND
+    listener.access_log.append(log)
+    return Resource.of(LISTENER, name, serialized(listener))
+
+
+def edge(name: str, address: Address, chain: FilterChain, log: AccessLog) -> Resource:
+    """For whoever is out there: as for other proxies, with less room for each."""
+    chain.transport_socket_connect_timeout.CopyFrom(seconds(HANDSHAKE_TIMEOUT))
+    listener = _listener(name, address, chain)
+    listener.per_connection_buffer_limit_bytes.value = EDGE_BUFFER_BYTES
     listener.traffic_direction = base_pb2.INBOUND
     listener.access_log.append(log)
     return Resource.of(LISTENER, name, serialized(listener))

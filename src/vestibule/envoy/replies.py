@@ -107,6 +107,17 @@ def egress() -> LocalReplyConfig:
     return LocalReplyConfig(mappers=mappers)
 
 
+def gateway() -> LocalReplyConfig:
+    """The answers of a gateway, to people outside: nothing about what is inside."""
+    mappers = [
+        _mapper(_flags("UT"), body(codes.CALL_TIMEOUT, "there was no answer in time")),
+        _mapper(_flags("UH"), body(codes.NO_INSTANCE, "what is there does not run at the moment")),
+        _mapper(_flags(*_NO_UPSTREAM), body(codes.CALLEE_UNREACHABLE, "what is there cannot be reached")),
+        _refused(_flags(*_REFUSED)),
+    ]
+    return LocalReplyConfig(mappers=mappers)
+
+
 def _outside(called: str) -> list[ResponseMapper]:
     """The answers about hosts outside, where the caller's own proxy is the only one, and so decides."""
 

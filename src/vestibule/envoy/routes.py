@@ -95,7 +95,7 @@ def route(wanted: Route, calls: Calls, *, host: str = "") -> EnvoyRoute:
     """One route.  What it leaves open, the service says, else the mesh."""
     compiled = EnvoyRoute(name=wanted.name, match=matches.match(wanted.match))
     if wanted.redirect is not None:
-        compiled.redirect.CopyFrom(_redirect(wanted, wanted.redirect))
+        compiled.redirect.CopyFrom(redirection(wanted, wanted.redirect))
         return compiled
     action = compiled.route
     _lead(action, wanted, calls)
@@ -148,7 +148,8 @@ def _rewrite(action: RouteAction, wanted: Route, host: str) -> None:
         action.host_rewrite_literal = host
 
 
-def _redirect(wanted: Route, redirect: Redirect) -> route_components_pb2.RedirectAction:
+def redirection(wanted: Route, redirect: Redirect) -> route_components_pb2.RedirectAction:
+    """Where a caller is sent instead."""
     action = route_components_pb2.RedirectAction(response_code=_REDIRECTS[redirect.status])
     if redirect.path is not None:
         paths.rewrite(action, wanted.match.path, redirect.path)

@@ -345,7 +345,11 @@ class Rolling:
     def _set(self, state: State, intents: dict[str, Intent]) -> None:
         self._state, self._intents = state, intents
         good = intents.get(state.good) if state.good is not None else None
-        self._known = frozenset(each.spiffe_id for each in good.services.values()) if good else frozenset()
+        self._known = (
+            frozenset(each.spiffe_id for each in (*good.services.values(), *good.gateways.values()))
+            if good
+            else frozenset()
+        )
 
     def _well_now(self, before: State) -> Iterator[str]:
         versions = {each for each in (before.good, before.trial) if each is not None}
@@ -438,7 +442,9 @@ def differ_in_rules_alone(one: Intent, other: Intent) -> bool:
 
 def _but_rules(intent: Intent) -> Intent:
     services = {name: replace(each, allow=()) for name, each in intent.services.items()}
-    return replace(intent, services=services, mesh=replace(intent.mesh, roles={}), version="")
+    externals = {name: replace(each, allow=()) for name, each in intent.externals.items()}
+    mesh = replace(intent.mesh, roles={})
+    return replace(intent, services=services, externals=externals, mesh=mesh, version="")
 
 
 def _record(before: State, result: Step, event: Event, rows: Mapping[str, KeptIntent]) -> AuditEvent:

@@ -1,0 +1,119 @@
+"""Where a gateway's routes lead: to services, and there along the services' own routes.
+
+A gateway is a caller like any other, so what a service says about calls to it (splits, retries, faults, …) holds for
+those through a gateway as well.  Envoy looks at routes once, so both are put together here, as values of the intent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Literal, TypeAlias
+
+from vestibule.envoy.matches import is_every
+from vestibule.envoy.routes import Calls
+from vestibule.intent.traffic import Rewrite, Route, RouteMatch
+from vestibule.policy import PathPattern
+
+
+def only_to_https(route: Route) -> bool:
+    """Whether a route does no more than send clients from plain text to TLS; where TLS is spoken it means nothing."""
+    found = route.redirect
+    return found is not None and found.https and found.path is None and found.host is None
+
+
+def composed(route: Route, calls: Calls) -> Iterator[Route]:
+    """A gateway's route to a service, as one for each of the service's own that it can lead to; the first decides."""
+    for own in calls.routes:
+        if (both := _both(route, own)) is not None:
+            yield both
+            if is_every(own.match):
+                return
+    yield route
+
+
+def _both(route: Route, own: Route) -> Route | None:
+    """One route that asks and does what both do; None where no request could match both."""
+    pattern = _before_rewriting(own.match.path, route)
+    path = _narrower(route.match.path or "all", pattern)
+    methods = route.match.methods & own.match.methods or route.match.methods | own.match.methods
+    apart = route.match.methods and own.match.methods and not route.match.methods & own.match.methods
+    if path == "none" or apart:
+        return None
+    match = RouteMatch(
+        path=None if path == "all" else path,
+        methods=methods,
+        headers=(*route.match.headers, *own.match.headers),
+        query=(*route.match.query, *own.match.query),
+        hosts=route.match.hosts,
+    )
+    return replace(
+        route,
+        match=match,
+        split=own.split,
+        rewrite=_rewrites(route.rewrite, own.rewrite),
+        redirect=own.redirect,
+        timeout=route.timeout or own.timeout,
+        idle_timeout=route.idle_timeout or own.idle_timeout,
+        retry=route.retry or own.retry,
+        hedge=own.hedge,
+        mirror=own.mirror,
+        fault=own.fault,
+    )
+
+
+def _rewrites(first: Rewrite | None, then: Rewrite | None) -> Rewrite | None:
+    if first is None or then is None:
+        return then or first
+    return Rewrite(path=then.path or first.path, host=then.host or first.host)
+
+
+def _narrower(one: PathPattern | None, other: PathPattern | bool | None) -> PathPattern | bool | None:
+    """The one of two that the other holds, which is what both match; False where neither holds the other."""
+    if other is False or one is None or isinstance(other, bool):
+        return other
+    if other is None or other.covers(one):
+        return one
+    return other if one.covers(other) else False
+
+
+def _before_rewriting(pattern: PathPattern | None, route: Route) -> PathPattern | bool | None:
+    """The paths of a service as clients of the gateway write them; False where none of theirs leads there."""
+    to = None if route.rewrite is None else route.rewrite.path
+    if pattern is None or to is None:
+        return pattern or "all"
+    before = route.match.path or PathPattern(segments=(), below=True)
+    if not before.is_literal:
+        return "none"
+    after = PathPattern.parse(f"{to.rstrip('/')}/**" if before.below else to)
+    if pattern.covers(after):
+        return before
+    if not before.below or not after.covers(pattern):
+        return "none"
+    rest = pattern.segments[len(after.segments) :]
+    return PathPattern(segments=(*before.segments, *rest), below=pattern.below)
+
+
+def domains(listener: Iterable[str], routes: Iterable[Route]) -> tuple[str, ...]:
+    """The hosts that a listener has to tell apart: its own, and as far as it answers for them those of routes."""
+    found = dict.fromkeys(listener)
+    for route in routes:
+        for host in route.match.hosts:
+            for own in tuple(found):
+                if covers(own, host):
+                    found[host] = None
+    return tuple(found)
+
+
+def for_domain(domain: str, routes: Iterable[Route]) -> Iterator[Route]:
+    """The routes for requests to a domain, in order."""
+    for route in routes:
+        if not route.match.hosts or any(covers(each, domain) for each in route.match.hosts):
+            yield route
+
+
+def covers(pattern: str, host: str) -> bool:
+    """Whether a host, or every host of a pattern, is one of ``pattern``'s: ``*``, ``*.example.com``, or itself."""
+    if pattern in ("*", host):
+        return True
+    return pattern.startswith("*.") and host.removeprefix("*").endswith(pattern[1:]) and host != pattern[2:]
