@@ -503,6 +503,24 @@ class Lab:
         await proxy.start()
         return proxy
 
+    async def add_gateway(self, name: str) -> Proxy:
+        """An instance of a gateway with its Envoy, which is not yet waited for."""
+        definition = self.world.intent.gateways[name]
+        instance = Instance(
+            id=f"{name}-1",
+            service=name,
+            spiffe_id=definition.spiffe_id,
+            agent_id=SpiffeId.of(DOMAIN, "/spire/agent/test"),
+            ingress={
+                each.name: Address(host=each.address, port=each.port)
+                for each in definition.listeners.values()
+            },
+        )
+        self.world = replace(self.world, instances=(*self.world.instances, instance))
+        proxy = self.proxies[instance.id] = Proxy(self, instance, self.directory / instance.id)
+        await proxy.start()
+        return proxy
+
     async def ready(self) -> None:
         """Everybody has everything."""
         await self.tell()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from vestibule.app.host_secrets import HostSecrets
+from vestibule.envoy.host_secrets import CertificateFiles
 from vestibule.errors import VestibuleError
 from vestibule.net.unix import check_path
 from vestibule.processes import (
@@ -36,7 +37,7 @@ from vestibule.processes import (
 from vestibule.processes.codes import NOT_READY
 from vestibule.proxy.attachment import Attachment
 from vestibule.proxy.binary import check_version, find_envoy
-from vestibule.proxy.codes import APP_SILENT, BAD_SUPERVISOR_KEY, NOT_ATTACHED
+from vestibule.proxy.codes import APP_SILENT, BAD_SUPERVISOR_KEY, NOT_ATTACHED, OTHER_KIND
 from vestibule.proxy.envoy import ENVOY, Envoy, EnvoyPlan
 from vestibule.proxy.host_files import HostFiles
 from vestibule.proxy.layout import EGRESS_PORT, LOOPBACK, Layout
@@ -61,13 +62,15 @@ class SidecarSettings:
     """What a sidecar is told at its start; durations in seconds.
 
     ``run_directory`` gets a private subdirectory per sidecar.  ``command`` is the app to start; without one,
-    ``app_ports`` says where the app listens.  ``base_environment`` is what the app inherits.  ``ca_bundle`` holds the
-    public authorities to trust in place of the distribution's.
+    ``app_ports`` says where the app listens.  ``base_environment`` is what the app inherits.  With ``gateway``,
+    ``service`` is the name of a gateway, which has no app.  ``ca_bundle`` holds the public authorities to trust in
+    place of the distribution's.
     """
 
     service: str
     agent_socket: Path
     run_directory: Path
+    gateway: bool = False
     command: tuple[str, ...] = ()
     base_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     boundary: Boundary = Boundary.TRUST
@@ -191,7 +194,9 @@ class Sidecar:
 
     async def _serve(self, tasks: asyncio.TaskGroup, background: list[asyncio.Task[None]]) -> None:
         """The start, and then the watch; returns when the app is done."""
-        self.layout.fit(await self._first_view())
+        view = await self._first_view()
+        self._check_kind(view)
+        self.layout.fit(view)
         self.host_secrets.open()
         background.append(tasks.create_task(self.host_secrets.run(), name="host-secrets"))
         background.append(tasks.create_task(self.envoy.run(), name="envoy"))
@@ -208,6 +213,15 @@ class Sidecar:
         background.append(running)
         # Waited for from outside: when we are told to leave, the app goes on until it is stopped in its turn.
         await asyncio.wait({running})
+
+    def _check_kind(self, view: ServiceView) -> None:
+        """Raises: VST7224; VST7221 and VST7223 for a gateway whose certificate cannot be served."""
+        if view.is_gateway is not self.settings.gateway:
+            kind = "gateway" if view.is_gateway else "service"
+            raise OTHER_KIND.error(f"{view.service} is a {kind}; start it with --{kind} {view.service}")
+        for port in view.ports:
+            if port.certificate:
+                self.host_secrets.files.check(CertificateFiles(certificate=port.certificate, key=port.key))
 
     async def _first_view(self) -> ServiceView:
         try:
@@ -231,8 +245,17 @@ class Sidecar:
     def _announce(self) -> None:
         """Register the instance as it is now.  Without an app to be reached it has only its way out."""
         if (view := self.attachment.view) is not None and not self._leaving:
-            self.layout.fit(view)
+            self._fit(view)
             self.attachment.register(self.layout.instance(view, reachable=self._app_up))
+
+    def _fit(self, view: ServiceView) -> None:
+        try:
+            self.layout.fit(view)
+        except VestibuleError as error:
+            if not view.is_gateway:
+                raise
+            # A gateway's new listener must not end those that work.
+            _log.error("%s (%s)", error, error.advice)
 
     async def _egress_open(self) -> None:
         egress = self.layout.egress

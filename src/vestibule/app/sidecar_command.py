@@ -19,9 +19,14 @@ from vestibule.telemetry.logs import set_up_logs
 
 
 def sidecar(
-    service: Annotated[str, typer.Option("--service", help="The service this app is an instance of.")],
+    service: Annotated[
+        str | None, typer.Option("--service", help="The service this app is an instance of.")
+    ] = None,
     command: Annotated[
         list[str] | None, typer.Argument(metavar="-- COMMAND", help="The app to start beside Envoy.")
+    ] = None,
+    gateway: Annotated[
+        str | None, typer.Option("--gateway", help="The gateway to be, instead; it has no app.")
     ] = None,
     agent_socket: AgentSocketOption = None,
     boundary: Annotated[
@@ -68,7 +73,7 @@ def sidecar(
     ] = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Stand beside an app: its identity, its mTLS, its way in and its way out.
+    """Stand beside an app: its identity, its mTLS, its way in and its way out.  Or be a gateway.
 
     The app finds PORT, http_proxy, VESTIBULE_UPSTREAM_... and SPIFFE_ENDPOINT_SOCKET in its environment.
     """
@@ -78,7 +83,8 @@ def sidecar(
 
     async def main() -> Exit:
         settings = SidecarSettings(
-            service=service,
+            service=_name(service, gateway, command or ()),
+            gateway=gateway is not None,
             agent_socket=find_sockets(agent=agent_socket).agent.absolute(),
             run_directory=(run_directory or _run_directory()).absolute(),
             command=tuple(command or ()),
@@ -101,6 +107,15 @@ def sidecar(
     run(output, "sidecar-ready", main)
 
 
+def _name(service: str | None, gateway: str | None, command: Sequence[str]) -> str:
+    name = service or gateway
+    if name is None or (service and gateway):
+        raise USAGE.error("say either --service NAME or --gateway NAME")
+    if gateway and command:
+        raise USAGE.error("a gateway has no app to start")
+    return name
+
+
 def _tell_ready(instance: Instance, output: Output) -> None:
     """One line of ``key=value``, for people and for supervisors; or the same as JSON."""
     from vestibule.app.sidecar import READY
@@ -108,7 +123,7 @@ def _tell_ready(instance: Instance, output: Output) -> None:
     facts = {"service": instance.service, "instance": instance.id, "spiffe_id": instance.spiffe_id}
     facts |= {f"ingress.{name}": address for name, address in instance.ingress.items()}
     facts |= {f"app.{name}": address for name, address in instance.apps.items()}
-    facts |= {"egress": instance.egress, "boundary": instance.boundary.value}
+    facts |= {"egress": instance.egress or "", "boundary": instance.boundary.value}
     line = f"{READY} " + " ".join(f"{name}={value}" for name, value in facts.items())
     data = {name: str(value) for name, value in facts.items()}
     answer(output, "sidecar-ready", data, lambda: typer.echo(line))

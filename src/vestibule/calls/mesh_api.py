@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from vestibule.net.grpc import Client
-from vestibule.records import Instance, PortView, ServiceView, UpstreamView
+from vestibule.records import Address, Instance, PortView, ServiceView, UpstreamView
 from vestibule.spiffe import SpiffeId
 from vestibule.wire.gen.vestibule.node.v1 import node_pb2 as wire
 
@@ -59,7 +59,16 @@ def view_from_wire(view: wire.ServiceView) -> ServiceView:
     return ServiceView(
         service=view.service,
         spiffe_id=SpiffeId.parse(view.spiffe_id),
-        ports=tuple(PortView(name=port.name, protocol=port.protocol) for port in view.ports),
+        ports=tuple(
+            PortView(
+                name=port.name,
+                protocol=port.protocol,
+                listen=Address.parse(port.listen) if port.listen else None,
+                certificate=port.certificate,
+                key=port.key,
+            )
+            for port in view.ports
+        ),
         upstreams=tuple(
             UpstreamView(name=up.name, service=up.service, port=up.port, protocol=up.protocol)
             for up in view.upstreams

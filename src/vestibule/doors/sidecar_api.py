@@ -131,7 +131,16 @@ def view_to_wire(view: ServiceView) -> wire.ServiceView:
     return wire.ServiceView(
         service=view.service,
         spiffe_id=str(view.spiffe_id),
-        ports=[wire.ServiceView.Port(name=port.name, protocol=port.protocol) for port in view.ports],
+        ports=[
+            wire.ServiceView.Port(
+                name=port.name,
+                protocol=port.protocol,
+                listen=str(port.listen) if port.listen is not None else "",
+                certificate=port.certificate,
+                key=port.key,
+            )
+            for port in view.ports
+        ],
         upstreams=[
             wire.ServiceView.Upstream(name=up.name, service=up.service, port=up.port, protocol=up.protocol)
             for up in view.upstreams

@@ -39,6 +39,10 @@ def resources(gateway: Gateway, instance: Instance, calls: Mapping[str, Calls]) 
         yield _routes(listener, led, secure)
 
 
+def _only_to_https(route: Route) -> bool:
+    return route.redirect is not None and route.redirect.is_only_to_https
+
+
 def _called(route: Route, calls: Mapping[str, Calls]) -> Calls | None:
     return calls.get(f"{route.service}/{route.service_port}")
 
@@ -65,7 +69,7 @@ _Led = tuple[Route, Calls | None]
 @lru_cache(maxsize=1024)
 def _routes(listener: GatewayListener, led: tuple[_Led, ...], secure: int | None) -> Resource:
     name = listener_name(listener.name)
-    kept = [each for each in led if not (listener.tls is not None and gateway_routes.only_to_https(each[0]))]
+    kept = [each for each in led if not (listener.tls is not None and _only_to_https(each[0]))]
     calls = dict(kept)
     hosts = [
         _virtual_host(domain, gateway_routes.for_domain(domain, calls), calls, secure)

@@ -12,14 +12,9 @@ from typing import Literal, TypeAlias
 
 from vestibule.envoy.matches import is_every
 from vestibule.envoy.routes import Calls
+from vestibule.intent.matches import covers_host
 from vestibule.intent.traffic import Rewrite, Route, RouteMatch
 from vestibule.policy import PathPattern
-
-
-def only_to_https(route: Route) -> bool:
-    """Whether a route does no more than send clients from plain text to TLS; where TLS is spoken it means nothing."""
-    found = route.redirect
-    return found is not None and found.https and found.path is None and found.host is None
 
 
 def composed(route: Route, calls: Calls) -> Iterator[Route]:
@@ -68,17 +63,22 @@ def _rewrites(first: Rewrite | None, then: Rewrite | None) -> Rewrite | None:
     return Rewrite(path=then.path or first.path, host=then.host or first.host)
 
 
-def _narrower(one: PathPattern | None, other: PathPattern | bool | None) -> PathPattern | bool | None:
-    """The one of two that the other holds, which is what both match; False where neither holds the other."""
-    if other is False or one is None or isinstance(other, bool):
-        return other
-    if other is None or other.covers(one):
+_Paths: TypeAlias = PathPattern | Literal["all", "none"]
+
+
+def _narrower(one: _Paths, other: _Paths) -> _Paths:
+    """The one of two that the other holds, which is what both match; none where neither holds the other."""
+    if one == "none" or other == "none":
+        return "none"
+    if one == "all" or other == "all":
+        return other if one == "all" else one
+    if other.covers(one):
         return one
-    return other if one.covers(other) else False
+    return other if one.covers(other) else "none"
 
 
-def _before_rewriting(pattern: PathPattern | None, route: Route) -> PathPattern | bool | None:
-    """The paths of a service as clients of the gateway write them; False where none of theirs leads there."""
+def _before_rewriting(pattern: PathPattern | None, route: Route) -> _Paths:
+    """The paths of a service as clients of the gateway write them."""
     to = None if route.rewrite is None else route.rewrite.path
     if pattern is None or to is None:
         return pattern or "all"
@@ -100,7 +100,7 @@ def domains(listener: Iterable[str], routes: Iterable[Route]) -> tuple[str, ...]
     for route in routes:
         for host in route.match.hosts:
             for own in tuple(found):
-                if covers(own, host):
+                if covers_host(own, host):
                     found[host] = None
     return tuple(found)
 
@@ -108,12 +108,5 @@ def domains(listener: Iterable[str], routes: Iterable[Route]) -> tuple[str, ...]
 def for_domain(domain: str, routes: Iterable[Route]) -> Iterator[Route]:
     """The routes for requests to a domain, in order."""
     for route in routes:
-        if not route.match.hosts or any(covers(each, domain) for each in route.match.hosts):
+        if not route.match.hosts or any(covers_host(each, domain) for each in route.match.hosts):
             yield route
-
-
-def covers(pattern: str, host: str) -> bool:
-    """Whether a host, or every host of a pattern, is one of ``pattern``'s: ``*``, ``*.example.com``, or itself."""
-    if pattern in ("*", host):
-        return True
-    return pattern.startswith("*.") and host.removeprefix("*").endswith(pattern[1:]) and host != pattern[2:]

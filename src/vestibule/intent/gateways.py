@@ -94,8 +94,15 @@ def _routes(
         route = _route(gateway, item, answered, names, defaults, findings)
         if route and findings.count == before:
             routes.append((item, route))
-    refuse_unreachable(routes, findings)
+    # One that only leads from plain text to TLS takes nothing away from those after it, where TLS is spoken.
+    secure = any(listener.tls for listener in listeners.values())
+    lasting = [each for each in routes if not (secure and _only_to_https(each[1]))]
+    refuse_unreachable(lasting, findings)
     return tuple(route for _, route in routes)
+
+
+def _only_to_https(route: Route) -> bool:
+    return route.redirect is not None and route.redirect.is_only_to_https
 
 
 def _route(

@@ -128,6 +128,11 @@ class Redirect:
     https: bool = False
     status: int = 302
 
+    @property
+    def is_only_to_https(self) -> bool:
+        """Whether it does no more than lead from plain text to TLS; where TLS is spoken it means nothing."""
+        return self.https and self.path is None and self.host is None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mirror:

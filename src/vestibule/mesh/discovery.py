@@ -14,6 +14,7 @@ from typing import Final
 from vestibule.clock import Clock
 from vestibule.envoy.world import Destination, World, destinations_of
 from vestibule.intent import Intent, Service
+from vestibule.intent.outside import Gateway
 from vestibule.mesh.codes import (
     INSTANCE_TAKEN,
     MALFORMED_INSTANCE,
@@ -86,9 +87,11 @@ class Discovery:
         Who registers was checked before: the instance's identity and agent are what was proven.
         Raises: VST3200, VST3201, VST3202, VST3203, VST3204; the errors of the store.
         """
-        _check_layout(
-            instance, frozenset(port for each in self._services_of(instance) for port in each.ports)
-        )
+        declared = self._declarations_of(instance)
+        ports = frozenset(port for each in declared for port in _ports_of(each))
+        # A gateway has no app: others reach it at addresses of its own choice, where they may be anywhere.
+        is_gateway = isinstance(declared[0], Gateway)
+        _check_layout(instance, ports, is_gateway=is_gateway)
         wanted, known = _without_lease(instance), self._instances.get(instance.id)
         if known is not None and (known.spiffe_id, known.agent_id) != (wanted.spiffe_id, wanted.agent_id):
             raise INSTANCE_TAKEN.error(f"instance {instance.id!r} belongs to another service or agent")
@@ -140,16 +143,16 @@ class Discovery:
     def _registered_by(self, agent_id: SpiffeId) -> int:
         return sum(each.agent_id == agent_id for each in self._instances.values())
 
-    def _services_of(self, instance: Instance) -> list[Service]:
-        """Its service, by every intent that has it.  Raises: VST3200, VST3203."""
+    def _declarations_of(self, instance: Instance) -> list[Service | Gateway]:
+        """Its service or gateway, by every intent that has it.  Raises: VST3200, VST3203."""
         intents = self._intents.in_force()
         if not intents:
             raise NO_INTENT_YET.error("no valid intent has been read yet")
-        found = [each for intent in intents if (each := _service_in(intent, instance.spiffe_id)) is not None]
-        services = [each for each in found if each.name == instance.service]
-        if not services:
+        found = [each for intent in intents if (each := _declared_in(intent, instance.spiffe_id)) is not None]
+        declared = [each for each in found if each.name == instance.service]
+        if not declared:
             raise UNKNOWN_SERVICE.error(f"{instance.spiffe_id} is not the identity of {instance.service!r}")
-        return services
+        return declared
 
     async def _forget(self, instance_id: str) -> None:
         # First out of sight: callers should leave at once, also when the disk is slow.
@@ -163,14 +166,22 @@ def _without_lease(instance: Instance) -> Instance:
     return replace(instance, lease_expires_at=None)
 
 
-def _service_in(intent: Intent, spiffe_id: SpiffeId) -> Service | None:
-    return next((each for each in intent.services.values() if each.spiffe_id == spiffe_id), None)
+def _declared_in(intent: Intent, spiffe_id: SpiffeId) -> Service | Gateway | None:
+    every: list[Service | Gateway] = [*intent.services.values(), *intent.gateways.values()]
+    return next((each for each in every if each.spiffe_id == spiffe_id), None)
+
+
+def _ports_of(declared: Service | Gateway) -> Iterable[str]:
+    return declared.listeners if isinstance(declared, Gateway) else declared.ports
 
 
 def _described(intent: Intent, spiffe_id: SpiffeId) -> ServiceView | None:
-    service = _service_in(intent, spiffe_id)
-    if service is None:
+    declared = _declared_in(intent, spiffe_id)
+    if declared is None:
         return None
+    if isinstance(declared, Gateway):
+        return _described_gateway(intent, declared)
+    service = declared
     world = World(intent=intent)
     return ServiceView(
         service=service.name,
@@ -183,6 +194,28 @@ def _described(intent: Intent, spiffe_id: SpiffeId) -> ServiceView | None:
             *_upstreams(found for name in world.allowed_for(spiffe_id) if (found := world.destination(name))),
             *_outside(world, spiffe_id),
         ),
+        intent_version=intent.version,
+        mesh=intent.mesh.name,
+        environment=intent.mesh.environment,
+    )
+
+
+def _described_gateway(intent: Intent, gateway: Gateway) -> ServiceView:
+    """It calls services by its routes alone, and nobody stands beside it who could call anything else."""
+    return ServiceView(
+        service=gateway.name,
+        spiffe_id=gateway.spiffe_id,
+        ports=tuple(
+            PortView(
+                name=name,
+                protocol="http",
+                listen=Address(host=each.address, port=each.port),
+                certificate=each.tls.certificate if each.tls is not None else "",
+                key=each.tls.key if each.tls is not None else "",
+            )
+            for name, each in sorted(gateway.listeners.items())
+        ),
+        upstreams=(),
         intent_version=intent.version,
         mesh=intent.mesh.name,
         environment=intent.mesh.environment,
@@ -207,11 +240,11 @@ def _outside(world: World, caller: SpiffeId) -> Iterator[UpstreamView]:
             )
 
 
-def _check_layout(instance: Instance, ports: Set[str]) -> None:
-    """1. The ID can be a name.  2. Every port is one of the service, with an app.  3. Addresses differ.
+def _check_layout(instance: Instance, ports: Set[str], *, is_gateway: bool) -> None:
+    """1. The ID can be a name.  2. Every port is one of the service, with an app, or of the gateway.
 
-    4. Proxies can use the addresses: one that they refuse would keep from all callers of the service whatever
-    else changes among its instances.
+    3. Addresses differ.  4. Proxies can use the addresses: one that they refuse would keep from all callers of the
+    service whatever else changes among its instances.
     """
     if not _INSTANCE_ID.fullmatch(instance.id):
         raise MALFORMED_INSTANCE.error(
@@ -220,7 +253,7 @@ def _check_layout(instance: Instance, ports: Set[str]) -> None:
     for port in instance.ingress:
         if port not in ports:
             raise MALFORMED_INSTANCE.error(f"{instance.service} has no port {port!r}")
-        if port not in instance.apps:
+        if port not in instance.apps and not is_gateway:
             raise MALFORMED_INSTANCE.error(f"port {port!r} has no app behind it")
     listening: list[Address] = [*instance.ingress.values(), *instance.upstreams.values()]
     listening += [instance.egress] if instance.egress is not None else []
@@ -230,15 +263,15 @@ def _check_layout(instance: Instance, ports: Set[str]) -> None:
     if len(instance.apps) + len(instance.upstreams) > _MOST_ADDRESSES:
         raise MALFORMED_INSTANCE.error(f"an instance has at most {_MOST_ADDRESSES} addresses")
     for address in (*listening, *instance.apps.values()):
-        if not _is_usable(address):
+        if not _is_usable(address, anywhere=is_gateway):
             raise MALFORMED_INSTANCE.error(f"{str(address)[:120]!r} is no address that a proxy can use")
 
 
-def _is_usable(address: Address) -> bool:
+def _is_usable(address: Address, *, anywhere: bool = False) -> bool:
     if address.path:
         return len(os.fsencode(address.path)) <= _SOCKET_PATH_BYTES and "\0" not in address.path
     try:
         ip = ipaddress.ip_address(address.host)
     except ValueError:
         return False
-    return not (ip.is_unspecified or ip.is_multicast or "%" in address.host)
+    return (anywhere or not ip.is_unspecified) and not (ip.is_multicast or "%" in address.host)

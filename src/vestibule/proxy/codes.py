@@ -129,3 +129,11 @@ BAD_CERTIFICATE = define(
     advice="Write the chain (leaf first) to the one file and its EC or RSA key, unencrypted, to the other; replace "
     "both together.  A running gateway goes on with the last pair that fitted.",
 )
+OTHER_KIND = define(
+    "VST7224",
+    "service-or-gateway",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A sidecar was started for a service under the name of a gateway, or the other way round.",
+    advice="Use --service NAME for what stands in services/NAME.yaml, --gateway NAME for gateways/NAME.yaml.",
+)

@@ -54,12 +54,16 @@ class Layout:
     upstreams: dict[str, Address] = field(default_factory=dict)
     _held: list[Reservation] = field(default_factory=list)
     _held_for_app: list[Reservation] = field(default_factory=list)
+    _listening: dict[str, Reservation] = field(default_factory=dict)
 
     def fit(self, view: ServiceView) -> None:
-        """Give addresses to what has none yet.
+        """Give addresses to what has none yet.  A gateway's are what the intent says; it has no way out of its own.
 
         Raises: VST7005 (no port to be had), VST7201 (app port unknown), VST7206 (ingress address), VST2310.
         """
+        if view.is_gateway:
+            self._fit_gateway(view)
+            return
         _check_host(self.ingress_host)
         names = {port.name for port in view.ports}
         if strangers := sorted(self.app_ports.keys() - names):
@@ -78,7 +82,7 @@ class Layout:
 
     def instance(self, view: ServiceView, *, reachable: bool) -> Instance:
         """What to register.  Unless it is ``reachable``, the instance has its way out and nobody's way in."""
-        ports = [port.name for port in view.ports] if reachable else []
+        ports = [port.name for port in view.ports if port.name in self.ingress] if reachable else []
         return Instance(
             id=self.instance_id,
             service=self.service,
@@ -86,7 +90,7 @@ class Layout:
             agent_id=_UNTOLD,
             version=self.version,
             ingress={name: self.ingress[name] for name in ports},
-            apps={name: self.apps[name] for name in ports},
+            apps={name: self.apps[name] for name in ports if name in self.apps},
             egress=self.egress,
             upstreams={upstream.name: self.upstreams[upstream.name] for upstream in view.upstreams},
             boundary=self.boundary,
@@ -108,6 +112,16 @@ class Layout:
             env["NO_PROXY"] = env["no_proxy"] = _NO_PROXY
         return env
 
+    def _fit_gateway(self, view: ServiceView) -> None:
+        wanted = {port.name: port.listen for port in view.ports if port.listen is not None}
+        for name in [each for each, address in self.ingress.items() if wanted.get(each) != address]:
+            del self.ingress[name]
+            self._listening.pop(name).release()
+        for name, address in wanted.items():
+            if name not in self.ingress:
+                self._listening[name] = reserve(address.host, address.port)
+                self.ingress[name] = address
+
     def release_app_ports(self) -> None:
         """The app is about to start and binds its ports itself."""
         while self._held_for_app:
@@ -118,6 +132,8 @@ class Layout:
         self.release_app_ports()
         while self._held:
             self._held.pop().release()
+        while self._listening:
+            self._listening.popitem()[1].release()
 
     def _listen_variables(self, view: ServiceView) -> dict[str, str]:
         addresses = [(port.name, self.apps[port.name]) for port in view.ports]

@@ -84,10 +84,17 @@ class Instance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortView:
-    """One port of a service: its name and its protocol (``http``, ``http2``, ``grpc`` or ``tcp``)."""
+    """One port of a service: its name and its protocol (``http``, ``http2``, ``grpc`` or ``tcp``).
+
+    A gateway's ports are its listeners: ``listen`` is where, and ``certificate`` and ``key`` are files on its host,
+    empty for plain text.
+    """
 
     name: str
     protocol: str
+    listen: Address | None = None
+    certificate: str = ""
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,3 +118,8 @@ class ServiceView:
     intent_version: str
     mesh: str
     environment: str
+
+    @property
+    def is_gateway(self) -> bool:
+        """Whether this is a way in from outside, which has no app."""
+        return any(port.listen is not None for port in self.ports)

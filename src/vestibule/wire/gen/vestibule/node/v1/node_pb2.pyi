@@ -117,21 +117,34 @@ class ServiceView(_message.Message):
 
     @_typing.final
     class Port(_message.Message):
+        """Of a gateway, whose ports are its listeners: where it listens, and the files on its host with certificate and key."""
+
         DESCRIPTOR: _descriptor.Descriptor
 
         NAME_FIELD_NUMBER: _builtins.int
         PROTOCOL_FIELD_NUMBER: _builtins.int
+        LISTEN_FIELD_NUMBER: _builtins.int
+        CERTIFICATE_FIELD_NUMBER: _builtins.int
+        KEY_FIELD_NUMBER: _builtins.int
         name: _builtins.str
         protocol: _builtins.str
+        listen: _builtins.str
+        """"0.0.0.0:8443"; empty for a service"""
+        certificate: _builtins.str
+        """a path; empty for plain text"""
+        key: _builtins.str
         def __init__(
             self,
             *,
             name: _builtins.str = ...,
             protocol: _builtins.str = ...,
+            listen: _builtins.str = ...,
+            certificate: _builtins.str = ...,
+            key: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "protocol", b"protocol"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "key", b"key", "listen", b"listen", "name", b"name", "protocol", b"protocol"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
