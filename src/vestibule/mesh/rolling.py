@@ -345,11 +345,7 @@ class Rolling:
     def _set(self, state: State, intents: dict[str, Intent]) -> None:
         self._state, self._intents = state, intents
         good = intents.get(state.good) if state.good is not None else None
-        self._known = (
-            frozenset(each.spiffe_id for each in (*good.services.values(), *good.gateways.values()))
-            if good
-            else frozenset()
-        )
+        self._known = _callers_in(good) if good else frozenset()
 
     def _well_now(self, before: State) -> Iterator[str]:
         versions = {each for each in (before.good, before.trial) if each is not None}
@@ -430,6 +426,11 @@ def _without_lost(state: State, intents: Mapping[str, Intent], now: datetime) ->
     if state.trial is not None and state.trial not in intents:
         return State(good=state.good, head=state.good, since=now, paused=state.paused)
     return state if state.trial is None else replace(state, since=now)
+
+
+def _callers_in(intent: Intent) -> frozenset[SpiffeId]:
+    services = frozenset(each.spiffe_id for each in intent.services.values())
+    return services | {each.spiffe_id for each in intent.gateways.values()}
 
 
 def differ_in_rules_alone(one: Intent, other: Intent) -> bool:
