@@ -63,9 +63,20 @@ def warn_of_repeats(
         # They never occur there, which is a problem of its own.
         harmless = harmless | _GRPC_ONLY
     risky = [each.value for each in retry.on if each not in harmless] + [str(each) for each in retry.statuses]
+    risky += ["a try that ran out of time"] if retry.per_try else []
+    if retry.attempts > 1 and risky:
+        _warn(methods, f"are tried again after {risky[0]}", at, findings)
+
+
+def warn_of_hedges(methods: frozenset[str], at: Position, findings: Findings) -> None:
+    """Warn where a request that may change something is sent a second time while the first is under way."""
+    _warn(methods, "are sent again while they are under way", at, findings)
+
+
+def _warn(methods: frozenset[str], what: str, at: Position, findings: Findings) -> None:
     unsafe = sorted(methods - _REPEATABLE) if methods else ["POST"]
-    if retry.attempts > 1 and risky and unsafe:
-        message = f"{unsafe[0]} requests are tried again after {risky[0]}, and may be carried out twice"
+    if unsafe:
+        message = f"{unsafe[0]} requests {what}, and may be carried out twice"
         findings.add(codes.RETRIED_UNSAFELY, message, at, severity=Severity.WARNING)
 
 

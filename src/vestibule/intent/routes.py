@@ -18,6 +18,7 @@ from vestibule.intent.retries import (
     check_hedge,
     check_tries,
     possible_methods,
+    warn_of_hedges,
     warn_of_repeats,
 )
 from vestibule.intent.shapes import At, Fields
@@ -129,17 +130,20 @@ def _check_tries(
     protocol = port.protocol if port else None
     longest = timeout.value if timeout else around.effective_timeout(protocol)
     tried = retry.value if retry else around.effective_retry
-    if said := retry or timeout:
+    allowed = possible_methods(rule for rule in around.allow if port and rule.port == port.name)
+    # Where nobody may call, nothing can be carried out twice.
+    methods = match.methods or (allowed if allowed is not None else frozenset({"GET"}))
+    if (said := retry or timeout) and not hedge:
         check_tries(tried, longest, said.at, findings)
     if hedge:
         check_hedge(hedge.value, longest, hedge.at, findings)
         if retry and retry.value.per_try:
             message = "per_try bounds a try that hedge.after already bounds"
             findings.add(codes.EXCLUSIVE_KEYS, message, retry.at)
+        elif protocol is not Protocol.GRPC:
+            warn_of_hedges(methods, hedge.at, findings)
     if retry and port:
         check_conditions(retry.value, (port.protocol,), retry.at, findings)
-        allowed = possible_methods(rule for rule in around.allow if rule.port == port.name)
-        methods = match.methods or (allowed if allowed is not None else frozenset({"GET"}))
         warn_of_repeats(retry.value, methods, protocol, retry.at, findings)
 
 

@@ -44,6 +44,15 @@ def found(loaded: Loaded) -> list[str]:
     return [f"{problem.where} {problem.code.code}" for problem in loaded.problems]
 
 
+def errors(loaded: Loaded) -> list[str]:
+    """The problems that are no warnings, as ``found`` has them."""
+    return [
+        f"{problem.where} {problem.code.code}"
+        for problem in loaded.problems
+        if problem.severity is Severity.ERROR
+    ]
+
+
 def only(loaded: Loaded) -> tuple[str, str, str]:
     """Place and code, message, advice of the only problem."""
     assert len(loaded.problems) == 1, found(loaded)

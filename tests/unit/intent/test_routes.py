@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from tests.unit.intent.reading import MESH, PAYMENTS, accepted, found, only, read, whole_language
+from tests.unit.intent.reading import MESH, PAYMENTS, accepted, errors, found, only, read, whole_language
 
 from vestibule.intent import Severity
 from vestibule.intent.traffic import (
@@ -102,7 +102,8 @@ def test_a_route_may_redirect_or_hedge() -> None:
 
 def test_a_service_and_the_mesh_may_have_a_timeout_and_retries_of_their_own() -> None:
     mesh = MESH + "defaults: {timeout: 5s, retry: {attempts: 4, per_try: 1s}}\n"
-    intent = accepted(read(PAYMENTS + "timeout: 6s\nretry: {attempts: 1}\n", mesh))
+    intent = read(PAYMENTS + "timeout: 6s\nretry: {attempts: 1}\n", mesh).intent
+    assert intent is not None
     assert intent.mesh.defaults.retry == Retry(attempts=4, per_try=timedelta(seconds=1))
     traffic = intent.services["payments"].traffic
     assert (traffic.timeout, traffic.retry) == (timedelta(seconds=6), Retry(attempts=1))
@@ -273,11 +274,11 @@ def test_a_grpc_port_knows_neither_other_methods_nor_redirects() -> None:
 
 def test_tries_are_held_against_whatever_timeout_holds() -> None:
     mesh = MESH + "defaults: {timeout: 5s, retry: {attempts: 3, per_try: 1s}}\n"
-    assert only(read(PAGES + "timeout: 2s\n", mesh))[0] == "services/payments.yaml:5:10 VST0056"
-    assert only(read(with_route("timeout: 2s"), mesh))[0] == "services/payments.yaml:7:14 VST0056"
-    accepted(read(with_route("timeout: 2s", "retry: {attempts: 1}"), mesh))
+    assert errors(read(PAGES + "timeout: 2s\n", mesh)) == ["services/payments.yaml:5:10 VST0056"]
+    assert errors(read(with_route("timeout: 2s"), mesh)) == ["services/payments.yaml:7:14 VST0056"]
+    assert errors(read(with_route("timeout: 2s", "retry: {attempts: 1}"), mesh)) == []
     wrong = MESH + "defaults: {timeout: 2s, retry: {attempts: 3, per_try: 1s}}\n"
-    assert only(read(mesh=wrong))[0] == "mesh.yaml:4:32 VST0056"
+    assert errors(read(mesh=wrong)) == ["mesh.yaml:4:32 VST0056"]
 
 
 @pytest.mark.parametrize(
@@ -287,6 +288,8 @@ def test_tries_are_held_against_whatever_timeout_holds() -> None:
         (PAYMENTS + "retry: {on: [connect-failure, gateway-error]}\n", "after gateway-error"),
         (PAYMENTS.replace("    methods: [POST]\n", "") + "retry: {on: [reset]}\n", "POST"),
         (with_route("match: {methods: [PATCH]}", "retry: {on: [5xx]}"), "PATCH"),
+        (PAYMENTS + "retry: {per_try: 1s}\n", "after a try that ran out of time"),
+        (with_route("hedge: {after: 1s}", service=PAYMENTS), "sent again while they are under way"),
     ],
 )
 def test_trying_again_what_may_be_carried_out_twice_is_warned_of(service: str, said: str) -> None:
