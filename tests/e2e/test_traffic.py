@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from grpclib.client import Channel
 from tests.e2e.mesh_lab import client_tls, rule, until, wire
-from tests.e2e.traffic_lab import Mesh, has, route, statuses, traffic_mesh
+from tests.e2e.traffic_lab import NODE, Mesh, has, route, statuses, traffic_mesh
 
+from vestibule.errors import VestibuleError
 from vestibule.intent.traffic import (
     CircuitLimits,
     Fault,
@@ -30,10 +33,12 @@ from vestibule.intent.traffic import (
     RetryOn,
     Rewrite,
 )
+from vestibule.net.grpc import Client
 from vestibule.observe.access_record import Verdict
 from vestibule.policy import PathPattern
 from vestibule.records import Health
 from vestibule.spiffe import SpiffeId
+from vestibule.wire.gen.vestibule.node.v1 import node_pb2
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 EVERY_VERSION = {"v1": 50, "v2": 50}
@@ -195,6 +200,35 @@ async def test_the_second_try_starts_beside_a_slow_first(mesh: Mesh) -> None:
     assert any(b"payments-2" in each.body for each in replies)
 
 
+async def test_grpc_calls_end_at_their_deadline_and_are_tried_again_by_status(mesh: Mesh) -> None:
+    address = mesh.web.instance.upstreams["ledger/api"]
+    channel = Channel(address.host, address.port)
+
+    async def describe(timeout: float = 10) -> str:
+        request = node_pb2.DescribeServiceRequest(spiffe_id="hello")
+        try:
+            answer = await Client(channel, NODE).unary("DescribeService", request, timeout=timeout)
+        except VestibuleError as error:
+            return str(error)
+        return str(answer.service.service)
+
+    try:
+        await mesh.use(of="ledger", retry=Retry(attempts=1))
+        mesh.ledger.delay = 0.5
+        # No timeout of the mesh's: streams may last.
+        assert await describe() == "hello"
+        await mesh.use(of="ledger", timeout=seconds(0.1), retry=Retry(attempts=1))
+        began = time.monotonic()
+        assert "VST3012" in await describe()
+        assert time.monotonic() - began < 0.45
+        await mesh.use(of="ledger", retry=Retry(attempts=3, on=(RetryOn.UNAVAILABLE,)))
+        mesh.ledger.delay, mesh.ledger.fails, mesh.ledger.asked = 0, 2, 0
+        assert await describe() == "hello"
+        assert mesh.ledger.asked == 3
+    finally:
+        channel.close()
+
+
 # -------------------------------------------------------------------------------------- made-up trouble
 
 
@@ -352,6 +386,31 @@ async def test_plain_text_is_accepted_for_what_is_said_until_the_day_that_is_sai
     with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
         async with wire(ingress) as stranger:
             await stranger.ask("GET", "/batch/1")
+
+
+async def test_plain_text_on_a_tcp_port_ends_as_well(mesh: Mesh) -> None:
+    ends = datetime.now(UTC) + seconds(2)
+    address = mesh.lab.proxies["ledger-1"].instance.ingress["raw"]
+
+    async def hears(proper: str) -> bool:
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        writer.write(b"hello")
+        with suppress(ConnectionError):
+            heard = await asyncio.wait_for(reader.read(100), 5)
+            writer.close()
+            return heard == proper.encode()
+        return False
+
+    legacy = rule("ledger/plaintext/any")
+    await mesh.use(of="ledger", permissive=Permissive(until=ends, reason="old", allow=(legacy,)))
+    assert await hears("ledger:hello")
+    assert datetime.now(UTC) < ends, "the machine is too slow for this test"
+    while await hears("ledger:hello"):
+        assert datetime.now(UTC) < ends + seconds(1)
+    assert datetime.now(UTC) >= ends
+    await mesh.use(of="ledger", permissive=Permissive(until=ends + seconds(60), reason="old"))
+    assert not await hears("ledger:hello")
+    await mesh.use(of="ledger")
 
 
 # ------------------------------------------------------------------------------------------ under load

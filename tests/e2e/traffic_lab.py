@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -12,17 +13,35 @@ from itertools import count
 from typing import Any, Final
 
 import pytest
-from tests.e2e.mesh_lab import App, Lab, Proxy, Reply, intent_of, rule, service, until, wire
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+from tests.e2e.mesh_lab import (
+    App,
+    Echo,
+    Lab,
+    Proxy,
+    Reply,
+    free_address,
+    intent_of,
+    rule,
+    service,
+    until,
+    wire,
+)
 
 from vestibule.doors.access_entries import EntryLines, LogName, Reporter
 from vestibule.envoy import access_log
 from vestibule.envoy import compile as compiling
-from vestibule.intent.model import Intent, Service
+from vestibule.intent.model import Intent
 from vestibule.intent.traffic import Route, RouteMatch, Share, Traffic, ValueMatch
+from vestibule.net.grpc import Stream, serve
+from vestibule.net.grpc_server import GrpcServer
 from vestibule.observe.access_record import AccessRecord
 from vestibule.policy import PathPattern
 from vestibule.records import Address, Health, Instance
+from vestibule.wire.gen.vestibule.node.v1 import node_pb2
 
+NODE: Final = node_pb2.DESCRIPTOR.services_by_name["Node"]
 INSTANCES: Final = {
     "payments-1": ("v1", "eu/a"),
     "payments-2": ("v2", "eu/b"),
@@ -42,13 +61,40 @@ def has(name: str, **more: Any) -> ValueMatch:
     return ValueMatch(name=name, **more)
 
 
+class Ledger:
+    """The app of ledger: answers gRPC as late as it is told to."""
+
+    def __init__(self) -> None:
+        self.delay = 0.0
+        self.asked = 0
+        self.fails = 0
+        self.address = free_address()
+        self._server = GrpcServer([serve(NODE, self)])
+
+    async def start(self) -> None:
+        await self._server.listen(socket.create_server((self.address.host, self.address.port)))
+
+    async def stop(self) -> None:
+        await self._server.close()
+
+    async def describe_service(self, stream: Stream) -> None:
+        request = await stream.recv_message()
+        self.asked += 1
+        if self.fails:
+            self.fails -= 1
+            raise GRPCError(Status.UNAVAILABLE, "not yet")
+        await asyncio.sleep(self.delay)
+        view = node_pb2.ServiceView(service=request.spiffe_id)
+        await stream.send_message(node_pb2.DescribeServiceResponse(service=view))
+
+
 @dataclass
 class Mesh:
     """The running mesh.  Each test says first what holds for payments, with ``use``."""
 
     lab: Lab
     apps: dict[str, App]
-    payments: Service
+    ledger: Ledger
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
     _numbers: count[int] = field(default_factory=lambda: count(2))
 
@@ -60,20 +106,23 @@ class Mesh:
     def egress(self) -> Address | None:
         return self.web.instance.egress
 
-    def intent(self, **traffic: Any) -> Intent:
-        """What payments says of traffic, and nothing else about it."""
-        said = replace(self.payments, traffic=Traffic(**{"versions": ("v1", "v2"), **traffic}))
-        others = [each for each in self.lab.world.intent.services.values() if each.name != "payments"]
+    def intent(self, of: str = "payments", **traffic: Any) -> Intent:
+        """What payments says of traffic, or ledger, and nothing else about it."""
+        if of == "payments":
+            traffic = {"versions": ("v1", "v2"), **traffic}
+        known = self.lab.world.intent.services
+        said = replace(known[of], traffic=Traffic(**traffic))
+        others = [each for each in known.values() if each.name != of]
         return intent_of(said, *others, version=f"v{next(self._numbers)}")
 
-    async def use(self, *routes: Route, **traffic: Any) -> None:
+    async def use(self, *routes: Route, of: str = "payments", **traffic: Any) -> None:
         """Everybody has it, and the apps are as new."""
         for app in self.apps.values():
             app.delay, app.status = 0.0, lambda _: 200
         for proxy in self.lab.proxies.values():
             proxy.refused.clear()
         await self.be_so()
-        await self.lab.change(self.intent(routes=routes, **traffic))
+        await self.lab.change(self.intent(of, routes=routes, **traffic))
         await self.lab.settle()
         for app in self.apps.values():
             app.seen.clear()
@@ -135,13 +184,14 @@ def statuses(replies: Sequence[Reply]) -> Counter[int]:
 async def traffic_mesh() -> AsyncIterator[Mesh]:
     payments = service("payments", rule("payments/all", "web", "spiffe://example.org/clients/**"))
     audit = service("audit", rule("audit/all", "web"))
+    ledger = service("ledger", rule("ledger/all", "web"), api="grpc", raw="tcp")
     apps: dict[str, App] = {}
     with pytest.MonkeyPatch.context() as patch:
         # Tests ask often, and want every answer logged.
         patch.setattr(access_log, "SERVED_BURST", 1_000_000)
         patch.setattr(access_log, "FAILED_BURST", 1_000_000)
         patch.setattr(compiling, "_LIMITS", tuple(access_log.limits()))
-        async with Lab(intent_of(service("web"), payments, audit)) as lab:
+        async with Lab(intent_of(service("web"), payments, audit, ledger)) as lab:
             for name, (version, locality) in {**INSTANCES, "audit-1": ("v1", "")}.items():
                 app = apps[name] = App(name)
                 await app.start()
@@ -153,6 +203,12 @@ async def traffic_mesh() -> AsyncIterator[Mesh]:
                     version=version,
                     locality=locality,
                 )
-            await lab.add("web", locality="eu/a")
+            rpc, echo = Ledger(), Echo("ledger")
+            for each in (rpc, echo):
+                await each.start()
+                lab.also(each.stop)
+            await lab.add("ledger", apps={"api": rpc.address, "raw": echo.address})
+            upstreams = {"ledger/api": free_address(), "ledger/raw": free_address()}
+            await lab.add("web", locality="eu/a", upstreams=upstreams)
             await lab.ready()
-            yield Mesh(lab, apps, payments)
+            yield Mesh(lab, apps, rpc)

@@ -98,7 +98,11 @@ def egress() -> LocalReplyConfig:
     mappers = [
         _mapper(_flags("UO"), body(codes.TOO_MANY_CALLS, f"too many calls to {called} are under way")),
         *_outside(called),
-        _mapper(_flags("UT"), body(codes.CALL_TIMEOUT, f"{called} did not answer in time")),
+        *(
+            _mapper(condition, body(codes.CALL_TIMEOUT, f"{called} did not answer in time"))
+            # The second is how gRPC calls and streams end.
+            for condition in (_flags("UT"), _cel("response.code_details == 'max_duration_timeout'"))
+        ),
         _mapper(_flags("FI"), body(codes.FAULT_INJECTED, f"a fault was injected into {called}")),
         _mapper(_flags("UH"), body(codes.NO_INSTANCE, f"{called} has no running instance")),
         _mapper(_flags(*_NO_UPSTREAM), body(codes.CALLEE_UNREACHABLE, f"{called} cannot be reached")),
