@@ -105,7 +105,15 @@ ENV: Final = Key(
     Table(Text(words.variable, pattern(words.VARIABLE)), Text(words.anything), "variable names to values"),
     "Further environment variables; no place for secrets.",
 )
-APP_RECORD: Final = Record("an app", (RUN, VERSION, INSTANCES, ENV))
+OTHER_RUN: Final = Key("run", RUN.shape, "Its command, where it is another one.")
+OTHER_VERSIONS: Final = Key(
+    "versions",
+    Table(
+        VERSION_TEXT, Record("another version", (OTHER_RUN, INSTANCES, ENV)), "versions to what is different"
+    ),
+    "Further versions that run beside it, for canaries: what they leave out is as above.",
+)
+APP_RECORD: Final = Record("an app", (RUN, VERSION, INSTANCES, ENV, OTHER_VERSIONS))
 APPS: Final = Key(
     "apps", Table(SERVICE_NAME, APP_RECORD, "service names to apps"), "What to run.", required=True
 )

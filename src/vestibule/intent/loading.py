@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -244,22 +244,56 @@ class _Parts:
 
 
 def _app(name: At[str], fields: Fields, service: Service | None, findings: Findings) -> App | None:
-    run, env = fields.get(language.RUN), fields.get(language.ENV)
+    run, others = fields.get(language.RUN), fields.get(language.OTHER_VERSIONS)
     version = fields.get(language.VERSION) or At("v1", name.at)
-    versions = service.traffic.versions if service else ()
-    if versions and version.value not in versions:
-        message = f"the service {name.value!r} has no version {version.value!r}"
-        fix = resolving.advice(version.value, versions, "versions")
-        findings.add(codes.UNKNOWN_NAME, message, version.at, advice=fix)
+    _check_version(name.value, version, service, findings)
     if run is None:
         return None
-    if not run.value[0].value.strip():
-        findings.add(codes.MALFORMED_VALUE, "the command is empty", run.value[0].at)
-    written = {key: found.value for key, (_, found) in env.value.items() if found} if env else {}
-    return App(
+    app = App(
         service=name.value,
-        run=tuple(word.value for word in run.value),
+        run=_command(run, findings),
         version=version.value,
         instances=fields.value(language.INSTANCES, 1),
-        env=MappingProxyType(written),
+        env=_environment(fields),
+    )
+    found: list[App] = []
+    for other, (at, record) in (others.value if others else {}).items():
+        if other == app.version:
+            message = f"the version {other!r} runs already"
+            findings.add(codes.DUPLICATE_ITEM, message, at, advice="Give the other one another version.")
+        _check_version(name.value, At(other, at), service, findings)
+        if record is not None:
+            found.append(_other_version(app, other, record.value, findings))
+    return replace(app, others=tuple(found))
+
+
+def _other_version(app: App, version: str, fields: Fields, findings: Findings) -> App:
+    run = fields.get(language.OTHER_RUN)
+    return replace(
+        app,
+        version=version,
+        run=_command(run, findings) if run else app.run,
+        instances=fields.value(language.INSTANCES, 1),
+        env=MappingProxyType({**app.env, **_environment(fields)}),
+    )
+
+
+def _check_version(name: str, version: At[str], service: Service | None, findings: Findings) -> None:
+    versions = service.traffic.versions if service else ()
+    if versions and version.value not in versions:
+        message = f"the service {name!r} has no version {version.value!r}"
+        fix = resolving.advice(version.value, versions, "versions")
+        findings.add(codes.UNKNOWN_NAME, message, version.at, advice=fix)
+
+
+def _command(run: At[tuple[At[str], ...]], findings: Findings) -> tuple[str, ...]:
+    if not run.value[0].value.strip():
+        findings.add(codes.MALFORMED_VALUE, "the command is empty", run.value[0].at)
+    return tuple(word.value for word in run.value)
+
+
+def _environment(fields: Fields) -> Mapping[str, str]:
+    env = fields.get(language.ENV)
+    return MappingProxyType(
+        {key: found.value for key, (_, found) in env.value.items() if found} if env else {}
     )

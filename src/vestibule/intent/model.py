@@ -120,13 +120,17 @@ class Intent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class App:
-    """How ``vestibule up`` starts one service: a command, its directory being the intent's own."""
+    """How ``vestibule up`` starts one service: a command, its directory being the intent's own.
+
+    ``others`` are further versions that run beside it.
+    """
 
     service: str
     run: tuple[str, ...]
     version: str = "v1"
     instances: int = 1
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    others: tuple[App, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

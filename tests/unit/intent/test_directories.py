@@ -126,9 +126,26 @@ def test_apps_are_read(intent_dir: Path) -> None:
     )
 
 
+def test_further_versions_differ_only_in_what_they_say(intent_dir: Path) -> None:
+    versions = "{v2: {env: {B: '2'}}, v3: {run: [b], instances: 2}}"
+    loaded = up(
+        intent_dir, f"apps: {{web: {{run: [a], instances: 3, env: {{A: '1'}}, versions: {versions}}}}}\n"
+    )
+    assert loaded.up is not None
+    app = loaded.up.apps["web"]
+    told = [(each.version, each.run, each.instances, dict(each.env)) for each in (app, *app.others)]
+    assert told == [
+        ("v1", ("a",), 3, {"A": "1"}),
+        ("v2", ("a",), 1, {"A": "1", "B": "2"}),
+        ("v3", ("b",), 2, {"A": "1"}),
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "place"),
     [
+        ("apps: {web: {run: [a], versions: {v1: {}}}}", "1:35 VST0026"),
+        ("apps: {web: {run: [a], versions: {v2: {version: v3}}}}", "1:40 VST0020"),
         ("apps: {wb: {run: [a]}}", "1:8 VST0040"),
         ("apps: {web: {run: python3 web.py}}", "1:19 VST0022"),
         ("apps: {web: {run: []}}", "1:19 VST0025"),

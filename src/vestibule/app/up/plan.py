@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -22,7 +23,7 @@ LINKED: Final = frozenset({".venv", "venv", "node_modules", "target", ".tox"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstancePlan:
-    """One instance of a service to start.  ``name`` is unique in the run: ``orders``, or ``orders-2``."""
+    """One instance of a service to start.  ``name`` is unique in the run: ``orders``, ``orders-2``, ``orders@v2``."""
 
     name: str
     app: App
@@ -47,10 +48,18 @@ class Plan:
     def instances(self) -> tuple[InstancePlan, ...]:
         """Every instance of every app."""
         return tuple(
-            InstancePlan(name=app.service if number == 1 else f"{app.service}-{number}", app=app)
+            InstancePlan(name=name if number == 1 else f"{name}-{number}", app=version)
             for app in self.apps
-            for number in range(1, app.instances + 1)
+            for name, version in _versions(app)
+            for number in range(1, version.instances + 1)
         )
+
+
+def _versions(app: App) -> Iterator[tuple[str, App]]:
+    """The versions of an app to run, by what their instances are called."""
+    yield app.service, app
+    for other in app.others:
+        yield f"{app.service}@{other.version}", other
 
 
 def find_directory(named: Path | None) -> Path:
