@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from vestibule.clock import Clock, SystemClock
 from vestibule.envoy.codes import UNKNOWN_INSTANCE
 from vestibule.envoy.compile import Compilation, Compiler, compile_proxy
+from vestibule.envoy.names import AGENT_CLUSTER
 from vestibule.envoy.world import World, last_expiry, next_expiry
 from vestibule.errors import VestibuleError
 from vestibule.intent import Intent
@@ -20,11 +21,15 @@ from vestibule.mesh.discovery import Discovery
 from vestibule.mesh.intents import Intents
 from vestibule.mesh.revision import Revision, first_change
 from vestibule.spiffe import Revocations, SpiffeId
+from vestibule.xds.inspection import check
 from vestibule.xds.resources import ProxyKey, Snapshot
 
 SLICE: Final = 0.01
 """Seconds of compiling after which everybody else has a turn: one change for thousands of proxies must not stop the
 server from answering."""
+
+_GIVEN: Final = (AGENT_CLUSTER,)
+"""Clusters that every Envoy has from its bootstrap."""
 
 _log = logging.getLogger(__name__)
 
@@ -173,10 +178,17 @@ class Publisher:
         before = watched.compilation
         try:
             compilation = compiler.compile(proxy, before)
+            if before is None or compilation.snapshot.resources is not before.snapshot.resources:
+                # What a proxy would refuse, or would answer errors by, does not leave here.
+                check(compilation.snapshot, given=_GIVEN)
         except VestibuleError as error:
-            _log.debug("nothing to publish for %s: %s", proxy.instance_id, error)
-            if error.code is not UNKNOWN_INSTANCE:
-                self._intents.cannot_have(proxy, version, str(error))
+            if error.code is UNKNOWN_INSTANCE:
+                _log.debug("nothing to publish for %s: %s", proxy.instance_id, error)
+                return False
+            log = _log.error if watched.refused != (refusal := (version, error.message)) else _log.debug
+            log("%s of %s keeps what it has: %s", proxy.instance_id, proxy.spiffe_id, error)
+            watched.refused = refusal
+            self._intents.cannot_have(proxy, version, str(error))
             return False
         except Exception as error:  # noqa: BLE001 - the next lines
             # A bug in the compiler that one service brings to light must not take all others down with it:
@@ -196,6 +208,7 @@ class _Watched:
 
     def __init__(self) -> None:
         self.compilation: Compilation | None = None
+        self.refused: tuple[str, str] | None = None
         self.revision = Revision()
         self.watchers = 0
 

@@ -85,3 +85,13 @@ SNAPSHOT_UNREADABLE = define(
     "another key.",
     advice="Nothing needs to be done: it is set aside and written anew once the server answers.",
 )
+RESOURCE_INVALID = define(
+    "VST3110",
+    "xds-resource-invalid",
+    Kind.INTERNAL,
+    Fault.VESTIBULE,
+    meaning="What was compiled for a proxy breaks a rule of Envoy's, or names something that is not there.  The proxy "
+    "would refuse it or answer errors, so it was not sent; the proxy keeps what it has.",
+    advice="This is a bug of Vestibule's: report it with the message.  Going back to the last intent that worked ends "
+    "it.",
+)

@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from envoy.config.cluster.v3 import cluster_pb2
 from tests.unit.mesh.kept import KeptInstances
 from tests.unit.mesh.test_discovery import FILES, at, identity, instance
 
@@ -19,7 +20,16 @@ from vestibule.records import Instance
 from vestibule.spiffe import SpiffeId
 from vestibule.testing import FakeClock
 from vestibule.testing.intents import AllAtOnce
-from vestibule.xds.resources import ENDPOINTS, EXTENSION, LISTENER, ROUTES, ProxyKey, Snapshot
+from vestibule.xds.resources import (
+    CLUSTER,
+    ENDPOINTS,
+    EXTENSION,
+    LISTENER,
+    ROUTES,
+    ProxyKey,
+    Resource,
+    Snapshot,
+)
 
 WEB = ProxyKey(identity("web"), "i-1")
 PAYMENTS = ProxyKey(identity("payments"), "i-2")
@@ -174,3 +184,20 @@ async def test_what_ends_by_itself_is_taken_away_when_its_time_has_come(room: Ro
     assert b"vestibule.faults" not in (await room.next(WEB)).of_type(ROUTES)["egress"].body
     assert room.publisher.world is not None
     assert room.publisher.world.as_of == ends
+
+
+async def test_what_envoy_would_refuse_reaches_no_proxy_and_the_last_good_stays(
+    room: Room, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """T11, before it happens: a bug in the compiler is found here, told once, and undone by the next good intent."""
+    await room.discovery.register(instance("web"))
+    good = await room.next(WEB)
+    spoilt = Resource.of(CLUSTER, "spoilt", cluster_pb2.Cluster(name="other").SerializeToString())
+    monkeypatch.setattr("vestibule.envoy.compile._LIMITS", (spoilt,))
+    await room.discovery.register(payments())
+    assert await room.quiet(WEB)
+    assert caplog.text.count("VST3110 Cluster 'spoilt' is called 'other' inside") == 1
+    monkeypatch.undo()
+    after = await room.next(WEB)
+    assert after.of_type(LISTENER) == good.of_type(LISTENER)
+    assert "spoilt" not in after.of_type(CLUSTER)

@@ -1,0 +1,150 @@
+"""A last look at what a proxy would be sent: does each resource keep Envoy's rules, and does what it names exist?
+
+Each distinct resource is looked at once, however many proxies get it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError
+
+from vestibule.xds.codes import RESOURCE_INVALID
+from vestibule.xds.resources import (
+    CLUSTER,
+    ENDPOINTS,
+    EXTENSION,
+    LISTENER,
+    ROUTES,
+    Resource,
+    Snapshot,
+)
+from vestibule.xds.rules import unpacked, violations
+
+SHOWN: Final = 5
+"""Findings that an error names; the first are enough to find the rest."""
+
+Reference = tuple[str, str]
+"""A type of resource, and a name."""
+
+_NAMES: Final[Mapping[str, tuple[str, str]]] = {
+    "envoy.config.route.v3.RouteAction": ("cluster", CLUSTER),
+    "envoy.config.route.v3.WeightedCluster.ClusterWeight": ("name", CLUSTER),
+    "envoy.config.route.v3.RouteAction.RequestMirrorPolicy": ("cluster", CLUSTER),
+    "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy": ("cluster", CLUSTER),
+    "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight": ("name", CLUSTER),
+    "envoy.config.core.v3.GrpcService.EnvoyGrpc": ("cluster_name", CLUSTER),
+    "envoy.extensions.filters.network.http_connection_manager.v3.Rds": ("route_config_name", ROUTES),
+}
+"""The field that names another resource, by message, and of which type that is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """What is wrong with one resource by itself, and what it refers to."""
+
+    findings: tuple[str, ...]
+    references: frozenset[Reference]
+    addresses: tuple[str, ...] = ()
+
+
+def check(snapshot: Snapshot, *, given: Iterable[str] = ()) -> None:
+    """Refuse what a proxy would refuse, or could not use.  ``given`` are the clusters that it has from elsewhere.
+
+    Raises: VST3110, with the first findings.
+    """
+    findings = list(_findings(snapshot, frozenset(given)))
+    if findings:
+        shown = "; ".join(findings[:SHOWN])
+        more = f" (and {len(findings) - SHOWN} more)" if len(findings) > SHOWN else ""
+        raise RESOURCE_INVALID.error(f"{shown}{more}")
+
+
+def _findings(snapshot: Snapshot, given: frozenset[str]) -> Iterator[str]:
+    addresses: Counter[str] = Counter()
+    for url, by_name in snapshot.resources.items():
+        for name, resource in by_name.items():
+            inspected = inspect(resource)
+            yield from inspected.findings
+            addresses.update(inspected.addresses)
+            for of_type, wanted in inspected.references:
+                exists = wanted in snapshot.of_type(of_type) or (of_type == CLUSTER and wanted in given)
+                if not exists:
+                    yield f"{_short(url)} {name!r} refers to {_short(of_type)} {wanted!r}, which does not exist"
+    yield from (f"two listeners are at {address}" for address, times in addresses.items() if times > 1)
+
+
+@lru_cache(maxsize=32_768)
+def inspect(resource: Resource) -> Inspected:
+    """Look at one resource by itself."""
+    what = f"{_short(resource.type_url)} {resource.name!r}"
+    try:
+        message: Any = unpacked(resource.type_url, resource.body)
+    except (KeyError, DecodeError):
+        return Inspected((f"{what} cannot be read",), frozenset())
+    references: set[Reference] = set()
+    found = [f"{what}{text}" for text in violations(message, lambda m, _: references.update(_refers(m)))]
+    named = _name_of(message)
+    if named is not None and named != resource.name:
+        found.append(f"{what} is called {named!r} inside")
+    found += [f"{what} {text}" for text in _repeated(resource.type_url, message)]
+    return Inspected(tuple(found), frozenset(references), tuple(_addresses(resource.type_url, message)))
+
+
+def _refers(message: Any) -> Iterator[Reference]:
+    full_name = message.DESCRIPTOR.full_name
+    if (known := _NAMES.get(full_name)) is not None:
+        field, of_type = known
+        if name := getattr(message, field):
+            yield of_type, name
+    elif full_name == "envoy.config.cluster.v3.Cluster":
+        if message.type == message.EDS:
+            yield ENDPOINTS, message.eds_cluster_config.service_name or message.name
+    elif _is_discovered(message):
+        yield EXTENSION, message.name
+
+
+def _is_discovered(message: Any) -> bool:
+    """Whether it is a filter whose configuration comes by ADS (ECDS)."""
+    if "config_discovery" not in message.DESCRIPTOR.fields_by_name:
+        return False
+    return bool(message.config_discovery.config_source.HasField("ads"))
+
+
+def _name_of(message: Any) -> str | None:
+    """What a resource calls itself; token buckets have no name."""
+    names = message.DESCRIPTOR.fields_by_name
+    return next((str(getattr(message, each)) for each in ("cluster_name", "name") if each in names), None)
+
+
+def _repeated(type_url: str, message: Any) -> Iterator[str]:
+    """What must not occur twice within one resource, beyond what its rules say."""
+    if type_url != ROUTES:
+        return
+    hosts = message.virtual_hosts
+    twice = _twice(each.name for each in hosts)
+    yield from (f"has the virtual host {name!r} twice" for name in twice)
+    domains = chain.from_iterable((domain.lower() for domain in each.domains) for each in hosts)
+    yield from (f"has the domain {name!r} twice" for name in _twice(domains))
+
+
+def _twice(names: Iterable[str]) -> list[str]:
+    return [name for name, times in Counter(names).items() if times > 1]
+
+
+def _addresses(type_url: str, message: Any) -> Iterator[str]:
+    if type_url == LISTENER and message.HasField("address"):
+        address = message.address
+        if address.HasField("pipe"):
+            yield str(address.pipe.path)
+        elif address.socket_address.port_value:
+            yield f"{address.socket_address.address}:{address.socket_address.port_value}"
+
+
+def _short(type_url: str) -> str:
+    return type_url.rpartition(".")[2]
