@@ -1,0 +1,202 @@
+"""Who may make which call by one intent and not by another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+from vestibule.errors import Where
+from vestibule.intent.model import Intent
+from vestibule.policy import IdentityMatch, Rule
+from vestibule.policy.differences import Calls, gained
+from vestibule.policy.identities import BELOW
+from vestibule.spiffe import SpiffeId
+
+OTHERS: Final = " (others)"
+"""Follows a pattern of identities where those below it that have names of their own are not meant."""
+
+MOST_SHOWN: Final = 5
+_STRANGER: Final = "others"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who calls, by the name that people know, with the identity by the old and by the new intent."""
+
+    name: str
+    before: SpiffeId | None
+    after: SpiffeId | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What is called: a port of a service, or (without a port) a host outside.
+
+    ``sole``: the service has no other port, so that its name says enough.
+    """
+
+    name: str
+    port: str = ""
+    sole: bool = True
+
+    def __str__(self) -> str:
+        return self.name if self.sole else f"{self.name}/{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessChange:
+    """Some callers gain or lose some calls.  ``rules`` say where the rules that gave or give them are written."""
+
+    callers: tuple[str, ...]
+    target: Target
+    gains: bool
+    calls: Calls
+    rules: Mapping[str, Where | None] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    tcp: bool = False
+
+    def __str__(self) -> str:
+        """A whole sentence: ``orders gains POST /v1/charges on payments``."""
+        several = len(self.callers) > 1
+        verb = ("gain" if self.gains else "lose") + ("" if several else "s")
+        shown = list(self.callers)
+        if len(shown) > MOST_SHOWN:
+            shown[MOST_SHOWN - 1 :] = [f"{len(shown) - MOST_SHOWN + 1} more"]
+        who = " and ".join((", ".join(shown[:-1]), shown[-1])) if several else shown[0]
+        what = "connections" if self.tcp else str(self.calls)
+        return f"{who} {verb} {what} {'to' if self.tcp else 'on'} {self.target}"
+
+
+def access_changes(old: Intent | None, new: Intent | None) -> tuple[AccessChange, ...]:
+    """What is gained and what is lost, by target; callers with the same change together."""
+    changes: list[AccessChange] = []
+    for target in _targets(old, new):
+        before, after = _rules(old, target), _rules(new, target)
+        if before == after and not _identities_changed(old, new):
+            continue
+        callers = list(_callers(old, new, (*before, *after)))
+        tcp = _is_tcp(new if _has(new, target) else old, target)
+        changes += _changes(target, callers, before, after, gains=True, tcp=tcp)
+        changes += _changes(target, callers, after, before, gains=False, tcp=tcp)
+    return tuple(changes)
+
+
+def _changes(
+    target: Target,
+    callers: Sequence[Caller],
+    old: Sequence[Rule],
+    new: Sequence[Rule],
+    *,
+    gains: bool,
+    tcp: bool,
+) -> Iterator[AccessChange]:
+    grouped: dict[Calls, list[str]] = {}
+    for caller in callers:
+        ids = (caller.before, caller.after) if gains else (caller.after, caller.before)
+        for calls in gained(old, new, *ids):
+            grouped.setdefault(calls, []).append(caller.name)
+    places = {rule.name: rule.where for rule in new}
+    for calls, names in grouped.items():
+        rules = MappingProxyType({name: places.get(name) for name in calls.rules})
+        yield AccessChange(
+            callers=_joined(names), target=target, gains=gains, calls=calls, rules=rules, tcp=tcp
+        )
+
+
+def _joined(names: Sequence[str]) -> tuple[str, ...]:
+    """An identity, and all others below it: together they are what people write."""
+    whole = [each.removesuffix(OTHERS) for each in names if each.endswith(OTHERS)]
+    met = {each for each in whole if each.removesuffix(BELOW) in names}
+    bases = {each.removesuffix(BELOW) for each in met}
+    return tuple(
+        each.removesuffix(OTHERS) if each.removesuffix(OTHERS) in met else each
+        for each in names
+        if each not in bases
+    )
+
+
+# ----------------------------------------------------------------------------------------- who is meant
+
+
+def _callers(old: Intent | None, new: Intent | None, rules: Iterable[Rule]) -> Iterator[Caller]:
+    """Everybody whom the rules can tell apart: those they name, members of what they name below, and all the others.
+
+    A service is one caller, whatever its identity; so renaming identities takes no call from anybody.
+    """
+    matchers = tuple(dict.fromkeys(match for rule in rules for match in rule.callers))
+    before, after = _members(old), _members(new)
+    known: set[SpiffeId] = {*before.values(), *after.values()}
+    for name in sorted({*before, *after}):
+        was = before.get(name, after.get(name))
+        becomes = after.get(name, was)
+        if any(match.matches(each) for match in matchers for each in (was, becomes) if each is not None):
+            yield Caller(name=name, before=was, after=becomes)
+    for match in sorted(set(matchers), key=str):
+        if match.id not in known:
+            known.add(match.id)
+            yield Caller(name=str(match.id), before=match.id, after=match.id)
+    for match in sorted((each for each in set(matchers) if each.below), key=str):
+        stranger = _stranger(match, known, matchers)
+        yield Caller(name=f"{match}{OTHERS}", before=stranger, after=stranger)
+
+
+def _stranger(match: IdentityMatch, known: Iterable[SpiffeId], matchers: Iterable[IdentityMatch]) -> SpiffeId:
+    """An ID right below a match's that nothing names: it stands for all of those."""
+    taken = {str(each) for each in known} | {str(each.id) for each in matchers}
+    name = _STRANGER
+    while any(each == f"{match.id}/{name}" or each.startswith(f"{match.id}/{name}/") for each in taken):
+        name += "-"
+    return SpiffeId.parse(f"{match.id}/{name}")
+
+
+def _members(intent: Intent | None) -> dict[str, SpiffeId]:
+    if intent is None:
+        return {}
+    services = {name: each.spiffe_id for name, each in intent.services.items()}
+    gateways = {f"gateway {name}": each.spiffe_id for name, each in intent.gateways.items()}
+    return services | gateways
+
+
+def _identities_changed(old: Intent | None, new: Intent | None) -> bool:
+    before, after = _members(old), _members(new)
+    return any(before[name] != after[name] for name in before.keys() & after.keys())
+
+
+# ---------------------------------------------------------------------------------------- what is called
+
+
+def _targets(old: Intent | None, new: Intent | None) -> Iterator[Target]:
+    intents = [each for each in (old, new) if each is not None]
+    for name in sorted({name for each in intents for name in each.services}):
+        ports = sorted(
+            {port for each in intents if name in each.services for port in each.services[name].ports}
+        )
+        for port in ports:
+            yield Target(name=name, port=port, sole=len(ports) == 1)
+    for name in sorted({name for each in intents for name in each.externals}):
+        yield Target(name=name)
+
+
+def _rules(intent: Intent | None, target: Target) -> tuple[Rule, ...]:
+    if intent is None or not _has(intent, target):
+        return ()
+    if not target.port:
+        return intent.externals[target.name].allow
+    return intent.services[target.name].rules_for(target.port)
+
+
+def _has(intent: Intent | None, target: Target) -> bool:
+    if intent is None:
+        return False
+    if not target.port:
+        return target.name in intent.externals
+    return target.name in intent.services and target.port in intent.services[target.name].ports
+
+
+def _is_tcp(intent: Intent | None, target: Target) -> bool:
+    if intent is None:
+        return False
+    if not target.port:
+        return intent.externals[target.name].protocol.value == "tcp"
+    return not intent.services[target.name].ports[target.port].protocol.is_http

@@ -1,0 +1,124 @@
+"""Sets of request paths: what one pattern matches and others do not; whether anything is left, and an example."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from vestibule.policy.paths import PathPattern, Placeholder
+
+EVERY_PATH: Final = PathPattern(segments=(), below=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathSet:
+    """What ``pattern`` matches and none of ``but`` does."""
+
+    pattern: PathPattern = EVERY_PATH
+    but: tuple[PathPattern, ...] = ()
+
+    def matches(self, path: str) -> bool:
+        """Whether a request path, without its query, is meant."""
+        return self.pattern.matches(path) and not any(each.matches(path) for each in self.but)
+
+    @property
+    def example(self) -> str | None:
+        """A path of the set; None if the set is empty."""
+        return example((self.pattern,), self.but)
+
+    def __str__(self) -> str:
+        but = f" but {' and '.join(map(str, self.but))}" if self.but else ""
+        return f"{self.pattern}{but}"
+
+
+def without(pattern: PathPattern, others: Sequence[PathPattern]) -> PathSet | None:
+    """The set that is left of ``pattern``, said with as few exceptions as it takes; None if nothing is left."""
+    if any(each.covers(pattern) for each in others) or example((pattern,), others) is None:
+        return None
+    met = [each for each in largest(others) if example((pattern, each), ()) is not None]
+    return PathSet(pattern=pattern, but=tuple(sorted(met, key=str)))
+
+
+def largest(patterns: Sequence[PathPattern]) -> list[PathPattern]:
+    """Those that no other one covers, each once."""
+    kept: list[PathPattern] = []
+    for pattern in patterns:
+        if not any(each.covers(pattern) for each in kept):
+            kept = [each for each in kept if not pattern.covers(each)] + [pattern]
+    return kept
+
+
+def example(all_of: Sequence[PathPattern], none_of: Sequence[PathPattern]) -> str | None:
+    """A normal path that all of the first and none of the second match, a short one; None if there is none.
+
+    Segment by segment, only what patterns can tell apart is tried: each literal that one of them has there, one that
+    none has, and the empty segment, which ends a path.
+    """
+    parts = _Search((*all_of, *none_of), len(all_of)).parts(0, (True,) * (len(all_of) + len(none_of)))
+    return None if parts is None else "/" + "/".join(parts)
+
+
+class _Search:
+    """Patterns side by side: the first ``wanted`` must match, the others must not."""
+
+    def __init__(self, patterns: Sequence[PathPattern], wanted: int) -> None:
+        self._patterns = patterns
+        self._wanted = wanted
+        self._deepest = max(len(each.segments) for each in patterns) + 1
+        literals = {part for each in patterns for part in each.segments}
+        self._fresh = next(
+            name for number in range(len(literals) + 1) if (name := f"x{number or ''}") not in literals
+        )
+        self._known: dict[tuple[int, tuple[bool, ...]], tuple[str, ...] | None] = {}
+
+    def parts(self, depth: int, alive: tuple[bool, ...]) -> tuple[str, ...] | None:
+        """The segments that complete a path of which ``depth`` are chosen; ``alive`` matched so far."""
+        key = depth, alive
+        if key not in self._known:
+            self._known[key] = self._complete(depth, alive)
+        return self._known[key]
+
+    def _complete(self, depth: int, alive: tuple[bool, ...]) -> tuple[str, ...] | None:
+        if not all(alive[: self._wanted]):
+            return None
+        if depth and self._ends_well(depth, alive):
+            return ()
+        if depth >= self._deepest:
+            return None
+        for part in self._choices(depth, alive):
+            after = tuple(
+                known and self._goes_on(each, depth, part)
+                for each, known in zip(self._patterns, alive, strict=True)
+            )
+            if part == "":
+                rest: tuple[str, ...] | None = () if self._ends_well(depth + 1, after) else None
+            else:
+                rest = self.parts(depth + 1, after)
+            if rest is not None:
+                return (part, *rest)
+        return None
+
+    def _choices(self, depth: int, alive: tuple[bool, ...]) -> Iterator[str]:
+        there = [
+            each.segments[depth]
+            for each, known in zip(self._patterns, alive, strict=True)
+            if known and depth < len(each.segments)
+        ]
+        yield from dict.fromkeys(part for part in there if isinstance(part, str) and part)
+        yield self._fresh
+        yield ""
+
+    def _ends_well(self, depth: int, alive: tuple[bool, ...]) -> bool:
+        matched = [
+            known and (len(each.segments) == depth or (each.below and len(each.segments) < depth))
+            for each, known in zip(self._patterns, alive, strict=True)
+        ]
+        return all(matched[: self._wanted]) and not any(matched[self._wanted :])
+
+    @staticmethod
+    def _goes_on(pattern: PathPattern, depth: int, part: str) -> bool:
+        if depth >= len(pattern.segments):
+            return pattern.below
+        segment = pattern.segments[depth]
+        return part != "" if isinstance(segment, Placeholder) else segment == part
