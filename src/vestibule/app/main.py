@@ -47,6 +47,9 @@ COMMANDS: Final = {
     "healthcheck": Lazy("vestibule.cli.healthcheck:healthcheck", "Can the server or the agent do its work?"),
     "status": Lazy("vestibule.cli.status:status", "What the proxies have, and how long certificates last."),
     "validate": Lazy("vestibule.cli.validate:validate", "Check an intent directory: all problems at once."),
+    "plan": Lazy(
+        "vestibule.cli.plan:plan", "What a change of the intent means: who gains or loses which call."
+    ),
     "admin grant": Lazy("vestibule.cli.admin:grant", "Let an identity administer within bounds."),
     "admin list": Lazy("vestibule.cli.admin:list_grants", "List who may administer within bounds."),
     "admin revoke": Lazy("vestibule.cli.admin:revoke", "Take a grant back."),

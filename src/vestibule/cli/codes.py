@@ -44,3 +44,11 @@ DISK_FULL = define(
     meaning="A file that the command had to write has no room on its disk, so the command ended.",
     advice="Free space on that disk, then start it again.",
 )
+NO_INTENT_RUNS = define(
+    "VST9105",
+    "no-intent-runs",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="A plan was asked for against what runs, and the server has no intent in force.",
+    advice="Name what to compare with: --against DIR, or --against origin/main.",
+)

@@ -1,15 +1,16 @@
-"""What ``validate`` finds in an intent directory, for each of its environments."""
+"""What ``validate`` finds in an intent, for each of its environments."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+from vestibule.cli.intent_places import Place, directory_place, place_of
 from vestibule.cli.output import error_line
 from vestibule.clock import SystemClock
-from vestibule.errors import Where
-from vestibule.intent import Intent, Problem, Severity, environments_of, expired, load, load_up
-from vestibule.intent.files import Directory, read_tree
+from vestibule.errors import Kind, VestibuleError
+from vestibule.intent import Intent, Problem, Severity, environments_of, expired, load_up
+from vestibule.intent.files import read_tree
 from vestibule.policy import Rule
 
 
@@ -22,27 +23,40 @@ class Checked:
     problems: tuple[Problem, ...]
 
 
-def check(directory: Path, environment: str | None) -> list[Checked]:
-    """The environment, or every one that there is."""
+def check(text: str, environment: str | None) -> list[Checked]:
+    """The environment, or every one that there is.  Raises: VST3220, VST3226."""
+    try:
+        place = place_of(text)
+    except VestibuleError as error:
+        if error.code.kind is not Kind.NOT_FOUND:
+            raise
+        place = directory_place(Path(text))  # which says that it is not there
     if environment is None:
-        files, problems = read_tree(Directory(directory))
+        with place.tree() as tree:
+            files, problems = read_tree(tree)
         several = environments_of({*files, *(found.where.file for found in problems)})
         if len(several) > 1:
-            return [_check_one(directory, each) for each in several]
-    return [_check_one(directory, environment)]
+            return [_check_one(place, each) for each in several]
+    return [_check_one(place, environment)]
 
 
-def _check_one(directory: Path, environment: str | None) -> Checked:
-    loaded = load(directory, environment)
+def _check_one(place: Place, environment: str | None) -> Checked:
+    loaded = place.load(environment)
     problems = list(loaded.problems)
-    names = ["up.yaml", *([f"environments/{environment}/up.yaml"] if environment else [])]
-    if any((directory / name).is_symlink() or (directory / name).exists() for name in names):
-        problems += load_up(directory, loaded.intent, environment).problems
+    if place.directory is not None:
+        problems += _up_problems(place.directory, loaded.intent, environment)
     if loaded.intent is not None:
         problems += expired(loaded.intent, SystemClock().now())
-    placed = tuple(replace(found, where=_from_here(directory, found.where)) for found in problems)
+    placed = tuple(map(place.placed, problems))
     failed = any(found.severity is Severity.ERROR for found in placed)
     return Checked(environment=environment, intent=None if failed else loaded.intent, problems=placed)
+
+
+def _up_problems(directory: Path, intent: Intent | None, environment: str | None) -> tuple[Problem, ...]:
+    names = ["up.yaml", *([f"environments/{environment}/up.yaml"] if environment else [])]
+    if any((directory / name).is_symlink() or (directory / name).exists() for name in names):
+        return load_up(directory, intent, environment).problems
+    return ()
 
 
 def told_once(checked: list[Checked]) -> tuple[list[Problem], list[Problem]]:
@@ -53,12 +67,12 @@ def told_once(checked: list[Checked]) -> tuple[list[Problem], list[Problem]]:
 
 
 def data_of(
-    directory: Path, checked: list[Checked], errors: list[Problem], warnings: list[Problem]
+    place: str, checked: list[Checked], errors: list[Problem], warnings: list[Problem]
 ) -> dict[str, object]:
     """The same for programs."""
     intents = [each.intent for each in checked if each.intent is not None]
     return {
-        "directory": str(directory),
+        "directory": place,
         "valid": not errors,
         "version": intents[0].version if len(checked) == 1 and intents else None,
         "services": sorted({name for intent in intents for name in intent.services}),
@@ -79,11 +93,6 @@ def _rules(intent: Intent) -> list[Rule]:
         each.allow for each in intent.externals.values()
     ]
     return [rule for allow in said for rule in allow]
-
-
-def _from_here(directory: Path, where: Where) -> Where:
-    """The place as a path that an editor or a terminal can open from the current directory."""
-    return replace(where, file=str(directory / where.file))
 
 
 def summary(intent: Intent, environment: str | None) -> str:

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import sys
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from vestibule.cli.codes import MISSING_EXTRA
-from vestibule.cli.output import Exit, Output, OutputOption, answer, complain, complaints, console
+from vestibule.cli.output import (
+    EXIT_OF_KIND,
+    Exit,
+    Output,
+    OutputOption,
+    answer,
+    complain,
+    complaints,
+    console,
+)
+from vestibule.errors import VestibuleError
 
 if TYPE_CHECKING:
     from vestibule.cli.intent_checks import Checked
@@ -28,8 +37,12 @@ class SchemaKind(str, Enum):  # noqa: UP042 - typer shows the values of str enum
     UP = "up"
 
 
-DirectoryArgument = Annotated[
-    Path, typer.Argument(metavar="DIR", help="The directory that holds mesh.yaml and services/.")
+PlaceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="DIR|COMMIT",
+        help="What holds the intent: a directory, or REVISION[:FOLDER] of the repository here.",
+    ),
 ]
 EnvironmentOption = Annotated[
     str | None,
@@ -44,12 +57,15 @@ SchemaOption = Annotated[
 
 
 def validate(
-    directory: DirectoryArgument = Path(),
+    place: PlaceArgument = ".",
     environment: EnvironmentOption = None,
     schema: SchemaOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Check the intent in DIR: every problem with its place and its fix.  Exits 1 if there is an error."""
+    """Check the intent in a directory or a commit: every problem with its place and its fix.
+
+    Exits 1 if there is an error.
+    """
     if schema is not None:
         _print_schema(schema)
         return
@@ -58,12 +74,16 @@ def validate(
     except ModuleNotFoundError as error:
         complain(MISSING_EXTRA.error(f"validate needs {error.name}, which is not installed"))
         raise typer.Exit(Exit.REFUSED) from error
-    checked = intent_checks.check(directory, environment)
+    try:
+        checked = intent_checks.check(place, environment)
+    except VestibuleError as error:
+        answer(output, "validate", None, lambda: None, errors=[error])
+        raise typer.Exit(EXIT_OF_KIND.get(error.code.kind, Exit.REFUSED)) from error
     errors, warnings = intent_checks.told_once(checked)
     answer(
         output,
         "validate",
-        intent_checks.data_of(directory, checked, errors, warnings),
+        intent_checks.data_of(place, checked, errors, warnings),
         lambda: _show(checked, len(errors), warnings),
         errors=[found.error for found in errors],
     )

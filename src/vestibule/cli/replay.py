@@ -1,0 +1,195 @@
+"""Recorded calls, judged again: which of them an intent that is not yet in force would deny, or newly allow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from vestibule.errors import VestibuleError, Where
+from vestibule.intent import Intent
+from vestibule.observe.access_record import AccessRecord, Direction, Layer, Verdict
+from vestibule.observe.codes import LOG_UNREADABLE
+from vestibule.policy import Call, Decision, Rule, decide
+from vestibule.spiffe import SpiffeId
+
+EXAMPLES: Final = 3
+MOST_GROUPS: Final = 10_000
+_OUTSIDE: Final = re.compile(r"^(?:external:|egress/)")
+
+
+@dataclass(slots=True, kw_only=True)
+class Group:
+    """Calls of one caller to one target by one method, that one rule decides: they change together."""
+
+    caller: str
+    target: str
+    method: str
+    rule: str | None
+    where: Where | None = None
+    requests: int = 0
+    paths: dict[str, None] = field(default_factory=dict)
+    first: datetime | None = None
+    last: datetime | None = None
+
+    def add(self, record: AccessRecord) -> None:
+        """Count one."""
+        self.requests += 1
+        if len(self.paths) < EXAMPLES and record.path:
+            self.paths.setdefault(record.path)
+        self.first = min(self.first or record.time, record.time)
+        self.last = max(self.last or record.time, record.time)
+
+    def __str__(self) -> str:
+        """``orders → payments POST /v1/charges``."""
+        paths = ", ".join(self.paths)
+        return " ".join(filter(None, (f"{self.caller} → {self.target}", self.method, paths)))
+
+
+@dataclass(slots=True, kw_only=True)
+class Replay:
+    """What came of it.  ``denied`` were allowed by the old rules, ``allowed`` were denied by them.
+
+    ``elsewhere``: records that are no calls to something that either intent has.
+    """
+
+    requests: int = 0
+    elsewhere: int = 0
+    denied: list[Group] = field(default_factory=list)
+    allowed: list[Group] = field(default_factory=list)
+
+    @property
+    def denials(self) -> int:
+        """How many requests would be denied."""
+        return sum(each.requests for each in self.denied)
+
+    @property
+    def permissions(self) -> int:
+        """How many would newly be allowed."""
+        return sum(each.requests for each in self.allowed)
+
+
+def replay(records: Iterable[AccessRecord], old: Intent | None, new: Intent | None) -> Replay:
+    """Judge each recorded call by both.
+
+    A call counts once, where it arrives; one to a host outside where it leaves.  What was decided by another intent
+    than ``old`` is judged anew by ``old``, so that only what changes now is told.
+    """
+    result = Replay()
+    denied: dict[tuple[str, str, str, str | None], Group] = {}
+    allowed: dict[tuple[str, str, str, str | None], Group] = {}
+    for record in records:
+        if (call := _call(record)) is None:
+            continue
+        rules = [_rules(intent, record) for intent in (old, new)]
+        if rules[0] is None and rules[1] is None:
+            result.elsewhere += 1
+            continue
+        result.requests += 1
+        before, after = (decide(each or (), call) for each in rules)
+        if before.allowed is after.allowed:
+            continue
+        groups, decision, speaking = (
+            (denied, before, rules[0]) if before.allowed else (allowed, after, rules[1])
+        )
+        _group(groups, record, call, old if before.allowed else new, decision, speaking or ()).add(record)
+    result.denied = sorted(denied.values(), key=lambda each: -each.requests)
+    result.allowed = sorted(allowed.values(), key=lambda each: -each.requests)
+    return result
+
+
+def _group(
+    groups: dict[tuple[str, str, str, str | None], Group],
+    record: AccessRecord,
+    call: Call,
+    intent: Intent | None,
+    decision: Decision,
+    rules: Iterable[Rule],
+) -> Group:
+    caller = _name(intent, call.caller)
+    target = _target(record)
+    key = (caller, target, call.method or "", decision.rule)
+    if key not in groups and len(groups) >= MOST_GROUPS:
+        key = ("others", "others", "", None)
+    if key not in groups:
+        where = next((each.where for each in rules if each.name == decision.rule), None)
+        groups[key] = Group(caller=key[0], target=key[1], method=key[2], rule=key[3], where=where)
+    return groups[key]
+
+
+def read(files: Iterable[Path]) -> Iterator[AccessRecord]:
+    """The records of access logs, in the order of the files.  Raises: VST8200 with the line, VST8200 for a file."""
+    for path in files:
+        try:
+            with path.open(encoding="utf-8", errors="replace") as lines:
+                yield from _records(path, lines)
+        except OSError as error:
+            raise LOG_UNREADABLE.error(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _records(path: Path, lines: Iterable[str]) -> Iterator[AccessRecord]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            yield AccessRecord.from_json(line)
+        except VestibuleError as error:
+            if not line.endswith("\n"):
+                return  # still being written
+            where = Where(file=str(path), line=number)
+            raise error.code.error(error.message, advice=error.advice, where=where) from error
+
+
+def _call(record: AccessRecord) -> Call | None:
+    """The call that a record tells of; None for what is no call, or the other side's record of one."""
+    arrives = record.direction is Direction.INBOUND or _leads_outside(record)
+    if not arrives or record.layer is Layer.LISTENER or record.verdict is Verdict.REFUSED:
+        return None
+    caller = record.reporter_spiffe_id if _leads_outside(record) else record.source_spiffe_id
+    try:
+        spiffe_id = SpiffeId.parse(caller)
+    except VestibuleError:
+        return None
+    http = record.layer is Layer.HTTP
+    method, path = (record.method, record.path) if http else (None, None)
+    return Call(caller=spiffe_id, port=record.destination_port, method=method, path=path)
+
+
+def _leads_outside(record: AccessRecord) -> bool:
+    return record.direction is Direction.OUTBOUND and _OUTSIDE.match(_written(record)) is not None
+
+
+def _written(record: AccessRecord) -> str:
+    """A destination outside is named by its route, whichever part of it stands in which field."""
+    return record.destination_service if ":" in record.destination_service else record.route
+
+
+def _target(record: AccessRecord) -> str:
+    if _leads_outside(record):
+        return _outside(record)
+    return f"{record.destination_service}/{record.destination_port}"
+
+
+def _outside(record: AccessRecord) -> str:
+    return _OUTSIDE.sub("", _written(record)).partition("/")[0]
+
+
+def _rules(intent: Intent | None, record: AccessRecord) -> tuple[Rule, ...] | None:
+    """None where the intent has nothing of that name."""
+    if intent is None:
+        return None
+    if _leads_outside(record):
+        external = intent.externals.get(_outside(record))
+        return None if external is None else external.allow
+    service = intent.services.get(record.destination_service)
+    if service is None or record.destination_port not in service.ports:
+        return None
+    return service.rules_for(record.destination_port)
+
+
+def _name(intent: Intent | None, caller: SpiffeId) -> str:
+    named = (each.name for each in (intent.services.values() if intent else ()) if each.spiffe_id == caller)
+    return next(named, str(caller))
