@@ -33,6 +33,7 @@ from vestibule.agent.skew import ServerTime, SkewWatch
 from vestibule.agent.strangers import Strangers
 from vestibule.agent.sync import Sync
 from vestibule.agent.templates import Template, Templates
+from vestibule.agent.traffic_reports import TrafficReporting
 from vestibule.agent.vault import Vault
 from vestibule.agent.why import Why
 from vestibule.agent.wit_svids import WitSvids
@@ -50,6 +51,7 @@ from vestibule.calls.identity_api import IdentityApi
 from vestibule.calls.mesh_api import NODE, MeshApi
 from vestibule.calls.revocations import RevocationFeed
 from vestibule.calls.templates_api import TemplatesApi
+from vestibule.calls.traffic_reports import REPORTS, TrafficReports
 from vestibule.clock import Clock, SystemClock
 from vestibule.doors.access_entries import Reporter
 from vestibule.doors.ads import AgentAdsDoor
@@ -237,6 +239,7 @@ class Agent:
             is_descendant=partial(is_descendant, ProcessHandle),
             views=self.views,
         )
+        self.traffic = TrafficReporting(self.sidecars, TrafficReports(Client(self.channel, REPORTS)))
         self.sync.on_news(self.sidecars.wake)
         self.proxies = settings.data_dir / "proxies"
         self.relay = Relay(AdsCalls(self.channel), KeptSnapshots(self.proxies, sealer))
@@ -272,6 +275,7 @@ class Agent:
                     tasks.create_task(self.revocations.run(), name="revocations"),
                     tasks.create_task(self._wake_sidecars(), name="wake-sidecars"),
                     tasks.create_task(self.templates.run(), name="templates"),
+                    tasks.create_task(self.traffic.run(), name="traffic-reports"),
                 ]
                 # Doors open last and close first.
                 if self.settings.supervisor_fd is not None:

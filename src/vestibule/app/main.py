@@ -29,6 +29,7 @@ GROUPS: Final = {
     "x509": "X.509-SVIDs from the operator's hand.",
     "jwt": "JWT-SVIDs from the operator's hand.",
     "revoke": "Take back identities, certificates, agents, authorities.",
+    "rollout": "How a new intent reaches the proxies: shown, steered.",
     "audit": "The log of administrative and issuing acts.",
     "logger": "How much a running server or agent writes into its log.",
     "debug": "What a running server or agent counts.",
@@ -50,6 +51,14 @@ COMMANDS: Final = {
     "plan": Lazy(
         "vestibule.cli.plan:plan", "What a change of the intent means: who gains or loses which call."
     ),
+    "rollout show": Lazy(
+        "vestibule.cli.rollout:rollout", "Show which intent the proxies have, and who is behind and why."
+    ),
+    "rollout history": Lazy("vestibule.cli.rollout:history", "List the intents that were taken up."),
+    "rollout pause": Lazy("vestibule.cli.rollout:pause", "Try nothing new, and let no wave follow."),
+    "rollout resume": Lazy("vestibule.cli.rollout:resume", "Go on, or try again what was refused."),
+    "rollout promote": Lazy("vestibule.cli.rollout:promote", "Give the newest intent to all proxies now."),
+    "rollback": Lazy("vestibule.cli.rollout:rollback", "Give all proxies an older intent."),
     "admin grant": Lazy("vestibule.cli.admin:grant", "Let an identity administer within bounds."),
     "admin list": Lazy("vestibule.cli.admin:list_grants", "List who may administer within bounds."),
     "admin revoke": Lazy("vestibule.cli.admin:revoke", "Take a grant back."),
@@ -155,6 +164,7 @@ cli: Final = program(
     "Zero-trust calls between services: SPIFFE identity, Envoy sidecars and their control plane.",
     COMMANDS,
     GROUPS,
+    {"rollout": "show"},
 )
 
 

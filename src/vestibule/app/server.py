@@ -220,7 +220,7 @@ class _Server:
             trust_domain=settings.trust_domain,
             started_at=clock.now(),
             connected=node.is_connected,
-            warnings=lambda: [each for each in (self._ceremony_warning(), self._upstream_warning()) if each],
+            warnings=self._warnings,
         )
         self._metrics.gauge("agents_connected", "Agents that watch for changes now.", node.connected)
         drill = Drill(
@@ -259,6 +259,7 @@ class _Server:
             presence.servable(),
             feed.servable(),
             *mesh.services,
+            *mesh.reports(limits),
         ]
         self._remote = GrpcServer([access.guard(each) for each in remote])
         upstream = services.upstream
@@ -266,7 +267,7 @@ class _Server:
         ceremony = CeremonyDoor(self._ceremony)
         intent = IntentDoor(lambda: mesh.source)
         own = (admin, revoke, federation, ceremony, intent)
-        local = (*both, *(each.servable() for each in own))
+        local = (*both, *(each.servable() for each in own), *mesh.operators)
         self._local = GrpcServer([access.guard(each) for each in local])
 
     def _why_revoked(self, spiffe_id: SpiffeId) -> str:
@@ -417,6 +418,10 @@ class _Server:
             if (problem := await check()) is not None:
                 return f"{name}: {problem}"
         return None
+
+    def _warnings(self) -> list[str]:
+        own = (self._ceremony_warning(), self._upstream_warning())
+        return [*(each for each in own if each), *self._mesh.warnings()]
 
     def _ceremony_warning(self) -> str:
         return "" if self._ceremony is None else self._ceremony.warning()

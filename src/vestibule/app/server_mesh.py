@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 from starlette.routing import Route
@@ -17,12 +18,18 @@ from vestibule.clock import Clock
 from vestibule.doors.admin_api import MeshStatus
 from vestibule.doors.ads import ServerAdsDoor
 from vestibule.doors.identity_api.values import unix
+from vestibule.doors.limits import Limits
 from vestibule.doors.node_api import Discovery
+from vestibule.doors.rollout_api import RolloutDoor
+from vestibule.doors.traffic_reports import TrafficReportsDoor
 from vestibule.identity.beacon import Beacon
+from vestibule.intent import load_files
 from vestibule.mesh import CommitInfo, Publisher, Rolling, Source, SvidLifetimes
 from vestibule.mesh import Discovery as MeshDiscovery
+from vestibule.mesh.error_rates import Count, Report, Side
+from vestibule.mesh.rollout_view import RolloutView, view_of
 from vestibule.net.grpc import Servable
-from vestibule.records import Instance, ServiceView
+from vestibule.records import Instance, ProxyTraffic, Requests, ServiceView
 from vestibule.spiffe import SpiffeId
 from vestibule.wire.gen.vestibule.admin.v1 import admin_pb2 as wire
 from vestibule.xds.ledger import Ledger, Row
@@ -57,6 +64,19 @@ class Mesh(Protocol):
         """What is served beside the health pages."""
         ...
 
+    @property
+    def operators(self) -> Sequence[Servable]:
+        """gRPC services for operators on the server's own socket."""
+        ...
+
+    def reports(self, limits: Limits) -> Sequence[Servable]:
+        """gRPC services that agents report to."""
+        ...
+
+    def warnings(self) -> Sequence[str]:
+        """What an operator should know, in sentences."""
+        ...
+
     def background(self) -> Mapping[str, Background]:
         """What goes on behind the doors, by name."""
         ...
@@ -68,6 +88,7 @@ class IdentityOnly:
     def __init__(self) -> None:
         self._never = Beacon()
         self.services: Sequence[Servable] = ()
+        self.operators: Sequence[Servable] = (RolloutDoor(None).servable(),)
         self.source: Source | None = None
         self.pages: Sequence[Route] = ()
 
@@ -107,6 +128,15 @@ class IdentityOnly:
         """No proxies."""
         return ()
 
+    def reports(self, limits: Limits) -> Sequence[Servable]:
+        """Nothing is reported."""
+        del limits
+        return ()
+
+    def warnings(self) -> Sequence[str]:
+        """There is nothing to say."""
+        return ()
+
     def background(self) -> Mapping[str, Background]:
         """There is nothing to do."""
         return {}
@@ -122,14 +152,17 @@ class IntentMesh:
         default_ttl: timedelta,
         clock: Clock,
         pages: Sequence[Route] = (),
+        environment: str | None = None,
     ) -> None:
         self._issuance = services.issuance
+        self._entitlements = services.entitlements
+        self._clock = clock
         self._source = source
         self.pages = pages
         self._store = services.store
         self._lifetimes = SvidLifetimes(services.store, default_ttl)
         self._ledger = Ledger(heard=self._heard)
-        self._rolling: Rolling = Rolling(
+        self.rolling: Rolling = Rolling(
             self._source,
             services.store.intents,
             services.audit,
@@ -137,16 +170,18 @@ class IntentMesh:
             instances=self._instances,
             proxy=self._ledger.state,
             leads=lambda: services.store.leads,
+            load=partial(load_files, environment=environment),
         )
-        self._discovery = MeshDiscovery(services.store.instances, self._rolling, clock)
+        self._discovery = MeshDiscovery(services.store.instances, self.rolling, clock)
         self._publisher = Publisher(
-            self._rolling, self._discovery, self._lifetimes, lambda: services.revocations.now, clock
+            self.rolling, self._discovery, self._lifetimes, lambda: services.revocations.now, clock
         )
-        self._rolling.compares_with(self._publisher.compiled)
+        self.rolling.compares_with(self._publisher.compiled)
         ads = ServerAdsDoor(
             self._publisher, services.entitlements, self._discovery.instance, self._ledger, clock
         )
         self.services: Sequence[Servable] = (ads.servable(),)
+        self.operators: Sequence[Servable] = (RolloutDoor(self.rolling, self.rollout).servable(),)
 
     @property
     def discovery(self) -> Discovery:
@@ -165,7 +200,7 @@ class IntentMesh:
         await self._source.load()
         await self._discovery.load()
         await self._lifetimes.load()
-        await self._rolling.load()
+        await self.rolling.load()
 
     def background(self) -> Mapping[str, Background]:
         """What goes on behind the doors."""
@@ -174,24 +209,46 @@ class IntentMesh:
             "discovery": self._discovery.run,
             "svid-lifetimes": self._lifetimes.run,
             "publisher": self._publisher.run,
-            "rollout": self._rolling.run,
+            "rollout": self.rolling.run,
             "rollout-elsewhere": self._follow_rollout,
         }
 
     def _heard(self, proxy: ProxyKey, event: Event) -> None:
-        self._rolling.heard(proxy, event)
+        self.rolling.heard(proxy, event)
 
     def _instances(self) -> tuple[Instance, ...]:
         return self._discovery.instances()
 
+    def rollout(self) -> RolloutView:
+        """How far the rollout is."""
+        return view_of(self.rolling, self._clock.now())
+
+    def reports(self, limits: Limits) -> Sequence[Servable]:
+        """What proxies count."""
+        door = TrafficReportsDoor(self._entitlements, self._discovery.instance, self._counted, limits)
+        return (door.servable(),)
+
+    def warnings(self) -> Sequence[str]:
+        """What an operator should know of the rollout."""
+        return self.rollout().warnings
+
+    def _counted(self, instance: Instance, traffic: ProxyTraffic) -> None:
+        report = Report(
+            instance_id=instance.id,
+            service=instance.service,
+            counts=((Side.INBOUND, _count(traffic.inbound)), (Side.OUTBOUND, _count(traffic.outbound))),
+            refused_updates=traffic.refused_updates,
+        )
+        self.rolling.take_report(ProxyKey(instance.spiffe_id, instance.id), report)
+
     async def _follow_rollout(self) -> None:
         """What other servers of the database decided holds here, too."""
         async for _ in self._store.changes.subscribe("rollout"):
-            await self._rolling.follow()
+            await self.rolling.follow()
 
     def intent(self) -> wire.IntentStatus:
         """The intent in force, and what is wrong with the files as they are now."""
-        reading, intents = self._source.reading, self._rolling.in_force()
+        reading, intents = self._source.reading, self.rolling.in_force()
         return wire.IntentStatus(
             version=intents[0].version if intents else "",
             directory=self._source.place,
@@ -242,6 +299,10 @@ def _commit(commit: CommitInfo) -> wire.IntentCommit:
     )
 
 
+def _count(requests: Requests) -> Count:
+    return Count(requests.requests, requests.denied, requests.failed)
+
+
 def _type_sync(row: Row) -> wire.TypeSync:
     return wire.TypeSync(
         type_url=row.type_url,
@@ -261,6 +322,7 @@ async def mesh_of(settings: ServerSettings, services: Services, clock: Clock) ->
         yield IdentityOnly()
         return
     pages = () if webhook is None else (webhook.route,)
-    mesh = IntentMesh(source, services, settings.default_x509_svid_ttl, clock, pages)
+    ttl, environment = settings.default_x509_svid_ttl, settings.environment
+    mesh = IntentMesh(source, services, ttl, clock, pages, environment)
     await mesh.load()
     yield mesh

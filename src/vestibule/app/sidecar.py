@@ -38,6 +38,7 @@ from vestibule.processes.codes import NOT_READY
 from vestibule.proxy.attachment import Attachment
 from vestibule.proxy.binary import check_version, find_envoy
 from vestibule.proxy.codes import APP_SILENT, BAD_SUPERVISOR_KEY, NOT_ATTACHED, OTHER_KIND
+from vestibule.proxy.counters import traffic_or_none
 from vestibule.proxy.envoy import ENVOY, Envoy, EnvoyPlan
 from vestibule.proxy.host_files import HostFiles
 from vestibule.proxy.layout import EGRESS_PORT, LOOPBACK, Layout
@@ -53,6 +54,8 @@ _WATCH_EVERY: Final = 1.0
 _LOOK_EVERY: Final = 0.025
 _EGRESS_WITHIN: Final = 5.0
 _DEREGISTER_WITHIN: Final = 2.0
+_COUNT_EVERY: Final = 2.0
+_COUNTING_SHARE: Final = 0.05
 
 _log = logging.getLogger(__name__)
 
@@ -201,6 +204,7 @@ class Sidecar:
         background.append(tasks.create_task(self.host_secrets.run(), name="host-secrets"))
         background.append(tasks.create_task(self.envoy.run(), name="envoy"))
         background.append(tasks.create_task(self._follow_views(), name="views"))
+        background.append(tasks.create_task(self._count(), name="counters"))
         background.append(tasks.create_task(self._report_ready(), name="ready"))
         self._announce()
         if not self.settings.command:
@@ -241,6 +245,19 @@ class Sidecar:
         while True:
             await self.attachment.changed()
             self._announce()
+
+    async def _count(self) -> None:
+        """Tell what Envoy has counted, whenever that is something new."""
+        loop, told = asyncio.get_running_loop(), None
+        while True:
+            began = loop.time()
+            if self.envoy.process.ready.is_set() and self.attachment.registered:
+                counted = await traffic_or_none(self.envoy.admin)
+                if counted is not None and counted != told:
+                    told = counted
+                    self.attachment.count(counted)
+            # A proxy with very many counters is asked less often.
+            await asyncio.sleep(max(_COUNT_EVERY, (loop.time() - began) / _COUNTING_SHARE))
 
     def _announce(self) -> None:
         """Register the instance as it is now.  Without an app to be reached it has only its way out."""

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Annotated, Any, Final
 
 import typer
@@ -68,8 +69,17 @@ def _missing(error: ModuleNotFoundError) -> VestibuleError | None:
 class LazyGroup(TyperGroup):
     """Lists its commands by name and help alone, and loads the one that is called."""
 
-    def __init__(self, name: str, members: Mapping[str, Lazy | LazyGroup], **attributes: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        members: Mapping[str, Lazy | LazyGroup],
+        *,
+        default: str | None = None,
+        **attributes: Any,
+    ) -> None:
+        """``default`` is the member that is meant when none is named."""
         super().__init__(name=name, no_args_is_help=True, **attributes)
+        self._default = default
         self._members = dict(members)
         for each, member in members.items():
             self.add_command(
@@ -78,6 +88,12 @@ class LazyGroup(TyperGroup):
                 else TyperCommand(each, help=member.help, hidden=member.hidden),
                 each,
             )
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As typed, with the default's name where none is."""
+        if self._default is not None and (not args or (args[0].startswith("-") and args[0] != "--help")):
+            args = [self._default, *args]
+        return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """What is called, loaded."""
@@ -127,15 +143,24 @@ def _wants_json(words: Sequence[str]) -> bool:
     )
 
 
-def program(name: str, help_: str, commands: Mapping[str, Lazy], groups: Mapping[str, str]) -> LazyGroup:
-    """The whole program; a command named ``entry create`` goes into the group ``entry``, and so on downwards."""
+def program(
+    name: str,
+    help_: str,
+    commands: Mapping[str, Lazy],
+    groups: Mapping[str, str],
+    defaults: Mapping[str, str] = MappingProxyType({}),
+) -> LazyGroup:
+    """The whole program; a command named ``entry create`` goes into the group ``entry``, and so on downwards.
+
+    ``defaults`` are the commands of groups that are meant when none is named.
+    """
     root = _root()
-    members = _members("", commands, groups)
+    members = _members("", commands, groups, defaults)
     return Program(name, members, help=help_, params=root.params, callback=root.callback)
 
 
 def _members(
-    prefix: str, commands: Mapping[str, Lazy], groups: Mapping[str, str]
+    prefix: str, commands: Mapping[str, Lazy], groups: Mapping[str, str], defaults: Mapping[str, str]
 ) -> dict[str, Lazy | LazyGroup]:
     """What is directly below ``prefix``, which is empty or ends with a space."""
     members: dict[str, Lazy | LazyGroup] = {}
@@ -147,7 +172,8 @@ def _members(
             members[first] = command
         elif first not in members:
             group = prefix + first
-            members[first] = LazyGroup(first, _members(f"{group} ", commands, groups), help=groups[group])
+            below = _members(f"{group} ", commands, groups, defaults)
+            members[first] = LazyGroup(first, below, help=groups[group], default=defaults.get(group))
     return members
 
 

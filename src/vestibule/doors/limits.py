@@ -62,7 +62,7 @@ class PerSource:
 class Limits:
     """The limits of one server's doors."""
 
-    NAMES: Final = ("attestation", "signing", "administration", "return", "time", "templates")
+    NAMES: Final = ("attestation", "signing", "administration", "return", "time", "templates", "traffic")
 
     def __init__(
         self,
@@ -89,5 +89,7 @@ class Limits:
         # Anybody may try, and each attempt costs the checking of a signature and perhaps a record.
         self.returning = limit("return", 20, 50, 5.0)
         self.time = limit("time", 50, 200, 1.0)
+        # An agent reports what its proxies counted once per second at most.
+        self.traffic = limit("traffic", 5, 20, 5.0)
         # Each derivation is a write, and makes an agent fetch its entries.
         self.templates = limit("templates", 50, 200, 10.0)

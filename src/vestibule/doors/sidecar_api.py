@@ -13,6 +13,7 @@ from typing import Final
 from vestibule.agent.sidecars import Attachment, Done, Event, Grants, Session, Sidecars, Welcomed
 from vestibule.agent.sidecars.codes import OUT_OF_STEP
 from vestibule.agent.sidecars.sessions import SUPERVISED
+from vestibule.calls.traffic_reports import traffic_from_wire
 from vestibule.errors import VestibuleError
 from vestibule.net.grpc import Servable, Stream, serve
 from vestibule.net.peer import Peer, peer_of
@@ -99,6 +100,8 @@ async def _step(message: wire.AttachRequest, session: Session) -> None:
             session.register(_instance(message.register.instance, session))
         case "deregister":
             await session.deregister()
+        case "traffic":
+            session.count(traffic_from_wire(message.traffic))
         case other:
             raise OUT_OF_STEP.error(f"a sidecar cannot send {other or 'an empty step'} now")
 

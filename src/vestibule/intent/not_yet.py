@@ -9,8 +9,6 @@ from __future__ import annotations
 from typing import Final
 
 NOT_YET: Final[set[str]] = {
-    # Kept by the rollout.
-    "mesh.yaml: rollout",
     # Asked by agents, and told to callers.
     "a service: health",
     # Compiled by envoy/ for callers of outside hosts.

@@ -21,6 +21,10 @@ LEAST_FAILED: Final = 10
 """Of a service, before and after, and failed ones after: three unlucky requests take no intent back."""
 
 
+LAG: Final = timedelta(seconds=3.5)
+"""How old what is reported may be: sidecars look every two seconds, agents hand on every second."""
+
+
 class Side(Enum):
     """Requests to a service's instances, and those that they make."""
 
@@ -105,8 +109,9 @@ class ErrorRates:
         self._before: dict[_Key, Count] = {}
         self._with: defaultdict[_Key, Count] = defaultdict(Count)
 
-    def take(self, report: Report, now: datetime, *, tries: bool) -> None:
-        """A proxy reports; ``tries``: it has all of the intent on trial."""
+    def take(self, report: Report, now: datetime, *, tries_for: timedelta | None) -> None:
+        """A proxy reports; ``tries_for``: for how long it has had all of the intent on trial, None if it has not."""
+        tries = tries_for is not None
         known = self._known.get(report.instance_id)
         counts = dict(report.counts)
         self._known[report.instance_id] = _Known(report.service, counts, tries, report.refused_updates)
@@ -118,8 +123,9 @@ class ErrorRates:
             if not more.requests:
                 continue
             self._past[report.service, side].add(_part(now), more)
-            if tries and known.tries:
-                # What came between two reports of which only one was made with the new intent belongs to neither.
+            if tries and (known.tries or (tries_for is not None and tries_for >= LAG)):
+                # What came between two reports of which only one was made with the new intent belongs to neither,
+                # unless nothing was to be reported before: then it is as new as its report.
                 self._with[report.service, side] += more
 
     def forget(self, instance_id: str) -> None:
@@ -146,6 +152,10 @@ class ErrorRates:
     def before(self) -> dict[_Key, Count]:
         """What was counted before the intent on trial."""
         return dict(self._before)
+
+    def since(self) -> dict[_Key, Count]:
+        """What was counted with the intent on trial."""
+        return dict(self._with)
 
     def resume(self, before: dict[_Key, Count]) -> None:
         """The trial began on another server, or before a restart: this is what was counted before it."""

@@ -149,8 +149,26 @@ class Rolling:
 
     def take_report(self, proxy: ProxyKey, report: Report) -> None:
         """What a proxy counted."""
-        tries = self._state.trial is not None and self._has(proxy, self._state.trial)
-        self.rates.take(report, self._clock.now(), tries=tries)
+        now, trial, state = self._clock.now(), self._state.trial, self._proxy(proxy)
+        tries_for = None
+        if trial is not None and state is not None and state.has(trial):
+            tries_for = now - max(row.updated_at for row in state.rows)
+        self.rates.take(report, now, tries_for=tries_for)
+
+    # ------------------------------------------------------------------------------------------- how it is
+
+    def standing(self) -> Iterator[tuple[Instance, str | None, ProxyState | None]]:
+        """Every registered instance, the version that its proxy is to have, and how the proxy stands."""
+        for each in self._instances():
+            proxy = ProxyKey(each.spiffe_id, each.id)
+            yield each, self.version_for(proxy), self._proxy(proxy)
+
+    def watched_until(self) -> datetime | None:
+        """When the wave under way has been watched for long enough, if nothing is in the way."""
+        state = self._state
+        if state.trial is None or state.since is None:
+            return None
+        return state.since + self._intents[state.trial].mesh.rollout.watch
 
     # -------------------------------------------------------------------------------------------- at work
 

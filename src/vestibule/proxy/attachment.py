@@ -15,14 +15,16 @@ from typing import Final
 
 import vestibule
 from vestibule.calls.mesh_api import instance_to_wire, view_from_wire
+from vestibule.calls.traffic_reports import traffic_to_wire
 from vestibule.calls.unix import unix_channel
 from vestibule.errors import CATALOGUE, ErrorCode, Fault, Kind, VestibuleError
 from vestibule.net.grpc import Client, Stream
 from vestibule.processes import Backoff, Child
-from vestibule.records import Instance, ServiceView
+from vestibule.records import Instance, ProxyTraffic, ServiceView
 from vestibule.wire.gen.vestibule.node.v1 import node_pb2 as wire
 
 SIDECAR: Final = wire.DESCRIPTOR.services_by_name["Sidecar"]
+_CROWDED: Final = 8
 _BACKOFF: Final = Backoff(first=0.1, longest=2.0, steady=5.0)
 
 _log = logging.getLogger(__name__)
@@ -93,6 +95,12 @@ class Attachment:
         self._instance = instance
         self.registered = False
         self._announce()
+
+    def count(self, traffic: ProxyTraffic) -> None:
+        """What the proxy has counted; said now or not at all, since the next says more."""
+        outbox = self._outbox
+        if self.attached and outbox is not None and outbox.qsize() < _CROWDED:
+            outbox.put_nowait(wire.AttachRequest(traffic=traffic_to_wire(traffic)))
 
     async def deregister(self, within: float) -> bool:
         """Callers shall leave the instance.  False when the agent could not confirm it in time (seconds)."""

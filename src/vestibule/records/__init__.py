@@ -17,6 +17,7 @@ from vestibule.records.identity import (
 from vestibule.records.mesh import Address, Boundary, Health, Instance, PortView, ServiceView, UpstreamView
 from vestibule.records.revocation import AgentMark, LowerAuthority, PublishedCrl
 from vestibule.records.rollout import IntentOutcome, KeptIntent, RolloutRecord
+from vestibule.records.traffic import ProxyTraffic, Requests
 
 __all__ = [
     "Address",
@@ -40,8 +41,10 @@ __all__ = [
     "KeptIntent",
     "LowerAuthority",
     "PortView",
+    "ProxyTraffic",
     "PublishedCrl",
     "PublishedJwtKey",
+    "Requests",
     "RolloutRecord",
     "ServiceView",
     "UpstreamRoot",

@@ -22,8 +22,10 @@ from vestibule.doors import (
     presence,
     revocation_admin,
     revocation_feed,
+    rollout_api,
     server_why,
     templates_api,
+    traffic_reports,
 )
 from vestibule.doors.access import BOUNDED, OPERATOR, TABLE, Access, Who, denied_details
 from vestibule.doors.identity_api import agent, bundle, entry, local_authority, svid, trust_domain
@@ -59,6 +61,8 @@ DOORS = {
     debug_api.SERVER: debug_api.ServerDebugDoor,
     logger_api.SERVER: logger_api.LoggerDoor,
     grpc_health.SERVICE: grpc_health.HealthDoor,
+    rollout_api.SERVICE: rollout_api.RolloutDoor,
+    traffic_reports.SERVICE: traffic_reports.TrafficReportsDoor,
 }
 
 

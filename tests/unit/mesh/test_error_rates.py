@@ -27,7 +27,7 @@ class Proxy:
         self.count += Count(requests, denied, failed)
         self.now += timedelta(seconds=later)
         said = Report(instance_id=self.name, service=self.service, counts=((Side.INBOUND, self.count),))
-        self.rates.take(said, self.now, tries=tries)
+        self.rates.take(said, self.now, tries_for=timedelta(0) if tries else None)
 
 
 def tried(*, before: tuple[int, int], after: tuple[int, int], denied: int = 0) -> str:
@@ -70,6 +70,17 @@ def test_what_came_while_a_proxy_changed_belongs_to_neither_side() -> None:
     rates.begin(proxy.now)
     proxy.report(100, 100, tries=True)
     assert rates.spike(5) == ""
+
+
+def test_what_a_quiet_service_counts_later_is_as_new_as_its_report() -> None:
+    rates = ErrorRates()
+    proxy = Proxy(rates)
+    proxy.report(1000, tries=False)
+    rates.begin(proxy.now)
+    proxy.count += Count(50, 0, 50)
+    said = Report(instance_id="web-1", service="web", counts=((Side.INBOUND, proxy.count),))
+    rates.take(said, proxy.now + timedelta(seconds=8), tries_for=timedelta(seconds=7))
+    assert "50 of 50" in rates.spike(5)
 
 
 def test_a_proxy_that_restarts_counts_anew() -> None:

@@ -23,7 +23,7 @@ from vestibule.agent.sidecars.codes import (
 )
 from vestibule.agent.sidecars.views import ViewCache
 from vestibule.errors import Kind, VestibuleError
-from vestibule.records import Instance, ServiceView
+from vestibule.records import Instance, ProxyTraffic, ServiceView
 from vestibule.spiffe import Selector, SpiffeId
 from vestibule.xds.resources import ProxyKey
 
@@ -128,6 +128,7 @@ class Sidecars:
         self.is_descendant = is_descendant
         self.views = views
         self.sessions: set[Session] = set()
+        self.counted = asyncio.Event()
         self._changed = asyncio.Event()
         self._stopping = False
 
@@ -177,6 +178,8 @@ class Session:
     """Processes that it named before it was known whether it speaks for the service."""
     instance: Instance | None = None
     registered: bool = False
+    traffic: ProxyTraffic | None = None
+    """What its proxy has counted, as it says."""
     _view: ServiceView | None = None
     _wanted: asyncio.Event = field(default_factory=asyncio.Event)
     _given: asyncio.Event = field(default_factory=asyncio.Event)
@@ -262,6 +265,11 @@ class Session:
         self.registered = False
         self._given.set()
         self._wanted.set()
+
+    def count(self, traffic: ProxyTraffic) -> None:
+        """What the sidecar's proxy has counted."""
+        self.traffic = traffic
+        self.sidecars.counted.set()
 
     async def deregister(self) -> None:
         """The instance drains: callers are told to leave it."""

@@ -12,6 +12,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from vestibule.wire.gen.vestibule.node.v1 import traffic_pb2 as _traffic_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -522,6 +523,7 @@ class AttachRequest(_message.Message):
     WITHDRAW_FIELD_NUMBER: _builtins.int
     REGISTER_FIELD_NUMBER: _builtins.int
     DEREGISTER_FIELD_NUMBER: _builtins.int
+    TRAFFIC_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___AttachRequest.Hello: ...
     @_builtins.property
@@ -532,6 +534,10 @@ class AttachRequest(_message.Message):
     def register(self) -> Global___AttachRequest.Register: ...
     @_builtins.property
     def deregister(self) -> Global___AttachRequest.Deregister: ...
+    @_builtins.property
+    def traffic(self) -> _traffic_pb2.Traffic:
+        """what the proxy has counted, whenever it changed; it is not answered"""
+
     def __init__(
         self,
         *,
@@ -540,12 +546,13 @@ class AttachRequest(_message.Message):
         withdraw: Global___AttachRequest.Withdraw | None = ...,
         register: Global___AttachRequest.Register | None = ...,
         deregister: Global___AttachRequest.Deregister | None = ...,
+        traffic: _traffic_pb2.Traffic | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["deregister", b"deregister", "hello", b"hello", "register", b"register", "step", b"step", "vouch", b"vouch", "withdraw", b"withdraw"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deregister", b"deregister", "hello", b"hello", "register", b"register", "step", b"step", "traffic", b"traffic", "vouch", b"vouch", "withdraw", b"withdraw"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deregister", b"deregister", "hello", b"hello", "register", b"register", "step", b"step", "vouch", b"vouch", "withdraw", b"withdraw"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deregister", b"deregister", "hello", b"hello", "register", b"register", "step", b"step", "traffic", b"traffic", "vouch", b"vouch", "withdraw", b"withdraw"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_step: _TypeAlias = _typing.Literal["hello", "vouch", "withdraw", "register", "deregister"]  # noqa: Y015
+    _WhichOneofReturnType_step: _TypeAlias = _typing.Literal["hello", "vouch", "withdraw", "register", "deregister", "traffic"]  # noqa: Y015
     _WhichOneofArgType_step: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_step) -> _WhichOneofReturnType_step | None: ...
 
