@@ -49,6 +49,7 @@ docs:  ## the pages generated from code
 	@$(BIN)/python scripts/errors_docs.py
 	@$(BIN)/python scripts/cli_docs.py
 	@$(BIN)/python scripts/configuration_docs.py
+	@$(BIN)/python scripts/intent_docs.py
 
 clean:  ## remove .venv, caches and the state of `vestibule up`
 	@rm -rf .venv .vestibule .bootstrap.lock .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -1,6 +1,6 @@
 """Keys that are read and that no compiler acts on yet: they are refused (VST0023), never ignored.
 
-Whoever makes a key work end to end removes it here, in the same push, and runs ``python scripts/intent_schemas.py``.
+Whoever makes a key work end to end removes it here, in the same push, and runs ``make docs``.
 An entry is the record's title, a colon, and the key.  Tests of the reader clear the set.
 """
 

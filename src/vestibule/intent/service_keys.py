@@ -18,7 +18,7 @@ PROTOCOL: Final = Key(
     "What is spoken there.",
     required=True,
 )
-PORT_RECORD: Final = Record("a port", (APP_PORT, PROTOCOL), later=frozenset({"raw_paths", "boundary"}))
+PORT_RECORD: Final = Record("a port", (APP_PORT, PROTOCOL))
 
 RULE_ID: Final = Key("id", NAME, "The rule's name in logs, metrics and explanations.", required=True)
 FROM: Final = Key(

@@ -34,7 +34,7 @@ ON: Final = Key(
     "on",
     Many(
         WordOrNumber(Choice.of([(each.value, each) for each in RetryOn]), Whole(400, 599)),
-        "outcome or status",
+        "outcome",
         least=1,
     ),
     "Which outcomes of a try allow another one: words, and statuses of answers.",

@@ -16,7 +16,7 @@ from vestibule.intent.shapes import Record, Schema
 ROOT = Path(__file__).parents[3]
 PUBLISHED = ROOT / "src" / "vestibule" / "intent" / "schemas"
 SHOP = ROOT / "examples" / "shop"
-WRITE = "rewrite it: python scripts/intent_schemas.py"
+WRITE = "rewrite it: make docs"
 
 
 def agrees(schema: Schema, value: Any) -> bool:
