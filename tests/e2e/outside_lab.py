@@ -98,6 +98,7 @@ class Outsider:
     oldest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2
     newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
     answer: bytes = b""
+    silent: bool = False
     seen: list[Seen] = field(default_factory=list)
     names: list[str | None] = field(default_factory=list)
     """Which server names clients asked for."""
@@ -137,6 +138,8 @@ class Outsider:
                 await writer.drain()
                 return
             while head := await reader.readuntil(b"\r\n\r\n"):
+                if self.silent:
+                    continue
                 await self._reply(head, reader, writer)
         except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
             pass

@@ -31,8 +31,11 @@ from tests.e2e.shared_mesh import Shared
 from vestibule.doors.access_entries import EntryLines, LogName, Reporter
 from vestibule.intent.model import Intent
 from vestibule.intent.outside import Credential, External, HostPort, OutsideProtocol, OutsideTls
+from vestibule.intent.traffic import RateLimit, Traffic
+from vestibule.policy import PathPattern
 
 NAME = "api.outside.test"
+SCARCE = RateLimit(requests=2, window=timedelta(hours=1), path=PathPattern.parse("/scarce/**"))
 
 
 def external(name: str, outsider: Outsider | None, ca: str | None, **more: Any) -> External:
@@ -67,18 +70,19 @@ class Outside:
         async with wire(self.web.instance.egress) as client:
             return await client.ask(method, target, host, **headers)
 
-    async def record(self, number: int = -1) -> dict[str, Any]:
-        """What the access log says of a request."""
-        name, entry = self.web.requests[number]
-        reporter = Reporter("web", str(spiffe_id("web")), "web-1")
-        return dict(json.loads(EntryLines(LogName.parse(name), reporter).http(entry).text))
-
     async def asked(self, host: str, method: str = "GET", target: str = "/") -> tuple[Reply, dict[str, Any]]:
-        """An answer and its record."""
-        before = len(self.web.requests)
+        """An answer and what the access log says of it."""
         reply = await self.ask(host, method, target)
-        await until(lambda: len(self.web.requests) > before, "the access log")
-        return reply, await self.record()
+        reporter = Reporter("web", str(spiffe_id("web")), "web-1")
+
+        def record() -> dict[str, Any] | None:
+            for name, entry in reversed(self.web.requests):
+                found = json.loads(EntryLines(LogName.parse(name), reporter).http(entry).text)
+                if found["request_id"] == reply.headers["x-request-id"]:
+                    return dict(found)
+            return None
+
+        return reply, await until(record, "the access log")
 
 
 @asynccontextmanager
@@ -100,7 +104,7 @@ async def outside(directory: Path) -> AsyncIterator[Outside]:
         "stranger": server(NAME, by=stranger),
         "oldtls": server(NAME, oldest=ssl.TLSVersion.TLSv1, newest=ssl.TLSVersion.TLSv1_1),
     }
-    localhost = server("localhost")
+    localhost, silent = server("localhost"), server(NAME, silent=True)
     ca = public.pem
     rules = (
         rule("egress/good/charge", "web", methods="POST", paths="/v1/charges/**"),
@@ -120,9 +124,13 @@ async def outside(directory: Path) -> AsyncIterator[Outside]:
         external("named", None, ca, hosts=(HostPort(host="localhost", port=localhost.port),)),
         external("nowhere", None, ca, hosts=(HostPort(host="no-such-host.invalid", port=443),)),
         external("closed", None, ca, addresses=(HostPort(host="127.0.0.1", port=free_address().port),)),
+        external("scarce", good, ca, traffic=Traffic(limits=(SCARCE,))),
+        external(
+            "slow", None, ca, addresses=(silent.place,), traffic=Traffic(timeout=timedelta(seconds=0.2))
+        ),
         *(external(name, each, ca) for name, each in others.items()),
     )
-    servers = [good, plain, bytes_only, localhost, *others.values()]
+    servers = [good, plain, bytes_only, localhost, silent, *others.values()]
     async with Lab(intent) as lab:
         lab.ca_bundle = directory / "bundle.pem"
         lab.ca_bundle.write_text(public.pem)
@@ -194,6 +202,7 @@ def test_what_no_rule_lets_the_caller_do_does_not_go_out(mesh: Shared[Outside]) 
             assert (reply.status, reply.error) == (403, "VST4001")
             assert (record["verdict"], record["destination_service"]) == ("denied", "external:good")
             assert "none" in record["details"]
+            assert json.loads(reply.body)["request_id"] == record["request_id"]
         reply, record = await outside.asked("good", "GET", "/a%2Fb")
         assert (reply.status, reply.error, record["verdict"]) == (403, "VST3001", "denied")
         reply, record = await outside.asked("forbidden")
@@ -294,6 +303,20 @@ def test_without_its_credential_a_call_is_refused_until_there_is_one(
             while (await outside.ask("lost")).status != 200:
                 await asyncio.sleep(0.02)
         assert outside.good.seen[-1].headers["authorization"] == "Bearer found"
+
+    mesh.run(story)
+
+
+def test_limits_and_timeouts_hold_at_the_callers_proxy(mesh: Shared[Outside]) -> None:
+    async def story(outside: Outside) -> None:
+        statuses = [(await outside.ask("scarce", "GET", "/scarce/x")).status for _ in range(4)]
+        assert statuses == [200, 200, 429, 429]
+        reply = await outside.ask("scarce", "GET", "/scarce/x")
+        assert (reply.error, reply.headers["x-vestibule-limit"]) == ("VST3016", "egress/scarce/limits/1")
+        assert (await outside.ask("scarce", "GET", "/plenty")).status == 200
+        reply, record = await outside.asked("slow")
+        assert (reply.status, reply.error, record["flags"]) == (504, "VST3012", ["UT"])
+        assert json.loads(reply.body)["request_id"] == record["request_id"] != ""
 
     mesh.run(story)
 

@@ -23,7 +23,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from google.protobuf import any_pb2
 
-from vestibule.envoy import access_log, codes, listeners, matches, outside, replies, retries
+from vestibule.envoy import access_log, codes, limits, listeners, matches, outside, replies, retries
 from vestibule.envoy.access_log import REQUEST_ID
 from vestibule.envoy.protos import packed, seconds
 from vestibule.envoy.rbac import http_rbac
@@ -66,9 +66,10 @@ def _names(name: str, mesh: str) -> tuple[str, str]:
 
 def filters() -> Iterator[hcm_pb2.HttpFilter]:
     """What the listeners for apps have for these routes; off for all others."""
-    yield hcm_pb2.HttpFilter(name=RULES_FILTER, typed_config=packed(rbac_pb2.RBAC()), disabled=True)
     # The id of a request is taken off before it leaves; the log, and the app, are still to learn it.
     yield hcm_pb2.HttpFilter(name=REQUEST_ID_FILTER, typed_config=_kept_request_id(), disabled=True)
+    yield hcm_pb2.HttpFilter(name=RULES_FILTER, typed_config=packed(rbac_pb2.RBAC()), disabled=True)
+    yield limits.http_filter()
 
 
 def _kept_request_id() -> any_pb2.Any:
@@ -107,6 +108,8 @@ def _route(out: Outward) -> Route:
         route.route.CopyFrom(_action(out))
         _decide(route, external)
         _keep_request_id(route)
+        if bounds := _limits(external):
+            route.typed_per_filter_config[limits.FILTER].CopyFrom(limits.of_route(bounds))
     return route
 
 
@@ -129,6 +132,14 @@ def _action(out: Outward) -> route_components_pb2.RouteAction:
 def _decide(route: Route, external: External) -> None:
     rules = rbac_pb2.RBACPerRoute(rbac=http_rbac(external.allow, by_caller=False))
     route.typed_per_filter_config[RULES_FILTER].CopyFrom(packed(rules))
+
+
+def _limits(external: External) -> tuple[limits.Limit, ...]:
+    """There is one caller here; each of its instances has its own share."""
+    return tuple(
+        limits.Limit(name=f"egress/{external.name}/limits/{number}", limit=each, callers=1)
+        for number, each in enumerate(external.traffic.limits, start=1)
+    )
 
 
 def _keep_request_id(route: Route) -> None:

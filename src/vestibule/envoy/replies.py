@@ -114,6 +114,7 @@ def egress() -> LocalReplyConfig:
 def gateway() -> LocalReplyConfig:
     """The answers of a gateway, to people outside: nothing about what is inside."""
     mappers = [
+        _mapper(_flags("UO"), body(codes.TOO_MANY_CALLS, "too much is going on at the moment")),
         _mapper(_flags("UT"), body(codes.CALL_TIMEOUT, "there was no answer in time")),
         _mapper(_flags("UH"), body(codes.NO_INSTANCE, "what is there does not run at the moment")),
         _mapper(_flags(*_NO_UPSTREAM), body(codes.CALLEE_UNREACHABLE, "what is there cannot be reached")),
@@ -147,6 +148,13 @@ def _outside(called: str) -> list[ResponseMapper]:
         mapper(
             untrusted, codes.OUTSIDE_NOT_TRUSTED, f"{called} showed a certificate that is not accepted: {why}"
         ),
+        mapper(
+            "response.code_details == 'local_rate_limited'",
+            codes.RATE_LIMITED,
+            f"no more requests to {called} go out for now",
+            limit=f"%RESP({HEADER})%",
+        ),
+        mapper("response.code == 504", codes.CALL_TIMEOUT, f"{called} did not answer in time"),
         mapper(unresolved, codes.OUTSIDE_UNRESOLVED, f"there is no address to dial for {called}"),
         mapper("response.code == 503", codes.OUTSIDE_UNREACHABLE, f"{called} cannot be reached: {why}"),
     ]

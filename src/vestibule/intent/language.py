@@ -117,7 +117,10 @@ APP_RECORD: Final = Record("an app", (RUN, VERSION, INSTANCES, ENV, OTHER_VERSIO
 APPS: Final = Key(
     "apps", Table(SERVICE_NAME, APP_RECORD, "service names to apps"), "What to run.", required=True
 )
-UP_FILE: Final = Record("up.yaml", (APPS,))
+UP_GATEWAYS: Final = Key(
+    "gateways", Many(SERVICE_NAME, "gateway", least=1), "Which gateways to run; they need no app."
+)
+UP_FILE: Final = Record("up.yaml", (APPS, UP_GATEWAYS))
 
 FILES: Final = {
     "mesh": MESH_FILE,

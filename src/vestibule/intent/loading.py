@@ -124,8 +124,20 @@ def load_up_text(content: bytes, intent: Intent | None, name: str = UP) -> Loade
         service = intent.services.get(name) if intent is not None else None
         if record and (app := _app(At(name, at), record.value, service, findings)):
             apps[name] = app
+    gateways = _up_gateways(fields, intent, findings)
     problems = findings.problems()
-    return LoadedUp(up=None if problems else UpFile(apps=MappingProxyType(apps)), problems=problems)
+    up = UpFile(apps=MappingProxyType(apps), gateways=gateways)
+    return LoadedUp(up=None if problems else up, problems=problems)
+
+
+def _up_gateways(fields: Fields | None, intent: Intent | None, findings: Findings) -> tuple[str, ...]:
+    listed = fields.get(language.UP_GATEWAYS) if fields else None
+    for each in listed.value if listed and intent is not None else ():
+        if intent is not None and each.value not in intent.gateways:
+            close = nearest(each.value, intent.gateways)
+            advice = f"Did you mean {close!r}?" if close else None
+            findings.add(codes.UNKNOWN_NAME, f"there is no gateway {each.value!r}", each.at, advice=advice)
+    return tuple(each.value for each in listed.value) if listed else ()
 
 
 def version_of(files: Mapping[str, bytes]) -> str:

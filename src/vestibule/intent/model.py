@@ -135,6 +135,7 @@ class App:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpFile:
-    """``up.yaml``, apps by service name."""
+    """``up.yaml``, apps by service name; gateways have none."""
 
     apps: Mapping[str, App] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    gateways: tuple[str, ...] = ()

@@ -11,6 +11,4 @@ from typing import Final
 NOT_YET: Final[set[str]] = {
     # Asked by agents, and told to callers.
     "a service: health",
-    # Compiled by envoy/ for callers of outside hosts.
-    "an external: limits",
 }

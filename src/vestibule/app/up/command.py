@@ -175,6 +175,10 @@ async def _announce(mesh: Mesh) -> None:
         "agent_socket": str(mesh.places.agent_socket),
         "admin_socket": str(mesh.places.admin_socket),
         "egress": {each.kept.name: str(each.where.egress) for each in mesh.sidecars},
+        "gateways": {
+            each.kept.name: {name: str(address) for name, address in each.where.ingress.items()}
+            for each in mesh.gateways
+        },
     }
     sys.stdout.write(envelope("up", data) + "\n")
     sys.stdout.flush()

@@ -63,22 +63,25 @@ def agent(
 
 
 def sidecar(places: Places, instance: InstancePlan, directory: Path, key: int) -> Command:
-    """A sidecar with its app.  ``key`` is the descriptor from which it reads its supervisor key."""
+    """A sidecar with its app, or a gateway.  ``key`` is the descriptor from which it reads its supervisor key."""
     app = instance.app
+    what: tuple[str, ...] = ("--gateway", instance.service)
+    command: tuple[str, ...] = ()
+    if app is not None:
+        what = ("--service", app.service, "--version", app.version)
+        command = ("--", *command_of(app))
     return Command(
         argv=program(
             "sidecar",
-            *("--service", app.service),
-            *("--version", app.version),
+            *what,
             *("--agent-socket", str(places.agent_socket)),
             *("--run-dir", str(places.runtime)),
             *("--log-dir", str(places.logs)),
             *("--drain", "2"),
             *("--supervisor-fd", str(key)),
-            "--",
-            *command_of(app),
+            *command,
         ),
-        env=environment(app.env),
+        env=environment(app.env if app is not None else None),
         cwd=directory,
         hand_over=(key,),
     )

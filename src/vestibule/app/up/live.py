@@ -16,6 +16,7 @@ from rich.text import Text
 
 from vestibule.app.up.kept import Kept
 from vestibule.app.up.mesh import Mesh
+from vestibule.app.up.sidecars import SidecarPart
 from vestibule.app.up.traffic import Traffic
 from vestibule.cli.check import fetch_agent_status
 from vestibule.cli.status import countdown, document, sync_words
@@ -112,16 +113,17 @@ class View:
         table = Table(box=None, header_style="dim", pad_edge=False)
         for heading in ("SERVICE", "STATE", "IDENTITY", "CERT", "SYNC", "EGRESS", "RESTARTS"):
             table.add_column(heading, no_wrap=heading != "IDENTITY")
-        for each in self._mesh.sidecars:
+        identities = self._mesh.plan.identities
+        for each in self._mesh.proxies:
             proxy = proxies.get(each.kept.name, {})
             left = proxy.get("svid_expires_at") and proxy["svid_expires_at"] - time.time()
             table.add_row(
                 f"[bold]{escape(each.kept.name)}[/]",
                 Text(state_words(each.kept), _style(each.kept)),
-                escape(str(self._mesh.plan.intent.services[each.service].spiffe_id)),
+                escape(str(identities[each.service])),
                 countdown(left) if proxy else "",
                 escape(sync_words(proxy["sync"], proxy["connected"])) if proxy else "",
-                str(each.where.egress) if each.kept.ready else "",
+                _place(each) if each.kept.ready else "",
                 str(each.kept.restarts or ""),
             )
         return table
@@ -158,7 +160,7 @@ class View:
         known = {each["instance"]: each for each in self._status["proxies"]} if self._status else {}
         return {
             each.kept.name: known[each.where.instance_id]
-            for each in self._mesh.sidecars
+            for each in self._mesh.proxies
             if each.kept.ready and each.where.instance_id in known
         }
 
@@ -176,6 +178,9 @@ class View:
             for each in self._mesh.sidecars:
                 if each.kept.ready:
                     yield f"{each.kept.name}: egress {each.where.egress}"
+            for each in self._mesh.gateways:
+                if each.kept.ready:
+                    yield f"{each.kept.name}: gateway at {_place(each)}"
         for problem in self._status["intent"]["problems"] if self._status else ():
             yield f"✗ {problem['where']}: {problem['code']} {problem['message']} (fix: {problem['advice']})"
         if self._status:
@@ -185,6 +190,12 @@ class View:
 def state_words(part: Kept) -> str:
     """Where a part stands, for people."""
     return "up" if part.state is State.READY else part.state.value
+
+
+def _place(part: SidecarPart) -> str:
+    """An app's way out, or where a gateway takes requests."""
+    where = part.where
+    return str(where.way_out) if where.way_out is not None else ", ".join(map(str, where.ingress.values()))
 
 
 def _style(part: Kept) -> str:

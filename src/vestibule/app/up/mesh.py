@@ -17,7 +17,7 @@ from vestibule.app.up.agent import AgentPart
 from vestibule.app.up.kept import Kept
 from vestibule.app.up.operator import Operator
 from vestibule.app.up.places import Places
-from vestibule.app.up.plan import Plan
+from vestibule.app.up.plan import InstancePlan, Plan
 from vestibule.app.up.sidecars import SidecarPart
 from vestibule.app.up.timeline import Timeline
 from vestibule.cli.run_state import RunState
@@ -46,13 +46,17 @@ class Mesh:
         self.sidecars = tuple(
             SidecarPart(places, ledger, instance, plan.directory) for instance in plan.instances
         )
+        self.gateways = tuple(
+            SidecarPart(places, ledger, InstancePlan(name=name, service=name), plan.directory)
+            for name in plan.gateways
+        )
         self._agent = AgentPart(
             places,
             ledger,
             self.operator,
             trust_domain=plan.intent.mesh.trust_domain.name,
             server_port=self._port,
-            keys={each.key: each.service for each in self.sidecars},
+            keys={each.key: each.service for each in self.proxies},
             joinable=self.server.became_ready,
             joined=self._register,
         )
@@ -64,7 +68,12 @@ class Mesh:
     @property
     def parts(self) -> tuple[Kept, ...]:
         """Every supervised process, in the order in which they depend on each other."""
-        return (self.server, self.agent, *(each.kept for each in self.sidecars))
+        return (self.server, self.agent, *(each.kept for each in self.proxies))
+
+    @property
+    def proxies(self) -> tuple[SidecarPart, ...]:
+        """The sidecars of services, and the gateways."""
+        return (*self.sidecars, *self.gateways)
 
     @property
     def access_log(self) -> Path:
@@ -100,7 +109,7 @@ class Mesh:
                 running = [
                     tasks.create_task(self.server.run(), name="server"),
                     tasks.create_task(self._agent.run(), name="agent"),
-                    *(tasks.create_task(each.kept.run(), name=each.kept.name) for each in self.sidecars),
+                    *(tasks.create_task(each.kept.run(), name=each.kept.name) for each in self.proxies),
                 ]
                 await asyncio.wait(running)
                 waiting.cancel()
@@ -111,7 +120,7 @@ class Mesh:
 
     async def stop(self) -> None:
         """End everything in order."""
-        await asyncio.gather(*(each.kept.stop() for each in self.sidecars))
+        await asyncio.gather(*(each.kept.stop() for each in self.proxies))
         await self.agent.stop()
         await self.server.stop()
 
@@ -128,7 +137,7 @@ class Mesh:
         self.timeline.reached("agent")
         await self._registered.wait()
         self.timeline.reached("entries")
-        for each in self.sidecars:
+        for each in self.proxies:
             await each.kept.became_ready()
         self.timeline.reached("sidecars")
         self.ready.set()
@@ -141,8 +150,7 @@ class Mesh:
         if agent == self._agent_id:
             return
         await self.server.became_ready()
-        services = {name: self.plan.intent.services[name].spiffe_id for name in self.plan.services}
-        self.entry_ids = await self.operator.register(agent, services)
+        self.entry_ids = await self.operator.register(agent, self.plan.identities)
         self._agent_id = agent
         self._registered.set()
         await self.operator.remove_agents_except(agent)

@@ -82,7 +82,8 @@ async def run_once(
     tenancy = Tenancy(state)
     places = tenancy.take(fresh=True)
     try:
-        copy = replace(plan, directory=copy_intent(plan.directory, places.intent_copy))
+        # Without gateways, whose ports are fixed: another run may well have them.
+        copy = replace(plan, directory=copy_intent(plan.directory, places.intent_copy), gateways=())
         with Shutdown() as shutdown, journal(places.logs):
             mesh = Mesh(copy, places, tenancy.ledger, timeline)
             try:

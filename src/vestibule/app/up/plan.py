@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -12,10 +12,11 @@ from typing import Final
 import vestibule
 from vestibule.app.up.codes import NO_INTENT, NOTHING_TO_RUN
 from vestibule.intent import App, Intent, Problem, Severity, load, load_up
+from vestibule.spiffe import SpiffeId
 
 EXAMPLE: Final = Path("examples", "shop")
 PYTHONS: Final = frozenset({"python", "python3"})
-SERVICES: Final = "services"
+FOLDERS: Final = frozenset({"services", "egress", "gateways", "certs", "environments"})
 NOT_COPIED: Final = frozenset({".vestibule", "__pycache__", ".git", ".hg", ".svn"})
 LINKED: Final = frozenset({".venv", "venv", "node_modules", "target", ".tox"})
 """Directories of dependencies: large, only read by apps, and so lent to a copy instead of copied."""
@@ -23,10 +24,14 @@ LINKED: Final = frozenset({".venv", "venv", "node_modules", "target", ".tox"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstancePlan:
-    """One instance of a service to start.  ``name`` is unique in the run: ``orders``, ``orders-2``, ``orders@v2``."""
+    """One instance of a service to start.  ``name`` is unique in the run: ``orders``, ``orders-2``, ``orders@v2``.
+
+    A gateway has no app.
+    """
 
     name: str
-    app: App
+    service: str
+    app: App | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +41,7 @@ class Plan:
     directory: Path
     intent: Intent
     apps: tuple[App, ...]
+    gateways: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     environment: str | None = None
 
@@ -48,11 +54,19 @@ class Plan:
     def instances(self) -> tuple[InstancePlan, ...]:
         """Every instance of every app."""
         return tuple(
-            InstancePlan(name=name if number == 1 else f"{name}-{number}", app=version)
+            InstancePlan(
+                name=name if number == 1 else f"{name}-{number}", service=app.service, app=version
+            )
             for app in self.apps
             for name, version in _versions(app)
             for number in range(1, version.instances + 1)
         )
+
+    @property
+    def identities(self) -> Mapping[str, SpiffeId]:
+        """Who everything that runs is, by the names of services and gateways."""
+        services = {name: self.intent.services[name].spiffe_id for name in self.services}
+        return services | {name: self.intent.gateways[name].spiffe_id for name in self.gateways}
 
 
 def _versions(app: App) -> Iterator[tuple[str, App]]:
@@ -90,7 +104,12 @@ def make_plan(directory: Path, environment: str | None = None) -> Plan | tuple[P
         raise NOTHING_TO_RUN.error(f"{directory / 'up.yaml'} names no app")
     chosen = tuple(app for _, app in sorted(apps.up.apps.items()))
     return Plan(
-        directory=directory, intent=loaded.intent, apps=chosen, problems=problems, environment=environment
+        directory=directory,
+        intent=loaded.intent,
+        apps=chosen,
+        gateways=apps.up.gateways,
+        problems=problems,
+        environment=environment,
     )
 
 
@@ -107,13 +126,13 @@ def copy_intent(source: Path, target: Path) -> Path:
     dependencies become links, histories and caches are left out.  Raises: VST7300 for a file that cannot be read.
     """
     try:
-        _copy(source, target, followed=SERVICES)
+        _copy(source, target, followed=FOLDERS)
     except OSError as error:
         raise NO_INTENT.error(f"cannot copy {error.filename or source}: {error.strerror}") from error
     return target
 
 
-def _copy(source: Path, target: Path, followed: str = "") -> None:
+def _copy(source: Path, target: Path, followed: frozenset[str] = frozenset()) -> None:
     target.mkdir(mode=0o700)
     for entry in sorted(source.iterdir()):
         copied = target / entry.name
@@ -121,7 +140,7 @@ def _copy(source: Path, target: Path, followed: str = "") -> None:
             continue
         if entry.is_dir():
             lent = entry.is_symlink() or entry.name in LINKED
-            if lent and entry.name != followed:
+            if lent and entry.name not in followed:
                 copied.symlink_to(entry.resolve())
             else:
                 _copy(entry, copied)

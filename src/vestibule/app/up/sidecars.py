@@ -22,11 +22,17 @@ _INGRESS: Final = "ingress."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Where:
-    """Where one instance's proxy listens, as its sidecar said when it was ready."""
+    """Where one instance's proxy listens, as its sidecar said when it was ready.  A gateway has no way out."""
 
     instance_id: str
     ingress: Mapping[str, Address]
-    egress: Address
+    way_out: Address | None = None
+
+    @property
+    def egress(self) -> Address:
+        """The way out of a service's app."""
+        assert self.way_out is not None
+        return self.way_out
 
     @classmethod
     def parse(cls, line: str) -> Where:
@@ -40,14 +46,14 @@ class Where:
                     for name, text in facts.items()
                     if name.startswith(_INGRESS)
                 },
-                egress=Address.parse(facts["egress"]),
+                way_out=Address.parse(facts["egress"]) if facts["egress"] else None,
             )
         except KeyError as error:
             raise ValueError(f"the ready line of a sidecar does not say {error}") from error
 
 
 class SidecarPart:
-    """Keeps one instance's sidecar running."""
+    """Keeps one instance's sidecar, or a gateway, running."""
 
     def __init__(self, places: Places, ledger: Ledger, instance: InstancePlan, directory: Path) -> None:
         self.instance = instance
@@ -67,7 +73,7 @@ class SidecarPart:
 
     @property
     def service(self) -> str:
-        return self.instance.app.service
+        return self.instance.service
 
     @property
     def where(self) -> Where:

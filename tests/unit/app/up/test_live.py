@@ -42,8 +42,9 @@ class Operator:
 
 def mesh(tmp_path: Path, *, ready: bool = True, status: Any = None) -> Any:
     intent = load(SHOP).intent
+    assert intent is not None
     state = State.READY if ready else State.STARTING
-    where = Where(instance_id="web-1", ingress={}, egress=Address(host="127.0.0.1", port=15001))
+    where = Where(instance_id="web-1", ingress={}, way_out=Address(host="127.0.0.1", port=15001))
     web = SimpleNamespace(service="web", kept=part("web", state, restarts=2), where=where)
     done = asyncio.Event()
     timeline = Timeline()
@@ -52,7 +53,7 @@ def mesh(tmp_path: Path, *, ready: bool = True, status: Any = None) -> Any:
         timeline.reached("sidecars")
     server, agent = part("server", state), part("agent", state)
     return SimpleNamespace(
-        plan=SimpleNamespace(intent=intent),
+        plan=SimpleNamespace(intent=intent, identities={"web": intent.services["web"].spiffe_id}),
         places=SimpleNamespace(logs=tmp_path, admin_socket=tmp_path / "agent-admin.sock"),
         access_log=tmp_path / "access.jsonl",
         timeline=timeline,
@@ -60,6 +61,8 @@ def mesh(tmp_path: Path, *, ready: bool = True, status: Any = None) -> Any:
         server=server,
         agent=agent,
         sidecars=[web],
+        gateways=[],
+        proxies=[web],
         parts=[server, agent, web.kept],
         operator=Operator(status or admin_pb2.ServerStatus()),
     )

@@ -44,13 +44,23 @@ def test_every_part_is_the_same_program_and_nothing_beside_it_is_imported() -> N
 
 
 def test_no_secret_is_in_arguments_or_environment() -> None:
-    app = InstancePlan(name="web", app=App(service="web", run=("python", "web.py")))
+    app = InstancePlan(name="web", service="web", app=App(service="web", run=("python", "web.py")))
     sidecar = commands.sidecar(PLACES, app, Path("/i"), 7)
     agent = commands.agent(PLACES, trust_domain="example.org", server_port=1, supervisor=5, bundle=6, token=8)
     assert sidecar.hand_over == (7,)
     assert agent.hand_over == (5, 6, 8)
     assert agent.argv[agent.argv.index("--join-token-file") + 1] == "/dev/fd/8"
     assert sidecar.argv[-2:] == (sys.executable, "web.py")
+
+
+def test_a_gateway_is_a_sidecar_without_an_app() -> None:
+    argv = commands.sidecar(PLACES, InstancePlan(name="edge", service="edge"), Path("/i"), 7).argv
+    assert argv[argv.index("sidecar") + 1 :][:2] == ("--gateway", "edge")
+    assert not {"--", "--service", "--version"} & set(argv)
+    line = "sidecar ready: service=edge instance=edge-1 ingress.https=127.0.0.1:8443 egress= boundary=trust"
+    where = Where.parse(line)
+    assert where.way_out is None
+    assert where.ingress == {"https": Address(host="127.0.0.1", port=8443)}
 
 
 def test_variables_that_speak_to_us_do_not_reach_children(monkeypatch: pytest.MonkeyPatch) -> None:
