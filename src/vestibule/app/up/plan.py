@@ -54,9 +54,7 @@ class Plan:
     def instances(self) -> tuple[InstancePlan, ...]:
         """Every instance of every app."""
         return tuple(
-            InstancePlan(
-                name=name if number == 1 else f"{name}-{number}", service=app.service, app=version
-            )
+            InstancePlan(name=name if number == 1 else f"{name}-{number}", service=app.service, app=version)
             for app in self.apps
             for name, version in _versions(app)
             for number in range(1, version.instances + 1)
