@@ -34,6 +34,7 @@ from vestibule.doors.host_secrets import HostSecretsDoor
 from vestibule.doors.xds_serving import serve_delta
 from vestibule.envoy.bootstrap import bootstrap
 from vestibule.envoy.compile import compile_proxy
+from vestibule.envoy.names import BOOTSTRAP_CLUSTERS
 from vestibule.envoy.names import BUNDLE_SECRET, SVID_SECRET
 from vestibule.envoy.tls_secrets import certificate_secret, validation_secret
 from vestibule.envoy.world import World
@@ -46,6 +47,7 @@ from vestibule.records import Address, Instance
 from vestibule.spiffe import SpiffeId, TrustDomain, X509Svid
 from vestibule.testing import TestAuthority
 from vestibule.xds.messages import Event, Refused, Settled
+from vestibule.xds.inspection import check
 from vestibule.xds.resources import (
     AGGREGATED_TYPES,
     CLUSTER,
@@ -245,7 +247,9 @@ class Proxy:
 
     def snapshot(self) -> Snapshot:
         key = ProxyKey(self.instance.spiffe_id, self.instance.id)
-        return compile_proxy(self.lab.world, key)
+        snapshot = compile_proxy(self.lab.world, key)
+        check(snapshot, given=BOOTSTRAP_CLUSTERS)
+        return snapshot
 
     def _secrets(self) -> Snapshot:
         return Snapshot.of(

@@ -10,6 +10,9 @@ AGENT_CLUSTER: Final = "vestibule_agent"
 SIDECAR_CLUSTER: Final = "vestibule_sidecar"
 """The sidecar's own socket, for secrets that are made of files of the host."""
 
+BOOTSTRAP_CLUSTERS: Final = (AGENT_CLUSTER, SIDECAR_CLUSTER)
+"""What every Envoy has from its bootstrap, so that what is compiled may refer to it."""
+
 SVID_SECRET: Final = "default"  # noqa: S105 - a name, SPIRE's and Istio's
 """The SDS secret with the caller's own certificate and key."""
 

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from vestibule.clock import Clock, SystemClock
 from vestibule.envoy.codes import UNKNOWN_INSTANCE
 from vestibule.envoy.compile import Compilation, Compiler, compile_proxy
-from vestibule.envoy.names import AGENT_CLUSTER
+from vestibule.envoy.names import BOOTSTRAP_CLUSTERS
 from vestibule.envoy.world import World, last_expiry, next_expiry
 from vestibule.errors import VestibuleError
 from vestibule.intent import Intent
@@ -27,9 +27,6 @@ from vestibule.xds.resources import ProxyKey, Snapshot
 SLICE: Final = 0.01
 """Seconds of compiling after which everybody else has a turn: one change for thousands of proxies must not stop the
 server from answering."""
-
-_GIVEN: Final = (AGENT_CLUSTER,)
-"""Clusters that every Envoy has from its bootstrap."""
 
 _log = logging.getLogger(__name__)
 
@@ -180,7 +177,7 @@ class Publisher:
             compilation = compiler.compile(proxy, before)
             if before is None or compilation.snapshot.resources is not before.snapshot.resources:
                 # What a proxy would refuse, or would answer errors by, does not leave here.
-                check(compilation.snapshot, given=_GIVEN)
+                check(compilation.snapshot, given=BOOTSTRAP_CLUSTERS)
         except VestibuleError as error:
             if error.code is UNKNOWN_INSTANCE:
                 _log.debug("nothing to publish for %s: %s", proxy.instance_id, error)

@@ -17,10 +17,12 @@ from tests.e2e.mesh_lab import intent_of, rule, service, spiffe_id
 
 from vestibule.envoy import clusters, egress, ingress
 from vestibule.envoy.compile import compile_proxy
+from vestibule.envoy.names import BOOTSTRAP_CLUSTERS
 from vestibule.envoy.world import World
 from vestibule.errors import VestibuleError
 from vestibule.records import Address, Instance
 from vestibule.spiffe import SpiffeId
+from vestibule.xds.inspection import check
 from vestibule.xds.resources import CLUSTER, ENDPOINTS, EXTENSION, LISTENER, ROUTES, ProxyKey, Snapshot
 
 AGENT = SpiffeId.parse("spiffe://example.org/spire/agent/test")
@@ -55,7 +57,9 @@ def world(*instances: Instance, services: Any = SERVICES, **more: Any) -> World:
 
 
 def compiled(within: World, name: str = "web", number: int = 1) -> Snapshot:
-    return compile_proxy(within, ProxyKey(spiffe_id(name), f"{name}-{number}"))
+    snapshot = compile_proxy(within, ProxyKey(spiffe_id(name), f"{name}-{number}"))
+    check(snapshot, given=BOOTSTRAP_CLUSTERS)
+    return snapshot
 
 
 def bodies(snapshot: Snapshot) -> dict[tuple[str, str], bytes]:

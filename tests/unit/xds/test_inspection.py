@@ -22,7 +22,7 @@ from tests.unit.envoy.test_incremental import NAMES, worlds
 from validate import validate_pb2
 
 from vestibule.envoy.compile import Compiler
-from vestibule.envoy.names import AGENT_CLUSTER
+from vestibule.envoy.names import BOOTSTRAP_CLUSTERS
 from vestibule.envoy.world import World
 from vestibule.errors import VestibuleError
 from vestibule.spiffe import SpiffeId
@@ -163,7 +163,7 @@ def test_a_route_leads_to_a_cluster_that_exists() -> None:
 
 
 def test_a_cluster_from_elsewhere_counts_where_it_is_given() -> None:
-    check(Snapshot.of("v", [routes(host("a", "a", to=AGENT_CLUSTER))]), given=[AGENT_CLUSTER])
+    check(Snapshot.of("v", [routes(host("a", "a", to=BOOTSTRAP_CLUSTERS[0]))]), given=BOOTSTRAP_CLUSTERS)
 
 
 def test_a_cluster_by_eds_has_its_endpoints() -> None:
@@ -230,4 +230,4 @@ def test_whatever_is_compiled_passes(world: World) -> None:
                 snapshot = compiler.compile(ProxyKey(identity, f"{name}-{number}"), None).snapshot
             except VestibuleError:
                 continue
-            check(snapshot, given=[AGENT_CLUSTER])
+            check(snapshot, given=BOOTSTRAP_CLUSTERS)
