@@ -22,7 +22,7 @@ from datetime import timedelta
 from functools import partial
 from importlib.metadata import distribution
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 import httpx
 from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
@@ -448,6 +448,8 @@ class Echo:
 class Lab:
     """Proxies and apps of one mesh.  ``async with`` it."""
 
+    kind: type[Proxy] = Proxy
+
     def __init__(
         self, intent: Intent, *, svid_ttl: timedelta = timedelta(hours=1), intermediates: int = 0
     ) -> None:
@@ -460,7 +462,7 @@ class Lab:
         self.apps: dict[str, App] = {}
         self._others: list[Callable[[], Awaitable[None]]] = []
 
-    async def __aenter__(self) -> Lab:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -502,7 +504,7 @@ class Lab:
         )
         instance = replace(instance, **changes)
         self.world = replace(self.world, instances=(*self.world.instances, instance))
-        proxy = Proxy(self, instance, self.directory / instance.id)
+        proxy = self.kind(self, instance, self.directory / instance.id)
         self.proxies[instance.id] = proxy
         await proxy.start()
         return proxy

@@ -142,6 +142,11 @@ class ErrorRates:
         known = self._known.get(instance_id)
         return known.refused_updates if known is not None else 0
 
+    def total(self, service: str, side: Side) -> Count:
+        """What was counted lately, whatever intent there was."""
+        past = self._past.get((service, side))
+        return sum((count for _, count in past.parts), Count()) if past is not None else Count()
+
     def begin(self, now: datetime) -> None:
         """From now on an intent is tried: what was so far is what it is compared with."""
         self._before = {key: past.total(_part(now)) for key, past in self._past.items()}
