@@ -328,10 +328,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def platform_in_a_short_place() -> Iterator[Platform]:
+def platform_in_a_short_place(kind: type[Platform] = Platform) -> Iterator[Platform]:
     """Started, and at the end stopped with nothing left behind."""
     directory = Path(tempfile.mkdtemp(prefix="vbad-", dir="/tmp"))
-    platform = Platform(directory)
+    platform = kind(directory)
     try:
         platform.start()
         yield platform

@@ -74,7 +74,13 @@ def document(status: admin_pb2.ServerStatus, now: float | None = None) -> dict[s
             "commit": _commit(status.intent),
             "head": status.intent.head or None,
             "problems": [
-                {"code": each.code, "message": each.message, "advice": each.advice, "where": each.where}
+                {
+                    "code": each.code,
+                    "message": each.message,
+                    "advice": each.advice,
+                    "where": each.where,
+                    "severity": each.severity,
+                }
                 for each in status.intent.problems
             ],
         },
@@ -180,14 +186,14 @@ def _show(data: Mapping[str, Any]) -> None:
         signed = f", signed by {commit['signed_by']}" if commit["signed_by"] else ""
         console.print(f"  {escape(commit['subject'])} [dim]({escape(commit['author'] + signed)})[/]")
     if commit and intent["head"] != commit["id"]:
-        what = "is not taken up" if intent["problems"] else "changes nothing in the intent"
+        refused = any(each["severity"] == "error" for each in intent["problems"])
+        what = "is not taken up" if refused else "changes nothing in the intent"
         console.print(f"  [dim]the newest commit, {escape(intent['head'][:12])}, {what}[/]")
     for sentence in data["server"]["warnings"]:
         complaints.print(f"[bold yellow]![/] {escape(sentence)}")
     for problem in intent["problems"]:
-        complaints.print(
-            f"[bold red]✗[/] {escape(problem['where'])}: {problem['code']} {escape(problem['message'])}"
-        )
+        mark = "[bold yellow]![/]" if problem["severity"] == "warning" else "[bold red]✗[/]"
+        complaints.print(f"{mark} {escape(problem['where'])}: {problem['code']} {escape(problem['message'])}")
     if not data["proxies"]:
         console.print("no proxy is registered")
         return

@@ -161,6 +161,7 @@ TABLE: Final[Mapping[str, Who]] = {
     f"{_ADMIN}.RolloutAdmin/Pause": Who.LOCAL,
     f"{_ADMIN}.RolloutAdmin/Resume": Who.LOCAL,
     f"{_ADMIN}.RolloutAdmin/Promote": Who.LOCAL,
+    f"{_ADMIN}.IntentAdmin/GetFiles": Who.LOCAL,
     f"{_CEREMONY}/GetCeremony": Who.LOCAL,
     f"{_CEREMONY}/MakeRequest": Who.LOCAL,
     f"{_CEREMONY}/Deliver": Who.LOCAL,
