@@ -34,8 +34,7 @@ from vestibule.doors.host_secrets import HostSecretsDoor
 from vestibule.doors.xds_serving import serve_delta
 from vestibule.envoy.bootstrap import bootstrap
 from vestibule.envoy.compile import compile_proxy
-from vestibule.envoy.names import BOOTSTRAP_CLUSTERS
-from vestibule.envoy.names import BUNDLE_SECRET, SVID_SECRET
+from vestibule.envoy.names import BOOTSTRAP_CLUSTERS, BUNDLE_SECRET, SVID_SECRET
 from vestibule.envoy.tls_secrets import certificate_secret, validation_secret
 from vestibule.envoy.world import World
 from vestibule.intent.model import Defaults, DenyDetail, Intent, Mesh, Port, Protocol, Service
@@ -46,8 +45,8 @@ from vestibule.proxy.host_files import HostFiles
 from vestibule.records import Address, Instance
 from vestibule.spiffe import SpiffeId, TrustDomain, X509Svid
 from vestibule.testing import TestAuthority
-from vestibule.xds.messages import Event, Refused, Settled
 from vestibule.xds.inspection import check
+from vestibule.xds.messages import Event, Refused, Settled
 from vestibule.xds.resources import (
     AGGREGATED_TYPES,
     CLUSTER,

@@ -35,7 +35,6 @@ from vestibule.doors.federation_admin import FederationAdminDoor
 from vestibule.doors.grpc_health import HealthDoor
 from vestibule.doors.health import Check, HealthServer, health_app
 from vestibule.doors.identity_api import identity_services
-from vestibule.doors.intent_api import IntentDoor
 from vestibule.doors.limits import Limits
 from vestibule.doors.logger_api import LoggerDoor
 from vestibule.doors.node_api import NodeDoor
@@ -265,8 +264,7 @@ class _Server:
         upstream = services.upstream
         self._ceremony = upstream if isinstance(upstream, CeremonyUpstream) else None
         ceremony = CeremonyDoor(self._ceremony)
-        intent = IntentDoor(lambda: mesh.source)
-        own = (admin, revoke, federation, ceremony, intent)
+        own = (admin, revoke, federation, ceremony)
         local = (*both, *(each.servable() for each in own), *mesh.operators)
         self._local = GrpcServer([access.guard(each) for each in local])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -18,6 +19,7 @@ from vestibule.clock import Clock
 from vestibule.doors.admin_api import MeshStatus
 from vestibule.doors.ads import ServerAdsDoor
 from vestibule.doors.identity_api.values import unix
+from vestibule.doors.intent_api import InForce, IntentDoor
 from vestibule.doors.limits import Limits
 from vestibule.doors.node_api import Discovery
 from vestibule.doors.rollout_api import RolloutDoor
@@ -27,6 +29,7 @@ from vestibule.intent import load_files
 from vestibule.mesh import CommitInfo, Publisher, Rolling, Source, SvidLifetimes
 from vestibule.mesh import Discovery as MeshDiscovery
 from vestibule.mesh.error_rates import Count, Report, Side
+from vestibule.mesh.kept_intents import unpack
 from vestibule.mesh.rollout_view import RolloutView, view_of
 from vestibule.net.grpc import Servable
 from vestibule.records import Instance, ProxyTraffic, Requests, ServiceView
@@ -52,11 +55,6 @@ class Mesh(Protocol):
     @property
     def services(self) -> Sequence[Servable]:
         """gRPC services to serve to agents besides the server's own."""
-        ...
-
-    @property
-    def source(self) -> Source | None:
-        """Where the intent comes from."""
         ...
 
     @property
@@ -88,8 +86,7 @@ class IdentityOnly:
     def __init__(self) -> None:
         self._never = Beacon()
         self.services: Sequence[Servable] = ()
-        self.operators: Sequence[Servable] = (RolloutDoor(None).servable(),)
-        self.source: Source | None = None
+        self.operators: Sequence[Servable] = (RolloutDoor(None).servable(), IntentDoor().servable())
         self.pages: Sequence[Route] = ()
 
     @property
@@ -181,15 +178,12 @@ class IntentMesh:
             self._publisher, services.entitlements, self._discovery.instance, self._ledger, clock
         )
         self.services: Sequence[Servable] = (ads.servable(),)
-        self.operators: Sequence[Servable] = (RolloutDoor(self.rolling, self.rollout).servable(),)
+        rollout = RolloutDoor(self.rolling, self.rollout)
+        self.operators: Sequence[Servable] = (rollout.servable(), IntentDoor(self.in_force).servable())
 
     @property
     def discovery(self) -> Discovery:
         return self._discovery
-
-    @property
-    def source(self) -> Source | None:
-        return self._source
 
     @property
     def status(self) -> MeshStatus:
@@ -245,6 +239,18 @@ class IntentMesh:
         """What other servers of the database decided holds here, too."""
         async for _ in self._store.changes.subscribe("rollout"):
             await self.rolling.follow()
+
+    async def in_force(self) -> InForce:
+        """The files of the intent that most proxies are to have: the source's, or older ones after a rollback."""
+        version = next((each.version for each in self.rolling.in_force()), "")
+        reading = self._source.reading
+        if not version:
+            return InForce(place=self._source.place, files={})
+        if reading.intent is not None and reading.intent.version == version:
+            return InForce(version=version, place=self._source.place, files=reading.files)
+        kept = await self._store.intents.latest(version)
+        files = {} if kept is None else await asyncio.to_thread(unpack, kept.files)
+        return InForce(version=version, place=self._source.place, files=files)
 
     def intent(self) -> wire.IntentStatus:
         """The intent in force, and what is wrong with the files as they are now."""

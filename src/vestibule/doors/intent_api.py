@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from vestibule.doors.identity_api.values import receive
-from vestibule.mesh import Source
 from vestibule.net.grpc import Servable, Stream, serve
 from vestibule.wire.gen.vestibule.admin.v1 import intent_pb2 as wire
 
@@ -15,11 +15,25 @@ PART: Final = 512 * 1024
 """Bytes of files in one message, or one file."""
 
 
-class IntentDoor:
-    """Gives what the source holds; ``None``: there is no mesh."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InForce:
+    """What most proxies are to have; ``version`` is empty where there is no intent."""
 
-    def __init__(self, source: Callable[[], Source | None]) -> None:
-        self._source = source
+    version: str = ""
+    place: str = ""
+    files: Mapping[str, bytes]
+
+
+async def nothing() -> InForce:
+    """A server without a mesh."""
+    return InForce(files={})
+
+
+class IntentDoor:
+    """Gives what is in force."""
+
+    def __init__(self, in_force: Callable[[], Awaitable[InForce]] = nothing) -> None:
+        self._in_force = in_force
 
     def servable(self) -> Servable:
         """The service, not yet guarded."""
@@ -28,13 +42,9 @@ class IntentDoor:
     async def get_files(self, stream: Stream) -> None:
         """GetFiles."""
         await receive(stream)
-        source = self._source()
-        reading = None if source is None else source.reading
-        if source is None or reading is None or reading.intent is None:
-            await stream.send_message(wire.IntentFiles(place=source.place if source else ""))
-            return
-        for part in _parts(reading.files):
-            message = wire.IntentFiles(version=reading.intent.version, place=source.place, files=part)
+        found = await self._in_force()
+        for part in _parts(found.files):
+            message = wire.IntentFiles(version=found.version, place=found.place, files=part)
             await stream.send_message(message)
 
 
