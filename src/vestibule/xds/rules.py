@@ -25,9 +25,9 @@ ANY: Final = "google.protobuf.Any"
 _DURATION: Final = "google.protobuf.Duration"
 _WRAPPER: Final = re.compile(r"google\.protobuf\.(\w+)Value")
 _HEADERS: Final = {
-    (validate_pb2.HTTP_HEADER_NAME, True): r":?[0-9a-zA-Z!#$%&'*+.^_|~`-]+",
+    (validate_pb2.HTTP_HEADER_NAME, True): r":?[0-9a-zA-Z!#$%&'*+-.^_|~`]+",
     (validate_pb2.HTTP_HEADER_VALUE, True): r"[^\x00-\x08\x0A-\x1F\x7F]*",
-    (validate_pb2.HTTP_HEADER_NAME, False): r"[^\x00\x0A\x0D]+",
+    (validate_pb2.HTTP_HEADER_NAME, False): r"[^\x00\x0A\x0D]*",
     (validate_pb2.HTTP_HEADER_VALUE, False): r"[^\x00\x0A\x0D]*",
 }
 _OPERATIONS: Final[Mapping[str, tuple[str, Callable[[Any, Any], bool]]]] = {

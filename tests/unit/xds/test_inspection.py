@@ -111,6 +111,13 @@ def test_a_broken_rule_is_named_with_its_place(message: Message, said: str) -> N
     assert any(said in each for each in violations(message)), list(violations(message))
 
 
+def test_a_header_that_is_not_named_is_none_where_the_rule_is_not_strict() -> None:
+    weighted = route_components_pb2.WeightedCluster.ClusterWeight(name="c")
+    assert list(violations(weighted)) == []
+    weighted.cluster_header = "a\nb"
+    assert list(violations(weighted)) == [".cluster_header: it is not fit for a header"]
+
+
 def test_rules_hold_inside_packed_messages_and_below_lists() -> None:
     broken = manager(http_filters=[hcm_pb2.HttpFilter(name="ok"), hcm_pb2.HttpFilter()], rds=None)
     found = list(violations(packed(broken)))
