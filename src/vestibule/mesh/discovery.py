@@ -97,6 +97,8 @@ class Discovery:
             raise INSTANCE_TAKEN.error(f"instance {instance.id!r} belongs to another service or agent")
         if known is None and self._registered_by(wanted.agent_id) >= MOST_PER_AGENT:
             raise TOO_MANY_INSTANCES.error(f"{wanted.agent_id} has {MOST_PER_AGENT} instances already")
+        if known is None or known.version != wanted.version:
+            _check_version(wanted, declared)
         until = self._clock.now() + LEASE
         if known != wanted:
             await self._kept.put(replace(wanted, lease_expires_at=until))
@@ -265,6 +267,14 @@ def _check_layout(instance: Instance, ports: Set[str], *, is_gateway: bool) -> N
     for address in (*listening, *instance.apps.values()):
         if not _is_usable(address, anywhere=is_gateway):
             raise MALFORMED_INSTANCE.error(f"{str(address)[:120]!r} is no address that a proxy can use")
+
+
+def _check_version(instance: Instance, declared: Iterable[Service | Gateway]) -> None:
+    """Who splits by version must not meet one that nobody speaks of.  What runs already stays, if versions go."""
+    known = [each.traffic.versions for each in declared if isinstance(each, Service)]
+    if all(known) and known and not any(instance.version in versions for versions in known):
+        message = f"{instance.service} has no version {instance.version!r}, only {', '.join(known[0])}"
+        raise MALFORMED_INSTANCE.error(message)
 
 
 def _is_usable(address: Address, *, anywhere: bool = False) -> bool:

@@ -194,3 +194,18 @@ async def test_a_service_is_described_with_what_it_may_call(room: Room) -> None:
     assert payments is not None
     assert payments.upstreams == ()
     assert room.discovery.describe(identity("stranger")) is None
+
+
+async def test_a_version_that_the_service_does_not_declare_is_refused_and_one_that_runs_stays() -> None:
+    files = dict(FILES)
+    clock = FakeClock()
+    source = DirectorySource(Path("unused"), clock, read=lambda _: load_files(files))
+    kept = Discovery(KeptInstances(), AllAtOnce(source), clock)
+    await source.load()
+    await kept.register(instance(version="v7"))
+    files["services/web.yaml"] += b"versions: [v1, v2]\n"
+    await source.load()
+    await kept.register(instance(version="v7"))
+    await kept.register(instance(id="i-2", version="v2"))
+    with pytest.raises(VestibuleError, match=r"VST3201 web has no version 'v7', only v1, v2"):
+        await kept.register(instance(id="i-3", version="v7"))
