@@ -47,6 +47,9 @@ COMMANDS: Final = {
     "check": Lazy("vestibule.cli.check:check", "Is everything healthy?"),
     "healthcheck": Lazy("vestibule.cli.healthcheck:healthcheck", "Can the server or the agent do its work?"),
     "status": Lazy("vestibule.cli.status:status", "What the proxies have, and how long certificates last."),
+    "calls": Lazy(
+        "vestibule.cli.calls:calls", "Who called what, by which route and version: the access log, counted."
+    ),
     "validate": Lazy("vestibule.cli.validate:validate", "Check an intent directory: all problems at once."),
     "plan": Lazy(
         "vestibule.cli.plan:plan", "What a change of the intent means: who gains or loses which call."

@@ -52,3 +52,12 @@ NO_INTENT_RUNS = define(
     meaning="A plan was asked for against what runs, and the server has no intent in force.",
     advice="Name what to compare with: --against DIR, or --against origin/main.",
 )
+NO_ACCESS_LOG = define(
+    "VST9106",
+    "no-access-log",
+    Kind.NOT_FOUND,
+    Fault.CALLER,
+    meaning="The access log that the command should read is not there. An agent keeps its own, as access.jsonl "
+    "in its data directory, and only for its own user.",
+    advice="Name the file, on the machine of a sidecar, as the agent's user.",
+)

@@ -18,7 +18,7 @@ MALFORMED_INSTANCE = define(
     Fault.CALLER,
     meaning="An instance cannot be laid out: its ID is malformed, it has a port or version that its service has not, a "
     "port without an app behind it, two listeners at one address, or an address that no proxy can use.",
-    advice="Let `vestibule sidecar` lay out the instance from the service's description; give it a `--version` that the "
+    advice="Let `vestibule sidecar` lay out the instance from the service's description, with a `--version` that the "
     "service declares.",
 )
 INSTANCE_TAKEN = define(
