@@ -251,6 +251,24 @@ async def test_an_outage_is_survived_even_if_agent_and_proxy_start_during_it(
             assert came == [(TYPES["rds"], ["out"])]
 
 
+async def test_an_agents_cache_holds_the_last_good_across_a_rollback(server: Server, directory: Path) -> None:
+    server.shelf.put(FULL)
+    async with agent_of(directory, server) as agent, small_proxy(agent.channel()) as proxy:
+        await until(lambda: server.version() == "v1")
+        # One resource is refused, the others are taken: the agent knows what the proxy really has.
+        server.shelf.put(world("v2", cds="a=bad b", eds="a b", lds="in=2", rds="out=2", ecds="rbac"))
+        await until(lambda: server.row("cds").error)
+        server.shelf.put(FULL)
+        await until(lambda: server.version() == "v1")
+        assert server.row("cds").status is Sync.SYNCED
+        assert proxy.has[LISTENER] == {"in": "in="}
+    await server.stop()
+    async with agent_of(directory, server) as agent, small_proxy(agent.channel()) as proxy:
+        await until(lambda: proxy.is_complete)
+        assert proxy.has[CLUSTER] == {"a": "a=", "b": "b="}
+        assert proxy.has[LISTENER] == {"in": "in="}
+
+
 async def test_what_was_deleted_during_an_outage_is_deleted_after_it(server: Server, directory: Path) -> None:
     server.shelf.put(FULL)
     async with agent_of(directory, server) as agent, small_proxy(agent.channel()) as proxy:

@@ -176,6 +176,7 @@ class _Server:
         self._clock = clock
         self._metrics = _metrics(services)
         server_metrics(self._metrics, services, clock)
+        mesh.measured(self._metrics)
         self._oidc_tls = _oidc_tls(settings)
         self._endpoint = Endpoint.of(settings, services)
         self._tls = ServerTls(services.identity.svid, services.authorities.bundle())

@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from vestibule.app.codes import NO_INTENT_DIRECTORY
 from vestibule.app.intent_source import source_of
+from vestibule.app.server_rollout import rollout_metrics
 from vestibule.app.server_services import Services
 from vestibule.app.server_settings import ServerSettings
 from vestibule.clock import Clock
@@ -34,6 +35,7 @@ from vestibule.mesh.rollout_view import RolloutView, view_of
 from vestibule.net.grpc import Servable
 from vestibule.records import Instance, ProxyTraffic, Requests, ServiceView
 from vestibule.spiffe import SpiffeId
+from vestibule.telemetry.metrics import Metrics
 from vestibule.wire.gen.vestibule.admin.v1 import admin_pb2 as wire
 from vestibule.xds.ledger import Ledger, Row
 from vestibule.xds.messages import Event
@@ -73,6 +75,10 @@ class Mesh(Protocol):
 
     def warnings(self) -> Sequence[str]:
         """What an operator should know, in sentences."""
+        ...
+
+    def measured(self, metrics: Metrics) -> None:
+        """Register what is counted."""
         ...
 
     def background(self) -> Mapping[str, Background]:
@@ -133,6 +139,10 @@ class IdentityOnly:
     def warnings(self) -> Sequence[str]:
         """There is nothing to say."""
         return ()
+
+    def measured(self, metrics: Metrics) -> None:
+        """There is nothing to count."""
+        rollout_metrics(metrics)
 
     def background(self) -> Mapping[str, Background]:
         """There is nothing to do."""
@@ -225,6 +235,10 @@ class IntentMesh:
     def warnings(self) -> Sequence[str]:
         """What an operator should know of the rollout."""
         return self.rollout().warnings
+
+    def measured(self, metrics: Metrics) -> None:
+        """How rollouts go."""
+        rollout_metrics(metrics, self.rolling, self.rollout)
 
     def _counted(self, instance: Instance, traffic: ProxyTraffic) -> None:
         report = Report(
