@@ -16,6 +16,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import RequestReceived
 from tests.e2e.mesh_lab import Seen, free_port
 
 from vestibule.intent.outside import HostPort
@@ -99,6 +102,8 @@ class Outsider:
     newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
     answer: bytes = b""
     silent: bool = False
+    http2: bool = False
+    """Whether it speaks HTTP/2 alone; its pseudo headers are then seen as headers."""
     seen: list[Seen] = field(default_factory=list)
     names: list[str | None] = field(default_factory=list)
     """Which server names clients asked for."""
@@ -119,7 +124,7 @@ class Outsider:
                 warnings.simplefilter("ignore", DeprecationWarning)
                 tls.minimum_version, tls.maximum_version = self.oldest, self.newest
             tls.load_cert_chain(*self.files)
-            tls.set_alpn_protocols(["http/1.1"])
+            tls.set_alpn_protocols(["h2" if self.http2 else "http/1.1"])
             # A client that has a certificate would show it.
             tls.verify_mode = ssl.CERT_OPTIONAL
             tls.load_verify_locations(self.files[0])
@@ -133,6 +138,9 @@ class Outsider:
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
+            if self.http2:
+                await self._talk_http2(reader, writer)
+                return
             if self.answer:
                 writer.write(self.answer + await reader.read(100))
                 await writer.drain()
@@ -145,6 +153,19 @@ class Outsider:
             pass
         finally:
             writer.close()
+
+    async def _talk_http2(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = H2Connection(H2Configuration(client_side=False, header_encoding="latin-1"))
+        connection.initiate_connection()
+        writer.write(connection.data_to_send())
+        while data := await reader.read(65536):
+            for event in connection.receive_data(data):
+                if isinstance(event, RequestReceived):
+                    headers = {str(name): str(value) for name, value in event.headers}
+                    self.seen.append(Seen(headers[":method"], headers[":path"], headers, b""))
+                    answer = [(":status", "200"), ("content-length", "0")]
+                    connection.send_headers(event.stream_id, answer, end_stream=True)
+            writer.write(connection.data_to_send())
 
     async def _reply(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         first, *lines = head.decode("latin-1").rstrip().split("\r\n")

@@ -56,11 +56,14 @@ def with_outside(*externals: External) -> Intent:
 
 @dataclass
 class Outside:
-    """web may call several hosts outside; ledger none."""
+    """web may call several hosts outside; ledger hardly any."""
 
     lab: Lab
     web: Proxy
+    ledger: Proxy
+    """On a machine without public authorities."""
     good: Outsider
+    newer: Outsider
     plain: Outsider
     bytes_only: Outsider
     bad: dict[str, Outsider]
@@ -104,7 +107,7 @@ async def outside(directory: Path) -> AsyncIterator[Outside]:
         "stranger": server(NAME, by=stranger),
         "oldtls": server(NAME, oldest=ssl.TLSVersion.TLSv1, newest=ssl.TLSVersion.TLSv1_1),
     }
-    localhost, silent = server("localhost"), server(NAME, silent=True)
+    localhost, silent, newer = server("localhost"), server(NAME, silent=True), server(NAME, http2=True)
     ca = public.pem
     rules = (
         rule("egress/good/charge", "web", methods="POST", paths="/v1/charges/**"),
@@ -115,7 +118,9 @@ async def outside(directory: Path) -> AsyncIterator[Outside]:
     lost = replace(credential, file=str(directory / "lost"))
     intent = with_outside(
         external("good", good, ca, allow=rules),
-        external("trusted", good, None),
+        external("trusted", good, None, allow=(rule("egress/trusted/all", "web", "ledger"),)),
+        external("h2", newer, ca),
+        external("grpc", newer, ca, protocol=OutsideProtocol.GRPC),
         external("paying", good, ca, credential=credential),
         external("lost", good, ca, credential=lost),
         external("plain", plain, None, tls=OutsideTls.NONE, hosts=(HostPort(host="legacy.test", port=8080),)),
@@ -130,7 +135,7 @@ async def outside(directory: Path) -> AsyncIterator[Outside]:
         ),
         *(external(name, each, ca) for name, each in others.items()),
     )
-    servers = [good, plain, bytes_only, localhost, silent, *others.values()]
+    servers = [good, plain, bytes_only, localhost, silent, newer, *others.values()]
     async with Lab(intent) as lab:
         lab.ca_bundle = directory / "bundle.pem"
         lab.ca_bundle.write_text(public.pem)
@@ -139,8 +144,10 @@ async def outside(directory: Path) -> AsyncIterator[Outside]:
             lab.also(each.stop)
         upstreams = {"good": free_address(), "lines": free_address(), "forbidden": free_address()}
         web = await lab.add("web", upstreams=upstreams)
+        lab.ca_bundle = directory / "no-bundle.pem"
+        ledger = await lab.add("ledger")
         await lab.ready()
-        yield Outside(lab, web, good, plain, bytes_only, others, token)
+        yield Outside(lab, web, ledger, good, newer, plain, bytes_only, others, token)
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +259,19 @@ def test_names_are_resolved_and_one_without_an_address_is_called_so(mesh: Shared
 def test_the_hosts_own_public_authorities_verify_where_no_others_are_given(mesh: Shared[Outside]) -> None:
     async def story(outside: Outside) -> None:
         assert (await outside.ask("trusted")).status == 200
+        async with wire(outside.ledger.instance.egress) as client:
+            reply = await client.ask("GET", "/", "trusted")
+        assert (reply.status, reply.error) == (503, "VST3036")
+
+    mesh.run(story)
+
+
+@pytest.mark.parametrize("name", ["h2", "grpc"])
+def test_http2_is_spoken_to_hosts_that_speak_it(mesh: Shared[Outside], name: str) -> None:
+    async def story(outside: Outside) -> None:
+        assert (await outside.ask(name, "GET", "/two")).status == 200
+        headers = outside.newer.seen[-1].headers
+        assert headers == {":method": "GET", ":path": "/two", ":scheme": "https", ":authority": NAME}
 
     mesh.run(story)
 

@@ -130,6 +130,16 @@ CREDENTIAL_MISSING = define(
     "this machine, cannot be read by the sidecar's user, or is no single line.  Calls without it are not made.",
     advice="The sidecar's log names the file and what is wrong; no restart is needed once it is mended.",
 )
+OUTSIDE_UNVERIFIABLE = define(
+    "VST3036",
+    "outside-host-unverifiable",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="A host outside is to be verified by the public authorities of the caller's machine, and its sidecar has "
+    "found none there.  Nothing was sent.",
+    advice="The sidecar's log says where it looked; install the package ca-certificates, or name a bundle with "
+    "`vestibule sidecar --ca-bundle FILE`.",
+)
 NO_GATEWAY_ROUTE = define(
     "VST3034",
     "no-gateway-route",

@@ -53,9 +53,7 @@ def listener_name(listener: str) -> str:
 
 @lru_cache(maxsize=1024)
 def _listener(gateway: str, name: str, address: Address, tls: GatewayTls | None, streams: bool) -> Resource:
-    manager = gateway_http.edge(
-        listener_name(name), access_log.inbound(gateway, name), secure=tls is not None, streams=streams
-    )
+    manager = gateway_http.edge(listener_name(name), access_log.inbound(gateway, name), streams=streams)
     chain = listener_components_pb2.FilterChain(filters=[http.network_filter(manager)])
     if tls is not None:
         chain.transport_socket.CopyFrom(serving_tls(tls))

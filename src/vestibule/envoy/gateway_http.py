@@ -36,8 +36,8 @@ STREAM_IDLE_TIMEOUT: Final = 60.0
 """Seconds in which a request or answer has to make progress; a route may say otherwise."""
 
 
-def edge(name: str, log: AccessLog, *, secure: bool, streams: bool) -> Hcm:
-    """Requests from anybody.  ``secure``: TLS is spoken.  ``streams``: some requests may last."""
+def edge(name: str, log: AccessLog, *, streams: bool) -> Hcm:
+    """Requests from anybody.  ``streams``: some of them may last."""
     manager = http.basic("gateway", name, log, [faults.http_filter(), http.router()], FORGERIES)
     # Where a request comes from is what the kernel says; apps learn it from x-forwarded-for.
     manager.skip_xff_append = False
@@ -64,7 +64,5 @@ def edge(name: str, log: AccessLog, *, secure: bool, streams: bool) -> Hcm:
         )
     )
     manager.server_header_transformation = Hcm.PASS_THROUGH
-    if secure:
-        manager.scheme_header_transformation.scheme_to_overwrite = "https"
     manager.local_reply_config.CopyFrom(replies.gateway())
     return manager

@@ -125,6 +125,8 @@ def basic(
     )
     manager.early_header_mutation_extensions.append(_cleaning(forgeries))
     manager.http2_protocol_options.CopyFrom(http2_options())
+    # Each hop says what it speaks itself: some servers refuse a request by TLS that calls itself plain.
+    manager.scheme_header_transformation.match_upstream = True
     return manager
 
 

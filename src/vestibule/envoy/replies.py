@@ -146,6 +146,11 @@ def _outside(called: str) -> list[ResponseMapper]:
             503,
         ),
         mapper(
+            "upstream.transport_failure_reason.contains('not supplied by SDS')",
+            codes.OUTSIDE_UNVERIFIABLE,
+            f"there are no authorities here to verify {called} by",
+        ),
+        mapper(
             untrusted, codes.OUTSIDE_NOT_TRUSTED, f"{called} showed a certificate that is not accepted: {why}"
         ),
         mapper(
