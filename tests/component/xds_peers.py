@@ -81,6 +81,9 @@ class Register:
     def is_entitled(self, agent_id: SpiffeId, spiffe_id: SpiffeId) -> bool:
         return agent_id == AGENT and spiffe_id in self.identities
 
+    def is_given(self, spiffe_id: SpiffeId) -> bool:
+        return spiffe_id in self.identities
+
     async def changed(self, since: int) -> int:
         while self.revision == since:
             await self._changed.wait()
@@ -171,7 +174,7 @@ class Server:
 
     async def start(self) -> None:
         door = ServerAdsDoor(self.shelf, self.register, self.register.instances.get, self.ledger, CLOCK)
-        self.grpc = GrpcServer([as_agent(door.servable())])
+        self.grpc = GrpcServer([as_agent(each) for each in door.servables()])
         sock = socket.create_server(("127.0.0.1", self.port))
         self.port = sock.getsockname()[1]
         await self.grpc.listen(sock)
@@ -224,7 +227,7 @@ async def start_agent(directory: Path, port: int) -> Agent:
     relay = Relay(AdsCalls(upstream), KeptSnapshots(directory / "kept", Sealer(b"k" * 32)), linger=0.2)
     running = asyncio.create_task(relay.run())
     door = AgentAdsDoor(lambda _stream: PROXY, relay, Ledger(), CLOCK)
-    grpc = GrpcServer([door.servable()])
+    grpc = GrpcServer(door.servables())
     path = directory / "agent.sock"
     path.unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -311,7 +311,7 @@ class Agent:
             self._workload_door().servable(),
             RevocationFeedDoor(self.revocations, self._has_identity).servable(),
             SdsDoor(self.workloads, self.settings.sds).servable(),
-            AgentAdsDoor(self.proxy_of, self.relay, self.ledger, self.clock).servable(),
+            *AgentAdsDoor(self.proxy_of, self.relay, self.ledger, self.clock, self.client_of).servables(),
             SidecarDoor(self.sidecars, self.grants, self.workloads.attest).servable(),
             AccessLogDoor(self.reporter_of, self.access_log).servable(),
             HealthDoor(self._problem).servable(),
@@ -366,8 +366,13 @@ class Agent:
     def proxy_of(self, stream: Stream) -> ProxyKey:
         """Whose Envoy calls.  Raises: VST2133, VST2312."""
         peer = peer_of(stream)
+        return self.sidecars.proxy_of((peer.pid, peer.start_time))
+
+    async def client_of(self, stream: Stream) -> SpiffeId:
+        """The default identity of whoever calls.  Raises: VST2105, VST2050, VST2312."""
+        peer = peer_of(stream)
         with self.strangers.noted(peer):
-            return self.sidecars.proxy_of((peer.pid, peer.start_time))
+            return (await self.workloads.entries(peer))[0].spiffe_id
 
     def reporter_of(self, stream: Stream) -> Reporter:
         """Whose access log is being sent.  Raises: VST2133, VST2312."""

@@ -187,7 +187,7 @@ class IntentMesh:
         ads = ServerAdsDoor(
             self._publisher, services.entitlements, self._discovery.instance, self._ledger, clock
         )
-        self.services: Sequence[Servable] = (ads.servable(),)
+        self.services: Sequence[Servable] = ads.servables()
         rollout = RolloutDoor(self.rolling, self.rollout)
         self.operators: Sequence[Servable] = (rollout.servable(), IntentDoor(self.in_force).servable())
 

@@ -21,6 +21,7 @@ from vestibule.clock import Clock
 from vestibule.doors.limits import Limits
 from vestibule.doors.recheck import Verified
 from vestibule.doors.scope import set_scope
+from vestibule.doors.xds_services import XDS_METHODS
 from vestibule.errors import VestibuleError
 from vestibule.identity.administration import (
     AGENTS,
@@ -67,6 +68,8 @@ class Who(Flag):
     AGENT = auto()
     LOCAL = auto()
     DOWNSTREAM = auto()
+    WORKLOAD = auto()
+    """Workloads with an SVID that was signed here; what they get, the method itself holds against their identity."""
     ADMIN = auto()
     """Workloads that administer: all of it, or within bounds where the method stands in ``BOUNDED``."""
 
@@ -148,8 +151,9 @@ TABLE: Final[Mapping[str, Who]] = {
     "/vestibule.node.v1.TrafficReports/Report": Who.AGENT,
     f"{_PRESENCE}/Return": Who.ANYONE,
     f"{_PRESENCE}/GetTime": Who.ANYONE,
-    f"{_ADS}/StreamAggregatedResources": Who.AGENT,
-    f"{_ADS}/DeltaAggregatedResources": Who.AGENT,
+    f"{_ADS}/StreamAggregatedResources": Who.AGENT | Who.WORKLOAD,
+    f"{_ADS}/DeltaAggregatedResources": Who.AGENT | Who.WORKLOAD,
+    **dict.fromkeys(XDS_METHODS, Who.WORKLOAD),
     "/vestibule.admin.v1.RevocationAdmin/Revoke": Who.LOCAL,
     "/vestibule.admin.v1.RevocationAdmin/List": Who.LOCAL,
     "/vestibule.admin.v1.RevocationAdmin/Lift": Who.LOCAL,
@@ -341,6 +345,8 @@ class Access:
         if Who.ANYONE in who or (caller.kind is CallerKind.LOCAL and Who.LOCAL in who):  # 2
             return self._unrevoked(caller)
         if caller.kind is CallerKind.WORKLOAD and Who.ADMIN in who and self._administers(path, caller):
+            return self._unrevoked(caller)
+        if caller.kind is CallerKind.WORKLOAD and Who.WORKLOAD in who and self._signed_here(caller):
             return self._unrevoked(caller)
         if caller.kind is CallerKind.WORKLOAD and Who.DOWNSTREAM in who:  # 3
             assert caller.spiffe_id is not None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from vestibule.envoy.names import AGENT_CLUSTER, SIDECAR_CLUSTER
+from vestibule.envoy.names import AGENT_CLUSTER, SIDECAR_CLUSTER, SIDECAR_MARK
 
 MAX_DOWNSTREAM_CONNECTIONS: Final = 50_000
 """Open connections one Envoy accepts on all its listeners together; beyond it, new ones are closed."""
@@ -43,7 +43,11 @@ def bootstrap(
     """
     return {
         # An agent that tells other Envoys plain authorities is not to do so here.
-        "node": {"id": node_id, "cluster": cluster, "metadata": {"disable_spiffe_cert_validation": False}},
+        "node": {
+            "id": node_id,
+            "cluster": cluster,
+            "metadata": {"disable_spiffe_cert_validation": False, SIDECAR_MARK: True},
+        },
         "admin": {
             "address": {"pipe": {"path": admin_socket, "mode": 0o600}},
             "allow_paths": [{"prefix": path} for path in ADMIN_PATHS],

@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, cast
 
-from vestibule.envoy import access_log, clusters, egress, gateway, ingress, localities, outside, routes
+from vestibule.envoy import (
+    access_log,
+    clusters,
+    egress,
+    gateway,
+    ingress,
+    localities,
+    outside,
+    proxyless,
+    routes,
+)
 from vestibule.envoy.asked import Asked, Questions, Trace
 from vestibule.envoy.codes import UNKNOWN_INSTANCE
 from vestibule.envoy.routes import Calls
@@ -19,6 +29,7 @@ from vestibule.envoy.world import Destination, World
 from vestibule.intent.outside import Gateway
 from vestibule.records import Instance
 from vestibule.spiffe import SpiffeId
+from vestibule.xds.clients import ClientKind, client_kind
 from vestibule.xds.resources import ProxyKey, Resource, Snapshot
 
 
@@ -76,6 +87,8 @@ class Compiler:
 
 def _resources(asked: Asked, proxy: ProxyKey) -> Iterable[Resource]:
     world = cast(World, asked)
+    if (kind := client_kind(proxy)) is not None:
+        return _of_client(asked, proxy.spiffe_id, kind)
     instance = world.instance(proxy.instance_id, proxy.spiffe_id)
     service = world.service(proxy.spiffe_id)
     if instance is None:
@@ -122,6 +135,17 @@ def _way_out(world: World, caller: SpiffeId, here: str) -> _WayOut:
         egress.by_name(world, caller, calls),
         (*_destinations(world, here, calls.values(), world.svid_ttl(caller)), *_outside(world, caller)),
     )
+
+
+def _of_client(asked: Asked, caller: SpiffeId, kind: ClientKind) -> Iterable[Resource]:
+    """Whom the client's service may call; listeners, if any, are its own."""
+    world = cast(World, asked)
+    if world.service(caller) is None:
+        return ()
+    way_out = asked.part(("way out", caller, ""), lambda other: _way_out(other, caller, ""))
+    if kind is ClientKind.GRPC:
+        return tuple(proxyless.resources(world, (each.target for each in way_out.calls.values())))
+    return (*_LIMITS, way_out.by_name, *way_out.destinations)
 
 
 def _of_gateway(world: World, edge: Gateway, instance: Instance) -> Iterable[Resource]:

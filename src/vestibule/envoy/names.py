@@ -10,6 +10,9 @@ AGENT_CLUSTER: Final = "vestibule_agent"
 SIDECAR_CLUSTER: Final = "vestibule_sidecar"
 """The sidecar's own socket, for secrets that are made of files of the host."""
 
+SIDECAR_MARK: Final = "vestibule_sidecar"
+"""The key in a node's metadata by which a sidecar's own Envoy is known not to be anybody else's."""
+
 BOOTSTRAP_CLUSTERS: Final = (AGENT_CLUSTER, SIDECAR_CLUSTER)
 """What every Envoy has from its bootstrap, so that what is compiled may refer to it."""
 

@@ -317,6 +317,10 @@ class Entitlements:
         """The templates that belong to an agent now, ordered by ID."""
         return self._view(agent_id).templates
 
+    def is_given(self, spiffe_id: SpiffeId) -> bool:
+        """Whether an entry gives this SPIFFE ID by name, to whomever."""
+        return self._index.given_to_others(spiffe_id, ())
+
     def given_to_others(self, agent_id: SpiffeId, spiffe_id: SpiffeId) -> bool:
         """Whether an entry that is not the agent's gives this SPIFFE ID by name."""
         return self._index.given_to_others(spiffe_id, self._view(agent_id).by_id)

@@ -95,3 +95,12 @@ RESOURCE_INVALID = define(
     advice="This is a bug of Vestibule's: report it with the message.  Going back to the last intent that worked ends "
     "it.",
 )
+NOTHING_YET = define(
+    "VST3111",
+    "xds-nothing-yet",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="A single request for resources (a Fetch RPC) came before there was anything to answer it with: no intent "
+    "has been read yet, or the agent has not heard from its server.",
+    advice="Try again; use a stream, which waits.",
+)

@@ -31,6 +31,7 @@ from vestibule.doors import (
 from vestibule.doors.access import BOUNDED, OPERATOR, TABLE, Access, Who, denied_details
 from vestibule.doors.identity_api import agent, bundle, entry, local_authority, svid, trust_domain
 from vestibule.doors.limits import Limits, PerSource
+from vestibule.doors.xds_services import XDS_METHODS
 from vestibule.errors import VestibuleError
 from vestibule.identity.administration import POWERS
 from vestibule.identity.beacon import Beacon
@@ -78,7 +79,14 @@ def test_every_method_of_every_service_is_served_and_has_its_row() -> None:
         for path in serve(service, door).__mapping__()  # a class has the methods, too
     }
     assert {path for path in declared if "discovery.v3" not in path} == served
-    assert set(TABLE) == declared
+    assert set(TABLE) == declared | set(XDS_METHODS)
+
+
+def test_workloads_may_follow_their_configuration_and_nothing_else() -> None:
+    workloads = {path: who for path, who in TABLE.items() if Who.WORKLOAD in who}
+    assert workloads.keys() - set(XDS_METHODS) == {f"/{ADS.full_name}/{each.name}" for each in ADS.methods}
+    assert {workloads[path] for path in XDS_METHODS} == {Who.WORKLOAD}
+    assert len(XDS_METHODS) == 15
 
 
 def test_only_joining_returning_the_bundle_and_the_time_are_open_to_anybody() -> None:
