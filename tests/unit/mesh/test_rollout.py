@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from vestibule.errors import VestibuleError
 from vestibule.mesh.rollout import (
+    PAUSED,
     TABLE,
     Event,
     Happening,
@@ -213,3 +215,26 @@ def test_watching_begins_anew_with_each_wave() -> None:
     later = NOW + timedelta(seconds=30)
     widened = step(first, Event(what=Happening.WATCHED, now=later)).state
     assert widened.since == later
+
+
+def test_the_page_shows_this_table() -> None:
+    words = {
+        Move.NOTHING: "–",
+        Move.TRY: "try",
+        Move.WIDEN: "widen",
+        Move.ACCEPT: "accept",
+        Move.GO_BACK: "go back",
+        Move.DROP: "drop",
+        Move.PIN: "pin",
+        Move.PAUSE: "pause",
+        Move.RESUME: "resume",
+        Move.NOT_NOW: "refuse",
+    }
+    rows = [["phase", *(each.value for each in Happening)]]
+    rows += [
+        [f"`{phase.value}`", *(words[moves[each]] for each in Happening)] for phase, moves in TABLE.items()
+    ]
+    rows += [["paused", *(words[PAUSED[each]] if each in PAUSED else "as above" for each in Happening)]]
+    page = (Path(__file__).parents[3] / "docs" / "rollout.md").read_text()
+    for row in rows:
+        assert f"| {' | '.join(row)} |" in page
