@@ -18,6 +18,7 @@ from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf.message import DecodeError
 
 from vestibule.errors import VestibuleError
+from vestibule.intent import Severity, load_files
 from vestibule.pki.bundles import from_jwks, from_jwt_jwks, from_pem, to_jwks, to_pem
 from vestibule.pki.chains import leaf_facts, verify_x509_svid
 from vestibule.pki.csr import make_csr, parse_csr
@@ -40,6 +41,7 @@ TRUST_DOMAIN: Final = TrustDomain.parse("example.org")
 SECRET: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 NAMES: Final = ("default", "ROOTCA", "ALL", "spiffe://example.org", "spiffe://example.org/web")
 _MESSAGES: Final = 64
+INTENT_FILES: Final = ("mesh.yaml", "services/web.yaml", "egress/out.yaml", "gateways/edge.yaml")
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,33 @@ def workload_api(data: bytes) -> None:
             jwt(request.svid.encode("latin-1", "replace"))
 
 
+def intent(data: bytes) -> None:
+    """A file of an intent, of the kind that the first byte says, among others that are well-formed."""
+    name = INTENT_FILES[data[0] % len(INTENT_FILES)] if data else INTENT_FILES[0]
+    loaded = load_files({**_intent(), name: data[1:]})
+    assert (loaded.intent is None) == any(each.severity is Severity.ERROR for each in loaded.problems)
+    for found in loaded.problems:
+        assert found.message
+        assert found.advice
+        str(found.error).encode("utf-8")
+
+
+@cache
+def _intent() -> dict[str, bytes]:
+    return {
+        "mesh.yaml": b"mesh: shop\ntrust_domain: example.org\nenvironment: prod\nrollout: {first: 10%}\n"
+        b"defaults: {timeout: 5s, retry: {attempts: 2, on: [503, reset]}}\nroles: {staff: [web]}\n",
+        "services/web.yaml": b"service: web\nports: {http: {protocol: http}}\nversions: [v1, v2]\n"
+        b"allow: [{id: a, from: ['role:staff', edge], methods: [GET], paths: [/a/**]}]\n"
+        b"routes: [{id: c, match: {path: /a/**, headers: {x-a: {equals: b}}}, split: {v1: 90, v2: 10}}]\n"
+        b"limits: [{requests: 5/s, per: caller}]\nlocality: {prefer: zone}\n",
+        "egress/out.yaml": b"external: out\nhosts: ['a.example:443', '[::1]:8443']\nprotocol: http2\n"
+        b"tls: {sni: b.example}\nallow: [{id: a, from: [web]}]\ncredential: {header: a, file: /b}\n",
+        "gateways/edge.yaml": b"gateway: edge\nlisteners: {a: {port: 1, hosts: ['*.a.example']}}\n"
+        b"routes: [{id: a, match: {hosts: [b.a.example]}, to: web}, {id: b, redirect: {https: true}}]\n",
+    }
+
+
 def _parts(data: bytes) -> Iterator[bytes]:
     while len(data) >= 2:
         (length,) = struct.unpack(">H", data[:2])
@@ -228,6 +257,12 @@ def _workload_api_seeds() -> tuple[bytes, ...]:
     )
 
 
+def _intent_seeds() -> tuple[bytes, ...]:
+    return tuple(bytes([number]) + _intent()[name] for number, name in enumerate(INTENT_FILES))
+
+
+# Reading YAML takes milliseconds: too slow for a fuzzer that wants to run a million times.
+SLOW: Final = {"intent": Target(intent, _intent_seeds)}
 TARGETS: Final = {
     "spiffe_id": Target(spiffe_id, lambda: (b"spiffe://example.org/ns/prod/sa/web", b"SPIFFE://Example.org")),
     "csr": Target(csr, _csr_seeds),

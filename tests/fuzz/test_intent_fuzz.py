@@ -5,28 +5,83 @@ from __future__ import annotations
 import json
 import posixpath
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.intent.reading import whole_language
 
 from vestibule.errors import VestibuleError
 from vestibule.intent import Loaded, Severity, load_files
 from vestibule.intent.loading import load_up_text
 from vestibule.intent.redundancy import PatternTree
+from vestibule.pki.bundles import to_pem
 from vestibule.policy import Call, IdentityMatch, PathPattern, Rule, decide, is_normal, may_call
-from vestibule.spiffe import SpiffeId
+from vestibule.spiffe import SpiffeId, TrustDomain
+from vestibule.testing import TestAuthority
 
 SHOP = Path(__file__).parents[2] / "examples" / "shop"
 FILES = {
     path.relative_to(SHOP).as_posix(): path.read_bytes()
     for path in [SHOP / "mesh.yaml", *sorted((SHOP / "services").iterdir())]
 }
+# Kinds of files that the shop has none of.
+FILES |= {
+    "egress/stripe.yaml": b"""\
+external: stripe
+hosts: [api.stripe.com:443]
+tls: {ca: certs/ca.pem, sni: stripe.internal}
+addresses: [10.0.0.7:443]
+allow: [{id: pay, from: [payments], methods: [POST], paths: [/v1/**]}]
+credential: {header: authorization, prefix: 'Bearer ', file: /etc/stripe/token}
+limits: [{requests: 10/s, burst: 5, path: /v1/**}]
+timeout: 3s
+""",
+    "gateways/edge.yaml": b"""\
+gateway: edge
+listeners: {https: {port: 8443, tls: {certificate: /a.crt, key: /a.key}, hosts: [shop.example.com, '*.b.example']}}
+routes:
+  - {id: up, match: {path: /old/**}, redirect: {https: true, path: /new, status: 308}}
+  - {id: a, match: {hosts: [shop.example.com], headers: {x-a: {prefix: b}}}, to: canary, rewrite: {path: /}}
+""",
+    "services/canary.yaml": b"""\
+service: canary
+ports: {http: {protocol: http}}
+versions: [v1, v2]
+health: {http: /healthz, every: 5s}
+circuit_limits: {connections: 10, retry_budget: {percent: 20, least: 3}}
+outlier_detection: {most: 50%}
+locality: {prefer: zone, failover: [eu-west]}
+limits: [{requests: 100/s, per: caller}]
+mtls: {permissive_until: 2099-01-01T00:00:00Z, reason: why, allow: [{id: a, paths: [/a]}]}
+allow: [{id: web, from: [web, edge], methods: [GET]}]
+routes:
+  - {id: a, match: {path: /v1/**, query: {q: {present: false}}}, split: {v1: 90, v2: 10}, retry: {on: [503, reset]}}
+  - id: b
+    match: {methods: [GET]}
+    mirror: [{to: v2, percent: 12.5}]
+    hedge: {after: 200ms}
+    fault: {until: 2099-01-01T00:00:00Z, abort: {status: 503}}
+""",
+}
+CERTIFICATE = TestAuthority(TrustDomain.parse("example.org")).bundle
+FILES["certs/ca.pem"] = to_pem(CERTIFICATE)
+WORDS_OF = [each for name, each in FILES.items() if name.endswith(".yaml")]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _whole_language() -> Iterator[None]:
+    with whole_language():
+        yield
+
+
 # A machine under load is no finding.
 unhurried = settings(deadline=None)
 UP = (SHOP / "up.yaml").read_bytes()
-WORDS = re.findall(r"[\w./{}*:-]+|[\[\]{},:#&*!|>'\"-]", "".join(each.decode() for each in FILES.values()))
+WORDS = re.findall(r"[\w./{}*:-]+|[\[\]{},:#&*!|>'\"-]", "".join(each.decode() for each in WORDS_OF))
 scraps = st.one_of(
     st.sampled_from(WORDS),
     st.sampled_from(
@@ -40,6 +95,25 @@ plain = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=5),
     max_leaves=25,
 )
+
+
+environments = st.sampled_from(["", "environments/prod/", "environments/staging/"])
+
+
+@unhurried
+@given(
+    moved=st.dictionaries(st.sampled_from(sorted(FILES)), environments),
+    wanted=st.sampled_from([None, "prod", "test"]),
+)
+def test_files_in_any_environment_give_problems_or_an_intent(
+    moved: dict[str, str], wanted: str | None
+) -> None:
+    files = {f"{moved.get(name, '')}{name}": content for name, content in FILES.items()}
+    loaded = load_files(files, wanted)
+    check(loaded, files)
+    assert set(loaded.files) <= set(files)
+    if loaded.intent is not None:
+        assert load_files(loaded.files) == loaded
 
 
 def check(loaded: Loaded, files: dict[str, bytes]) -> None:
@@ -61,6 +135,10 @@ def check(loaded: Loaded, files: dict[str, bytes]) -> None:
 def test_any_text_gives_problems_or_an_intent(name: str, content: str) -> None:
     files = {**FILES, name: content.encode("utf-8", "surrogatepass")}
     check(load_files(files), files)
+
+
+def test_the_files_to_begin_with_are_an_intent() -> None:
+    assert load_files(FILES).problems == ()
 
 
 @unhurried

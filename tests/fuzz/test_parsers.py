@@ -1,11 +1,13 @@
-"""Whatever strangers send to the parsers of identities, they answer with a result or with one of our errors."""
+"""Whatever is sent to the parsers of identities and intents, they answer with a result or one of our errors."""
 
 from __future__ import annotations
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.fuzz.targets import TARGETS, Target
+from tests.fuzz.targets import SLOW, TARGETS, Target
+
+EVERY = {**TARGETS, **SLOW}
 
 
 def mutations(seeds: tuple[bytes, ...]) -> st.SearchStrategy[bytes]:
@@ -21,7 +23,7 @@ def _mutated(seed: bytes, changes: list[tuple[float, int, bytes]]) -> bytes:
     return seed
 
 
-@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
+@pytest.mark.parametrize("target", EVERY.values(), ids=EVERY.keys())
 def test_a_parser_answers_anything_with_a_result_or_an_error_of_ours(target: Target) -> None:
     seeds = target.seeds()
     for seed in seeds:

@@ -15,8 +15,8 @@ from tests.fuzz.intents import Document, intents
 from tests.unit.intent.reading import records, whole_language
 from tests.unit.intent.test_schemas import agrees
 
-from vestibule.envoy.names import BOOTSTRAP_CLUSTERS
 from vestibule.envoy.compile import compile_proxy
+from vestibule.envoy.names import BOOTSTRAP_CLUSTERS
 from vestibule.envoy.world import World
 from vestibule.intent import Intent, Loaded, Severity, expired, language, load_files
 from vestibule.records import Address, Instance
@@ -28,7 +28,23 @@ NOW = datetime(2026, 6, 1, tzinfo=UTC)
 AGENT = SpiffeId.parse("spiffe://example.org/spire/agent/test")
 KINDS = {"mesh.yaml": "mesh", "services": "service", "egress": "external", "gateways": "gateway"}
 # Odd values for any key.
-ODD: tuple[Any, ...] = (None, True, -1, 1.5, 10**12, "", "a", "\u202e", "5s", "/a", [], [[]], {}, {"a": {}}, ["a"])
+ODD: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    1.5,
+    10**12,
+    "",
+    "a",
+    "\u202e",
+    "5s",
+    "/a",
+    [],
+    [[]],
+    {},
+    {"a": {}},
+    ["a"],
+)
 broad = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 
 
