@@ -89,7 +89,8 @@ def sidecar(
             run_directory=(run_directory or _run_directory()).absolute(),
             command=tuple(command or ()),
             base_environment=dict(os.environ),
-            boundary=boundary,
+            # Between a gateway and an app there is nothing that others could use: it has none.
+            boundary=Boundary.UNIX if gateway is not None else boundary,
             app_ports=_app_ports(app_port or ()),
             version=version,
             supervisor_key=None if supervisor_fd is None else read_supervisor_key(supervisor_fd),

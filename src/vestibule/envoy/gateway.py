@@ -13,6 +13,7 @@ from envoy.config.listener.v3 import listener_components_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.config.route.v3.route_components_pb2 import Route as EnvoyRoute
 from envoy.config.route.v3.route_components_pb2 import VirtualHost
+from envoy.type.matcher.v3 import string_pb2
 
 from vestibule.envoy import access_log, codes, gateway_http, gateway_routes, http, listeners, matches, replies
 from vestibule.envoy import routes as service_routes
@@ -21,7 +22,7 @@ from vestibule.envoy.protos import serialized
 from vestibule.envoy.routes import Calls
 from vestibule.intent.model import Protocol
 from vestibule.intent.outside import Gateway, GatewayListener, GatewayTls
-from vestibule.intent.traffic import Route
+from vestibule.intent.traffic import Redirect, Route
 from vestibule.records import Address, Instance
 from vestibule.xds.resources import ROUTES, Resource
 
@@ -75,7 +76,8 @@ def _routes(listener: GatewayListener, led: tuple[_Led, ...], secure: int | None
     ]
     if "*" not in listener.hosts:
         hosts.append(_virtual_host("*", (), calls, secure))
-    config = route_pb2.RouteConfiguration(name=name, virtual_hosts=hosts)
+    # The port stays in ``Host``, so that redirects lead back to where the client came.
+    config = route_pb2.RouteConfiguration(name=name, virtual_hosts=hosts, ignore_port_in_host_matching=True)
     return Resource.of(ROUTES, name, serialized(config))
 
 
@@ -93,7 +95,7 @@ def _virtual_host(
 
 def _route(wanted: Route, calls: Calls | None, secure: int | None) -> Iterator[EnvoyRoute]:
     if wanted.redirect is not None:
-        yield _elsewhere(wanted, secure)
+        yield from _elsewhere(wanted, wanted.redirect, secure)
     elif calls is None:
         message = "this gateway may not call what is there"
         yield EnvoyRoute(
@@ -106,13 +108,25 @@ def _route(wanted: Route, calls: Calls | None, secure: int | None) -> Iterator[E
             yield service_routes.route(each, calls)
 
 
-def _elsewhere(wanted: Route, secure: int | None) -> EnvoyRoute:
-    assert wanted.redirect is not None
-    action = service_routes.redirection(wanted, wanted.redirect)
-    if wanted.redirect.https and secure is not None and wanted.redirect.host is None:
-        # Our own listener for TLS, wherever it is.
-        action.port_redirect = secure
-    return EnvoyRoute(name=wanted.name, match=matches.match(wanted.match), redirect=action)
+def _elsewhere(wanted: Route, redirect: Redirect, secure: int | None) -> Iterator[EnvoyRoute]:
+    """Clients that named a port are sent to that of our own listener for TLS; others to the usual one.
+
+    Whoever came by the usual port may well have come through something that translates ports.
+    """
+    action = service_routes.redirection(wanted, redirect)
+    plain = EnvoyRoute(name=wanted.name, match=matches.match(wanted.match), redirect=action)
+    if redirect.https and redirect.host is None and secure is not None:
+        named = EnvoyRoute()
+        named.CopyFrom(plain)
+        named.match.headers.append(_names_a_port())
+        named.redirect.port_redirect = secure
+        yield named
+    yield plain
+
+
+def _names_a_port() -> route_components_pb2.HeaderMatcher:
+    with_port = string_pb2.StringMatcher(safe_regex=matches.regex(r".*:[0-9]+"))
+    return route_components_pb2.HeaderMatcher(name=":authority", string_match=with_port)
 
 
 def _nowhere() -> EnvoyRoute:

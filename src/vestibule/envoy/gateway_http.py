@@ -47,7 +47,6 @@ def edge(name: str, log: AccessLog, *, streams: bool) -> Hcm:
     manager.normalize_path.CopyFrom(BoolValue(value=True))
     manager.merge_slashes = True
     manager.path_with_escaped_slashes_action = Hcm.UNESCAPE_AND_REDIRECT
-    manager.strip_any_host_port = True
     manager.max_request_headers_kb.CopyFrom(UInt32Value(value=MAX_HEADERS_KIB))
     manager.stream_idle_timeout.CopyFrom(seconds(STREAM_IDLE_TIMEOUT))
     if not streams:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from tests.unit.mesh.kept import KeptInstances
 
+from vestibule.calls.mesh_api import view_from_wire
+from vestibule.doors.sidecar_api import view_to_wire
 from vestibule.errors import VestibuleError
 from vestibule.intent import Loaded, load_files
 from vestibule.mesh import DirectorySource, Discovery, discovery
@@ -209,3 +211,73 @@ async def test_a_version_that_the_service_does_not_declare_is_refused_and_one_th
     await kept.register(instance(id="i-2", version="v2"))
     with pytest.raises(VestibuleError, match=r"VST3201 web has no version 'v7', only v1, v2"):
         await kept.register(instance(id="i-3", version="v7"))
+
+
+# ------------------------------------------------------------------------ outside hosts and gateways
+
+BEYOND = {
+    **FILES,
+    "services/payments.yaml": FILES["services/payments.yaml"].replace(b"from: [web]", b"from: [web, edge]"),
+    "egress/stripe.yaml": b"""
+external: stripe
+hosts: [api.stripe.com:443]
+allow: [{id: all, from: [web]}]
+""",
+    "gateways/edge.yaml": b"""
+gateway: edge
+listeners:
+  https: {port: 8443, tls: {certificate: /etc/edge/tls.crt, key: /etc/edge/tls.key}}
+routes: [{id: all, to: payments, port: http}]
+""",
+}
+
+
+@pytest.fixture
+async def beyond(monkeypatch: pytest.MonkeyPatch) -> Room:
+    found = load_files(BEYOND)
+    assert found.intent is not None, found.problems
+    monkeypatch.setitem(globals(), "loaded", lambda: found)
+    room = Room()
+    await room.open()
+    return room
+
+
+def edge(**changes: Any) -> Instance:
+    anywhere = Address(host="0.0.0.0", port=8443)
+    plain = Instance(
+        id="edge-1", service="edge", spiffe_id=identity("edge"), agent_id=AGENT, ingress={"https": anywhere}
+    )
+    return replace(plain, **changes)
+
+
+async def test_a_sidecar_is_told_of_the_hosts_outside_that_its_service_may_call(beyond: Room) -> None:
+    view = beyond.discovery.describe(identity("web"))
+    assert view is not None
+    assert [(each.name, each.service, each.protocol) for each in view.upstreams] == [
+        ("payments/http", "payments", "http"),
+        ("stripe", "external:stripe", "http"),
+    ]
+    other = beyond.discovery.describe(identity("payments"))
+    assert other is not None
+    assert other.upstreams == ()
+
+
+async def test_a_gateway_is_told_where_to_listen_and_with_which_files(beyond: Room) -> None:
+    view = beyond.discovery.describe(identity("edge"))
+    assert view is not None
+    assert view.is_gateway
+    (port,) = view.ports
+    assert port.listen == Address(host="0.0.0.0", port=8443)
+    assert (port.name, port.certificate, port.key) == ("https", "/etc/edge/tls.crt", "/etc/edge/tls.key")
+    assert view.upstreams == ()
+    assert view_from_wire(view_to_wire(view)) == view
+
+
+async def test_a_gateway_listens_anywhere_and_has_no_app(beyond: Room) -> None:
+    await beyond.discovery.register(edge())
+    assert beyond.discovery.instances() == (edge(),)
+    for wrong in (edge(id="e-2", ingress={"other": at(1)}), edge(id="e-2", spiffe_id=identity("web"))):
+        with pytest.raises(VestibuleError, match=r"VST320[01]"):
+            await beyond.discovery.register(wrong)
+    with pytest.raises(VestibuleError, match="VST3201"):
+        await beyond.discovery.register(instance(ingress={"http": Address(host="0.0.0.0", port=1)}))

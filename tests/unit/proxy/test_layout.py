@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.e2e.mesh_lab import free_port
 
 from vestibule.errors import VestibuleError
+from vestibule.processes import reserve
 from vestibule.proxy.layout import Layout
-from vestibule.records import Boundary, PortView, ServiceView, UpstreamView
+from vestibule.records import Address, Boundary, PortView, ServiceView, UpstreamView
 from vestibule.spiffe import SpiffeId
 
 AGENT = Path("/run/vestibule/agent.sock")
@@ -148,3 +151,41 @@ def test_two_layouts_share_no_port(layouts: list[Layout]) -> None:
         *two.apps.values(),
     ]
     assert len(set(ports)) == 6
+
+
+# ---------------------------------------------------------------------------------------- gateways
+
+
+def way_in(**ports: int) -> ServiceView:
+    listeners = tuple(
+        PortView(name=name, protocol="http", listen=Address(host="127.0.0.1", port=port))
+        for name, port in ports.items()
+    )
+    return replace(view(ports=()), ports=listeners)
+
+
+def test_a_gateway_listens_where_the_intent_says_and_has_nothing_else(layouts: list[Layout]) -> None:
+    layout, port = make(layouts, starts_app=False), free_port()
+    layout.fit(way_in(https=port))
+    instance = layout.instance(way_in(https=port), reachable=True)
+    assert instance.ingress == {"https": Address(host="127.0.0.1", port=port)}
+    assert (instance.apps, instance.egress, instance.upstreams) == ({}, None, {})
+
+
+def test_a_gateways_listener_moves_when_the_intent_says_so(layouts: list[Layout]) -> None:
+    layout, first, second = make(layouts, starts_app=False), free_port(), free_port()
+    layout.fit(way_in(https=first, http=second))
+    layout.fit(way_in(https=second))
+    moved = way_in(https=second)
+    assert layout.instance(moved, reachable=True).ingress == {"https": Address(host="127.0.0.1", port=second)}
+    reserve("127.0.0.1", first).release()
+
+
+def test_a_gateways_port_that_is_taken_is_called_so(layouts: list[Layout]) -> None:
+    port = free_port()
+    held = reserve("127.0.0.1", port)
+    try:
+        with pytest.raises(VestibuleError, match=f"VST7005 port {port}"):
+            make(layouts, starts_app=False).fit(way_in(https=port))
+    finally:
+        held.release()

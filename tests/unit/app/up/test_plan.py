@@ -34,6 +34,25 @@ def test_a_sound_directory_is_a_plan(directory: Path) -> None:
     assert [each.name for each in plan.instances] == ["web", "web-2"]
 
 
+def test_gateways_are_part_of_a_plan_and_must_exist(directory: Path) -> None:
+    (directory / "gateways").mkdir()
+    (directory / "gateways" / "edge.yaml").write_text(
+        "gateway: edge\nlisteners: {http: {port: 8080}}\nroutes: [{id: all, to: web}]\n"
+    )
+    (directory / "up.yaml").write_text(f"{UP}gateways: [edge]\n")
+    plan = make_plan(directory)
+    assert isinstance(plan, Plan)
+    assert plan.gateways == ("edge",)
+    assert {name: each.path for name, each in plan.identities.items()} == {
+        "web": "/ns/test/sa/web",
+        "edge": "/ns/test/sa/edge",
+    }
+    (directory / "up.yaml").write_text(f"{UP}gateways: [egde]\n")
+    problems = make_plan(directory)
+    assert isinstance(problems, tuple)
+    assert [(each.code.code, "'edge'" in each.advice) for each in problems] == [("VST0040", True)]
+
+
 def test_all_problems_come_at_once_with_paths_that_can_be_opened(directory: Path) -> None:
     (directory / "services" / "web.yaml").write_text(
         "service: web\nports: {http: {protocl: http}}\nowner: 3\n"
