@@ -395,7 +395,7 @@ async def test_a_key_that_is_allowed_later_lets_the_waiting_commit_in(
 async def test_only_commits_signed_by_an_allowed_openpgp_key_are_taken_up(
     tmp_path: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needs("gpg", "gpgconf")
+    needs("gpg", "gpgconf", "gpg-agent")
     import subprocess
     import tempfile
 

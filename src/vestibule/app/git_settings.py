@@ -69,7 +69,8 @@ class GitIntent:
         """Raises: VST3220."""
         from vestibule.calls.git import Place
 
-        return Place.parse(self.repository)
+        local = self.repository.startswith((".", "~"))
+        return Place.parse(str(Path(self.repository).expanduser().absolute()) if local else self.repository)
 
     @property
     def parsed_ref(self) -> Ref:
