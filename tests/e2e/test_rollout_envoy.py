@@ -214,7 +214,9 @@ async def test_what_one_envoy_refuses_is_taken_back_from_all(monkeypatch: pytest
 async def test_a_change_that_makes_requests_fail_is_taken_back() -> None:
     async with shop() as lab:
         assert set(await statuses(lab, 40)) == {200}
-        await until(lambda: lab.rolling.rates.total("web", Side.OUTBOUND).requests >= 40, "they are reported")
+        await until(
+            lambda: lab.rolling.judging.rates.total("web", Side.OUTBOUND).requests >= 40, "they are reported"
+        )
         # The app speaks HTTP/1.1 only.
         lab.source.give(intent("v2", "http2"))
         await until(partial(lab.all_have, "v2"), "all have v2")

@@ -8,47 +8,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
-from vestibule.audit import AuditEvent, EmergencyAudit
-from vestibule.audit.ports import Audit, Detail
+from vestibule.audit import EmergencyAudit
+from vestibule.audit.ports import Audit
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
 from vestibule.intent import Intent, load_files
-from vestibule.mesh.codes import NOT_LEADING, UNKNOWN_INTENT, UNREADABLE_INTENT
-from vestibule.mesh.error_rates import ErrorRates, Report
-from vestibule.mesh.kept_intents import Load, changed_rows, read, read_state, write_state
-from vestibule.mesh.refusals import Refusals
+from vestibule.mesh.book import Book, record_of
+from vestibule.mesh.codes import NOT_LEADING, UNKNOWN_INTENT
+from vestibule.mesh.error_rates import Report
+from vestibule.mesh.judging import Judging
+from vestibule.mesh.kept_intents import Load, changed_rows, read
 from vestibule.mesh.revision import Revision, first_change
 from vestibule.mesh.rollout import Event, Happening, Move, Phase, State, Step, step, version_for
 from vestibule.mesh.source import Source
-from vestibule.mesh.waves import Member, Verdict, first_wave, look
-from vestibule.records import Instance, IntentOutcome, KeptIntent
+from vestibule.mesh.waves import first_wave
+from vestibule.records import Instance, KeptIntent
 from vestibule.spiffe import SpiffeId
 from vestibule.store import IntentHistory
 from vestibule.xds.ledger import ProxyState
 from vestibule.xds.messages import Event as XdsEvent
 from vestibule.xds.resources import ProxyKey, Snapshot
 
-KEPT: Final = 50
-"""Intents that are remembered, besides those in force."""
 RETRY: Final = timedelta(seconds=2)
 """After which what could not be kept, or cannot be done by this server yet, is tried again."""
 
-_ACTIONS: Final = {
-    Move.TRY: "intent.try",
-    Move.WIDEN: "intent.widen",
-    Move.ACCEPT: "intent.accept",
-    Move.GO_BACK: "intent.refuse",
-    Move.DROP: "intent.drop",
-    Move.PIN: "intent.rollback",
-    Move.PAUSE: "rollout.pause",
-    Move.RESUME: "rollout.resume",
-}
 _BACKWARDS: Final = frozenset({Move.GO_BACK, Move.DROP, Move.PIN})
 
 _log = logging.getLogger(__name__)
@@ -75,25 +64,18 @@ class Rolling:
     ) -> None:
         """``instances`` are those that are registered, ``proxy`` tells how one stands (``xds.ledger``)."""
         self.revision = Revision()
-        self.rates = ErrorRates()
-        self.refusals = Refusals()
+        self.judging = Judging(instances, proxy, self.version_for)
         self._source = source
-        self._history = history
+        self._book = Book(history)
         self._audit = audit
         self._clock = clock
-        self._instances = instances
-        self._proxy = proxy
         self._leads = leads
         self._load = load
         self._state = State()
-        self._kept_revision = 0
         self._intents: dict[str, Intent] = {}
         self._known: frozenset[SpiffeId] = frozenset()
-        self._rows: list[KeptIntent] = []
-        self._well: frozenset[str] | None = frozenset()
         self._lock = asyncio.Lock()
         self._news = Revision()
-        self._unkept: tuple[KeptIntent, ...] | None = None
 
     # ----------------------------------------------------------------------------------------- who has which
 
@@ -105,7 +87,7 @@ class Rolling:
     @property
     def history(self) -> tuple[KeptIntent, ...]:
         """The intents that were taken up, the newest first, without their files."""
-        return tuple(self._rows)
+        return tuple(self._book.rows)
 
     @property
     def source(self) -> Source:
@@ -128,12 +110,12 @@ class Rolling:
 
     def heard(self, proxy: ProxyKey, event: XdsEvent) -> None:
         """Something happened on a proxy's stream (``xds.ledger``)."""
-        if self.refusals.note(proxy, event, self._state.trial):
+        if self.judging.refusals.note(proxy, event, self._state.trial):
             self._news.bump()
 
     def cannot_have(self, proxy: ProxyKey, version: str, why: str) -> None:
         """Nothing that the proxy could take follows from this intent."""
-        if version == self._state.trial and self.refusals.blame(
+        if version == self._state.trial and self.judging.refusals.blame(
             version, f"{proxy.instance_id} cannot have it: {why}"
         ):
             self._news.bump()
@@ -145,23 +127,11 @@ class Rolling:
             good = self._intents.get(self._state.good) if self._state.good is not None else None
             return compiled(proxy, good) if good is not None else None
 
-        self.refusals.would_have = by_the_good
+        self.judging.refusals.would_have = by_the_good
 
     def take_report(self, proxy: ProxyKey, report: Report) -> None:
         """What a proxy counted."""
-        now, trial, state = self._clock.now(), self._state.trial, self._proxy(proxy)
-        tries_for = None
-        if trial is not None and state is not None and state.has(trial):
-            tries_for = now - max(row.updated_at for row in state.rows)
-        self.rates.take(report, now, tries_for=tries_for)
-
-    # ------------------------------------------------------------------------------------------- how it is
-
-    def standing(self) -> Iterator[tuple[Instance, str | None, ProxyState | None]]:
-        """Every registered instance, the version that its proxy is to have, and how the proxy stands."""
-        for each in self._instances():
-            proxy = ProxyKey(each.spiffe_id, each.id)
-            yield each, self.version_for(proxy), self._proxy(proxy)
+        self.judging.take_report(proxy, report, self._state.trial, self._clock.now())
 
     def watched_until(self) -> datetime | None:
         """When the wave under way has been watched for long enough, if nothing is in the way."""
@@ -191,8 +161,7 @@ class Rolling:
     async def follow(self) -> None:
         """Another server of the database changed the state: it is ours, too."""
         async with self._lock:
-            record = await self._history.state()
-            if record is not None and record.revision != self._kept_revision and self._unkept is None:
+            if not self._book.owes and await self._book.is_behind():
                 await self._reload(everybody=False)
         self._news.bump()
 
@@ -205,10 +174,10 @@ class Rolling:
         """Do what is due; when to look again, at the latest."""
         while True:
             now = self._clock.now()
-            await self._keep_again()
+            await self._settle()
             event, again = self._due(now)
             if event is None:
-                return again
+                return now + RETRY if self._book.owes else again
             if not await self._happen(event):
                 return now + RETRY
 
@@ -227,14 +196,14 @@ class Rolling:
     ) -> tuple[Event | None, datetime | None]:
         if state.trial is None:
             return None, None
-        failure = self.refusals.failure(state.trial) or self._spike()
-        verdict = Verdict(failure=failure) if failure else self._look(state, now)
+        verdict = self.judging.verdict(state, self._intents, now)
         if verdict.failure:
-            return Event(what=Happening.FAILED, now=now, reason=verdict.failure), None
+            failed = Event(what=Happening.FAILED, now=now, version=state.trial, reason=verdict.failure)
+            return failed, None
         if not verdict.watched:
             return None, verdict.again
         if leads and not state.paused:
-            return Event(what=Happening.WATCHED, now=now), None
+            return Event(what=Happening.WATCHED, now=now, version=state.trial), None
         return None, now + RETRY
 
     def _offer(self, intent: Intent, now: datetime) -> Event:
@@ -243,39 +212,7 @@ class Rolling:
         return Event(what=Happening.OFFERED, now=now, version=intent.version, wave=self._wave(intent))
 
     def _wave(self, intent: Intent) -> frozenset[str] | None:
-        return first_wave(self._instances(), intent.mesh.rollout.first)
-
-    def _look(self, state: State, now: datetime) -> Verdict:
-        assert state.trial is not None
-        assert state.since is not None
-        watch = self._intents[state.trial].mesh.rollout.watch
-        if now < state.since + watch:
-            return Verdict(again=min(state.since + watch, now + RETRY))
-        return look(self._members(state.trial), state.since, watch, now)
-
-    def _members(self, trial: str) -> Iterator[Member]:
-        for each in self._instances():
-            proxy = ProxyKey(each.spiffe_id, each.id)
-            if self.version_for(proxy) == trial:
-                yield Member(
-                    instance_id=each.id,
-                    service=each.service,
-                    was_well=self._well is None or each.id in self._well,
-                    has_it=self._has(proxy, trial),
-                )
-
-    def _has(self, proxy: ProxyKey, version: str) -> bool:
-        state = self._proxy(proxy)
-        return state is not None and state.has(version)
-
-    def _spike(self) -> str:
-        state = self._state
-        if state.trial is None or state.good is None:
-            return ""
-        trial = self._intents[state.trial]
-        if differ_in_rules_alone(trial, self._intents[state.good]):
-            return ""
-        return self.rates.spike(trial.mesh.rollout.errors)
+        return first_wave(self.judging.instances(), intent.mesh.rollout.first)
 
     # ------------------------------------------------------------------------------------ what operators ask
 
@@ -285,7 +222,7 @@ class Rolling:
         Raises: VST3240, VST3241, VST3242, VST3243.
         """
         wanted = version or self._one_before()
-        if all(each.version != wanted for each in self._rows):
+        if all(each.version != wanted for each in self._book.rows):
             raise UNKNOWN_INTENT.error(f"the history has no version {wanted!r}")
         await self._ask(Happening.ROLL_BACK, actor, reason, version=wanted)
 
@@ -319,9 +256,8 @@ class Rolling:
         """What a rollback without a version goes to."""
         if self._state.trial is not None and self._state.good is not None:
             return self._state.good
-        for each in self._rows:
-            if each.outcome is IntentOutcome.GOOD and each.version != self._state.good:
-                return each.version
+        if (found := self._book.one_before(self._state.good)) is not None:
+            return found
         raise UNKNOWN_INTENT.error("the history has no good version before the one in force")
 
     # ---------------------------------------------------------------------------------------- what is done
@@ -333,44 +269,48 @@ class Rolling:
             if result.state == self._state:
                 return True
             intents = {each: await self._intent(each) for each in _wanted(result.state)}
-            rows = tuple(changed_rows(self._rows, self._state, result, event, self._source))
-            records = [_record(self._state, result, event, self._rows_by_version(rows))]
+            rows = tuple(changed_rows(self._book.rows, self._state, result, event, self._source))
+            known = {each.version: each for each in (*reversed(self._book.rows), *rows)}
+            records = [record_of(self._state, result, event, known)]
             if result.move in _BACKWARDS:
                 await self._audit.record_or_defer(records)
                 self._become(result, intents)
-                self._unkept = (*self._unkept, *rows) if self._unkept is not None else rows
-                with suppress(VestibuleError):
-                    await self._keep_again()
+                self._book.owe(rows)
+                await self._settle()
                 return True
             if result.move is not Move.NOTHING:
                 await self._audit.record(records)
             if result.move is Move.TRY:
-                self.rates.begin(event.now)
-            if not await self._keep(result.state, rows):
+                self.judging.rates.begin(event.now)
+            if not await self._book.write(result.state, self.judging.rates.before(), rows):
+                await self._reload(everybody=False)
                 return False
             self._become(result, intents)
             return True
+
+    async def _settle(self) -> None:
+        """Keep what was done before it could be kept; tried again, if that does not work."""
+        if not self._book.owes:
+            return
+        try:
+            if not await self._book.settle(self._state, self.judging.rates.before()):
+                await self._reload(everybody=False)
+        except VestibuleError as error:
+            _log.warning("the rollout is not kept yet: %s", error)
 
     def _become(self, result: Step, intents: dict[str, Intent]) -> None:
         before = self._state
         self._set(result.state, intents)
         if result.move in (Move.TRY, Move.WIDEN):
-            self._well = frozenset(self._well_now(before))
+            self.judging.wave_begins((before.good, before.trial))
         if result.move is Move.TRY:
-            self.refusals.begin()
+            self.judging.refusals.begin()
         self.revision.bump()
 
     def _set(self, state: State, intents: dict[str, Intent]) -> None:
         self._state, self._intents = state, intents
         good = intents.get(state.good) if state.good is not None else None
         self._known = _callers_in(good) if good else frozenset()
-
-    def _well_now(self, before: State) -> Iterator[str]:
-        versions = {each for each in (before.good, before.trial) if each is not None}
-        for each in self._instances():
-            state = self._proxy(ProxyKey(each.spiffe_id, each.id))
-            if state is not None and state.connected and any(state.has(version) for version in versions):
-                yield each.id
 
     async def _intent(self, version: str | None) -> Intent:
         """Raises: VST3241, VST3242."""
@@ -379,58 +319,30 @@ class Rolling:
         reading = self._source.reading
         if reading.intent is not None and reading.intent.version == version:
             return reading.intent
-        row = await self._history.latest(version) if version is not None else None
+        row = await self._book.latest(version) if version is not None else None
         if row is None:
             raise UNKNOWN_INTENT.error(f"the history has no version {version!r}")
         return await asyncio.to_thread(read, row, self._load)
 
-    # ---------------------------------------------------------------------------------------- what is kept
-
-    async def _keep(self, state: State, rows: tuple[KeptIntent, ...]) -> bool:
-        """False where another server was faster; its state is ours then."""
-        record = write_state(state, self.rates.before(), self._kept_revision + 1)
-        if not await self._history.record(record, *rows):
-            await self._reload(everybody=False)
-            return False
-        self._kept_revision = record.revision
-        if rows:
-            needed = {each for each in (state.good, state.trial, state.head) if each is not None}
-            await self._history.prune(KEPT, needed)
-            self._rows = await self._history.all()
-        return True
-
-    async def _keep_again(self) -> None:
-        """What was done before it could be kept.  Raises: the errors of the store."""
-        if self._unkept is not None:
-            rows = self._unkept
-            await self._keep(self._state, rows)
-            self._unkept = None
-
     async def _reload(self, *, everybody: bool) -> None:
         """Take over what is kept.  ``everybody``: who is well is not known, so all registered proxies count as it."""
-        record = await self._history.state()
-        self._rows = await self._history.all()
-        if record is None:
+        if (found := await self._book.read()) is None:
             return
-        try:
-            state, before = read_state(record)
-        except ValueError as error:
-            raise UNREADABLE_INTENT.error(f"the state of the rollout: {error}") from error
+        state, before = found
         intents = {}
         for version in _wanted(state):
             try:
                 intents[version] = await self._intent(version)
             except VestibuleError as error:
                 _log.error("version %s is lost: %s", version, error)
-        self._kept_revision = record.revision
         self._set(_without_lost(state, intents, self._clock.now()), intents)
-        self._well = None if everybody else frozenset(self._well_now(state))
-        self.refusals.begin()
-        self.rates.resume(before)
+        if everybody:
+            self.judging.begins_unseen()
+        else:
+            self.judging.wave_begins((state.good, state.trial))
+        self.judging.refusals.begin()
+        self.judging.rates.resume(before)
         self.revision.bump()
-
-    def _rows_by_version(self, newer: tuple[KeptIntent, ...]) -> dict[str, KeptIntent]:
-        return {each.version: each for each in (*reversed(self._rows), *newer)}
 
 
 def _wanted(state: State) -> tuple[str, ...]:
@@ -449,31 +361,3 @@ def _without_lost(state: State, intents: Mapping[str, Intent], now: datetime) ->
 def _callers_in(intent: Intent) -> frozenset[SpiffeId]:
     services = frozenset(each.spiffe_id for each in intent.services.values())
     return services | {each.spiffe_id for each in intent.gateways.values()}
-
-
-def differ_in_rules_alone(one: Intent, other: Intent) -> bool:
-    """Whether two intents differ in who may call what, and in nothing else.
-
-    Then error rates do not count: those whom a rule stops must not be able to take it back by failing.
-    """
-    return _but_rules(one) == _but_rules(other)
-
-
-def _but_rules(intent: Intent) -> Intent:
-    services = {name: replace(each, allow=()) for name, each in intent.services.items()}
-    externals = {name: replace(each, allow=()) for name, each in intent.externals.items()}
-    mesh = replace(intent.mesh, roles={})
-    return replace(intent, services=services, externals=externals, mesh=mesh, version="")
-
-
-def _record(before: State, result: Step, event: Event, rows: Mapping[str, KeptIntent]) -> AuditEvent:
-    after = result.state
-    subject = after.trial or (before.trial if result.move is Move.GO_BACK else None) or after.good or ""
-    details: dict[str, Detail] = {"phase": after.phase.value, "good": after.good}
-    if event.reason:
-        details["reason"] = event.reason
-    row = rows.get(subject)
-    if row is not None and row.commit:
-        details |= {"commit": row.commit, "author": row.author, "signed_by": row.signed_by}
-    action = _ACTIONS.get(result.move, "rollout.note")
-    return AuditEvent(actor=event.actor, action=action, subject=f"intent:{subject}", details=details)

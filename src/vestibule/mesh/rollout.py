@@ -152,8 +152,8 @@ class State:
 class Event:
     """Something happened.
 
-    ``version`` belongs to ``OFFERED``, ``REVERTED`` and ``ROLL_BACK``.  ``wave`` are the instances that try what is
-    tried now first; None: all at once.
+    ``version`` is what is offered, rolled back to, or was watched or failed.  ``wave`` are the instances that have
+    first what is tried now; None: all at once.
     """
 
     what: Happening
@@ -178,6 +178,9 @@ def step(state: State, event: Event) -> Step:
         if event.version == state.head:
             return Step(state=state, move=M.NOTHING)
         state = replace(state, head=event.version)
+    if event.what in (H.WATCHED, H.FAILED) and event.version not in (None, state.trial):
+        # It was said of what is not tried any more.
+        return Step(state=state, move=M.NOTHING)
     move = _move(state, event)
     return Step(state=_MOVES[move](state, event), move=move)
 

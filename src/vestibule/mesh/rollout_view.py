@@ -58,7 +58,7 @@ def view_of(rolling: Rolling, now: datetime) -> RolloutView:
     """The view."""
     state = rolling.state
     newest = state.trial or state.good
-    standing = list(rolling.standing())
+    standing = list(rolling.judging.standing())
     behind = tuple(_behind(standing, now))
     wave = [each for each in standing if each[1] == newest]
     return RolloutView(
@@ -100,7 +100,7 @@ def _why_behind(proxy: ProxyState | None, wanted: str, now: datetime) -> str:
 
 
 def _errors(rolling: Rolling) -> Iterator[ServiceErrors]:
-    before, since = rolling.rates.before(), rolling.rates.since()
+    before, since = rolling.judging.rates.before(), rolling.judging.rates.since()
     for service, side in sorted(since, key=lambda key: (key[0], key[1].value)):
         key = (service, side)
         yield ServiceErrors(service=service, side=side, before=before.get(key, Count()), since=since[key])

@@ -214,7 +214,7 @@ async def test_a_refused_resource_that_the_good_intent_has_too_is_not_the_new_on
     web = await server.proxy("web", "web-1")
     new = await server.edit(PAYMENTS.replace("[POST]", "[GET]"))
     same = Resource(LISTENER, "in", new.encode(), new)
-    server.rolling.refusals.would_have = lambda _: Snapshot.of("good", [same])
+    server.rolling.judging.refusals.would_have = lambda _: Snapshot.of("good", [same])
     server.answer(web, refused="Address already in use")
     await server.later(11)
     assert server.rolling.state.good == new

@@ -100,6 +100,12 @@ def test_a_failure_in_the_second_wave_takes_it_back_too() -> None:
     assert has(refused) == "v1"
 
 
+def test_what_is_said_of_another_version_changes_nothing() -> None:
+    trying = after(STEADY, offered("v3"))
+    for what in (Happening.FAILED, Happening.WATCHED):
+        assert after(trying, Event(what=what, now=NOW, version="v2")) == trying
+
+
 def test_what_comes_after_a_refused_one_is_tried() -> None:
     refused = after(STEADY, offered("v2"), failed())
     assert has(after(refused, offered("v3"))) == "v3"
@@ -168,7 +174,8 @@ def happen(
     """As ``mesh.rolling`` would tell of it."""
     if what in (Happening.OFFERED, Happening.REVERTED):
         what = Happening.REVERTED if version == state.good else Happening.OFFERED
-    event = Event(what=what, now=NOW, version=version, wave=wave, reason="because", actor="ada")
+    said = None if what in (Happening.WATCHED, Happening.FAILED) else version
+    event = Event(what=what, now=NOW, version=said, wave=wave, reason="because", actor="ada")
     try:
         result = step(state, event)
     except VestibuleError as error:

@@ -1,0 +1,105 @@
+"""What speaks for and against an intent that is tried: proxies' answers, their silence, and requests that fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from vestibule.intent import Intent
+from vestibule.mesh.error_rates import ErrorRates, Report
+from vestibule.mesh.refusals import Refusals
+from vestibule.mesh.rollout import State
+from vestibule.mesh.waves import Member, Verdict, look
+from vestibule.records import Instance
+from vestibule.xds.ledger import ProxyState
+from vestibule.xds.resources import ProxyKey
+
+LOOK_EVERY: Final = timedelta(seconds=2)
+"""As often as proxies report."""
+
+
+class Judging:
+    """Knows every proxy of this server.  ``instances`` are registered ones, ``proxy`` tells how one stands."""
+
+    def __init__(
+        self,
+        instances: Callable[[], tuple[Instance, ...]],
+        proxy: Callable[[ProxyKey], ProxyState | None],
+        version_for: Callable[[ProxyKey], str | None],
+    ) -> None:
+        self.rates = ErrorRates()
+        self.refusals = Refusals()
+        self.instances = instances
+        self._proxy = proxy
+        self._version_for = version_for
+        self._well: frozenset[str] | None = frozenset()
+
+    def standing(self) -> Iterator[tuple[Instance, str | None, ProxyState | None]]:
+        """Every registered instance, the version that its proxy is to have, and how the proxy stands."""
+        for each in self.instances():
+            proxy = ProxyKey(each.spiffe_id, each.id)
+            yield each, self._version_for(proxy), self._proxy(proxy)
+
+    def take_report(self, proxy: ProxyKey, report: Report, trial: str | None, now: datetime) -> None:
+        """What a proxy counted."""
+        state, tries_for = self._proxy(proxy), None
+        if trial is not None and state is not None and state.has(trial):
+            tries_for = now - max(row.updated_at for row in state.rows)
+        self.rates.take(report, now, tries_for=tries_for)
+
+    def wave_begins(self, versions: Iterable[str | None]) -> None:
+        """Those are well that are connected and have one of these versions."""
+        wanted = [each for each in versions if each is not None]
+        self._well = frozenset(
+            instance.id
+            for instance, _, state in self.standing()
+            if state is not None and state.connected and any(state.has(version) for version in wanted)
+        )
+
+    def begins_unseen(self) -> None:
+        """Nobody knows who was well, so all proxies count as it."""
+        self._well = None
+
+    def verdict(self, state: State, intents: Mapping[str, Intent], now: datetime) -> Verdict:
+        """What to say now about the trial of ``state``."""
+        assert state.trial is not None
+        assert state.since is not None
+        trial, good = intents[state.trial], intents.get(state.good or "")
+        if failure := self.refusals.failure(state.trial) or self._spike(trial, good):
+            return Verdict(failure=failure)
+        over = state.since + trial.mesh.rollout.watch
+        if now < over:
+            return Verdict(again=min(over, now + LOOK_EVERY))
+        return look(self._members(state.trial), state.since, trial.mesh.rollout.watch, now)
+
+    def _spike(self, trial: Intent, good: Intent | None) -> str:
+        if good is None or differ_in_rules_alone(trial, good):
+            return ""
+        return self.rates.spike(trial.mesh.rollout.errors)
+
+    def _members(self, trial: str) -> Iterator[Member]:
+        for instance, wanted, state in self.standing():
+            if wanted == trial:
+                yield Member(
+                    instance_id=instance.id,
+                    service=instance.service,
+                    was_well=self._well is None or instance.id in self._well,
+                    has_it=state is not None and state.has(trial),
+                )
+
+
+def differ_in_rules_alone(one: Intent, other: Intent) -> bool:
+    """Whether two intents differ in who may call what, and in nothing else.
+
+    Then error rates do not count: those whom a rule stops must not be able to take it back by failing.
+    """
+    return _but_rules(one) == _but_rules(other)
+
+
+def _but_rules(intent: Intent) -> Intent:
+    services = {name: replace(each, allow=()) for name, each in intent.services.items()}
+    outside = {name: replace(each, allow=()) for name, each in intent.externals.items()}
+    mesh = replace(intent.mesh, roles={})
+    return replace(intent, services=services, externals=outside, mesh=mesh, version="")
