@@ -9,8 +9,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 Document = dict[str, Any]
-SERVICES = ("web", "orders", "payments", "db")
-PROTOCOLS = {"web": "http", "orders": "http2", "payments": "grpc", "db": "tcp"}
+SERVICES = ("web", "orders", "payments", "db", "tools")
+PROTOCOLS = {"web": "http", "orders": "http2", "payments": "grpc", "db": "tcp", "tools": "mcp"}
 VERSIONS = ("v1", "v2", "v3")
 
 durations = st.sampled_from(["10ms", "250ms", "1s", "2s"])

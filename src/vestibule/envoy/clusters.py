@@ -44,7 +44,7 @@ def app(port: Port, address: Address) -> Resource:
     cluster.type = cluster_pb2.Cluster.STATIC
     cluster.load_assignment.CopyFrom(localities.assignment(cluster.name, [Place(0, "", address)]))
     if port.protocol.is_http:
-        options = _http_options(http2=port.protocol is not Protocol.HTTP)
+        options = _http_options(http2=port.protocol in (Protocol.HTTP2, Protocol.GRPC))
         options.common_http_protocol_options.idle_timeout.CopyFrom(seconds(APP_IDLE_TIMEOUT))
         cluster.typed_extension_protocol_options[_OPTIONS].CopyFrom(packed(options))
     return Resource.of(CLUSTER, cluster.name, serialized(cluster))

@@ -132,7 +132,8 @@ def _bound(action: RouteAction, wanted: Route, calls: Calls) -> None:
         if said is not None:
             action.max_stream_duration.max_stream_duration.CopyFrom(_duration(most))
     else:
-        action.timeout.CopyFrom(_duration(said or calls.defaults.timeout))
+        standing = timedelta(0) if calls.target.port.protocol.lasts else calls.defaults.timeout
+        action.timeout.CopyFrom(_duration(said or standing))
     if wanted.idle_timeout is not None:
         action.idle_timeout.CopyFrom(_duration(wanted.idle_timeout))
     retry = wanted.retry or calls.traffic.retry or calls.defaults.retry

@@ -93,7 +93,7 @@ def _traffic(
     fields: Fields, protocol: Protocol, allow: tuple[Rule, ...], defaults: Defaults, findings: Findings
 ) -> Traffic:
     retry, timeout = fields.get(traffic_keys.RETRY), fields.get(traffic_keys.TIMEOUT)
-    standing = None if protocol is Protocol.GRPC else defaults.timeout
+    standing = None if protocol.lasts else defaults.timeout
     longest = timeout.value if timeout else standing
     if protocol.is_http and (said := retry or timeout):
         check_tries(retry.value if retry else defaults.retry, longest, said.at, findings)

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from vestibule.intent import codes, outside_keys, service_keys, traffic_keys
 from vestibule.intent.matches import build_match, covers_host, refuse_unreachable
-from vestibule.intent.model import Defaults, Port, Protocol
+from vestibule.intent.model import Defaults, Port
 from vestibule.intent.nodes import START, Position
 from vestibule.intent.outside import DEFAULT_ADDRESS, Gateway, GatewayListener
 from vestibule.intent.ports import called_port, called_ports
@@ -122,7 +122,7 @@ def _route(
     check_redirect(fields, outside_keys.GATEWAY_ACTIONS, match, None, findings)
     retry, timeout = fields.get(traffic_keys.RETRY), fields.get(traffic_keys.TIMEOUT)
     if port and (said_at := retry or timeout):
-        standing = None if port.protocol is Protocol.GRPC else defaults.timeout
+        standing = None if port.protocol.lasts else defaults.timeout
         longest = timeout.value if timeout else standing
         check_tries(retry.value if retry else defaults.retry, longest, said_at.at, findings)
     if retry and port:

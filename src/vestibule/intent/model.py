@@ -20,7 +20,7 @@ DEFAULT_TEMPLATE: Final = "/ns/{environment}/sa/{service}"
 
 
 class Protocol(Enum):
-    """What is spoken on a port."""
+    """What is spoken on a port.  ``MCP`` is HTTP whose answers may be streams of events."""
 
     HTTP = "http"
     HTTP2 = "http2"
@@ -32,6 +32,11 @@ class Protocol(Enum):
     def is_http(self) -> bool:
         """Whether requests have methods and paths that rules can speak of."""
         return self is not Protocol.TCP
+
+    @property
+    def lasts(self) -> bool:
+        """Whether an answer may go on for as long as it likes, so that no timeout holds unless one is said."""
+        return self in (Protocol.GRPC, Protocol.MCP)
 
 
 class DenyDetail(Enum):

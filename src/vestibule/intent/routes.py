@@ -55,8 +55,8 @@ class Surroundings:
         return self.retry or self.defaults.retry
 
     def effective_timeout(self, protocol: Protocol | None) -> timedelta | None:
-        """Streams of gRPC may last, unless the service says otherwise."""
-        return self.timeout or (None if protocol is Protocol.GRPC else self.defaults.timeout)
+        """Streams may last, unless the service says otherwise."""
+        return self.timeout or (None if protocol and protocol.lasts else self.defaults.timeout)
 
 
 def build_routes(fields: Fields, around: Surroundings, findings: Findings) -> tuple[Route, ...]:

@@ -14,8 +14,8 @@ APP_PORT: Final = Key(
 )
 PROTOCOL: Final = Key(
     "protocol",
-    Choice.of([(each.value, each) for each in Protocol if each is not Protocol.MCP], later=["mcp"]),
-    "What is spoken there.",
+    Choice.of([(each.value, each) for each in Protocol]),
+    "What is spoken there; mcp is HTTP whose answers may be streams of events.",
     required=True,
 )
 PORT_RECORD: Final = Record("a port", (APP_PORT, PROTOCOL))

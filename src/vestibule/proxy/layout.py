@@ -23,7 +23,7 @@ LOOPBACK: Final = "127.0.0.1"
 EGRESS_PORT: Final = 15001
 """Where a lone sidecar's way out is; the second sidecar on a machine gets a free port."""
 
-_WEB: Final = ("http", "http2")
+_WEB: Final = ("http", "http2", "mcp")
 _PROXY_VARIABLES: Final = ("HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy")
 _NO_PROXY: Final = "localhost,127.0.0.1,::1"
 

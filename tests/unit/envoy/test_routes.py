@@ -6,11 +6,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.route.v3.route_components_pb2 import Route as EnvoyRoute
+from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 from tests.e2e.mesh_lab import service
 from tests.e2e.traffic_lab import has, route
 
-from vestibule.envoy import routes
+from vestibule.envoy import clusters, routes
 from vestibule.envoy.faults import FILTER
 from vestibule.envoy.routes import Calls
 from vestibule.envoy.world import destinations_of
@@ -25,9 +27,11 @@ from vestibule.intent.traffic import (
     Rewrite,
     Traffic,
 )
+from vestibule.records import Address
 
 PAYMENTS = service("payments")
 GRPC = service("payments", api="grpc")
+OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 NOON = datetime(2026, 12, 31, 12, tzinfo=UTC)
 
 
@@ -214,3 +218,15 @@ def test_a_fault_is_in_its_own_route_with_its_end() -> None:
 def test_the_callee_sees_the_host_that_is_said() -> None:
     first, rest = compiled(route(path="/a", rewrite=Rewrite(host="inner")), host="payments")
     assert (first.route.host_rewrite_literal, rest.route.host_rewrite_literal) == ("inner", "payments")
+
+
+def test_answers_of_an_mcp_server_last_too_and_its_app_speaks_plain_http() -> None:
+    tools = service("tools", main="mcp")
+    (free,) = compiled(of=tools)
+    assert free.route.timeout.ToTimedelta() == timedelta(0)
+    (bound,) = compiled(of=tools, timeout=timedelta(seconds=3))
+    assert bound.route.timeout.ToTimedelta() == timedelta(seconds=3)
+    app = clusters.app(tools.ports["main"], Address(host="127.0.0.1", port=1))
+    options = HttpProtocolOptions()
+    assert Cluster.FromString(app.body).typed_extension_protocol_options[OPTIONS].Unpack(options)
+    assert options.explicit_http_config.HasField("http_protocol_options")

@@ -130,8 +130,8 @@ def test_a_key_that_no_compiler_acts_on_is_refused_and_no_editor_offers_it(entry
     assert name in {key.name for key in record.keys}, "a key that does not exist"
 
 
-def test_mcp_ports_and_anyone_are_refused_not_ignored() -> None:
-    assert only(read(PAYMENTS.replace("protocol: http", "protocol: mcp")))[0].endswith(":2:37 VST0023")
+def test_anyone_and_tools_of_mcp_servers_are_refused_not_ignored() -> None:
+    assert only(read(with_rule("tools: [search]")))[0].endswith(":8:5 VST0023")
     assert only(read(PAYMENTS.replace("[orders]", "[anyone]")))[0].endswith(":5:12 VST0023")
 
 

@@ -272,6 +272,12 @@ def test_a_grpc_port_knows_neither_other_methods_nor_redirects() -> None:
     assert only(read(grpc + late))[0].endswith("VST0056")
 
 
+def test_answers_of_an_mcp_server_last_as_well() -> None:
+    mcp = "service: payments\nports: {main: {protocol: mcp}}\nallow: [{id: a, from: [orders], methods: [GET]}]\n"
+    accepted(read(mcp + "retry: {attempts: 10, per_try: 1h}\nhealth: {http: /healthz}\n"))
+    assert errors(read(mcp + "timeout: 1s\nretry: {attempts: 10, per_try: 1h}\n"))[0].endswith("VST0056")
+
+
 def test_tries_are_held_against_whatever_timeout_holds() -> None:
     mesh = MESH + "defaults: {timeout: 5s, retry: {attempts: 3, per_try: 1s}}\n"
     assert errors(read(PAGES + "timeout: 2s\n", mesh)) == ["services/payments.yaml:5:10 VST0056"]
