@@ -75,3 +75,25 @@ def test_the_schemas_are_printed(kind: str) -> None:
     code, output = run("--schema", kind)
     assert code == 0
     assert json.loads(output)["title"] == f"Vestibule {kind} file"
+
+
+def test_what_has_ended_is_warned_of_and_stays_valid(tmp_path: Path) -> None:
+    (tmp_path / "services").mkdir()
+    (tmp_path / "mesh.yaml").write_text("mesh: shop\ntrust_domain: example.org\nenvironment: prod\n")
+    (tmp_path / "services" / "web.yaml").write_text(
+        "service: web\nports: {http: {protocol: http}}\nallow: []\n"
+        "mtls: {permissive_until: 2020-01-01T00:00:00Z, reason: why, allow: [{id: a}]}\n"
+        "routes:\n  - {id: drill, fault: {until: 2020-01-02T00:00:00Z, abort: {status: 503}}}\n"
+    )
+    code, output = run(str(tmp_path))
+    assert code == 0
+    assert (
+        f"! {tmp_path}/services/web.yaml:1:1: VST0066 plain text to web ended at 2020-01-01 00:00 UTC"
+        in output
+    )
+    assert f"! {tmp_path}/services/web.yaml:6:5: VST0066 the fault of the route web/drill ended" in output
+
+
+@pytest.mark.parametrize("kind", ["external", "gateway"])
+def test_the_schemas_of_what_is_outside_are_printed(kind: str) -> None:
+    assert json.loads(run("--schema", kind)[1])["title"] == f"Vestibule {kind} file"

@@ -128,3 +128,16 @@ async def test_a_reading_holds_the_files_of_its_intent_not_the_broken_ones_after
     broken = await source.load()
     assert broken.problems != ()
     assert broken.files == first.files
+
+
+def test_a_look_sees_certificates_and_every_file_of_an_environment(directory: Path) -> None:
+    for name in (
+        "certs/ca.pem",
+        "environments/prod/mesh.yaml",
+        "environments/prod/services/web.yaml",
+        "environments/prod/certs/ca.pem",
+    ):
+        before = look_at(directory)
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text("a")
+        assert look_at(directory) != before, name
