@@ -83,7 +83,7 @@ class _Names:
 
 @lru_cache(maxsize=4096)
 def _http_listener(name: str, address: Address, service: str, port: str) -> Resource:
-    manager = http.egress(name, access_log.outbound(service, port), outward.filters())
+    manager = http.egress(name, access_log.outbound(service, port))
     filters = listener_components_pb2.FilterChain(filters=[http.network_filter(manager)])
     return listeners.outbound(name, address, filters)
 

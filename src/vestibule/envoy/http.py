@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -19,7 +19,7 @@ from envoy.extensions.request_id.uuid.v3 import uuid_pb2
 from envoy.type.v3 import percent_pb2
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
-from vestibule.envoy import faults, limits, replies
+from vestibule.envoy import replies, switched
 from vestibule.envoy.mutual_tls import ACCEPTED_AGE, AGE_JITTER, connection_age
 from vestibule.envoy.places import ads
 from vestibule.envoy.protos import packed, seconds
@@ -58,7 +58,7 @@ def ingress(
     ``plaintext``: requests from those who have no identity, counted by themselves.
     """
     manager = basic(
-        "plaintext" if plaintext else "ingress", name, log, [_rbac(policy), limits.http_filter(), router()]
+        "plaintext" if plaintext else "ingress", name, log, [_rbac(policy), switched.http_filter(), router()]
     )
     age = connection_age(svid_ttl, ACCEPTED_AGE)
     options = manager.common_http_protocol_options
@@ -77,9 +77,9 @@ def ingress(
     return manager
 
 
-def egress(name: str, log: AccessLog, more: Iterable[hcm_pb2.HttpFilter] = ()) -> Hcm:
-    """Requests from the app, in plain text, also in a proxy's absolute form.  ``more`` filters come first."""
-    manager = basic("egress", name, log, [*more, faults.http_filter(), router()])
+def egress(name: str, log: AccessLog) -> Hcm:
+    """Requests from the app, in plain text, also in a proxy's absolute form."""
+    manager = basic("egress", name, log, [switched.http_filter(), router()])
     manager.forward_client_cert_details = Hcm.SANITIZE
     # A kindness to clients, not a defence: the callee decides about what arrives there.
     manager.normalize_path.CopyFrom(BoolValue(value=True))

@@ -12,7 +12,7 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from envoy.type.v3 import percent_pb2
 
-from vestibule.envoy import access_log, clusters, http, limits, listeners, rbac
+from vestibule.envoy import access_log, clusters, http, limits, listeners, rbac, switched
 from vestibule.envoy.limits import Limit
 from vestibule.envoy.mutual_tls import ACCEPTED_AGE, AGE_JITTER, accepting_tls, connection_age
 from vestibule.envoy.places import ads
@@ -160,7 +160,7 @@ def _routes(service: str, port: Port, intent_version: str, wanted: tuple[Limit, 
     if intent_version:
         route.metadata.filter_metadata["vestibule"].update({"intent_version": intent_version})
     if wanted:
-        route.typed_per_filter_config[limits.FILTER].CopyFrom(limits.of_route(wanted))
+        route.typed_per_filter_config[switched.FILTER].CopyFrom(switched.on(limits.filters(wanted)))
     host = route_components_pb2.VirtualHost(name=service, domains=["*"], routes=[route])
     # Envoy writes it on requests that it takes for ones from outside.
     host.request_headers_to_remove.append("x-envoy-external-address")

@@ -1,37 +1,30 @@
 """Local rate limits: how many requests one instance takes, in all or from each caller.
 
-As with faults, the filter is in every listener and off; the routes of a port with limits turn it on and bring along
-one limiter per limit, so that a refusal can name the limit.  Limits come after authorization: what is denied uses up
-nothing.
+There is one limiter per limit, so that a refusal can name the limit.  Limits come after authorization: what is denied
+uses up nothing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from envoy.config.core.v3 import base_pb2, extension_pb2
 from envoy.config.route.v3 import route_components_pb2
-from envoy.extensions.common.matching.v3 import extension_matcher_pb2
 from envoy.extensions.common.ratelimit.v3 import ratelimit_pb2
-from envoy.extensions.filters.http.composite.v3 import composite_pb2
 from envoy.extensions.filters.http.local_ratelimit.v3 import local_rate_limit_pb2
-from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.extensions.rate_limit_descriptors.expr.v3 import expr_pb2
 from envoy.type.v3 import percent_pb2, token_bucket_pb2
-from google.protobuf.any_pb2 import Any
+from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import UInt32Value
-from xds.core.v3.extension_pb2 import TypedExtensionConfig
-from xds.type.matcher.v3.matcher_pb2 import Matcher
 
 from vestibule.envoy import matches
 from vestibule.envoy.protos import packed, seconds
 from vestibule.intent.traffic import LimitPer, RateLimit
 from vestibule.policy import Rule
 
-FILTER: Final = "vestibule.limits"
 HEADER: Final = "x-vestibule-limit"
 """Tells a refused caller, and the access log, which limit it was."""
 
@@ -66,24 +59,10 @@ def _callers(rules: Sequence[Rule]) -> int:
     return UNKNOWN_CALLERS if any(each.below for each in matched) else len(matched)
 
 
-def http_filter() -> hcm_pb2.HttpFilter:
-    """The filter that routes turn on."""
-    delegate = extension_matcher_pb2.ExtensionWithMatcher(xds_matcher=Matcher())
-    delegate.extension_config.name = "composite"
-    delegate.extension_config.typed_config.CopyFrom(packed(composite_pb2.Composite()))
-    return hcm_pb2.HttpFilter(name=FILTER, typed_config=packed(delegate), disabled=True)
-
-
-def of_route(limits: Sequence[Limit]) -> Any:
-    """What a route with these limits says to the filter."""
-    execute = composite_pb2.ExecuteFilterAction()
+def filters(limits: Sequence[Limit]) -> Iterator[tuple[str, Message]]:
+    """One limiter per limit, for a route that switches them on."""
     for each in limits:
-        limiter = execute.filter_chain.typed_config.add(name="envoy.filters.http.local_ratelimit")
-        limiter.typed_config.CopyFrom(packed(_limiter(each)))
-    always = Matcher.OnMatch(
-        action=TypedExtensionConfig(name="composite-action", typed_config=packed(execute))
-    )
-    return packed(extension_matcher_pb2.ExtensionWithMatcherPerRoute(xds_matcher=Matcher(on_no_match=always)))
+        yield "envoy.filters.http.local_ratelimit", _limiter(each)
 
 
 def _limiter(named: Limit) -> local_rate_limit_pb2.LocalRateLimit:

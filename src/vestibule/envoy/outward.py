@@ -11,21 +11,18 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from itertools import chain
-from typing import Final
 
 from envoy.config.listener.v3 import listener_components_pb2
 from envoy.config.route.v3 import route_components_pb2
 from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
 from envoy.extensions.filters.common.set_filter_state.v3 import value_pb2
-from envoy.extensions.filters.http.rbac.v3 import rbac_pb2
 from envoy.extensions.filters.http.set_filter_state.v3 import set_filter_state_pb2
-from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
-from google.protobuf import any_pb2
+from google.protobuf.message import Message
 
-from vestibule.envoy import access_log, codes, limits, listeners, matches, outside, replies, retries
+from vestibule.envoy import access_log, codes, limits, listeners, matches, outside, replies, retries, switched
 from vestibule.envoy.access_log import REQUEST_ID
-from vestibule.envoy.protos import packed, seconds
+from vestibule.envoy.protos import seconds
 from vestibule.envoy.rbac import http_rbac
 from vestibule.envoy.world import World
 from vestibule.intent.model import Defaults
@@ -34,9 +31,6 @@ from vestibule.policy.codes import CALL_DENIED
 from vestibule.records import Address
 from vestibule.spiffe import SpiffeId
 from vestibule.xds.resources import Resource
-
-RULES_FILTER: Final = "envoy.filters.http.rbac"
-REQUEST_ID_FILTER: Final = "vestibule.request-id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +56,6 @@ def hosts(world: World, caller: SpiffeId) -> Iterator[Outward]:
 
 def _names(name: str, mesh: str) -> tuple[str, str]:
     return name, f"{name}.{mesh}"
-
-
-def filters() -> Iterator[hcm_pb2.HttpFilter]:
-    """What the listeners for apps have for these routes; off for all others."""
-    # The id of a request is taken off before it leaves; the log, and the app, are still to learn it.
-    yield hcm_pb2.HttpFilter(name=REQUEST_ID_FILTER, typed_config=_kept_request_id(), disabled=True)
-    yield hcm_pb2.HttpFilter(name=RULES_FILTER, typed_config=packed(rbac_pb2.RBAC()), disabled=True)
-    yield limits.http_filter()
-
-
-def _kept_request_id() -> any_pb2.Any:
-    value = value_pb2.FilterStateValue(object_key=REQUEST_ID, factory_key="envoy.string")
-    value.format_string.text_format_source.inline_string = replies.REQUEST_ID
-    return packed(set_filter_state_pb2.Config(on_request_headers=[value]))
 
 
 def virtual_host(out: Outward, tunnel: Route, domains: Iterable[str] | None = None) -> VirtualHost:
@@ -106,10 +86,8 @@ def _route(out: Outward) -> Route:
         route.direct_response.CopyFrom(replies.direct(400, codes.NOT_HTTP, message))
     else:
         route.route.CopyFrom(_action(out))
-        _decide(route, external)
-        _keep_request_id(route)
-        if bounds := _limits(external):
-            route.typed_per_filter_config[limits.FILTER].CopyFrom(limits.of_route(bounds))
+        route.typed_per_filter_config[switched.FILTER].CopyFrom(switched.on(_filters(external)))
+        _tell_request_id(route)
     return route
 
 
@@ -129,9 +107,13 @@ def _action(out: Outward) -> route_components_pb2.RouteAction:
     return action
 
 
-def _decide(route: Route, external: External) -> None:
-    rules = rbac_pb2.RBACPerRoute(rbac=http_rbac(external.allow, by_caller=False))
-    route.typed_per_filter_config[RULES_FILTER].CopyFrom(packed(rules))
+def _filters(external: External) -> Iterator[tuple[str, Message]]:
+    # The id of a request is taken off before it leaves; the log, and the app, are still to learn it.
+    value = value_pb2.FilterStateValue(object_key=REQUEST_ID, factory_key="envoy.string")
+    value.format_string.text_format_source.inline_string = replies.REQUEST_ID
+    yield "envoy.filters.http.set_filter_state", set_filter_state_pb2.Config(on_request_headers=[value])
+    yield "envoy.filters.http.rbac", http_rbac(external.allow, by_caller=False)
+    yield from limits.filters(_limits(external))
 
 
 def _limits(external: External) -> tuple[limits.Limit, ...]:
@@ -142,8 +124,7 @@ def _limits(external: External) -> tuple[limits.Limit, ...]:
     )
 
 
-def _keep_request_id(route: Route) -> None:
-    route.typed_per_filter_config[REQUEST_ID_FILTER].CopyFrom(_kept_request_id())
+def _tell_request_id(route: Route) -> None:
     header = route.response_headers_to_add.add()
     # Many hosts have an id of their own to tell, by which their support finds the request.
     header.append_action = header.ADD_IF_ABSENT

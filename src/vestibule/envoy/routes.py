@@ -17,7 +17,7 @@ from envoy.config.route.v3.route_components_pb2 import RouteAction
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import UInt32Value
 
-from vestibule.envoy import faults, matches, paths, retries
+from vestibule.envoy import faults, matches, paths, retries, switched
 from vestibule.envoy.protos import fraction, seconds
 from vestibule.envoy.world import Destination
 from vestibule.intent.model import Defaults, Protocol
@@ -104,7 +104,7 @@ def route(wanted: Route, calls: Calls, *, host: str = "") -> EnvoyRoute:
     for mirror in wanted.mirror:
         _mirror(action, mirror, calls)
     if wanted.fault is not None:
-        compiled.typed_per_filter_config[faults.FILTER].CopyFrom(faults.of_route(wanted.fault))
+        compiled.typed_per_filter_config[switched.FILTER].CopyFrom(faults.of_route(wanted.fault))
     return compiled
 
 

@@ -13,8 +13,8 @@ from tests.e2e.mesh_lab import service
 from tests.e2e.traffic_lab import has, route
 
 from vestibule.envoy import clusters, routes
-from vestibule.envoy.faults import FILTER
 from vestibule.envoy.routes import Calls
+from vestibule.envoy.switched import FILTER
 from vestibule.envoy.world import destinations_of
 from vestibule.intent.model import Defaults
 from vestibule.intent.traffic import (

@@ -177,11 +177,11 @@ async def test_what_ends_by_itself_is_taken_away_when_its_time_has_come(room: Ro
     text = FILES["services/payments.yaml"].decode()
     await room.edit("services/payments.yaml", f"{text}routes: [{{id: a, port: http, {fault}}}]\n")
     await room.discovery.register(instance())
-    assert b"vestibule.faults" in (await room.next(WEB)).of_type(ROUTES)["egress"].body
+    assert b"vestibule.switched" in (await room.next(WEB)).of_type(ROUTES)["egress"].body
     while room.clock.next_wake != ends:
         await asyncio.sleep(0)
     room.clock.set(ends)
-    assert b"vestibule.faults" not in (await room.next(WEB)).of_type(ROUTES)["egress"].body
+    assert b"vestibule.switched" not in (await room.next(WEB)).of_type(ROUTES)["egress"].body
     assert room.publisher.world is not None
     assert room.publisher.world.as_of == ends
 
