@@ -137,14 +137,20 @@ def _check_tries(
         check_tries(tried, longest, said.at, findings)
     if hedge:
         check_hedge(hedge.value, longest, hedge.at, findings)
-        if retry and retry.value.per_try:
-            message = "per_try bounds a try that hedge.after already bounds"
-            findings.add(codes.EXCLUSIVE_KEYS, message, retry.at)
-        elif protocol is not Protocol.GRPC:
+        _refuse_tries_beside(retry, findings)
+        if protocol is not Protocol.GRPC:
             warn_of_hedges(methods, hedge.at, findings)
     if retry and port:
         check_conditions(retry.value, (port.protocol,), retry.at, findings)
         warn_of_repeats(retry.value, methods, protocol, retry.at, findings)
+
+
+def _refuse_tries_beside(retry: At[Retry] | None, findings: Findings) -> None:
+    """How many tries there are, and when the next begins, is said by the hedge."""
+    for key in (traffic_keys.ATTEMPTS, traffic_keys.PER_TRY):
+        if retry and retry.parts and (place := retry.parts.place(key)):
+            message = f"{key.name} of retry means nothing beside a hedge, which says its own"
+            findings.add(codes.NO_EFFECT, message, place)
 
 
 # ---------------------------------------------------------------------------------- splits and mirrors

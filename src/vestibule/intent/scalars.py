@@ -119,7 +119,7 @@ class As(Generic[T]):
         if found is None or findings.count > before:
             return None
         value = self.build(found.value, found.at, findings)
-        return None if value is None else At(value, found.at)
+        return None if value is None else At(value, found.at, parts=found.value)
 
     def schema(self) -> Schema:
         return self.record.schema()

@@ -27,11 +27,15 @@ _NAMES: Final = {Mapping: "a mapping", Sequence: "a list"}
 
 @dataclass(frozen=True, slots=True)
 class At(Generic[T_co]):
-    """A value and where it was written; ``whole`` unless a part of it was wrong and left out."""
+    """A value and where it was written; ``whole`` unless a part of it was wrong and left out.
+
+    ``parts`` are the keys of the mapping that it was built of, if it was.
+    """
 
     value: T_co
     at: Position
     whole: bool = True
+    parts: Fields | None = None
 
 
 class Shape(Protocol[T_co]):
