@@ -100,8 +100,9 @@ class Stage:
         self.started: list[Running] = []
 
     async def sidecar(self, *words: str, app: str | None = APP, fds: tuple[int, ...] = (), service: str = "payments",
-                      env: dict[str, str] | None = None, run: Path | None = None) -> Running:  # fmt: skip
-        command = ("--", sys.executable, "-c", app) if app is not None else ()
+                      env: dict[str, str] | None = None, run: Path | None = None,
+                      python: str = sys.executable) -> Running:  # fmt: skip
+        command = ("--", python, "-c", app) if app is not None else ()
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "vestibule", "sidecar", "--service", service),
             *("--agent-socket", str(self.agent.path), "--run-dir", str(run or self.run)),

@@ -6,11 +6,13 @@ Most sidecars are never asked: what answers is loaded with the first connection.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vestibule.net.unix import UnixListener, listen_unix
+from vestibule.processes import User
 from vestibule.proxy.host_files import HostFiles
 
 if TYPE_CHECKING:
@@ -18,16 +20,19 @@ if TYPE_CHECKING:
 
 
 class HostSecrets:
-    """``open`` it before Envoy starts; ``run`` serves until cancelled."""
+    """``open`` it before Envoy starts; ``run`` serves until cancelled.  ``owner`` is whom Envoy runs as."""
 
-    def __init__(self, files: HostFiles, path: Path) -> None:
+    def __init__(self, files: HostFiles, path: Path, *, owner: User | None = None) -> None:
         self.files = files
         self._path = path
+        self._owner = owner
         self._listener: UnixListener | None = None
 
     def open(self) -> None:
         """Listen, in a directory that is nobody else's.  Raises: VST2310, VST2311."""
         self._listener = listen_unix(self._path, 0o600)
+        if self._owner is not None:
+            os.chown(self._path, self._owner.uid, self._owner.gid)
 
     async def run(self) -> None:
         """Wait for the first connection, then serve, and follow the files."""

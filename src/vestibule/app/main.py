@@ -44,6 +44,9 @@ COMMANDS: Final = {
     "sidecar": Lazy(
         "vestibule.app.sidecar_command:sidecar", "Stand beside an app: identity and mTLS for it."
     ),
+    "replace-envoy": Lazy(
+        "vestibule.app.sidecar_command:replace_envoy", "Put a new Envoy in the place of one that serves."
+    ),
     "check": Lazy("vestibule.cli.check:check", "Is everything healthy?"),
     "healthcheck": Lazy("vestibule.cli.healthcheck:healthcheck", "Can the server or the agent do its work?"),
     "status": Lazy("vestibule.cli.status:status", "What the proxies have, and how long certificates last."),

@@ -2,7 +2,8 @@
 
 The order of a start: attach to the agent, learn what the service looks like, lay out the addresses, start Envoy and
 vouch for it, register the way out, start the app and vouch for it, and register the way in once the app listens
-there and nowhere else.  The order of an end: callers leave, requests in flight finish, the app stops, Envoy stops.
+there and nowhere else.  The order of an end: its health fails, callers leave, requests in flight finish, the app
+stops, Envoy stops.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from vestibule.app.host_secrets import HostSecrets
+from vestibule.app.sidecar_control import Control
+from vestibule.app.sidecar_home import alive, clear_up, private_home, remove_homes
+from vestibule.app.sidecar_walls import Walls, WallSettings
+from vestibule.envoy.bootstrap import HEAP_BYTES
 from vestibule.envoy.host_secrets import CertificateFiles
 from vestibule.errors import VestibuleError
 from vestibule.net.unix import check_path
@@ -32,7 +37,6 @@ from vestibule.processes import (
     Spec,
     State,
     Supervised,
-    sweep,
 )
 from vestibule.processes.codes import NOT_READY
 from vestibule.proxy.attachment import Attachment
@@ -67,7 +71,8 @@ class SidecarSettings:
     ``run_directory`` gets a private subdirectory per sidecar.  ``command`` is the app to start; without one,
     ``app_ports`` says where the app listens.  ``base_environment`` is what the app inherits.  With ``gateway``,
     ``service`` is the name of a gateway, which has no app.  ``ca_bundle`` holds the public authorities to trust in
-    place of the distribution's.
+    place of the distribution's.  ``walls`` says more about the ``boundary``, and who app and Envoy run as;
+    ``heap_bytes``, ``files`` and ``workers`` bound Envoy.
     """
 
     service: str
@@ -76,14 +81,17 @@ class SidecarSettings:
     gateway: bool = False
     command: tuple[str, ...] = ()
     base_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-    boundary: Boundary = Boundary.TRUST
     app_ports: Mapping[str, int] = field(default_factory=dict)
     version: str = "v1"
     supervisor_key: bytes | None = field(default=None, repr=False)
     envoy: Path | None = None
     allow_exposed: bool = False
+    walls: WallSettings = field(default_factory=lambda: WallSettings(boundary=Boundary.TRUST))
     ingress_host: str = LOOPBACK
     egress_port: int = EGRESS_PORT
+    heap_bytes: int = HEAP_BYTES
+    files: int | None = None
+    workers: int | None = None
     log_directory: Path | None = None
     ca_bundle: Path | None = None
     attach_within: float = 60.0
@@ -99,27 +107,41 @@ async def run_sidecar(settings: SidecarSettings, *, on_ready: Callable[[Instance
     Raises: VST70xx–VST72xx, VST2310.
     """
     check_path(settings.agent_socket)
+    settings.walls.check()
     binary = find_envoy(settings.envoy)
     await check_version(binary)
     directory = settings.run_directory / _DIRECTORY
-    for leftover in sweep(directory):
-        _log.warning("ended what a killed sidecar had left behind: %s", leftover)
+    clear_up(settings.run_directory, directory)
     with Shutdown() as shutdown:
         ledger = Ledger(directory / secrets.token_hex(4))
         ledger.open()
+        home = private_home(settings.run_directory, ledger.directory, settings.walls.proxy_user)
+        walls = Walls(
+            settings=settings.walls,
+            run_directory=settings.run_directory,
+            owner=ledger.directory.name,
+            agent_socket=settings.agent_socket,
+            directory=ledger.directory,
+        )
         try:
-            return await Sidecar(settings, ledger, binary, shutdown, on_ready).run()
+            address = walls.enter(alive(directory))
+            settings = replace(settings, ingress_host=address or settings.ingress_host)
+            return await Sidecar(settings, ledger, home, walls, binary, shutdown, on_ready).run()
         finally:
+            walls.take_down()
+            remove_homes(settings.run_directory, alive(directory) - {ledger.directory.name})
             ledger.close(remove=True)
 
 
 class Sidecar:
-    """One running sidecar."""
+    """One running sidecar.  ``home`` is the directory of what it starts, owned by their user."""
 
     def __init__(
         self,
         settings: SidecarSettings,
         ledger: Ledger,
+        home: Path,
+        walls: Walls,
         binary: Path,
         shutdown: Shutdown,
         on_ready: Callable[[Instance], None],
@@ -136,39 +158,54 @@ class Sidecar:
             instance_id=instance_id,
             service=settings.service,
             version=settings.version,
-            boundary=settings.boundary,
-            directory=ledger.directory,
+            boundary=settings.walls.boundary,
+            directory=home,
             starts_app=bool(settings.command),
             app_ports=settings.app_ports,
             ingress_host=settings.ingress_host,
             egress_port=settings.egress_port,
         )
         family = (lambda: ledger.family(APP)) if settings.command else None
-        self.listeners = AppListeners(family, allow_exposed=settings.allow_exposed)
+        self.walls = walls
+        self.listeners = AppListeners(
+            family,
+            allow_exposed=settings.allow_exposed or walls.hides_app,
+            owner=settings.walls.app_uid if settings.walls.boundary is Boundary.GUARD else None,
+        )
         logs = settings.log_directory or ledger.directory
         plan = EnvoyPlan(
             binary=binary,
-            directory=ledger.directory,
+            directory=home,
             instance_id=instance_id,
             service=settings.service,
             agent_socket=settings.agent_socket,
             log=logs / f"envoy-{instance_id}.log",
             drain=settings.drain,
-            workers=min(2, os.cpu_count() or 1),
+            workers=settings.workers or min(2, os.cpu_count() or 1),
+            user=settings.walls.proxy_user,
+            heap_bytes=settings.heap_bytes,
+            files=settings.files,
         )
-        self.host_secrets = HostSecrets(HostFiles(ca_bundle=settings.ca_bundle), plan.host_socket)
+        self.host_secrets = HostSecrets(
+            HostFiles(ca_bundle=settings.ca_bundle), plan.host_socket, owner=settings.walls.proxy_user
+        )
         self.envoy = Envoy(
             plan, ledger, on_start=lambda child: self.attachment.vouch(child, ENVOY), on_end=self._gone
         )
         self.app = Supervised(
             self._app_spec(), ledger, on_start=self._app_started, on_end=self._gone, on_change=self._app_moved
         )
+        self.control = Control(ledger.directory, self)
         self._shutdown = shutdown
         self._on_ready = on_ready
         self._app_up = False
         self._leaving = False
         self._seen = "nowhere"
         self._seen_at = 0.0
+
+    @property
+    def service(self) -> str:
+        return self.settings.service
 
     async def run(self) -> int:
         """Start everything, keep it, and end it in order.  Raises: as ``run_sidecar``."""
@@ -200,7 +237,10 @@ class Sidecar:
         view = await self._first_view()
         self._check_kind(view)
         self.layout.fit(view)
+        # Before the first of these addresses listens.
+        self.walls.put_up(self.layout, view)
         self.host_secrets.open()
+        background.append(tasks.create_task(self.control.run(), name="control"))
         background.append(tasks.create_task(self.host_secrets.run(), name="host-secrets"))
         background.append(tasks.create_task(self.envoy.run(), name="envoy"))
         background.append(tasks.create_task(self._follow_views(), name="views"))
@@ -263,6 +303,7 @@ class Sidecar:
         """Register the instance as it is now.  Without an app to be reached it has only its way out."""
         if (view := self.attachment.view) is not None and not self._leaving:
             self._fit(view)
+            self.walls.put_up(self.layout, view)
             self.attachment.register(self.layout.instance(view, reachable=self._app_up))
 
     def _fit(self, view: ServiceView) -> None:
@@ -302,7 +343,10 @@ class Sidecar:
             if address.path:
                 # The socket of an app that was killed; a new one could not bind.
                 Path(address.path).unlink(missing_ok=True)
-        return Command(argv=self.settings.command, env=env)
+        user = self.settings.walls.app_user
+        if user is not None:
+            env.update(user.variables)
+        return Command(argv=self.settings.command, env=env, user=user, hosts=self.walls.hosts)
 
     async def _app_serving(self, child: Child) -> bool:
         serving = self.listeners.serving(self.layout.apps)
@@ -381,11 +425,13 @@ class Sidecar:
             await asyncio.gather(draining, at_once, return_exceptions=True)
 
     async def _drain(self) -> None:
+        """Whoever asks hears that we leave; callers turn elsewhere; what is in flight ends; the app; then Envoy."""
         self._leaving = True
+        await self.envoy.fail_health()
         await self.attachment.deregister(_DEREGISTER_WITHIN)
         await self.envoy.drain()
         await self.app.stop()
-        await self.envoy.process.stop()
+        await self.envoy.stop()
 
 
 def read_supervisor_key(descriptor: int) -> bytes:

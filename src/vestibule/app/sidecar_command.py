@@ -13,7 +13,7 @@ import typer
 from vestibule.cli.codes import USAGE
 from vestibule.cli.output import Exit, Output, OutputOption, answer, run
 from vestibule.cli.sockets import AgentSocketOption, find_sockets
-from vestibule.processes import private_directory
+from vestibule.processes import find_user, private_directory
 from vestibule.records import Boundary, Instance
 from vestibule.telemetry.logs import set_up_logs
 
@@ -32,6 +32,28 @@ def sidecar(
     boundary: Annotated[
         Boundary, typer.Option("--boundary", help="How app and sidecar are kept apart from other processes.")
     ] = Boundary.TRUST,
+    user: Annotated[
+        str | None, typer.Option("--user", help="Whom the app runs as; the sidecar has to be root.")
+    ] = None,
+    proxy_user: Annotated[
+        str | None,
+        typer.Option("--proxy-user", help="Whom Envoy runs as; without it, the sidecar's own user."),
+    ] = None,
+    netns: Annotated[
+        str | None,
+        typer.Option(
+            "--netns", metavar="NAME|PATH", help="With --boundary netns: an existing network namespace."
+        ),
+    ] = None,
+    intercept: Annotated[
+        bool, typer.Option("--intercept", help="Lead an unmodified app's traffic through the sidecar.")
+    ] = False,
+    intercept_port: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--intercept-port", metavar="PORT", help="With it, also the app's HTTP to this port anywhere."
+        ),
+    ] = None,
     app_port: Annotated[
         list[str] | None,
         typer.Option(
@@ -44,6 +66,20 @@ def sidecar(
     ] = "127.0.0.1",
     envoy: Annotated[
         Path | None, typer.Option("--envoy", help="An Envoy binary instead of the installed one.")
+    ] = None,
+    envoy_memory: Annotated[
+        int,
+        typer.Option("--envoy-memory", metavar="MIB", help="Memory at which Envoy refuses requests.", min=64),
+    ] = 1024,
+    envoy_files: Annotated[
+        int | None,
+        typer.Option(
+            "--envoy-files", metavar="N", help="Descriptors of Envoy; else all it may have.", min=1024
+        ),
+    ] = None,
+    envoy_workers: Annotated[
+        int | None,
+        typer.Option("--envoy-workers", metavar="N", help="Envoy's worker threads; else 2.", min=1),
     ] = None,
     allow_exposed: Annotated[
         bool, typer.Option("--allow-exposed", help="Register an app that listens beyond loopback.")
@@ -78,10 +114,14 @@ def sidecar(
     The app finds PORT, http_proxy, VESTIBULE_UPSTREAM_... and SPIFFE_ENDPOINT_SOCKET in its environment.
     """
     from vestibule.app.sidecar import SidecarSettings, read_supervisor_key, run_sidecar
+    from vestibule.app.sidecar_walls import WallSettings
 
     set_up_logs()
 
     async def main() -> Exit:
+        app_user = find_user(user) if user else None
+        # Sockets that one of them opens have to be the other's, too.
+        envoys_user = app_user if boundary is Boundary.UNIX else None
         settings = SidecarSettings(
             service=_name(service, gateway, command or ()),
             gateway=gateway is not None,
@@ -89,8 +129,18 @@ def sidecar(
             run_directory=(run_directory or _run_directory()).absolute(),
             command=tuple(command or ()),
             base_environment=dict(os.environ),
-            # Between a gateway and an app there is nothing that others could use: it has none.
-            boundary=Boundary.UNIX if gateway is not None else boundary,
+            walls=WallSettings(
+                # Between a gateway and an app there is nothing that others could use: it has none.
+                boundary=Boundary.UNIX if gateway is not None else boundary,
+                netns=netns,
+                intercept=intercept,
+                intercept_ports=tuple(intercept_port or ()),
+                app_user=app_user,
+                proxy_user=find_user(proxy_user) if proxy_user else envoys_user,
+            ),
+            heap_bytes=envoy_memory << 20,
+            files=envoy_files,
+            workers=envoy_workers,
             app_ports=_app_ports(app_port or ()),
             version=version,
             supervisor_key=None if supervisor_fd is None else read_supervisor_key(supervisor_fd),
@@ -106,6 +156,42 @@ def sidecar(
         return Exit(await run_sidecar(settings, on_ready=lambda each: _tell_ready(each, output)))
 
     run(output, "sidecar-ready", main)
+
+
+def replace_envoy(
+    service: Annotated[str, typer.Argument(metavar="SERVICE", help="Whose sidecars, of this machine.")],
+    envoy: Annotated[
+        Path | None, typer.Option("--envoy", help="The Envoy to go on with; without it, the one that runs.")
+    ] = None,
+    run_directory: Annotated[
+        Path | None, typer.Option("--run-dir", help="The --run-dir of the sidecars.")
+    ] = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Put a new Envoy in the place of one that serves: another version, or the same one afresh.
+
+    No request fails for it.  One sidecar after the other; the first new Envoy that does not become ready ends it, and
+    the old one goes on.
+    """
+    from vestibule.app.sidecar_control import ask
+
+    set_up_logs()
+
+    async def main() -> Exit:
+        directory = (run_directory or _run_directory()).absolute()
+        question = {"do": "replace-envoy", "envoy": str(envoy.absolute()) if envoy else None}
+        answers = await ask(directory, service, question)
+        shown = [
+            {"instance": each["instance"], "version": each["version"], "envoy": each["envoy"]}
+            for each in answers
+        ]
+        lines = [
+            f"{each['instance']}: Envoy {each['version']} has taken over ({each['envoy']})" for each in shown
+        ]
+        answer(output, "replace-envoy", shown, lambda: typer.echo("\n".join(lines)))
+        return Exit.FINE
+
+    run(output, "replace-envoy", main)
 
 
 def _name(service: str | None, gateway: str | None, command: Sequence[str]) -> str:

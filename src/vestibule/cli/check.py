@@ -26,6 +26,7 @@ from vestibule.cli.sockets import (
 )
 from vestibule.cli.status import fetch_status
 from vestibule.errors import VestibuleError
+from vestibule.processes.listening import tcp_listeners
 
 if TYPE_CHECKING:
     from vestibule.wire.gen.vestibule.admin.v1 import admin_pb2
@@ -149,6 +150,7 @@ async def _agent(sockets: Sockets, report: Report, now: float) -> admin_pb2.Agen
     report.add("agent", [public_socket(sockets.agent)])
     report.add("agent", findings.agent(status, now))
     report.add("agent", findings.kek(status))
+    report.add("agent", findings.bypasses(status, tcp_listeners()))
     report.add("certificates", findings.certificates(status, now))
     return status
 

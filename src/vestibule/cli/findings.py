@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
@@ -11,14 +11,20 @@ from typing import TYPE_CHECKING, Final
 from vestibule.cli.status import SYNCED, countdown, short_name
 
 if TYPE_CHECKING:
+    from vestibule.processes.listening import TcpListener
     from vestibule.wire.gen.vestibule.admin.v1 import admin_pb2
 
 RENEWAL_GRACE: Final = 60.0
 """Seconds that a renewal may be late before somebody should look: retries take their time."""
 TRUST_HINT: Final = (
     "Development only: every process of this machine can speak in the service's name through its proxy's local ports. "
-    "On a shared machine start the sidecar under a user of its own with --boundary unix."
+    "On a shared machine start the sidecar under a user of its own with --boundary unix, or guard or netns as root."
 )
+BOUNDARIES: Final = {
+    "unix": "sockets that only their own user can open",
+    "guard": "loopback ports behind packet filters that know users",
+    "netns": "a network namespace of their own, entered through the proxy only",
+}
 
 
 class Level(Enum):
@@ -177,8 +183,8 @@ def boundaries(status: admin_pb2.ServerStatus) -> Iterator[Finding]:
         services[proxy.boundary or "unknown"].add(proxy.service)
     for boundary, names in sorted(services.items()):
         who = ", ".join(sorted(names))
-        if boundary == "unix":
-            yield fine("boundary", f"unix: sockets that only their own user can open: {who}")
+        if boundary in BOUNDARIES:
+            yield fine("boundary", f"{boundary}: {BOUNDARIES[boundary]}: {who}")
         elif boundary == "trust":
             yield warning(
                 "boundary", f"trust: loopback ports, open to every process of the machine: {who}", TRUST_HINT
@@ -242,6 +248,28 @@ def certificates(status: admin_pb2.AgentStatus, now: float) -> Iterator[Finding]
         soonest = min(each.not_after for each in status.svids) - now
         count = _count(len(status.svids), "SVID", "SVIDs")
         yield fine("svids-renewed", f"{count} of workloads, the first to expire in {countdown(soonest)}")
+
+
+def bypasses(status: admin_pb2.AgentStatus, listeners: Iterable[TcpListener]) -> Iterator[Finding]:
+    """Nobody listens beyond loopback on the port of an app that has a sidecar here.
+
+    Not looked at: apps in namespaces of their own, where nobody else comes in, and those behind Unix sockets.
+    """
+    ports: dict[int, str] = {}
+    for sidecar in status.sidecars:
+        for name, text in sidecar.apps.items():
+            if sidecar.boundary != "netns" and not text.startswith("unix:"):
+                ports[int(text.rpartition(":")[2])] = f"{sidecar.service}/{name}"
+    found = [each for each in listeners if each.port in ports and not each.is_loopback]
+    for each in found:
+        yield failed(
+            "app-bypass",
+            f"{ports[each.port]} listens on {each}, past its sidecar: whoever reaches this address needs no identity",
+            "Let the app listen on 127.0.0.1 only, or turn what comes in to its sidecar: docs/interception.md.",
+        )
+    if ports and not found:
+        count = _count(len(ports), "app port", "app ports")
+        yield fine("app-bypass", f"{count} of this machine can be reached through sidecars only")
 
 
 def clock(synchronised: bool | None, starts: Sequence[float], now: float) -> Finding:

@@ -106,13 +106,15 @@ def _svid(entry_id: str, held: Held) -> wire.SvidStatus:
 
 
 def _sidecar(session: Session, proxies: set[ProxyKey]) -> wire.SidecarStatus:
-    identity = session.spiffe_id
+    identity, instance = session.spiffe_id, session.instance
     return wire.SidecarStatus(
         service=session.service,
         spiffe_id=str(identity or ""),
         instance_id=session.instance_id,
         registered=session.registered,
         envoy_connected=identity is not None and ProxyKey(identity, session.instance_id) in proxies,
+        boundary=instance.boundary.value if instance else "",
+        apps={name: str(address) for name, address in instance.apps.items()} if instance else {},
     )
 
 

@@ -13,6 +13,13 @@ from vestibule.envoy.names import AGENT_CLUSTER, SIDECAR_CLUSTER, SIDECAR_MARK
 MAX_DOWNSTREAM_CONNECTIONS: Final = 50_000
 """Open connections one Envoy accepts on all its listeners together; beyond it, new ones are closed."""
 
+HEAP_BYTES: Final = 1 << 30
+"""What an Envoy may allocate if nobody says otherwise; an idle one needs about 20 MB, a busy one rarely 200."""
+
+SHRINK_AT: Final = 0.95
+STOP_AT: Final = 0.98
+"""Parts of the heap at which Envoy gives memory back, and at which it refuses requests until it has some again."""
+
 ADMIN_PATHS: Final = (
     "/certs",
     "/clusters",
@@ -32,14 +39,22 @@ ADMIN_PATHS: Final = (
 
 
 def bootstrap(
-    *, node_id: str, cluster: str, agent_socket: str, admin_socket: str, host_socket: str | None = None
+    *,
+    node_id: str,
+    cluster: str,
+    agent_socket: str,
+    admin_socket: str,
+    host_socket: str | None = None,
+    heap_bytes: int = HEAP_BYTES,
+    files: int | None = None,
 ) -> dict[str, Any]:
     """The bootstrap of one sidecar's Envoy, ready for ``json.dumps``.
 
     ``node_id`` is the instance's id and ``cluster`` the service's name; the agent overwrites both with what
     it attested.  ``agent_socket`` and ``admin_socket`` are paths of Unix sockets; Envoy creates the latter
     with mode 0600.  ``host_socket`` is the sidecar's own, for secrets that are files of the host; without one, a proxy
-    can neither verify public certificates nor be a gateway.
+    can neither verify public certificates nor be a gateway.  ``heap_bytes`` bounds its memory and ``files`` its
+    descriptors: beyond half of them, connections that come in are closed, since each may need one more to go on.
     """
     return {
         # An agent that tells other Envoys plain authorities is not to do so here.
@@ -59,8 +74,9 @@ def bootstrap(
                 "set_node_on_first_message_only": True,
                 "grpc_services": [{"envoy_grpc": _agent_grpc()}],
             },
-            "cds_config": {"ads": {}, "resource_api_version": "V3"},
-            "lds_config": {"ads": {}, "resource_api_version": "V3"},
+            # Without an end: one that takes over from another must not do so with nothing to serve.
+            "cds_config": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"},
+            "lds_config": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"},
         },
         "static_resources": {
             "clusters": [
@@ -68,19 +84,43 @@ def bootstrap(
                 *([_grpc_cluster(SIDECAR_CLUSTER, host_socket)] if host_socket else []),
             ]
         },
-        "overload_manager": {
-            "resource_monitors": [
-                {
-                    "name": "envoy.resource_monitors.global_downstream_max_connections",
-                    "typed_config": {
-                        "@type": "type.googleapis.com/envoy.extensions.resource_monitors"
-                        ".downstream_connections.v3.DownstreamConnectionsConfig",
-                        "max_active_downstream_connections": MAX_DOWNSTREAM_CONNECTIONS,
-                    },
-                }
-            ]
-        },
+        "overload_manager": _overload(heap_bytes, files),
     }
+
+
+def _overload(heap_bytes: int, files: int | None) -> dict[str, Any]:
+    """Looked at four times a second, on no request's way."""
+    most = MAX_DOWNSTREAM_CONNECTIONS if files is None else min(MAX_DOWNSTREAM_CONNECTIONS, files // 2)
+    heap = "envoy.resource_monitors.fixed_heap"
+    return {
+        "refresh_interval": "0.25s",
+        "resource_monitors": [
+            {
+                "name": heap,
+                "typed_config": {
+                    "@type": f"{_MONITORS}.fixed_heap.v3.FixedHeapConfig",
+                    "max_heap_size_bytes": heap_bytes,
+                },
+            },
+            {
+                "name": "envoy.resource_monitors.global_downstream_max_connections",
+                "typed_config": {
+                    "@type": f"{_MONITORS}.downstream_connections.v3.DownstreamConnectionsConfig",
+                    "max_active_downstream_connections": most,
+                },
+            },
+        ],
+        "actions": [
+            {
+                "name": f"envoy.overload_actions.{action}",
+                "triggers": [{"name": heap, "threshold": {"value": value}}],
+            }
+            for action, value in (("shrink_heap", SHRINK_AT), ("stop_accepting_requests", STOP_AT))
+        ],
+    }
+
+
+_MONITORS: Final = "type.googleapis.com/envoy.extensions.resource_monitors"
 
 
 def _agent_grpc() -> dict[str, Any]:

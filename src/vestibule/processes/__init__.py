@@ -21,6 +21,7 @@ from vestibule.processes.supervised import (
     stop_in_order,
     wait_ready,
 )
+from vestibule.processes.users import User, find_user
 
 __all__ = [
     "LINEAGE",
@@ -38,7 +39,9 @@ __all__ = [
     "Spec",
     "State",
     "Supervised",
+    "User",
     "ended_how",
+    "find_user",
     "private_directory",
     "reserve",
     "reserve_preferably",

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import threading
@@ -21,9 +22,19 @@ from typing import Final
 
 from vestibule.processes import procfs
 from vestibule.processes.codes import CANNOT_START
+from vestibule.processes.users import User
 
 _PR_SET_PDEATHSIG: Final = 1
-_prctl: Final = ctypes.CDLL(None, use_errno=True).prctl
+_PR_CAP_AMBIENT: Final = 47
+_PR_CAP_AMBIENT_LOWER: Final = 3
+_NETWORK_POWERS: Final = (12, 21)
+"""CAP_NET_ADMIN and CAP_SYS_ADMIN: what a supervisor may need for boundaries, and no child does."""
+
+_CLONE_NEWNS: Final = 0x00020000
+_MS_BIND: Final = 0x1000
+_MS_PRIVATE_RECURSIVE: Final = 0x40000 | 0x4000
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_prctl: Final = _libc.prctl
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +43,9 @@ class Command:
 
     ``env`` of None inherits ours.  ``hand_over`` are descriptors that the child gets under their own numbers and
     that we close once it has started (``secret_descriptor`` makes one).  ``death_signal`` is what the kernel sends
-    the child when we die.
+    the child when we die.  ``user`` is whom it runs as, ``hosts`` a file that it sees as ``/etc/hosts``; both
+    need powers, which the child does not inherit.
+    ``limits`` are its resource limits: (resource, most), soft and hard.
     """
 
     argv: tuple[str, ...]
@@ -40,6 +53,9 @@ class Command:
     cwd: Path | None = None
     hand_over: tuple[int, ...] = ()
     death_signal: signal.Signals = signal.SIGKILL
+    user: User | None = None
+    hosts: Path | None = None
+    limits: tuple[tuple[int, int], ...] = ()
 
 
 class Child:
@@ -145,17 +161,51 @@ def _popen(command: Command, output: int | None) -> subprocess.Popen[bytes]:
         stderr=output,
         pass_fds=command.hand_over,
         start_new_session=True,
-        preexec_fn=_prepare(command.death_signal),
+        preexec_fn=_prepare(command),
     )
 
 
-def _prepare(death_signal: signal.Signals) -> Callable[[], None]:
-    """What runs between fork and exec: two system calls and nothing that takes a lock."""
-    return partial(_die_with, os.getpid(), int(death_signal))
+def _prepare(command: Command) -> Callable[[], None]:
+    """What runs between fork and exec: system calls, and nothing that takes a lock."""
+    return partial(
+        _become,
+        parent=os.getpid(),
+        death_signal=int(command.death_signal),
+        hosts=os.fsencode(command.hosts) if command.hosts is not None else None,
+        limits=command.limits,
+        user=command.user,
+    )
 
 
-def _die_with(parent: int, death_signal: int) -> None:
+def _become(
+    *,
+    parent: int,
+    death_signal: int,
+    hosts: bytes | None,
+    limits: tuple[tuple[int, int], ...],
+    user: User | None,
+) -> None:
+    """In this order: what needs our powers, giving them up, and the death signal, which a change of user takes away."""
+    if hosts is not None:
+        _must(_libc.unshare(_CLONE_NEWNS))
+        _must(_libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_PRIVATE_RECURSIVE), None))
+        _must(_libc.mount(hosts, b"/etc/hosts", None, ctypes.c_ulong(_MS_BIND), None))
+    for kind, most in limits:
+        resource.setrlimit(kind, (most, most))
+    if user is not None:
+        os.setgroups(user.groups)
+        os.setresgid(user.gid, user.gid, user.gid)
+        os.setresuid(user.uid, user.uid, user.uid)
+    for power in _NETWORK_POWERS:
+        # Fails where there is nothing to give up.
+        _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_LOWER, power, 0, 0)
     _prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
     if os.getppid() != parent:
         # We lost the race: the parent died before the kernel knew what to do then.
         os._exit(1)
+
+
+def _must(result: int) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

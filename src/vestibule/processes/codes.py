@@ -59,3 +59,19 @@ NOT_WRITABLE = define(
     "rights do not allow it.",
     advice="Free space on the disk of the directory, or mend its rights.",
 )
+USER_UNKNOWN = define(
+    "VST7008",
+    "user-unknown",
+    Kind.INVALID,
+    Fault.OPERATOR,
+    meaning="A process is to run as a user that this machine does not have.",
+    advice="Name a user of this machine, by name or number: getent passwd lists them.",
+)
+CANNOT_BECOME = define(
+    "VST7009",
+    "cannot-become-user",
+    Kind.DENIED,
+    Fault.OPERATOR,
+    meaning="A process is to run as another user, which only root can arrange.",
+    advice="Start it as root; or as that user, and leave the option out.",
+)

@@ -19,11 +19,12 @@ _ACCEPTS: Final = 0x10000
 
 @dataclass(frozen=True, slots=True, order=True)
 class TcpListener:
-    """A TCP socket that accepts connections."""
+    """A TCP socket that accepts connections; ``uid`` is of the user who made it."""
 
     host: str
     port: int
     inode: int
+    uid: int = 0
 
     @property
     def is_loopback(self) -> bool:
@@ -72,7 +73,7 @@ def _table(path: Path) -> list[TcpListener]:
                 if fields[3] != _LISTEN:
                     break
                 host, _, port = fields[1].partition(":")
-                found.append(TcpListener(_host(host), int(port, 16), int(fields[9])))
+                found.append(TcpListener(_host(host), int(port, 16), int(fields[9]), int(fields[7])))
     except OSError:
         # No such family, or the process just ended.
         return found

@@ -105,6 +105,7 @@ class Supervised:
         self._on_end = on_end
         self._on_change = on_change
         self._was_ready = False
+        self._retired = False
         self._stopping = asyncio.Event()
         self._killing = asyncio.Event()
         self._done = asyncio.Event()
@@ -136,6 +137,10 @@ class Supervised:
         self._stopping.set()
         if self.state is not State.WAITING:
             await self._done.wait()
+
+    def retire(self) -> None:
+        """It may go on, but once it ends it is not started again."""
+        self._retired = True
 
     def kill(self) -> None:
         """SIGKILL now, also during ``stop``; ``run`` ends by itself."""
@@ -238,6 +243,8 @@ class Supervised:
 
     def _again(self, status: int) -> bool:
         spec = self.spec
+        if self._retired:
+            return False
         if spec.restart is Restart.NEVER or (spec.restart is Restart.ON_FAILURE and status == 0):
             return False
         if not self._was_ready and self.failures >= spec.attempts:

@@ -44,10 +44,16 @@ def _installed() -> Path:
         raise ENVOY_MISSING.error(f"the package {_DISTRIBUTION} is not installed") from error
 
 
-def _check_version(path: Path) -> tuple[int, int, int]:
+async def hot_restart_version(path: Path) -> str:
+    """Two Envoys that say the same here can take over from each other.  Raises: VST7102."""
+    answer = await asyncio.to_thread(_ask, path, "--hot-restart-version")
+    return answer.stdout.decode(errors="replace").strip()
+
+
+def _ask(path: Path, option: str) -> subprocess.CompletedProcess[bytes]:
     try:
-        answer = subprocess.run(
-            [path, "--version"],
+        return subprocess.run(
+            [path, option],
             capture_output=True,
             timeout=_PATIENCE,
             check=False,
@@ -57,7 +63,11 @@ def _check_version(path: Path) -> tuple[int, int, int]:
     except OSError as error:
         raise ENVOY_UNUSABLE.error(f"{path} cannot be run: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
-        raise ENVOY_UNUSABLE.error(f"{path} --version says nothing for {_PATIENCE:g} s") from error
+        raise ENVOY_UNUSABLE.error(f"{path} {option} says nothing for {_PATIENCE:g} s") from error
+
+
+def _check_version(path: Path) -> tuple[int, int, int]:
+    answer = _ask(path, "--version")
     text = answer.stdout.decode(errors="replace")
     found = _VERSION.search(text)
     if found is None:

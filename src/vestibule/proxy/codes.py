@@ -34,6 +34,30 @@ ENVOY_ADMIN = define(
     meaning="Envoy's admin interface did not answer as it should.",
     advice="Read Envoy's log, which lies in the sidecar's log directory.",
 )
+ENVOY_NOT_REPLACED = define(
+    "VST7104",
+    "envoy-not-replaced",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="A new Envoy that was started beside the running one did not become ready.  The running one goes on.",
+    advice="Read Envoy's log, which lies in the sidecar's log directory; mend the binary or the host, and try again.",
+)
+ENVOY_INCOMPATIBLE = define(
+    "VST7105",
+    "envoy-incompatible",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="The new Envoy cannot take over the sockets of the running one: their hot-restart versions differ.",
+    advice="Take this instance out of service and restart its sidecar with --envoy PATH, one instance after the other.",
+)
+NOT_A_SIDECAR = define(
+    "VST7106",
+    "no-such-sidecar",
+    Kind.NOT_FOUND,
+    Fault.CALLER,
+    meaning="No running sidecar of this name answers in the run directory.",
+    advice="Name the directory with --run-dir: that of the sidecar, as the sidecar's own user or root.",
+)
 NOT_ATTACHED = define(
     "VST7200",
     "sidecar-not-attached",
@@ -136,4 +160,38 @@ OTHER_KIND = define(
     Fault.CALLER,
     meaning="A sidecar was started for a service under the name of a gateway, or the other way round.",
     advice="Use --service NAME for what stands in services/NAME.yaml, --gateway NAME for gateways/NAME.yaml.",
+)
+NEEDS_POWER = define(
+    "VST7240",
+    "boundary-needs-net-admin",
+    Kind.DENIED,
+    Fault.OPERATOR,
+    meaning="Packet filters and network namespaces are the kernel's; this process may not change them.",
+    advice="Start the sidecar as root, or with AmbientCapabilities=CAP_NET_ADMIN in its unit (guard; netns needs "
+    "CAP_SYS_ADMIN too); else use the boundary unix, which needs no power.",
+)
+TOOL_MISSING = define(
+    "VST7241",
+    "network-tool-missing",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="A program that a boundary is made with is not on this machine.",
+    advice="Install it: apt-get install nftables iproute2 (Debian, Ubuntu), dnf install nftables iproute (Fedora).",
+)
+RULES_REFUSED = define(
+    "VST7242",
+    "network-rules-refused",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="The kernel, or the tool that speaks to it, refused the boundary's rules or namespace. Nothing was "
+    "started.",
+    advice="The message is the tool's own. Where the kernel lacks nf_tables, use the boundary unix.",
+)
+BOUNDARY_MISFIT = define(
+    "VST7243",
+    "boundary-misfit",
+    Kind.INVALID,
+    Fault.OPERATOR,
+    meaning="Options of a sidecar do not go together with its boundary.",
+    advice="Read which options each boundary takes: docs/boundaries.md.",
 )

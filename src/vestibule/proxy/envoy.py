@@ -1,7 +1,11 @@
-"""The Envoy process: its command line, its readiness, its drain.
+"""The Envoy process: its command line, its readiness, its replacement, its drain.
 
 It is started with a bootstrap that holds no secret and an empty environment; everything else it gets from the
 agent over one Unix socket, by virtue of being the process that its sidecar vouched for.
+
+It is replaced without a pause: a new one is started beside it and takes over its listening sockets (Envoy's hot
+restart), so that no connection is refused or forgotten; only once the new one has all of its configuration does the old
+one let its connections go.  One that does not get so far is ended, and the old one has never stopped.
 """
 
 from __future__ import annotations
@@ -12,29 +16,44 @@ import json
 import logging
 import os
 import resource
+import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from vestibule.envoy.bootstrap import bootstrap
+from vestibule.envoy.bootstrap import HEAP_BYTES, bootstrap
 from vestibule.errors import VestibuleError
 from vestibule.net.unix import check_path
-from vestibule.processes import BoundedFile, Child, Command, Ledger, Probe, Spec, Supervised
+from vestibule.processes import BoundedFile, Child, Command, Ledger, Probe, Spec, Supervised, User
 from vestibule.processes.codes import NOT_WRITABLE
 from vestibule.proxy.admin import Admin
+from vestibule.proxy.binary import check_version, hot_restart_version
+from vestibule.proxy.codes import ENVOY_INCOMPATIBLE, ENVOY_NOT_REPLACED
 
 ENVOY: Final = "envoy"
 _SETTLE: Final = 0.3
 """Seconds in which callers hear that the instance is gone; requests may still arrive until then."""
 _POLL: Final = 0.1
+_LINGER: Final = 1
+"""Seconds for which a replaced Envoy lives on after its drain."""
+_READY_WITHIN: Final = 30.0
+_LIVE: Final = 200
+_FEWEST_FILES: Final = 1024
+_WHO: Final = "/server_info"
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where shm_open(3) puts it
+_MEMORY_RECORD: Final = "shared-memory"
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvoyPlan:
-    """How one Envoy is started.  ``drain`` in seconds is also how long connections of a removed listener live."""
+    """How one Envoy is started.  ``drain`` in seconds is also how long connections of a removed listener live.
+
+    ``directory`` is its user's alone; ``heap_bytes`` is what it may allocate before it refuses requests, and
+    ``files`` how many descriptors it may hold, None for all that the system lets it have.
+    """
 
     binary: Path
     directory: Path
@@ -44,6 +63,9 @@ class EnvoyPlan:
     log: Path
     drain: float = 5.0
     workers: int = 2
+    user: User | None = None
+    heap_bytes: int = HEAP_BYTES
+    files: int | None = None
 
     @property
     def admin_socket(self) -> Path:
@@ -54,9 +76,32 @@ class EnvoyPlan:
         """Where Envoy asks its sidecar for secrets that are files of this host."""
         return self.directory / "host.sock"
 
+    @property
+    def hand_over_socket(self) -> Path:
+        """Where a new Envoy asks the old one for its sockets; Envoy appends to the name."""
+        return self.directory / "hr"
+
+
+@dataclass(slots=True)
+class _Generation:
+    """One process in a row of those that hand over to each other; ``epoch`` is its place in the row."""
+
+    binary: Path
+    base_id: int = field(default_factory=lambda: secrets.randbelow(1 << 28))
+    epoch: int = 0
+    process: Supervised = field(init=False)
+    task: asyncio.Task[int] | None = None
+    started: bool = False
+
+    def again(self) -> None:
+        """After a crash: nobody is there to take over from."""
+        if self.started:
+            self.base_id, self.epoch = secrets.randbelow(1 << 28), 0
+        self.started = True
+
 
 class Envoy:
-    """One supervised Envoy."""
+    """One supervised Envoy, and those that follow it."""
 
     def __init__(
         self,
@@ -70,24 +115,66 @@ class Envoy:
         check_path(plan.agent_socket)
         self.plan = plan
         self.admin = Admin(plan.admin_socket)
+        self._ledger = ledger
         self._on_start = on_start
+        self._on_end = on_end
         self._log = BoundedFile(plan.log)
-        spec = Spec(
-            name=ENVOY,
-            command=self._command,
-            ready=Probe(self._answers),
-            log=self._log,
-            grace=5.0,
-        )
-        self.process = Supervised(spec, ledger, on_start=self._started, on_end=on_end)
+        self._count = 0
+        self._replacing = asyncio.Lock()
+        self._now = self._generation(_Generation(plan.binary))
+
+    @property
+    def process(self) -> Supervised:
+        """The one that takes new connections."""
+        return self._now.process
+
+    @property
+    def binary(self) -> Path:
+        """What runs now."""
+        return self._now.binary
 
     async def run(self) -> None:
         """Keep it running.  Raises: VST7000, VST7001, VST7002 or VST7006 when it never comes up."""
         self._write_bootstrap()
+        tasks: set[asyncio.Task[int]] = set()
         try:
-            await self.process.run()
+            now = None
+            while now is not self._now:
+                now = self._now
+                now.task = now.task or asyncio.create_task(now.process.run(), name=ENVOY)
+                tasks.add(now.task)
+                await asyncio.wait({now.task})
+            assert now.task is not None
+            now.task.result()
         finally:
+            if self._now.task is not None:
+                tasks.add(self._now.task)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for left in shared_memory(self.plan.directory):
+                left.unlink(missing_ok=True)
             self._log.close()
+
+    async def replace(self, binary: Path | None = None, *, within: float = _READY_WITHIN) -> str:
+        """Put a new process in the place of the running one; the answer is its version.
+
+        ``binary`` may be another Envoy than the one that runs.  Returns once the old one is gone.
+        Raises: VST7100–VST7102 for a binary that is none, VST7104, VST7105; then the old one goes on.
+        """
+        async with self._replacing:
+            old = self._now
+            new = _Generation(binary or old.binary, old.base_id, old.epoch + 1)
+            version = await check_version(new.binary)
+            await self._check_hand_over(old, new)
+            try:
+                await self._start_beside(new, within)
+            except VestibuleError:
+                await self._restore(old, within)
+                raise
+            self._now = new
+            await self._see_off(old)
+            return ".".join(map(str, version))
 
     async def drain(self) -> None:
         """Finish what is in flight, for at most ``plan.drain`` seconds.
@@ -98,11 +185,22 @@ class Envoy:
         if not self.process.ready.is_set():
             return
         try:
-            await self.admin.post("/healthcheck/fail")
             await self.admin.post("/drain_listeners?inboundonly&graceful&skip_exit")
             await self._idle()
         except VestibuleError as error:
             _log.warning("draining ends early: %s", error)
+
+    async def stop(self) -> None:
+        """End it, and whatever of it is being replaced."""
+        await self.process.stop()
+
+    async def fail_health(self) -> None:
+        """Whoever asks this proxy for its health hears that it is about to leave."""
+        if self.process.ready.is_set():
+            try:
+                await self.admin.post("/healthcheck/fail")
+            except VestibuleError as error:
+                _log.warning("cannot announce the end: %s", error)
 
     async def _idle(self) -> None:
         loop = asyncio.get_running_loop()
@@ -115,28 +213,132 @@ class Envoy:
             await asyncio.sleep(_POLL)
         _log.warning("requests are still in flight after %g s; stopping all the same", self.plan.drain)
 
-    def _command(self) -> Command:
+    # Replacing.
+
+    async def _check_hand_over(self, old: _Generation, new: _Generation) -> None:
+        if not os.access(_MEMORY, os.W_OK):
+            raise ENVOY_INCOMPATIBLE.error(f"{_MEMORY} is not writable, and Envoys hand over with its help")
+        if not old.process.ready.is_set():
+            raise ENVOY_NOT_REPLACED.error("the running Envoy is not ready; there is nothing to take over")
+        have, offered = await hot_restart_version(old.binary), await hot_restart_version(new.binary)
+        if have != offered:
+            raise ENVOY_INCOMPATIBLE.error(f"{old.binary} hands over by {have}, {new.binary} by {offered}")
+
+    async def _start_beside(self, new: _Generation, within: float) -> None:
+        self._generation(new, attempts=1)
+        new.task = asyncio.create_task(new.process.run(), name=f"{ENVOY} {self._count}")
+        live = asyncio.create_task(self._live(new), name="envoy taking over")
+        try:
+            await asyncio.wait({live, new.task}, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+            if live.done() and not new.task.done():
+                return
+            said = f"; its last output:\n{new.process.tail}" if new.process.tail else ""
+            why = "ended" if new.task.done() else f"had not all of its configuration after {within:g} s"
+            raise ENVOY_NOT_REPLACED.error(f"the new Envoy {why}{said}")
+        except BaseException:
+            new.process.kill()
+            await asyncio.gather(new.task, return_exceptions=True)
+            raise
+        finally:
+            live.cancel()
+
+    async def _live(self, new: _Generation) -> None:
+        """Until it has everything: then its predecessor hears from it that it may go."""
+        while True:
+            if (child := new.process.child) is not None and child.running:
+                with contextlib.suppress(VestibuleError):
+                    answer = await self.admin.get(_WHO)
+                    info = json.loads(answer.body)
+                    epoch = info["command_line_options"]["restart_epoch"]
+                    if answer.status == _LIVE and epoch == new.epoch and info["state"] == "LIVE":
+                        return
+            await asyncio.sleep(_POLL)
+
+    async def _restore(self, old: _Generation, within: float) -> None:
+        """The old one serves as before, but gave its admin interface away: one of its own kind takes it back."""
+        if not old.process.ready.is_set() or await self._answers(None):
+            return
+        again = _Generation(old.binary, old.base_id, old.epoch + 1)
+        try:
+            await self._start_beside(again, within)
+        except VestibuleError as error:
+            _log.warning("Envoy goes on without its admin interface: %s", error)
+            return
+        self._now = again
+        await self._see_off(old)
+
+    async def _see_off(self, old: _Generation) -> None:
+        """The replaced one drains by itself; one that does not end is ended."""
+        old.process.retire()
+        assert old.task is not None
+        patience = max(1, round(self.plan.drain)) + _LINGER + 5.0
+        await asyncio.wait({old.task}, timeout=patience)
+        if not old.task.done():
+            _log.warning("the replaced Envoy does not end by itself")
+            await old.process.stop()
+
+    # One process.
+
+    def _generation(self, new: _Generation, *, attempts: int = 3) -> _Generation:
+        self._count += 1
+        spec = Spec(
+            # A name of its own each: what ends with one must not end the next.
+            name=ENVOY if self._count == 1 else f"{ENVOY}-{self._count}",
+            command=lambda: self._command(new),
+            ready=Probe(self._answers),
+            log=self._log,
+            grace=5.0,
+            attempts=attempts,
+        )
+        new.process = Supervised(spec, self._ledger, on_start=self._on_start, on_end=self._on_end)
+        return new
+
+    def _command(self, generation: _Generation) -> Command:
         plan = self.plan
-        plan.admin_socket.unlink(missing_ok=True)
+        generation.again()
+        if generation.epoch == 0:
+            plan.admin_socket.unlink(missing_ok=True)
+            self._record_memory(generation.base_id)
+        drain = max(1, round(plan.drain))
         argv = (
-            str(plan.binary),
+            str(generation.binary),
             *("--config-path", str(self._bootstrap_path)),
-            "--disable-hot-restart",
+            *(
+                self._hand_over(generation, drain)
+                if os.access(_MEMORY, os.W_OK)
+                else ("--disable-hot-restart",)
+            ),
             *("--concurrency", str(plan.workers)),
-            *("--drain-time-s", str(max(1, round(plan.drain)))),
+            *("--drain-time-s", str(drain)),
             *("--drain-strategy", "immediate"),
             *("--log-level", "warning"),
         )
-        return Command(argv=argv, env={"PATH": os.defpath}, cwd=plan.directory)
+        return Command(
+            argv=argv,
+            env={"PATH": os.defpath},
+            cwd=plan.directory,
+            user=plan.user,
+            limits=((resource.RLIMIT_NOFILE, self._files()), (resource.RLIMIT_CORE, 0)),
+        )
 
-    def _started(self, child: Child) -> None:
-        # A proxy needs a descriptor per connection; the soft limit of many systems is 1024.
-        with contextlib.suppress(OSError, ValueError):
-            _, hard = resource.prlimit(child.pid, resource.RLIMIT_NOFILE)
-            resource.prlimit(child.pid, resource.RLIMIT_NOFILE, (hard, hard))
-        self._on_start(child)
+    def _hand_over(self, generation: _Generation, drain: int) -> tuple[str, ...]:
+        # By a socket of our own directory: Envoy's default is one that any user of the host may talk to.
+        return (
+            *("--base-id", str(generation.base_id), "--restart-epoch", str(generation.epoch)),
+            *("--socket-path", str(self.plan.hand_over_socket), "--socket-mode", "600"),
+            *("--parent-shutdown-time-s", str(drain + _LINGER)),
+        )
 
-    async def _answers(self, child: Child) -> bool:
+    def _record_memory(self, base_id: int) -> None:
+        with contextlib.suppress(OSError), (self.plan.directory / _MEMORY_RECORD).open("a") as record:
+            record.write(f"{base_id}\n")
+
+    def _files(self) -> int:
+        """A proxy needs a descriptor per connection; the soft limit of many systems is 1024."""
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return hard if self.plan.files is None else max(_FEWEST_FILES, min(self.plan.files, hard))
+
+    async def _answers(self, child: Child | None) -> bool:
         try:
             await self.admin.get("/ready")
         except VestibuleError:
@@ -155,8 +357,23 @@ class Envoy:
             agent_socket=str(plan.agent_socket),
             admin_socket=str(plan.admin_socket),
             host_socket=str(plan.host_socket),
+            heap_bytes=plan.heap_bytes,
+            files=self._files(),
         )
         try:
             self._bootstrap_path.write_text(json.dumps(document), encoding="utf-8")
         except OSError as error:
             raise NOT_WRITABLE.error(f"cannot write {self._bootstrap_path}: {error.strerror}") from error
+
+
+def shared_memory(directory: Path) -> set[Path]:
+    """What the Envoys of a directory share with those that follow them: a page of memory each, which stays behind."""
+    try:
+        numbers = (directory / _MEMORY_RECORD).read_text(encoding="ascii").split()
+    except OSError:
+        return set()
+    return {_MEMORY / _memory_name(int(each)) for each in numbers if each.isdigit()}
+
+
+def _memory_name(base_id: int) -> str:
+    return f"envoy_shared_memory_{base_id * 10}"

@@ -36,7 +36,7 @@ class Layout:
 
     ``app_ports`` says where an app already listens or insists on listening.  With ``starts_app`` the other ports are
     assigned; without, a port nobody named is an error.  Under the boundary ``UNIX`` everything between app and
-    sidecar is a socket in ``directory``, which is 0700; between sidecars it is TCP under either boundary.
+    sidecar is a socket in ``directory``, which is 0700; between sidecars it is TCP under every boundary.
     """
 
     instance_id: str
@@ -107,7 +107,7 @@ class Layout:
         env["VESTIBULE_EGRESS"] = self._url(self.egress, "http")
         env.update(self._listen_variables(view))
         env.update(self._upstream_variables(view))
-        if self.boundary is Boundary.TRUST:
+        if self.boundary is not Boundary.UNIX:
             env["HTTP_PROXY"] = env["http_proxy"] = env["VESTIBULE_EGRESS"]
             env["NO_PROXY"] = env["no_proxy"] = _NO_PROXY
         return env
@@ -140,7 +140,7 @@ class Layout:
         env = {f"VESTIBULE_LISTEN_{_variable(name)}": str(address) for name, address in addresses}
         if len(addresses) == 1:
             env["VESTIBULE_LISTEN"] = str(addresses[0][1])
-        if addresses and self.boundary is Boundary.TRUST:
+        if addresses and self.boundary is not Boundary.UNIX:
             # The first one as the intent's file names them; most services have only one.
             env["PORT"] = str(addresses[0][1].port)
         return env

@@ -18,13 +18,17 @@ _ANY: Final = ("0.0.0.0", "::")  # noqa: S104 - compared with, never bound
 
 
 class AppListeners:
-    """Watches one app.  ``family`` gives its processes; None for an app that somebody else runs.
+    """Watches one app.  ``family`` gives its processes; None for an app that somebody else runs, whose ports have to
+    be of the user ``owner`` then, if that is known.
 
     All methods read ``/proc`` and return within milliseconds.
     """
 
-    def __init__(self, family: Callable[[], set[int]] | None, *, allow_exposed: bool) -> None:
+    def __init__(
+        self, family: Callable[[], set[int]] | None, *, allow_exposed: bool, owner: int | None = None
+    ) -> None:
         self._family = family
+        self._owner = owner
         self._allow_exposed = allow_exposed
         self._of_strangers: set[int] = set()
 
@@ -59,6 +63,7 @@ class AppListeners:
         if not all(found.values()):
             return False
         if self._family is None or not found:
+            self._check_owner(tcp, found)
             return True
         # Owners are read after the sockets, and only now: that means looking at every process.
         owned = procfs.sockets_of(self._family()).keys()
@@ -72,6 +77,18 @@ class AppListeners:
                 f"another process already listens on {addresses[name]}, the app's port {name!r}"
             )
         return True
+
+    def _check_owner(self, tcp: list[TcpListener], found: Mapping[str, set[int]]) -> None:
+        for name, inodes in found.items():
+            if self._owner is not None and (
+                stranger := next(
+                    (each for each in tcp if each.inode in inodes and each.uid != self._owner), None
+                )
+            ):
+                raise FOREIGN_LISTENER.error(
+                    f"user {stranger.uid} listens on {stranger}, the app's port {name!r}, and the app is of user "
+                    f"{self._owner}"
+                )
 
     def found(self) -> str:
         """Where the app listens now, in words."""

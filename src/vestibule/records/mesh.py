@@ -50,11 +50,14 @@ class Boundary(Enum):
     """How an app and its sidecar are kept apart from other processes of the host.
 
     ``TRUST``: loopback TCP, open to every process of the host.  ``UNIX``: sockets owned by the
-    service's uid, mode 0600.
+    service's uid, mode 0600.  ``GUARD``: loopback TCP behind packet filters that know uids.  ``NETNS``: both in a
+    network namespace of their own, which others enter through the sidecar only.
     """
 
     TRUST = "trust"
     UNIX = "unix"
+    GUARD = "guard"
+    NETNS = "netns"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from envoy.config.bootstrap.v3 import bootstrap_pb2
 
 # Messages that the bootstrap packs into an Any must be known to the parser.
 from envoy.extensions.resource_monitors.downstream_connections.v3 import downstream_connections_pb2  # noqa: F401
+from envoy.extensions.resource_monitors.fixed_heap.v3 import fixed_heap_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2  # noqa: F401
 from google.protobuf import json_format
 
@@ -51,3 +52,24 @@ def test_the_only_ways_out_of_the_bootstrap_are_the_sockets_of_agent_and_sidecar
 def test_writing_the_bootstrap_loads_no_protobuf() -> None:
     code = "import sys, vestibule.envoy.bootstrap; sys.exit('google.protobuf' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_memory_is_given_back_at_95_percent_of_the_heap_and_requests_are_refused_at_98() -> None:
+    manager = parsed().overload_manager
+    heap = fixed_heap_pb2.FixedHeapConfig()
+    assert manager.resource_monitors[0].typed_config.Unpack(heap)
+    assert heap.max_heap_size_bytes == 1 << 30
+    thresholds = {each.name.rpartition(".")[2]: each.triggers[0].threshold.value for each in manager.actions}
+    assert thresholds == {"shrink_heap": 0.95, "stop_accepting_requests": 0.98}
+
+
+def test_half_of_the_descriptors_bound_the_connections() -> None:
+    config = bootstrap(node_id="i", cluster="c", agent_socket="/a", admin_socket="/b", files=4096)
+    connections = config["overload_manager"]["resource_monitors"][1]["typed_config"]
+    assert connections["max_active_downstream_connections"] == 2048
+
+
+def test_a_proxy_waits_for_its_configuration_for_as_long_as_it_takes() -> None:
+    dynamic = parsed().dynamic_resources
+    assert dynamic.cds_config.initial_fetch_timeout.ToSeconds() == 0
+    assert dynamic.lds_config.HasField("initial_fetch_timeout")

@@ -494,16 +494,44 @@ Global___SvidStatus: _TypeAlias = SvidStatus  # noqa: Y015
 class SidecarStatus(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class AppsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SERVICE_FIELD_NUMBER: _builtins.int
     SPIFFE_ID_FIELD_NUMBER: _builtins.int
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
     REGISTERED_FIELD_NUMBER: _builtins.int
     ENVOY_CONNECTED_FIELD_NUMBER: _builtins.int
+    BOUNDARY_FIELD_NUMBER: _builtins.int
+    APPS_FIELD_NUMBER: _builtins.int
     service: _builtins.str
     spiffe_id: _builtins.str
     instance_id: _builtins.str
     registered: _builtins.bool
     envoy_connected: _builtins.bool
+    boundary: _builtins.str
+    """as in ProxyStatus; empty before it registered"""
+    @_builtins.property
+    def apps(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """where its app listens, by the ports' names"""
+
     def __init__(
         self,
         *,
@@ -512,10 +540,12 @@ class SidecarStatus(_message.Message):
         instance_id: _builtins.str = ...,
         registered: _builtins.bool = ...,
         envoy_connected: _builtins.bool = ...,
+        boundary: _builtins.str = ...,
+        apps: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["envoy_connected", b"envoy_connected", "instance_id", b"instance_id", "registered", b"registered", "service", b"service", "spiffe_id", b"spiffe_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apps", b"apps", "boundary", b"boundary", "envoy_connected", b"envoy_connected", "instance_id", b"instance_id", "registered", b"registered", "service", b"service", "spiffe_id", b"spiffe_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
