@@ -131,3 +131,37 @@ def test_every_field_of_the_schema_that_a_request_has_is_written() -> None:
 def test_only_the_callees_line_counts_as_an_edge() -> None:
     assert EntryLines(INBOUND, REPORTER).http(request()).edge == Edge(ORDERS, "payments", "allowed")
     assert EntryLines(OUTBOUND, REPORTER).http(request()).edge is None
+
+
+BY_NAME = LogName.parse("vestibule/outbound//")
+
+
+def outward(status: int = 200, details: str = "via_upstream") -> HTTPAccessLogEntry:
+    entry = request(status, details)
+    entry.common_properties.route_name = "external:stripe"
+    entry.common_properties.custom_tags["destination_spiffe_id"] = ORDERS
+    entry.common_properties.custom_tags["rule"] = "egress/stripe/charge"
+    return entry
+
+
+def test_a_call_outside_names_its_host_and_believes_no_identity_in_a_public_certificate() -> None:
+    for name in (BY_NAME, LogName.parse("vestibule/outbound/external:stripe/")):
+        record = from_http(outward(), name, REPORTER)
+        assert (record.destination_service, record.destination_port) == ("external:stripe", "")
+        assert (record.source_spiffe_id, record.destination_spiffe_id) == (REPORTER.spiffe_id, "")
+        assert (record.rule, record.verdict) == ("egress/stripe/charge", Verdict.ALLOWED)
+
+
+def test_the_id_of_a_request_that_lost_it_on_its_way_out_was_kept_beside_it() -> None:
+    entry = outward()
+    entry.request.request_id = ""
+    entry.common_properties.custom_tags["request_id"] = "r-2"
+    assert from_http(entry, BY_NAME, REPORTER).request_id == "r-2"
+    entry.common_properties.custom_tags["request_id"] = "-"
+    assert from_http(entry, BY_NAME, REPORTER).request_id == ""
+
+
+def test_a_call_without_its_credential_has_failed_and_one_against_the_rules_is_denied() -> None:
+    assert from_http(outward(503, "failed_to_inject_credential"), BY_NAME, REPORTER).verdict is Verdict.FAILED
+    denied = outward(403, "rbac_access_denied_matched_policy[none]")
+    assert from_http(denied, BY_NAME, REPORTER).verdict is Verdict.DENIED
