@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -18,6 +18,9 @@ from vestibule.xds.resources import ProxyKey
 
 LOOK_EVERY: Final = timedelta(seconds=2)
 """As often as proxies report."""
+
+BUSY: Final = timedelta(seconds=1)
+"""How long the server has other things to do when a wave begins."""
 
 
 class Judging:
@@ -35,6 +38,7 @@ class Judging:
         self._proxy = proxy
         self._version_for = version_for
         self._well: frozenset[str] | None = frozenset()
+        self._versions: tuple[str, ...] = ()
 
     def standing(self) -> Iterator[tuple[Instance, str | None, ProxyState | None]]:
         """Every registered instance, the version that its proxy is to have, and how the proxy stands."""
@@ -49,18 +53,24 @@ class Judging:
             tries_for = now - max(row.updated_at for row in state.rows)
         self.rates.take(report, now, tries_for=tries_for)
 
-    def wave_begins(self, versions: Iterable[str | None]) -> None:
-        """Those are well that are connected and have one of these versions."""
-        wanted = [each for each in versions if each is not None]
+    def wave_begins(self, *versions: str | None) -> None:
+        """Those will be well that are connected and have one of these versions, or connected since."""
+        # Found out a little later: now there are proxies to be told something.
+        self._well, self._versions = None, tuple(each for each in versions if each is not None)
+
+    def _find_who_is_well(self, since: datetime) -> None:
+        versions, self._versions = self._versions, ()
         self._well = frozenset(
             instance.id
             for instance, _, state in self.standing()
-            if state is not None and state.connected and any(state.has(version) for version in wanted)
+            if state is not None
+            and state.connected
+            and (state.since >= since or any(state.has(version) for version in versions))
         )
 
     def begins_unseen(self) -> None:
         """Nobody knows who was well, so all proxies count as it."""
-        self._well = None
+        self._well, self._versions = None, ()
 
     def verdict(self, state: State, intents: Mapping[str, Intent], now: datetime) -> Verdict:
         """What to say now about the trial of ``state``."""
@@ -70,14 +80,17 @@ class Judging:
         if failure := self.refusals.failure(state.trial) or self._spike(trial, good):
             return Verdict(failure=failure)
         over = state.since + trial.mesh.rollout.watch
+        asked = min(over, state.since + BUSY)
+        if self._versions and now >= asked:
+            self._find_who_is_well(state.since)
         if now < over:
-            return Verdict(again=min(over, now + LOOK_EVERY))
+            return Verdict(again=min(over, now + LOOK_EVERY, asked if now < asked else over))
         return look(self._members(state.trial), state.since, trial.mesh.rollout.watch, now)
 
     def _spike(self, trial: Intent, good: Intent | None) -> str:
-        if good is None or differ_in_rules_alone(trial, good):
+        if good is None or not (spike := self.rates.spike(trial.mesh.rollout.errors)):
             return ""
-        return self.rates.spike(trial.mesh.rollout.errors)
+        return "" if differ_in_rules_alone(trial, good) else spike
 
     def _members(self, trial: str) -> Iterator[Member]:
         for instance, wanted, state in self.standing():

@@ -302,7 +302,7 @@ class Rolling:
         before = self._state
         self._set(result.state, intents)
         if result.move in (Move.TRY, Move.WIDEN):
-            self.judging.wave_begins((before.good, before.trial))
+            self.judging.wave_begins(before.good, before.trial, result.state.trial)
         if result.move is Move.TRY:
             self.judging.refusals.begin()
         self.revision.bump()
@@ -339,7 +339,7 @@ class Rolling:
         if everybody:
             self.judging.begins_unseen()
         else:
-            self.judging.wave_begins((state.good, state.trial))
+            self.judging.wave_begins(state.good, state.trial)
         self.judging.refusals.begin()
         self.judging.rates.resume(before)
         self.revision.bump()
