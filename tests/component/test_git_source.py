@@ -52,7 +52,7 @@ class Lab:
         self.source = self.begin()
 
     def begin(self) -> GitSource:
-        mirror = Mirror(self.data, self.place, self.access, max_size=self.max_size)
+        mirror = Mirror(self.data, self.place, self.access, max_size=self.max_size, environment=os.environ)
         self.source = GitSource(mirror, self.following, SystemClock())
         return self.source
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -36,7 +37,9 @@ def source_of(settings: ServerSettings, clock: Clock) -> tuple[Source | None, Gi
 
 
 def _git_source(git: GitIntent, settings: ServerSettings, clock: Clock) -> GitSource:
-    mirror = Mirror(settings.data_dir / MIRROR, git.place, git.access, max_size=git.max_size)
+    mirror = Mirror(
+        settings.data_dir / MIRROR, git.place, git.access, max_size=git.max_size, environment=os.environ
+    )
     following = Following(
         ref=git.parsed_ref,
         folder=git.folder,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -71,7 +72,7 @@ def place_of(text: str, around: Path | None = None) -> Place:
     directory = Path(text)
     if directory.is_dir():
         return directory_place(directory)
-    revision = Revision.find(text, around or Path())
+    revision = Revision.find(text, around or Path(), os.environ.get("PATH", os.defpath))
     return Place(name=f"{text} ({revision.commit[:12]})", prefix=revision.place(""), revision=revision)
 
 

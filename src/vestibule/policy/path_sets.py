@@ -8,6 +8,12 @@ from typing import Final
 
 from vestibule.policy.paths import PathPattern, Placeholder
 
+MOST_WAYS: Final = 20_000
+"""Of choosing a path's beginning, as far as patterns can tell them apart."""
+
+DEEPEST: Final = 100
+"""Segments of a pattern that is still looked into."""
+
 EVERY_PATH: Final = PathPattern(segments=(), below=True)
 
 
@@ -33,11 +39,26 @@ class PathSet:
 
 
 def without(pattern: PathPattern, others: Sequence[PathPattern]) -> PathSet | None:
-    """The set that is left of ``pattern``, said with as few exceptions as it takes; None if nothing is left."""
-    if any(each.covers(pattern) for each in others) or example((pattern,), others) is None:
+    """The set that is left of ``pattern``, said with as few exceptions as it takes; None if nothing is left.
+
+    Where patterns are made so that this cannot be told in reasonable time, something is taken to be left.
+    """
+    if any(each.covers(pattern) for each in others):
         return None
-    met = [each for each in largest(others) if example((pattern, each), ()) is not None]
+    try:
+        if _found((pattern,), others) is None:
+            return None
+    except _TooManyWaysError:
+        return PathSet(pattern=pattern, but=tuple(sorted(largest(others), key=str)))
+    met = [each for each in largest(others) if _may_meet(pattern, each)]
     return PathSet(pattern=pattern, but=tuple(sorted(met, key=str)))
+
+
+def _may_meet(one: PathPattern, other: PathPattern) -> bool:
+    try:
+        return _found((one, other), ()) is not None
+    except _TooManyWaysError:
+        return True
 
 
 def largest(patterns: Sequence[PathPattern]) -> list[PathPattern]:
@@ -50,13 +71,24 @@ def largest(patterns: Sequence[PathPattern]) -> list[PathPattern]:
 
 
 def example(all_of: Sequence[PathPattern], none_of: Sequence[PathPattern]) -> str | None:
-    """A normal path that all of the first and none of the second match, a short one; None if there is none.
+    """A normal path that all of the first and none of the second match, a short one; None if none is found."""
+    try:
+        return _found(all_of, none_of)
+    except _TooManyWaysError:
+        return None
 
-    Segment by segment, only what patterns can tell apart is tried: each literal that one of them has there, one that
-    none has, and the empty segment, which ends a path.
-    """
+
+def _found(all_of: Sequence[PathPattern], none_of: Sequence[PathPattern]) -> str | None:
+    """Segment by segment, only what patterns can tell apart is tried: each literal that one of them has there, one
+    that none has, and the empty segment, which ends a path."""
+    if max(len(each.segments) for each in (*all_of, *none_of)) > DEEPEST:
+        raise _TooManyWaysError
     parts = _Search((*all_of, *none_of), len(all_of)).parts(0, (True,) * (len(all_of) + len(none_of)))
     return None if parts is None else "/" + "/".join(parts)
+
+
+class _TooManyWaysError(Exception):
+    """The search has no end that anybody would wait for."""
 
 
 class _Search:
@@ -76,11 +108,13 @@ class _Search:
         """The segments that complete a path of which ``depth`` are chosen; ``alive`` matched so far."""
         key = depth, alive
         if key not in self._known:
+            if len(self._known) >= MOST_WAYS:
+                raise _TooManyWaysError
             self._known[key] = self._complete(depth, alive)
         return self._known[key]
 
     def _complete(self, depth: int, alive: tuple[bool, ...]) -> tuple[str, ...] | None:
-        if not all(alive[: self._wanted]):
+        if not all(alive[: self._wanted]) or self._is_lost(depth, alive):
             return None
         if depth and self._ends_well(depth, alive):
             return ()
@@ -100,14 +134,22 @@ class _Search:
         return None
 
     def _choices(self, depth: int, alive: tuple[bool, ...]) -> Iterator[str]:
-        there = [
-            each.segments[depth]
-            for each, known in zip(self._patterns, alive, strict=True)
-            if known and depth < len(each.segments)
-        ]
-        yield from dict.fromkeys(part for part in there if isinstance(part, str) and part)
-        yield self._fresh
-        yield ""
+        wanted = self._literals(depth, alive, 0, self._wanted)
+        # What nobody names leaves most of the others behind, so it is tried before what they name.
+        others = self._literals(depth, alive, self._wanted, len(alive))
+        yield from dict.fromkeys((*wanted, self._fresh, *others, ""))
+
+    def _literals(self, depth: int, alive: tuple[bool, ...], start: int, end: int) -> Iterator[str]:
+        for pattern, known in zip(self._patterns[start:end], alive[start:end], strict=True):
+            if known and depth < len(pattern.segments):
+                part = pattern.segments[depth]
+                if isinstance(part, str) and part:
+                    yield part
+
+    def _is_lost(self, depth: int, alive: tuple[bool, ...]) -> bool:
+        """Whether one of those that must not match will, whatever follows."""
+        unwanted = zip(self._patterns[self._wanted :], alive[self._wanted :], strict=True)
+        return any(known and each.below and depth >= max(1, len(each.segments)) for each, known in unwanted)
 
     def _ends_well(self, depth: int, alive: tuple[bool, ...]) -> bool:
         matched = [

@@ -154,3 +154,26 @@ def test_there_is_an_example_where_anything_is_left(
     for path in paths:
         expected = all_of[0].matches(path) and not any(each.matches(path) for each in none_of)
         assert (left is not None and left.matches(path)) is expected
+
+
+def test_patterns_made_to_take_for_ever_do_not() -> None:
+    depth = 40
+    one = [
+        PathPattern.parse("/" + "/".join(["{x}"] * at + ["a"] + ["{x}"] * (depth - at - 1)))
+        for at in range(depth)
+    ]
+    every = PathPattern.parse("/" + "/".join(["{x}"] * depth))
+    found = without(every, one)
+    assert found is not None
+    assert found.example is not None
+    # Nothing is left here, which takes for ever to find out: then it is said with its exceptions.
+    twos = [
+        PathPattern.parse("/" + "/".join("a" if (number >> at) & 1 else "{x}" for at in range(12)) + "/**")
+        for number in range(1, 2000, 7)
+    ]
+    assert without(PathPattern.parse("/**"), twos) is not None
+    # Nor does a very long one break anything; what it has in common with another is then taken to be something.
+    long = PathPattern.parse("/a" * 500)
+    found = without(long, [PathPattern.parse("/{x}" * 200 + "/**")])
+    assert found is None or found.but
+    assert without(long, [long]) is None

@@ -55,7 +55,10 @@ class CommitFacts:
 
 
 class Mirror:
-    """Fetched into by one server alone.  Every method may raise VST3221, VST3231 and, where it writes, VST3227."""
+    """Fetched into by one server alone.  Of ``environment``, git gets ``PATH`` and proxies.
+
+    Every method may raise VST3221, VST3231 and, where it writes, VST3227.
+    """
 
     def __init__(
         self,
@@ -64,7 +67,7 @@ class Mirror:
         access: Access,
         *,
         max_size: int,
-        environment: Mapping[str, str] = os.environ,
+        environment: Mapping[str, str],
     ) -> None:
         self.place = place
         self._access = access

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,15 +21,18 @@ class Revision:
     commit: str
     folder: str
     git_dir: Path
+    search_path: str
 
     @classmethod
-    def find(cls, text: str, around: Path) -> Revision:
+    def find(cls, text: str, around: Path, search_path: str) -> Revision:
         """``REVISION`` or ``REVISION:FOLDER``; the folder is otherwise that of ``around``.
+
+        ``search_path`` is where the program is, as of ``PATH``.
 
         Raises: VST3220, VST3221, VST3230.
         """
         name, colon, inner = text.partition(":")
-        git = _git()
+        git = _git(search_path)
         found = git.run_now("-C", str(around), "rev-parse", "--absolute-git-dir", "--show-prefix")
         lines = found.output.decode("utf-8", "surrogateescape").split("\n")
         if found.status or not name or name.startswith("-"):
@@ -41,16 +43,21 @@ class Revision:
         if commit.status:
             raise GIT_UNKNOWN_REVISION.error(f"{text!r} is neither a directory nor a commit, branch or tag")
         where = folder(inner if colon else lines[1])
-        return cls(commit=commit.output.decode("ascii").strip(), folder=where, git_dir=Path(lines[0]))
+        return cls(
+            commit=commit.output.decode("ascii").strip(),
+            folder=where,
+            git_dir=Path(lines[0]),
+            search_path=search_path,
+        )
 
     def tree(self) -> CommitTree:
         """Its files; to be closed."""
-        return CommitTree(_git(), self.git_dir, self.commit, self.folder)
+        return CommitTree(_git(self.search_path), self.git_dir, self.commit, self.folder)
 
     def place(self, file: str) -> str:
         """A file of it, as ``git show`` takes it."""
         return f"{self.commit[:12]}:{self.folder}/{file}" if self.folder else f"{self.commit[:12]}:{file}"
 
 
-def _git() -> Git:
-    return Git(path=os.environ.get("PATH", os.defpath), more=_ANYWHERE)
+def _git(search_path: str) -> Git:
+    return Git(path=search_path, more=_ANYWHERE)
