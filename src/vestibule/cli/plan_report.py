@@ -14,6 +14,7 @@ from vestibule.cli.output import console
 from vestibule.cli.replay import Group, Replay, read, replay
 from vestibule.intent.access_changes import AccessChange
 from vestibule.intent.differences import Difference, difference
+from vestibule.intent.files import MESH
 from vestibule.intent.setting_changes import SettingChange
 
 MOST_GROUPS: Final = 20
@@ -114,7 +115,7 @@ def _subjects(found: Difference) -> list[str]:
     """Whatever anything is said of; the mesh first, then by name."""
     names = {each.target.name if each.target.port else f"egress {each.target.name}" for each in found.access}
     names |= {each.subject for each in found.settings}
-    return sorted(names, key=lambda name: (name != "mesh", name))
+    return sorted(names, key=lambda name: (name != MESH, name))
 
 
 def _access_of(found: Difference, subject: str) -> list[AccessChange]:

@@ -71,11 +71,12 @@ class AccessChange:
 def access_changes(old: Intent | None, new: Intent | None) -> tuple[AccessChange, ...]:
     """What is gained and what is lost, by target; callers with the same change together."""
     changes: list[AccessChange] = []
+    members = _Members(_members(old), _members(new))
     for target in _targets(old, new):
         before, after = _rules(old, target), _rules(new, target)
-        if before == after and not _identities_changed(old, new):
+        if before == after and not members.renamed:
             continue
-        callers = list(_callers(old, new, (*before, *after)))
+        callers = list(_callers(members, (*before, *after)))
         tcp = _is_tcp(new if _has(new, target) else old, target)
         changes += _changes(target, callers, before, after, gains=True, tcp=tcp)
         changes += _changes(target, callers, after, before, gains=False, tcp=tcp)
@@ -119,31 +120,51 @@ def _joined(names: Sequence[str]) -> tuple[str, ...]:
 # ----------------------------------------------------------------------------------------- who is meant
 
 
-def _callers(old: Intent | None, new: Intent | None, rules: Iterable[Rule]) -> Iterator[Caller]:
+class _Members:
+    """Services and gateways of both intents, by name and by identity."""
+
+    def __init__(self, before: Mapping[str, SpiffeId], after: Mapping[str, SpiffeId]) -> None:
+        self.callers = {
+            name: Caller(
+                name=name, before=before.get(name, after.get(name)), after=after.get(name, before.get(name))
+            )
+            for name in sorted({*before, *after})
+        }
+        self.renamed = any(each.before != each.after for each in self.callers.values())
+        self.names: dict[SpiffeId, set[str]] = {}
+        for caller in self.callers.values():
+            for each in (caller.before, caller.after):
+                if each is not None:
+                    self.names.setdefault(each, set()).add(caller.name)
+
+    def meant(self, matchers: Iterable[IdentityMatch]) -> list[Caller]:
+        """Whom any of the matchers matches, by name."""
+        found: set[str] = set()
+        for match in matchers:
+            found |= self.names.get(match.id, set())
+            if match.below:
+                found.update(*(names for each, names in self.names.items() if match.matches(each)))
+        return [self.callers[name] for name in sorted(found)]
+
+
+def _callers(members: _Members, rules: Iterable[Rule]) -> Iterator[Caller]:
     """Everybody whom the rules can tell apart: those they name, members of what they name below, and all the others.
 
     A service is one caller, whatever its identity; so renaming identities takes no call from anybody.
     """
-    matchers = tuple(dict.fromkeys(match for rule in rules for match in rule.callers))
-    before, after = _members(old), _members(new)
-    known: set[SpiffeId] = {*before.values(), *after.values()}
-    for name in sorted({*before, *after}):
-        was = before.get(name, after.get(name))
-        becomes = after.get(name, was)
-        if any(match.matches(each) for match in matchers for each in (was, becomes) if each is not None):
-            yield Caller(name=name, before=was, after=becomes)
-    for match in sorted(set(matchers), key=str):
-        if match.id not in known:
-            known.add(match.id)
-            yield Caller(name=str(match.id), before=match.id, after=match.id)
-    for match in sorted((each for each in set(matchers) if each.below), key=str):
-        stranger = _stranger(match, known, matchers)
-        yield Caller(name=f"{match}{OTHERS}", before=stranger, after=stranger)
+    matchers = sorted({match for rule in rules for match in rule.callers}, key=str)
+    yield from members.meant(matchers)
+    alone = dict.fromkeys(match.id for match in matchers if match.id not in members.names)
+    yield from (Caller(name=str(each), before=each, after=each) for each in alone)
+    for match in matchers:
+        if match.below:
+            stranger = _stranger(match, (*members.names, *alone))
+            yield Caller(name=f"{match}{OTHERS}", before=stranger, after=stranger)
 
 
-def _stranger(match: IdentityMatch, known: Iterable[SpiffeId], matchers: Iterable[IdentityMatch]) -> SpiffeId:
+def _stranger(match: IdentityMatch, known: Iterable[SpiffeId]) -> SpiffeId:
     """An ID right below a match's that nothing names: it stands for all of those."""
-    taken = {str(each) for each in known} | {str(each.id) for each in matchers}
+    taken = {str(each) for each in known}
     name = _STRANGER
     while any(each == f"{match.id}/{name}" or each.startswith(f"{match.id}/{name}/") for each in taken):
         name += "-"
@@ -156,11 +177,6 @@ def _members(intent: Intent | None) -> dict[str, SpiffeId]:
     services = {name: each.spiffe_id for name, each in intent.services.items()}
     gateways = {f"gateway {name}": each.spiffe_id for name, each in intent.gateways.items()}
     return services | gateways
-
-
-def _identities_changed(old: Intent | None, new: Intent | None) -> bool:
-    before, after = _members(old), _members(new)
-    return any(before[name] != after[name] for name in before.keys() & after.keys())
 
 
 # ---------------------------------------------------------------------------------------- what is called

@@ -12,7 +12,8 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, Final
 
-from vestibule.intent.model import Intent, Service
+from vestibule.intent.files import MESH
+from vestibule.intent.model import Intent, Mesh, Service
 from vestibule.intent.outside import External, Gateway, HostPort
 from vestibule.policy import IdentityMatch, PathPattern
 from vestibule.spiffe import SpiffeId, TrustDomain
@@ -55,8 +56,8 @@ class Detail:
 class SettingChange:
     """A thing of one subject was added, removed or changed.
 
-    ``subject`` is a service's name, ``egress NAME``, ``gateway NAME`` or ``mesh``; ``item`` is ``route ID`` and the
-    like, or empty for the subject itself.
+    ``subject`` is a service's name, ``egress NAME``, ``gateway NAME`` or ``mesh.yaml``; ``item`` is ``route ID`` and
+    the like, or empty for the subject itself.
     """
 
     subject: str
@@ -80,9 +81,13 @@ Items = dict[str, dict[str, str]]
 
 def setting_changes(old: Intent | None, new: Intent | None) -> tuple[SettingChange, ...]:
     """Everything but who may call what, by subject."""
-    before, after = dict(_subjects(old)), dict(_subjects(new))
+    things, others = _things(old), _things(new)
+    # In a mesh of a thousand services, of which one changed, only that one is walked.
+    same = {name for name, thing in things.items() if others.get(name) == thing}
+    before = {name: _items(thing) for name, thing in things.items() if name not in same}
+    after = {name: _items(thing) for name, thing in others.items() if name not in same}
     changes: list[SettingChange] = []
-    for subject in sorted({*before, *after}, key=lambda name: (name != "mesh", name)):
+    for subject in sorted({*before, *after}, key=lambda name: (name != MESH, name)):
         if subject not in after:
             changes.append(SettingChange(subject=subject, what=What.REMOVED))
         elif subject not in before:
@@ -119,21 +124,22 @@ def _compared(subject: str, old: Items, new: Items) -> Iterator[SettingChange]:
 # ------------------------------------------------------------------------------------ what there is to tell
 
 
-def _subjects(intent: Intent | None) -> Iterator[tuple[str, Items]]:
+def _things(intent: Intent | None) -> dict[str, Mesh | Service | External | Gateway]:
     if intent is None:
-        return
-    yield "mesh", {"": {"mesh": intent.mesh.name, **dict(_flat("", intent.mesh))}}
-    for name, service in intent.services.items():
-        yield name, _items(service)
-    for name, external in intent.externals.items():
-        yield f"egress {name}", _items(external)
-    for name, gateway in intent.gateways.items():
-        yield f"gateway {name}", _items(gateway)
+        return {}
+    return {
+        MESH: intent.mesh,
+        **intent.services,
+        **{f"egress {name}": each for name, each in intent.externals.items()},
+        **{f"gateway {name}": each for name, each in intent.gateways.items()},
+    }
 
 
-def _items(subject: Service | External | Gateway) -> Items:
+def _items(subject: Mesh | Service | External | Gateway) -> Items:
     """A route, a port, a listener, a limit: each an item of its own, so that its change reads as one."""
     items: Items = {}
+    if isinstance(subject, Mesh):
+        return {"": {"mesh": subject.name, **dict(_flat("", subject))}}
     routes = subject.routes if isinstance(subject, Gateway) else subject.traffic.routes
     for route in routes:
         items[f"route {route.name.rpartition('/')[2]}"] = dict(_flat("", route))

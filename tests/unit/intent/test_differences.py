@@ -108,6 +108,7 @@ def test_who_gains_or_loses_which_call_is_a_sentence(
 def test_another_template_of_identities_takes_no_call_from_a_service() -> None:
     found = difference(intent(), intent({"mesh.yaml": MESH + "identity: /{service}\n"}))
     assert access(found) == []
+    assert found.settings[0].subject == "mesh.yaml"
     assert "identity spiffe://example.org/ns/prod/sa/orders → spiffe://example.org/orders" in {
         str(each) for each in found.settings
     }
