@@ -29,9 +29,7 @@ class TcpListener:
     @property
     def is_loopback(self) -> bool:
         """Whether only this host can reach it."""
-        address = ipaddress.ip_address(self.host)
-        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-        return (mapped or address).is_loopback
+        return _without_clothes(ipaddress.ip_address(self.host)).is_loopback
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -81,7 +79,17 @@ def _table(path: Path) -> list[TcpListener]:
 
 
 def _host(text: str) -> str:
-    """The kernel prints addresses as 32-bit words in the machine's byte order."""
+    """The kernel prints addresses as 32-bit words in the machine's byte order.
+
+    What listens at ``::ffff:127.0.0.1``, as all programs with gRPC's C core do, listens at ``127.0.0.1``.
+    """
     raw = bytes.fromhex(text)
     words = struct.unpack(f">{len(raw) // 4}I", raw)
-    return str(ipaddress.ip_address(struct.pack(f"={len(words)}I", *words)))
+    return str(_without_clothes(ipaddress.ip_address(struct.pack(f"={len(words)}I", *words))))
+
+
+def _without_clothes(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address

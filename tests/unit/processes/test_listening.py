@@ -87,3 +87,18 @@ def test_back_off_grows_to_its_bound_and_forgets_after_a_steady_run() -> None:
     assert backoff.failures(3, ran_for=5) == 1
     spread = Backoff(first=1, jitter=0.1)
     assert (spread.delay(1, 0.0), spread.delay(1, 0.5)) == pytest.approx((0.9, 1.0))
+
+
+def test_an_ipv4_address_in_ipv6_clothes_is_that_ipv4_address() -> None:
+    """As programs with gRPC's C core listen."""
+    with socket.socket(socket.AF_INET6) as sock:
+        try:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            sock.bind(("::ffff:127.0.0.1", 0))
+        except OSError as error:
+            pytest.skip(f"no IPv6 here: {error}")
+        sock.listen()
+        inode = os.fstat(sock.fileno()).st_ino
+        (found,) = [found for found in tcp_listeners() if found.inode == inode]
+        assert found.host == "127.0.0.1"
+        assert found.is_loopback
