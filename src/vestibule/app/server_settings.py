@@ -130,6 +130,8 @@ class ServerSettings:
             port = getattr(self, name)
             if port is not None and not 0 <= port < 65536:
                 raise INVALID_SETTING.error(f"{name} {port} is not a port")
+        if self.environment is not None and self.intent is None:
+            raise INVALID_SETTING.error("environment chooses from an intent, and there is none")
         if self.ca_ttl < SHORTEST_CA:
             raise INVALID_SETTING.error(f"a ca_ttl under {SHORTEST_CA.seconds} s leaves no time to rotate")
         for name in ("default_x509_svid_ttl", "agent_ttl"):

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from vestibule.app.intent_source import source_of
 from vestibule.app.server_settings import KeyStorage, ServerSettings, server_settings
+from vestibule.clock import SystemClock
 from vestibule.errors import VestibuleError
 
 GIVEN = {"trust_domain": "example.org", "data_dir": Path("/data"), "socket_path": Path("/run/s.sock")}
@@ -39,6 +41,7 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_defaults(tmp_path
         {"ratelimit_signing": "1000001"},
         {"key_storage": "tape"},
         {"trust_domain": None},
+        {"environment": "prod"},
         {"admin_ids": ["spiffe://example.org"]},
         {"admin_ids": ["spiffe://example.org/spire/server"]},
         {"admin_ids": ["spiffe://partner.org/ops"]},
@@ -140,3 +143,20 @@ def test_an_upstream_is_described_by_its_files() -> None:
     assert settings(upstream="disk", **FILES).upstream_cert == Path("/chain.pem")
     found = settings(upstream="ceremony", upstream_environment="staging", **ROOTS)
     assert (found.upstream_roots, found.upstream_environment) == (Path("/roots.pem"), "staging")
+
+
+async def test_a_server_follows_the_environment_that_it_is_told(tmp_path: Path) -> None:
+    for name in ("prod", "staging"):
+        mesh = tmp_path / "environments" / name / "mesh.yaml"
+        mesh.parent.mkdir(parents=True)
+        mesh.write_text(f"mesh: shop\ntrust_domain: example.org\nenvironment: {name}\n")
+    (tmp_path / "services").mkdir()
+    (tmp_path / "services" / "web.yaml").write_text("service: web\n")
+    source, _ = source_of(settings(intent=tmp_path, environment="staging"), SystemClock())
+    assert source is not None
+    reading = await source.load()
+    assert reading.intent is not None
+    assert reading.intent.mesh.environment == "staging"
+    unsaid, _ = source_of(settings(intent=tmp_path), SystemClock())
+    assert unsaid is not None
+    assert [found.code.code for found in (await unsaid.load()).problems] == ["VST0006"]
