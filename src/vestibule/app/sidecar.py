@@ -187,7 +187,9 @@ class Sidecar:
             files=settings.files,
         )
         self.host_secrets = HostSecrets(
-            HostFiles(ca_bundle=settings.ca_bundle), plan.host_socket, owner=settings.walls.proxy_user
+            HostFiles(ca_bundle=settings.ca_bundle, reader=settings.walls.proxy_user),
+            plan.host_socket,
+            owner=settings.walls.proxy_user,
         )
         self.envoy = Envoy(
             plan, ledger, on_start=lambda child: self.attachment.vouch(child, ENVOY), on_end=self._gone

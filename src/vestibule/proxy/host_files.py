@@ -19,6 +19,7 @@ from typing import Final
 
 from vestibule.envoy.host_secrets import CertificateFiles, CredentialFile, HostSecret, PublicTrust
 from vestibule.errors import VestibuleError
+from vestibule.processes.users import User
 from vestibule.proxy.codes import BAD_CERTIFICATE, BAD_CREDENTIAL, HOST_FILE_UNREADABLE, NO_PUBLIC_TRUST
 
 CA_BUNDLES: Final = (
@@ -53,17 +54,20 @@ class _Kept:
 class HostFiles:
     """Reads what is asked for, and looks again every ``LOOK_EVERY`` seconds while ``run`` runs.
 
-    ``ca_bundle`` is a file with the authorities to trust instead of the distribution's.  ``now`` tells whether a
-    certificate is still valid, which is worth a warning.
+    ``ca_bundle`` is a file with the authorities to trust instead of the distribution's.  ``reader`` is whom Envoy runs
+    as where that is another than we are: the intent must not have us read for it what it could not read itself.
+    ``now`` tells whether a certificate is still valid, which is worth a warning.
     """
 
     def __init__(
         self,
         *,
         ca_bundle: Path | None = None,
+        reader: User | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._ca_bundle = ca_bundle
+        self._reader = reader
         self._now = now
         self._kept: dict[HostSecret, _Kept] = {}
         self._changed = asyncio.Event()
@@ -124,9 +128,9 @@ class HostFiles:
             case PublicTrust():
                 return (_bundle(self._bundle_path()),)
             case CredentialFile(file=file, prefix=prefix):
-                return (prefix.encode("latin-1", "replace") + _credential(Path(file)),)
+                return (prefix.encode("latin-1", "replace") + _credential(Path(file), self._reader),)
             case CertificateFiles(certificate=certificate, key=key):
-                return _pair(Path(certificate), Path(key), self._now())
+                return _pair(Path(certificate), Path(key), self._now(), self._reader)
 
     def _facts(self, secret: HostSecret) -> _Facts:
         match secret:
@@ -155,9 +159,9 @@ def _bundle(path: Path) -> bytes:
     return content
 
 
-def _credential(path: Path) -> bytes:
+def _credential(path: Path, reader: User | None) -> bytes:
     """The one line of a file, as the value of a header.  What is wrong is said without a word of what it holds."""
-    line = _bytes_of(path, LONGEST_CREDENTIAL).removesuffix(b"\n").removesuffix(b"\r")
+    line = _bytes_of(path, LONGEST_CREDENTIAL, reader).removesuffix(b"\n").removesuffix(b"\r")
     if not line.strip():
         raise BAD_CREDENTIAL.error(f"{path} is empty")
     if b"\n" in line or b"\r" in line:
@@ -167,13 +171,14 @@ def _credential(path: Path) -> bytes:
     return line
 
 
-def _pair(certificate: Path, key: Path, now: datetime) -> tuple[bytes, bytes]:
+def _pair(certificate: Path, key: Path, now: datetime, reader: User | None) -> tuple[bytes, bytes]:
     # Late, since only gateways need it.
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-    chain_pem, key_pem = _bytes_of(certificate, LONGEST_CERTIFICATE), _bytes_of(key, LONGEST_CERTIFICATE)
+    chain_pem = _bytes_of(certificate, LONGEST_CERTIFICATE, reader)
+    key_pem = _bytes_of(key, LONGEST_CERTIFICATE, reader)
     try:
         chain = x509.load_pem_x509_certificates(chain_pem)
     except ValueError as error:
@@ -196,8 +201,8 @@ def _pair(certificate: Path, key: Path, now: datetime) -> tuple[bytes, bytes]:
     return chain_pem, key_pem
 
 
-def _bytes_of(path: Path, most: int) -> bytes:
-    """A regular file of at most so many bytes; what is none is not waited for."""
+def _bytes_of(path: Path, most: int, reader: User | None = None) -> bytes:
+    """A regular file of at most so many bytes, which ``reader`` may read; what is none is not waited for."""
     if not path.is_absolute():
         raise HOST_FILE_UNREADABLE.error(f"{path} is not an absolute path")
     try:
@@ -205,12 +210,30 @@ def _bytes_of(path: Path, most: int) -> bytes:
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise HOST_FILE_UNREADABLE.error(f"{path} is no regular file")
+            # Asked of what was opened: a name may lead elsewhere a moment later.
+            if reader is not None and not _may_read(reader, Path(os.readlink(f"/proc/self/fd/{descriptor}"))):
+                raise HOST_FILE_UNREADABLE.error(f"{path} is not readable by the user {reader.name}")
             content = file.read(most + 1)
     except OSError as error:
         raise HOST_FILE_UNREADABLE.error(f"cannot read {path}: {error.strerror}") from error
     if len(content) > most:
         raise HOST_FILE_UNREADABLE.error(f"{path} is larger than {most} bytes")
     return content
+
+
+def _may_read(user: User, path: Path) -> bool:
+    """By the modes of the file and of every directory above it, on a path without links."""
+    if user.uid == 0:
+        return True
+    return _has(user, path.stat(), 0o4) and all(_has(user, above.stat(), 0o1) for above in path.parents)
+
+
+def _has(user: User, found: os.stat_result, bit: int) -> bool:
+    if found.st_uid == user.uid:
+        return bool(found.st_mode & bit << 6)
+    if found.st_gid in (user.gid, *user.groups):
+        return bool(found.st_mode & bit << 3)
+    return bool(found.st_mode & bit)
 
 
 def _facts_of(path: Path) -> tuple[int, int, int, int] | None:

@@ -20,6 +20,7 @@ from tests.e2e.outside_lab import PublicAuthority
 
 from vestibule.envoy.host_secrets import CertificateFiles, CredentialFile, HostSecret, PublicTrust
 from vestibule.errors import VestibuleError
+from vestibule.processes.users import User
 from vestibule.proxy import host_files
 from vestibule.proxy.host_files import HostFiles
 
@@ -170,3 +171,49 @@ def test_an_expired_certificate_is_served_and_complained_about(
     files = HostFiles(now=lambda: datetime.now(UTC) + timedelta(days=100))
     assert files.content(pair(certificate, key)) is not None
     assert "has expired" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("mode", "above", "uid", "gid", "groups", "readable"),
+    [
+        (0o600, 0o700, "own", "own", (), True),
+        (0o600, 0o755, "other", "other", (), False),
+        (0o644, 0o755, "other", "other", (), True),
+        (0o644, 0o700, "other", "other", (), False),
+        (0o640, 0o755, "other", "own", (), True),
+        (0o640, 0o755, "other", "other", ("own",), True),
+        (0o604, 0o755, "other", "own", (), False),
+        (0o044, 0o755, "own", "own", (), False),
+    ],
+)
+def test_what_envoys_own_user_may_not_read_is_not_read_for_it(
+    tmp_path: Path, mode: int, above: int, uid: str, gid: str, groups: tuple[str, ...], readable: bool
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    token = here / "token"
+    token.write_text("t0ken")
+    token.chmod(mode)
+    here.chmod(above)
+    # Whoever else owns directories above is not what this is about; root may do anything.
+    ids = {"own": 4711, "other": 4712}
+    found = {
+        path: (path.stat().st_mode if path in (here, token) else 0o40755) for path in (token, *token.parents)
+    }
+
+    def as_owned(path: Path) -> os.stat_result:
+        return os.stat_result((found[path], 0, 0, 1, 4711, 4711, 0, 0, 0, 0))
+
+    user = User(name="svc", uid=ids[uid], gid=ids[gid], groups=tuple(ids[each] for each in groups))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "stat", as_owned)
+        assert host_files._may_read(user, token) is readable
+
+
+def test_a_file_that_envoys_user_may_not_read_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("t0ken")
+    (tmp_path / "token").chmod(0o600)
+    stranger = User(name="svc", uid=os.geteuid() + 4711, gid=os.getegid() + 4711, groups=())
+    problem = why(HostFiles(reader=stranger), credential(tmp_path / "token"))
+    assert problem.code.code == "VST7221"
+    assert "svc" in problem.message
