@@ -211,7 +211,7 @@ def _bytes_of(path: Path, most: int, reader: User | None = None) -> bytes:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise HOST_FILE_UNREADABLE.error(f"{path} is no regular file")
             # Asked of what was opened: a name may lead elsewhere a moment later.
-            if reader is not None and not _may_read(reader, Path(os.readlink(f"/proc/self/fd/{descriptor}"))):
+            if reader is not None and not _may_read(reader, Path(f"/proc/self/fd/{descriptor}").readlink()):
                 raise HOST_FILE_UNREADABLE.error(f"{path} is not readable by the user {reader.name}")
             content = file.read(most + 1)
     except OSError as error:
