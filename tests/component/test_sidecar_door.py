@@ -18,8 +18,9 @@ import pytest
 from envoy.data.accesslog.v3.accesslog_pb2 import HTTPAccessLogEntry
 from envoy.service.accesslog.v3 import als_pb2
 
-from vestibule.agent.sidecars import Grants, Sidecars, ViewCache
+from vestibule.agent.sidecars import Checks, Grants, Sidecars, ViewCache
 from vestibule.attest.workload.supervised import Vouched, is_descendant
+from vestibule.calls.app_checks import ask
 from vestibule.calls.unix import unix_channel
 from vestibule.doors.access_entries import Reporter
 from vestibule.doors.als import SERVICE as ACCESS_LOGS
@@ -45,6 +46,7 @@ class Upstream:
 
     def __init__(self) -> None:
         self.instances: dict[str, Instance] = {}
+        self.drained: list[str] = []
 
     async def describe(self, spiffe_id: SpiffeId) -> ServiceView | None:
         return ServiceView(
@@ -60,6 +62,10 @@ class Upstream:
     async def register(self, instance: Instance) -> float:
         self.instances[instance.id] = instance
         return 30.0
+
+    async def drain(self, instance_id: str, spiffe_id: SpiffeId, within: float) -> int:
+        self.drained.append(instance_id)
+        return 0
 
     async def deregister(self, instance_id: str, spiffe_id: SpiffeId) -> None:
         self.instances.pop(instance_id, None)
@@ -81,6 +87,7 @@ class Agent:
             vouched=self.vouched,
             is_descendant=partial(is_descendant, ProcessHandle),
             views=ViewCache(directory / "views.json"),
+            checks=Checks(ask),
         )
 
     async def attest(self, peer: Peer) -> frozenset[Selector]:
@@ -272,3 +279,14 @@ async def test_a_stopping_agent_ends_the_stream_as_unavailable(agent: Agent) -> 
             while await stream.recv_message() is not None:
                 pass
     assert caught.value.code.kind is Kind.UNAVAILABLE
+
+
+async def test_a_sidecar_that_stops_is_answered_once_its_callers_have_left(agent: Agent) -> None:
+    async with agent.attached(supervisor_key=KEY) as stream:
+        await stream.recv_message(), await stream.recv_message()
+        instance = wire.Instance(id="i-1", service="web", apps={"http": "127.0.0.1:7002"})
+        await stream.send_message(wire.AttachRequest(register=wire.AttachRequest.Register(instance=instance)))
+        assert (await stream.recv_message()).done.what == "register"
+        await stream.send_message(wire.AttachRequest(drain=wire.AttachRequest.Drain(wait_ms=100)))
+        assert (await stream.recv_message()).done.what == "drain"
+        assert agent.upstream.drained == ["i-1"]

@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +29,7 @@ from vestibule.agent.rebootstrap import REBOOTSTRAP_DELAY, Rebootstrap
 from vestibule.agent.relay import Relay
 from vestibule.agent.revocation_file import RevocationFile
 from vestibule.agent.revocations import AgentRevocations
-from vestibule.agent.sidecars import Grants, Sidecars, ViewCache
+from vestibule.agent.sidecars import Checks, Grants, Sidecars, ViewCache
 from vestibule.agent.skew import ServerTime, SkewWatch
 from vestibule.agent.strangers import Strangers
 from vestibule.agent.sync import Sync
@@ -46,6 +47,7 @@ from vestibule.app.settled import settle
 from vestibule.app.socket_directories import socket_directory
 from vestibule.attest.workload.supervised import Vouched, is_descendant
 from vestibule.calls.ads import AdsCalls
+from vestibule.calls.app_checks import ask
 from vestibule.calls.channel import ServerChannel, UnverifiedChannel
 from vestibule.calls.identity_api import IdentityApi
 from vestibule.calls.mesh_api import NODE, MeshApi
@@ -90,6 +92,8 @@ from vestibule.xds.ledger import Ledger
 from vestibule.xds.resources import ProxyKey
 
 DRAIN_SECONDS: Final = 3.0
+_WORD: Final = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"  # regions as the intent names them
+_LOCALITY: Final = rf"{_WORD}(/{_WORD})?"
 _log = logging.getLogger(__name__)
 
 
@@ -98,6 +102,7 @@ class AgentSettings:
     """Everything an agent is told at its start.
 
     ``supervisor_fd`` is an inherited end of a connected socket pair, whose other end may grant supervisor keys.
+    ``locality`` is where this node is, ``region`` or ``region/zone``.
     ``authorized_delegates`` may ask for others' identities, on ``delegation_socket_path``; there is neither or both.
     """
 
@@ -119,10 +124,13 @@ class AgentSettings:
     authorized_delegates: tuple[SpiffeId, ...] = ()
     sds: SdsSettings = field(default_factory=SdsSettings)
     experimental_wit_svids: bool = False
+    locality: str = ""
 
     def __post_init__(self) -> None:
         if (self.delegation_socket_path is None) != (not self.authorized_delegates):
             raise INVALID_SETTING.error("a delegation socket and authorized delegates belong together")
+        if self.locality and not re.fullmatch(_LOCALITY, self.locality):
+            raise INVALID_SETTING.error(f"{self.locality[:80]!r} is not a locality, REGION or REGION/ZONE")
         for delegate in self.authorized_delegates:
             if delegate.trust_domain != self.trust_domain or not delegate.path:
                 raise INVALID_SETTING.error(f"{delegate} is no identity of a workload of this trust domain")
@@ -238,6 +246,8 @@ class Agent:
             vouched=self.vouched,
             is_descendant=partial(is_descendant, ProcessHandle),
             views=self.views,
+            checks=Checks(ask),
+            locality=settings.locality,
         )
         self.traffic = TrafficReporting(self.sidecars, TrafficReports(Client(self.channel, REPORTS)))
         self.sync.on_news(self.sidecars.wake)

@@ -111,6 +111,9 @@ def run(
             help="Serve WIT-SVIDs, too: tokens bound to a key. The standard is not finished.",
         ),
     ] = False,
+    locality: Annotated[
+        str, typer.Option("--locality", metavar="REGION[/ZONE]", help="Where this node is.")
+    ] = "",
     sds_default_svid_name: Annotated[
         str, typer.Option("--sds-default-svid-name", help="What Envoys call their first identity.")
     ] = "default",
@@ -186,6 +189,7 @@ def run(
             "delegation_socket_path": delegation_socket.absolute() if delegation_socket else None,
             "sds": sds,
             "experimental_wit_svids": experimental_wit_svids,
+            "locality": locality,
             "authorized_delegates": tuple(map(SpiffeId.parse, authorized_delegate or ())),
         }
         if trust_domain:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import socket
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -84,9 +85,23 @@ def _metrics(agent: Agent) -> Metrics:
     metrics.gauge(
         "agent_access_records_dropped", "Access records that could not be kept.", lambda: log.dropped
     )
+    _watch_checks(metrics, agent)
     _watch_sync(metrics, agent)
     _watch_attestation(metrics, agent)
     return metrics
+
+
+def _watch_checks(metrics: Metrics, agent: Agent) -> None:
+    answers = metrics.counter(
+        "agent_app_checks", "Health checks of apps, by kind and outcome (well or not).", "kind", "outcome"
+    )
+    agent.sidecars.checks.observe = lambda kind, well: answers.labels(kind, "well" if well else "not").inc()
+    metrics.gauges(
+        "agent_apps",
+        "Instances of this node, by what is known of their apps.",
+        "health",
+        lambda: Counter(each.health.value for each in agent.sidecars.sessions if each.instance is not None),
+    )
 
 
 def _watch_sync(metrics: Metrics, agent: Agent) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, aclosing, contextmanager, suppress
 from dataclasses import dataclass
@@ -223,6 +224,12 @@ class _Server:
             warnings=self._warnings,
         )
         self._metrics.gauge("agents_connected", "Agents that watch for changes now.", node.connected)
+        self._metrics.gauges(
+            "instances",
+            "Instances that are registered, by what is known of their apps.",
+            "health",
+            lambda: Counter(each.health.value for each in mesh.instances()),
+        )
         drill = Drill(
             services.store,
             services.issued,

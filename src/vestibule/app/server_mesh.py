@@ -29,6 +29,7 @@ from vestibule.identity.beacon import Beacon
 from vestibule.intent import load_files
 from vestibule.mesh import CommitInfo, Publisher, Rolling, Source, SvidLifetimes
 from vestibule.mesh import Discovery as MeshDiscovery
+from vestibule.mesh.departures import Departures
 from vestibule.mesh.error_rates import Count, Report, Side
 from vestibule.mesh.kept_intents import unpack
 from vestibule.mesh.rollout_view import RolloutView, view_of
@@ -71,6 +72,10 @@ class Mesh(Protocol):
 
     def reports(self, limits: Limits) -> Sequence[Servable]:
         """gRPC services that agents report to."""
+        ...
+
+    def instances(self) -> Sequence[Instance]:
+        """All instances that are registered."""
         ...
 
     def warnings(self) -> Sequence[str]:
@@ -123,6 +128,14 @@ class IdentityOnly:
     async def deregister(self, instance_id: str, spiffe_id: SpiffeId, agent_id: SpiffeId) -> None:
         """There is nothing to forget."""
 
+    async def drain(self, instance_id: str, spiffe_id: SpiffeId, agent_id: SpiffeId, within: float) -> int:
+        """Nobody calls anybody."""
+        return 0
+
+    def instances(self) -> tuple[Instance, ...]:
+        """There are none."""
+        return ()
+
     def intent(self) -> wire.IntentStatus:
         """No intent."""
         return wire.IntentStatus()
@@ -174,12 +187,14 @@ class IntentMesh:
             services.store.intents,
             services.audit,
             clock,
-            instances=self._instances,
+            instances=self.instances,
             proxy=self._ledger.state,
             leads=lambda: services.store.leads,
             load=partial(load_files, environment=environment),
         )
         self._discovery = MeshDiscovery(services.store.instances, self.rolling, clock)
+        self._departures = Departures(self._ledger.state)
+        self.discovery: Discovery = Draining(self._discovery, self._departures)
         self._publisher = Publisher(
             self.rolling, self._discovery, self._lifetimes, lambda: services.revocations.now, clock
         )
@@ -190,10 +205,6 @@ class IntentMesh:
         self.services: Sequence[Servable] = ads.servables()
         rollout = RolloutDoor(self.rolling, self.rollout)
         self.operators: Sequence[Servable] = (rollout.servable(), IntentDoor(self.in_force).servable())
-
-    @property
-    def discovery(self) -> Discovery:
-        return self._discovery
 
     @property
     def status(self) -> MeshStatus:
@@ -219,8 +230,10 @@ class IntentMesh:
 
     def _heard(self, proxy: ProxyKey, event: Event) -> None:
         self.rolling.heard(proxy, event)
+        self._departures.heard(proxy, event)
 
-    def _instances(self) -> tuple[Instance, ...]:
+    def instances(self) -> tuple[Instance, ...]:
+        """All instances that are registered."""
         return self._discovery.instances()
 
     def rollout(self) -> RolloutView:
@@ -233,8 +246,12 @@ class IntentMesh:
         return (door.servable(),)
 
     def warnings(self) -> Sequence[str]:
-        """What an operator should know of the rollout."""
-        return self.rollout().warnings
+        """What an operator should know of the rollout, and of instances."""
+        undeclared = [
+            f"instance {each.id} runs in version {each.version}, which {each.service} does not list"
+            for each in self._discovery.undeclared()
+        ]
+        return [*self.rollout().warnings, *undeclared]
 
     def measured(self, metrics: Metrics) -> None:
         """How rollouts go."""
@@ -303,10 +320,34 @@ class IntentMesh:
             connected=state is not None and state.connected,
             version=instance.version,
             boundary=instance.boundary.value,
+            locality=instance.locality,
+            health=instance.health.value,
             ingress={name: str(address) for name, address in instance.ingress.items()},
             types=[_type_sync(row) for row in state.rows] if state is not None else (),
             svid_expires_at=unix(expiry),
         )
+
+
+class Draining:
+    """Discovery, whose callers' departure is waited for."""
+
+    def __init__(self, discovery: MeshDiscovery, departures: Departures) -> None:
+        self._discovery = discovery
+        self._departures = departures
+        self.changed = discovery.changed
+        self.describe = discovery.describe
+        self.register = discovery.register
+        self.deregister = discovery.deregister
+
+    @property
+    def revision(self) -> int:
+        """Changes when ``describe`` may answer differently."""
+        return self._discovery.revision
+
+    async def drain(self, instance_id: str, spiffe_id: SpiffeId, agent_id: SpiffeId, within: float) -> int:
+        """Its callers leave an instance; how many have not so many seconds later."""
+        instance = await self._discovery.drain(instance_id, spiffe_id, agent_id)
+        return 0 if instance is None else await self._departures.left(instance, within)
 
 
 def _commit(commit: CommitInfo) -> wire.IntentCommit:

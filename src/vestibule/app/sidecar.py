@@ -57,6 +57,7 @@ _DIRECTORY: Final = "sc"
 _WATCH_EVERY: Final = 1.0
 _LOOK_EVERY: Final = 0.025
 _EGRESS_WITHIN: Final = 5.0
+_CALLERS_WITHIN: Final = 3.0
 _DEREGISTER_WITHIN: Final = 2.0
 _COUNT_EVERY: Final = 2.0
 _COUNTING_SHARE: Final = 0.05
@@ -430,8 +431,9 @@ class Sidecar:
         """Whoever asks hears that we leave; callers turn elsewhere; what is in flight ends; the app; then Envoy."""
         self._leaving = True
         await self.envoy.fail_health()
-        await self.attachment.deregister(_DEREGISTER_WITHIN)
+        await self.attachment.drain(_CALLERS_WITHIN)
         await self.envoy.drain()
+        await self.attachment.deregister(_DEREGISTER_WITHIN)
         await self.app.stop()
         await self.envoy.stop()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from vestibule.net.grpc import Client
-from vestibule.records import Address, Instance, PortView, ServiceView, UpstreamView
+from vestibule.records import Address, CheckView, Instance, PortView, ServiceView, UpstreamView
 from vestibule.spiffe import SpiffeId
 from vestibule.wire.gen.vestibule.node.v1 import node_pb2 as wire
 
@@ -35,6 +35,14 @@ class MeshApi:
         """Callers are told to leave the instance."""
         request = wire.DeregisterInstanceRequest(instance_id=instance_id, spiffe_id=str(spiffe_id))
         await self._client.unary("DeregisterInstance", request, timeout=TIMEOUT)
+
+    async def drain(self, instance_id: str, spiffe_id: SpiffeId, within: float) -> int:
+        """Callers leave the instance; how many proxies have not confirmed it within so many seconds."""
+        request = wire.DrainInstanceRequest(
+            instance_id=instance_id, spiffe_id=str(spiffe_id), wait_ms=round(within * 1000)
+        )
+        answer = await self._client.unary("DrainInstance", request, timeout=within + TIMEOUT)
+        return int(answer.behind)
 
 
 def instance_to_wire(instance: Instance) -> wire.Instance:
@@ -76,4 +84,18 @@ def view_from_wire(view: wire.ServiceView) -> ServiceView:
         intent_version=view.intent_version,
         mesh=view.mesh,
         environment=view.environment,
+        check=_check(view.check) if view.HasField("check") else None,
+    )
+
+
+def _check(check: wire.ServiceView.Check) -> CheckView:
+    return CheckView(
+        kind=check.kind,
+        port=check.port,
+        path=check.path,
+        grpc_service=check.grpc_service,
+        every=check.every_ms / 1000,
+        timeout=check.timeout_ms / 1000,
+        unhealthy=check.unhealthy,
+        healthy=check.healthy,
     )

@@ -95,9 +95,9 @@ class _Connected(CheckedChannel):
         sock, self._socket = self._socket, None
         if sock is None:
             raise UNREACHABLE.error("the other end of the inherited connection is closed")
-        made: tuple[Any, H2Protocol] = await asyncio.get_running_loop().create_unix_connection(
-            self._protocol_factory, sock=sock
-        )
+        loop = asyncio.get_running_loop()
+        create = loop.create_unix_connection if sock.family is socket.AF_UNIX else loop.create_connection
+        made: tuple[Any, H2Protocol] = await create(self._protocol_factory, sock=sock)
         return made[1]
 
     def close(self) -> None:

@@ -133,6 +133,8 @@ def _proxy(proxy: admin_pb2.ProxyStatus, now: float) -> dict[str, Any]:
         "svid_seconds_left": max(0, round(expires - now)) if expires else None,
         "boundary": proxy.boundary,
         "version": proxy.version,
+        "locality": proxy.locality or None,
+        "health": proxy.health,
         "ingress": dict(proxy.ingress),
     }
 
@@ -208,10 +210,26 @@ def _show(data: Mapping[str, Any]) -> None:
                 )
 
 
+def _health_words(health: str) -> str:
+    """As the table shows it; nothing where nothing is asked."""
+    style = {"healthy": "green", "unhealthy": "red", "starting": "yellow", "draining": "yellow"}.get(health)
+    return f"[{style}]{health}[/]" if style else "-"
+
+
 def proxy_table(proxies: Sequence[Mapping[str, Any]]) -> Table:
     """The proxies as a table; also part of the live view."""
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for heading in ("SERVICE", "IDENTITY", "INSTANCE", "SYNC", "CERT", "BOUNDARY", "VERSION"):
+    for heading in (
+        "SERVICE",
+        "IDENTITY",
+        "INSTANCE",
+        "SYNC",
+        "CERT",
+        "BOUNDARY",
+        "VERSION",
+        "LOCALITY",
+        "HEALTH",
+    ):
         table.add_column(heading, overflow="fold")
     for proxy in proxies:
         style = "green" if proxy["synced"] else "red" if not proxy["connected"] else "yellow"
@@ -223,5 +241,7 @@ def proxy_table(proxies: Sequence[Mapping[str, Any]]) -> Table:
             countdown(proxy["svid_seconds_left"]),
             escape(proxy["boundary"]),
             escape(proxy["version"]),
+            escape(proxy["locality"] or "-"),
+            _health_words(proxy["health"]),
         )
     return table

@@ -148,6 +148,7 @@ TABLE: Final[Mapping[str, Who]] = {
     f"{_NODE}/DescribeService": Who.AGENT,
     f"{_NODE}/RegisterInstance": Who.AGENT,
     f"{_NODE}/DeregisterInstance": Who.AGENT,
+    f"{_NODE}/DrainInstance": Who.AGENT,
     "/vestibule.node.v1.TrafficReports/Report": Who.AGENT,
     f"{_PRESENCE}/Return": Who.ANYONE,
     f"{_PRESENCE}/GetTime": Who.ANYONE,

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Final, Protocol
 
 from vestibule.doors.identity_api.values import own_agent_id, receive
-from vestibule.doors.sidecar_api import instance_from_wire, view_to_wire
+from vestibule.doors.sidecar_api import LONGEST_DRAIN, instance_from_wire, view_to_wire
 from vestibule.identity.authorities import Authorities
 from vestibule.identity.beacon import first
 from vestibule.identity.codes import NOT_ENTITLED
@@ -42,6 +42,10 @@ class Discovery(Protocol):
 
     async def deregister(self, instance_id: str, spiffe_id: SpiffeId, agent_id: SpiffeId) -> None:
         """Forget an instance of this identity under this agent; nothing happens if there is none."""
+        ...
+
+    async def drain(self, instance_id: str, spiffe_id: SpiffeId, agent_id: SpiffeId, within: float) -> int:
+        """Its callers leave an instance of this identity under this agent; how many have not so many seconds later."""
         ...
 
 
@@ -138,6 +142,17 @@ class NodeDoor:
             request.instance_id, SpiffeId.parse(request.spiffe_id), own_agent_id()
         )
         await stream.send_message(wire.DeregisterInstanceResponse())
+
+    async def drain_instance(self, stream: Stream) -> None:
+        """DrainInstance; also when the identity has just been taken from the agent."""
+        request = await receive(stream)
+        behind = await self._discovery.drain(
+            request.instance_id,
+            SpiffeId.parse(request.spiffe_id),
+            own_agent_id(),
+            min(request.wait_ms / 1000, LONGEST_DRAIN),
+        )
+        await stream.send_message(wire.DrainInstanceResponse(behind=behind))
 
     def _entitled(self, text: str) -> SpiffeId:
         spiffe_id = SpiffeId.parse(text)

@@ -17,7 +17,7 @@ from vestibule.calls.traffic_reports import traffic_from_wire
 from vestibule.errors import VestibuleError
 from vestibule.net.grpc import Servable, Stream, serve
 from vestibule.net.peer import Peer, peer_of
-from vestibule.records import Address, Boundary, Health, Instance, ServiceView
+from vestibule.records import Address, Boundary, CheckView, Health, Instance, ServiceView
 from vestibule.spiffe import Selector, SpiffeId
 from vestibule.wire.gen.vestibule.node.v1 import node_pb2 as wire
 
@@ -26,6 +26,8 @@ MAX_NAME: Final = 255
 _INSTANCE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # as the server's discovery wants it
 MAX_UNTOLD: Final = 256
 """A sidecar that says more and more without reading the answers is cut off."""
+LONGEST_DRAIN: Final = 30.0
+"""Seconds that a sidecar may wait for its callers."""
 
 
 class SidecarDoor:
@@ -100,6 +102,8 @@ async def _step(message: wire.AttachRequest, session: Session) -> None:
             session.register(_instance(message.register.instance, session))
         case "deregister":
             await session.deregister()
+        case "drain":
+            await session.drain(min(message.drain.wait_ms / 1000, LONGEST_DRAIN))
         case "traffic":
             session.count(traffic_from_wire(message.traffic))
         case other:
@@ -151,6 +155,20 @@ def view_to_wire(view: ServiceView) -> wire.ServiceView:
         intent_version=view.intent_version,
         mesh=view.mesh,
         environment=view.environment,
+        check=_check(view.check) if view.check is not None else None,
+    )
+
+
+def _check(check: CheckView) -> wire.ServiceView.Check:
+    return wire.ServiceView.Check(
+        kind=check.kind,
+        port=check.port,
+        path=check.path,
+        grpc_service=check.grpc_service,
+        every_ms=round(check.every * 1000),
+        timeout_ms=round(check.timeout * 1000),
+        unhealthy=check.unhealthy,
+        healthy=check.healthy,
     )
 
 

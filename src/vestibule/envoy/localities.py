@@ -13,8 +13,10 @@ from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from vestibule.envoy.places import address_of
 from vestibule.intent.traffic import Locality, Nearness
 from vestibule.records import Address, Health, Instance
+from vestibule.xds.resources import Resource
 
 _HEALTH: Final = {
+    Health.STARTING: health_check_pb2.UNHEALTHY,
     Health.UNHEALTHY: health_check_pb2.UNHEALTHY,
     Health.DRAINING: health_check_pb2.DRAINING,
 }
@@ -71,6 +73,21 @@ def assignment(name: str, found: Iterable[Place]) -> endpoint_pb2.ClusterLoadAss
             group.locality.CopyFrom(base_pb2.Locality(region=region, zone=zone))
         group.lb_endpoints.extend(_endpoint(each) for each in together)
     return loads
+
+
+def calls_any(endpoints: Resource, addresses: Collection[Address]) -> bool:
+    """Whether a proxy with these endpoints calls one of the addresses."""
+    loads = endpoint_pb2.ClusterLoadAssignment.FromString(endpoints.body)
+    return any(
+        _dialled(each) in addresses and each.health_status not in _HEALTH.values()
+        for group in loads.endpoints
+        for each in group.lb_endpoints
+    )
+
+
+def _dialled(endpoint: endpoint_components_pb2.LbEndpoint) -> Address:
+    place = endpoint.endpoint.address.socket_address
+    return Address(host=place.address, port=place.port_value)
 
 
 def _endpoint(place: Place) -> endpoint_components_pb2.LbEndpoint:

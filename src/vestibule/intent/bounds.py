@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from vestibule.intent import bounds_keys, codes
-from vestibule.intent.model import Port, Protocol
+from vestibule.intent.model import Port, Protocol, Service
 from vestibule.intent.nodes import Position
 from vestibule.intent.ports import Ports, known_port, said_port
 from vestibule.intent.problems import Findings
@@ -34,6 +34,15 @@ def build_health(fields: Fields, ports: Ports, findings: Findings) -> HealthChec
         message = f"{who} what health asks for, {kind.value}"
         findings.add(codes.CHECK_ON_OTHER_PORT, message, check.at)
     return check.value
+
+
+def check_port(service: Service) -> str | None:
+    """The port that a service's check goes to: the one it names, else the first that speaks what is asked."""
+    check = service.traffic.health
+    if check is None or check.port is not None:
+        return check.port if check is not None else None
+    fitting = _FITTING[check.kind]
+    return next((each.name for each in service.ports.values() if each.protocol in fitting), None)
 
 
 def build_limits(fields: Fields, ports: Ports, findings: Findings) -> tuple[RateLimit, ...]:

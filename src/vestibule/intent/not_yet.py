@@ -8,7 +8,4 @@ from __future__ import annotations
 
 from typing import Final
 
-NOT_YET: Final[set[str]] = {
-    # Asked by agents, and told to callers.
-    "a service: health",
-}
+NOT_YET: Final[set[str]] = set()

@@ -6,7 +6,7 @@ import ipaddress
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -14,6 +14,7 @@ from typing import Final
 from vestibule.clock import Clock
 from vestibule.envoy.world import Destination, World, destinations_of
 from vestibule.intent import Intent, Service
+from vestibule.intent.bounds import check_port
 from vestibule.intent.outside import Gateway
 from vestibule.mesh.codes import (
     INSTANCE_TAKEN,
@@ -24,7 +25,7 @@ from vestibule.mesh.codes import (
 )
 from vestibule.mesh.intents import Intents
 from vestibule.mesh.revision import Revision
-from vestibule.records import Address, Instance, PortView, ServiceView, UpstreamView
+from vestibule.records import Address, CheckView, Health, Instance, PortView, ServiceView, UpstreamView
 from vestibule.spiffe import SpiffeId
 from vestibule.store import Instances
 
@@ -85,7 +86,7 @@ class Discovery:
         """Keep an instance or renew its lease; the lease in seconds.
 
         Who registers was checked before: the instance's identity and agent are what was proven.
-        Raises: VST3200, VST3201, VST3202, VST3203, VST3204; the errors of the store.
+        Raises: VST3200, VST3201, VST3202, VST3203, VST3204, VST3205; the errors of the store.
         """
         declared = self._declarations_of(instance)
         ports = frozenset(port for each in declared for port in _ports_of(each))
@@ -98,7 +99,9 @@ class Discovery:
         if known is None and self._registered_by(wanted.agent_id) >= MOST_PER_AGENT:
             raise TOO_MANY_INSTANCES.error(f"{wanted.agent_id} has {MOST_PER_AGENT} instances already")
         if known is None or known.version != wanted.version:
+            # What runs is not cut off by an intent that forgets its version; `undeclared` names it.
             _check_version(wanted, declared)
+        wanted = _as_known(wanted, known)
         until = self._clock.now() + LEASE
         if known != wanted:
             await self._kept.put(replace(wanted, lease_expires_at=until))
@@ -112,6 +115,21 @@ class Discovery:
         known = self._instances.get(instance_id)
         if known is not None and (known.spiffe_id, known.agent_id) == (spiffe_id, agent_id):
             await self._forget(instance_id)
+
+    async def drain(self, instance_id: str, spiffe_id: SpiffeId, agent_id: SpiffeId) -> Instance | None:
+        """An instance of this identity under this agent is about to stop; None if there is none."""
+        known = self._instances.get(instance_id)
+        if known is None or (known.spiffe_id, known.agent_id) != (spiffe_id, agent_id):
+            return None
+        if known.health is not Health.DRAINING:
+            known = self._instances[instance_id] = replace(known, health=Health.DRAINING)
+            self.instances_revision.bump()
+            await self._kept.put(replace(known, lease_expires_at=self._leases.get(instance_id)))
+        return known
+
+    def undeclared(self) -> tuple[Instance, ...]:
+        """Instances in versions that their services do not list any more, by ID."""
+        return tuple(each for each in self.instances() if not _may_run(each, self._found(each)))
 
     @property
     def revision(self) -> int:
@@ -150,11 +168,18 @@ class Discovery:
         intents = self._intents.in_force()
         if not intents:
             raise NO_INTENT_YET.error("no valid intent has been read yet")
-        found = [each for intent in intents if (each := _declared_in(intent, instance.spiffe_id)) is not None]
+        found = self._found(instance)
         declared = [each for each in found if each.name == instance.service]
         if not declared:
             raise UNKNOWN_SERVICE.error(f"{instance.spiffe_id} is not the identity of {instance.service!r}")
         return declared
+
+    def _found(self, instance: Instance) -> list[Service | Gateway]:
+        return [
+            each
+            for intent in self._intents.in_force()
+            if (each := _declared_in(intent, instance.spiffe_id)) is not None
+        ]
 
     async def _forget(self, instance_id: str) -> None:
         # First out of sight: callers should leave at once, also when the disk is slow.
@@ -166,6 +191,32 @@ class Discovery:
 
 def _without_lease(instance: Instance) -> Instance:
     return replace(instance, lease_expires_at=None)
+
+
+def _as_known(wanted: Instance, known: Instance | None) -> Instance:
+    """What is known of an instance's app outlives its agent, which starts without knowing anything.
+
+    Who said that it stops does not come back.
+    """
+    if known is not None and known.health is Health.DRAINING:
+        return replace(wanted, health=Health.DRAINING)
+    if known is None or wanted.health is not Health.STARTING or not known.ingress:
+        return wanted
+    same = (known.ingress, known.apps) == (wanted.ingress, wanted.apps)
+    return replace(wanted, health=known.health) if same else wanted
+
+
+def _may_run(instance: Instance, declared: Sequence[Service | Gateway]) -> bool:
+    lists = [each.traffic.versions for each in declared if isinstance(each, Service)]
+    return not all(lists) or any(instance.version in each for each in lists) or not lists
+
+
+def _check_version(instance: Instance, declared: Sequence[Service | Gateway]) -> None:
+    """Who splits by version must not meet one that nobody speaks of."""
+    if not _may_run(instance, declared):
+        known = next(each.traffic.versions for each in declared if isinstance(each, Service))
+        message = f"{instance.service} has no version {instance.version!r}, only {', '.join(known)}"
+        raise MALFORMED_INSTANCE.error(message)
 
 
 def _declared_in(intent: Intent, spiffe_id: SpiffeId) -> Service | Gateway | None:
@@ -199,6 +250,24 @@ def _described(intent: Intent, spiffe_id: SpiffeId) -> ServiceView | None:
         intent_version=intent.version,
         mesh=intent.mesh.name,
         environment=intent.mesh.environment,
+        check=_check_of(service),
+    )
+
+
+def _check_of(service: Service) -> CheckView | None:
+    check = service.traffic.health
+    port = check_port(service) if check is not None else None
+    if check is None or port is None:
+        return None
+    return CheckView(
+        kind=check.kind.value,
+        port=port,
+        path=check.path,
+        grpc_service=check.grpc_service,
+        every=check.every.total_seconds(),
+        timeout=check.timeout.total_seconds(),
+        unhealthy=check.unhealthy,
+        healthy=check.healthy,
     )
 
 
@@ -267,14 +336,6 @@ def _check_layout(instance: Instance, ports: Set[str], *, is_gateway: bool) -> N
     for address in (*listening, *instance.apps.values()):
         if not _is_usable(address, anywhere=is_gateway):
             raise MALFORMED_INSTANCE.error(f"{str(address)[:120]!r} is no address that a proxy can use")
-
-
-def _check_version(instance: Instance, declared: Iterable[Service | Gateway]) -> None:
-    """Who splits by version must not meet one that nobody speaks of.  What runs already stays, if versions go."""
-    known = [each.traffic.versions for each in declared if isinstance(each, Service)]
-    if all(known) and known and not any(instance.version in versions for versions in known):
-        message = f"{instance.service} has no version {instance.version!r}, only {', '.join(known[0])}"
-        raise MALFORMED_INSTANCE.error(message)
 
 
 def _is_usable(address: Address, *, anywhere: bool = False) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -25,6 +26,8 @@ from vestibule.wire.gen.vestibule.node.v1 import node_pb2 as wire
 
 SIDECAR: Final = wire.DESCRIPTOR.services_by_name["Sidecar"]
 _CROWDED: Final = 8
+_TO_AND_FRO: Final = 1.0
+"""Seconds that an answer of the server may take beside what it waits for."""
 _BACKOFF: Final = Backoff(first=0.1, longest=2.0, steady=5.0)
 
 _log = logging.getLogger(__name__)
@@ -53,6 +56,7 @@ class Attachment:
     _pending: bool = False
     _outbox: asyncio.Queue[wire.AttachRequest] | None = None
     _left: asyncio.Event = field(default_factory=asyncio.Event)
+    _drained: asyncio.Event = field(default_factory=asyncio.Event)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
@@ -116,6 +120,16 @@ class Attachment:
         except TimeoutError:
             return False
 
+    async def drain(self, within: float) -> None:
+        """Callers shall leave the instance, which stays registered; returns once they have, or after ``within``."""
+        if not self.attached:
+            return
+        self._drained.clear()
+        self._send(wire.AttachRequest(drain=wire.AttachRequest.Drain(wait_ms=round(within * 1000))))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within + _TO_AND_FRO):
+                await self._drained.wait()
+
     async def _attach_once(self) -> None:
         channel = unix_channel(self.socket)
         try:
@@ -175,6 +189,8 @@ class Attachment:
             self._announce()
         elif what == "deregister":
             self._left.set()
+        elif what == "drain":
+            self._drained.set()
 
     def _announce(self) -> None:
         """Send the instance, one version at a time: a confirmation does not say which one it means."""

@@ -14,7 +14,16 @@ from vestibule.records.identity import (
     PublishedJwtKey,
     UpstreamRoot,
 )
-from vestibule.records.mesh import Address, Boundary, Health, Instance, PortView, ServiceView, UpstreamView
+from vestibule.records.mesh import (
+    Address,
+    Boundary,
+    CheckView,
+    Health,
+    Instance,
+    PortView,
+    ServiceView,
+    UpstreamView,
+)
 from vestibule.records.revocation import AgentMark, LowerAuthority, PublishedCrl
 from vestibule.records.rollout import IntentOutcome, KeptIntent, RolloutRecord
 from vestibule.records.traffic import ProxyTraffic, Requests
@@ -30,6 +39,7 @@ __all__ = [
     "AuthorityState",
     "Boundary",
     "BundleDeletion",
+    "CheckView",
     "EndpointProfile",
     "Entry",
     "FederationRelationship",

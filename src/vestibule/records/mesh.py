@@ -38,9 +38,14 @@ class Address:
 
 
 class Health(Enum):
-    """What is known of an app: nothing is asked of it, it is well, it is not, or it is about to stop."""
+    """What is known of an app.
+
+    Nothing is asked of it; it was asked and has not yet answered well for the first time; it is well; it is not; or
+    it is about to stop.
+    """
 
     UNKNOWN = "unknown"
+    STARTING = "starting"
     HEALTHY = "healthy"
     UNHEALTHY = "unhealthy"
     DRAINING = "draining"
@@ -111,6 +116,23 @@ class UpstreamView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CheckView:
+    """How an agent learns whether an app is well; times in seconds.
+
+    ``kind`` is ``http``, ``grpc`` or ``tcp``, and ``port`` one of the service that speaks it.
+    """
+
+    kind: str
+    port: str
+    path: str = "/"
+    grpc_service: str = ""
+    every: float = 5.0
+    timeout: float = 1.0
+    unhealthy: int = 3
+    healthy: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceView:
     """A service as its own sidecar sees it, before any listener exists."""
 
@@ -121,6 +143,7 @@ class ServiceView:
     intent_version: str
     mesh: str
     environment: str
+    check: CheckView | None = None
 
     @property
     def is_gateway(self) -> bool:

@@ -13,6 +13,7 @@ import pytest
 
 from vestibule.agent.sidecars import (
     Attachment,
+    Checks,
     Done,
     Event,
     Grants,
@@ -24,7 +25,7 @@ from vestibule.agent.sidecars import (
 )
 from vestibule.errors import VestibuleError
 from vestibule.net.codes import UNREACHABLE
-from vestibule.records import Address, Instance, PortView, ServiceView
+from vestibule.records import Address, CheckView, Health, Instance, PortView, ServiceView
 from vestibule.spiffe import Selector, SpiffeId
 from vestibule.xds.resources import ProxyKey
 
@@ -55,6 +56,7 @@ class Upstream:
     views: dict[SpiffeId, ServiceView] = field(default_factory=lambda: {WEB: VIEW})
     instances: dict[str, Instance] = field(default_factory=dict)
     registrations: int = 0
+    drained: list[str] = field(default_factory=list)
 
     def _check(self) -> None:
         if self.away:
@@ -69,6 +71,12 @@ class Upstream:
         self.instances[instance.id] = instance
         self.registrations += 1
         return 30.0
+
+    async def drain(self, instance_id: str, spiffe_id: SpiffeId, within: float) -> int:
+        self._check()
+        self.instances[instance_id] = replace(self.instances[instance_id], health=Health.DRAINING)
+        self.drained.append(instance_id)
+        return 0
 
     async def deregister(self, instance_id: str, spiffe_id: SpiffeId) -> None:
         self._check()
@@ -93,6 +101,9 @@ class World:
     vouched: Vouched = field(default_factory=Vouched)
     entries: dict[frozenset[Selector], list[SpiffeId]] = field(default_factory=lambda: {SELECTORS: [WEB]})
 
+    asked: list[tuple[CheckView, Address]] = field(default_factory=list)
+    wrong: str | None = None
+
     def __post_init__(self) -> None:
         self.sidecars = self.new_agent()
 
@@ -105,7 +116,17 @@ class World:
             vouched=self.vouched,
             is_descendant=lambda child, ancestor: child == ENVOY and ancestor == SIDECAR,
             views=views,
+            checks=Checks(self.ask),
         )
+
+    def health(self) -> Health | None:
+        """What the server knows."""
+        known = self.upstream.instances.get("i-1")
+        return known.health if known else None
+
+    async def ask(self, check: CheckView, address: Address, protocol: str, owner: int) -> str | None:
+        self.asked.append((check, address))
+        return self.wrong
 
     @asynccontextmanager
     async def attached(self, selectors: frozenset[Selector] = SELECTORS) -> AsyncIterator[Session]:
@@ -306,6 +327,88 @@ async def test_a_restarted_agent_welcomes_from_memory_while_the_server_is_away(w
     async with world.attached() as session:
         assert await heard(session) == Welcomed(WEB)
         assert await heard(session) == VIEW
+
+
+CHECK = CheckView(kind="http", port="http", every=0.001, unhealthy=2, healthy=2)
+APP = Address.parse("127.0.0.1:7002")
+REACHABLE = replace(INSTANCE, apps={"http": APP})
+
+
+async def test_a_new_app_is_called_only_after_it_passed_a_check_and_again_when_it_is_well_again(
+    world: World,
+) -> None:
+    world.upstream.views[WEB] = replace(VIEW, check=CHECK)
+    world.wrong = "it sleeps"
+    async with world.attached() as session:
+        await heard(session), await heard(session)
+        session.register(REACHABLE)
+        await until(lambda: world.health() is Health.STARTING)
+        assert world.upstream.instances["i-1"].health is Health.STARTING
+        await until(lambda: world.health() is Health.UNHEALTHY)
+        world.wrong = None
+        await until(lambda: world.health() is Health.HEALTHY)
+        assert world.asked[-1] == (CHECK, APP)
+        world.wrong = "it broke"
+        await until(lambda: world.health() is Health.UNHEALTHY)
+
+
+async def test_who_is_called_already_is_called_on_until_a_new_check_fails(world: World) -> None:
+    async with world.attached() as session:
+        await heard(session), await heard(session)
+        session.register(REACHABLE)
+        await until(lambda: world.health() is Health.UNKNOWN)
+        assert not world.asked
+        world.upstream.views[WEB] = replace(VIEW, check=CHECK)
+        world.wrong = "it never was well"
+        world.sidecars.wake()
+        await until(lambda: world.health() is Health.UNHEALTHY)
+        world.upstream.views[WEB] = VIEW
+        world.sidecars.wake()
+        await until(lambda: world.health() is Health.UNKNOWN)
+
+
+async def test_an_app_that_came_back_passes_a_check_before_it_is_called_again(world: World) -> None:
+    world.upstream.views[WEB] = replace(VIEW, check=CHECK)
+    async with world.attached() as session:
+        await heard(session), await heard(session)
+        session.register(REACHABLE)
+        await until(lambda: world.health() is Health.HEALTHY)
+        session.register(replace(REACHABLE, ingress={}))
+        await until(lambda: world.health() is Health.UNKNOWN)
+        world.wrong = "not yet"
+        session.register(REACHABLE)
+        assert session.health is Health.STARTING
+
+
+async def test_a_sidecar_cannot_say_how_well_it_is_nor_where(world: World) -> None:
+    world.sidecars.locality = "eu/a"
+    async with world.attached() as session:
+        await heard(session), await heard(session)
+        session.register(replace(INSTANCE, health=Health.HEALTHY, locality="us"))
+        await until(lambda: "i-1" in world.upstream.instances)
+        known = world.upstream.instances["i-1"]
+        assert (known.health, known.locality) == (Health.UNKNOWN, "eu/a")
+
+
+async def test_a_sidecar_that_stops_stays_registered_while_its_callers_leave(world: World) -> None:
+    async with world.attached() as session:
+        await heard(session), await heard(session)
+        session.register(INSTANCE)
+        assert await heard(session) == Done("register")
+        await session.drain(1)
+        assert await heard(session) == Done("drain")
+        assert world.upstream.drained == ["i-1"]
+        await until(lambda: world.health() is Health.DRAINING)
+
+
+async def test_a_sidecar_that_stops_does_not_wait_for_a_server_that_is_away(world: World) -> None:
+    async with world.attached() as session:
+        await heard(session), await heard(session)
+        session.register(INSTANCE)
+        assert await heard(session) == Done("register")
+        world.upstream.away = True
+        await session.drain(1)
+        assert await heard(session) == Done("drain")
 
 
 def test_a_key_opens_only_the_service_it_was_granted_for() -> None:

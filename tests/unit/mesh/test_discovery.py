@@ -16,7 +16,7 @@ from vestibule.errors import VestibuleError
 from vestibule.intent import Loaded, load_files
 from vestibule.mesh import DirectorySource, Discovery, discovery
 from vestibule.mesh.discovery import LEASE
-from vestibule.records import Address, Instance
+from vestibule.records import Address, CheckView, Health, Instance
 from vestibule.spiffe import SpiffeId
 from vestibule.testing import FakeClock
 from vestibule.testing.intents import AllAtOnce
@@ -281,3 +281,58 @@ async def test_a_gateway_listens_anywhere_and_has_no_app(beyond: Room) -> None:
             await beyond.discovery.register(wrong)
     with pytest.raises(VestibuleError, match="VST3201"):
         await beyond.discovery.register(instance(ingress={"http": Address(host="0.0.0.0", port=1)}))
+
+
+# ------------------------------------------------------------------------- health and versions
+
+
+async def load(room: Room, **more: bytes) -> None:
+    """Read other files of services: ``web=b"versions: …"`` are lines that are added."""
+    files = dict(FILES)
+    for name, lines in more.items():
+        files[f"services/{name}.yaml"] += lines
+    room.source._read = lambda _: load_files(files)
+    await room.source.load()
+
+
+async def test_an_agent_is_told_how_to_ask_the_app(room: Room) -> None:
+    assert room.discovery.describe(identity("payments")).check is None  # type: ignore[union-attr]
+    await load(room, payments=b"health: {tcp: true, port: db, every: 250ms, timeout: 100ms}\n")
+    view = room.discovery.describe(identity("payments"))
+    assert view is not None
+    assert view.check == CheckView(kind="tcp", port="db", every=0.25, timeout=0.1)
+    await load(room, payments=b"health: {http: /healthz}\n")
+    view = room.discovery.describe(identity("payments"))
+    assert view is not None
+    assert view.check == CheckView(kind="http", port="http", path="/healthz")
+
+
+async def test_what_is_known_of_an_app_outlives_the_agent_that_asked_it(room: Room) -> None:
+    await room.discovery.register(instance(health=Health.STARTING))
+    await room.discovery.register(instance(health=Health.HEALTHY))
+    await room.discovery.register(instance(health=Health.STARTING))
+    assert room.discovery.instances()[0].health is Health.HEALTHY
+    await room.discovery.register(instance(health=Health.UNKNOWN, ingress={}))
+    await room.discovery.register(instance(health=Health.STARTING))
+    assert room.discovery.instances()[0].health is Health.STARTING
+
+
+async def test_an_instance_that_drains_does_not_come_back(room: Room) -> None:
+    await room.discovery.register(instance())
+    stranger = SpiffeId.parse("spiffe://example.org/spire/agent/join_token/b")
+    assert await room.discovery.drain("i-1", identity("web"), stranger) is None
+    assert await room.discovery.drain("i-2", identity("web"), AGENT) is None
+    drained = await room.discovery.drain("i-1", identity("web"), AGENT)
+    assert drained is not None
+    assert drained.health is Health.DRAINING
+    await room.discovery.register(instance(health=Health.HEALTHY))
+    assert room.discovery.instances() == (instance(health=Health.DRAINING),)
+    assert room.kept.kept["i-1"].health is Health.DRAINING
+
+
+async def test_what_runs_in_a_version_that_is_listed_no_more_is_named(room: Room) -> None:
+    await room.discovery.register(instance(version="v7"))
+    assert room.discovery.undeclared() == ()
+    await load(room, web=b"versions: [v1, v2]\n")
+    await room.discovery.register(instance(id="i-2", version="v2"))
+    assert [each.id for each in room.discovery.undeclared()] == ["i-1"]

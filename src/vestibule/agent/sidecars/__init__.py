@@ -1,5 +1,6 @@
 """Sidecars attached to this agent, and what they are entitled to say of their processes and instances."""
 
+from vestibule.agent.sidecars.health import AppHealth, Checks, Target, Verdict
 from vestibule.agent.sidecars.sessions import (
     Attachment,
     Done,
@@ -14,7 +15,9 @@ from vestibule.agent.sidecars.sessions import (
 from vestibule.agent.sidecars.views import ViewCache
 
 __all__ = [
+    "AppHealth",
     "Attachment",
+    "Checks",
     "Done",
     "Event",
     "Grants",
@@ -22,6 +25,8 @@ __all__ = [
     "Process",
     "Session",
     "Sidecars",
+    "Target",
+    "Verdict",
     "ViewCache",
     "Welcomed",
 ]

@@ -12,6 +12,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final, Protocol, TypeAlias
 
 from vestibule.agent.sidecars.codes import (
@@ -21,9 +22,10 @@ from vestibule.agent.sidecars.codes import (
     OUT_OF_STEP,
     UNKNOWN_SUPERVISOR_KEY,
 )
+from vestibule.agent.sidecars.health import AppHealth, Checks, Target
 from vestibule.agent.sidecars.views import ViewCache
 from vestibule.errors import Kind, VestibuleError
-from vestibule.records import Instance, ProxyTraffic, ServiceView
+from vestibule.records import Health, Instance, ProxyTraffic, ServiceView
 from vestibule.spiffe import Selector, SpiffeId
 from vestibule.xds.resources import ProxyKey
 
@@ -47,6 +49,10 @@ class MeshUpstream(Protocol):
         ...
 
     async def deregister(self, instance_id: str, spiffe_id: SpiffeId) -> None: ...
+
+    async def drain(self, instance_id: str, spiffe_id: SpiffeId, within: float) -> int:
+        """Callers leave the instance; how many have not confirmed it within so many seconds."""
+        ...
 
 
 class VouchedProcesses(Protocol):
@@ -121,12 +127,16 @@ class Sidecars:
         vouched: VouchedProcesses,
         is_descendant: Callable[[Process, Process], bool],
         views: ViewCache,
+        checks: Checks,
+        locality: str = "",
     ) -> None:
         self.upstream = upstream
         self.identities = identities
         self.vouched = vouched
         self.is_descendant = is_descendant
         self.views = views
+        self.checks = checks
+        self.locality = locality
         self.sessions: set[Session] = set()
         self.counted = asyncio.Event()
         self._changed = asyncio.Event()
@@ -184,6 +194,12 @@ class Session:
     _wanted: asyncio.Event = field(default_factory=asyncio.Event)
     _given: asyncio.Event = field(default_factory=asyncio.Event)
     _looked_before: asyncio.Event = field(default_factory=asyncio.Event)
+    _app: AppHealth = field(init=False)
+    _draining: bool = False
+
+    def __post_init__(self) -> None:
+        owner = _owner_of(self.attachment.process)
+        self._app = AppHealth(self.instance_id, owner, self.sidecars.checks, self._given.set)
 
     @property
     def service(self) -> str:
@@ -204,6 +220,7 @@ class Session:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._follow_description(), name=f"describe-{self.service}")
                 tasks.create_task(self._keep_registered(), name=f"register-{self.service}")
+                tasks.create_task(self._app.run(), name=f"check-{self.service}")
         except* VestibuleError as failures:
             raise failures.exceptions[0] from None
         finally:
@@ -262,6 +279,7 @@ class Session:
         if self.spiffe_id is None or instance.service != self.service or instance.id != self.instance_id:
             raise OUT_OF_STEP.error("a sidecar registers one instance of its own service, after its welcome")
         self.instance = replace(instance, spiffe_id=self.spiffe_id)
+        self._expect()
         self.registered = False
         self._given.set()
         self._wanted.set()
@@ -271,8 +289,22 @@ class Session:
         self.traffic = traffic
         self.sidecars.counted.set()
 
+    async def drain(self, within: float) -> None:
+        """The instance is about to stop: callers leave it, which is waited for, for so many seconds at most."""
+        self._draining = True
+        self._given.set()
+        if (instance := self.instance) is not None and self.registered:
+            try:
+                behind = await self.sidecars.upstream.drain(instance.id, instance.spiffe_id, within)
+            except VestibuleError as error:
+                _log.info("the callers of %s are not told that it stops: %s", instance.id, error)
+            else:
+                if behind:
+                    _log.warning("%d callers of %s have not heard that it stops", behind, instance.id)
+        self.events.put_nowait(Done("drain"))
+
     async def deregister(self) -> None:
-        """The instance drains: callers are told to leave it."""
+        """The instance is gone."""
         await self._leave()
         self.events.put_nowait(Done("deregister"))
 
@@ -325,7 +357,25 @@ class Session:
     def _tell(self, view: ServiceView) -> None:
         if view != self._view:
             self._view = view
+            self._expect()
             self.events.put_nowait(view)
+
+    def _expect(self) -> None:
+        """Whom to ask, by what the service and the sidecar say."""
+        instance, view, before = self.instance, self._view, self.health
+        target: Target | None = None
+        if instance is not None and view is not None and (check := view.check) is not None:
+            address = instance.apps.get(check.port) if check.port in instance.ingress else None
+            protocol = next((each.protocol for each in view.ports if each.name == check.port), "")
+            target = Target(check, address, protocol) if address is not None else None
+        self._app.expect(target, reachable=instance is not None and bool(instance.ingress))
+        if self.health is not before:
+            self._given.set()
+
+    @property
+    def health(self) -> Health:
+        """What is known of the instance; what its sidecar says of it counts only if it says that it stops."""
+        return Health.DRAINING if self._draining else self._app.health
 
     async def _keep_registered(self) -> None:
         pause = RETRY_FIRST
@@ -337,7 +387,8 @@ class Session:
                 self._wanted.clear()
                 continue
             try:
-                lease = await self.sidecars.upstream.register(instance)
+                known = replace(instance, health=self.health, locality=self.sidecars.locality)
+                lease = await self.sidecars.upstream.register(known)
             except VestibuleError as error:
                 self.registered = False
                 if error.code.kind is not Kind.UNAVAILABLE:
@@ -355,6 +406,7 @@ class Session:
     async def _leave(self) -> None:
         instance, self.instance, was = self.instance, None, self.registered
         self.registered = False
+        self._app.expect(None, reachable=False)
         self._wanted.clear()
         if instance is None or not was:
             return
@@ -362,6 +414,14 @@ class Session:
             await self.sidecars.upstream.deregister(instance.id, instance.spiffe_id)
         except VestibuleError as error:
             _log.info("the lease of instance %s will run out instead: %s", instance.id, error)
+
+
+def _owner_of(process: Process) -> int:
+    """The uid of a process; one that is gone is nobody's."""
+    try:
+        return Path(f"/proc/{process[0]}").stat().st_uid
+    except OSError:
+        return -1
 
 
 async def _first_of(*events: asyncio.Event, timeout: float) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vestibule.records import PortView, ServiceView, UpstreamView
+from vestibule.records import CheckView, PortView, ServiceView, UpstreamView
 from vestibule.spiffe import SpiffeId
 
 _log = logging.getLogger(__name__)
@@ -64,4 +64,5 @@ def _view(document: dict[str, Any]) -> ServiceView:
         intent_version=document["intent_version"],
         mesh=document["mesh"],
         environment=document["environment"],
+        check=CheckView(**check) if (check := document.get("check")) else None,
     )

@@ -215,6 +215,7 @@ AGENT: Final = {
         "Serve WIT-SVIDs, too: tokens bound to a key. The standard is not finished.",
         "--experimental-wit-svids",
     ),
+    "locality": Meaning("Where this node is, REGION or REGION/ZONE; told of its instances.", "--locality"),
     "sds.default_svid_name": Meaning("What Envoys call their first identity.", "--sds-default-svid-name"),
     "sds.default_bundle_name": Meaning(
         "What Envoys call the trust domain's bundle.", "--sds-default-bundle-name"

@@ -40,6 +40,7 @@ class HttpServer:
     ``tls`` gives the context for each connection, so that CA files may be replaced; ``name`` is what its
     certificate is checked against, and the Host header (default: the host).  ``permit`` judges every address that
     the host's name has *before* it is connected to, and the connection goes to the very address that was judged.
+    With ``connected`` the one exchange goes over that socket, which is then closed.
     """
 
     host: str = "localhost"
@@ -51,6 +52,7 @@ class HttpServer:
     verify: Callable[[ssl.SSLObject], None] | None = None
     limit: int = 1024 * 1024
     seconds: float = 5.0
+    connected: socket.socket | None = None
 
     async def __call__(
         self, method: str, target: str, *, headers: Mapping[str, str] | None = None, body: bytes = b""
@@ -79,6 +81,11 @@ class HttpServer:
         return str(self.unix) if self.unix is not None else f"{self.host}:{self.port}"
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self.connected is not None:
+            is_unix = self.connected.family is socket.AF_UNIX
+            return await (asyncio.open_unix_connection if is_unix else asyncio.open_connection)(
+                sock=self.connected
+            )
         if self.unix is not None:
             return await asyncio.open_unix_connection(os.fspath(self.unix))
         context = self.tls() if self.tls is not None else None

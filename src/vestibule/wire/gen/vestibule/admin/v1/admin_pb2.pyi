@@ -280,6 +280,8 @@ class ProxyStatus(_message.Message):
     INGRESS_FIELD_NUMBER: _builtins.int
     TYPES_FIELD_NUMBER: _builtins.int
     SVID_EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    LOCALITY_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
     service: _builtins.str
     spiffe_id: _builtins.str
     instance_id: _builtins.str
@@ -291,6 +293,10 @@ class ProxyStatus(_message.Message):
     boundary: _builtins.str
     svid_expires_at: _builtins.int
     """of the newest SVID issued for this identity under this agent, 0 when not known"""
+    locality: _builtins.str
+    """"region" or "region/zone"; empty: its agent does not say"""
+    health: _builtins.str
+    """"unknown", "starting", "healthy", "unhealthy" or "draining" """
     @_builtins.property
     def ingress(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -308,10 +314,12 @@ class ProxyStatus(_message.Message):
         ingress: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         types: _abc.Iterable[Global___TypeSync] | None = ...,
         svid_expires_at: _builtins.int = ...,
+        locality: _builtins.str = ...,
+        health: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "boundary", b"boundary", "connected", b"connected", "ingress", b"ingress", "instance_id", b"instance_id", "service", b"service", "spiffe_id", b"spiffe_id", "svid_expires_at", b"svid_expires_at", "types", b"types", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "boundary", b"boundary", "connected", b"connected", "health", b"health", "ingress", b"ingress", "instance_id", b"instance_id", "locality", b"locality", "service", b"service", "spiffe_id", b"spiffe_id", "svid_expires_at", b"svid_expires_at", "types", b"types", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -179,6 +179,52 @@ class ServiceView(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class Check(_message.Message):
+        """How the agent learns whether an instance's app is well.  Absent: it asks nothing."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KIND_FIELD_NUMBER: _builtins.int
+        PORT_FIELD_NUMBER: _builtins.int
+        PATH_FIELD_NUMBER: _builtins.int
+        GRPC_SERVICE_FIELD_NUMBER: _builtins.int
+        EVERY_MS_FIELD_NUMBER: _builtins.int
+        TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+        UNHEALTHY_FIELD_NUMBER: _builtins.int
+        HEALTHY_FIELD_NUMBER: _builtins.int
+        kind: _builtins.str
+        """"http", "grpc" or "tcp" """
+        port: _builtins.str
+        """the port's name"""
+        path: _builtins.str
+        """for http"""
+        grpc_service: _builtins.str
+        """for grpc; empty for the whole server"""
+        every_ms: _builtins.int
+        timeout_ms: _builtins.int
+        unhealthy: _builtins.int
+        """failures in a row after which it is left out"""
+        healthy: _builtins.int
+        """successes in a row after which it comes back"""
+        def __init__(
+            self,
+            *,
+            kind: _builtins.str = ...,
+            port: _builtins.str = ...,
+            path: _builtins.str = ...,
+            grpc_service: _builtins.str = ...,
+            every_ms: _builtins.int = ...,
+            timeout_ms: _builtins.int = ...,
+            unhealthy: _builtins.int = ...,
+            healthy: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["every_ms", b"every_ms", "grpc_service", b"grpc_service", "healthy", b"healthy", "kind", b"kind", "path", b"path", "port", b"port", "timeout_ms", b"timeout_ms", "unhealthy", b"unhealthy"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SERVICE_FIELD_NUMBER: _builtins.int
     SPIFFE_ID_FIELD_NUMBER: _builtins.int
     PORTS_FIELD_NUMBER: _builtins.int
@@ -186,6 +232,7 @@ class ServiceView(_message.Message):
     INTENT_VERSION_FIELD_NUMBER: _builtins.int
     MESH_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    CHECK_FIELD_NUMBER: _builtins.int
     service: _builtins.str
     spiffe_id: _builtins.str
     intent_version: _builtins.str
@@ -195,6 +242,8 @@ class ServiceView(_message.Message):
     def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceView.Port]: ...
     @_builtins.property
     def upstreams(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceView.Upstream]: ...
+    @_builtins.property
+    def check(self) -> Global___ServiceView.Check: ...
     def __init__(
         self,
         *,
@@ -205,10 +254,11 @@ class ServiceView(_message.Message):
         intent_version: _builtins.str = ...,
         mesh: _builtins.str = ...,
         environment: _builtins.str = ...,
+        check: Global___ServiceView.Check | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["check", b"check"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "intent_version", b"intent_version", "mesh", b"mesh", "ports", b"ports", "service", b"service", "spiffe_id", b"spiffe_id", "upstreams", b"upstreams"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check", b"check", "environment", b"environment", "intent_version", b"intent_version", "mesh", b"mesh", "ports", b"ports", "service", b"service", "spiffe_id", b"spiffe_id", "upstreams", b"upstreams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -300,7 +350,7 @@ class Instance(_message.Message):
     locality: _builtins.str
     """"region" or "region/zone"; empty: not said"""
     health: _builtins.str
-    """"unknown", "healthy", "unhealthy" or "draining"; empty: unknown"""
+    """"unknown", "starting", "healthy", "unhealthy" or "draining"; empty: unknown"""
     @_builtins.property
     def ingress(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """port name to where the proxy accepts mTLS"""
@@ -413,6 +463,50 @@ class DeregisterInstanceResponse(_message.Message):
 Global___DeregisterInstanceResponse: _TypeAlias = DeregisterInstanceResponse  # noqa: Y015
 
 @_typing.final
+class DrainInstanceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    SPIFFE_ID_FIELD_NUMBER: _builtins.int
+    WAIT_MS_FIELD_NUMBER: _builtins.int
+    instance_id: _builtins.str
+    spiffe_id: _builtins.str
+    wait_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        instance_id: _builtins.str = ...,
+        spiffe_id: _builtins.str = ...,
+        wait_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_id", b"instance_id", "spiffe_id", b"spiffe_id", "wait_ms", b"wait_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainInstanceRequest: _TypeAlias = DrainInstanceRequest  # noqa: Y015
+
+@_typing.final
+class DrainInstanceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEHIND_FIELD_NUMBER: _builtins.int
+    behind: _builtins.int
+    def __init__(
+        self,
+        *,
+        behind: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["behind", b"behind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainInstanceResponse: _TypeAlias = DrainInstanceResponse  # noqa: Y015
+
+@_typing.final
 class AttachRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -518,12 +612,30 @@ class AttachRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class Drain(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        WAIT_MS_FIELD_NUMBER: _builtins.int
+        wait_ms: _builtins.int
+        def __init__(
+            self,
+            *,
+            wait_ms: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["wait_ms", b"wait_ms"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     HELLO_FIELD_NUMBER: _builtins.int
     VOUCH_FIELD_NUMBER: _builtins.int
     WITHDRAW_FIELD_NUMBER: _builtins.int
     REGISTER_FIELD_NUMBER: _builtins.int
     DEREGISTER_FIELD_NUMBER: _builtins.int
     TRAFFIC_FIELD_NUMBER: _builtins.int
+    DRAIN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___AttachRequest.Hello: ...
     @_builtins.property
@@ -538,6 +650,8 @@ class AttachRequest(_message.Message):
     def traffic(self) -> _traffic_pb2.Traffic:
         """what the proxy has counted, whenever it changed; it is not answered"""
 
+    @_builtins.property
+    def drain(self) -> Global___AttachRequest.Drain: ...
     def __init__(
         self,
         *,
@@ -547,12 +661,13 @@ class AttachRequest(_message.Message):
         register: Global___AttachRequest.Register | None = ...,
         deregister: Global___AttachRequest.Deregister | None = ...,
         traffic: _traffic_pb2.Traffic | None = ...,
+        drain: Global___AttachRequest.Drain | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["deregister", b"deregister", "hello", b"hello", "register", b"register", "step", b"step", "traffic", b"traffic", "vouch", b"vouch", "withdraw", b"withdraw"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deregister", b"deregister", "drain", b"drain", "hello", b"hello", "register", b"register", "step", b"step", "traffic", b"traffic", "vouch", b"vouch", "withdraw", b"withdraw"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deregister", b"deregister", "hello", b"hello", "register", b"register", "step", b"step", "traffic", b"traffic", "vouch", b"vouch", "withdraw", b"withdraw"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deregister", b"deregister", "drain", b"drain", "hello", b"hello", "register", b"register", "step", b"step", "traffic", b"traffic", "vouch", b"vouch", "withdraw", b"withdraw"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_step: _TypeAlias = _typing.Literal["hello", "vouch", "withdraw", "register", "deregister", "traffic"]  # noqa: Y015
+    _WhichOneofReturnType_step: _TypeAlias = _typing.Literal["hello", "vouch", "withdraw", "register", "deregister", "traffic", "drain"]  # noqa: Y015
     _WhichOneofArgType_step: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_step) -> _WhichOneofReturnType_step | None: ...
 
