@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 from vestibule.intent import codes, outside_keys, service_keys
@@ -30,12 +31,17 @@ class Declared:
     fields: Fields | None
     findings: Findings
 
+    def apart(self) -> Declared:
+        """The same with findings of its own, to which those who use it add."""
+        return replace(self, findings=self.findings.copy())
+
 
 def read_declared(files: Mapping[str, bytes], places: Mapping[str, str]) -> list[Declared]:
     """Every such file, by name; ``places`` are the files' paths."""
     found = [(name, name.partition("/")[0]) for name in sorted(files)]
+    refused = frozenset(NOT_YET)
     declared = [
-        _declared(folder, name, files[name], Findings(shown(places[name])))
+        _declared(folder, name, files[name], shown(places[name]), refused).apart()
         for name, folder in found
         if folder in _KINDS
     ]
@@ -59,9 +65,12 @@ def read_fields(record: Record, content: bytes | None, findings: Findings) -> Fi
     return read.value if read else None
 
 
-def _declared(folder: str, path: str, content: bytes, findings: Findings) -> Declared:
+@lru_cache(maxsize=16_384)
+def _declared(folder: str, path: str, content: bytes, place: str, refused: frozenset[str]) -> Declared:
+    """Read once for equal contents, so that a changed file costs only itself.  ``refused`` is what is not read yet."""
     record, key, what = _KINDS[folder]
-    if f"{folder}/" in NOT_YET:
+    findings = Findings(place)
+    if f"{folder}/" in refused:
         findings.add(codes.NOT_SUPPORTED, f"files under {folder}/ are not supported by this version", None)
     fields = read_fields(record, content, findings)
     stem = path.removeprefix(f"{folder}/").removesuffix(".yaml")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Final
 
 from vestibule.intent import codes, language, resolving
 from vestibule.intent.crossing import warn_of_denied_mirrors, warn_of_denied_routes
@@ -32,8 +33,10 @@ from vestibule.intent.model import App, Defaults, Intent, Service, UpFile
 from vestibule.intent.outside import External, Gateway
 from vestibule.intent.ports import build_ports
 from vestibule.intent.problems import Findings, Problem, Severity, nearest
-from vestibule.intent.services import build_service
+from vestibule.intent.remembering import Memory
 from vestibule.intent.shapes import At, Fields
+
+_SERVICES: Final = Memory()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,9 +227,10 @@ class _Parts:
         defaults: Defaults,
         files: Mapping[str, bytes],
     ) -> _Parts:
-        parts = cls()
+        services = (each for each in declared if each.folder == SERVICES)
+        parts = cls(services=_SERVICES.build(services, names, defaults))
         for each in declared:
-            if each.fields is not None:
+            if each.fields is not None and each.folder != SERVICES:
                 parts._build(each, each.fields, names, defaults, files)
         if any(each.findings.failed for each in declared):
             return parts
@@ -245,10 +249,7 @@ class _Parts:
         defaults: Defaults,
         files: Mapping[str, bytes],
     ) -> None:
-        if each.folder == SERVICES:
-            if service := build_service(each.name, fields, names, defaults, each.findings):
-                self.services[each.name] = service
-        elif each.folder == EGRESS:
+        if each.folder == EGRESS:
             if external := build_external(each.name, fields, names, defaults, files, each.findings):
                 self.externals[each.name] = external
         elif gateway := build_gateway(each.name, fields, names, defaults, each.findings):

@@ -45,6 +45,12 @@ class Findings:
         self._file = file
         self._problems: list[Problem] = []
 
+    def copy(self) -> Findings:
+        """The same so far; what is added to one is not added to the other."""
+        other = Findings(self._file)
+        other._problems = list(self._problems)
+        return other
+
     @property
     def count(self) -> int:
         """How many problems were noted so far."""
@@ -92,6 +98,14 @@ class Findings:
     def add_error(self, error: VestibuleError, at: Position) -> None:
         """Note why a value was refused by what reads it."""
         self.add(error.code, error.message, at, advice=error.advice)
+
+    def since(self, count: int) -> tuple[Problem, ...]:
+        """What was noted after the first ``count``."""
+        return tuple(self._problems[count:])
+
+    def extend(self, problems: Iterable[Problem]) -> None:
+        """Note what was noted of the same file before."""
+        self._problems += problems
 
     def problems(self) -> tuple[Problem, ...]:
         """What was found, from the top of the file to its end."""

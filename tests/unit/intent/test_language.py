@@ -282,3 +282,23 @@ def test_a_file_full_of_problems_is_cut_short() -> None:
     loaded = read(PAYMENTS + "".join(f"k{n}: 1\n" for n in range(5000)))
     assert len(loaded.problems) == 101
     assert any(problem.code.code == "VST0005" for problem in loaded.problems)
+
+
+def test_a_service_is_built_anew_only_if_it_or_what_it_refers_to_changed() -> None:
+    first = accepted(read())
+    owned = accepted(read(orders=CALLER.format("orders") + "owner: me\n"))
+    assert owned.services["payments"] is first.services["payments"]
+    assert owned.services["orders"] is not first.services["orders"]
+    slower = accepted(read(mesh=MESH + "defaults: {timeout: 1s}\n"))
+    assert slower.services["payments"] is not first.services["payments"]
+    elsewhere = accepted(read(mesh=MESH.replace("prod", "test")))
+    assert str(elsewhere.services["payments"].spiffe_id).endswith("/ns/test/sa/payments")
+
+
+def test_problems_are_told_again_each_time() -> None:
+    wrong = with_rule("port: raw")
+    assert found(read(wrong)) == found(read(wrong)) == ["services/payments.yaml:8:11 VST0040"]
+    assert found(read(wrong, orders=CALLER.format("orders") + "alow: []\n")) == [
+        "services/orders.yaml:2:1 VST0020",
+        "services/payments.yaml:8:11 VST0040",
+    ]
