@@ -96,6 +96,7 @@ class Mesh:
     apps: dict[str, App]
     ledger: Ledger
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
+    read: dict[str, int] = field(default_factory=dict)
     _numbers: count[int] = field(default_factory=lambda: count(2))
 
     @property
@@ -127,6 +128,7 @@ class Mesh:
         for app in self.apps.values():
             app.seen.clear()
         self.since = datetime.now(UTC)
+        self.read = {name: len(proxy.requests) for name, proxy in self.lab.proxies.items()}
 
     async def be_so(self, **changes: dict[str, Any]) -> None:
         """The instances as they were at first, but for changes: ``payments_1={"health": …}``."""
@@ -156,7 +158,7 @@ class Mesh:
         """What a proxy has logged since ``use``, as the product keeps it, as soon as there is so much."""
 
         def found() -> list[AccessRecord]:
-            records = [_record(name, entry) for name, entry in proxy.requests]
+            records = [_record(name, entry) for name, entry in proxy.requests[self.read[proxy.instance.id] :]]
             return [each for each in records if each.time >= self.since and wanted(each)]
 
         await until(lambda: len(found()) >= least, "the access log")

@@ -82,7 +82,7 @@ def ingress(service: str, *, tell_rule: bool, plaintext: bool = False) -> LocalR
             ),
         ),
         _mapper(_flags("NFCF"), body(codes.POLICY_NOT_LOADED, f"the proxy of {service} has no policy"), 503),
-        _mapper(_flags("UT"), body(codes.CALL_TIMEOUT, f"{service} did not answer in time")),
+        *_out_of_time(service),
         _mapper(
             _flags("UH", "UO", *_NO_UPSTREAM),
             body(codes.APP_UNREACHABLE, f"the app of {service} cannot be reached"),
@@ -98,11 +98,7 @@ def egress() -> LocalReplyConfig:
     mappers = [
         _mapper(_flags("UO"), body(codes.TOO_MANY_CALLS, f"too many calls to {called} are under way")),
         *_outside(called),
-        *(
-            _mapper(condition, body(codes.CALL_TIMEOUT, f"{called} did not answer in time"))
-            # The second is how gRPC calls and streams end.
-            for condition in (_flags("UT"), _cel("response.code_details == 'max_duration_timeout'"))
-        ),
+        *_out_of_time(called),
         _mapper(_flags("FI"), body(codes.FAULT_INJECTED, f"a fault was injected into {called}")),
         _mapper(_flags("UH"), body(codes.NO_INSTANCE, f"{called} has no running instance")),
         _mapper(_flags(*_NO_UPSTREAM), body(codes.CALLEE_UNREACHABLE, f"{called} cannot be reached")),
@@ -163,6 +159,13 @@ def _outside(called: str) -> list[ResponseMapper]:
         mapper(unresolved, codes.OUTSIDE_UNRESOLVED, f"there is no address to dial for {called}"),
         mapper("response.code == 503", codes.OUTSIDE_UNREACHABLE, f"{called} cannot be reached: {why}"),
     ]
+
+
+def _out_of_time(called: str) -> list[ResponseMapper]:
+    """The second is how gRPC calls and streams end, at either side: the callee's knows the deadline, too."""
+    conditions = (_flags("UT"), _cel("response.code_details == 'max_duration_timeout'"))
+    text = body(codes.CALL_TIMEOUT, f"{called} did not answer in time")
+    return [_mapper(condition, text) for condition in conditions]
 
 
 def _refused(condition: AccessLogFilter) -> ResponseMapper:
