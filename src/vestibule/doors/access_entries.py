@@ -84,6 +84,8 @@ _DENIED_DETAILS: Final = ("rbac_access_denied", "ext_authz_denied", "jwt_authn_a
 _NO_UPSTREAM_FLAGS: Final = frozenset(
     {"UH", "UF", "UC", "UT", "UO", "NR", "NC", "UR", "URX", "NFCF", "DF", "OM", "FI"}
 )
+_OUT_OF_TIME: Final = "max_duration_timeout"
+"""How a gRPC call ends at its deadline, for which there is no flag."""
 _LIMIT: Final = "x-vestibule-limit"
 """The header in which a proxy that refuses names the rate limit (``envoy.limits``)."""
 _REDIRECTS: Final = range(300, 400)
@@ -238,7 +240,7 @@ def _http_verdict(details: str, flags: tuple[str, ...]) -> Verdict:
     if details == "direct_response":
         # The only direct responses that the compiler emits say "no such service" or "not allowed".
         return Verdict.DENIED
-    if _NO_UPSTREAM_FLAGS.intersection(flags) or details == _NO_CREDENTIAL:
+    if _NO_UPSTREAM_FLAGS.intersection(flags) or details in (_NO_CREDENTIAL, _OUT_OF_TIME):
         return Verdict.FAILED
     return Verdict.ALLOWED
 

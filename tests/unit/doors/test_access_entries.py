@@ -165,3 +165,45 @@ def test_a_call_without_its_credential_has_failed_and_one_against_the_rules_is_d
     assert from_http(outward(503, "failed_to_inject_credential"), BY_NAME, REPORTER).verdict is Verdict.FAILED
     denied = outward(403, "rbac_access_denied_matched_policy[none]")
     assert from_http(denied, BY_NAME, REPORTER).verdict is Verdict.DENIED
+
+
+def test_a_grpc_call_that_ends_at_its_deadline_has_failed_although_its_status_is_200() -> None:
+    assert from_http(request(200, "max_duration_timeout"), OUTBOUND, REPORTER).verdict is Verdict.FAILED
+
+
+def test_what_a_rate_limit_refuses_is_denied_by_that_limit() -> None:
+    entry = request(429, "local_rate_limited")
+    entry.common_properties.response_flags.rate_limited = True
+    entry.response.response_headers["x-vestibule-limit"] = "payments/limits/1"
+    record = from_http(entry, INBOUND, REPORTER)
+    assert (record.verdict, record.rule, record.flags) == (Verdict.DENIED, "payments/limits/1", ("RL",))
+
+
+def test_a_limit_that_only_the_app_names_is_no_rule_of_ours() -> None:
+    entry = request(429)
+    entry.response.response_headers["x-vestibule-limit"] = "payments/limits/1"
+    assert from_http(entry, INBOUND, REPORTER).rule != "payments/limits/1"
+
+
+def test_on_the_egress_listener_the_cluster_tells_what_a_named_route_leads_to() -> None:
+    entry = request()
+    entry.common_properties.route_name = "payments/canary"
+    entry.common_properties.upstream_cluster = "payments/http@v2"
+    entry.common_properties.custom_tags["destination_version"] = "v2"
+    record = from_http(entry, LogName.parse("vestibule/outbound//"), REPORTER)
+    found = (record.destination_service, record.destination_port, record.route, record.version)
+    assert found == ("payments", "http", "payments/canary", "v2")
+
+
+def test_a_redirect_is_no_denial() -> None:
+    entry = request(308, "direct_response")
+    assert from_http(entry, LogName.parse("vestibule/outbound//"), REPORTER).verdict is Verdict.ALLOWED
+
+
+def test_calls_without_tls_are_marked_and_counted_as_nobodys() -> None:
+    entry = request()
+    entry.common_properties.ClearField("tls_properties")
+    record = from_http(entry, INBOUND, REPORTER)
+    assert (record.plaintext, record.source_spiffe_id) == (True, "")
+    assert EntryLines(INBOUND, REPORTER).http(entry).edge == Edge("plaintext", "payments", "allowed")
+    assert not from_http(entry, OUTBOUND, REPORTER).plaintext
