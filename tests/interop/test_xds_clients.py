@@ -1,7 +1,8 @@
 """Clients of the mesh without a sidecar of ours: gRPC that asks for ``xds:///``, and an Envoy somebody wrote by hand.
 
 One ``vestibule up`` runs the services that they call, behind real sidecars.  The clients are processes of this user,
-who is ``web`` by an entry.
+who is ``web`` by an entry.  That entry fits the sidecars' Envoys as well, and comes first: they are their sidecars' all
+the same.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -23,6 +25,7 @@ from typing import Any, Final
 
 import httpx
 import pytest
+from ruamel.yaml import YAML
 
 from vestibule.cli.run_state import RunState
 from vestibule.proxy.binary import find_envoy
@@ -131,7 +134,7 @@ def mesh() -> Iterator[Running]:
         [agent] = vestibule("agent", "list", *server)
         vestibule(
             "entry", "create", "--spiffe-id", WEB, "--parent-id", agent["spiffe_id"],
-            "--selector", f"unix:uid:{os.geteuid()}", *server,
+            "--selector", f"unix:uid:{os.geteuid()}", "--entry-id", "0-before-all-others", *server,
         )  # fmt: skip
         yield Running(directory, note.agent_socket, note.server_address)
     finally:
@@ -161,29 +164,10 @@ def written(mesh: Running) -> Path:
 
 def test_grpc_without_a_proxy_calls_by_name_over_mutual_tls_and_rules_hold(mesh: Running) -> None:
     place = written(mesh)
-    bootstrap = {
-        "xds_servers": [
-            {
-                "server_uri": f"unix:{mesh.agent_socket}",
-                "channel_creds": [{"type": "insecure"}],
-                "server_features": ["xds_v3"],
-            }
-        ],
-        "node": {"id": "caller-1"},
-        "certificate_providers": {
-            "vestibule": {
-                "plugin_name": "file_watcher",
-                "config": {
-                    "certificate_file": str(place / "svid.pem"),
-                    "private_key_file": str(place / "svid.key"),
-                    "ca_certificate_file": str(place / "bundle.pem"),
-                    "refresh_interval": "60s",
-                },
-            }
-        },
-    }
+    text = on_the_page("json", "xds_servers")
+    text = text.replace("/run/vestibule/agent.sock", str(mesh.agent_socket)).replace("/run/web", str(place))
     path = mesh.directory / "grpc.json"
-    path.write_text(json.dumps(bootstrap))
+    path.write_text(text)
     environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     done = subprocess.run(
         [sys.executable, "-c", CALLER],
@@ -199,67 +183,21 @@ def test_grpc_without_a_proxy_calls_by_name_over_mutual_tls_and_rules_hold(mesh:
     assert found["Spoil"].startswith("PERMISSION_DENIED"), found
 
 
+def on_the_page(language: str, word: str) -> str:
+    """The block of docs/xds.md in this language with this word."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "xds.md").read_text()
+    blocks = re.findall(rf"```{language}\n(.*?)```", page, flags=re.DOTALL)
+    (found,) = [each for each in blocks if word in each]
+    return str(found)
+
+
 def bootstrap_by_hand(mesh: Running, port: int) -> dict[str, Any]:
-    """What somebody would write who wants all names of the mesh at one port."""
-    hcm = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
-    options = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-    router = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
-    manager = {
-        "@type": hcm,
-        "stat_prefix": "mesh",
-        "rds": {"route_config_name": "egress", "config_source": {"ads": {}, "resource_api_version": "V3"}},
-        "http_filters": [{"name": "router", "typed_config": {"@type": router}}],
-    }
-    return {
-        "node": {"id": "edge-1", "cluster": "web"},
-        "dynamic_resources": {
-            "ads_config": {
-                "api_type": "DELTA_GRPC",
-                "transport_api_version": "V3",
-                "grpc_services": [{"envoy_grpc": {"cluster_name": "vestibule_agent"}}],
-            },
-            "cds_config": {"ads": {}, "resource_api_version": "V3"},
-        },
-        "static_resources": {
-            "clusters": [
-                {
-                    "name": "vestibule_agent",
-                    "load_assignment": {
-                        "cluster_name": "vestibule_agent",
-                        "endpoints": [
-                            {
-                                "lb_endpoints": [
-                                    {"endpoint": {"address": {"pipe": {"path": str(mesh.agent_socket)}}}}
-                                ]
-                            }
-                        ],
-                    },
-                    "typed_extension_protocol_options": {
-                        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                            "@type": options,
-                            "explicit_http_config": {"http2_protocol_options": {}},
-                        }
-                    },
-                }
-            ],
-            "listeners": [
-                {
-                    "name": "names",
-                    "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
-                    "filter_chains": [
-                        {
-                            "filters": [
-                                {
-                                    "name": "envoy.filters.network.http_connection_manager",
-                                    "typed_config": manager,
-                                }
-                            ]
-                        }
-                    ],
-                }
-            ],
-        },
-    }
+    """What the page says, with this mesh's socket and a free port."""
+    text = on_the_page("yaml", "dynamic_resources")
+    document = YAML(typ="safe").load(text.replace("/run/vestibule/agent.sock", str(mesh.agent_socket)))
+    (listener,) = document["static_resources"]["listeners"]
+    listener["address"]["socket_address"]["port_value"] = port
+    return dict(document)
 
 
 def free_port() -> int:

@@ -79,7 +79,7 @@ from vestibule.net.codes import SOCKET_PATH
 from vestibule.net.grpc import Client, Servable, Stream
 from vestibule.net.grpc_server import GrpcServer
 from vestibule.net.listen import listen_tcp
-from vestibule.net.peer import ProcessHandle, peer_of
+from vestibule.net.peer import Peer, ProcessHandle, peer_of
 from vestibule.net.unix import PRIVATE, PUBLIC, UnixListener, check_path, listen_unix
 from vestibule.observe.access_log import AccessLog
 from vestibule.processes.codes import NOT_WRITABLE
@@ -320,7 +320,7 @@ class Agent:
         services = [
             self._workload_door().servable(),
             RevocationFeedDoor(self.revocations, self._has_identity).servable(),
-            SdsDoor(self.workloads, self.settings.sds).servable(),
+            SdsDoor(self.workloads, self.settings.sds, self.sidecars_identity).servable(),
             *AgentAdsDoor(self.proxy_of, self.relay, self.ledger, self.clock, self.client_of).servables(),
             SidecarDoor(self.sidecars, self.grants, self.workloads.attest).servable(),
             AccessLogDoor(self.reporter_of, self.access_log).servable(),
@@ -377,6 +377,13 @@ class Agent:
         """Whose Envoy calls.  Raises: VST2133, VST2312."""
         peer = peer_of(stream)
         return self.sidecars.proxy_of((peer.pid, peer.start_time))
+
+    def sidecars_identity(self, peer: Peer) -> SpiffeId | None:
+        """The identity of the sidecar whose Envoy a process is; None for all others."""
+        try:
+            return self.sidecars.proxy_of((peer.pid, peer.start_time)).spiffe_id
+        except VestibuleError:
+            return None
 
     async def client_of(self, stream: Stream) -> SpiffeId:
         """The default identity of whoever calls.  Raises: VST2105, VST2050, VST2312."""

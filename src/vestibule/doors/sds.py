@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from envoy.config.core.v3 import base_pb2
@@ -20,6 +21,7 @@ from vestibule.doors.xds_serving import answer_once, serve_delta, serve_sotw
 from vestibule.errors import VestibuleError
 from vestibule.net.grpc import Servable, Stream, serve
 from vestibule.net.peer import Peer, peer_of
+from vestibule.spiffe import SpiffeId
 from vestibule.xds.resources import SECRET, Snapshot
 
 SERVICE: Final = sds_pb2.DESCRIPTOR.services_by_name["SecretDiscoveryService"]
@@ -29,11 +31,21 @@ _log = logging.getLogger(__name__)
 
 
 class SdsDoor:
-    """Serves each caller its own secrets."""
+    """Serves each caller its own secrets.
 
-    def __init__(self, workloads: Workloads, settings: SdsSettings | None = None) -> None:
+    ``identity_of`` says whose Envoy a process is, if a sidecar has vouched for it: that is then its first identity,
+    also where other entries fit the process.
+    """
+
+    def __init__(
+        self,
+        workloads: Workloads,
+        settings: SdsSettings | None = None,
+        identity_of: Callable[[Peer], SpiffeId | None] = lambda _peer: None,
+    ) -> None:
         self._workloads = workloads
         self._settings = settings or SdsSettings()
+        self._identity_of = identity_of
 
     def servable(self) -> Servable:
         """The service, to be mounted on the public socket."""
@@ -78,14 +90,21 @@ class SdsDoor:
         await stream.send_message(answer_once(request, snapshot, types=TYPES, absent=view.refusal))
 
     def _view(self, stream: Stream, names_of: Callable[[Any], Any]) -> _View:
-        return _View(peer_of(stream), self._settings, names_of)
+        return _View(peer_of(stream), self._settings, names_of, self._identity_of)
 
 
 class _View:
     """What one stream's Envoy is, which short names it uses, and its secrets accordingly."""
 
-    def __init__(self, peer: Peer, settings: SdsSettings, names_of: Callable[[Any], Any]) -> None:
+    def __init__(
+        self,
+        peer: Peer,
+        settings: SdsSettings,
+        names_of: Callable[[Any], Any],
+        identity_of: Callable[[Peer], SpiffeId | None],
+    ) -> None:
         self.peer = peer
+        self._identity_of = identity_of
         self._settings = settings
         self._short_names = settings.short_names
         self._names_of = names_of
@@ -115,6 +134,10 @@ class _View:
     def of(self, identities: Identities) -> Snapshot:
         """A workload's secrets as this Envoy is to have them."""
         self._identities = identities
+        own = self._identity_of(self.peer)
+        # The others keep their order.
+        ordered = sorted(identities.svids, key=lambda svid: svid.spiffe_id != own)
+        identities = replace(identities, svids=tuple(ordered))
         return secrets_of(
             identities, short_names=self._short_names, asked=self._asked, validator=self._validator
         )
