@@ -61,7 +61,7 @@ def test_the_order_of_registration_changes_nothing() -> None:
 
 
 def test_the_ill_and_the_leaving_are_marked_and_the_well_are_not() -> None:
-    conditions = dict(zip("abcd", Health, strict=True))
+    conditions = dict(zip("abcde", Health, strict=True))
     found = places(
         [instance("payments", n, id=name, health=each) for n, (name, each) in enumerate(conditions.items())],
         "http",
@@ -70,7 +70,7 @@ def test_the_ill_and_the_leaving_are_marked_and_the_well_are_not() -> None:
         versions=False,
     )
     (group,) = assignment("x", found).endpoints
-    assert [each.health_status for each in group.lb_endpoints] == [0, 0, 2, 3]
+    assert [each.health_status for each in group.lb_endpoints] == [0, 2, 0, 2, 3]
     assert not group.HasField("locality")
 
 
