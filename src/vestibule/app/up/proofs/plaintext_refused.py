@@ -14,10 +14,13 @@ from vestibule.observe.access_record import AccessRecord, Verdict
 
 async def attempt(scene: Scene) -> str:
     """An allowed request in plaintext, then the same by mutual TLS at the same address."""
-    if not scene.edges:
+    # Where plain text is taken for a while, that is what was asked for.
+    services = scene.intent.services
+    edges = [each for each in scene.edges if services[each.route.callee].traffic.permissive is None]
+    if not edges:
         raise CannotTry("no allowed call shows that the callee would answer")
     what_happened = ""
-    for edge in scene.edges:
+    for edge in edges:
         route, address = edge.route, scene.ingress(edge.route.callee, edge.route.port)
         try:
             answer = await asyncio.to_thread(dialling.ask, address, scene.host(route), edge.request)
@@ -30,7 +33,7 @@ async def attempt(scene: Scene) -> str:
         proper = await scene.ask_directly(route, edge.request, svid)
         if not proper.ok:
             raise Disproved(f"{route.callee} also refuses mutual TLS: {proper}")
-    record = await scene.record(lambda each: _is_refusal(each, scene.edges[-1].route.callee))
+    record = await scene.record(lambda each: _is_refusal(each, edges[-1].route.callee))
     logged = f"; its log says {record.transport_failure}" if record and record.transport_failure else ""
     return f"{what_happened}; by mutual TLS the same address answers{logged}"
 
