@@ -119,15 +119,23 @@ def test_deny_rules_are_refused_not_ignored() -> None:
     assert only(read(PAYMENTS + "deny: []\n"))[0] == "services/payments.yaml:8:1 VST0023"
 
 
-@pytest.mark.parametrize("entry", sorted(each for each in NOT_YET if ":" in each))
-def test_a_key_that_no_compiler_acts_on_is_refused_and_no_editor_offers_it(entry: str) -> None:
-    title, _, name = entry.partition(": ")
-    record = next(each for each in records() if each.title == title)
-    findings = Findings("a.yaml")
-    record.read(Mapping(START, ((Scalar(START, name, Kind.TEXT), Scalar(START, "", Kind.NULL)),)), findings)
-    assert codes.NOT_SUPPORTED in [found.code for found in findings.problems()]
-    assert name not in record.schema()["properties"]
-    assert name in {key.name for key in record.keys}, "a key that does not exist"
+def test_every_key_that_is_read_is_acted_upon() -> None:
+    assert set() == NOT_YET
+
+
+@pytest.mark.parametrize("entry", ["a service: routes", "defaults: retry", "mesh.yaml: roles"])
+def test_a_key_that_no_compiler_acts_on_would_be_refused_and_no_editor_offered_it(entry: str) -> None:
+    NOT_YET.add(entry)
+    try:
+        title, _, name = entry.partition(": ")
+        record = next(each for each in records() if each.title == title)
+        findings = Findings("a.yaml")
+        written = ((Scalar(START, name, Kind.TEXT), Scalar(START, "", Kind.NULL)),)
+        record.read(Mapping(START, written), findings)
+        assert codes.NOT_SUPPORTED in [found.code for found in findings.problems()]
+        assert name not in record.schema()["properties"]
+    finally:
+        NOT_YET.discard(entry)
 
 
 def test_anyone_and_tools_of_mcp_servers_are_refused_not_ignored() -> None:
