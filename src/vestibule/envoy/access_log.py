@@ -27,7 +27,7 @@ from vestibule.envoy.places import ads, agent_service
 from vestibule.envoy.protos import packed, seconds, serialized
 from vestibule.xds.resources import TOKEN_BUCKET, Resource
 
-SERVED_PER_SECOND: Final = 50
+SERVED_PER_SECOND: Final = 20
 FAILED_PER_SECOND: Final = 1000
 SERVED_BURST: Final = 100
 FAILED_BURST: Final = 1000
