@@ -177,7 +177,8 @@ class Publisher:
             compilation = compiler.compile(proxy, before)
             if before is None or compilation.snapshot.resources is not before.snapshot.resources:
                 # What a proxy would refuse, or would answer errors by, does not leave here.
-                check(compilation.snapshot, given=BOOTSTRAP_CLUSTERS)
+                known = before.snapshot if before is not None else None
+                check(compilation.snapshot, given=BOOTSTRAP_CLUSTERS, before=known)
         except VestibuleError as error:
             if error.code is UNKNOWN_INSTANCE:
                 _log.debug("nothing to publish for %s: %s", proxy.instance_id, error)

@@ -53,21 +53,32 @@ class Inspected:
     addresses: tuple[str, ...] = ()
 
 
-def check(snapshot: Snapshot, *, given: Iterable[str] = ()) -> None:
+def check(snapshot: Snapshot, *, given: Iterable[str] = (), before: Snapshot | None = None) -> None:
     """Refuse what a proxy would refuse, or could not use.  ``given`` are the clusters that it has from elsewhere.
 
+    ``before`` passed already: types that are the same there are not looked at again, unless others lost something.
     Raises: VST3110, with the first findings.
     """
-    findings = list(_findings(snapshot, frozenset(given)))
+    same = _same(snapshot, before) if before is not None else frozenset[str]()
+    findings = list(_findings(snapshot, frozenset(given), same))
     if findings:
         shown = "; ".join(findings[:SHOWN])
         more = f" (and {len(findings) - SHOWN} more)" if len(findings) > SHOWN else ""
         raise RESOURCE_INVALID.error(f"{shown}{more}")
 
 
-def _findings(snapshot: Snapshot, given: frozenset[str]) -> Iterator[str]:
+def _same(snapshot: Snapshot, before: Snapshot) -> frozenset[str]:
+    """The types that need no look; none where something is gone that they may refer to."""
+    if any(old.keys() - snapshot.of_type(url).keys() for url, old in before.resources.items()):
+        return frozenset()
+    return frozenset(url for url, now in snapshot.resources.items() if now is before.resources.get(url))
+
+
+def _findings(snapshot: Snapshot, given: frozenset[str], same: frozenset[str]) -> Iterator[str]:
     addresses: Counter[str] = Counter()
     for url, by_name in snapshot.resources.items():
+        if url in same:
+            continue
         for name, resource in by_name.items():
             inspected = inspect(resource)
             yield from inspected.findings

@@ -218,6 +218,21 @@ def test_only_the_first_findings_are_told_with_the_number_of_the_others() -> Non
     assert message.endswith("(and 4 more)")
 
 
+def test_what_passed_before_is_looked_at_again_only_if_something_else_is_gone() -> None:
+    before = Snapshot.of("v", [routes(host("a", "a")), cluster(), cluster("d")])
+    check(before)
+    more = Snapshot.of("w", [routes(host("a", "a")), cluster(), cluster("d"), cluster("e")], before=before)
+    assert more.of_type(ROUTES) is before.of_type(ROUTES)
+    check(more, before=before)
+    spoilt = resource(CLUSTER, "e", cluster_pb2.Cluster(name="x"))
+    with pytest.raises(VestibuleError, match="is called 'x' inside"):
+        check(Snapshot.of("w", [*more.of_type(ROUTES).values(), cluster(), spoilt], before=more), before=more)
+    less = Snapshot.of("w", [routes(host("a", "a")), cluster("d")], before=before)
+    assert less.of_type(ROUTES) is before.of_type(ROUTES)
+    with pytest.raises(VestibuleError, match="refers to Cluster 'c'"):
+        check(less, before=before)
+
+
 def test_each_distinct_resource_is_looked_at_once() -> None:
     inspect.cache_clear()
     check(Snapshot.of("v", [cluster()]))
