@@ -11,7 +11,7 @@ from vestibule.intent.outside_keys import EXTERNAL_FILE, GATEWAY_FILE
 from vestibule.intent.problems import Findings
 from vestibule.intent.scalars import As
 from vestibule.intent.service_keys import SERVICE_FILE
-from vestibule.intent.shapes import Fields, Key, Many, Record, Schema, Table, Text, Whole
+from vestibule.intent.shapes import Choice, Fields, Key, Many, Record, Schema, Table, Text, Whole
 from vestibule.intent.terms import (
     DURATION,
     MEMBER,
@@ -21,6 +21,7 @@ from vestibule.intent.terms import (
     pattern,
 )
 from vestibule.intent.terms import VERSION as VERSION_TEXT
+from vestibule.records import Boundary
 
 # ------------------------------------------------------------------------------------------ mesh.yaml
 
@@ -120,7 +121,13 @@ APPS: Final = Key(
 UP_GATEWAYS: Final = Key(
     "gateways", Many(SERVICE_NAME, "gateway", least=1), "Which gateways to run; they need no app."
 )
-UP_FILE: Final = Record("up.yaml", (APPS, UP_GATEWAYS))
+UP_BOUNDARY: Final = Key(
+    "boundary",
+    Choice.of([(each.value, each) for each in (Boundary.TRUST, Boundary.UNIX, Boundary.GUARD)]),
+    "How apps and their sidecars are kept apart from other processes of this machine; `guard` needs root.",
+    default="trust",
+)
+UP_FILE: Final = Record("up.yaml", (APPS, UP_BOUNDARY, UP_GATEWAYS))
 
 FILES: Final = {
     "mesh": MESH_FILE,

@@ -35,6 +35,7 @@ from vestibule.intent.ports import build_ports
 from vestibule.intent.problems import Findings, Problem, Severity, nearest
 from vestibule.intent.remembering import Memory
 from vestibule.intent.shapes import At, Fields
+from vestibule.records import Boundary
 
 _SERVICES: Final = Memory()
 
@@ -129,7 +130,8 @@ def load_up_text(content: bytes, intent: Intent | None, name: str = UP) -> Loade
             apps[name] = app
     gateways = _up_gateways(fields, intent, findings)
     problems = findings.problems()
-    up = UpFile(apps=MappingProxyType(apps), gateways=gateways)
+    boundary = fields.value(language.UP_BOUNDARY, Boundary.TRUST) if fields else Boundary.TRUST
+    up = UpFile(apps=MappingProxyType(apps), gateways=gateways, boundary=boundary)
     return LoadedUp(up=None if problems else up, problems=problems)
 
 

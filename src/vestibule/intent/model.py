@@ -13,6 +13,7 @@ from vestibule.errors import Where
 from vestibule.intent.outside import External, Gateway
 from vestibule.intent.traffic import CircuitLimits, OutlierDetection, Retry, Traffic
 from vestibule.policy import IdentityMatch, Rule
+from vestibule.records import Boundary
 from vestibule.spiffe import SpiffeId, TrustDomain
 
 DEFAULT_TIMEOUT: Final = timedelta(seconds=15)
@@ -144,3 +145,4 @@ class UpFile:
 
     apps: Mapping[str, App] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     gateways: tuple[str, ...] = ()
+    boundary: Boundary = Boundary.TRUST

@@ -17,15 +17,16 @@ import logging
 import os
 import resource
 import secrets
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from vestibule.envoy.bootstrap import HEAP_BYTES, bootstrap
 from vestibule.errors import VestibuleError
 from vestibule.net.unix import check_path
-from vestibule.processes import BoundedFile, Child, Command, Ledger, Probe, Spec, Supervised, User
+from vestibule.processes import BoundedFile, Child, Command, Ledger, Probe, Restart, Spec, Supervised, User
 from vestibule.processes.codes import NOT_WRITABLE
 from vestibule.proxy.admin import Admin
 from vestibule.proxy.binary import check_version, hot_restart_version
@@ -38,10 +39,10 @@ _POLL: Final = 0.1
 _LINGER: Final = 1
 """Seconds for which a replaced Envoy lives on after its drain."""
 _READY_WITHIN: Final = 30.0
-_LIVE: Final = 200
 _FEWEST_FILES: Final = 1024
 _WHO: Final = "/server_info"
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where shm_open(3) puts it
+_INITIALIZING: Final = 1
 _MEMORY_RECORD: Final = "shared-memory"
 
 _log = logging.getLogger(__name__)
@@ -170,6 +171,7 @@ class Envoy:
             try:
                 await self._start_beside(new, within)
             except VestibuleError:
+                _clear_initializing(old.base_id)
                 await self._restore(old, within)
                 raise
             self._now = new
@@ -225,38 +227,26 @@ class Envoy:
             raise ENVOY_INCOMPATIBLE.error(f"{old.binary} hands over by {have}, {new.binary} by {offered}")
 
     async def _start_beside(self, new: _Generation, within: float) -> None:
-        self._generation(new, attempts=1)
-        new.task = asyncio.create_task(new.process.run(), name=f"{ENVOY} {self._count}")
-        live = asyncio.create_task(self._live(new), name="envoy taking over")
+        """Returns once the new one has everything, and its predecessor has heard from it that it may go."""
+        process = self._generation(new, within=within).process
+        new.task = asyncio.create_task(process.run(), name=f"{ENVOY} {self._count}")
+        ready = asyncio.create_task(process.ready.wait(), name="envoy taking over")
         try:
-            await asyncio.wait({live, new.task}, timeout=within, return_when=asyncio.FIRST_COMPLETED)
-            if live.done() and not new.task.done():
-                return
-            said = f"; its last output:\n{new.process.tail}" if new.process.tail else ""
-            why = "ended" if new.task.done() else f"had not all of its configuration after {within:g} s"
-            raise ENVOY_NOT_REPLACED.error(f"the new Envoy {why}{said}")
+            await asyncio.wait({ready, new.task}, return_when=asyncio.FIRST_COMPLETED)
+            if new.task.done():
+                raise _not_replaced(new)
         except BaseException:
-            new.process.kill()
+            process.kill()
             await asyncio.gather(new.task, return_exceptions=True)
             raise
         finally:
-            live.cancel()
-
-    async def _live(self, new: _Generation) -> None:
-        """Until it has everything: then its predecessor hears from it that it may go."""
-        while True:
-            if (child := new.process.child) is not None and child.running:
-                with contextlib.suppress(VestibuleError):
-                    answer = await self.admin.get(_WHO)
-                    info = json.loads(answer.body)
-                    epoch = info["command_line_options"]["restart_epoch"]
-                    if answer.status == _LIVE and epoch == new.epoch and info["state"] == "LIVE":
-                        return
-            await asyncio.sleep(_POLL)
+            ready.cancel()
+        # From now on it is kept running, as its predecessor was.
+        process.spec = replace(process.spec, restart=Restart.ALWAYS)
 
     async def _restore(self, old: _Generation, within: float) -> None:
         """The old one serves as before, but gave its admin interface away: one of its own kind takes it back."""
-        if not old.process.ready.is_set() or await self._answers(None):
+        if not old.process.ready.is_set() or await self._answers():
             return
         again = _Generation(old.binary, old.base_id, old.epoch + 1)
         try:
@@ -279,17 +269,19 @@ class Envoy:
 
     # One process.
 
-    def _generation(self, new: _Generation, *, attempts: int = 3) -> _Generation:
+    def _generation(self, new: _Generation, *, within: float | None = None) -> _Generation:
+        """With ``within`` seconds it is one that takes over: it has one try, until it is ready."""
         self._count += 1
         spec = Spec(
             # A name of its own each: what ends with one must not end the next.
             name=ENVOY if self._count == 1 else f"{ENVOY}-{self._count}",
             command=lambda: self._command(new),
-            ready=Probe(self._answers),
+            ready=Probe(lambda child: self._serves(new)),
             log=self._log,
             grace=5.0,
-            attempts=attempts,
         )
+        if within is not None:
+            spec = replace(spec, ready_within=within, restart=Restart.NEVER)
         new.process = Supervised(spec, self._ledger, on_start=self._on_start, on_end=self._on_end)
         return new
 
@@ -338,12 +330,24 @@ class Envoy:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         return hard if self.plan.files is None else max(_FEWEST_FILES, min(self.plan.files, hard))
 
-    async def _answers(self, child: Child | None) -> bool:
+    async def _answers(self) -> bool:
         try:
             await self.admin.get("/ready")
         except VestibuleError:
             return False
         return True
+
+    async def _serves(self, generation: _Generation) -> bool:
+        """The first of a row serves once it answers; one that takes over, once it has all of its configuration."""
+        if generation.epoch == 0:
+            return await self._answers()
+        try:
+            # Until it takes this over, too, it is the old one that answers here.
+            info = json.loads((await self.admin.get(_WHO)).body)
+            epoch, state = info["command_line_options"]["restart_epoch"], info["state"]
+        except (VestibuleError, ValueError, KeyError, TypeError):
+            return False
+        return bool(epoch == generation.epoch and state == "LIVE")
 
     @property
     def _bootstrap_path(self) -> Path:
@@ -364,6 +368,30 @@ class Envoy:
             self._bootstrap_path.write_text(json.dumps(document), encoding="utf-8")
         except OSError as error:
             raise NOT_WRITABLE.error(f"cannot write {self._bootstrap_path}: {error.strerror}") from error
+
+
+def _not_replaced(new: _Generation) -> VestibuleError:
+    """Why a new one did not get ready; its task is done."""
+    assert new.task is not None
+    error = new.task.exception()
+    why = str(error) if isinstance(error, VestibuleError) else "the new Envoy ended"
+    said = (
+        f"; its last output:\n{new.process.tail}" if new.process.tail and new.process.tail not in why else ""
+    )
+    return ENVOY_NOT_REPLACED.error(f"{why}{said}")
+
+
+def _clear_initializing(base_id: int) -> None:
+    """One that was killed while it began has left a mark by which no other would begin.
+
+    The mark is the first bit of the last eight bytes (``SharedMemory::flags_`` of hot-restart version 11); what else
+    stands there are locks that outlive their holders.  Nobody else begins meanwhile: beginning is ours alone.
+    """
+    with contextlib.suppress(OSError), (_MEMORY / _memory_name(base_id)).open("r+b") as memory:
+        memory.seek(-8, os.SEEK_END)
+        if int.from_bytes(memory.read(8), sys.byteorder) == _INITIALIZING:
+            memory.seek(-8, os.SEEK_END)
+            memory.write(bytes(8))
 
 
 def shared_memory(directory: Path) -> set[Path]:

@@ -13,6 +13,8 @@ from vestibule.cli.check import Report
 from vestibule.cli.findings import Finding, Level, failed, fine, warning
 from vestibule.cli.output import Exit
 from vestibule.cli.sockets import Sockets
+from vestibule.processes.listening import TcpListener
+from vestibule.records import Boundary
 from vestibule.wire.gen.vestibule.admin.v1 import admin_pb2
 
 NOW = 1_000_000.0
@@ -218,3 +220,33 @@ def test_a_socket_that_nobody_listens_on_is_a_finding(tmp_path: Path) -> None:
 
 def test_nobody_answering_for_readiness_is_worth_knowing() -> None:
     assert check.readiness("127.0.0.1:1").level is Level.WARNING
+
+
+def test_every_boundary_has_words_of_its_own() -> None:
+    status = admin_pb2.ServerStatus(proxies=[proxy(boundary=each.value) for each in Boundary])
+    found = list(findings.boundaries(status))
+    assert [each.level for each in found].count(Level.WARNING) == 1
+    assert {each.message.partition(":")[0] for each in found} == {each.value for each in Boundary}
+
+
+def test_an_app_that_listens_beyond_loopback_is_a_way_past_its_sidecar() -> None:
+    def attached(service: str, boundary: str, **apps: str) -> admin_pb2.SidecarStatus:
+        return admin_pb2.SidecarStatus(service=service, boundary=boundary, apps=apps)
+
+    status = admin_pb2.AgentStatus(
+        sidecars=[
+            attached("web", "trust", http="127.0.0.1:8080"),
+            attached("orders", "netns", http="127.0.0.1:9090"),
+            attached("reports", "unix", http="unix:/run/r.sock"),
+        ]
+    )
+    shut = TcpListener("127.0.0.1", 8080, 1)
+    inside = TcpListener("0.0.0.0", 9090, 2)
+    (found,) = findings.bypasses(status, [shut, inside])
+    assert (found.level, found.message[:10]) == (Level.FINE, "1 app port")
+
+    (found,) = findings.bypasses(status, [shut, TcpListener("::", 8080, 3)])
+    assert found.level is Level.FAILED
+    assert "web/http listens on [::]:8080" in found.message
+
+    assert list(findings.bypasses(admin_pb2.AgentStatus(), [inside])) == []

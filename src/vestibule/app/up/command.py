@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from vestibule.cli.codes import MISSING_EXTRA
+from vestibule.cli.codes import MISSING_EXTRA, USAGE
 from vestibule.cli.output import (
     Exit,
     Output,
@@ -23,6 +23,7 @@ from vestibule.cli.output import (
     run,
 )
 from vestibule.cli.run_state import STATE_DIRECTORY
+from vestibule.records import Boundary
 
 if TYPE_CHECKING:
     from vestibule.app.up.mesh import Mesh
@@ -41,6 +42,10 @@ EnvironmentOption = Annotated[
     typer.Option("--environment", metavar="NAME", help="Which of environments/, if there are several."),
 ]
 OnceOption = Annotated[bool, typer.Option("--once", help="Run a copy, prove every promise, stop.")]
+BoundaryOption = Annotated[
+    Boundary | None,
+    typer.Option("--boundary", help="trust, unix or guard (as root), whatever up.yaml says."),
+]
 StateOption = Annotated[Path, typer.Option("--state", metavar="DIR", help="Where state and logs are kept.")]
 
 
@@ -48,6 +53,7 @@ def up(
     directory: DirectoryArgument = None,
     environment: EnvironmentOption = None,
     once: OnceOption = False,
+    boundary: BoundaryOption = None,
     state: StateOption = STATE_DIRECTORY,
     output: OutputOption = Output.TEXT,
 ) -> None:
@@ -64,12 +70,14 @@ def up(
             from vestibule.app.up.plan import find_directory, make_plan
         except ModuleNotFoundError as error:
             raise MISSING_EXTRA.error(f"up needs {error.name}, which is not installed") from error
-        plan = make_plan(find_directory(directory), environment)
+        plan = make_plan(find_directory(directory), environment, boundary)
         if isinstance(plan, tuple):
             _refuse(output, plan)
             return Exit.FINDINGS
         for warning in plan.problems:
             complaints.print(f"[yellow]![/] {escape(str(warning.error))}")
+        if plan.boundary is Boundary.NETNS:
+            raise USAGE.error("up has no boundary netns: one machine's loopback is what it runs on")
         timeline.reached("plan")
         if once:
             return await _once(plan, state.absolute(), timeline, output)

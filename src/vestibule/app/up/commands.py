@@ -78,6 +78,7 @@ def sidecar(places: Places, instance: InstancePlan, directory: Path, key: int) -
             *("--run-dir", str(places.runtime)),
             *("--log-dir", str(places.logs)),
             *("--drain", "2"),
+            *(("--boundary", instance.boundary.value) if app is not None else ()),
             *("--supervisor-fd", str(key)),
             *command,
         ),

@@ -22,12 +22,15 @@ from vestibule.cli.check import fetch_agent_status
 from vestibule.cli.status import countdown, document, sync_words
 from vestibule.errors import VestibuleError
 from vestibule.processes import State
+from vestibule.records import Boundary
 
 EVERY: Final = 0.5
 VERDICTS: Final = ("allowed", "denied", "refused", "failed")
-TRUST_NOTE: Final = (
-    "boundary: trust (development; any process of this machine can use the proxies' local ports)"
-)
+NOTES: Final = {
+    Boundary.TRUST: "trust (development; any process of this machine can use the proxies' local ports)",
+    Boundary.UNIX: "unix (private sockets between apps and proxies)",
+    Boundary.GUARD: "guard (other users of this machine cannot use the proxies' local ports)",
+}
 
 
 class View:
@@ -153,7 +156,10 @@ class View:
             yield Text(f"  fix: {problem['advice']}", "dim")
 
     def _foot(self) -> Text:
-        return Text(f"{TRUST_NOTE}\nlogs: {self._mesh.places.logs}   Ctrl-C ends it", "dim")
+        return Text(
+            f"boundary: {NOTES[self._mesh.plan.boundary]}\nlogs: {self._mesh.places.logs}   Ctrl-C ends it",
+            "dim",
+        )
 
     def _proxies(self) -> dict[str, Mapping[str, Any]]:
         """What the server says of each sidecar's instance."""
@@ -174,7 +180,7 @@ class View:
             if part.restarts:
                 yield f"{part.name} was started again ({part.restarts})"
         if self._mesh.ready.is_set():
-            yield TRUST_NOTE
+            yield f"boundary: {NOTES[self._mesh.plan.boundary]}"
             for each in self._mesh.sidecars:
                 if each.kept.ready:
                     yield f"{each.kept.name}: egress {each.where.egress}"

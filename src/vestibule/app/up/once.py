@@ -17,7 +17,7 @@ from vestibule.app.up.journal import journal
 from vestibule.app.up.mesh import Mesh
 from vestibule.app.up.places import Tenancy
 from vestibule.app.up.plan import Plan, copy_intent
-from vestibule.app.up.proofs.all import PROOFS
+from vestibule.app.up.proofs.all import proofs_for
 from vestibule.app.up.proofs.proof import Outcome, outcome_of
 from vestibule.app.up.proofs.scene import LiveEdge, Scene, host_of
 from vestibule.app.up.timeline import Timeline
@@ -44,7 +44,7 @@ class Report:
     @property
     def holds(self) -> bool:
         """Whether every single proof holds."""
-        return len(self.outcomes) == len(PROOFS) and all(each.ok for each in self.outcomes)
+        return len(self.outcomes) == len(proofs_for(self.plan)) and all(each.ok for each in self.outcomes)
 
     @property
     def document(self) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class Report:
 
     def fill(self, why: str, tell: Tell) -> None:
         """Proofs that were not tried do not hold."""
-        for proof in PROOFS[len(self.outcomes) :]:
+        for proof in proofs_for(self.plan)[len(self.outcomes) :]:
             self.add(
                 Outcome(
                     id=proof.id, claim=proof.claim, ok=False, detail=f"could not be tried: {why}", seconds=0
@@ -115,7 +115,7 @@ async def _prove(mesh: Mesh, report: Report, tell: Tell, ready: Callable[[Timeli
         denied=denied_routes(plan.intent, plan.services),
         bundle=await mesh.operator.bundle(),
     )
-    for proof in PROOFS:
+    for proof in proofs_for(plan):
         report.add(await outcome_of(proof, scene), tell)
     return True
 

@@ -12,6 +12,7 @@ from typing import Final
 import vestibule
 from vestibule.app.up.codes import NO_INTENT, NOTHING_TO_RUN
 from vestibule.intent import App, Intent, Problem, Severity, load, load_up
+from vestibule.records import Boundary
 from vestibule.spiffe import SpiffeId
 
 EXAMPLE: Final = Path("examples", "shop")
@@ -32,6 +33,7 @@ class InstancePlan:
     name: str
     service: str
     app: App | None = None
+    boundary: Boundary = Boundary.TRUST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,7 @@ class Plan:
     gateways: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     environment: str | None = None
+    boundary: Boundary = Boundary.TRUST
 
     @property
     def services(self) -> tuple[str, ...]:
@@ -54,7 +57,12 @@ class Plan:
     def instances(self) -> tuple[InstancePlan, ...]:
         """Every instance of every app."""
         return tuple(
-            InstancePlan(name=name if number == 1 else f"{name}-{number}", service=app.service, app=version)
+            InstancePlan(
+                name=name if number == 1 else f"{name}-{number}",
+                service=app.service,
+                app=version,
+                boundary=self.boundary,
+            )
             for app in self.apps
             for name, version in _versions(app)
             for number in range(1, version.instances + 1)
@@ -88,8 +96,13 @@ def find_directory(named: Path | None) -> Path:
     raise NO_INTENT.error("no directory was named, and the example is not installed")
 
 
-def make_plan(directory: Path, environment: str | None = None) -> Plan | tuple[Problem, ...]:
-    """Read the directory: a plan, or everything that is wrong with it.  Raises: VST7301."""
+def make_plan(
+    directory: Path, environment: str | None = None, boundary: Boundary | None = None
+) -> Plan | tuple[Problem, ...]:
+    """Read the directory: a plan, or everything that is wrong with it.  ``boundary`` overrules what ``up.yaml`` says.
+
+    Raises: VST7301.
+    """
     loaded = load(directory, environment)
     apps = load_up(directory, loaded.intent, environment)
     problems = tuple(
@@ -108,6 +121,7 @@ def make_plan(directory: Path, environment: str | None = None) -> Plan | tuple[P
         gateways=apps.up.gateways,
         problems=problems,
         environment=environment,
+        boundary=boundary or apps.up.boundary,
     )
 
 

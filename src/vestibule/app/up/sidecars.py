@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +18,7 @@ from vestibule.records import Address
 READY: Final = "sidecar ready:"
 KEY_BYTES: Final = 32
 _INGRESS: Final = "ingress."
+_APP: Final = "app."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,7 @@ class Where:
     instance_id: str
     ingress: Mapping[str, Address]
     way_out: Address | None = None
+    apps: Mapping[str, Address] = field(default_factory=dict)
 
     @property
     def egress(self) -> Address:
@@ -41,15 +43,20 @@ class Where:
         try:
             return cls(
                 instance_id=facts["instance"],
-                ingress={
-                    name.removeprefix(_INGRESS): Address.parse(text)
-                    for name, text in facts.items()
-                    if name.startswith(_INGRESS)
-                },
+                ingress=_addresses(facts, _INGRESS),
                 way_out=Address.parse(facts["egress"]) if facts["egress"] else None,
+                apps=_addresses(facts, _APP),
             )
         except KeyError as error:
             raise ValueError(f"the ready line of a sidecar does not say {error}") from error
+
+
+def _addresses(facts: Mapping[str, str], prefix: str) -> dict[str, Address]:
+    return {
+        name.removeprefix(prefix): Address.parse(text)
+        for name, text in facts.items()
+        if name.startswith(prefix)
+    }
 
 
 class SidecarPart:

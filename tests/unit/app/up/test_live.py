@@ -19,7 +19,7 @@ from vestibule.errors import VestibuleError
 from vestibule.intent import load
 from vestibule.net.codes import UNREACHABLE
 from vestibule.processes import State
-from vestibule.records import Address
+from vestibule.records import Address, Boundary
 from vestibule.wire.gen.vestibule.admin.v1 import admin_pb2
 
 SHOP = Path(__file__).resolve().parents[4] / "examples" / "shop"
@@ -53,7 +53,11 @@ def mesh(tmp_path: Path, *, ready: bool = True, status: Any = None) -> Any:
         timeline.reached("sidecars")
     server, agent = part("server", state), part("agent", state)
     return SimpleNamespace(
-        plan=SimpleNamespace(intent=intent, identities={"web": intent.services["web"].spiffe_id}),
+        plan=SimpleNamespace(
+            intent=intent,
+            identities={"web": intent.services["web"].spiffe_id},
+            boundary=Boundary.TRUST,
+        ),
         places=SimpleNamespace(logs=tmp_path, admin_socket=tmp_path / "agent-admin.sock"),
         access_log=tmp_path / "access.jsonl",
         timeline=timeline,

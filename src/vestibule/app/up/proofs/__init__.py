@@ -1,1 +1,1 @@
-"""The nine proofs, one file each; their order and set stand in ``proofs.all``."""
+"""The proofs, one file each; their order and set stand in ``proofs.all``."""

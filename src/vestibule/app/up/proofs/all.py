@@ -1,14 +1,21 @@
-"""The set of proofs, in the order in which they are tried and reported."""
+"""The set of proofs, in the order in which they are tried and reported.
+
+Nine hold for every run.  The tenth needs a boundary that keeps other users of the machine out, and root, who alone can
+act as another user to try it.
+"""
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
+from vestibule.app.up.plan import Plan
 from vestibule.app.up.proofs import (
     call_allowed,
     call_denied,
     foreign_ca_refused,
     identity_attested,
+    other_uid_refused,
     plaintext_refused,
     policy_live,
     rotation_lossless,
@@ -16,6 +23,7 @@ from vestibule.app.up.proofs import (
     wrong_identity_refused,
 )
 from vestibule.app.up.proofs.proof import Proof
+from vestibule.records import Boundary
 
 PROOFS: Final[tuple[Proof, ...]] = (
     identity_attested.PROOF,
@@ -28,3 +36,10 @@ PROOFS: Final[tuple[Proof, ...]] = (
     policy_live.PROOF,
     server_outage_survived.PROOF,
 )
+
+
+def proofs_for(plan: Plan) -> tuple[Proof, ...]:
+    """What can and must be proved of this run."""
+    if plan.boundary is Boundary.TRUST or os.geteuid() != 0:
+        return PROOFS
+    return (*PROOFS, other_uid_refused.PROOF)
