@@ -84,17 +84,12 @@ def _ask_as(uid: int, address: str, headers: tuple[str, ...], namespace_of: int 
     _libc.setfsgid(uid)
     _libc.setfsuid(uid)
     assert _libc.setfsuid(-1) == uid
+    family = socket.AF_UNIX if address.startswith("unix:") else socket.AF_INET
+    host, _, port = address.rpartition(":")
     try:
-        if address.startswith("unix:"):
-            sock = socket.socket(socket.AF_UNIX)
+        with socket.socket(family) as sock:
             sock.settimeout(5)
-            sock.connect(address.removeprefix("unix:"))
-        else:
-            host, _, port = address.rpartition(":")
-            sock = socket.socket(socket.AF_INET)
-            sock.settimeout(5)
-            sock.connect((host, int(port)))
-        with sock:
+            sock.connect(address.removeprefix("unix:") if family == socket.AF_UNIX else (host, int(port)))
             lines = ("GET / HTTP/1.1", "host: ledger", "connection: close", *headers)
             sock.sendall("\r\n".join((*lines, "", "")).encode())
             return b"".join(iter(lambda: sock.recv(65536), b""))

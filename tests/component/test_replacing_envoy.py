@@ -22,7 +22,7 @@ from vestibule.proxy.codes import ENVOY_INCOMPATIBLE, ENVOY_NOT_REPLACED, ENVOY_
 
 pytestmark = [pytest.mark.xdist_group("sidecar"), pytest.mark.timeout(90)]
 
-REPLACEMENTS = 3
+REPLACEMENTS = 2
 
 
 @asynccontextmanager

@@ -127,6 +127,7 @@ def chains(ingress: Iterable[Address]) -> list[str]:
         "ct state established,related accept",
         "meta l4proto { icmp, ipv6-icmp } accept",
         f"tcp dport {{ {doors} }} accept" if doors else "",
+        "meta l4proto tcp counter reject with tcp reset",
         "counter drop",
     )
     body = "\n".join(f"  {rule}" for rule in rules if rule)
