@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 from vestibule.envoy.matches import is_every
 from vestibule.envoy.routes import Calls
 from vestibule.intent.matches import covers_host
-from vestibule.intent.traffic import Rewrite, Route, RouteMatch
+from vestibule.intent.traffic import Redirect, Rewrite, Route, RouteMatch
 from vestibule.policy import PathPattern
 
 
@@ -46,8 +46,8 @@ def _both(route: Route, own: Route) -> Route | None:
         route,
         match=match,
         split=own.split,
-        rewrite=_rewrites(route.rewrite, own.rewrite),
-        redirect=own.redirect,
+        rewrite=_rewrites(route, own, match.path),
+        redirect=_redirects(route, own, match.path),
         timeout=route.timeout or own.timeout,
         idle_timeout=route.idle_timeout or own.idle_timeout,
         retry=route.retry or own.retry,
@@ -57,10 +57,36 @@ def _both(route: Route, own: Route) -> Route | None:
     )
 
 
-def _rewrites(first: Rewrite | None, then: Rewrite | None) -> Rewrite | None:
-    if first is None or then is None:
-        return then or first
-    return Rewrite(path=then.path or first.path, host=then.host or first.host)
+def _rewrites(route: Route, own: Route, path: PathPattern | None) -> Rewrite | None:
+    """What one after the other makes of the paths of ``path``, in one step."""
+    first, then = route.rewrite or Rewrite(), own.rewrite or Rewrite()
+    to = None
+    if first.path is not None or then.path is not None:
+        to = _arriving(route, path)
+        to = to if then.path is None else _replaced(to, own.match.path, then.path)
+    rewrite = Rewrite(path=to, host=then.host or first.host)
+    return None if rewrite == Rewrite() else rewrite
+
+
+def _redirects(route: Route, own: Route, path: PathPattern | None) -> Redirect | None:
+    if own.redirect is None or own.redirect.path is None:
+        return own.redirect
+    return replace(own.redirect, path=_replaced(_arriving(route, path), own.match.path, own.redirect.path))
+
+
+def _arriving(route: Route, path: PathPattern | None) -> str:
+    """The literal part of ``path``, one of those that a gateway's route is for, as the service sees it."""
+    literal = path.literal if path is not None else ""
+    to = None if route.rewrite is None else route.rewrite.path
+    return literal if to is None else _replaced(literal, route.match.path, to)
+
+
+def _replaced(path: str, pattern: PathPattern | None, to: str) -> str:
+    """As ``envoy.paths``: ``to`` takes the place of what a pattern says literally, or of an exact path."""
+    if pattern is not None and pattern.is_literal and not pattern.below:
+        return to
+    literal = pattern.literal if pattern is not None else ""
+    return to.rstrip("/") + path.removeprefix(literal) or "/"
 
 
 _Paths: TypeAlias = PathPattern | Literal["all", "none"]

@@ -223,3 +223,35 @@ def test_both_rewrite_one_after_the_other() -> None:
     inner = own("/v2/**", rewrite=Rewrite(path="/new", host="inner"))
     first, _ = gateway_routes.composed(route("r", "/api/**", rewrite=Rewrite(path="/v2")), calls(inner))
     assert (str(first.match.path), first.rewrite) == ("/api/**", Rewrite(path="/new", host="inner"))
+
+
+@pytest.mark.parametrize(
+    ("mine", "to", "theirs", "then", "expected"),
+    [
+        ("/api/**", "/", "/v1/**", None, ("/api/v1/**", "/v1")),
+        ("/api/**", None, "/api/v1/**", "/v2", ("/api/v1/**", "/v2")),
+        ("/v1/public/**", None, "/v1/**", "/v2", ("/v1/public/**", "/v2/public")),
+        ("/v1/public", None, "/v1/**", "/v2", ("/v1/public", "/v2/public")),
+        ("/v1/public/**", None, "/v1/**", "/", ("/v1/public/**", "/public")),
+        ("/api/**", "/foo/bar", "/foo/**", "/new", ("/api/**", "/new/bar")),
+        ("/api/**", "/foo", None, "/base", ("/api/**", "/base/foo")),
+        ("/api/**", "/v1", "/v1/things/{id}", "/v2", ("/api/things/{id}", "/v2")),
+        ("/api", "/v1", "/v1", "/v2", ("/api", "/v2")),
+        (None, None, None, None, ("None", None)),
+    ],
+)
+def test_a_path_arrives_where_both_lead_it_one_after_the_other(
+    mine: str | None, to: str | None, theirs: str | None, then: str | None, expected: tuple[str, str | None]
+) -> None:
+    """Nothing that a gateway's pattern names gets lost on the way: ``/v1/public`` never becomes ``/v2``."""
+    gateways = route("r", mine, rewrite=Rewrite(path=to) if to else None)
+    first, *_ = gateway_routes.composed(
+        gateways, calls(own(theirs, rewrite=Rewrite(path=then) if then else None))
+    )
+    assert (str(first.match.path), first.rewrite.path if first.rewrite else None) == expected
+
+
+def test_a_services_redirect_keeps_what_only_the_gateway_names() -> None:
+    there = own("/v1/**", redirect=Redirect(path="/v2"))
+    first, _ = gateway_routes.composed(route("r", "/v1/public/**"), calls(there))
+    assert first.redirect == Redirect(path="/v2/public")
