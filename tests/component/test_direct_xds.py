@@ -22,6 +22,7 @@ from tests.unit.xds.conversation import world
 
 from vestibule.calls.ads import SERVICE
 from vestibule.doors.ads import AgentAdsDoor
+from vestibule.doors.rollout_api import SERVICE as ROLLOUTS
 from vestibule.doors.xds_services import SERVICES
 from vestibule.errors import VestibuleError
 from vestibule.net.grpc import Client
@@ -30,6 +31,7 @@ from vestibule.pki.csr import make_csr
 from vestibule.pki.keys import generate_key
 from vestibule.spiffe import SpiffeId
 from vestibule.wire.gen.spire import entry_pb2, svid_pb2
+from vestibule.wire.gen.vestibule.admin.v1 import rollout_pb2
 from vestibule.wire.gen.vestibule.node.v1 import node_pb2
 from vestibule.xds.clients import ClientKind, client_key, client_kind
 from vestibule.xds.codes import PROXY_NOT_ALLOWED
@@ -101,6 +103,27 @@ async def test_the_proxy_of_a_registered_instance_may_come_itself(lab: Lab) -> N
     await registered(lab)
     orders = await workload(lab, ORDERS)
     assert "ingress/http" in await everything(orders.channel, "orders-1", LISTENER)
+
+
+async def test_a_workload_has_no_say_in_rollouts_under_the_name_of_its_own_instance(lab: Lab) -> None:
+    """Else whoever has got hold of an SVID could refuse what is to stop him, in the place of the real proxy."""
+    await registered(lab)
+    orders = await workload(lab, ORDERS)
+    async with (
+        asyncio.timeout(10),
+        Client(orders.channel, SERVICE).stream("DeltaAggregatedResources") as stream,
+    ):
+        request = discovery.DeltaDiscoveryRequest(type_url=LISTENER)
+        request.node.id = "orders-1"
+        await stream.send_message(request)
+        first = await stream.recv_message()
+        refusal = discovery.DeltaDiscoveryRequest(type_url=LISTENER, response_nonce=first.nonce)
+        refusal.error_detail.code, refusal.error_detail.message = 3, "no"
+        await stream.send_message(refusal)
+        await stream.send_message(discovery.DeltaDiscoveryRequest(type_url=CLUSTER))
+        await stream.recv_message()
+        found = await Client(lab.operator.channel, ROLLOUTS).unary("Get", rollout_pb2.GetRolloutRequest())
+        assert [each.why for each in found.behind] == ["has not connected since the server started"]
 
 
 async def test_t25_a_node_id_that_is_not_the_svids_is_refused(lab: Lab) -> None:
@@ -228,10 +251,19 @@ async def at_the_agent(server: Server, tmp_path: Path) -> AsyncIterator[Any]:
 
 
 async def test_a_process_without_a_sidecar_is_its_identitys_client(server: Server, at_the_agent: Any) -> None:
-    key = client_key(PEER, ClientKind.ENVOY, "mine")
+    key = client_key(PEER, ClientKind.ENVOY)
     server.shelf.put(world("1", cds="a", eds="a", rds="r"), key)
     assert set(await everything(at_the_agent, "mine", CLUSTER)) == {"a"}
     await until(lambda: not any(state.proxy == key for state in server.ledger.proxies()))
+
+
+async def test_what_clients_call_themselves_makes_no_more_proxies_of_them(
+    server: Server, at_the_agent: Any
+) -> None:
+    """Each would cost the agent a stream and a file."""
+    server.shelf.put(world("1", cds="a", eds="a", rds="r"), client_key(PEER, ClientKind.ENVOY))
+    for number in range(3):
+        assert set(await everything(at_the_agent, f"mine-{number}", CLUSTER)) == {"a"}
 
 
 async def test_a_sidecars_own_envoy_is_never_taken_for_somebody_elses(at_the_agent: Any) -> None:
@@ -247,7 +279,7 @@ async def test_routes_alone_can_be_had_though_nobody_takes_their_clusters(
     server: Server, at_the_agent: Any
 ) -> None:
     """The agent takes everything upstream, where routes wait for clusters to be confirmed."""
-    server.shelf.put(world("1", cds="a", eds="a", rds="r"), client_key(PEER, ClientKind.ENVOY, "mine"))
+    server.shelf.put(world("1", cds="a", eds="a", rds="r"), client_key(PEER, ClientKind.ENVOY))
     client = Client(at_the_agent, SERVICES[ROUTES])
     async with asyncio.timeout(10), client.stream("StreamRoutes") as stream:
         request = discovery.DiscoveryRequest(resource_names=["r"])
@@ -259,9 +291,7 @@ async def test_routes_alone_can_be_had_though_nobody_takes_their_clusters(
 
 
 def test_a_client_is_named_by_what_it_is_and_no_instance_can_have_its_name() -> None:
-    assert client_key(PEER, ClientKind.of("gRPC C-core linux"), "a").instance_id == "grpc:a"
-    assert client_key(PEER, ClientKind.of("envoy"), "a").instance_id == "envoy:a"
-    hostile = client_key(PEER, ClientKind.ENVOY, "x" * 5000)
-    assert len(hostile.instance_id) < 100
-    assert client_kind(hostile) is ClientKind.ENVOY
+    assert client_key(PEER, ClientKind.of("gRPC C-core linux")).instance_id == "grpc:client"
+    assert client_key(PEER, ClientKind.of("envoy")).instance_id == "envoy:client"
+    assert client_kind(client_key(PEER, ClientKind.GRPC)) is ClientKind.GRPC
     assert client_kind(PROXY) is None

@@ -91,7 +91,8 @@ class ServerAdsDoor:
         self._entitled = entitled
         self._instance_of = instance_of
         self._ledger = ledger
-        # What clients of their own refuse is shown nowhere and stops no rollout: they could refuse all they like.
+        # What workloads refuse is shown nowhere and stops no rollout, whatever node they name: whoever has got hold of
+        # an SVID could refuse all he likes.
         self._clients = Ledger()
         self._clock = clock
 
@@ -116,13 +117,13 @@ class ServerAdsDoor:
             if (first := await stream.recv_message()) is None:
                 return
             proxy, stream = self._own(caller.spiffe_id, first.node), Peeked(stream, first)
-            check = partial(self._check_own, proxy)
+            check, ledger = partial(self._check_own, proxy), self._clients
         else:
             proxy = _named_proxy(stream)
             check = partial(self._check, caller.spiffe_id, proxy)
+            ledger = self._ledger if client_kind(proxy) is None else self._clients
         check()
-        whole = types == AGGREGATED_TYPES and client_kind(proxy) is None
-        session = (self._ledger if whole else self._clients).open(proxy, self._clock.now())
+        session = ledger.open(proxy, self._clock.now())
         try:
             serving = variant(
                 stream,
@@ -153,7 +154,7 @@ class ServerAdsDoor:
             raise NODE_MISSING.error("the first request has no node with an id")
         if self._instance_of(node.id) is not None:
             return ProxyKey(spiffe_id, node.id)
-        return client_key(spiffe_id, ClientKind.of(node.user_agent_name), node.id)
+        return client_key(spiffe_id, ClientKind.of(node.user_agent_name))
 
     def _check_own(self, proxy: ProxyKey) -> None:
         """1. An entry still gives the identity.  2. The instance has the same identity.  Raises: VST3107."""
@@ -273,7 +274,7 @@ class AgentAdsDoor:
             raise stranger
         if not node.id:
             raise NODE_MISSING.error("the first request has no node with an id")
-        return client_key(await self._client_of(stream), ClientKind.of(node.user_agent_name), node.id)
+        return client_key(await self._client_of(stream), ClientKind.of(node.user_agent_name))
 
     async def _until_another(self, stream: Stream) -> None:
         """A sidecar may take its word for a process back."""

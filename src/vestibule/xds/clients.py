@@ -9,9 +9,8 @@ from enum import Enum
 from typing import Final
 
 from vestibule.spiffe import SpiffeId
-from vestibule.xds.resources import ProxyKey, short_hash
+from vestibule.xds.resources import ProxyKey
 
-LONGEST_NODE: Final = 100
 _GRPC: Final = "grpc"
 
 
@@ -27,10 +26,13 @@ class ClientKind(Enum):
         return cls.GRPC if _GRPC in user_agent.lower() else cls.ENVOY
 
 
-def client_key(spiffe_id: SpiffeId, kind: ClientKind, node_id: str) -> ProxyKey:
-    """A client as a proxy.  No instance has such an id, since theirs have no colon."""
-    short = 0 < len(node_id) <= LONGEST_NODE and node_id.isascii() and node_id.isprintable()
-    return ProxyKey(spiffe_id, f"{kind.value}:{node_id if short else short_hash(node_id)}")
+def client_key(spiffe_id: SpiffeId, kind: ClientKind) -> ProxyKey:
+    """The clients of one identity and kind, as a proxy: all get the same, whatever they call themselves.
+
+    Were their nodes' names part of it, anybody with an identity could make as many proxies as he can make up names.
+    No instance has such an id, since theirs have no colon.
+    """
+    return ProxyKey(spiffe_id, f"{kind.value}:client")
 
 
 def client_kind(proxy: ProxyKey) -> ClientKind | None:
