@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 from tests.component.fake_agent import SPIFFE_ID, FakeAgent, until, view
 
+from vestibule.app.sidecar_home import clear_up
 from vestibule.net.codes import UNREACHABLE
-from vestibule.processes import procfs, secret_descriptor, sweep
+from vestibule.processes import procfs, secret_descriptor
 from vestibule.records import Address
 
 pytestmark = [pytest.mark.xdist_group("sidecar"), pytest.mark.timeout(60)]
@@ -124,7 +125,7 @@ class Stage:
                 if running.process.returncode is None or pid != running.pid:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
-        sweep(self.run / "sc")
+        clear_up(self.run, self.run / "sc")
         for running in self.started:
             await running.ended(within=5)
 

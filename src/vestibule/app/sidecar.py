@@ -112,7 +112,8 @@ async def run_sidecar(settings: SidecarSettings, *, on_ready: Callable[[Instance
     binary = find_envoy(settings.envoy)
     await check_version(binary)
     directory = settings.run_directory / _DIRECTORY
-    clear_up(settings.run_directory, directory)
+    for leftover in clear_up(settings.run_directory, directory):
+        _log.warning("ended what a killed sidecar had left behind: %s", leftover)
     with Shutdown() as shutdown:
         ledger = Ledger(directory / secrets.token_hex(4))
         ledger.open()

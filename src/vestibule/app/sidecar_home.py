@@ -9,9 +9,11 @@ from collections.abc import Set
 from pathlib import Path
 from typing import Final
 
+from vestibule.errors import VestibuleError
 from vestibule.processes import User, sweep
 from vestibule.processes.codes import NOT_WRITABLE
 from vestibule.processes.directories import private_directory
+from vestibule.proxy import nftables
 from vestibule.proxy.envoy import shared_memory
 
 _HOMES: Final = "px"
@@ -30,21 +32,33 @@ def private_home(run_directory: Path, own: Path, user: User | None) -> Path:
     return home
 
 
-def clear_up(run_directory: Path, ledgers: Path) -> None:
-    """End and remove what sidecars left behind that were killed.  Blocks for a second per such sidecar at most."""
+def clear_up(run_directory: Path, ledgers: Path) -> list[str]:
+    """End and remove what sidecars left behind that were killed; returns what was ended, in words.
+
+    Blocks for a second per such sidecar at most.
+    """
     memory = {
         home.name: shared_memory(home)
         for place in (ledgers, run_directory / _HOMES)
         for home in place.glob("*")
         if shared_memory(home)
     }
-    for leftover in sweep(ledgers):
-        _log.warning("ended what a killed sidecar had left behind: %s", leftover)
+    ended = sweep(ledgers)
     living = alive(ledgers)
     for files in (found for name, found in memory.items() if name not in living):
         for file in files:
             file.unlink(missing_ok=True)
     remove_homes(run_directory, living)
+    return ended
+
+
+def remove_filters(run_directory: Path) -> None:
+    """Remove the packet filters of a run directory that nobody will use again; who may not has made none."""
+    if os.geteuid() == 0:
+        try:
+            nftables.sweep(run_directory, ())
+        except VestibuleError as error:
+            _log.info("no packet filters are looked for: %s", error)
 
 
 def alive(directory: Path) -> set[str]:

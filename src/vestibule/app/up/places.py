@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from vestibule.app.sidecar_home import clear_up, remove_filters
 from vestibule.app.up.codes import ALREADY_UP, NO_RUNTIME_DIRECTORY
 from vestibule.cli.run_state import RunState
 from vestibule.errors import VestibuleError
 from vestibule.net.unix import check_path
-from vestibule.processes import Ledger, private_directory, sweep
+from vestibule.processes import Ledger, private_directory
 from vestibule.processes.codes import DIRECTORY_IN_USE
 
 ONCE: Final = "once"
@@ -119,7 +120,8 @@ class Tenancy:
     def _clean_up(self, before: RunState | None) -> None:
         # The ledger just ended the killed run's own children; theirs stand in ledgers of their own.
         if before is not None and _is_ours(before.runtime):
-            sweep(before.runtime / _SIDECARS)
+            clear_up(before.runtime, before.runtime / _SIDECARS)
+            remove_filters(before.runtime)
             shutil.rmtree(before.runtime, ignore_errors=True)
         RunState.forget(self._state)
 
