@@ -11,6 +11,7 @@ from typing import Final
 from vestibule.cli.lazy import Lazy, program
 
 GROUPS: Final = {
+    "import": "Others' documents as files of an intent.",
     "server": "The server: identities, mesh control plane.",
     "agent": "The node agent, and the agents that the server knows.",
     "entry": "Registration entries: who may be what.",
@@ -54,6 +55,10 @@ COMMANDS: Final = {
         "vestibule.cli.calls:calls", "Who called what, by which route and version: the access log, counted."
     ),
     "validate": Lazy("vestibule.cli.validate:validate", "Check an intent directory: all problems at once."),
+    "import istio": Lazy("vestibule.cli.import_:istio", "Make an intent of Istio's documents."),
+    "import gateway-api": Lazy(
+        "vestibule.cli.import_:gateway_api", "Make an intent of Gateway API's routes."
+    ),
     "plan": Lazy(
         "vestibule.cli.plan:plan", "What a change of the intent means: who gains or loses which call."
     ),

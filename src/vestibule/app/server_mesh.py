@@ -193,7 +193,7 @@ class IntentMesh:
             load=partial(load_files, environment=environment),
         )
         self._discovery = MeshDiscovery(services.store.instances, self.rolling, clock)
-        self._departures = Departures(self._ledger.state)
+        self._departures = Departures(self._ledger.state, self._discovery.instance)
         self.discovery: Discovery = Draining(self._discovery, self._departures)
         self._publisher = Publisher(
             self.rolling, self._discovery, self._lifetimes, lambda: services.revocations.now, clock

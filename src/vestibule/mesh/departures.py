@@ -16,9 +16,12 @@ from vestibule.xds.resources import ENDPOINTS, ProxyKey, Resource, Snapshot
 class Departures:
     """Knows what each proxy has confirmed of where instances are."""
 
-    def __init__(self, proxy: Callable[[ProxyKey], ProxyState | None]) -> None:
-        """``proxy`` tells how one stands (``xds.ledger``)."""
+    def __init__(
+        self, proxy: Callable[[ProxyKey], ProxyState | None], instance: Callable[[str], Instance | None]
+    ) -> None:
+        """``proxy`` tells how one stands (``xds.ledger``), ``instance`` whether it is registered."""
         self._proxy = proxy
+        self._instance = instance
         self._has: dict[ProxyKey, Snapshot] = {}
         self._news = Revision()
 
@@ -55,10 +58,13 @@ class Departures:
         )
 
     def _forget_gone(self) -> None:
-        """Proxies that are cut off are not waited for: they find out by trying."""
+        """Proxies that are cut off are not waited for: they find out by trying.  Nor are those that have stopped.
+
+        An agent keeps its stream for a proxy open for a while after that, since it may be restarted.
+        """
         for proxy in tuple(self._has):
             state = self._proxy(proxy)
-            if state is None or not state.connected:
+            if state is None or not state.connected or self._instance(proxy.instance_id) is None:
                 del self._has[proxy]
 
 

@@ -106,6 +106,7 @@ def _guarded(
     async def handle(stream: Stream) -> None:
         try:
             await function(stream)
+            _see_cancellation(stream)
         except VestibuleError as error:
             await refuse(stream, error, details(error))
         except GRPCError:
@@ -130,6 +131,13 @@ def _guarded(
             await refuse(stream, INTERNAL.error(f"{name} failed unexpectedly"))
 
     return handle
+
+
+def _see_cancellation(stream: Stream) -> None:
+    """A handler that was done at the moment at which the client left: grpclib takes it for one that cannot be ended."""
+    wrapper = getattr(getattr(stream, "_stream", None), "wrapper", None)
+    if wrapper is not None and wrapper.cancelled:
+        raise asyncio.CancelledError
 
 
 async def refuse(stream: Stream, error: VestibuleError, details: Sequence[Message] = ()) -> None:
