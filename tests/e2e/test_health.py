@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,9 @@ class CheckedMesh(Mesh):
         answers = [self.call() for _ in range(times)]
         assert {each.status for each in answers} == {200}, answers
         return {int(each.document["pid"]) for each in answers}
+
+    def answers(self, pid: int) -> bool:
+        return pid in self.callees()
 
     def instance(self, sidecar: Program) -> dict[str, Any]:
         status = vestibule("status", *self.platform.operator).envelope["data"]
@@ -115,8 +119,7 @@ def test_instances_come_and_go_under_load_without_a_failed_request(mesh: Checked
         until(lambda: mesh.instance(mesh.orders)["health"] == "healthy", "the first one is well")
         for _ in range(2):
             came = mesh.another()
-            pid = mesh.app_of(came)
-            until(lambda pid=pid: pid in mesh.callees(), "the new one is called")
+            until(partial(mesh.answers, mesh.app_of(came)), "the new one is called")
             came.stop()
             assert "have not heard" not in mesh.platform.agent.err
         assert mesh.app_of(mesh.orders) in mesh.callees()

@@ -106,7 +106,6 @@ def _guarded(
     async def handle(stream: Stream) -> None:
         try:
             await function(stream)
-            _see_cancellation(stream)
         except VestibuleError as error:
             await refuse(stream, error, details(error))
         except GRPCError:
@@ -129,12 +128,14 @@ def _guarded(
         except Exception:  # noqa: BLE001 - whatever it is, the client gets a status and the log gets the trace
             _log.exception("unexpected failure in %s", name)
             await refuse(stream, INTERNAL.error(f"{name} failed unexpectedly"))
+        finally:
+            _see_cancellation(stream)
 
     return handle
 
 
 def _see_cancellation(stream: Stream) -> None:
-    """A handler that was done at the moment at which the client left: grpclib takes it for one that cannot be ended."""
+    """grpclib takes a handler that was done, or refused the call, when the client left for one that cannot be ended."""
     wrapper = getattr(getattr(stream, "_stream", None), "wrapper", None)
     if wrapper is not None and wrapper.cancelled:
         raise asyncio.CancelledError
