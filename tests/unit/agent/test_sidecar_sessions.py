@@ -25,7 +25,7 @@ from vestibule.agent.sidecars import (
 )
 from vestibule.errors import VestibuleError
 from vestibule.net.codes import UNREACHABLE
-from vestibule.records import Address, CheckView, Health, Instance, PortView, ServiceView
+from vestibule.records import Address, Boundary, CheckView, Health, Instance, PortView, ServiceView
 from vestibule.spiffe import Selector, SpiffeId
 from vestibule.xds.resources import ProxyKey
 
@@ -350,6 +350,17 @@ async def test_a_new_app_is_called_only_after_it_passed_a_check_and_again_when_i
         assert world.asked[-1] == (CHECK, APP)
         world.wrong = "it broke"
         await until(lambda: world.health() is Health.UNHEALTHY)
+
+
+async def test_an_app_in_a_network_of_its_own_is_not_asked_since_somebody_else_would_answer(
+    world: World,
+) -> None:
+    world.upstream.views[WEB] = replace(VIEW, check=CHECK)
+    async with world.attached() as session:
+        await heard(session), await heard(session)
+        session.register(replace(REACHABLE, boundary=Boundary.NETNS))
+        await until(lambda: world.health() is Health.UNKNOWN)
+        assert world.asked == []
 
 
 async def test_who_is_called_already_is_called_on_until_a_new_check_fails(world: World) -> None:

@@ -25,7 +25,7 @@ from vestibule.agent.sidecars.codes import (
 from vestibule.agent.sidecars.health import AppHealth, Checks, Target
 from vestibule.agent.sidecars.views import ViewCache
 from vestibule.errors import Kind, VestibuleError
-from vestibule.records import Health, Instance, ProxyTraffic, ServiceView
+from vestibule.records import Boundary, Health, Instance, ProxyTraffic, ServiceView
 from vestibule.spiffe import Selector, SpiffeId
 from vestibule.xds.resources import ProxyKey
 
@@ -367,7 +367,9 @@ class Session:
         if instance is not None and view is not None and (check := view.check) is not None:
             address = instance.apps.get(check.port) if check.port in instance.ingress else None
             protocol = next((each.protocol for each in view.ports if each.name == check.port), "")
-            target = Target(check, address, protocol) if address is not None else None
+            # Loopback of a namespace of its own is not ours: whoever answered at this port would be somebody else.
+            elsewhere = instance.boundary is Boundary.NETNS and address is not None and not address.path
+            target = Target(check, address, protocol) if address is not None and not elsewhere else None
         self._app.expect(target, reachable=instance is not None and bool(instance.ingress))
         if self.health is not before:
             self._given.set()
