@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,9 +21,9 @@ import pytest
 from vestibule.calls.app_checks import ask
 from vestibule.doors.grpc_health import HealthDoor
 from vestibule.net.grpc_server import GrpcServer
-from vestibule.records import Address, CheckView
+from vestibule.records import Address, CheckView, Keeper
 
-OWN = os.getuid()
+OWN = Keeper(uid=os.getuid(), pid=os.getpid())
 
 
 def check(kind: str = "http", **more: Any) -> CheckView:
@@ -107,7 +109,35 @@ async def test_an_app_that_speaks_http2_alone_is_asked_in_it() -> None:
 async def test_only_what_the_instances_own_user_listens_on_is_asked() -> None:
     seen: list[bytes] = []
     async with http_app(200, seen, unix=True) as address:
-        assert "not the instance's own" in str(await ask(check(), address, "http", OWN + 1 if OWN else 4711))
+        assert "not the instance's own" in str(
+            await ask(check(), address, "http", Keeper(uid=os.getuid() + 4711, pid=os.getpid()))
+        )
     assert not seen
     elsewhere = Address(host="192.0.2.1", port=80)
     assert "loopback" in str(await ask(check(), elsewhere, "http", OWN))
+
+
+APP = """
+import fcntl, http.server, socket, struct
+with socket.socket() as sock:  # loopback is down in a new namespace
+    fcntl.ioctl(sock, 0x8914, struct.pack("16sh14x", b"lo", 0x1 | 0x40))
+server = http.server.HTTPServer(("127.0.0.1", 8), http.server.SimpleHTTPRequestHandler)
+print("listens", flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes and enters network namespaces")
+async def test_an_app_in_a_network_of_its_own_is_asked_there(tmp_path: Path) -> None:
+    words = ["unshare", "--net", sys.executable, "-c", APP]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=tmp_path) as app:
+        try:
+            assert app.stdout is not None
+            if not await asyncio.to_thread(app.stdout.readline):
+                pytest.skip("no network namespaces here")
+            there, address = Keeper(uid=0, pid=app.pid), Address(host="127.0.0.1", port=8)
+            assert await ask(check("tcp"), address, "tcp", there) is None
+            assert "404" in str(await ask(check(), address, "http", there))
+            assert await ask(check("tcp"), address, "tcp", OWN) is not None
+        finally:
+            app.kill()

@@ -246,7 +246,7 @@ class Agent:
             vouched=self.vouched,
             is_descendant=partial(is_descendant, ProcessHandle),
             views=self.views,
-            checks=Checks(ask),
+            checks=Checks(ask, enters_networks=os.geteuid() == 0),
             locality=settings.locality,
         )
         self.traffic = TrafficReporting(self.sidecars, TrafficReports(Client(self.channel, REPORTS)))

@@ -7,32 +7,37 @@ the instance's own user listens, so that nobody can have the agent talk to what 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import ipaddress
+import os
 import socket
 import struct
+import threading
+from pathlib import Path
 from typing import Final
 
 from vestibule.calls.http import HttpServer
 from vestibule.calls.unix import connected_channel
 from vestibule.errors import VestibuleError
 from vestibule.net.grpc import Client
-from vestibule.records import Address, CheckView
+from vestibule.records import Address, CheckView, Keeper
 
 _PEER: Final = struct.Struct("3i")  # pid, uid, gid
 _WELL: Final = range(200, 400)
 _NAME: Final = "localhost"
 _AGENT: Final = "vestibule-agent"
 _LONGEST: Final = 64 * 1024
+_NEWNET: Final = 0x40000000  # CLONE_NEWNET
 
 
-async def ask(check: CheckView, address: Address, protocol: str, owner: int) -> str | None:
+async def ask(check: CheckView, address: Address, protocol: str, keeper: Keeper) -> str | None:
     """What is wrong with an app, or None if it is well; within the check's own time.
 
-    ``protocol`` is the port's, ``owner`` the uid of the instance.
+    ``protocol`` is the port's, ``keeper`` the sidecar.
     """
     try:
         async with asyncio.timeout(check.timeout):
-            return await _ask(check, address, protocol, owner)
+            return await _ask(check, address, protocol, keeper)
     except TimeoutError:
         return f"it does not answer within {check.timeout:g} s"
     except VestibuleError as error:
@@ -41,8 +46,8 @@ async def ask(check: CheckView, address: Address, protocol: str, owner: int) -> 
         return f"{address}: {getattr(error, 'strerror', None) or error}"
 
 
-async def _ask(check: CheckView, address: Address, protocol: str, owner: int) -> str | None:
-    sock = await _connected(address, owner)
+async def _ask(check: CheckView, address: Address, protocol: str, keeper: Keeper) -> str | None:
+    sock = await _connected(address, keeper)
     try:
         if check.kind == "grpc":
             return await _ask_grpc(check, sock)
@@ -54,7 +59,7 @@ async def _ask(check: CheckView, address: Address, protocol: str, owner: int) ->
         sock.close()
 
 
-async def _connected(address: Address, owner: int) -> socket.socket:
+async def _connected(address: Address, keeper: Keeper) -> socket.socket:
     """A connection to the app.  Raises: OSError, also for an address that is not asked."""
     loop = asyncio.get_running_loop()
     if address.path:
@@ -63,16 +68,48 @@ async def _connected(address: Address, owner: int) -> socket.socket:
         ip = ipaddress.ip_address(address.host)
         if not ip.is_loopback:
             raise PermissionError("it is not on loopback, where alone apps are asked")
-        sock = socket.socket(socket.AF_INET6 if ip.version == 6 else socket.AF_INET)
+        family = socket.AF_INET6 if ip.version == 6 else socket.AF_INET
+        sock = await asyncio.to_thread(_socket_beside, family, keeper.pid)
     try:
         sock.setblocking(False)
         await loop.sock_connect(sock, address.path or (address.host, address.port))
-        if address.path and owner not in (0, uid := _listener(sock)):
-            raise PermissionError(f"the user {uid} listens there, not the instance's own, {owner}")
+        if address.path and keeper.uid not in (0, uid := _listener(sock)):
+            raise PermissionError(f"the user {uid} listens there, not the instance's own, {keeper.uid}")
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _socket_beside(family: int, pid: int) -> socket.socket:
+    """A socket in the network namespace of a process, in which it stays wherever it is used.  Raises: OSError."""
+    theirs = Path(f"/proc/{pid}/ns/net")
+    try:
+        same = os.path.samestat(theirs.stat(), Path("/proc/self/ns/net").stat())
+    except OSError:
+        # It is another user's process, whom only root may look at so closely; what is not root cannot enter, either.
+        same = True
+    if same:
+        return socket.socket(family)
+    made: list[socket.socket] = []
+    failed: list[OSError] = []
+
+    def enter() -> None:
+        try:
+            with theirs.open("rb") as namespace:
+                if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _NEWNET):
+                    raise OSError(ctypes.get_errno(), "its network namespace cannot be entered")
+            made.append(socket.socket(family))
+        except OSError as error:
+            failed.append(error)
+
+    # A thread of its own, which ends there: no other work may ever run in that network.
+    thread = threading.Thread(target=enter, name="netns")
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return made[0]
 
 
 def _listener(sock: socket.socket) -> int:

@@ -116,6 +116,14 @@ class UpstreamView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Keeper:
+    """The process that keeps an instance, its sidecar: whose it is, and in whose network its app listens."""
+
+    uid: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckView:
     """How an agent learns whether an app is well; times in seconds.
 

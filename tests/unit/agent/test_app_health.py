@@ -7,10 +7,11 @@ import asyncio
 import pytest
 
 from vestibule.agent.sidecars import AppHealth, Checks, Target, Verdict
-from vestibule.records import Address, CheckView, Health
+from vestibule.records import Address, CheckView, Health, Keeper
 
 CHECK = CheckView(kind="tcp", port="http", every=0.001, unhealthy=3, healthy=2)
 APP = Address.parse("127.0.0.1:7002")
+KEEPER = Keeper(uid=0, pid=1)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,7 @@ def test_thresholds_count_answers_in_a_row(first: Health, answers: str, last: He
 async def test_only_so_many_apps_are_asked_at_a_time() -> None:
     asked, most, let_go = 0, 0, asyncio.Event()
 
-    async def ask(check: CheckView, address: Address, protocol: str, owner: int) -> str | None:
+    async def ask(check: CheckView, address: Address, protocol: str, keeper: Keeper) -> str | None:
         nonlocal asked, most
         asked, most = asked + 1, max(most, asked + 1)
         await let_go.wait()
@@ -48,7 +49,7 @@ async def test_only_so_many_apps_are_asked_at_a_time() -> None:
         return None
 
     checks = Checks(ask, at_once=2)
-    apps = [AppHealth(f"i-{number}", 0, checks, lambda: None) for number in range(5)]
+    apps = [AppHealth(f"i-{number}", KEEPER, checks, lambda: None) for number in range(5)]
     tasks = [asyncio.create_task(each.run()) for each in apps]
     for each in apps:
         each.expect(Target(CHECK, APP, "http"), reachable=True)
@@ -68,7 +69,7 @@ async def test_an_answer_about_an_app_that_moved_meanwhile_counts_for_nothing() 
     asked: list[Address] = []
     app: AppHealth
 
-    async def ask(check: CheckView, address: Address, protocol: str, owner: int) -> str | None:
+    async def ask(check: CheckView, address: Address, protocol: str, keeper: Keeper) -> str | None:
         asked.append(address)
         if len(asked) == 1:
             app.expect(Target(CHECK, Address.parse("127.0.0.1:7003"), "http"), reachable=True)
@@ -76,7 +77,7 @@ async def test_an_answer_about_an_app_that_moved_meanwhile_counts_for_nothing() 
         assert app.health is Health.STARTING
         return None
 
-    app = AppHealth("i-1", 0, Checks(ask), lambda: None)
+    app = AppHealth("i-1", KEEPER, Checks(ask), lambda: None)
     app.expect(Target(CHECK, APP, "http"), reachable=True)
     task = asyncio.create_task(app.run())
     async with asyncio.timeout(5):

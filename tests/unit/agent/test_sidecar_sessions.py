@@ -25,7 +25,7 @@ from vestibule.agent.sidecars import (
 )
 from vestibule.errors import VestibuleError
 from vestibule.net.codes import UNREACHABLE
-from vestibule.records import Address, Boundary, CheckView, Health, Instance, PortView, ServiceView
+from vestibule.records import Address, Boundary, CheckView, Health, Instance, Keeper, PortView, ServiceView
 from vestibule.spiffe import Selector, SpiffeId
 from vestibule.xds.resources import ProxyKey
 
@@ -124,7 +124,7 @@ class World:
         known = self.upstream.instances.get("i-1")
         return known.health if known else None
 
-    async def ask(self, check: CheckView, address: Address, protocol: str, owner: int) -> str | None:
+    async def ask(self, check: CheckView, address: Address, protocol: str, keeper: Keeper) -> str | None:
         self.asked.append((check, address))
         return self.wrong
 
@@ -352,7 +352,7 @@ async def test_a_new_app_is_called_only_after_it_passed_a_check_and_again_when_i
         await until(lambda: world.health() is Health.UNHEALTHY)
 
 
-async def test_an_app_in_a_network_of_its_own_is_not_asked_since_somebody_else_would_answer(
+async def test_an_app_in_a_network_that_cannot_be_entered_is_not_asked_since_somebody_else_would_answer(
     world: World,
 ) -> None:
     world.upstream.views[WEB] = replace(VIEW, check=CHECK)

@@ -10,15 +10,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from vestibule.records import Address, CheckView, Health
+from vestibule.records import Address, CheckView, Health, Keeper
 
 AT_ONCE: Final = 32
 """Apps that an agent asks at the same time."""
 EAGER: Final = 0.1
 """Seconds after which a new app that is not well yet is asked again; doubled each time, up to what its service says."""
 
-Ask: TypeAlias = Callable[[CheckView, Address, str, int], Awaitable[str | None]]
-"""``calls.app_checks.ask``: what is wrong with an app, by its check, address, protocol and owner."""
+Ask: TypeAlias = Callable[[CheckView, Address, str, Keeper], Awaitable[str | None]]
+"""``calls.app_checks.ask``: what is wrong with an app, by its check, address, protocol and keeper."""
 
 _log = logging.getLogger(__name__)
 
@@ -58,9 +58,13 @@ class Target:
 
 
 class Checks:
-    """What all instances of a node have in common: how they are asked, and how many of them at a time."""
+    """What all instances of a node have in common: how they are asked, and how many of them at a time.
 
-    def __init__(self, ask: Ask, at_once: int = AT_ONCE) -> None:
+    ``enters_networks`` is whether an app in a network namespace of its own can be asked there.
+    """
+
+    def __init__(self, ask: Ask, at_once: int = AT_ONCE, *, enters_networks: bool = False) -> None:
+        self.enters_networks = enters_networks
         self.ask = ask
         self.slots = asyncio.Semaphore(at_once)
         self.observe: Callable[[str, bool], None] = lambda _kind, _well: None
@@ -70,9 +74,9 @@ class Checks:
 class AppHealth:
     """One instance's app.  ``run`` asks it; ``changed`` is called whenever ``health`` is another."""
 
-    def __init__(self, name: str, owner: int, checks: Checks, changed: Callable[[], None]) -> None:
+    def __init__(self, name: str, keeper: Keeper, checks: Checks, changed: Callable[[], None]) -> None:
         self._name = name
-        self._owner = owner
+        self._keeper = keeper
         self._checks = checks
         self._changed = changed
         self._verdict = Verdict()
@@ -110,7 +114,7 @@ class AppHealth:
                 await self._moved.wait()
                 continue
             async with self._checks.slots:
-                problem = await self._checks.ask(target.check, target.address, target.protocol, self._owner)
+                problem = await self._checks.ask(target.check, target.address, target.protocol, self._keeper)
             self._checks.observe(target.check.kind, problem is None)
             if self._target == target and not self._moved.is_set():
                 self._take(problem, target.check)

@@ -25,7 +25,7 @@ from vestibule.agent.sidecars.codes import (
 from vestibule.agent.sidecars.health import AppHealth, Checks, Target
 from vestibule.agent.sidecars.views import ViewCache
 from vestibule.errors import Kind, VestibuleError
-from vestibule.records import Boundary, Health, Instance, ProxyTraffic, ServiceView
+from vestibule.records import Boundary, Health, Instance, Keeper, ProxyTraffic, ServiceView
 from vestibule.spiffe import Selector, SpiffeId
 from vestibule.xds.resources import ProxyKey
 
@@ -198,7 +198,8 @@ class Session:
     _draining: bool = False
 
     def __post_init__(self) -> None:
-        owner = _owner_of(self.attachment.process)
+        pid = self.attachment.process[0]
+        owner = Keeper(uid=_owner_of(self.attachment.process), pid=pid)
         self._app = AppHealth(self.instance_id, owner, self.sidecars.checks, self._given.set)
 
     @property
@@ -369,6 +370,7 @@ class Session:
             protocol = next((each.protocol for each in view.ports if each.name == check.port), "")
             # Loopback of a namespace of its own is not ours: whoever answered at this port would be somebody else.
             elsewhere = instance.boundary is Boundary.NETNS and address is not None and not address.path
+            elsewhere &= not self.sidecars.checks.enters_networks
             target = Target(check, address, protocol) if address is not None and not elsewhere else None
         self._app.expect(target, reachable=instance is not None and bool(instance.ingress))
         if self.health is not before:
