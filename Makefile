@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Each test worker may start a few processes; more than four at once helps nobody.
 PYTEST := $(BIN)/pytest -q --tb=short -n auto --maxprocesses=4
 
-.PHONY: help demo test lint format unit bench crash lock proto docs clean
+.PHONY: help demo tour test lint format unit bench crash lock proto docs clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -ts'|'
@@ -12,6 +12,10 @@ help:  ## this list
 demo:  ## run the example mesh on this machine, prove each promise, print the report
 	@scripts/bootstrap all
 	@$(BIN)/vestibule up --once
+
+tour:  ## drive the example shop through canary, failover, retries, limits, egress, rollback, …, and print what was measured
+	@scripts/bootstrap dev
+	@$(BIN)/python -m tests.tour
 
 test: lint  ## everything CI runs: lint, types, walls, all tests
 	@$(PYTEST) tests

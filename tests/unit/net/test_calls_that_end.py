@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +30,36 @@ class Silent:
         await asyncio.Event().wait()
 
 
-@pytest.fixture
-async def client(short_dir: Path) -> AsyncIterator[Client]:
-    server = GrpcServer([serve(NODE, Silent())])
-    listener = listen_unix(short_dir / "s", PUBLIC)
+class Composed:
+    """Comes to an end of its own when it is cancelled."""
+
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
+
+    async def watch(self, stream: Any) -> None:
+        await stream.recv_message()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.ended.set()
+
+
+@asynccontextmanager
+async def client_of(implementation: object, directory: Path) -> AsyncIterator[Client]:
+    server = GrpcServer([serve(NODE, implementation)])
+    listener = listen_unix(directory / "s", PUBLIC)
     await server.listen(listener.sock)
-    channel = unix_channel(short_dir / "s")
+    channel = unix_channel(directory / "s")
     yield Client(channel, NODE)
     channel.close()
     await server.close()
     listener.close()
+
+
+@pytest.fixture
+async def client(short_dir: Path) -> AsyncIterator[Client]:
+    async with client_of(Silent(), short_dir) as client:
+        yield client
 
 
 async def waiting(client: Client, timeout: float | None) -> tuple[asyncio.Task[None], Any]:
@@ -106,3 +128,18 @@ async def test_a_send_on_a_closed_stream_is_a_broken_connection(client: Client) 
             await stream.send_request()
             stream._stream._h2_connection.reset_stream(stream._stream.id)
             await stream.send_message(node_pb2.WatchRequest(), end=True)
+
+
+async def test_a_client_that_leaves_leaves_no_trace_in_the_log_of_a_call_that_ends_then(
+    short_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    composed = Composed()
+    with caplog.at_level(logging.WARNING):
+        async with client_of(composed, short_dir) as client:
+            task, stream = await waiting(client, None)
+            async with asyncio.timeout(5):
+                while stream._stream is None or not composed.ended.is_set():
+                    await asyncio.sleep(0.01)
+                    stream._channel.close()
+                await asyncio.gather(task, return_exceptions=True)
+    assert caplog.text == ""

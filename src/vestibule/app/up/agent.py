@@ -81,6 +81,7 @@ class AgentPart:
         keys: Mapping[bytes, str],
         joinable: Callable[[], Awaitable[None]],
         joined: Callable[[SpiffeId], Awaitable[None]],
+        locality: str = "",
     ) -> None:
         self._places = places
         self._operator = operator
@@ -89,6 +90,7 @@ class AgentPart:
         self._keys = keys
         self._joinable = joinable
         self._joined = joined
+        self._locality = locality
         self._life: _Life | None = None
         self._tending: asyncio.Task[None] | None = None
         spec = Spec(
@@ -122,6 +124,7 @@ class AgentPart:
             supervisor=theirs.detach(),
             bundle=bundle,
             token=token,
+            locality=self._locality,
         )
 
     def _started(self, _: Child) -> None:

@@ -50,3 +50,11 @@ ENTRY_REFUSED = define(
     meaning="The server refused a registration entry that `vestibule up` derived from the intent.",
     advice="Read the server's message; if the intent is valid, this is a bug: report it.",
 )
+NO_BRANCH = define(
+    "VST7306",
+    "up-without-branch",
+    Kind.PRECONDITION,
+    Fault.CALLER,
+    meaning="`vestibule up --committed` follows the branch that is checked out around its directory; there is none.",
+    advice="Commit the directory to a repository and check out a branch, or leave out --committed to follow the files.",
+)

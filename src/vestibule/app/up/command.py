@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,6 +42,12 @@ EnvironmentOption = Annotated[
     str | None,
     typer.Option("--environment", metavar="NAME", help="Which of environments/, if there are several."),
 ]
+CommittedOption = Annotated[
+    bool, typer.Option("--committed", help="Follow the commits of DIR's branch instead of its files.")
+]
+LocalityOption = Annotated[
+    str, typer.Option("--locality", metavar="REGION[/ZONE]", help="Where this node is said to be.")
+]
 OnceOption = Annotated[bool, typer.Option("--once", help="Run a copy, prove every promise, stop.")]
 BoundaryOption = Annotated[
     Boundary | None,
@@ -52,6 +59,8 @@ StateOption = Annotated[Path, typer.Option("--state", metavar="DIR", help="Where
 def up(
     directory: DirectoryArgument = None,
     environment: EnvironmentOption = None,
+    committed: CommittedOption = False,
+    locality: LocalityOption = "",
     once: OnceOption = False,
     boundary: BoundaryOption = None,
     state: StateOption = STATE_DIRECTORY,
@@ -61,12 +70,17 @@ def up(
 
     With --once: prove, one by one, what the mesh promises, and exit 0 only if all of it holds.
     """
+    if once and (committed or locality):
+        raise typer.BadParameter(
+            "a copy of the files is proven; --committed and --locality are for runs that stay"
+        )
     from vestibule.app.up.timeline import Timeline
 
     timeline = Timeline(since_process_start=True)
 
     async def main() -> Exit:
         try:
+            from vestibule.app.up.committed import Committed
             from vestibule.app.up.plan import find_directory, make_plan
         except ModuleNotFoundError as error:
             raise MISSING_EXTRA.error(f"up needs {error.name}, which is not installed") from error
@@ -74,6 +88,9 @@ def up(
         if isinstance(plan, tuple):
             _refuse(output, plan)
             return Exit.FINDINGS
+        plan = replace(
+            plan, locality=locality, committed=Committed.around(plan.directory) if committed else None
+        )
         for warning in plan.problems:
             complaints.print(f"[yellow]![/] {escape(str(warning.error))}")
         if plan.boundary is Boundary.NETNS:
@@ -183,6 +200,10 @@ async def _announce(mesh: Mesh) -> None:
         "agent_socket": str(mesh.places.agent_socket),
         "admin_socket": str(mesh.places.admin_socket),
         "egress": {each.kept.name: str(each.where.egress) for each in mesh.sidecars},
+        "ingress": {
+            each.kept.name: {name: str(address) for name, address in each.where.ingress.items()}
+            for each in mesh.sidecars
+        },
         "gateways": {
             each.kept.name: {name: str(address) for name, address in each.where.ingress.items()}
             for each in mesh.gateways

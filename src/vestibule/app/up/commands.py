@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from vestibule.app.up.committed import Committed
 from vestibule.app.up.places import Places
 from vestibule.app.up.plan import InstancePlan, command_of
 from vestibule.processes import Command
@@ -23,7 +24,13 @@ def program(*arguments: str) -> tuple[str, ...]:
 
 
 def server(
-    places: Places, *, trust_domain: str, intent: Path, port: int, health_port: int, chosen: str | None = None
+    places: Places,
+    *,
+    trust_domain: str,
+    intent: Path | Committed,
+    port: int,
+    health_port: int,
+    chosen: str | None = None,
 ) -> Command:
     """The server, on loopback ports of its own; ``chosen`` is one of the intent's environments."""
     return Command(
@@ -34,15 +41,29 @@ def server(
             *("--bind", f"{HOST}:{port}"),
             *("--health", f"{HOST}:{health_port}"),
             *("--socket", str(places.server_socket)),
-            *("--intent", str(intent)),
+            *_source(intent),
             *(("--environment", chosen) if chosen else ()),
         ),
         env=environment(),
     )
 
 
+def _source(intent: Path | Committed) -> tuple[str, ...]:
+    if isinstance(intent, Path):
+        return ("--intent", str(intent))
+    folder = ("--intent-git-directory", intent.folder) if intent.folder else ()
+    return ("--intent-git", str(intent.repository), "--intent-git-ref", intent.branch, *folder)
+
+
 def agent(
-    places: Places, *, trust_domain: str, server_port: int, supervisor: int, bundle: int, token: int
+    places: Places,
+    *,
+    trust_domain: str,
+    server_port: int,
+    supervisor: int,
+    bundle: int,
+    token: int,
+    locality: str = "",
 ) -> Command:
     """The agent.  The three descriptors are handed over: our end of supervision, and what it joins with."""
     return Command(
@@ -56,6 +77,7 @@ def agent(
             *("--trust-bundle", f"/dev/fd/{bundle}"),
             *("--join-token-file", f"/dev/fd/{token}"),
             *("--supervisor-fd", str(supervisor)),
+            *(("--locality", locality) if locality else ()),
         ),
         env=environment(),
         hand_over=(supervisor, bundle, token),

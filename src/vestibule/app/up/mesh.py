@@ -59,6 +59,7 @@ class Mesh:
             keys={each.key: each.service for each in self.proxies},
             joinable=self.server.became_ready,
             joined=self._register,
+            locality=plan.locality,
         )
 
     @property
@@ -159,7 +160,7 @@ class Mesh:
         command = commands.server(
             self.places,
             trust_domain=self.plan.intent.mesh.trust_domain.name,
-            intent=self.plan.directory,
+            intent=self.plan.committed or self.plan.directory,
             chosen=self.plan.environment,
             port=self._port,
             health_port=self._health_port,

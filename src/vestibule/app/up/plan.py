@@ -11,6 +11,7 @@ from typing import Final
 
 import vestibule
 from vestibule.app.up.codes import NO_INTENT, NOTHING_TO_RUN
+from vestibule.app.up.committed import Committed
 from vestibule.intent import App, Intent, Problem, Severity, load, load_up
 from vestibule.records import Boundary
 from vestibule.spiffe import SpiffeId
@@ -38,7 +39,10 @@ class InstancePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """An intent and the apps to run for it.  ``problems`` are warnings only."""
+    """An intent and the apps to run for it.  ``problems`` are warnings only.
+
+    ``committed``: the server follows these commits instead of the files.  ``locality`` is where the node is said to be.
+    """
 
     directory: Path
     intent: Intent
@@ -47,6 +51,8 @@ class Plan:
     problems: tuple[Problem, ...] = ()
     environment: str | None = None
     boundary: Boundary = Boundary.TRUST
+    committed: Committed | None = None
+    locality: str = ""
 
     @property
     def services(self) -> tuple[str, ...]:

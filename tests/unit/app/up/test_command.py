@@ -71,3 +71,10 @@ def test_a_state_directory_that_others_can_read_is_refused(tmp_path: Path) -> No
     answer = up("--state", str(state), "--output", "json")
     assert answer.exit_code != 0
     assert json.loads(answer.stdout)["errors"][0]["code"] == "VST7003"
+
+
+def test_commits_and_a_locality_are_for_runs_that_stay(tmp_path: Path) -> None:
+    for option in (("--committed",), ("--locality", "eu/a")):
+        answer = up(str(tmp_path), "--once", *option)
+        assert answer.exit_code == 2
+        assert "runs that stay" in answer.stderr.replace("\n", " ")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.component.git_lab import Repository
 
 from vestibule.app.up import commands
+from vestibule.app.up.committed import Committed
 from vestibule.app.up.places import Places
 from vestibule.app.up.plan import InstancePlan
 from vestibule.app.up.sidecars import Where
 from vestibule.app.up.timeline import Timeline
+from vestibule.errors import VestibuleError
 from vestibule.intent import App
 from vestibule.records import Address
 
@@ -41,6 +45,42 @@ def test_a_ready_line_without_an_egress_is_none() -> None:
 def test_every_part_is_the_same_program_and_nothing_beside_it_is_imported() -> None:
     command = commands.server(PLACES, trust_domain="example.org", intent=Path("/i"), port=1, health_port=2)
     assert command.argv[:4] == (sys.executable, "-P", "-m", "vestibule")
+
+
+def test_a_server_follows_files_or_commits() -> None:
+    places: dict[str, Any] = {"trust_domain": "example.org", "port": 1, "health_port": 2}
+    files = commands.server(PLACES, intent=Path("/i"), **places).argv
+    assert files[files.index("--intent") + 1] == "/i"
+    made = Committed(repository=Path("/r"), branch="main", folder="mesh")
+    commits = commands.server(PLACES, intent=made, **places).argv
+    assert "--intent" not in commits
+    assert commits[-6:] == (
+        *("--intent-git", "/r", "--intent-git-ref", "main"),
+        *("--intent-git-directory", "mesh"),
+    )
+
+
+def test_an_agent_says_where_it_is_if_it_is_told() -> None:
+    places: dict[str, Any] = {"trust_domain": "example.org", "server_port": 1}
+    descriptors: dict[str, Any] = {"supervisor": 5, "bundle": 6, "token": 8}
+    assert "--locality" not in commands.agent(PLACES, **places, **descriptors).argv
+    assert commands.agent(PLACES, **places, **descriptors, locality="eu/a").argv[-2:] == (
+        "--locality",
+        "eu/a",
+    )
+
+
+def test_the_commits_to_follow_are_those_of_the_branch_that_is_checked_out(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "r")
+    repository.commit({"mesh/mesh.yaml": "mesh: m"})
+    repository.git("switch", "-q", "-c", "try/this")
+    found = Committed.around(repository.path / "mesh")
+    assert found == Committed(repository=repository.path, branch="try/this", folder="mesh")
+    assert Committed.around(repository.path).folder == ""
+    repository.git("switch", "-q", "--detach")
+    for place in (repository.path, tmp_path):
+        with pytest.raises(VestibuleError, match="VST7306"):
+            Committed.around(place)
 
 
 def test_no_secret_is_in_arguments_or_environment() -> None:
