@@ -22,20 +22,20 @@ from vestibule.proxy.binary import find_envoy
 
 pytestmark = [pytest.mark.xdist_group("sidecar"), pytest.mark.timeout(60)]
 
+TYPES = "type.googleapis.com/envoy.extensions.filters"
+
 
 def answering(port: int) -> dict[str, Any]:
     """A listener that answers 200 to everything."""
     route = {"match": {"prefix": "/"}, "direct_response": {"status": 200}}
     manager = {
-        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "@type": f"{TYPES}.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "test",
         "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
         "http_filters": [
             {
                 "name": "router",
-                "typed_config": {
-                    "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
-                },
+                "typed_config": {"@type": f"{TYPES}.http.router.v3.Router"},
             }
         ],
     }
@@ -67,7 +67,7 @@ def envoy(directory: Path, port: int, heap_bytes: int) -> Iterator[Admin]:
         process.wait()
 
 
-@pytest.mark.parametrize(("heap_bytes", "status"), [(1 << 30, 200), (4 << 20, 503)])
+@pytest.mark.parametrize(("heap_bytes", "status"), [(64 << 20, 200), (2 << 20, 503)])
 async def test_requests_are_refused_beyond_the_heap_and_not_before(
     tmp_path: Path, heap_bytes: int, status: int
 ) -> None:

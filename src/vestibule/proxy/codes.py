@@ -47,7 +47,8 @@ ENVOY_INCOMPATIBLE = define(
     "envoy-incompatible",
     Kind.PRECONDITION,
     Fault.OPERATOR,
-    meaning="The new Envoy cannot take over the sockets of the running one: their hot-restart versions differ.",
+    meaning="No Envoy can take over the sockets of the running one: their hot-restart versions differ, or the host has "
+    "no place for what they share.",
     advice="Take this instance out of service and restart its sidecar with --envoy PATH, one instance after the other.",
 )
 NOT_A_SIDECAR = define(

@@ -25,7 +25,7 @@ from typing import Final
 
 from vestibule.envoy.bootstrap import HEAP_BYTES, bootstrap
 from vestibule.errors import VestibuleError
-from vestibule.net.unix import check_path
+from vestibule.net.unix import MAX_PATH_BYTES, check_path
 from vestibule.processes import BoundedFile, Child, Command, Ledger, Probe, Restart, Spec, Supervised, User
 from vestibule.processes.codes import NOT_WRITABLE
 from vestibule.proxy.admin import Admin
@@ -43,6 +43,7 @@ _FEWEST_FILES: Final = 1024
 _WHO: Final = "/server_info"
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where shm_open(3) puts it
 _INITIALIZING: Final = 1
+_LONGEST_SUFFIX: Final = len("_udp_parent_2684354559")
 _MEMORY_RECORD: Final = "shared-memory"
 
 _log = logging.getLogger(__name__)
@@ -218,8 +219,8 @@ class Envoy:
     # Replacing.
 
     async def _check_hand_over(self, old: _Generation, new: _Generation) -> None:
-        if not os.access(_MEMORY, os.W_OK):
-            raise ENVOY_INCOMPATIBLE.error(f"{_MEMORY} is not writable, and Envoys hand over with its help")
+        if why := self._cannot_hand_over():
+            raise ENVOY_INCOMPATIBLE.error(why)
         if not old.process.ready.is_set():
             raise ENVOY_NOT_REPLACED.error("the running Envoy is not ready; there is nothing to take over")
         have, offered = await hot_restart_version(old.binary), await hot_restart_version(new.binary)
@@ -295,11 +296,7 @@ class Envoy:
         argv = (
             str(generation.binary),
             *("--config-path", str(self._bootstrap_path)),
-            *(
-                self._hand_over(generation, drain)
-                if os.access(_MEMORY, os.W_OK)
-                else ("--disable-hot-restart",)
-            ),
+            *(("--disable-hot-restart",) if self._cannot_hand_over() else self._hand_over(generation, drain)),
             *("--concurrency", str(plan.workers)),
             *("--drain-time-s", str(drain)),
             *("--drain-strategy", "immediate"),
@@ -320,6 +317,15 @@ class Envoy:
             *("--socket-path", str(self.plan.hand_over_socket), "--socket-mode", "600"),
             *("--parent-shutdown-time-s", str(drain + _LINGER)),
         )
+
+    def _cannot_hand_over(self) -> str | None:
+        """Why an Envoy is started that nobody can follow; it does all else."""
+        if not os.access(_MEMORY, os.W_OK):
+            return f"{_MEMORY} is not writable, and Envoys hand over with its help"
+        longest = len(os.fsencode(self.plan.hand_over_socket)) + _LONGEST_SUFFIX
+        if longest > MAX_PATH_BYTES:
+            return f"the run directory's path is too long for the sockets by which Envoys hand over ({longest} bytes)"
+        return None
 
     def _record_memory(self, base_id: int) -> None:
         with contextlib.suppress(OSError), (self.plan.directory / _MEMORY_RECORD).open("a") as record:
