@@ -48,7 +48,7 @@ def resources(
         tell_rule = service.deny_detail is DenyDetail.CALLER
         if port.protocol.is_http:
             yield _http_listener(service.name, port, address, svid_ttl, tell_rule, plain)
-            wanted = limits.of_port(service.name, traffic.limits, name, rules)
+            wanted = limits.of_port(service.name, traffic.limits, name, rules, plaintext=plain)
             yield _routes(service.name, port, version() if tell_rule else "", wanted)
         else:
             yield _tcp_listener(service.name, port, address, svid_ttl, plain)

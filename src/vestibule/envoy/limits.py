@@ -44,9 +44,14 @@ class Limit:
     callers: int
 
 
-def of_port(service: str, limits: Sequence[RateLimit], port: str, rules: Sequence[Rule]) -> tuple[Limit, ...]:
-    """The limits that hold for one port, named ``service/limits/1`` and so on."""
-    callers = _callers(rules)
+def of_port(
+    service: str, limits: Sequence[RateLimit], port: str, rules: Sequence[Rule], *, plaintext: bool = False
+) -> tuple[Limit, ...]:
+    """The limits that hold for one port, named ``service/limits/1`` and so on.
+
+    ``plaintext``: those without an identity may call, too, who are one more caller.
+    """
+    callers = _callers(rules) + plaintext
     return tuple(
         Limit(name=f"{service}/limits/{number}", limit=each, callers=callers)
         for number, each in enumerate(limits, start=1)

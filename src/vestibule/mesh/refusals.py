@@ -36,6 +36,9 @@ class Refusals:
         if trial is None or event.snapshot.version != trial:
             self._remember(proxy, event)
             return False
+        if trial in self._blamed:
+            # One refusal is enough; to look into those of a thousand proxies would take the server's time.
+            return False
         for name in sorted(event.refused):
             if (event.type_url, name) not in self._before.get(proxy, ()) and self._differs(
                 proxy, event, name

@@ -9,6 +9,10 @@ from typing import Any
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.listener.v3 import listener_pb2
+from envoy.config.route.v3 import route_pb2
+from envoy.extensions.common.matching.v3 import extension_matcher_pb2
+from envoy.extensions.filters.http.composite.v3 import composite_pb2
+from envoy.extensions.filters.http.local_ratelimit.v3 import local_rate_limit_pb2
 from tests.e2e.mesh_lab import rule
 from tests.e2e.traffic_lab import route
 from tests.unit.envoy.test_compile import SERVICES, bodies, compiled, instance, world
@@ -102,6 +106,34 @@ def test_there_is_room_for_every_caller_who_may_call() -> None:
     (any_number,) = limits.of_port("p", [per_caller], "http", [rule("a", "spiffe://example.org/x/**")])
     assert any_number.callers == limits.UNKNOWN_CALLERS
     assert limits.of_port("p", [replace(per_caller, port="admin")], "http", []) == ()
+
+
+def test_callers_in_plain_text_have_room_of_their_own() -> None:
+    """Else they and the one named caller take turns, and both begin anew each time."""
+    limited = Traffic(
+        limits=(RateLimit(requests=1, per=LimitPer.CALLER),), permissive=Permissive(until=NOON, reason="old")
+    )
+    strict = replace(limited, permissive=None)
+    assert [_room(each) for each in (strict, limited)] == [1, 2]
+
+
+def _room(traffic: Traffic) -> int:
+    payments = replace(SERVICES[1], traffic=traffic, allow=(rule("payments/a", "web"),))
+    within = world(FIRST, services=(SERVICES[0], payments, SERVICES[2]))
+    (route,) = (
+        each
+        for host in route_pb2.RouteConfiguration.FromString(
+            compiled(within, "payments").of_type(ROUTES)["ingress/http"].body
+        ).virtual_hosts
+        for each in host.routes
+    )
+    switched = extension_matcher_pb2.ExtensionWithMatcherPerRoute()
+    route.typed_per_filter_config["vestibule.switched"].Unpack(switched)
+    execute = composite_pb2.ExecuteFilterAction()
+    switched.xds_matcher.on_no_match.action.typed_config.Unpack(execute)
+    limiter = local_rate_limit_pb2.LocalRateLimit()
+    execute.filter_chain.typed_config[0].typed_config.Unpack(limiter)
+    return int(limiter.max_dynamic_descriptors.value)
 
 
 def test_limits_come_with_routes_and_leave_the_listener_alone() -> None:

@@ -230,6 +230,19 @@ async def test_what_was_refused_before_is_not_the_new_ones_fault(start: Start) -
     assert server.rolling.state.good == new
 
 
+async def test_one_refusal_is_looked_into_and_those_of_all_other_proxies_are_not(start: Start) -> None:
+    server = await start()
+    proxies = [await server.proxy("web", f"web-{number}") for number in range(9)]
+    asked: list[ProxyKey] = []
+    await server.edit(PAYMENTS.replace("[POST]", "[GET]"))
+    server.rolling.judging.refusals.would_have = asked.append  # type: ignore[assignment]
+    for each in proxies:
+        server.answer(each, refused="no")
+    assert len(asked) == 1
+    await server.quiet()
+    assert server.phase is Phase.REFUSED
+
+
 async def test_a_first_wave_goes_first_and_the_rest_follows(start: Start, mesh: Mesh) -> None:
     server = await start()
     waved(server)
