@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from vestibule.errors import VestibuleError, Where
-from vestibule.intent import Intent
+from vestibule.intent import Intent, plaintext
 from vestibule.observe.access_record import AccessRecord, Direction, Layer, Verdict
 from vestibule.observe.codes import LOG_UNREADABLE
 from vestibule.policy import Call, Decision, Rule, decide
@@ -86,7 +86,8 @@ def replay(records: Iterable[AccessRecord], old: Intent | None, new: Intent | No
             continue
         rules = [_rules(intent, record) for intent in (old, new)]
         if rules[0] is None and rules[1] is None:
-            result.elsewhere += 1
+            # Gateways take plain text, too, and have no rules.
+            result.elsewhere += not record.plaintext
             continue
         result.requests += 1
         before, after = (decide(each or (), call) for each in rules)
@@ -149,6 +150,8 @@ def _call(record: AccessRecord) -> Call | None:
     if not arrives or record.layer is Layer.LISTENER or record.verdict is Verdict.REFUSED:
         return None
     caller = record.reporter_spiffe_id if _leads_outside(record) else record.source_spiffe_id
+    if record.plaintext:
+        caller = str(plaintext.ANYBODY)
     try:
         spiffe_id = SpiffeId.parse(caller)
     except VestibuleError:
@@ -187,9 +190,13 @@ def _rules(intent: Intent | None, record: AccessRecord) -> tuple[Rule, ...] | No
     service = intent.services.get(record.destination_service)
     if service is None or record.destination_port not in service.ports:
         return None
+    if record.plaintext:
+        return plaintext.plaintext_rules(service, record.destination_port)
     return service.rules_for(record.destination_port)
 
 
 def _name(intent: Intent | None, caller: SpiffeId) -> str:
+    if caller == plaintext.ANYBODY:
+        return plaintext.SHOWN
     named = (each.name for each in (intent.services.values() if intent else ()) if each.spiffe_id == caller)
     return next(named, str(caller))

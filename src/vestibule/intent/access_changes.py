@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Final
 
 from vestibule.errors import Where
+from vestibule.intent import plaintext
 from vestibule.intent.model import Intent
 from vestibule.policy import IdentityMatch, Rule
 from vestibule.policy.differences import Calls, gained
@@ -28,6 +29,9 @@ class Caller:
     name: str
     before: SpiffeId | None
     after: SpiffeId | None
+
+
+_ANYBODY: Final = Caller(name=plaintext.SHOWN, before=plaintext.ANYBODY, after=plaintext.ANYBODY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,13 +77,16 @@ def access_changes(old: Intent | None, new: Intent | None) -> tuple[AccessChange
     changes: list[AccessChange] = []
     members = _Members(_members(old), _members(new))
     for target in _targets(old, new):
-        before, after = _rules(old, target), _rules(new, target)
-        if before == after and not members.renamed:
-            continue
-        callers = list(_callers(members, (*before, *after)))
         tcp = _is_tcp(new if _has(new, target) else old, target)
-        changes += _changes(target, callers, before, after, gains=True, tcp=tcp)
-        changes += _changes(target, callers, after, before, gains=False, tcp=tcp)
+        before, after = _rules(old, target), _rules(new, target)
+        if before != after or members.renamed:
+            callers = list(_callers(members, (*before, *after)))
+            changes += _changes(target, callers, before, after, gains=True, tcp=tcp)
+            changes += _changes(target, callers, after, before, gains=False, tcp=tcp)
+        before, after = _plain_rules(old, target), _plain_rules(new, target)
+        if before != after:
+            changes += _changes(target, (_ANYBODY,), before, after, gains=True, tcp=tcp)
+            changes += _changes(target, (_ANYBODY,), after, before, gains=False, tcp=tcp)
     return tuple(changes)
 
 
@@ -200,6 +207,12 @@ def _rules(intent: Intent | None, target: Target) -> tuple[Rule, ...]:
     if not target.port:
         return intent.externals[target.name].allow
     return intent.services[target.name].rules_for(target.port)
+
+
+def _plain_rules(intent: Intent | None, target: Target) -> tuple[Rule, ...]:
+    if intent is None or not target.port or not _has(intent, target):
+        return ()
+    return plaintext.plaintext_rules(intent.services[target.name], target.port)
 
 
 def _has(intent: Intent | None, target: Target) -> bool:

@@ -26,7 +26,9 @@ _WRITTEN: Final = {
     "identity_template": "identity",
 }
 """What the language calls a field of the model."""
-_NOT_TOLD: Final = frozenset({"where", "name", "allow", "services", "externals", "gateways", "version"})
+_NOT_TOLD: Final = frozenset({"where", "name", "allow"})
+"""What is told elsewhere: names by what they name, rules by who gains or loses which call."""
+
 _AS_TEXT: Final = (PathPattern, IdentityMatch, SpiffeId, TrustDomain)
 
 

@@ -185,6 +185,26 @@ def test_recorded_calls_that_would_be_denied_are_counted_with_the_rule_that_allo
     assert told["would_be_allowed"] == 3
 
 
+def test_what_comes_in_plain_text_is_judged_by_what_anybody_may_do(
+    repository: Repository, tmp_path: Path
+) -> None:
+    """The way from permissive to strict: whoever still calls without an identity is told of before it ends."""
+    until = "permissive_until: 2027-12-31T00:00:00Z, reason: old"
+    permissive = f"{PAYMENTS}mtls: {{{until}, allow: [{{id: reads, methods: [GET], paths: [/v1/**]}}]}}\n"
+    write(repository, permissive)
+    plain: dict[str, Any] = {"source_spiffe_id": "", "plaintext": True}
+    at_the_edge = line("GET", destination_service="edge", **plain)
+    (log := tmp_path / "access.jsonl").write_text(line("GET", **plain) * 3 + line(**plain) + at_the_edge)
+    opened = plan("mesh", "--against", "HEAD", "--replay", str(log))
+    assert "+ anybody in plain text gains GET /v1/** on payments" in opened.stdout
+    assert "of 4 requests none would be denied, 3 would newly be allowed" in opened.stdout
+    repository.commit({"mesh/services/payments.yaml": permissive})
+    write(repository, PAYMENTS)
+    closed = plan("mesh", "--against", "HEAD", "--replay", str(log))
+    assert "- anybody in plain text loses GET /v1/** on payments" in closed.stdout
+    assert "- anybody in plain text → payments/http GET /v1/charges: 3 requests" in closed.stdout
+
+
 def test_a_line_that_is_no_record_is_named_and_one_still_being_written_is_not(
     repository: Repository, tmp_path: Path
 ) -> None:

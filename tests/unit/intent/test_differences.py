@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +14,7 @@ from vestibule.intent import Intent, load_files
 from vestibule.intent.differences import Difference, difference
 from vestibule.intent.model import Port, Protocol, Service
 from vestibule.intent.outside import External, Gateway, GatewayListener, HostPort
-from vestibule.intent.traffic import Permissive, RateLimit, Retry, Route, RouteMatch, Share, Traffic
+from vestibule.intent.traffic import Mirror, Permissive, RateLimit, Retry, Route, RouteMatch, Share, Traffic
 from vestibule.policy import Call, IdentityMatch, PathPattern, Rule, decide
 from vestibule.spiffe import SpiffeId
 
@@ -212,13 +212,40 @@ def test_hosts_outside_and_gateways_are_compared_too() -> None:
 
 
 def test_permissive_mtls_is_told() -> None:
-    from datetime import UTC, datetime
-
     until = datetime(2026, 12, 31, tzinfo=UTC)
     found = difference(intent(), with_traffic(Traffic(permissive=Permissive(until=until, reason="legacy"))))
     assert [str(each) for each in found.settings] == [
         "mtls.permissive.until 2026-12-31T00:00:00+00:00, mtls.permissive.reason legacy"
     ]
+
+
+def test_who_may_come_in_plain_text_is_told_like_any_caller() -> None:
+    def permissive(*rules: Rule) -> Intent:
+        until = datetime(2026, 12, 31, tzinfo=UTC)
+        return with_traffic(Traffic(permissive=Permissive(until=until, reason="legacy", allow=rules)))
+
+    narrow = Rule(
+        name="web/plaintext/a",
+        callers=(),
+        methods=frozenset({"GET"}),
+        paths=(PathPattern.parse("/health"),),
+    )
+    found = difference(permissive(narrow), permissive(replace(narrow, methods=frozenset(), paths=())))
+    assert access(found) == [
+        "anybody in plain text gains GET /** but /health on web",
+        "anybody in plain text gains every method but GET of every path on web",
+    ]
+    assert [str(each) for each in difference(permissive(narrow), permissive()).losses] == [
+        "anybody in plain text loses GET /health on web"
+    ]
+
+
+def test_where_copies_go_is_told() -> None:
+    first, second = (
+        with_traffic(Traffic(versions=("v1", "v2"), routes=(route("r", mirror=(Mirror(version=each),)),)))
+        for each in ("v1", "v2")
+    )
+    assert [str(each) for each in difference(first, second).settings] == ["route r: mirror.1.version v1 → v2"]
 
 
 # ------------------------------------------------------------------------------------------ exactness

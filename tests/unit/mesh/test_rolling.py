@@ -235,7 +235,7 @@ async def test_one_refusal_is_looked_into_and_those_of_all_other_proxies_are_not
     proxies = [await server.proxy("web", f"web-{number}") for number in range(9)]
     asked: list[ProxyKey] = []
     await server.edit(PAYMENTS.replace("[POST]", "[GET]"))
-    server.rolling.judging.refusals.would_have = asked.append  # type: ignore[assignment]
+    server.rolling.judging.refusals.would_have = asked.append
     for each in proxies:
         server.answer(each, refused="no")
     assert len(asked) == 1
