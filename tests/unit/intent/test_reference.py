@@ -80,4 +80,5 @@ def test_the_table_of_a_record_has_its_keys_and_no_others(title: str) -> None:
 
 def test_every_code_of_the_language_is_listed() -> None:
     listed = set(re.findall(r"\[(VST0[0-9]{3})\]", PAGE))
-    assert listed == {code for code in CATALOGUE if code.startswith("VST0")}
+    # What importers say stands in docs/import.md.
+    assert listed == {code for code in CATALOGUE if code.startswith("VST0") and code[:6] != "VST009"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from vestibule.errors import CATALOGUE
 from vestibule.intent import Intent, Severity, load_files
 from vestibule.intent.importing import Imported, Source, import_documents
 
@@ -65,6 +67,11 @@ def test_what_is_made_of_realistic_documents_and_what_is_told(name: str, source:
     assert made == (HERE / f"{name}.expected").read_text()
     assert said(found) + "\n" == (HERE / f"{name}.findings").read_text()
     intent_of(found)
+
+
+def test_the_page_lists_every_code() -> None:
+    page = (HERE.parents[3] / "docs" / "import.md").read_text()
+    assert set(re.findall(r"\[(VST[0-9]{4})\]", page)) == {each for each in CATALOGUE if each[:6] == "VST009"}
 
 
 # ------------------------------------------------------------------------------------- authorization
