@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from tests.postgres import Postgres, binaries, running
 
 HERE = Path(__file__).parent
@@ -14,6 +15,15 @@ HERE = Path(__file__).parent
 # cores never runs more than a few meshes at a time; a test may name a group of its own.
 HEAVY = ("e2e", "interop")
 IN_CI = os.environ.get("CI") == "true"
+
+# How fast a loaded machine makes up examples says nothing about what is tested.
+settings.register_profile(
+    "patient",
+    settings.get_profile("ci" if IN_CI else "default"),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
