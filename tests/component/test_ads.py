@@ -312,7 +312,7 @@ async def test_a_damaged_file_is_set_aside_and_written_anew(server: Server, dire
 async def test_what_could_not_be_kept_is_kept_as_soon_as_there_is_room(
     server: Server, directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("vestibule.agent.relay.SAVE_AGAIN", 0.05)
+    monkeypatch.setattr("vestibule.agent.keeping_snapshots.SAVE_AGAIN", 0.05)
     server.shelf.put(FULL)
     kept = directory / "kept"
     kept.write_text("no directory can be made here")

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, Protocol
 
-from vestibule.agent.codes import CACHE_UNUSABLE
+from vestibule.agent.keeping_snapshots import Files
 from vestibule.agent.kept_snapshots import KeptSnapshots
 from vestibule.errors import VestibuleError
 from vestibule.xds.client import DeltaClient
@@ -27,9 +27,6 @@ RETRY_FIRST: Final = 0.2
 RETRY_LONGEST: Final = 5.0
 LINGER: Final = 5.0
 """Seconds for which the stream upstream outlives the last Envoy, which may be restarting."""
-SAVE_AFTER: Final = 0.05
-SAVE_AGAIN: Final = 2.0
-"""Seconds after which what could not be written is tried again."""
 
 _log = logging.getLogger(__name__)
 
@@ -69,12 +66,14 @@ class Relay:
         self._linger = linger
         self._lines: dict[ProxyKey, _Line] = {}
         self._tasks: asyncio.TaskGroup | None = None
+        self._files = Files(kept)
 
     async def run(self) -> None:
         """Keep the streams upstream, until cancelled."""
         await asyncio.to_thread(self._kept.prune)
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
+            tasks.create_task(self._files.run(), name="relay files")
             for line in self._lines.values():
                 self._start(line)
             await asyncio.Event().wait()
@@ -102,11 +101,11 @@ class Relay:
         """The instance is gone for good: nothing of it is kept."""
         if (line := self._lines.pop(proxy, None)) is not None:
             line.stop()
-        self._kept.forget(proxy)
+        self._files.forget(proxy)
 
     def _open(self, proxy: ProxyKey, kept: Snapshot | None) -> _Line:
         if (line := self._lines.get(proxy)) is None:
-            line = self._lines[proxy] = _Line(proxy, self._types, kept, self._upstream, self._kept)
+            line = self._lines[proxy] = _Line(proxy, self._types, kept, self._upstream, self._files)
             if self._tasks is not None:
                 self._start(line)
         return line
@@ -162,7 +161,7 @@ class _Line:
         types: tuple[str, ...],
         kept: Snapshot | None,
         upstream: AdsUpstream,
-        file: KeptSnapshots,
+        files: Files,
     ) -> None:
         self.proxy = proxy
         self.relayed = Relayed(types, kept)
@@ -170,28 +169,24 @@ class _Line:
         self.task: asyncio.Task[None] | None = None
         self._client = DeltaClient(types, node_id=proxy.instance_id)
         self._upstream = upstream
-        self._file = file
+        self._files = files
         self._heard = False
         self._answerable = asyncio.Event()
-        self._unsaved = asyncio.Event()
-        self._complained = False
 
     def settled(self, event: Settled) -> None:
+        before = self.relayed.snapshot
         if self.relayed.note(event):
-            self._unsaved.set()
-            self._tell_feeds()
-        self._answerable.set()
+            self._files.keep(self.proxy, self.relayed)
+            if self.relayed.snapshot is not before:
+                self._tell_feeds()
+        self._tell_upstream()
 
     def stop(self) -> None:
         if self.task is not None:
             self.task.cancel()
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._stay_connected(), name="relay upstream")
-            tasks.create_task(self._stay_saved(), name="relay file")
-
-    async def _stay_connected(self) -> None:
+        """Stay connected."""
         pause, away = RETRY_FIRST, False
         while True:
             self._heard = False
@@ -239,7 +234,7 @@ class _Line:
             return
         self.relayed.receive(change)
         self._tell_feeds()
-        self._answerable.set()
+        self._tell_upstream()
 
     async def _answer(self, stream: UpstreamStream) -> None:
         while True:
@@ -251,41 +246,9 @@ class _Line:
                 else:
                     await stream.send(self._client.refuse(answer.type_url, answer.nonce, answer.error))
 
-    async def _stay_saved(self) -> None:
-        try:
-            while True:
-                await self._unsaved.wait()
-                # Types settle one after the other; a moment later there is one thing to write, not five.
-                await asyncio.sleep(SAVE_AFTER)
-                await self._save()
-                if self._complained:
-                    await asyncio.sleep(SAVE_AGAIN)
-        finally:
-            # At an orderly end nothing is lost, nor written over by an older write that is still under way.
-            if self._unsaved.is_set():
-                await self._save()
-
-    async def _save(self) -> None:
-        self._unsaved.clear()
-        if (good := self.relayed.good) is None:
-            return
-        writing = asyncio.create_task(asyncio.to_thread(self._file.save, self.proxy, good))
-        try:
-            await asyncio.shield(writing)
-        except asyncio.CancelledError:
-            await asyncio.wait([writing])
-            writing.exception()  # there is no later try to be told of it
-            raise
-        except OSError as error:
-            self._unsaved.set()
-            if not self._complained:
-                full = CACHE_UNUSABLE.error(
-                    f"cannot keep the configuration of {self.proxy.spiffe_id}: {error.strerror}"
-                )
-                _log.error("%s (%s)", full, full.advice)
-            self._complained = True
-        else:
-            self._complained = False
+    def _tell_upstream(self) -> None:
+        if self.relayed.has_answers:
+            self._answerable.set()
 
     def _tell_feeds(self) -> None:
         for feed in self.feeds:

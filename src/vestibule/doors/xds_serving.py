@@ -13,11 +13,16 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from h2.exceptions import ProtocolError
 
 from vestibule.errors import VestibuleError
-from vestibule.net.grpc import Stream
+from vestibule.net.grpc import Stream, send_serialized, takes_at_once
 from vestibule.xds.codes import CLIENT_STUCK
 from vestibule.xds.delta import DeltaStream
 from vestibule.xds.messages import Event, SotwRequest, SotwResponse
-from vestibule.xds.protobuf import delta_request_from, delta_response_to, sotw_request_from, sotw_response_to
+from vestibule.xds.protobuf import (
+    delta_request_from,
+    delta_response_bytes,
+    sotw_request_from,
+    sotw_response_to,
+)
 from vestibule.xds.resources import Snapshot
 from vestibule.xds.sotw import Absent, SotwStream
 
@@ -56,7 +61,7 @@ async def serve_delta(
     Raises: VST3100, VST3101, VST3102, VST3103, VST3104, VST3105; what ``snapshots`` raises.
     """
     machine = DeltaStream(types, node_required=node_required)
-    await _Serving(machine, stream, delta_request_from, delta_response_to, on_event, on_request).run(
+    await _Serving(machine, stream, delta_request_from, delta_response_bytes, on_event, on_request).run(
         snapshots
     )
 
@@ -76,7 +81,14 @@ async def serve_sotw(
     With ``absent`` a name that does not exist ends the stream with the error that it makes.
     """
     machine = SotwStream(types, node_required=node_required, absent=absent)
-    await _Serving(machine, stream, sotw_request_from, sotw_response_to, on_event, on_request).run(snapshots)
+    await _Serving(machine, stream, sotw_request_from, _sotw_response_bytes, on_event, on_request).run(
+        snapshots
+    )
+
+
+def _sotw_response_bytes(response: SotwResponse) -> bytes:
+    written: bytes = sotw_response_to(response).SerializeToString()
+    return written
 
 
 def answer_once(
@@ -104,6 +116,8 @@ _Given = TypeVar("_Given", covariant=True)
 
 
 class _Machine(Protocol[_Taken, _Given]):
+    @property
+    def is_idle(self) -> bool: ...
     def receive(self, request: _Taken) -> None: ...
     def update(self, snapshot: Snapshot) -> None: ...
     def allow_breaking(self) -> None: ...
@@ -119,7 +133,7 @@ class _Serving(Generic[_Request, _Response]):
         machine: _Machine[_Request, _Response],
         stream: Stream,
         decode: Callable[[Any], _Request],
-        encode: Callable[[_Response], Any],
+        encode: Callable[[_Response], bytes],
         on_event: OnEvent,
         on_request: OnRequest,
     ) -> None:
@@ -130,6 +144,7 @@ class _Serving(Generic[_Request, _Response]):
         self._encode = encode
         self._on_event = on_event
         self._news = asyncio.Event()
+        self._began = False
 
     async def run(self, snapshots: AsyncIterator[Snapshot]) -> None:
         try:
@@ -176,17 +191,22 @@ class _Serving(Generic[_Request, _Response]):
                     return  # The client left a moment ago, which is about to end this call.
             self._report()
 
-    async def _send(self, message: Any) -> None:
+    async def _send(self, message: bytes) -> None:
         try:
+            if self._began and takes_at_once(self._stream, message):
+                await send_serialized(self._stream, message)
+                return
             async with asyncio.timeout(SEND_TIMEOUT):
-                await self._stream.send_message(message)
+                await send_serialized(self._stream, message)
+                self._began = True
         except TimeoutError as error:
             _hang_up_if_stuck(self._stream)
             raise CLIENT_STUCK.error(f"the client read nothing for {SEND_TIMEOUT:.0f} s") from error
 
     def _tell(self) -> None:
         self._report()
-        self._news.set()
+        if not self._machine.is_idle:
+            self._news.set()
 
     def _report(self) -> None:
         for event in self._machine.take_events():

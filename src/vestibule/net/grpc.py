@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -31,6 +32,8 @@ from h2.exceptions import ProtocolError
 from vestibule.errors import CATALOGUE, ErrorCode, Kind, VestibuleError
 from vestibule.net.codes import INTERNAL, REMOTE_REFUSED, SHUTTING_DOWN, UNREACHABLE
 
+_PREFIX: Final = struct.Struct(">?I")
+"""Whether a message is compressed, and its length."""
 CODE_KEY: Final = "vestibule-error-code"
 ADVICE_KEY: Final = "vestibule-error-advice"
 DEFAULT_TIMEOUT: Final = 30.0
@@ -152,6 +155,22 @@ async def refuse(stream: Stream, error: VestibuleError, details: Sequence[Messag
         )
     except Exception:  # noqa: BLE001 - the stream is gone; there is nobody left to tell
         _log.debug("could not deliver %s", error.code.code)
+
+
+async def send_serialized(stream: Stream, data: bytes) -> None:
+    """Send a message that is bytes already."""
+    if not stream._send_initial_metadata_done:
+        await stream.send_initial_metadata()
+    await stream._stream.send_data(_PREFIX.pack(False, len(data)) + data)
+
+
+def takes_at_once(stream: Stream, data: bytes) -> bool:
+    """Whether sending so much would not wait for the other side to read."""
+    inner = stream._stream
+    if not inner.connection.write_ready.is_set():
+        return False
+    window: int = inner._h2_connection.local_flow_control_window(inner.id)
+    return window >= len(data) + _PREFIX.size
 
 
 def _clipped(text: str) -> str:

@@ -32,11 +32,12 @@ class DeltaStream(XdsStream):
             self._answered(subscription, request.nonce, request.error)
         if first:
             self._begin(subscription, request)
-        else:
+        elif names:
             subscription.unsubscribe(request.unsubscribe)
             subscription.subscribe(request.subscribe, resend=True)
-        self._limit(subscription)
-        self._feed_again(subscription)
+        if first or names:
+            self._limit(subscription)
+            self._feed_again(subscription)
         self._settle()
 
     def _begin(self, subscription: Subscription, request: DeltaRequest) -> None:

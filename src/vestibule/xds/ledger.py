@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from typing import Final, TypeAlias
@@ -64,6 +64,31 @@ class ProxyState:
         return bool(self.rows) and all(row.settled == version for row in self.rows)
 
 
+class _Entry:
+    """A row as it is kept: written on at every event, and made into a ``Row`` when somebody looks."""
+
+    __slots__ = ("accepted", "error", "nonce", "sent", "settled", "status", "updated_at")
+
+    def __init__(self, now: datetime) -> None:
+        self.sent = self.accepted = self.settled = self.nonce = ""
+        self.error: str | None = None
+        self.status = Status.NOT_SENT
+        self.updated_at = now
+
+    def row(self, proxy: ProxyKey, url: str) -> Row:
+        return Row(
+            proxy=proxy,
+            type_url=url,
+            sent=self.sent,
+            accepted=self.accepted,
+            settled=self.settled,
+            nonce=self.nonce,
+            error=self.error,
+            status=self.status,
+            updated_at=self.updated_at,
+        )
+
+
 class Session:
     """One stream of a proxy, as the ledger knows it; a newer stream of the same proxy replaces it."""
 
@@ -74,13 +99,14 @@ class Session:
         self.proxy = proxy
         self.connected = True
         self.since = now
-        self._rows = {url: Row(proxy=proxy, type_url=url, updated_at=now) for url in types}
+        self._entries = {url: _Entry(now) for url in types}
 
     def note(self, event: Event, now: datetime) -> None:
         """Write down what happened on the stream."""
-        row = self._rows.get(event.type_url)
-        if row is not None:
-            self._rows[event.type_url] = replace(_after(row, event), updated_at=now)
+        entry = self._entries.get(event.type_url)
+        if entry is not None:
+            _write_down(entry, event)
+            entry.updated_at = now
         if self._heard is not None:
             self._heard(self.proxy, event)
 
@@ -91,7 +117,7 @@ class Session:
 
     def state(self) -> ProxyState:
         """How the proxy stands."""
-        rows = tuple(self._rows.values())
+        rows = tuple(entry.row(self.proxy, url) for url, entry in self._entries.items())
         versions = {row.settled for row in rows}
         agreed = len(versions) == 1 and "" not in versions and not any(row.error for row in rows)
         return ProxyState(
@@ -144,24 +170,25 @@ class Ledger:
             del self._sessions[session.proxy]
 
 
-def _after(row: Row, event: Event) -> Row:
+def _write_down(entry: _Entry, event: Event) -> None:
     """ERROR while anything is refused; STALE from a response until all of the type is settled."""
     match event:
         case Sent():
-            status = Status.ERROR if row.error else Status.STALE
-            return replace(row, sent=event.version, nonce=event.nonce, status=status)
+            entry.sent, entry.nonce = event.version, event.nonce
+            entry.status = Status.ERROR if entry.error else Status.STALE
         case Accepted():
-            return replace(row, accepted=event.version)
+            entry.accepted = event.version
         case Refused():
-            return replace(row, error=event.error, status=Status.ERROR)
+            entry.error, entry.status = event.error, Status.ERROR
         case Settled():
-            return _settled(row, event)
+            _settle(entry, event)
 
 
-def _settled(row: Row, event: Settled) -> Row:
-    settled = event.snapshot.version
+def _settle(entry: _Entry, event: Settled) -> None:
+    entry.settled = event.snapshot.version
     if event.refused:
-        error = "; ".join(f"{name}: {text}" for name, text in sorted(event.refused.items()))
-        return replace(row, settled=settled, error=error, status=Status.ERROR)
-    status = Status.SYNCED if event.asked else Status.NOT_SENT
-    return replace(row, settled=settled, error=None, status=status)
+        entry.error = "; ".join(f"{name}: {text}" for name, text in sorted(event.refused.items()))
+        entry.status = Status.ERROR
+    else:
+        entry.error = None
+        entry.status = Status.SYNCED if event.asked else Status.NOT_SENT

@@ -7,7 +7,7 @@ from typing import Any, Final
 from envoy.service.discovery.v3 import discovery_pb2 as pb
 
 from vestibule.xds.messages import DeltaRequest, DeltaResponse, SotwRequest, SotwResponse
-from vestibule.xds.resources import Resource
+from vestibule.xds.resources import SECRET, Resource
 
 _INVALID_ARGUMENT: Final = 3
 """google.rpc.Code of a NACK, as Envoy sends it."""
@@ -52,10 +52,38 @@ def delta_response_to(response: DeltaResponse) -> Any:
         removed_resources=response.removed,
     )
     for resource in response.resources:
-        entry = message.resources.add(name=resource.name, version=resource.version)
-        entry.resource.type_url = resource.type_url
-        entry.resource.value = resource.body
+        _add(message, resource)
     return message
+
+
+def delta_response_bytes(response: DeltaResponse) -> bytes:
+    """``delta_response_to`` as bytes.  What many get of it is written once: resources, which are most of it.
+
+    Protobuf reads fields that follow one another as one message, and these follow in the order of their numbers.
+    """
+    head = pb.DeltaDiscoveryResponse(system_version_info=response.version).SerializeToString()
+    tail = pb.DeltaDiscoveryResponse(
+        type_url=response.type_url, nonce=response.nonce, removed_resources=response.removed
+    ).SerializeToString()
+    return b"".join((head, *map(_entry, response.resources), tail))
+
+
+def _entry(resource: Resource) -> bytes:
+    """The field of one resource.  Secrets are not kept a second time."""
+    if resource.entry is not None:
+        return resource.entry
+    message = pb.DeltaDiscoveryResponse()
+    _add(message, resource)
+    written: bytes = message.SerializeToString()
+    if resource.type_url != SECRET:
+        object.__setattr__(resource, "entry", written)
+    return written
+
+
+def _add(message: Any, resource: Resource) -> None:
+    entry = message.resources.add(name=resource.name, version=resource.version)
+    entry.resource.type_url = resource.type_url
+    entry.resource.value = resource.body
 
 
 def delta_response_from(message: Any) -> tuple[DeltaResponse, tuple[str, ...]]:

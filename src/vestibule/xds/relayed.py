@@ -88,21 +88,33 @@ class Relayed:
     def note(self, event: Settled) -> bool:
         """The proxy is done with one type of a snapshot.  Returns whether ``good`` or ``snapshot`` changed."""
         url, served = event.type_url, event.snapshot.of_type(event.type_url)
+        before = self._good.get(url)
+        if before is served and not event.refused:
+            self._judge(url, event.snapshot.revision)
+            return False
         fresh = [name for name in event.refused if not self._is_refused(url, name, served[name].version)]
         for name in fresh:
             self._refused[url, name] = (served[name].version, event.refused[name])
             self._regret(url, name)
         if fresh:
             self._advance(url)
-        before = self._good.get(url)
-        taken = {name: resource for name, resource in served.items() if name not in event.refused}
-        for name in event.refused:
-            # The proxy still has what it took before, unless it is that which it refuses now.
-            if before is not None and name in before and before[name].version != served[name].version:
-                taken[name] = before[name]
+        taken: Mapping[str, Resource] = served
+        if event.refused:
+            taken = self._taken(url, served, event.refused)
         self._good[url] = taken
         self._judge(url, event.snapshot.revision)
         return bool(fresh) or before is None or _versions(before) != _versions(taken)
+
+    def _taken(
+        self, url: str, served: Mapping[str, Resource], refused: Iterable[str]
+    ) -> Mapping[str, Resource]:
+        before = self._good.get(url)
+        taken = {name: resource for name, resource in served.items() if name not in refused}
+        for name in refused:
+            # The proxy still has what it took before, unless it is that which it refuses now.
+            if before is not None and name in before and before[name].version != served[name].version:
+                taken[name] = before[name]
+        return taken
 
     # -------------------------------------------------------------------------------------------- towards upstream
 
@@ -142,6 +154,11 @@ class Relayed:
             self._pending.append((url, pending))
         else:
             self._answer(url, pending)
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether there is something to tell upstream."""
+        return bool(self._answers)
 
     def take_answers(self) -> list[Answer]:
         """What to tell upstream now."""

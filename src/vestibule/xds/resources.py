@@ -42,6 +42,8 @@ class Resource:
     name: str
     body: bytes = field(repr=False)
     version: str
+    entry: bytes | None = field(default=None, init=False, repr=False, compare=False)
+    """As part of a response, once it was written (``xds.protobuf``): everybody is sent the same bytes."""
 
     @classmethod
     def of(cls, type_url: str, name: str, body: bytes) -> Resource:

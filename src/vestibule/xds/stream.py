@@ -63,6 +63,11 @@ class XdsStream:
         self._may_break = True
         self._settle()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to send, whatever may be sent now."""
+        return all(subscription.is_idle for subscription in self._subscriptions.values())
+
     def take_events(self) -> list[Event]:
         """What happened since the last call."""
         events, self._events = self._events, []
@@ -160,13 +165,13 @@ class XdsStream:
             return
         for url in self._served:
             asked = self._subscriptions.get(url)
-            done = self._may_break if asked is None else self._is_settled(asked)
-            if not snapshot.knows(url) or not done:
-                continue
             subscription = asked or self._unasked[url]
             refusals = subscription.refusals
-            outcome = (snapshot, frozenset(refusals.items()))
-            if subscription.announced is None or not _same(subscription.announced, outcome):
+            if subscription.announced is not None and _same(subscription.announced, (snapshot, refusals)):
+                continue
+            done = self._may_break if asked is None else self._is_settled(asked)
+            if done and snapshot.knows(url):
+                outcome = (snapshot, refusals)
                 subscription.announced = outcome
                 event = Settled(
                     type_url=url, snapshot=snapshot, refused=refusals, asked=subscription is asked

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from typing import Final
 
 from vestibule.xds.messages import WILDCARD
@@ -215,6 +214,8 @@ class Subscription:
     @property
     def refusals(self) -> dict[str, str]:
         """What is wanted and was refused, with the client's words."""
+        if not self._refused:
+            return {}
         return {
             name: error
             for name, (version, error) in self._refused.items()
@@ -259,12 +260,12 @@ class Subscription:
             if has == _UNSURE and not self._in_flight(name):
                 self._has[name] = resource.version
                 self._bodies[name] = resource
+                self._plan = None
         for name in delivery.removed:
             self._good.pop(name, None)
         self._accepted[nonce] = delivery
-        for old in list(islice(self._accepted, max(0, len(self._accepted) - REMEMBERED))):
-            del self._accepted[old]
-        self._plan = None
+        while len(self._accepted) > REMEMBERED:
+            del self._accepted[next(iter(self._accepted))]
         return delivery
 
     def refuse(self, nonce: str, error: str) -> Delivery | None:
