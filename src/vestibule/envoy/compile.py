@@ -101,16 +101,10 @@ def _resources(asked: Asked, proxy: ProxyKey) -> Iterable[Resource]:
         ("way out", proxy.spiffe_id, instance.locality),
         lambda other: _way_out(other, proxy.spiffe_id, instance.locality),
     )
+    way_in = asked.part(("way in", proxy), lambda other: _way_in(other, proxy))
     return (
         *_LIMITS,
-        # The version is asked for only where it is told, since it changes with every commit.
-        *ingress.resources(
-            service,
-            world.traffic(service.name),
-            instance,
-            world.svid_ttl(proxy.spiffe_id),
-            lambda: world.version,
-        ),
+        *way_in,
         *egress.resources(world, instance, way_out.calls, way_out.by_name),
         *way_out.destinations,
     )
@@ -126,6 +120,16 @@ class _WayOut:
     calls: Mapping[str, Calls]
     by_name: Resource
     destinations: tuple[Resource, ...]
+
+
+def _way_in(world: World, proxy: ProxyKey) -> tuple[Resource, ...]:
+    """What the instance offers, which most changes leave as it is."""
+    instance, service = world.instance(proxy.instance_id, proxy.spiffe_id), world.service(proxy.spiffe_id)
+    assert instance is not None
+    assert service is not None
+    traffic, ttl = world.traffic(service.name), world.svid_ttl(proxy.spiffe_id)
+    # The version is asked for only where it is told, since it changes with every commit.
+    return tuple(ingress.resources(service, traffic, instance, ttl, lambda: world.version))
 
 
 def _way_out(world: World, caller: SpiffeId, here: str) -> _WayOut:

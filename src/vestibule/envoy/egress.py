@@ -98,11 +98,8 @@ def _tcp_listener(name: str, address: Address, target: Destination) -> Resource:
 
 @lru_cache(maxsize=4096)
 def _routes_by_name(names: _Names) -> Resource:
-    hosts = [
-        VirtualHost(name=calls.target.name, domains=domains, routes=[_tunnel(), *routes.routes(calls)])
-        for calls, domains in names.allowed
-    ]
-    hosts += [outward.virtual_host(each, _tunnel()) for each in names.outward]
+    shared = [_host_of(calls, domains) for calls, domains in names.allowed]
+    hosts = [outward.virtual_host(each, _tunnel()) for each in names.outward]
     if names.denied:
         hosts.append(VirtualHost(name="denied", domains=names.denied, routes=[_tunnel(), _denied()]))
     if names.not_http:
@@ -114,7 +111,14 @@ def _routes_by_name(names: _Names) -> Resource:
     hosts.append(
         VirtualHost(name="unknown", domains=["*"], routes=[_tunnel(), _unknown("%REQ(:AUTHORITY)%")])
     )
-    return _config("egress", hosts)
+    return _config("egress", hosts, before=shared)
+
+
+@lru_cache(maxsize=16_384)
+def _host_of(calls: Calls, domains: tuple[str, ...]) -> bytes:
+    """One destination among the routes, written already: the same for all that may call it."""
+    host = VirtualHost(name=calls.target.name, domains=domains, routes=[_tunnel(), *routes.routes(calls)])
+    return serialized(route_pb2.RouteConfiguration(virtual_hosts=[host]))
 
 
 @lru_cache(maxsize=4096)
@@ -169,6 +173,11 @@ def _answer(name: str, answer: route_components_pb2.DirectResponseAction) -> Rou
     return Route(name=name, match=matches.every(), direct_response=answer)
 
 
-def _config(name: str, hosts: Iterable[VirtualHost]) -> Resource:
-    config = route_pb2.RouteConfiguration(name=name, virtual_hosts=hosts)
-    return Resource.of(ROUTES, name, serialized(config))
+def _config(name: str, hosts: Iterable[VirtualHost], *, before: Iterable[bytes] = ()) -> Resource:
+    """Routes.  What comes ``before`` the other hosts is written already, as a field of the same message.
+
+    Fields are written in the order of their numbers, so that these are the bytes of all of it written at once.
+    """
+    named = serialized(route_pb2.RouteConfiguration(name=name))
+    rest = serialized(route_pb2.RouteConfiguration(virtual_hosts=hosts))
+    return Resource.of(ROUTES, name, b"".join((named, *before, rest)))

@@ -12,6 +12,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any, Final
 
+from envoy.config.route.v3.route_components_pb2 import VirtualHost
 from google.protobuf.message import DecodeError
 
 from vestibule.xds.codes import RESOURCE_INVALID
@@ -98,13 +99,37 @@ def inspect(resource: Resource) -> Inspected:
         message: Any = unpacked(resource.type_url, resource.body)
     except (KeyError, DecodeError):
         return Inspected((f"{what} cannot be read",), frozenset())
-    references: set[Reference] = set()
-    found = [f"{what}{text}" for text in violations(message, lambda m, _: references.update(_refers(m)))]
+    broken, references = _by_parts(message) if resource.type_url == ROUTES else _walked(message)
+    found = [f"{what}{text}" for text in broken]
     named = _name_of(message)
     if named is not None and named != resource.name:
         found.append(f"{what} is called {named!r} inside")
     found += [f"{what} {text}" for text in _repeated(resource.type_url, message)]
-    return Inspected(tuple(found), frozenset(references), tuple(_addresses(resource.type_url, message)))
+    return Inspected(tuple(found), references, tuple(_addresses(resource.type_url, message)))
+
+
+def _walked(message: Any) -> tuple[tuple[str, ...], frozenset[Reference]]:
+    """The rules that a message breaks, and what it refers to."""
+    references: set[Reference] = set()
+    broken = tuple(violations(message, lambda each, _: references.update(_refers(each))))
+    return broken, frozenset(references)
+
+
+def _by_parts(routes: Any) -> tuple[tuple[str, ...], frozenset[Reference]]:
+    """The same for routes, whose virtual hosts many have in common: each of them is looked at once."""
+    shell = type(routes)()
+    shell.CopyFrom(routes)
+    shell.ClearField("virtual_hosts")
+    parts = [_walked(shell)]
+    parts += [_host(each.SerializeToString(deterministic=True)) for each in routes.virtual_hosts]
+    if any(broken for broken, _ in parts):
+        return _walked(routes)  # with the whole path of what is broken
+    return (), frozenset().union(*(references for _, references in parts))
+
+
+@lru_cache(maxsize=16_384)
+def _host(body: bytes) -> tuple[tuple[str, ...], frozenset[Reference]]:
+    return _walked(VirtualHost.FromString(body))
 
 
 def _refers(message: Any) -> Iterator[Reference]:
