@@ -13,6 +13,7 @@ import typer
 from tests.component.git_lab import Repository, needs
 from typer.testing import CliRunner, Result
 
+from vestibule.calls.git.process import Git
 from vestibule.cli import plan as plan_command
 from vestibule.cli.validate import validate
 from vestibule.observe.access_record import SCHEMA
@@ -122,6 +123,27 @@ def test_a_commit_that_is_not_there_is_named(repository: Repository) -> None:
 def test_a_name_is_no_option_of_git(repository: Repository, name: str) -> None:
     assert plan("mesh", f"--against={name}").exit_code != 0
     assert not (repository.path / "sprung").exists()
+
+
+def test_a_strangers_repository_runs_nothing_of_its_own(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a partial clone lacks is fetched by a program that its configuration names, by any git before 2.45."""
+
+    def environment(self: Git) -> dict[str, str]:
+        return {name: value for name, value in known(self).items() if name != "GIT_NO_LAZY_FETCH"}
+
+    known = Git.environment
+    monkeypatch.setattr(Git, "environment", environment)
+    repository.git("config", "uploadpack.allowFilter", "true")
+    options = ("--quiet", "--no-local", "--filter=blob:none", "--no-checkout")
+    repository.git("clone", *options, f"file://{repository.path}", str(tmp_path / "partial"))
+    monkeypatch.chdir(tmp_path / "partial")
+    sprung = tmp_path / "sprung"
+    program = f"touch {sprung}; git-upload-pack"
+    repository.git("-C", str(tmp_path / "partial"), "config", "remote.origin.uploadpack", program)
+    assert plan("HEAD:mesh", "--against", "HEAD:mesh").exit_code != 0
+    assert not sprung.exists()
 
 
 def test_markdown_says_the_same_and_holds_no_markup_of_others(repository: Repository) -> None:

@@ -10,8 +10,15 @@ from vestibule.calls.git.places import folder
 from vestibule.calls.git.process import Git
 from vestibule.calls.git.trees import CommitTree
 
-# CI often checks out as another user, who may not be judged dubious for what is only read.
-_ANYWHERE = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
+# CI often checks out as another user, who may not be judged dubious for what is only read.  So nothing may be fetched
+# either: a repository's own configuration says which program fetches what a partial clone lacks, and not every git
+# that is new enough knows GIT_NO_LAZY_FETCH.
+_ANYWHERE = {
+    "GIT_CONFIG_COUNT": "1",
+    "GIT_CONFIG_KEY_0": "safe.directory",
+    "GIT_CONFIG_VALUE_0": "*",
+    "GIT_ALLOW_PROTOCOL": "none",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
