@@ -26,8 +26,12 @@ DomainOption = Annotated[
     str, typer.Option("--trust-domain", metavar="NAME", help="What takes the place of cluster.local.")
 ]
 NamespaceOption = Annotated[
-    str,
-    typer.Option("--environment", metavar="NAME", help="The environment, which is the services' namespace."),
+    str | None,
+    typer.Option(
+        "--environment",
+        metavar="NAME",
+        help="The namespace that is imported, which becomes the environment. [default: the only one]",
+    ),
 ]
 
 
@@ -36,7 +40,7 @@ def istio(
     out: OutOption = None,
     mesh: MeshOption = "imported",
     trust_domain: DomainOption = "cluster.local",
-    environment: NamespaceOption = "default",
+    environment: NamespaceOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Make an intent of Istio's documents, and tell what could not be carried over.
@@ -54,7 +58,7 @@ def gateway_api(
     out: OutOption = None,
     mesh: MeshOption = "imported",
     trust_domain: DomainOption = "cluster.local",
-    environment: NamespaceOption = "default",
+    environment: NamespaceOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Make an intent of Gateway API's routes between services, and tell what could not be carried over.
@@ -67,7 +71,7 @@ def gateway_api(
 
 
 def _import(
-    source: Source, files: list[str], out: Path | None, names: tuple[str, str, str], output: Output
+    source: Source, files: list[str], out: Path | None, names: tuple[str, str, str | None], output: Output
 ) -> None:
     async def main() -> Exit:
         from vestibule.intent.importing import import_documents

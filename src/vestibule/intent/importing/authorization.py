@@ -16,11 +16,11 @@ from typing import Any, Final
 from vestibule.errors import Where
 from vestibule.intent.importing import codes, patterns
 from vestibule.intent.importing.documents import Document, Part
-from vestibule.intent.importing.result import Item, Result, Service, name_of
+from vestibule.intent.importing.result import Item, Port, Result, Service, name_of
+from vestibule.intent.importing.settings import APP_LABELS
 from vestibule.intent.words import METHODS
 
 ROOT: Final = "istio-system"
-APP_LABELS: Final = ("app", "app.kubernetes.io/name")
 _DRY_RUN: Final = "istio.io/dry-run"
 _MOST: Final = 200
 
@@ -92,8 +92,21 @@ def _targets(document: Document, result: Result) -> list[Service] | None:
         return [each for each in result.services.values() if document.namespace in (ROOT, each.namespace)]
     said = {labels.text(key) for key in labels.said_keys()}
     if set(labels.said_keys()) <= set(APP_LABELS) and len(said) == 1:
-        return _named(sorted(said), document, result)
+        return _labelled(said.pop(), document, result)
     return None
+
+
+def _labelled(label: str, document: Document, result: Result) -> list[Service] | None:
+    """The services whose workloads have the label ``app``; without a Service document, the one of that name."""
+    known = [each for each in result.services.values() if each.namespace == document.namespace]
+    if found := [each for each in known if each.app == label]:
+        return found
+    service = result.service(label, document.namespace, document.where)
+    if service is None or service.app is not None:
+        return None
+    message = f"the workload {label} is the service {label}, since no Service document says otherwise"
+    result.report.add(codes.ASSUMED, message, document.where)
+    return [service]
 
 
 def _named(names: list[str], document: Document, result: Result) -> list[Service] | None:
@@ -116,7 +129,8 @@ def known_targets(documents: list[Document], result: Result) -> None:
         targets = _targets(document, result) or []
         for service in targets if len(targets) == 1 else ():
             for port in sorted(numbers):
-                if port.isdigit():
+                # A Service document says all; without one, what others name is what there is.
+                if port.isdigit() and service.app is None:
                     result.assume_port(service, int(port), "http", document.where)
 
 
@@ -182,6 +196,13 @@ def _callers(item: Part, result: Result) -> list[str]:
     if "*" in source.texts(said[0]):
         message = f"any identity: here it is any of {result.trust_domain}"
         result.report.add(codes.NARROWED, message, source.where)
+    accounts = {
+        f"spiffe://{result.trust_domain}/ns/{result.environment}/sa/{each}": each for each in result.services
+    }
+    for each in found:
+        if each in accounts:
+            message = f"the service account {accounts[each]} is that of the service {accounts[each]}, and no other's"
+            result.report.add(codes.ASSUMED, message, source.where)
     return [each for each in found if each is not None]
 
 
@@ -232,6 +253,14 @@ def _paths(part: Part, result: Result) -> list[str]:
     raise Inexpressible(f"the path {said[:80]!r} cannot be expressed", part.where)
 
 
+def _at(service: Service, target: str) -> Port | None:
+    """The port at which workloads listen there, if it is certain."""
+    if not target.isdigit() or any(not each.target for each in service.ports):
+        return None
+    found = [each for each in service.ports if each.target == int(target)]
+    return found[0] if len(found) == 1 else None
+
+
 def _add(
     service: Service,
     document: Document,
@@ -242,7 +271,7 @@ def _add(
 ) -> None:
     said = dict(said)
     wanted = said.pop("port", "")
-    for port in service.ports if not wanted else [service.port(int(wanted)) if wanted.isdigit() else None]:
+    for port in service.ports if not wanted else [_at(service, wanted)]:
         if port is None:
             raise Inexpressible(f"{service.name} has no port {wanted[:20]} that is known here", part.where)
         if port.protocol == "tcp" and ("methods" in said or "paths" in said):
@@ -270,6 +299,9 @@ def _deny(document: Document, result: Result, why: str) -> None:
     denials = everything
     if document.kind == "AuthorizationPolicy":
         denials = [denial for part in rules for denial in _denials(document, part, result)]
+    if not targets and not document.spec.has("selector"):
+        # The root namespace, which is for all, may have another name than it has by default.
+        targets = None
     for service in targets if targets is not None else list(result.services.values()):
         kept: list[Item] = []
         for item in service.rules:

@@ -10,7 +10,7 @@ from typing import Final
 
 from vestibule.errors import Where
 from vestibule.intent.importing import codes
-from vestibule.intent.importing.authorization import import_authorization, known_targets
+from vestibule.intent.importing.authorization import ROOT, import_authorization, known_targets
 from vestibule.intent.importing.documents import Document, read
 from vestibule.intent.importing.gateway_routes import import_route
 from vestibule.intent.importing.istio_routes import import_virtual_service
@@ -67,14 +67,17 @@ def import_documents(
     *,
     mesh: str = "imported",
     trust_domain: str = "cluster.local",
-    environment: str = "default",
+    environment: str | None = None,
 ) -> Imported:
-    """Read texts by file name.  ``environment`` is the namespace that services' identities name.
+    """Read texts by file name.  ``environment`` is the namespace that is imported: the only one, if it is None.
 
     Identities are ``/ns/NAMESPACE/sa/SERVICE-ACCOUNT`` as in Istio.
     """
-    result = Result(trust_domain, environment)
+    result = Result(trust_domain, environment or "default")
     documents = read(files, result.report)
+    spaces = {each.namespace for each in documents if each.namespace != ROOT}
+    if environment is None and len(spaces) == 1:
+        result.environment = spaces.pop()
     if result.report.failed:
         return Imported(files=MappingProxyType({}), problems=result.report.sorted())
     importers = _ISTIO if source is Source.ISTIO else _GATEWAY_API
@@ -93,6 +96,11 @@ def import_documents(
         for document in [each for each in documents if each.kind == kind]:
             importer(document, result)
     known_targets(documents, result)
+    for service in [each for each in result.services.values() if each.namespace != result.environment]:
+        # It would get the identity of its namesake here, and with it what is allowed to that one.
+        del result.services[service.name]
+        message = f"{service.name} is of the namespace {service.namespace}; import that one by itself (--environment)"
+        result.report.add(codes.NOT_CARRIED, message, service.where)
     for service in result.services.values():
         _complete(service, result)
     import_authorization(documents, result)

@@ -87,6 +87,8 @@ class Port:
     name: str
     number: int
     protocol: str
+    target: int = 0
+    """Where the workload listens, which is what policies name; 0: not known."""
 
 
 @dataclass(slots=True)
@@ -102,6 +104,8 @@ class Service:
     rules: list[Item] = field(default_factory=list)
     routes: list[Item] = field(default_factory=list)
     settings: dict[str, tuple[Any, Where]] = field(default_factory=dict)
+    app: str | None = None
+    """The label ``app`` of its workloads; None: no Service document says it."""
     spoken_of: bool = False
     """Whether an authorization policy says anything of it."""
 
@@ -125,7 +129,8 @@ class Result:
         if "*" in host or (rest and not _is_of_cluster(rest)):
             return None
         name, space = name_of(short), (rest.split(".")[0] if rest else namespace)
-        if not name:
+        # A name that would have to be changed might become another's.
+        if not name or name != short:
             return None
         known = self.services.get(name)
         if known is not None and known.namespace != space:
@@ -138,7 +143,7 @@ class Result:
         """The port of this number, which no document describes; told once."""
         known = service.port(number)
         if known is None:
-            known = Port(f"{protocol}-{number}", number, protocol)
+            known = Port(f"{protocol}-{number}", number, protocol, number)
             service.ports.append(known)
             message = (
                 f"port {number} of {service.name} speaks {protocol}, since no Service document says otherwise"

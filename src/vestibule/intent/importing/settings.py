@@ -8,6 +8,7 @@ from vestibule.intent.importing import codes, patterns
 from vestibule.intent.importing.documents import Document, Part
 from vestibule.intent.importing.result import Port, Result, Service, name_of
 
+APP_LABELS: Final = ("app", "app.kubernetes.io/name")
 _PROTOCOLS: Final = {
     "http": "http",
     "http2": "http2",
@@ -23,6 +24,9 @@ def import_kubernetes_service(document: Document, result: Result) -> None:
     spec = document.spec
     service = result.service(document.name, document.namespace, document.where)
     if service is not None:
+        selector = spec.part("selector")
+        labels = {selector.text(key) for key in APP_LABELS if selector is not None and selector.has(key)}
+        service.app = labels.pop() if len(labels) == 1 else ""
         for part in spec.each("ports"):
             number = part.text("port")
             said = part.text("appProtocol") or part.text("name").partition("-")[0]
@@ -33,7 +37,10 @@ def import_kubernetes_service(document: Document, result: Result) -> None:
                 and part.text("protocol") in ("", "TCP")
                 and service.port(int(number)) is None
             ):
-                service.ports.append(Port(name, int(number), protocol))
+                target = part.text("targetPort") or number
+                service.ports.append(
+                    Port(name, int(number), protocol, int(target) if target.isdigit() else 0)
+                )
     spec.take()
 
 

@@ -167,6 +167,39 @@ def test_a_policy_of_the_root_namespace_is_for_all_and_one_of_another_for_none_o
     assert rules_of(imported(SERVICE, policy(spec, namespace="elsewhere"))) == []
 
 
+def test_ports_are_those_at_which_workloads_listen() -> None:
+    two = SERVICE.replace(
+        "port: 80}, {name: tcp-raw, port: 9}",
+        "port: 80, targetPort: 8080}, {name: http-b, port: 8080, targetPort: 1}",
+    )
+    by_port = "to: [{operation: {ports: ['8080']}}]"
+    assert [
+        each[-4:] for each in rules_of(imported(two, policy(f"{{rules: [{{{CALLER}, {by_port}}}]}}")))
+    ] == ["http"]
+    named = two.replace("targetPort: 1", "targetPort: named")
+    assert rules_of(imported(named, policy(f"{{rules: [{{{CALLER}, {by_port}}}]}}"))) == []
+
+
+def test_a_service_is_found_by_the_label_of_its_workloads_not_by_its_name() -> None:
+    other = SERVICE.replace("spec: {", "spec: {selector: {app: front}, ")
+    for label, number in (("front", 2), ("web", 0)):
+        spec = f"{{selector: {{matchLabels: {{app: {label}}}}}, rules: [{{{CALLER}}}]}}"
+        assert len(rules_of(imported(other, policy(spec)))) == number
+
+
+def test_services_of_other_namespaces_do_not_get_identities_of_this_one() -> None:
+    found = imported(SERVICE, SERVICE.replace("web", "bank").replace("namespace: shop", "namespace: money"))
+    assert set(intent_of(found).services) == {"web"}
+    assert "bank is of the namespace money" in said(found)
+
+
+def test_a_denial_in_a_namespace_without_services_is_taken_for_one_of_the_root() -> None:
+    allow = policy(f"{{rules: [{{{CALLER}}}]}}")
+    assert (
+        rules_of(imported(SERVICE, allow, policy("{action: DENY, rules: [{}]}", "d", namespace="root"))) == []
+    )
+
+
 def test_a_document_that_cannot_be_read_ends_the_import_since_it_may_have_denied_something() -> None:
     allow = policy(f"{{rules: [{{{CALLER}}}]}}")
     for broken in ("\nkind: [", "\nkind: AuthorizationPolicy\n", "\n&a {kind: x}\n"):
