@@ -63,7 +63,7 @@ PARSED: dict[str, type[Message]] = {
     ROUTES: RouteConfiguration,
     EXTENSION: TypedExtensionConfig,
 }
-AT_ONCE = 16
+AT_ONCE = 8
 RENEW = 12.0
 WITHIN = 80.0
 

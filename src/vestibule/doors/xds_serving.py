@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from h2.exceptions import ProtocolError
 
 from vestibule.errors import VestibuleError
-from vestibule.net.grpc import Stream, send_serialized, takes_at_once
+from vestibule.net.grpc import Stream, send_at_once, send_serialized
 from vestibule.xds.codes import CLIENT_STUCK
 from vestibule.xds.delta import DeltaStream
 from vestibule.xds.messages import Event, SotwRequest, SotwResponse
@@ -144,7 +144,8 @@ class _Serving(Generic[_Request, _Response]):
         self._encode = encode
         self._on_event = on_event
         self._news = asyncio.Event()
-        self._began = False
+        self._sending = False
+        self._unsent: bytes | None = None
 
     async def run(self, snapshots: AsyncIterator[Snapshot]) -> None:
         try:
@@ -170,6 +171,8 @@ class _Serving(Generic[_Request, _Response]):
     async def _follow(self, snapshots: AsyncIterator[Snapshot]) -> None:
         async for snapshot in snapshots:
             self._machine.update(snapshot)
+            if not self._news.is_set() and not self._sending:
+                self._write_at_once()
             self._tell()
 
     async def _allow_breaking(self) -> None:
@@ -183,22 +186,39 @@ class _Serving(Generic[_Request, _Response]):
             # What has arrived is read first: it may make a response needless.
             await asyncio.sleep(0)
             self._news.clear()
-            while (response := self._machine.next_response()) is not None:
-                self._report()
+            while (message := self._next_message()) is not None:
+                self._sending = True
                 try:
-                    await self._send(self._encode(response))
+                    await self._send(message)
                 except ProtocolError:
                     return  # The client left a moment ago, which is about to end this call.
+                self._sending = False
             self._report()
 
-    async def _send(self, message: bytes) -> None:
+    def _write_at_once(self) -> None:
+        """What follows from a new snapshot, as far as the client reads: no task has to wake up for it."""
         try:
-            if self._began and takes_at_once(self._stream, message):
-                await send_serialized(self._stream, message)
-                return
+            while (message := self._next_message()) is not None:
+                if not send_at_once(self._stream, message):
+                    self._unsent = message
+                    self._news.set()
+                    return
+        except ProtocolError:
+            return  # as above
+
+    def _next_message(self) -> bytes | None:
+        message, self._unsent = self._unsent, None
+        if message is None and (response := self._machine.next_response()) is not None:
+            self._report()
+            message = self._encode(response)
+        return message
+
+    async def _send(self, message: bytes) -> None:
+        if send_at_once(self._stream, message):
+            return
+        try:
             async with asyncio.timeout(SEND_TIMEOUT):
                 await send_serialized(self._stream, message)
-                self._began = True
         except TimeoutError as error:
             _hang_up_if_stuck(self._stream)
             raise CLIENT_STUCK.error(f"the client read nothing for {SEND_TIMEOUT:.0f} s") from error

@@ -164,13 +164,26 @@ async def send_serialized(stream: Stream, data: bytes) -> None:
     await stream._stream.send_data(_PREFIX.pack(False, len(data)) + data)
 
 
-def takes_at_once(stream: Stream, data: bytes) -> bool:
-    """Whether sending so much would not wait for the other side to read."""
+def send_at_once(stream: Stream, data: bytes) -> bool:
+    """Send a message that is bytes already, unless that meant to wait for the other side to read; whether it did so.
+
+    Raises: h2's ProtocolError when the stream is gone.
+    """
     inner = stream._stream
-    if not inner.connection.write_ready.is_set():
+    connection, h2 = inner.connection, inner._h2_connection
+    if not (stream._send_initial_metadata_done and connection.write_ready.is_set()):
         return False
-    window: int = inner._h2_connection.local_flow_control_window(inner.id)
-    return window >= len(data) + _PREFIX.size
+    framed = _PREFIX.pack(False, len(data)) + data
+    if h2.local_flow_control_window(inner.id) < len(framed):
+        return False
+    most = h2.max_outbound_frame_size
+    for start in range(0, len(framed), most):
+        h2.send_data(inner.id, framed[start : start + most])
+    inner._transport.write(h2.data_to_send())
+    inner.data_sent += len(framed)
+    connection.data_sent += len(framed)
+    connection.data_send_process()
+    return True
 
 
 def _clipped(text: str) -> str:

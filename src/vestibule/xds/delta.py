@@ -50,6 +50,8 @@ class DeltaStream(XdsStream):
 
     def next_response(self) -> DeltaResponse | None:
         """What to send now, if anything; the caller sends it before it asks again."""
+        if self.is_idle:
+            return None
         for step in self._steps:
             subscription = self._subscriptions[step.type_url]
             if subscription.is_idle or not self._knows(step.type_url):

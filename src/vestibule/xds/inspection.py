@@ -70,22 +70,26 @@ def check(snapshot: Snapshot, *, given: Iterable[str] = (), before: Snapshot | N
 
 def _same(snapshot: Snapshot, before: Snapshot) -> frozenset[str]:
     """The types that need no look; none where something is gone that they may refer to."""
-    if any(old.keys() - snapshot.of_type(url).keys() for url, old in before.resources.items()):
-        return frozenset()
+    for url, old in before.resources.items():
+        now = snapshot.of_type(url)
+        if now is not old and old.keys() - now.keys():
+            return frozenset()
     return frozenset(url for url, now in snapshot.resources.items() if now is before.resources.get(url))
 
 
 def _findings(snapshot: Snapshot, given: frozenset[str], same: frozenset[str]) -> Iterator[str]:
     addresses: Counter[str] = Counter()
-    for url, by_name in snapshot.resources.items():
+    types = snapshot.resources
+    for url, by_name in types.items():
         if url in same:
             continue
         for name, resource in by_name.items():
             inspected = inspect(resource)
             yield from inspected.findings
-            addresses.update(inspected.addresses)
+            if inspected.addresses:
+                addresses.update(inspected.addresses)
             for of_type, wanted in inspected.references:
-                exists = wanted in snapshot.of_type(of_type) or (of_type == CLUSTER and wanted in given)
+                exists = wanted in types.get(of_type, ()) or (of_type == CLUSTER and wanted in given)
                 if not exists:
                     yield f"{_short(url)} {name!r} refers to {_short(of_type)} {wanted!r}, which does not exist"
     yield from (f"two listeners are at {address}" for address, times in addresses.items() if times > 1)
@@ -170,7 +174,10 @@ def _repeated(type_url: str, message: Any) -> Iterator[str]:
 
 
 def _twice(names: Iterable[str]) -> list[str]:
-    return [name for name, times in Counter(names).items() if times > 1]
+    every = list(names)
+    if len(set(every)) == len(every):
+        return []
+    return [name for name, times in Counter(every).items() if times > 1]
 
 
 def _addresses(type_url: str, message: Any) -> Iterator[str]:

@@ -38,6 +38,9 @@ class Plan:
         return bool(self.upserts or self.removals or self.absences)
 
 
+_NOTHING: Final = Plan()
+
+
 class Subscription:
     """The bookkeeping of one type on one stream.
 
@@ -146,6 +149,8 @@ class Subscription:
         return self._plan
 
     def _make_plan(self) -> Plan:
+        if self.wildcard and not (self.names or self._suspects or self._owed or self._refused):
+            return self._plan_for_everything()
         on_trial = {(r.name, r.version) for group in self._suspects for r in group.values()}
         upserts = tuple(
             resource
@@ -160,6 +165,13 @@ class Subscription:
         unknown = {name for name in self.names if name not in self._told_absent} | self._owed
         absent = [name for name in unknown if name not in self._desired and name not in self._has]
         return Plan((*upserts, *held), tuple(sorted(gone)), tuple(sorted(absent)))
+
+    def _plan_for_everything(self) -> Plan:
+        """The same for the most common of clients: it wants all there is, and took all that it was sent."""
+        has, desired = self._has, self._desired
+        upserts = tuple([each for each in desired.values() if has.get(each.name) != each.version])
+        gone = sorted([name for name in has if name not in desired])
+        return Plan(upserts, tuple(gone)) if upserts or gone else _NOTHING
 
     def _covered(self) -> Iterable[Resource]:
         if self.wildcard:
@@ -198,7 +210,10 @@ class Subscription:
     @property
     def is_idle(self) -> bool:
         """Whether there is nothing to send, whatever the order allows."""
-        return not (self.must_answer or self._suspects or self.plan)
+        plan = self._plan
+        if plan is None:
+            plan = self.plan
+        return not (plan.upserts or plan.removals or plan.absences or self.must_answer or self._suspects)
 
     @property
     def upserts_done(self) -> bool:
@@ -242,7 +257,8 @@ class Subscription:
             self._forget(name)
             self._owed.discard(name)
             self._told_absent.add(name)
-        self._told_absent &= self.names
+        if self._told_absent:
+            self._told_absent &= self.names
         self.must_answer = False
         self.unacknowledged[nonce] = delivery
         self._plan = None
