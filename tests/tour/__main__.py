@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -32,6 +33,7 @@ def main() -> int:
     directory = Path(tempfile.mkdtemp(prefix="vtour-", dir="/tmp"))
     began = time.monotonic()
     outcomes: list[dict[str, Any]] = []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # in order, like Ctrl-C
     shop = Shop(directory)
     try:
         shop.start()

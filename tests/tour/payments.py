@@ -58,9 +58,11 @@ class Payments(BaseHTTPRequestHandler):
         caller = (self.headers.get("x-forwarded-client-cert") or "").rpartition("URI=")[2]
         again = BOOK.arrives(self.path, self.headers.get("x-request-id") or "", caller)
         try:
-            self._answer(self._status(again))
+            status = self._status(again)
         finally:
+            # Before the answer, after which the caller may already try again.
             BOOK.leaves(again)
+        self._answer(status)
 
     def _status(self, again: bool) -> int:
         if self.path.startswith("/v1/slow"):

@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import os
 import shutil
+import signal
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from tests.component.git_lab import Repository
-from tests.e2e.front_door import Program, until, vestibule
+from tests.e2e.front_door import Program, processes_of, until, vestibule
 
 from vestibule.calls.unix import unix_channel
 from vestibule.cli.rollout import SERVICE as ROLLOUT
@@ -132,8 +134,16 @@ class Shop:
         self.far = FarNode(self)
 
     def stop(self) -> None:
-        if hasattr(self, "up"):
-            self.up.stop()
+        """Everything ends, in order if it can."""
+        try:
+            if hasattr(self, "far"):
+                self.far.stop()
+            if hasattr(self, "up"):
+                self.up.stop()
+        finally:
+            for pid in processes_of(self.directory):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     @property
     def operator(self) -> tuple[str, Path]:
@@ -242,53 +252,66 @@ class Shop:
 
 
 class FarNode:
-    """A second node: an agent elsewhere, with one more instance of payments v1."""
+    """A second node: an agent elsewhere, and while it is entered one more instance of payments v1."""
 
     def __init__(self, shop: Shop) -> None:
         self._shop = shop
         self._programs: list[Program] = []
+        self._joining = threading.Thread(target=self._join, daemon=True)
+        self._joined = False
+        # Meanwhile there are other things to see.
+        self._joining.start()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> None:
+        self._joining.join()
+        assert self._joined, [each.said for each in self._programs]
+        run, apps = self._shop.note.runtime, self._shop.intent / "apps"
+        words = (
+            *("sidecar", "--service", "payments", "--version", "v1", "--agent-socket", run / "far.sock"),
+            *("--run-dir", run, "--log-dir", self._shop.directory, "--drain", "0", "--output", "json"),
+            *("--", "/usr/bin/env", "PLACE=v1-far", sys.executable, apps / "payments.py"),
+        )
         try:
-            self.start()
+            self._start("far-payments", *words).ready()
         except BaseException:
             self.stop()
             raise
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self) -> None:
+    def stop(self) -> None:
+        """In order; nothing is left."""
+        self._joining.join()
+        try:
+            while self._programs:
+                self._programs[-1].stop()
+                self._programs.pop()
+        finally:
+            for each in self._programs:
+                each.kill()
+
+    def _join(self) -> None:
         shop, run, note = self._shop, self._shop.note.runtime, self._shop.note
         token = shop.directory / "token"
         assert vestibule("token generate", "--write", token, *shop.operator).code == 0
-        agent_words = (
+        words = (
             *("agent", "run", "--trust-domain", "example.org", "--server", note.server_address),
             *("--data-dir", shop.directory / "far", "--socket", run / "far.sock"),
             *("--admin-socket", run / "far-admin.sock", "--trust-bundle", note.trust_bundle),
             *("--join-token-file", token, "--locality", FAR, "--output", "json"),
         )
-        agent = self._program("far-agent", *agent_words)
+        agent = self._start("far-agent", *words).ready()["spiffe_id"]
         # The sidecar, and Envoy, for which the sidecar vouches.
         for selector in (f"unix:path:{Path(sys.executable).resolve()}", "supervised:service:payments"):
             made = vestibule(
-                *("entry create", "--parent-id", agent.ready()["spiffe_id"], "--selector", selector),
+                *("entry create", "--parent-id", agent, "--selector", selector),
                 *("--spiffe-id", "spiffe://example.org/ns/prod/sa/payments", *shop.operator),
             )
             assert made.code == 0, made
-        sidecar_words = (
-            *("sidecar", "--service", "payments", "--version", "v1", "--agent-socket", run / "far.sock"),
-            *("--run-dir", run, "--log-dir", shop.directory, "--drain", "0", "--output", "json"),
-            *("--", "/usr/bin/env", "PLACE=v1-far", sys.executable, shop.intent / "apps" / "payments.py"),
-        )
-        self._program("far-payments", *sidecar_words).ready()
+        self._joined = True
 
-    def stop(self) -> None:
-        while self._programs:
-            self._programs.pop().stop()
-
-    def _program(self, name: str, *words: object) -> Program:
+    def _start(self, name: str, *words: object) -> Program:
         self._programs.append(Program(self._shop.directory, name, words))
         return self._programs[-1]
 

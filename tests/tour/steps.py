@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from tests.e2e.front_door import until, vestibule
 from tests.e2e.outside_lab import PublicAuthority
-from tests.tour.shop import MESH, PAYMENTS, Answer, Shop, canary, places, statuses
+from tests.tour.shop import MESH, PAYMENTS, Shop, canary, places, statuses
 
 from vestibule.cli.calls import count
 
@@ -169,31 +169,43 @@ def mirror_copies(shop: Shop, found: dict[str, Any]) -> str:
 
 @step("a fault ends by itself at its time, without another commit")
 def fault_ends(shop: Shop, found: dict[str, Any]) -> str:
-    until_when = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=8)
-    fault = f"fault: {{until: {until_when:%Y-%m-%dT%H:%M:%SZ}, abort: {{status: 503}}}}"
-    shop.push("A drill", f"routes: [{{id: drill, {fault}}}]\n")
-    outcomes: list[tuple[float, Answer]] = []
-
-    def sees(status: int) -> bool:
-        at, answer = time.time(), shop.call()
-        outcomes.append((at - until_when.timestamp(), answer))
-        return answer.status == status
-
-    until(lambda: sees(503), "the fault")
-    until(lambda: sees(200), "its end")
-    aborted = [at for at, answer in outcomes if answer.error == "VST3018"]
-    ended = outcomes[-1][0]
+    aborted: list[float] = []
+    ended = 0.0
+    # A busy machine may take longer to a commit than a short fault lasts.
+    for seconds in (4, 8, 16):
+        until_when = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
+        fault = f"fault: {{until: {until_when:%Y-%m-%dT%H:%M:%SZ}, abort: {{status: 503}}}}"
+        shop.push("A drill", f"routes: [{{id: drill, {fault}}}]\n")
+        aborted, ended = _last_and_first(shop, until_when.timestamp())
+        if aborted:
+            break
     after = shop.calls(20)
-    found.update(aborted=len(aborted), last_aborted_s=round(aborted[-1], 2), first_answered_s=round(ended, 2))
-    found.update(afterwards=statuses(after))
-    # A request may wait for a moment between our clock and the proxy's look at its own.
-    assert aborted[-1] <= 0.5, aborted[-1]
-    assert ended >= -0.5, ended
+    found.update(aborted=len(aborted), afterwards=statuses(after))
+    assert aborted, "no call met a fault"
+    found.update(last_aborted_s=round(aborted[-1], 2), first_answered_s=round(ended, 2))
+    # The proxy looks at its clock after a call was sent, and before it is answered.
+    assert aborted[-1] <= 0, aborted[-1]
+    assert ended >= 0, ended
     assert statuses(after) == {200: 20}, statuses(after)
     return (
-        f"{len(aborted)} calls aborted, the last {aborted[-1]:+.2f} s from its end, "
+        f"{len(aborted)} calls aborted, the last sent {aborted[-1]:+.2f} s from its end, "
         f"the first answered {ended:+.2f} s; then {found['afterwards']}"
     )
+
+
+def _last_and_first(shop: Shop, end: float) -> tuple[list[float], float]:
+    """When calls that were aborted were sent, and when the first after them was answered; seconds from ``end``."""
+    aborted: list[float] = []
+
+    def is_over() -> float | None:
+        sent, answer = time.time(), shop.call()
+        if answer.error == "VST3018":
+            aborted.append(sent - end)
+        elif answer.status == 200 and (aborted or sent > end):
+            return max(time.time() - end, 1e-9) if time.time() >= end else -1.0
+        return None
+
+    return aborted, until(is_over, "the end of the fault")
 
 
 @step("each caller has a limit of its own")

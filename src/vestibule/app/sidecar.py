@@ -57,6 +57,7 @@ _DIRECTORY: Final = "sc"
 _WATCH_EVERY: Final = 1.0
 _LOOK_EVERY: Final = 0.025
 _EGRESS_WITHIN: Final = 5.0
+_LISTENING_WITHIN: Final = 10.0
 _CALLERS_WITHIN: Final = 3.0
 _DEREGISTER_WITHIN: Final = 2.0
 _COUNT_EVERY: Final = 2.0
@@ -408,7 +409,14 @@ class Sidecar:
         assert view is not None
         instance = self.layout.instance(view, reachable=True)
         ours = [*instance.ingress.values(), *instance.upstreams.values()]
-        await _soon(lambda: all_listening(ours), None)
+        if not await _soon(lambda: all_listening(ours), _LISTENING_WITHIN):
+            child = self.envoy.process.child
+            _log.warning(
+                "Envoy does not listen after %g s; if it has no identity, this says why: vestibule why --pid %s",
+                _LISTENING_WITHIN,
+                child.pid if child is not None else "PID",
+            )
+            await _soon(lambda: all_listening(ours), None)
         self._on_ready(instance)
 
     async def _leave(self) -> None:
