@@ -71,7 +71,7 @@ class Ended:
         return error
 
 
-def vestibule(*words: object, cwd: Path | None = None, text: bool = False) -> Ended:
+def vestibule(*words: object, cwd: Path | None = None, text: bool = False, within: float = PATIENCE) -> Ended:
     """Run a command to its end, asking for JSON unless it is ``text`` that is looked at.
 
     The first word may be several, with blanks between them.
@@ -86,7 +86,7 @@ def vestibule(*words: object, cwd: Path | None = None, text: bool = False) -> En
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=within,
         check=False,
     )
     return Ended(code=done.returncode, out=done.stdout, err=done.stderr)
@@ -155,9 +155,9 @@ class Program:
             text = text[end:].lstrip()
         return found
 
-    def ready(self) -> Any:
+    def ready(self, within: float = PATIENCE) -> Any:
         """The data of its first document; it must still run then."""
-        until(lambda: self.documents or not self.runs, lambda: self.said)
+        until(lambda: self.documents or not self.runs, lambda: self.said, within)
         assert self.runs, self.said
         return self.documents[0]["data"]
 

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.component.git_lab import Repository
-from tests.e2e.front_door import Program, processes_of, until, vestibule
+from tests.e2e import front_door
+from tests.e2e.front_door import Ended, Program, processes_of
 
 from vestibule.calls.unix import unix_channel
 from vestibule.cli.rollout import SERVICE as ROLLOUT
@@ -35,7 +36,8 @@ SHOP: Final = Path(__file__).resolve().parents[2] / "examples" / "shop"
 APP: Final = Path(__file__).with_name("payments.py")
 NEAR: Final = "eu-west/a"
 FAR: Final = "us-east/a"
-PATIENCE: Final = 60.0
+PATIENCE: Final = 120.0
+"""Seconds for what takes a moment on a machine that has nothing else to do."""
 UP_YAML: Final = """\
 apps:
   web: {run: [python3, apps/web.py]}
@@ -57,6 +59,16 @@ allow:
   - {id: reports-read, from: [reports], methods: [GET], paths: [/v1/**]}
 """
 """What all steps have in common; each adds to it."""
+
+
+def until(holds: Callable[[], Any], what: Callable[[], str] | str) -> Any:
+    """The first true value."""
+    return front_door.until(holds, what, PATIENCE)
+
+
+def vestibule(*words: object) -> Ended:
+    """Run a command."""
+    return front_door.vestibule(*words, within=PATIENCE)
 
 
 def canary(weight: int) -> str:
@@ -124,8 +136,7 @@ class Shop:
         state = self.directory / "s"
         words = ("up", self.intent, "--committed", "--locality", NEAR, "--state", state, "--output", "json")
         self.up = Program(self.directory, "up", words)
-        until(lambda: self.up.documents or not self.up.runs, lambda: self.up.said, 120)
-        ready = self.up.ready()
+        ready = self.up.ready(PATIENCE)
         self.ready_after = ready["ready_seconds"]
         self.egress, self.ingress = ready["egress"], ready["ingress"]
         note = RunState.read(state)
@@ -177,7 +188,7 @@ class Shop:
             assert found["failed"] != version, found["reason"]
             return bool(acknowledged and found["phase"] == "steady" and found["good"] == version)
 
-        until(is_good, lambda: str(self.rollout()), PATIENCE)
+        until(is_good, lambda: str(self.rollout()))
         return acknowledged
 
     def rollout(self) -> dict[str, Any]:
@@ -272,7 +283,7 @@ class FarNode:
             *("--", "/usr/bin/env", "PLACE=v1-far", sys.executable, apps / "payments.py"),
         )
         try:
-            self._start("far-payments", *words).ready()
+            self._start("far-payments", *words).ready(PATIENCE)
         except BaseException:
             self.stop()
             raise
@@ -301,7 +312,7 @@ class FarNode:
             *("--admin-socket", run / "far-admin.sock", "--trust-bundle", note.trust_bundle),
             *("--join-token-file", token, "--locality", FAR, "--output", "json"),
         )
-        agent = self._start("far-agent", *words).ready()["spiffe_id"]
+        agent = self._start("far-agent", *words).ready(PATIENCE)["spiffe_id"]
         # The sidecar, and Envoy, for which the sidecar vouches.
         for selector in (f"unix:path:{Path(sys.executable).resolve()}", "supervised:service:payments"):
             made = vestibule(

@@ -13,9 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from math import sqrt
 from typing import Any, Final
 
-from tests.e2e.front_door import until, vestibule
 from tests.e2e.outside_lab import PublicAuthority
-from tests.tour.shop import MESH, PAYMENTS, Shop, canary, places, statuses
+from tests.tour.shop import MESH, PAYMENTS, Shop, canary, places, statuses, until, vestibule
 
 from vestibule.cli.calls import count
 
@@ -23,8 +22,6 @@ ORDERS: Final = "spiffe://example.org/ns/prod/sa/orders"
 CALLS: Final = 300
 DEVIATIONS: Final = 4.5
 """How far a share may be from its weight: by chance further once in 150,000 tries."""
-
-PATIENCE_OF_ROLLOUT: Final = 60.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -355,7 +352,7 @@ def spike_rolled_back(shop: Shop, found: dict[str, Any]) -> str:
         until(lambda: len(load.answers) >= 60, "calls before it")
         began = time.monotonic()
         bad = shop.push("Lead calls astray", broken, {"mesh.yaml": MESH.replace("1s", "60s")})[:12]
-        until(lambda: shop.rollout()["failed"] == bad, lambda: str(shop.rollout()), PATIENCE_OF_ROLLOUT)
+        until(lambda: shop.rollout()["failed"] == bad, lambda: str(shop.rollout()))
         taken_back = time.monotonic() - began
         found["reason"] = shop.rollout()["reason"]
 
