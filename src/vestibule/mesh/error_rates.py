@@ -7,6 +7,7 @@ injects aside.  Answers of 4xx never count: a rule that takes a right away must 
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
@@ -128,12 +129,15 @@ class ErrorRates:
                 # unless nothing was to be reported before: then it is as new as its report.
                 self._with[report.service, side] += more
 
-    def forget(self, instance_id: str) -> None:
-        """The instance is gone."""
-        self._known.pop(instance_id, None)
+    @property
+    def size(self) -> int:
+        """How many instances something is known of."""
+        return len(self._known)
 
-    def retain(self, services: frozenset[str]) -> None:
-        """Forget services that are no more."""
+    def retain(self, instances: Mapping[str, str]) -> None:
+        """Forget all but these instances, which are of these services, and services that have none."""
+        self._known = {each: known for each, known in self._known.items() if each in instances}
+        services = set(instances.values())
         for key in [key for key in self._past if key[0] not in services]:
             del self._past[key]
 

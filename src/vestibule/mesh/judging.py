@@ -19,6 +19,9 @@ from vestibule.xds.resources import ProxyKey
 LOOK_EVERY: Final = timedelta(seconds=2)
 """As often as proxies report."""
 
+MOST_KNOWN: Final = 1000
+"""Of so many instances, and of twice as many as there are, reports are remembered."""
+
 BUSY: Final = timedelta(seconds=1)
 """How long the server has other things to do when a wave begins."""
 
@@ -39,6 +42,7 @@ class Judging:
         self._version_for = version_for
         self._well: frozenset[str] | None = frozenset()
         self._versions: tuple[str, ...] = ()
+        self._crowded = MOST_KNOWN
 
     def standing(self) -> Iterator[tuple[Instance, str | None, ProxyState | None]]:
         """Every registered instance, the version that its proxy is to have, and how the proxy stands."""
@@ -52,6 +56,10 @@ class Judging:
         if trial is not None and state is not None and state.has(trial):
             tries_for = now - max(row.updated_at for row in state.rows)
         self.rates.take(report, now, tries_for=tries_for)
+        if self.rates.size > self._crowded:
+            # Every start of an instance has an id of its own; most that are known are gone.
+            self.rates.retain({each.id: each.service for each in self.instances()})
+            self._crowded = max(MOST_KNOWN, 2 * self.rates.size)
 
     def wave_begins(self, *versions: str | None) -> None:
         """Those will be well that are connected and have one of these versions, or connected since."""

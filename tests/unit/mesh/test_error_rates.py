@@ -6,8 +6,11 @@ from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.mesh.test_discovery import instance
 
 from vestibule.mesh.error_rates import Count, ErrorRates, Report, Side
+from vestibule.mesh.judging import MOST_KNOWN, Judging
+from vestibule.xds.resources import ProxyKey
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 
@@ -121,3 +124,13 @@ def test_no_reports_make_a_mesh_without_failures_spike(reports: list[tuple[int, 
             rates.begin(proxy.now)
         proxy.report(requests + denied, denied=denied, tries=True)
     assert rates.spike(0) == ""
+
+
+def test_of_instances_that_are_gone_nothing_is_kept() -> None:
+    """Each start of an instance has an id of its own."""
+    there = instance(id="web-0")
+    judging = Judging(lambda: (there,), lambda _proxy: None, lambda _proxy: None)
+    for number in range(3 * MOST_KNOWN):
+        report = Report(instance_id=f"web-{number}", service="web", counts=((Side.INBOUND, Count(number)),))
+        judging.take_report(ProxyKey(there.spiffe_id, report.instance_id), report, None, NOW)
+    assert judging.rates.size <= MOST_KNOWN
