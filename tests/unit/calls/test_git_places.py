@@ -52,9 +52,14 @@ def test_every_other_address_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["https://ann:s3cret@example.org/x", "http://ann:s3cret@h/x", "ann:s3cret@h:x"]
+    "text",
+    [
+        *("https://ann:s3cret@example.org/x", "http://ann:s3cret@h/x", "ann:s3cret@h:x"),
+        *("https://ghp_s3cret@github.com/x", "https://github_pat_s3cret@github.com/x"),
+        "https://glpat-s3cret@gitlab.com/x",
+    ],
 )
-def test_a_password_in_an_address_is_refused_and_not_repeated(text: str) -> None:
+def test_a_password_or_token_in_an_address_is_refused_and_not_repeated(text: str) -> None:
     with pytest.raises(VestibuleError) as caught:
         Place.parse(text)
     assert "password" in str(caught.value)

@@ -18,6 +18,8 @@ _PRINTABLE: Final = re.compile(r"[!-~]+")
 _HTTPS: Final = re.compile(rf"https://(?:{_USER}@)?{_HOST}{_PORT}/[^?#]+")
 _SSH: Final = re.compile(rf"ssh://(?:{_USER}@)?{_HOST}{_PORT}/[^?#]+")
 _SCP: Final = re.compile(rf"{_USER}@{_HOST}:(?![-:])[^:]+")
+# What GitHub and GitLab take in place of a user's name; also an old token of 40 digits.
+_TOKEN: Final = re.compile(r"gh[a-z]_\w+|github_pat_\w+|gl[a-z]+-[\w.-]+|[0-9a-f]{40}")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 # git-check-ref-format(1), and nothing that ls-remote takes for a pattern.
 _REF: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+@=-]*")
@@ -43,9 +45,10 @@ class Place:
                 raise GIT_ADDRESS.error("the path of a repository holds characters that cannot be printed")
             return cls(url=text, path=Path(text))
         authority = text.rpartition("://")[2].partition("/")[0]
-        if "@" in authority and ":" in authority.rpartition("@")[0]:
-            # Not repeated: every process list would show it.
-            raise GIT_ADDRESS.error("the address of a repository holds a password")
+        user = authority.rpartition("@")[0]
+        if ":" in user or _TOKEN.fullmatch(user):
+            # Not repeated: every process list would show it, and the status.
+            raise GIT_ADDRESS.error("the address of a repository holds a password or a token")
         known = any(pattern.fullmatch(text) for pattern in (_HTTPS, _SSH)) or (
             "://" not in text and _SCP.fullmatch(text)
         )
