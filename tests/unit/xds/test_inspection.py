@@ -240,6 +240,20 @@ def test_each_distinct_resource_is_looked_at_once() -> None:
     assert inspect.cache_info().misses == 1
 
 
+def test_a_virtual_host_that_many_routes_have_in_common_is_blamed_where_it_is() -> None:
+    good, bad = host("good", "good"), host("bad", "bad", to="")
+    for hosts in ((good, bad), (bad, good), (good, good, bad)):
+        broken = routes(*hosts)
+        message = route_pb2.RouteConfiguration.FromString(broken.body)
+        told = [f"RouteConfiguration 'r'{each}" for each in violations(message)]
+        assert told
+        assert list(inspect(broken).findings)[: len(told)] == told
+    assert inspect(routes(host("a", "a", to="x"), host("b", "b", to="y"))).references == {
+        (CLUSTER, "x"),
+        (CLUSTER, "y"),
+    }
+
+
 @settings(max_examples=40, deadline=timedelta(seconds=5))
 @given(worlds)
 def test_whatever_is_compiled_passes(world: World) -> None:
@@ -253,3 +267,7 @@ def test_whatever_is_compiled_passes(world: World) -> None:
             except VestibuleError:
                 continue
             check(snapshot, given=BOOTSTRAP_CLUSTERS)
+            for each in snapshot.of_type(ROUTES).values():
+                # Also what is put together of parts is what would have been written at once.
+                whole = route_pb2.RouteConfiguration.FromString(each.body)
+                assert whole.SerializeToString(deterministic=True) == each.body
