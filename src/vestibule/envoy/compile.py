@@ -132,21 +132,30 @@ def _way_in(world: World, proxy: ProxyKey) -> tuple[Resource, ...]:
     return tuple(ingress.resources(service, traffic, instance, ttl, lambda: world.version))
 
 
-def _way_out(world: World, caller: SpiffeId, here: str) -> _WayOut:
+def _way_out(world: World, caller: SpiffeId, here: str, *, abroad: bool = True) -> _WayOut:
+    """``abroad``: also to hosts outside."""
     calls = _calls_of(world, caller)
     return _WayOut(
         calls,
-        egress.by_name(world, caller, calls),
-        (*_destinations(world, here, calls.values(), world.svid_ttl(caller)), *_outside(world, caller)),
+        egress.by_name(world, caller, calls, abroad=abroad),
+        (
+            *_destinations(world, here, calls.values(), world.svid_ttl(caller)),
+            *(_outside(world, caller) if abroad else ()),
+        ),
     )
 
 
 def _of_client(asked: Asked, caller: SpiffeId, kind: ClientKind) -> Iterable[Resource]:
-    """Whom the client's service may call; listeners, if any, are its own."""
+    """Whom the client's service may call; listeners, if any, are its own.
+
+    Hosts outside are left out: there the caller's proxy alone decides, by a filter that listeners of its own lack.
+    """
     world = cast(World, asked)
     if world.service(caller) is None:
         return ()
-    way_out = asked.part(("way out", caller, ""), lambda other: _way_out(other, caller, ""))
+    way_out = asked.part(
+        ("way out of clients", caller), lambda other: _way_out(other, caller, "", abroad=False)
+    )
     if kind is ClientKind.GRPC:
         return tuple(proxyless.resources(world, (each.target for each in way_out.calls.values())))
     return (*_LIMITS, way_out.by_name, *way_out.destinations)

@@ -28,9 +28,12 @@ from vestibule.spiffe import SpiffeId
 from vestibule.xds.resources import ROUTES, Resource
 
 
-def by_name(world: World, caller: SpiffeId, allowed: Mapping[str, Calls]) -> Resource:
-    """The routes of the listener that leads everywhere: the same for all instances of a service."""
-    return _routes_by_name(_Names.of(world, caller, allowed))
+def by_name(world: World, caller: SpiffeId, allowed: Mapping[str, Calls], *, abroad: bool = True) -> Resource:
+    """The routes of the listener that leads everywhere: the same for all instances of a service.
+
+    Without ``abroad`` to services only.
+    """
+    return _routes_by_name(_Names.of(world, caller, allowed, abroad=abroad))
 
 
 def resources(
@@ -68,7 +71,7 @@ class _Names:
     outward: tuple[Outward, ...]
 
     @classmethod
-    def of(cls, world: World, caller: SpiffeId, allowed: Mapping[str, Calls]) -> _Names:
+    def of(cls, world: World, caller: SpiffeId, allowed: Mapping[str, Calls], *, abroad: bool) -> _Names:
         known = world.host_names
         others = (given for each, given in known.names.items() if each.name not in allowed)
         return cls(
@@ -77,7 +80,7 @@ class _Names:
             ),
             denied=tuple(chain.from_iterable(others)),
             not_http=known.not_http,
-            outward=tuple(outward.hosts(world, caller)),
+            outward=tuple(outward.hosts(world, caller)) if abroad else (),
         )
 
 

@@ -13,9 +13,11 @@ from envoy.extensions.transport_sockets.tls.v3 import common_pb2, tls_pb2
 from tests.e2e.mesh_lab import intent_of, rule, service, spiffe_id
 from tests.unit.envoy.test_compile import at, bodies, compiled, instance
 
+from vestibule.envoy.compile import compile_proxy
 from vestibule.envoy.host_secrets import CertificateFiles, CredentialFile, PublicTrust, name_of, parse
 from vestibule.envoy.world import World
 from vestibule.intent.outside import Credential, External, HostPort, OutsideProtocol, OutsideTls
+from vestibule.xds.clients import ClientKind, client_key
 from vestibule.xds.resources import CLUSTER, LISTENER, ROUTES, Snapshot
 
 STRIPE = External(
@@ -135,6 +137,19 @@ def test_a_service_that_no_rule_names_has_no_cluster_and_is_told_so_by_name() ->
     assert "external:stripe" not in found.of_type(CLUSTER)
     (_, answer) = virtual_hosts(found)["external:stripe"].routes
     assert (answer.name, answer.direct_response.status) == ("external:stripe", 403)
+
+
+@pytest.mark.parametrize("kind", ClientKind)
+def test_an_envoy_of_somebodys_own_is_led_to_no_host_outside(kind: ClientKind) -> None:
+    """Its listeners lack the filter that the rules hang at, so it would let out whatever its app wants."""
+    intent = replace(
+        intent_of(service("web")), externals={"stripe": replace(STRIPE, allow=(rule("r", "web"),))}
+    )
+    known = World(intent=intent, instances=(instance("web", 1),))
+    found = compile_proxy(known, client_key(spiffe_id("web"), kind))
+    assert not found.of_type(CLUSTER)
+    assert not any(b"stripe" in each.body for each in found.of_type(ROUTES).values())
+    assert "external:stripe" in compiled(known, "web").of_type(CLUSTER)
 
 
 def test_a_service_goes_before_a_host_of_its_name() -> None:
