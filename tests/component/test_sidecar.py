@@ -207,6 +207,12 @@ async def test_the_way_out_is_open_before_the_app_starts_and_the_way_in_after(st
     assert stage.agent.steps.index("register") < app_vouched
 
 
+async def test_it_is_called_only_once_its_envoy_listens(stage: Stage) -> None:
+    await (await stage.sidecar()).until_ready()
+    reachable = [each.health for each in stage.agent.registrations if each.ingress]
+    assert (reachable[0], reachable[-1]) == ("starting", "unknown")
+
+
 async def test_the_first_signal_drains_in_order_and_loses_nothing(stage: Stage) -> None:
     running = await stage.sidecar()
     await running.until_ready()

@@ -47,7 +47,7 @@ from vestibule.proxy.envoy import ENVOY, Envoy, EnvoyPlan
 from vestibule.proxy.host_files import HostFiles
 from vestibule.proxy.layout import EGRESS_PORT, LOOPBACK, Layout
 from vestibule.proxy.listeners import AppListeners, all_listening
-from vestibule.records import Boundary, Instance, ServiceView
+from vestibule.records import Boundary, Health, Instance, ServiceView
 
 APP: Final = "app"
 READY: Final = "sidecar ready:"
@@ -204,6 +204,7 @@ class Sidecar:
         self._shutdown = shutdown
         self._on_ready = on_ready
         self._app_up = False
+        self._listens = False
         self._leaving = False
         self._seen = "nowhere"
         self._seen_at = 0.0
@@ -309,7 +310,10 @@ class Sidecar:
         if (view := self.attachment.view) is not None and not self._leaving:
             self._fit(view)
             self.walls.put_up(self.layout, view)
-            self.attachment.register(self.layout.instance(view, reachable=self._app_up))
+            instance = self.layout.instance(view, reachable=self._app_up)
+            # Envoy opens the way in after it was registered; until then, whoever called would be refused.
+            health = Health.UNKNOWN if self._listens else Health.STARTING
+            self.attachment.register(replace(instance, health=health))
 
     def _fit(self, view: ServiceView) -> None:
         try:
@@ -417,6 +421,9 @@ class Sidecar:
                 child.pid if child is not None else "PID",
             )
             await _soon(lambda: all_listening(ours), None)
+        self._listens = True
+        self._announce()
+        await _soon(lambda: self.attachment.registered, None)
         self._on_ready(instance)
 
     async def _leave(self) -> None:

@@ -40,8 +40,8 @@ class Address:
 class Health(Enum):
     """What is known of an app.
 
-    Nothing is asked of it; it was asked and has not yet answered well for the first time; it is well; it is not; or
-    it is about to stop.
+    Nothing is asked of it; it has not yet answered well for the first time, or its proxy does not listen yet; it is
+    well; it is not; or it is about to stop.
     """
 
     UNKNOWN = "unknown"

@@ -401,6 +401,15 @@ async def test_a_sidecar_cannot_say_how_well_it_is_nor_where(world: World) -> No
         assert (known.health, known.locality) == (Health.UNKNOWN, "eu/a")
 
 
+async def test_an_instance_whose_proxy_does_not_listen_yet_is_not_called(world: World) -> None:
+    async with world.attached() as session:
+        await heard(session), await heard(session)
+        session.register(replace(INSTANCE, health=Health.STARTING))
+        await until(lambda: world.health() is Health.STARTING)
+        session.register(INSTANCE)
+        await until(lambda: world.health() is Health.UNKNOWN)
+
+
 async def test_a_sidecar_that_stops_stays_registered_while_its_callers_leave(world: World) -> None:
     async with world.attached() as session:
         await heard(session), await heard(session)

@@ -378,8 +378,11 @@ class Session:
 
     @property
     def health(self) -> Health:
-        """What is known of the instance; what its sidecar says of it counts only if it says that it stops."""
-        return Health.DRAINING if self._draining else self._app.health
+        """What is known of the instance; what its sidecar says of it counts only if it is yet to begin, or stops."""
+        if self._draining:
+            return Health.DRAINING
+        starts = self.instance is not None and self.instance.health is Health.STARTING
+        return Health.STARTING if starts else self._app.health
 
     async def _keep_registered(self) -> None:
         pause = RETRY_FIRST
