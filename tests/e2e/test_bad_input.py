@@ -337,9 +337,11 @@ def test_a_workload_that_no_entry_matches_is_told_what_to_register(platform: Pla
 def test_a_forged_node_id_gets_a_stranger_nothing(mesh: Mesh) -> None:
     platform, instance = mesh.platform, mesh.orders.ready()["instance"]
     with platform.undisturbed(), mesh.calls_go_on():
-        log = hostile.envoy(hostile.asks_ads(platform.agent_socket, instance), platform.directory, "VST2133")
-        assert "not the Envoy of an attached sidecar" in log
-        platform.agent.says("VST2133")
+        log = hostile.envoy(hostile.asks_ads(platform.agent_socket, instance), platform.directory, "VST2105")
+        # It is taken for a client that comes by itself, who gets what is its own, and has no identity.
+        assert "vestibule why --pid" in log
+        platform.agent.says("VST2105")
+        assert mesh.proxies()["orders"]["instance"] == instance
 
 
 def test_a_forged_node_id_of_a_known_proxy_is_overwritten_with_what_was_attested(mesh: Mesh) -> None:
