@@ -27,6 +27,11 @@ EDGE_BUFFER_BYTES: Final = 32 * 1024
 """The same for clients outside, of whom there may be very many."""
 
 
+_BALANCE: Final = listener_pb2.Listener.ConnectionBalanceConfig(
+    exact_balance=listener_pb2.Listener.ConnectionBalanceConfig.ExactBalance()
+)
+
+
 def inbound(
     name: str, address: Address, chain: FilterChain, log: AccessLog, plaintext: FilterChain | None = None
 ) -> Resource:
@@ -79,4 +84,6 @@ def _listener(name: str, address: Address, chain: FilterChain) -> listener_pb2.L
         per_connection_buffer_limit_bytes=UInt32Value(value=BUFFER_BYTES),
         # A second process on the same port must fail, not get every other call.
         enable_reuse_port=BoolValue(value=False),
+        # Without it one worker would wake up first, and take most of the connections that come together.
+        connection_balance_config=_BALANCE,
     )
