@@ -184,7 +184,7 @@ class Sidecar:
             agent_socket=settings.agent_socket,
             log=logs / f"envoy-{instance_id}.log",
             drain=settings.drain,
-            workers=settings.workers or min(2, os.cpu_count() or 1),
+            workers=settings.workers or default_workers(os.cpu_count() or 1),
             user=settings.walls.proxy_user,
             heap_bytes=settings.heap_bytes,
             files=settings.files,
@@ -452,6 +452,14 @@ class Sidecar:
         await self.attachment.deregister(_DEREGISTER_WITHIN)
         await self.app.stop()
         await self.envoy.stop()
+
+
+def default_workers(processors: int) -> int:
+    """Threads of an Envoy that nobody sized: half of the processors, 1 or 2.
+
+    The app needs the other half.  More threads than that take more turns, each with less to do.
+    """
+    return max(1, min(2, processors // 2))
 
 
 def read_supervisor_key(descriptor: int) -> bytes:
