@@ -79,7 +79,9 @@ def sidecar(
     ] = None,
     envoy_workers: Annotated[
         int | None,
-        typer.Option("--envoy-workers", metavar="N", help="Envoy's worker threads; else half the processors, 1 or 2.", min=1),
+        typer.Option(
+            "--envoy-workers", metavar="N", help="Envoy's worker threads; else half the processors.", min=1
+        ),
     ] = None,
     allow_exposed: Annotated[
         bool, typer.Option("--allow-exposed", help="Register an app that listens beyond loopback.")
