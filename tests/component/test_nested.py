@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import grpclib.server
 import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
+from grpclib.client import Channel
 from grpclib.const import Status
+from grpclib.exceptions import GRPCError
 from tests.component.authority_lab import Operator, leads_to, roots_of, until
 from tests.component.handshakes import following, shake_hands, traffic
 from tests.component.server_lab import grpc_error, svid_of
@@ -30,11 +35,11 @@ from vestibule.app.server_settings import Upstream
 from vestibule.calls.channel import ServerChannel
 from vestibule.calls.revocations import RevocationFeed
 from vestibule.calls.unix import unix_channel
-from vestibule.calls.upstream_api import UpstreamApi, upstream_api
+from vestibule.calls.upstream_api import OwnIdentity, UpstreamApi, upstream_api
 from vestibule.clock import SystemClock
 from vestibule.doors.identity_api.values import jwt_key_to_wire
 from vestibule.errors import VestibuleError
-from vestibule.net.grpc import Client
+from vestibule.net.grpc import Client, serve
 from vestibule.pki.chains import verify_x509_svid
 from vestibule.pki.csr import make_csr
 from vestibule.pki.keys import generate_key
@@ -46,6 +51,7 @@ from vestibule.spiffe import JwtAuthority, Revocations, SpiffeId, TrustBundle, X
 from vestibule.testing import TestAuthority
 from vestibule.wire.gen.spire import bundle_pb2, entry_pb2, svid_pb2, types_pb2
 from vestibule.wire.gen.vestibule.admin.v1 import admin_pb2, revocation_pb2
+from vestibule.wire.gen.vestibule.node.v1 import revocations_pb2
 
 LOWER = "/lower-server"
 HOUR = timedelta(hours=1)
@@ -410,6 +416,31 @@ async def test_what_the_server_above_revokes_the_one_below_issues_no_more(nested
     assert context.svids[0].spiffe_id == SpiffeId.of(TD, "/other")
     with pytest.raises(VestibuleError, match="revoked"):
         await minted(nested.lower, "/low")
+
+
+class HasNoList:
+    """As a server that does not know the service answers."""
+
+    async def watch(self, _stream: Any) -> None:
+        raise GRPCError(Status.UNIMPLEMENTED, "unknown service")
+
+
+async def test_a_server_above_that_has_no_list_says_so_once() -> None:
+    feed = revocations_pb2.DESCRIPTOR.services_by_name["Revocations"]
+    served = grpclib.server.Server([serve(feed, HasNoList())])
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        await served.start(sock=found)
+        channel = Channel("127.0.0.1", found.getsockname()[1])
+        try:
+            api = UpstreamApi(
+                cast(ServerChannel, channel), cast(OwnIdentity, SimpleNamespace(svid=object())), TD
+            )
+            assert [each async for each in api.revocations()] == [None]
+        finally:
+            channel.close()
+            served.close()
+            await served.wait_closed()
 
 
 async def test_a_server_below_that_is_revoked_goes_with_all_that_it_issued(nested: Nested) -> None:

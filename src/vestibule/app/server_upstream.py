@@ -116,8 +116,8 @@ class ServerAbove:
             except TimeoutError:
                 continue
 
-    async def revocations(self) -> AsyncIterator[Sequence[Revocation]]:
-        """What it has revoked.  Raises as ``UpstreamApi.revocations`` does."""
+    async def revocations(self) -> AsyncIterator[Sequence[Revocation] | None]:
+        """What it has revoked; ``None`` where it tells nobody.  Raises as ``UpstreamApi.revocations`` does."""
         async with aclosing(self._api.revocations()) as changes:
             async for each in changes:
                 yield each

@@ -146,8 +146,7 @@ class UpstreamApi:
         try:
             answer = await self._bundles.unary("PublishWITAuthority", request)
         except VestibuleError as error:
-            cause = error.__cause__
-            if isinstance(cause, GRPCError) and cause.status is Status.UNIMPLEMENTED:
+            if _is_unknown_there(error):
                 return None
             raise
         return tuple(map(jwt_authority_from_wire, answer.wit_authorities))
@@ -162,15 +161,17 @@ class UpstreamApi:
             )
         return bundle
 
-    async def revocations(self) -> AsyncGenerator[tuple[Revocation, ...], None]:
-        """What that server has revoked: all of it, then every change.
-
-        SPIRE's servers have no such list, and answer UNIMPLEMENTED.
-        """
+    async def revocations(self) -> AsyncGenerator[tuple[Revocation, ...] | None, None]:
+        """What that server has revoked: all of it, then every change; ``None`` where it has no such list (SPIRE's)."""
         await self._ready()
-        async with aclosing(RevocationFeed(self.channel).watch(0)) as updates:
-            async for update in updates:
-                yield update.changes
+        try:
+            async with aclosing(RevocationFeed(self.channel).watch(0)) as updates:
+                async for update in updates:
+                    yield update.changes
+        except VestibuleError as error:
+            if not _is_unknown_there(error):
+                raise
+            yield None
 
     async def _ready(self) -> None:
         """Wait, a while, for an identity to call with."""
@@ -182,6 +183,12 @@ class UpstreamApi:
             raise self.identity.problem or UNREACHABLE.error(
                 "the agent gave this server no identity in time"
             ) from None
+
+
+def _is_unknown_there(error: VestibuleError) -> bool:
+    """Whether the server has no such method."""
+    cause = error.__cause__
+    return isinstance(cause, GRPCError) and cause.status is Status.UNIMPLEMENTED
 
 
 @asynccontextmanager

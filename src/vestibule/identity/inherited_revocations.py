@@ -14,7 +14,7 @@ from typing import Final, Protocol, runtime_checkable
 
 from vestibule.audit import Audit, AuditEvent
 from vestibule.clock import Clock
-from vestibule.errors import Kind, VestibuleError
+from vestibule.errors import VestibuleError
 from vestibule.identity.authority_revocation import AuthorityRevocation, Signers
 from vestibule.pki.revocation import fingerprint, key_fingerprint
 from vestibule.records import AuthorityState
@@ -29,10 +29,10 @@ _log = logging.getLogger(__name__)
 class RevocationsAbove(Protocol):
     """An upstream that tells what is revoked."""
 
-    def revocations(self) -> AsyncIterator[Sequence[Revocation]]:
-        """All of it, then every change.  May raise, and is begun anew then.
+    def revocations(self) -> AsyncIterator[Sequence[Revocation] | None]:
+        """All of it, then every change; ``None`` where the server above has no such list.
 
-        Raises: an error of kind UNIMPLEMENTED where the server above has no such list (SPIRE's).
+        May raise, and is begun anew then.
         """
         ...
 
@@ -76,12 +76,12 @@ class InheritedRevocations:
             try:
                 await self._move_on()
                 async for changes in self._above.revocations():
+                    if changes is None:
+                        _log.info("the server above tells nobody what it revokes")
+                        return
                     await self.take(changes)
                     self.problem = None
             except VestibuleError as error:
-                if error.code.kind is Kind.UNIMPLEMENTED:
-                    _log.info("the server above tells nobody what it revokes")
-                    return
                 level = logging.DEBUG if str(error) == self.problem else logging.WARNING
                 self.problem = str(error)
                 _log.log(level, "not following what the server above revokes: %s", error)
