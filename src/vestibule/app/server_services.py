@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from vestibule.app.bundle_endpoints import bundle_endpoints
-from vestibule.app.codes import DATA_IN_USE, FOREIGN_DATA
 from vestibule.app.server_attestors import node_attestors
 from vestibule.app.server_ceremony import can_sign
 from vestibule.app.server_keys import key_manager
 from vestibule.app.server_settings import ServerSettings
-from vestibule.app.server_store import opened_store, ownership
+from vestibule.app.server_state import State, opened_state
+from vestibule.app.server_store import ownership
 from vestibule.app.server_upstream import upstream_of
 from vestibule.audit import AuditLog, DeferringAudit
 from vestibule.clock import Clock
@@ -35,6 +32,7 @@ from vestibule.identity.issuance import Issuance
 from vestibule.identity.issuance_gate import RevocationGate
 from vestibule.identity.jwt_authorities import JwtAuthorities
 from vestibule.identity.jwt_issuance import JwtIssuance
+from vestibule.identity.lifecycle import Ownership
 from vestibule.identity.marks import Marks
 from vestibule.identity.nodes import Nodes
 from vestibule.identity.registration import Registration
@@ -47,9 +45,7 @@ from vestibule.identity.templating import Templating
 from vestibule.identity.token_kinds import WIT
 from vestibule.identity.upstream import UpstreamAuthority
 from vestibule.identity.wit_issuance import WitIssuance
-from vestibule.processes import private_directory
-from vestibule.processes.codes import NOT_WRITABLE
-from vestibule.spiffe import TrustDomain
+from vestibule.keys import KeyManager
 from vestibule.store import Store
 from vestibule.store.issued import IssuedFiles
 
@@ -96,197 +92,264 @@ async def opened(
     ``first_intermediate`` waits until a ceremony has brought one, where there is nothing to issue with.
     Raises: VST7003 (directory), VST9111 (in use), VST9112 (foreign data), errors of store, audit and keys.
     """
-    data, domain = private_directory(settings.data_dir), settings.trust_domain
-    with _sole_user(data):
-        store = await opened_store(settings, clock)
-        try:
-            log = AuditLog(
-                data / "audit.jsonl",
+    async with opened_state(settings, clock) as state:
+        keys = key_manager(settings)
+        async with upstream_of(settings, keys, state.audit, clock) as upstream:
+            signing = _signing(settings, state, keys, upstream)
+            registry = _registry(settings, state)
+            issuing = _issuing(settings, state, signing, registry)
+            revoking = _revoking(settings, state, signing, issuing)
+            await _start(state, signing, registry, issuing, first_intermediate)
+            crls = CrlPublishing(
+                state.store,
+                keys,
+                signing.authorities,
+                issuing.revocations,
+                state.issued,
+                state.audit,
                 clock,
-                max_bytes=settings.audit_file_size,
-                max_files=settings.audit_files,
             )
-            audit = DeferringAudit(log, clock)
-            await log.open()
-            above = AsyncExitStack()
-            issued = IssuedFiles(data / "issued")
-            try:
-                await _check_trust_domain(store, domain)
-                keys = key_manager(settings)
-                upstream = await above.enter_async_context(upstream_of(settings, keys, audit, clock))
-                owned = ownership(settings, store)
-                jwt = None
-                if not settings.disable_jwt_svids:
-                    jwt = JwtAuthorities(store, keys, audit, clock, settings.ca_ttl, owned)
-                wit = None
-                if settings.experimental_wit_svids:
-                    wit = JwtAuthorities(store, keys, audit, clock, settings.ca_ttl, owned, WIT)
-                authorities = Authorities(
-                    store,
-                    keys,
-                    audit,
-                    clock,
-                    domain,
-                    settings.ca_ttl,
-                    jwt,
-                    upstream,
-                    ownership=owned,
-                    wit=wit,
-                )
-                entitlements = Entitlements(store, clock)
-                marks = Marks(store, clock)
-                # What another server of the database revoked cuts streams here, too.
-                revocations = RevocationList(store, clock, lambda: nodes.departures.advance())
-                gate = RevocationGate(lambda: revocations.now, marks, issued.append, clock)
-                claims = ClaimRules(allowed=settings.allowed_jwt_claims)
-                rules = EntryRules(
-                    trust_domain=domain, claims=claims, default_identities=settings.template_identities
-                )
-                registration = Registration(store, entitlements, audit, clock, domain, rules)
-                administration = Administration(
-                    store,
-                    audit,
-                    clock,
-                    domain,
-                    powers=entitlements.powers,
-                    defaults=Defaults(
-                        x509_svid_ttl=settings.default_x509_svid_ttl,
-                        jwt_svid_ttl=settings.default_jwt_svid_ttl,
-                    ),
-                    admin_ids=settings.admin_ids,
-                )
-                templating = Templating(store, entitlements, rules, audit, clock, administration.rights)
-                issuance = Issuance(
-                    authorities,
-                    entitlements,
-                    audit,
-                    clock,
-                    domain,
-                    default_ttl=settings.default_x509_svid_ttl,
-                    agent_ttl=settings.agent_ttl,
-                    gate=gate,
-                )
-                jwt_issuance = JwtIssuance(
-                    jwt,
-                    entitlements,
-                    audit,
-                    clock,
-                    domain,
-                    default_ttl=settings.default_jwt_svid_ttl,
-                    issuer=settings.jwt_issuer,
-                    gate=gate,
-                )
-                wit_issuance = WitIssuance(wit, entitlements, audit, clock, domain, gate=gate)
-                attestors = node_attestors(settings.node_attestors, domain, store.join_tokens)
-                nodes = Nodes(store, issuance, registration, attestors, audit, clock, domain, audit)
-                nodes.prune_expired_for = settings.prune_agents_expired_for
-                nodes.prune_tofu = settings.prune_tofu_agents
-                returning = Returning(
-                    nodes, issuance, audit, clock, settings.return_grace, lambda: revocations.now
-                )
-                identity = ServerIdentity(issuance, clock, domain, authorities)
-                signers = Signers(authorities, lambda: [] if jwt is None else jwt.all())
-                revoking = Revoking(
-                    revocations,
-                    marks,
-                    issued,
-                    store.lower_authorities,
-                    signers,
-                    nodes,
-                    audit,
-                    clock,
-                    domain,
-                    renew_server=identity.renew,
-                    emergency=audit,
-                    linger=settings.return_grace,
-                    told=nodes.departures.advance,
-                )
-                above_us = as_revoking(upstream)
-                inherited = (
-                    InheritedRevocations(above_us, revocations, signers, audit, clock, domain, identity.renew)
-                    if above_us
-                    else None
-                )
-                issued.open()
-                await marks.start()
-                await revocations.start()
-                if isinstance(upstream, CeremonyUpstream):
-                    await upstream.start()
-                    if first_intermediate is not None and not await can_sign(store, clock, owned.owner):
-                        await first_intermediate(upstream)
-                await authorities.start()
-                await entitlements.start()
-                await administration.start()
-                await identity.start()
-                crls = CrlPublishing(store, keys, authorities, revocations, issued, audit, clock)
-                await crls.start()
-                bundles = FederatedBundles(store, entitlements, audit, authorities.bundle)
-                relationships = Relationships(store, bundles, audit, authorities.bundle)
-                federation = Federation(
-                    store,
-                    relationships,
-                    bundles,
-                    bundle_endpoints(settings, clock, lambda: revocations.now),
-                    audit,
-                    clock,
-                    authorities.bundle,
-                    shortest=settings.federation_shortest_refresh,
-                )
-                await bundles.start()
-                yield Services(
-                    store=store,
-                    audit_log=log,
-                    audit=audit,
-                    authorities=authorities,
-                    upstream=upstream,
-                    entitlements=entitlements,
-                    registration=registration,
-                    templating=templating,
-                    administration=administration,
-                    issuance=issuance,
-                    jwt_issuance=jwt_issuance,
-                    wit_issuance=wit_issuance,
-                    downstream=Downstream(
-                        authorities, store, audit, clock, domain, default_ttl=settings.ca_ttl, gate=gate
-                    ),
-                    nodes=nodes,
-                    returning=returning,
-                    identity=identity,
-                    revocations=revocations,
-                    issued=issued,
-                    revoking=revoking,
-                    inherited=inherited,
-                    signers=signers,
-                    crls=crls,
-                    bundles=bundles,
-                    relationships=relationships,
-                    federation=federation,
-                )
-            finally:
-                await above.aclose()
-                await log.close()
-                issued.close()
-        finally:
-            await store.close()
+            await crls.start()
+            federating = _federating(settings, state, signing, registry, issuing)
+            await federating.bundles.start()
+            yield Services(
+                store=state.store,
+                audit_log=state.log,
+                audit=state.audit,
+                authorities=signing.authorities,
+                upstream=upstream,
+                entitlements=registry.entitlements,
+                registration=registry.registration,
+                templating=registry.templating,
+                administration=registry.administration,
+                issuance=issuing.issuance,
+                jwt_issuance=issuing.jwt_issuance,
+                wit_issuance=issuing.wit_issuance,
+                downstream=issuing.downstream,
+                nodes=issuing.nodes,
+                returning=issuing.returning,
+                identity=issuing.identity,
+                revocations=issuing.revocations,
+                issued=state.issued,
+                revoking=revoking.revoking,
+                inherited=revoking.inherited,
+                signers=revoking.signers,
+                crls=crls,
+                bundles=federating.bundles,
+                relationships=federating.relationships,
+                federation=federating.federation,
+            )
 
 
-@contextmanager
-def _sole_user(directory: Path) -> Iterator[None]:
-    """Hold the directory: two servers on one database would each sign and rotate on their own."""
-    try:
-        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise NOT_WRITABLE.error(f"cannot write in {directory}: {error.strerror}") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DATA_IN_USE.error(f"another server works with {directory}") from None
-        yield
-    finally:
-        os.close(descriptor)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Signing:
+    """What signs."""
+
+    upstream: UpstreamAuthority | None
+    owned: Ownership
+    jwt: JwtAuthorities | None
+    wit: JwtAuthorities | None
+    authorities: Authorities
 
 
-async def _check_trust_domain(store: Store, domain: TrustDomain) -> None:
-    if await store.authorities.all() and await store.bundles.get(domain) is None:
-        raise FOREIGN_DATA.error(f"the data directory does not belong to the trust domain {domain}")
+def _signing(
+    settings: ServerSettings, state: State, keys: KeyManager, upstream: UpstreamAuthority | None
+) -> _Signing:
+    store, audit, clock, ttl = state.store, state.audit, state.clock, settings.ca_ttl
+    owned = ownership(settings, store)
+    jwt = None
+    if not settings.disable_jwt_svids:
+        jwt = JwtAuthorities(store, keys, audit, clock, ttl, owned)
+    wit = None
+    if settings.experimental_wit_svids:
+        wit = JwtAuthorities(store, keys, audit, clock, ttl, owned, WIT)
+    authorities = Authorities(
+        store, keys, audit, clock, state.domain, ttl, jwt, upstream, ownership=owned, wit=wit
+    )
+    return _Signing(upstream=upstream, owned=owned, jwt=jwt, wit=wit, authorities=authorities)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Registry:
+    """Who may be whom."""
+
+    entitlements: Entitlements
+    registration: Registration
+    administration: Administration
+    templating: Templating
+
+
+def _registry(settings: ServerSettings, state: State) -> _Registry:
+    store, audit, clock, domain = state.store, state.audit, state.clock, state.domain
+    entitlements = Entitlements(store, clock)
+    rules = EntryRules(
+        trust_domain=domain,
+        claims=ClaimRules(allowed=settings.allowed_jwt_claims),
+        default_identities=settings.template_identities,
+    )
+    administration = Administration(
+        store,
+        audit,
+        clock,
+        domain,
+        powers=entitlements.powers,
+        defaults=Defaults(
+            x509_svid_ttl=settings.default_x509_svid_ttl,
+            jwt_svid_ttl=settings.default_jwt_svid_ttl,
+        ),
+        admin_ids=settings.admin_ids,
+    )
+    return _Registry(
+        entitlements=entitlements,
+        registration=Registration(store, entitlements, audit, clock, domain, rules),
+        administration=administration,
+        templating=Templating(store, entitlements, rules, audit, clock, administration.rights),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Issuing:
+    """Who gets SVIDs, and what is not issued any more."""
+
+    marks: Marks
+    revocations: RevocationList
+    issuance: Issuance
+    jwt_issuance: JwtIssuance
+    wit_issuance: WitIssuance
+    downstream: Downstream
+    nodes: Nodes
+    returning: Returning
+    identity: ServerIdentity
+
+
+def _issuing(settings: ServerSettings, state: State, signing: _Signing, registry: _Registry) -> _Issuing:
+    store, audit, clock, domain = state.store, state.audit, state.clock, state.domain
+    authorities, entitlements = signing.authorities, registry.entitlements
+    marks = Marks(store, clock)
+    # What another server of the database revoked cuts streams here, too.
+    revocations = RevocationList(store, clock, lambda: nodes.departures.advance())
+    gate = RevocationGate(lambda: revocations.now, marks, state.issued.append, clock)
+    issuance = Issuance(
+        authorities,
+        entitlements,
+        audit,
+        clock,
+        domain,
+        default_ttl=settings.default_x509_svid_ttl,
+        agent_ttl=settings.agent_ttl,
+        gate=gate,
+    )
+    attestors = node_attestors(settings.node_attestors, domain, store.join_tokens)
+    nodes = Nodes(store, issuance, registry.registration, attestors, audit, clock, domain, audit)
+    nodes.prune_expired_for = settings.prune_agents_expired_for
+    nodes.prune_tofu = settings.prune_tofu_agents
+    return _Issuing(
+        marks=marks,
+        revocations=revocations,
+        issuance=issuance,
+        jwt_issuance=JwtIssuance(
+            signing.jwt,
+            entitlements,
+            audit,
+            clock,
+            domain,
+            default_ttl=settings.default_jwt_svid_ttl,
+            issuer=settings.jwt_issuer,
+            gate=gate,
+        ),
+        wit_issuance=WitIssuance(signing.wit, entitlements, audit, clock, domain, gate=gate),
+        downstream=Downstream(
+            authorities, store, audit, clock, domain, default_ttl=settings.ca_ttl, gate=gate
+        ),
+        nodes=nodes,
+        returning=Returning(nodes, issuance, audit, clock, settings.return_grace, lambda: revocations.now),
+        identity=ServerIdentity(issuance, clock, domain, authorities),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Revoking:
+    """What takes SVIDs and authorities back."""
+
+    signers: Signers
+    revoking: Revoking
+    inherited: InheritedRevocations | None
+
+
+def _revoking(settings: ServerSettings, state: State, signing: _Signing, issuing: _Issuing) -> _Revoking:
+    audit, clock, domain = state.audit, state.clock, state.domain
+    revocations, jwt = issuing.revocations, signing.jwt
+    signers = Signers(signing.authorities, lambda: [] if jwt is None else jwt.all())
+    revoking = Revoking(
+        revocations,
+        issuing.marks,
+        state.issued,
+        state.store.lower_authorities,
+        signers,
+        issuing.nodes,
+        audit,
+        clock,
+        domain,
+        renew_server=issuing.identity.renew,
+        emergency=audit,
+        linger=settings.return_grace,
+        told=issuing.nodes.departures.advance,
+    )
+    inherited = None
+    if above := as_revoking(signing.upstream):
+        renew = issuing.identity.renew
+        inherited = InheritedRevocations(above, revocations, signers, audit, clock, domain, renew)
+    return _Revoking(signers=signers, revoking=revoking, inherited=inherited)
+
+
+async def _start(
+    state: State,
+    signing: _Signing,
+    registry: _Registry,
+    issuing: _Issuing,
+    first_intermediate: Callable[[CeremonyUpstream], Awaitable[None]] | None,
+) -> None:
+    """Each reads what is kept of it; those first without which others would issue what they may not."""
+    state.issued.open()
+    await issuing.marks.start()
+    await issuing.revocations.start()
+    upstream = signing.upstream
+    if isinstance(upstream, CeremonyUpstream):
+        await upstream.start()
+        if first_intermediate is not None and not await can_sign(
+            state.store, state.clock, signing.owned.owner
+        ):
+            await first_intermediate(upstream)
+    await signing.authorities.start()
+    await registry.entitlements.start()
+    await registry.administration.start()
+    await issuing.identity.start()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Federating:
+    """What is known of other trust domains."""
+
+    bundles: FederatedBundles
+    relationships: Relationships
+    federation: Federation
+
+
+def _federating(
+    settings: ServerSettings, state: State, signing: _Signing, registry: _Registry, issuing: _Issuing
+) -> _Federating:
+    store, audit, clock, own = state.store, state.audit, state.clock, signing.authorities.bundle
+    revocations = issuing.revocations
+    bundles = FederatedBundles(store, registry.entitlements, audit, own)
+    relationships = Relationships(store, bundles, audit, own)
+    federation = Federation(
+        store,
+        relationships,
+        bundles,
+        bundle_endpoints(settings, clock, lambda: revocations.now),
+        audit,
+        clock,
+        own,
+        shortest=settings.federation_shortest_refresh,
+    )
+    return _Federating(bundles=bundles, relationships=relationships, federation=federation)
