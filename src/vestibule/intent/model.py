@@ -70,6 +70,27 @@ class Rollout:
     errors: float = 5.0
 
 
+class Decide(Enum):
+    """Who decides about calls: the callee's proxy, unless a rule needs more than it knows, or always the decision
+    service."""
+
+    LOCAL = "local"
+    CENTRAL = "central"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issuer:
+    """Whose JWTs count: the ``iss`` claim, and the issuer's public keys as a JWK set (RFC 7517), in JSON.
+
+    ``longest`` is the longest life of a token that is accepted.
+    """
+
+    name: str
+    issuer: str
+    keys: str = field(repr=False)
+    longest: timedelta | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mesh:
     """``mesh.yaml``.  A role's members are resolved; a rule that names a role holds them already."""
@@ -83,6 +104,8 @@ class Mesh:
     roles: Mapping[str, tuple[IdentityMatch, ...]] = field(
         default_factory=lambda: MappingProxyType({}), hash=False
     )
+    issuers: Mapping[str, Issuer] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    decide: Decide = Decide.LOCAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +119,7 @@ class Port:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """``services/NAME.yaml``.  Every rule under ``allow`` has its ``port`` set; nothing else is allowed."""
+    """``services/NAME.yaml``.  Every rule has its ``port`` set; what no rule under ``allow`` allows is denied."""
 
     name: str
     spiffe_id: SpiffeId
@@ -104,13 +127,18 @@ class Service:
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     ports: Mapping[str, Port] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     allow: tuple[Rule, ...] = ()
+    deny: tuple[Rule, ...] = ()
     deny_detail: DenyDetail = DenyDetail.CODE
     traffic: Traffic = Traffic()
     where: Where | None = field(default=None, compare=False, repr=False)
 
     def rules_for(self, port: str) -> tuple[Rule, ...]:
-        """The rules that speak of one port."""
+        """The rules that allow something on one port."""
         return tuple(rule for rule in self.allow if rule.port in (None, port))
+
+    def denials_for(self, port: str) -> tuple[Rule, ...]:
+        """The rules that deny something on one port."""
+        return tuple(rule for rule in self.deny if rule.port in (None, port))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from vestibule.policy.codes import MALFORMED_IDENTITY_PATTERN
@@ -15,11 +16,13 @@ BELOW: Final = "/**"
 class IdentityMatch:
     """``id`` itself and, if ``below`` is set, every ID below it, segment by segment.
 
-    ``spiffe://example.org/ns/a/**`` is ``/ns/a`` and ``/ns/a/b``, never ``/ns/ab``.
+    ``spiffe://example.org/ns/a/**`` is ``/ns/a`` and ``/ns/a/b``, never ``/ns/ab``.  ``until``: a membership that ends
+    then; ``matches`` and ``covers`` say who is named at all, ``holds`` whether it still counts.
     """
 
     id: SpiffeId
     below: bool = False
+    until: datetime | None = None
 
     @classmethod
     def parse(cls, text: str) -> IdentityMatch:
@@ -39,6 +42,10 @@ class IdentityMatch:
             and caller.trust_domain == self.id.trust_domain
             and caller.path.startswith(self.id.path + "/")
         )
+
+    def holds(self, now: datetime) -> bool:
+        """Whether the membership has not ended."""
+        return self.until is None or now < self.until
 
     def covers(self, other: IdentityMatch) -> bool:
         """Whether everything that ``other`` matches is matched here too."""

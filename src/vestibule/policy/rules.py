@@ -1,23 +1,43 @@
-"""Allow rules and the decision they lead to.  Whatever no rule allows is denied."""
+"""Rules, and the decision they lead to.  Denials go before permissions; whatever no rule allows is denied."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
 
 from vestibule.errors import Where
+from vestibule.policy.conditions import Condition
+from vestibule.policy.demands import McpDemand, TokenDemand
 from vestibule.policy.identities import IdentityMatch
-from vestibule.policy.paths import PathPattern, is_normal
+from vestibule.policy.paths import PathPattern
 from vestibule.spiffe import SpiffeId
+
+
+class Effect(Enum):
+    """What a rule does with the calls that it matches."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+
+
+class Mode(Enum):
+    """Whether a rule decides, or only says what it would have decided."""
+
+    ENFORCE = "enforce"
+    SHADOW = "shadow"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One reason to allow a call; each part that is given must match.
+    """One reason to allow or to deny a call; each part that is given must match.
 
-    ``name`` is ``service/rule-id``, as logs and metrics show it.  ``callers`` without members matches nobody.
-    ``port`` is a port's name, or None for every port.  ``methods`` and ``paths`` without members match any;
-    on TCP ports they are always empty.  ``where`` is the rule's place in the intent, no part of its value.
+    ``name`` is ``service/rule-id``, as logs and metrics show it.  ``callers`` without members matches nobody, unless
+    ``anyone`` is set, which is every identity that is let in at all.  ``port`` is a port's name, or None for every
+    port.  ``methods`` and ``paths`` without members match any; on TCP ports they are always empty.  From ``expires`` on
+    the rule is as if it were not there.  ``reason`` is for readers.  ``where`` is the rule's place in the intent, no
+    part of its value.
     """
 
     name: str
@@ -25,55 +45,43 @@ class Rule:
     port: str | None = None
     methods: frozenset[str] = frozenset()
     paths: tuple[PathPattern, ...] = ()
+    effect: Effect = Effect.ALLOW
+    mode: Mode = Mode.ENFORCE
+    anyone: bool = False
+    when: Condition | None = None
+    token: TokenDemand | None = None
+    mcp: McpDemand | None = None
+    expires: datetime | None = None
+    reason: str = ""
     where: Where | None = field(default=None, compare=False, repr=False)
 
     def calls_from(self, caller: SpiffeId) -> bool:
         """Whether the rule speaks of this caller at all."""
-        return any(match.matches(caller) for match in self.callers)
+        return self.anyone or any(match.matches(caller) for match in self.callers)
 
     def covers(self, other: Rule) -> bool:
-        """Whether every call that ``other`` allows is allowed here too (sufficient, not necessary)."""
+        """Whether every call that ``other`` matches is matched here too (sufficient, not necessary)."""
         return (
             self.port in (None, other.port)
-            and all(any(mine.covers(theirs) for mine in self.callers) for theirs in other.callers)
+            and self._asks_no_more(other)
+            and self._covers_callers(other)
             and (not self.methods or (bool(other.methods) and other.methods <= self.methods))
             and (not self.paths or (bool(other.paths) and all(self._covers_path(p) for p in other.paths)))
         )
 
+    def _asks_no_more(self, other: Rule) -> bool:
+        """Of what cannot be compared part by part, both ask the same, or this one nothing."""
+        pairs = ((self.when, other.when), (self.token, other.token), (self.mcp, other.mcp))
+        lasts = self.expires is None or (other.expires is not None and other.expires <= self.expires)
+        return lasts and all(mine is None or mine == theirs for mine, theirs in pairs)
+
+    def _covers_callers(self, other: Rule) -> bool:
+        if self.anyone or other.anyone:
+            return self.anyone
+        return all(any(mine.covers(theirs) for mine in self.callers) for theirs in other.callers)
+
     def _covers_path(self, pattern: PathPattern) -> bool:
         return any(mine.covers(pattern) for mine in self.paths)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """The facts of one call.  ``path`` may carry a query, which is not looked at; TCP has neither."""
-
-    caller: SpiffeId
-    port: str
-    method: str | None = None
-    path: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """The answer, and the name of the rule that gave it; a denial by default has none."""
-
-    allowed: bool
-    rule: str | None = None
-
-
-def decide(rules: Iterable[Rule], call: Call) -> Decision:
-    """Allow the call by the first rule that matches it, else deny it.
-
-    A path that is not normal is denied whatever the rules say: the proxy refuses it before looking at them.
-    """
-    path = None if call.path is None else call.path.partition("?")[0]
-    if path is not None and not is_normal(path):
-        return Decision(allowed=False)
-    for rule in rules:
-        if _allows(rule, call, path):
-            return Decision(allowed=True, rule=rule.name)
-    return Decision(allowed=False)
 
 
 def may_call(rules: Iterable[Rule], caller: SpiffeId, port: str | None = None) -> bool:
@@ -81,13 +89,3 @@ def may_call(rules: Iterable[Rule], caller: SpiffeId, port: str | None = None) -
     return any(
         rule.calls_from(caller) and (port is None or rule.port is None or rule.port == port) for rule in rules
     )
-
-
-def _allows(rule: Rule, call: Call, path: str | None) -> bool:
-    if rule.port is not None and rule.port != call.port:
-        return False
-    if rule.methods and call.method not in rule.methods:
-        return False
-    if rule.paths and not (path is not None and any(pattern.matches(path) for pattern in rule.paths)):
-        return False
-    return rule.calls_from(call.caller)

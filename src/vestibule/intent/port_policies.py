@@ -1,0 +1,40 @@
+"""What an intent says about the calls to one port."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from vestibule.intent.model import Intent, Port, Protocol, Service
+from vestibule.policy import PortPolicy, Rule
+from vestibule.spiffe import SpiffeId
+
+
+def port_policy(intent: Intent, service: Service, port: Port) -> PortPolicy:
+    """All that decides about calls to a port, except emergencies, which no intent knows of."""
+    allow, deny = service.rules_for(port.name), service.denials_for(port.name)
+    return PortPolicy(
+        service=service.name,
+        port=port.name,
+        allow=allow,
+        deny=deny,
+        is_http=port.protocol.is_http,
+        is_mcp=port.protocol is Protocol.MCP,
+        environment=intent.mesh.environment,
+        labels=service.labels,
+        callers=_labels_of_callers(intent, (*allow, *deny)),
+    )
+
+
+def _labels_of_callers(intent: Intent, rules: tuple[Rule, ...]) -> Mapping[SpiffeId, Mapping[str, str]]:
+    """The labels of the services that rules with conditions speak of: only conditions ask for labels."""
+    asking = [rule for rule in rules if rule.when is not None]
+    if not asking:
+        return MappingProxyType({})
+    return MappingProxyType(
+        {
+            each.spiffe_id: each.labels
+            for each in intent.services.values()
+            if each.labels and any(rule.calls_from(each.spiffe_id) for rule in asking)
+        }
+    )
