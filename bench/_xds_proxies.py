@@ -32,6 +32,7 @@ from google.protobuf.message import Message
 
 from vestibule.agent.kept_snapshots import KeptSnapshots
 from vestibule.agent.relay import Feed, Relay
+from vestibule.agent.sidecars.leases import state_of
 from vestibule.calls.ads import AdsCalls, AdsStream
 from vestibule.calls.channel import ServerChannel
 from vestibule.calls.mesh_api import NODE, MeshApi
@@ -39,7 +40,7 @@ from vestibule.calls.unix import unix_channel
 from vestibule.clock import SystemClock
 from vestibule.errors import VestibuleError
 from vestibule.net.grpc import Client
-from vestibule.records import Address, Instance
+from vestibule.records import Address, Instance, Lease
 from vestibule.spiffe import SpiffeId
 from vestibule.wire.gen.spire import entry_pb2
 from vestibule.xds.messages import DeltaRequest, DeltaResponse, Settled
@@ -64,7 +65,7 @@ PARSED: dict[str, type[Message]] = {
     EXTENSION: TypedExtensionConfig,
 }
 AT_ONCE = 8
-RENEW = 12.0
+RENEW = 10.0
 WITHIN = 80.0
 
 
@@ -151,6 +152,7 @@ class Agent:
         self.server = server
         self.fleet = fleet
         self.instances = instances
+        self.leases: list[Lease] = []
         self.channel: ServerChannel | None = None
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -179,15 +181,18 @@ class Agent:
         assert self.channel is not None
         api = MeshApi(Client(self.channel, NODE))
         for each in self.instances:
-            await api.register(each)
+            await api.register(each, state_of(each))
+            self.leases.append(Lease(instance_id=each.id, spiffe_id=each.spiffe_id, state=state_of(each)))
 
     async def renew(self) -> None:
-        """As agents do, spread over the time."""
+        """As agents do, one question for all of their instances, spread over the time."""
+        assert self.channel is not None
+        api = MeshApi(Client(self.channel, NODE))
         await asyncio.sleep(random.uniform(0, RENEW))
         while True:
-            if not self.fleet.quiet:
-                with suppress(VestibuleError):  # the next one comes soon enough
-                    await self.register()
+            with suppress(VestibuleError):  # the next one comes soon enough
+                _, refused = await api.renew(self.leases)
+                self.fleet.lost += len(refused)
             await asyncio.sleep(RENEW)
 
     def start(self) -> None:
@@ -243,7 +248,7 @@ class Fleet:
         self.expected = 0
         self.times: dict[str, float] = {}
         self.done = asyncio.Event()
-        self.quiet = False
+        self.lost = 0
 
     def answered(self, key: ProxyKey) -> None:
         if self.proxies[key.instance_id].timeout == self.expected:
@@ -276,14 +281,12 @@ class Fleet:
                     agent.start()
             case "expect":
                 self.expect(argument)
-            case "quiet":
-                self.quiet = bool(argument)
             case "wait":
                 try:
                     async with asyncio.timeout(WITHIN):
                         await self.done.wait()
                 except TimeoutError:
-                    return {"late": len(self.proxies) - len(self.times)}
+                    return {"late": len(self.proxies) - len(self.times), "lost": self.lost}
                 return {"times": list(self.times.values())}
             case "cut":
                 for agent in self.agents:

@@ -84,7 +84,8 @@ class Fleet:
         """When each proxy's answer left."""
         found = self.do("wait")
         if late := sum(each.get("late", 0) for each in found):
-            raise SystemExit(f"{late} proxies did not answer in time")
+            lost = sum(each.get("lost", 0) for each in found)
+            raise SystemExit(f"{late} proxies did not answer in time; {lost} leases were lost")
         return [each for part in found for each in part["times"]]
 
 
@@ -162,12 +163,9 @@ def measure(proxies: int, rounds: int, idle: float) -> Figures:
         connect = max(fleet.times()) - began
         time.sleep(2.0)
         memory = (_processes.resident(pid) - empty) / proxies
-        fleet.do("quiet 1")
-        time.sleep(0.5)
         before = _processes.cpu_seconds([pid])
         time.sleep(idle)
         resting = (_processes.cpu_seconds([pid]) - before) / idle
-        fleet.do("quiet 0")
         changes, medians, worked = [], [], []
         for number in range(rounds):
             time.sleep(1.0)

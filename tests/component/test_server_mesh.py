@@ -105,6 +105,20 @@ async def test_an_instance_is_registered_for_an_identity_of_the_agent_only(lab: 
     assert len(status.proxies) == 0
 
 
+async def test_leases_are_renewed_together_for_identities_of_the_agent_only(lab: Lab) -> None:
+    agent, other = await agent_of(lab, "/ns/prod/sa/orders"), await agent_of(lab, "/ns/prod/sa/web")
+    await agent.node.unary(
+        "RegisterInstance", node_pb2.RegisterInstanceRequest(instance=instance(), state=b"1")
+    )
+    ours = node_pb2.RenewInstancesRequest.Lease(instance_id="orders-1", spiffe_id=ORDERS, state=b"1")
+    bad = node_pb2.RenewInstancesRequest.Lease(instance_id="bad", spiffe_id="nonsense", state=b"1")
+    request = node_pb2.RenewInstancesRequest(leases=[ours, bad])
+    answer = await agent.node.unary("RenewInstances", request)
+    assert answer.lease_seconds > 0
+    assert list(answer.not_renewed) == ["bad"]
+    assert set((await other.node.unary("RenewInstances", request)).not_renewed) == {"orders-1", "bad"}
+
+
 async def ads(agent: Agent, spiffe_id: str, instance_id: str) -> int:
     """How many listeners a proxy is sent."""
     metadata = {PROXY_SPIFFE_ID: spiffe_id, PROXY_INSTANCE_ID: instance_id}

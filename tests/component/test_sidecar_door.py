@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from vestibule.net.grpc_server import GrpcServer
 from vestibule.net.peer import Peer, ProcessHandle, peer_of
 from vestibule.net.unix import PUBLIC, listen_unix
 from vestibule.observe.access_log import AccessLog
-from vestibule.records import Instance, PortView, ServiceView
+from vestibule.records import Instance, Lease, PortView, ServiceView
 from vestibule.spiffe import Selector, SpiffeId
 from vestibule.wire.gen.vestibule.node.v1 import node_pb2 as wire
 
@@ -59,9 +59,12 @@ class Upstream:
             environment="prod",
         )
 
-    async def register(self, instance: Instance) -> float:
+    async def register(self, instance: Instance, state: bytes) -> float:
         self.instances[instance.id] = instance
         return 30.0
+
+    async def renew(self, leases: Iterable[Lease]) -> tuple[float, frozenset[str]]:
+        return 30.0, frozenset()
 
     async def drain(self, instance_id: str, spiffe_id: SpiffeId, within: float) -> int:
         self.drained.append(instance_id)

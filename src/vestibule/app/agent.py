@@ -284,6 +284,7 @@ class Agent:
                     tasks.create_task(self.sync.run(), name="sync"),
                     tasks.create_task(self.revocations.run(), name="revocations"),
                     tasks.create_task(self._wake_sidecars(), name="wake-sidecars"),
+                    tasks.create_task(self.sidecars.leases.run(), name="leases"),
                     tasks.create_task(self.templates.run(), name="templates"),
                     tasks.create_task(self.traffic.run(), name="traffic-reports"),
                 ]

@@ -34,7 +34,7 @@ from vestibule.mesh.error_rates import Count, Report, Side
 from vestibule.mesh.kept_intents import unpack
 from vestibule.mesh.rollout_view import RolloutView, view_of
 from vestibule.net.grpc import Servable
-from vestibule.records import Instance, ProxyTraffic, Requests, ServiceView
+from vestibule.records import Instance, Lease, ProxyTraffic, Requests, ServiceView
 from vestibule.spiffe import SpiffeId
 from vestibule.telemetry.metrics import Metrics
 from vestibule.wire.gen.vestibule.admin.v1 import admin_pb2 as wire
@@ -121,9 +121,13 @@ class IdentityOnly:
         """There are no services."""
         return None
 
-    async def register(self, instance: Instance) -> int:
+    async def register(self, instance: Instance, state: bytes = b"") -> int:
         """Raises: VST9113."""
         raise NO_INTENT_DIRECTORY.error("this server runs without an intent and takes no instances")
+
+    def renew(self, agent_id: SpiffeId, leases: Sequence[Lease]) -> tuple[int, list[str]]:
+        """Whoever registers again is told why."""
+        return 0, [each.instance_id for each in leases]
 
     async def deregister(self, instance_id: str, spiffe_id: SpiffeId, agent_id: SpiffeId) -> None:
         """There is nothing to forget."""
@@ -337,6 +341,7 @@ class Draining:
         self.changed = discovery.changed
         self.describe = discovery.describe
         self.register = discovery.register
+        self.renew = discovery.renew
         self.deregister = discovery.deregister
 
     @property

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from vestibule.net.grpc import Client
-from vestibule.records import Address, CheckView, Instance, PortView, ServiceView, UpstreamView
+from vestibule.records import Address, CheckView, Instance, Lease, PortView, ServiceView, UpstreamView
 from vestibule.spiffe import SpiffeId
 from vestibule.wire.gen.vestibule.node.v1 import node_pb2 as wire
 
@@ -25,11 +26,27 @@ class MeshApi:
         answer = await self._client.unary("DescribeService", request, timeout=TIMEOUT)
         return view_from_wire(answer.service) if answer.HasField("service") else None
 
-    async def register(self, instance: Instance) -> float:
-        """Register an instance or renew its lease; the answer is the lease in seconds."""
-        request = wire.RegisterInstanceRequest(instance=instance_to_wire(instance))
+    async def register(self, instance: Instance, state: bytes = b"") -> float:
+        """Register an instance, which renewals will call ``state``; the answer is the lease in seconds."""
+        request = wire.RegisterInstanceRequest(instance=instance_to_wire(instance), state=state)
         answer = await self._client.unary("RegisterInstance", request, timeout=TIMEOUT)
         return float(answer.lease_seconds)
+
+    async def renew(self, leases: Iterable[Lease]) -> tuple[float, frozenset[str]]:
+        """Renew many leases: the lease in seconds, and the instances that are to be registered again instead.
+
+        Raises: also where the server is older than this question.
+        """
+        request = wire.RenewInstancesRequest(
+            leases=[
+                wire.RenewInstancesRequest.Lease(
+                    instance_id=each.instance_id, spiffe_id=str(each.spiffe_id), state=each.state
+                )
+                for each in leases
+            ]
+        )
+        answer = await self._client.unary("RenewInstances", request, timeout=TIMEOUT)
+        return float(answer.lease_seconds), frozenset(answer.not_renewed)
 
     async def deregister(self, instance_id: str, spiffe_id: SpiffeId) -> None:
         """Callers are told to leave the instance."""

@@ -147,6 +147,7 @@ TABLE: Final[Mapping[str, Who]] = {
     "/vestibule.node.v1.Revocations/Watch": Who.AGENT | Who.DOWNSTREAM,
     f"{_NODE}/DescribeService": Who.AGENT,
     f"{_NODE}/RegisterInstance": Who.AGENT,
+    f"{_NODE}/RenewInstances": Who.AGENT,
     f"{_NODE}/DeregisterInstance": Who.AGENT,
     f"{_NODE}/DrainInstance": Who.AGENT,
     "/vestibule.node.v1.TrafficReports/Report": Who.AGENT,

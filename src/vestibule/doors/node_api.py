@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from vestibule.doors.identity_api.values import own_agent_id, receive
 from vestibule.doors.sidecar_api import LONGEST_DRAIN, instance_from_wire, view_to_wire
+from vestibule.errors import VestibuleError
 from vestibule.identity.authorities import Authorities
 from vestibule.identity.beacon import first
 from vestibule.identity.codes import NOT_ENTITLED
 from vestibule.identity.entitlement import Entitlements
 from vestibule.identity.federated_bundles import FederatedBundles
 from vestibule.net.grpc import Servable, Stream, serve
-from vestibule.records import Instance, ServiceView
+from vestibule.records import Instance, Lease, ServiceView
 from vestibule.spiffe import SpiffeId
 from vestibule.wire.gen.vestibule.node.v1 import node_pb2 as wire
 
@@ -36,8 +38,12 @@ class Discovery(Protocol):
         """The service with this identity; ``None`` when there is none."""
         ...
 
-    async def register(self, instance: Instance) -> int:
-        """Keep an instance or renew its lease; the lease in seconds."""
+    async def register(self, instance: Instance, state: bytes = b"") -> int:
+        """Keep an instance, which renewals will call ``state``, or renew its lease; the lease in seconds."""
+        ...
+
+    def renew(self, agent_id: SpiffeId, leases: Sequence[Lease]) -> tuple[int, list[str]]:
+        """Renew the leases of an agent's instances: the lease in seconds, and whose it was not."""
         ...
 
     async def deregister(self, instance_id: str, spiffe_id: SpiffeId, agent_id: SpiffeId) -> None:
@@ -132,8 +138,24 @@ class NodeDoor:
         request = await receive(stream)
         spiffe_id = self._entitled(request.instance.spiffe_id)
         instance = instance_from_wire(request.instance, spiffe_id, own_agent_id())
-        lease = await self._discovery.register(instance)
+        lease = await self._discovery.register(instance, request.state)
         await stream.send_message(wire.RegisterInstanceResponse(lease_seconds=lease))
+
+    async def renew_instances(self, stream: Stream) -> None:
+        """RenewInstances; each under its own identity, so that none depends on the others."""
+        request = await receive(stream)
+        agent_id = own_agent_id()
+        ours = {
+            text: self._if_entitled(agent_id, text) for text in {each.spiffe_id for each in request.leases}
+        }
+        leases = [
+            Lease(instance_id=each.instance_id, spiffe_id=spiffe_id, state=each.state)
+            for each in request.leases
+            if (spiffe_id := ours[each.spiffe_id]) is not None
+        ]
+        lease, refused = self._discovery.renew(agent_id, leases)
+        refused += [each.instance_id for each in request.leases if ours[each.spiffe_id] is None]
+        await stream.send_message(wire.RenewInstancesResponse(lease_seconds=lease, not_renewed=refused))
 
     async def deregister_instance(self, stream: Stream) -> None:
         """DeregisterInstance; also when the identity has just been taken from the agent."""
@@ -153,6 +175,13 @@ class NodeDoor:
             min(request.wait_ms / 1000, LONGEST_DRAIN),
         )
         await stream.send_message(wire.DrainInstanceResponse(behind=behind))
+
+    def _if_entitled(self, agent_id: SpiffeId, text: str) -> SpiffeId | None:
+        try:
+            spiffe_id = SpiffeId.parse(text)
+        except VestibuleError:
+            return None
+        return spiffe_id if self._entitlements.is_entitled(agent_id, spiffe_id) else None
 
     def _entitled(self, text: str) -> SpiffeId:
         spiffe_id = SpiffeId.parse(text)

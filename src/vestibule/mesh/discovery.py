@@ -13,6 +13,7 @@ from typing import Final
 
 from vestibule.clock import Clock
 from vestibule.envoy.world import Destination, World, destinations_of
+from vestibule.errors import VestibuleError
 from vestibule.intent import Intent, Service
 from vestibule.intent.bounds import check_port
 from vestibule.intent.outside import Gateway
@@ -25,7 +26,16 @@ from vestibule.mesh.codes import (
 )
 from vestibule.mesh.intents import Intents
 from vestibule.mesh.revision import Revision
-from vestibule.records import Address, CheckView, Health, Instance, PortView, ServiceView, UpstreamView
+from vestibule.records import (
+    Address,
+    CheckView,
+    Health,
+    Instance,
+    Lease,
+    PortView,
+    ServiceView,
+    UpstreamView,
+)
 from vestibule.spiffe import SpiffeId
 from vestibule.store import Instances
 
@@ -52,6 +62,8 @@ class Discovery:
         self._clock = clock
         self._instances: dict[str, Instance] = {}
         self._leases: dict[str, datetime] = {}
+        self._states: dict[str, bytes] = {}
+        self._declared = _Declared()
 
     async def load(self) -> None:
         """Take up what was registered before the server stopped."""
@@ -82,17 +94,13 @@ class Discovery:
         """Until when an instance is believed to run without hearing of it again."""
         return self._leases.get(instance_id)
 
-    async def register(self, instance: Instance) -> int:
-        """Keep an instance or renew its lease; the lease in seconds.
+    async def register(self, instance: Instance, state: bytes = b"") -> int:
+        """Keep an instance or renew its lease; the lease in seconds.  Renewals will call what it is now ``state``.
 
         Who registers was checked before: the instance's identity and agent are what was proven.
         Raises: VST3200, VST3201, VST3202, VST3203, VST3204, VST3205; the errors of the store.
         """
-        declared = self._declarations_of(instance)
-        ports = frozenset(port for each in declared for port in _ports_of(each))
-        # A gateway has no app: others reach it at addresses of its own choice, where they may be anywhere.
-        is_gateway = isinstance(declared[0], Gateway)
-        _check_layout(instance, ports, is_gateway=is_gateway)
+        declared = self._check(instance)
         wanted, known = _without_lease(instance), self._instances.get(instance.id)
         if known is not None and (known.spiffe_id, known.agent_id) != (wanted.spiffe_id, wanted.agent_id):
             raise INSTANCE_TAKEN.error(f"instance {instance.id!r} belongs to another service or agent")
@@ -108,7 +116,42 @@ class Discovery:
             self._instances[instance.id] = wanted
             self.instances_revision.bump()
         self._leases[instance.id] = until
+        self._states[instance.id] = state
         return int(LEASE.total_seconds())
+
+    def renew(self, agent_id: SpiffeId, leases: Sequence[Lease]) -> tuple[int, list[str]]:
+        """Renew the leases of an agent's instances: the lease in seconds, and the instances whose was not.
+
+        Those this server knows otherwise or not at all, and those that the intent has no room for any more.
+        """
+        until = self._clock.now() + LEASE
+        refused = []
+        for each in leases:
+            if self._is_as_said(agent_id, each):
+                self._leases[each.instance_id] = until
+            else:
+                refused.append(each.instance_id)
+        return int(LEASE.total_seconds()), refused
+
+    def _is_as_said(self, agent_id: SpiffeId, lease: Lease) -> bool:
+        known = self._instances.get(lease.instance_id)
+        if known is None or (known.spiffe_id, known.agent_id) != (lease.spiffe_id, agent_id):
+            return False
+        if not lease.state or self._states.get(lease.instance_id) != lease.state:
+            return False
+        try:
+            self._check(known)
+        except VestibuleError:
+            return False
+        return True
+
+    def _check(self, instance: Instance) -> list[Service | Gateway]:
+        """Its service or gateway, by every intent that has it.  Raises: VST3200, VST3201, VST3203."""
+        declared = self._declarations_of(instance)
+        ports = frozenset(port for each in declared for port in _ports_of(each))
+        # A gateway has no app: others reach it at addresses of its own choice, where they may be anywhere.
+        _check_layout(instance, ports, is_gateway=isinstance(declared[0], Gateway))
+        return declared
 
     async def deregister(self, instance_id: str, spiffe_id: SpiffeId, agent_id: SpiffeId) -> None:
         """Forget an instance of this identity under this agent; nothing happens if there is none."""
@@ -178,15 +221,32 @@ class Discovery:
         return [
             each
             for intent in self._intents.in_force()
-            if (each := _declared_in(intent, instance.spiffe_id)) is not None
+            if (each := self._declared.of(intent, instance.spiffe_id)) is not None
         ]
 
     async def _forget(self, instance_id: str) -> None:
         # First out of sight: callers should leave at once, also when the disk is slow.
         self._leases.pop(instance_id, None)
+        self._states.pop(instance_id, None)
         if self._instances.pop(instance_id, None) is not None:
             self.instances_revision.bump()
         await self._kept.delete(instance_id)
+
+
+class _Declared:
+    """Services and gateways by their identities, for the intents that were asked for last."""
+
+    def __init__(self) -> None:
+        self._known: list[tuple[Intent, dict[SpiffeId, Service | Gateway]]] = []
+
+    def of(self, intent: Intent, spiffe_id: SpiffeId) -> Service | Gateway | None:
+        for known, found in self._known:
+            if known is intent:
+                return found.get(spiffe_id)
+        every: list[Service | Gateway] = [*intent.gateways.values(), *intent.services.values()]
+        found = {each.spiffe_id: each for each in every}
+        self._known = [(intent, found), *self._known[:1]]
+        return found.get(spiffe_id)
 
 
 def _without_lease(instance: Instance) -> Instance:

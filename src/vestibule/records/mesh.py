@@ -51,6 +51,15 @@ class Health(Enum):
     DRAINING = "draining"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """What a renewal says: which instance, whose identity, and the ``state`` in which it was registered last."""
+
+    instance_id: str
+    spiffe_id: SpiffeId
+    state: bytes
+
+
 class Boundary(Enum):
     """How an app and its sidecar are kept apart from other processes of the host.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,10 +22,21 @@ from vestibule.agent.sidecars import (
     Sidecars,
     ViewCache,
     Welcomed,
+    leases,
 )
 from vestibule.errors import VestibuleError
-from vestibule.net.codes import UNREACHABLE
-from vestibule.records import Address, Boundary, CheckView, Health, Instance, Keeper, PortView, ServiceView
+from vestibule.net.codes import REMOTE_REFUSED, UNREACHABLE
+from vestibule.records import (
+    Address,
+    Boundary,
+    CheckView,
+    Health,
+    Instance,
+    Keeper,
+    Lease,
+    PortView,
+    ServiceView,
+)
 from vestibule.spiffe import Selector, SpiffeId
 from vestibule.xds.resources import ProxyKey
 
@@ -53,6 +64,9 @@ class Upstream:
     """The server, as an in-memory double that can be away."""
 
     away: bool = False
+    old: bool = False
+    states: dict[str, bytes] = field(default_factory=dict)
+    renewals: list[list[str]] = field(default_factory=list)
     views: dict[SpiffeId, ServiceView] = field(default_factory=lambda: {WEB: VIEW})
     instances: dict[str, Instance] = field(default_factory=dict)
     registrations: int = 0
@@ -66,11 +80,22 @@ class Upstream:
         self._check()
         return self.views.get(spiffe_id)
 
-    async def register(self, instance: Instance) -> float:
+    async def register(self, instance: Instance, state: bytes) -> float:
         self._check()
         self.instances[instance.id] = instance
+        self.states[instance.id] = state
         self.registrations += 1
         return 30.0
+
+    async def renew(self, leases: Iterable[Lease]) -> tuple[float, frozenset[str]]:
+        self._check()
+        if self.old:
+            raise REMOTE_REFUSED.error("no such method")
+        asked = list(leases)
+        self.renewals.append([each.instance_id for each in asked])
+        return 30.0, frozenset(
+            each.instance_id for each in asked if self.states.get(each.instance_id) != each.state
+        )
 
     async def drain(self, instance_id: str, spiffe_id: SpiffeId, within: float) -> int:
         self._check()
@@ -119,6 +144,14 @@ class World:
             checks=Checks(self.ask),
         )
 
+    @asynccontextmanager
+    async def renewing(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.sidecars.leases.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+
     def health(self) -> Health | None:
         """What the server knows."""
         known = self.upstream.instances.get("i-1")
@@ -129,8 +162,10 @@ class World:
         return self.wrong
 
     @asynccontextmanager
-    async def attached(self, selectors: frozenset[Selector] = SELECTORS) -> AsyncIterator[Session]:
-        session = Session(self.sidecars, Attachment("web", "i-1", SIDECAR, selectors))
+    async def attached(
+        self, selectors: frozenset[Selector] = SELECTORS, instance_id: str = "i-1"
+    ) -> AsyncIterator[Session]:
+        session = Session(self.sidecars, Attachment("web", instance_id, SIDECAR, selectors))
         task = asyncio.create_task(session.run())
         try:
             yield session
@@ -140,7 +175,8 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(leases, "SPREAD", 0)
     return World(tmp_path)
 
 
@@ -308,15 +344,70 @@ async def test_registration_waits_for_a_server_that_is_away_and_happens_when_it_
 
 
 async def test_a_restarted_server_is_told_again_at_once(world: World) -> None:
-    async with world.attached() as session:
+    async with world.attached() as session, world.renewing():
         await heard(session), await heard(session)
         session.register(INSTANCE)
         await heard(session)
         before = world.upstream.registrations
         world.upstream.instances.clear()
+        world.upstream.states.clear()
         world.sidecars.wake()
         await until(lambda: world.upstream.registrations > before)
         assert set(world.upstream.instances) == {"i-1"}
+
+
+async def test_leases_of_all_instances_are_renewed_by_one_question(world: World) -> None:
+    async with world.attached() as first, world.attached(instance_id="i-2") as second:
+        for session in (first, second):
+            await heard(session), await heard(session)
+            session.register(replace(INSTANCE, id=session.instance_id))
+            assert await heard(session) == Done("register")
+        async with world.renewing():
+            await until(lambda: bool(world.upstream.renewals))
+            # What the server does not know any more is registered again, and nothing else is.
+            del world.upstream.states["i-2"]
+            world.sidecars.wake()
+            await until(lambda: "i-2" in world.upstream.states)
+        assert world.upstream.registrations == 3
+        assert all(set(asked) == {"i-1", "i-2"} for asked in world.upstream.renewals)
+
+
+async def test_who_left_is_not_renewed(world: World) -> None:
+    async with world.attached() as first, world.renewing():
+        await heard(first), await heard(first)
+        first.register(INSTANCE)
+        assert await heard(first) == Done("register")
+        async with world.attached(instance_id="i-2") as second:
+            await heard(second), await heard(second)
+            second.register(replace(INSTANCE, id="i-2"))
+            assert await heard(second) == Done("register")
+        world.sidecars.wake()
+        seen = len(world.upstream.renewals)
+        await until(lambda: len(world.upstream.renewals) > seen)
+        assert world.upstream.renewals[-1] == ["i-1"]
+
+
+async def test_an_older_server_is_told_of_each_instance_by_itself(world: World) -> None:
+    world.upstream.old = True
+    async with world.attached() as session, world.renewing():
+        await heard(session), await heard(session)
+        session.register(INSTANCE)
+        assert await heard(session) == Done("register")
+        await until(lambda: world.upstream.registrations >= 2)
+
+
+async def test_leases_are_renewed_as_soon_as_the_server_is_back(world: World) -> None:
+    async with world.attached() as session:
+        await heard(session), await heard(session)
+        session.register(INSTANCE)
+        assert await heard(session) == Done("register")
+        world.upstream.away = True
+        async with world.renewing():
+            await asyncio.sleep(0)
+            world.upstream.away = False
+            world.sidecars.wake()
+            await until(lambda: bool(world.upstream.renewals))
+        assert world.upstream.registrations == 1
 
 
 async def test_a_restarted_agent_welcomes_from_memory_while_the_server_is_away(world: World) -> None:

@@ -16,7 +16,7 @@ from vestibule.errors import VestibuleError
 from vestibule.intent import Loaded, load_files
 from vestibule.mesh import DirectorySource, Discovery, discovery
 from vestibule.mesh.discovery import LEASE
-from vestibule.records import Address, CheckView, Health, Instance
+from vestibule.records import Address, CheckView, Health, Instance, Lease
 from vestibule.spiffe import SpiffeId
 from vestibule.testing import FakeClock
 from vestibule.testing.intents import AllAtOnce
@@ -64,8 +64,12 @@ class Room:
 
     def __init__(self, kept: KeptInstances | None = None) -> None:
         self.clock = FakeClock()
+        self.files: dict[str, bytes] = {}
         self.kept = kept or KeptInstances()
-        self.source = DirectorySource(Path("unused"), self.clock, read=lambda _: loaded())
+        self.source = DirectorySource(
+            Path("unused"), self.clock, read=lambda _: load_files(self.files) if self.files else loaded()
+        )
+
         self.discovery = Discovery(self.kept, AllAtOnce(self.source), self.clock)
 
     async def open(self) -> Discovery:
@@ -94,6 +98,50 @@ async def test_a_renewal_changes_nothing_and_writes_nothing(room: Room) -> None:
     await room.discovery.register(instance())
     assert (room.discovery.instances_revision.value, room.kept.writes) == (seen, writes)
     assert room.discovery.lease_of("i-1") == room.clock.now() + LEASE
+
+
+def lease(**changes: Any) -> Lease:
+    return replace(Lease(instance_id="i-1", spiffe_id=identity("web"), state=b"1"), **changes)
+
+
+async def test_leases_of_an_agent_are_renewed_together_and_each_for_itself(room: Room) -> None:
+    for number in ("1", "2", "3"):
+        await room.discovery.register(instance(id=f"i-{number}"), number.encode())
+    seen, writes = room.discovery.instances_revision.value, room.kept.writes
+    room.clock.advance(10)
+    asked = [
+        lease(),
+        lease(instance_id="i-2", state=b"something else by now"),
+        lease(instance_id="i-3", state=b""),
+        lease(instance_id="unknown"),
+    ]
+    assert room.discovery.renew(AGENT, asked) == (LEASE.total_seconds(), ["i-2", "i-3", "unknown"])
+    assert (room.discovery.instances_revision.value, room.kept.writes) == (seen, writes)
+    assert room.discovery.lease_of("i-1") == room.clock.now() + LEASE
+    assert room.discovery.lease_of("i-2") != room.clock.now() + LEASE
+
+
+async def test_a_renewal_is_of_ones_own_instance_as_this_server_heard_of_it(room: Room) -> None:
+    await room.discovery.register(instance(), b"1")
+    other = SpiffeId.parse("spiffe://example.org/spire/agent/join_token/b")
+    assert room.discovery.renew(other, [lease()])[1] == ["i-1"]
+    assert room.discovery.renew(AGENT, [lease(spiffe_id=identity("payments"))])[1] == ["i-1"]
+    again = Room(room.kept)  # was not told in which state it is
+    await again.open()
+    assert again.discovery.renew(AGENT, [lease()])[1] == ["i-1"]
+    # An agent that is older than renewals together says nothing of a state.
+    await room.discovery.register(instance())
+    assert room.discovery.renew(AGENT, [lease(state=b"")])[1] == ["i-1"]
+
+
+async def test_what_the_intent_has_no_room_for_is_not_renewed(room: Room) -> None:
+    await room.discovery.register(instance(), b"1")
+    room.files = {
+        **FILES,
+        "services/web.yaml": b"service: web\nports: {other: {protocol: http}}\nallow: []\n",
+    }
+    await room.source.load()
+    assert room.discovery.renew(AGENT, [lease()])[1] == ["i-1"]
 
 
 async def test_an_instance_is_forgotten_when_its_lease_ends(room: Room) -> None:

@@ -23,14 +23,14 @@ from vestibule.agent.sidecars.codes import (
     UNKNOWN_SUPERVISOR_KEY,
 )
 from vestibule.agent.sidecars.health import AppHealth, Checks, Target
+from vestibule.agent.sidecars.leases import RETRY_FIRST, RETRY_LONGEST, Leases, Renewing, state_of
 from vestibule.agent.sidecars.views import ViewCache
+from vestibule.agent.sidecars.waiting import first_of
 from vestibule.errors import Kind, VestibuleError
 from vestibule.records import Boundary, Health, Instance, Keeper, ProxyTraffic, ServiceView
 from vestibule.spiffe import Selector, SpiffeId
 from vestibule.xds.resources import ProxyKey
 
-RETRY_FIRST: Final = 0.25
-RETRY_LONGEST: Final = 5.0
 ENVOY: Final = "envoy"
 SUPERVISED: Final = "supervised"
 MAX_PROCESSES: Final = 64
@@ -39,13 +39,13 @@ MAX_PROCESSES: Final = 64
 _log = logging.getLogger(__name__)
 
 
-class MeshUpstream(Protocol):
+class MeshUpstream(Renewing, Protocol):
     """What the server tells and takes about services and instances.  Raises: VST2300 while it is away."""
 
     async def describe(self, spiffe_id: SpiffeId) -> ServiceView | None: ...
 
-    async def register(self, instance: Instance) -> float:
-        """Register or renew; the answer is the lease in seconds."""
+    async def register(self, instance: Instance, state: bytes) -> float:
+        """Register, or renew; renewals will call it ``state``.  The answer is the lease in seconds."""
         ...
 
     async def deregister(self, instance_id: str, spiffe_id: SpiffeId) -> None: ...
@@ -141,6 +141,7 @@ class Sidecars:
         self.counted = asyncio.Event()
         self._changed = asyncio.Event()
         self._stopping = False
+        self.leases = Leases(upstream, self.changed)
 
     @property
     def stopping(self) -> bool:
@@ -228,6 +229,7 @@ class Session:
             self.sidecars.sessions.discard(self)
             for pid, start_time in self.roles:
                 self.sidecars.vouched.withdraw(pid, start_time)
+            self.sidecars.leases.drop(self.instance_id)
             if not self.sidecars.stopping:
                 await self._leave()
 
@@ -325,7 +327,7 @@ class Session:
             if not told:
                 told = True
                 self.events.put_nowait(self._no_identity())
-            await _first_of(changed, timeout=RETRY_LONGEST)
+            await first_of(changed, timeout=RETRY_LONGEST)
 
     def _no_identity(self) -> VestibuleError:
         selectors = ", ".join(sorted(map(str, self.attachment.selectors))) or "none"
@@ -395,24 +397,29 @@ class Session:
                 continue
             try:
                 known = replace(instance, health=self.health, locality=self.sidecars.locality)
-                lease = await self.sidecars.upstream.register(known)
+                self.sidecars.leases.drop(known.id)
+                lease = await self.sidecars.upstream.register(known, state := state_of(known))
             except VestibuleError as error:
                 self.registered = False
                 if error.code.kind is not Kind.UNAVAILABLE:
                     self.events.put_nowait(error)
-                await _first_of(changed, self._given, timeout=pause)
+                await first_of(changed, self._given, timeout=pause)
                 pause = min(pause * 2, RETRY_LONGEST)
                 continue
             pause = RETRY_FIRST
-            if not self.registered and self.instance is instance:
+            if self.instance is not instance:
+                continue  # given anew meanwhile, or gone
+            if not self.registered:
                 self.registered = True
                 self.events.put_nowait(Done("register"))
-            # A lease is renewed in time; what the sidecar gives anew is announced at once.
-            await _first_of(changed, self._given, timeout=lease / 3)
+            # The lease is renewed together with others; what the sidecar gives anew is announced at once.
+            self.sidecars.leases.hold(known, state, lease, self._given.set)
+            await self._given.wait()
 
     async def _leave(self) -> None:
         instance, self.instance, was = self.instance, None, self.registered
         self.registered = False
+        self.sidecars.leases.drop(self.instance_id)
         self._app.expect(None, reachable=False)
         self._wanted.clear()
         if instance is None or not was:
@@ -429,13 +436,3 @@ def _owner_of(process: Process) -> int:
         return Path(f"/proc/{process[0]}").stat().st_uid
     except OSError:
         return -1
-
-
-async def _first_of(*events: asyncio.Event, timeout: float) -> None:
-    """Wait for the first of the events, at most so long."""
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for each in waits:
-            each.cancel()

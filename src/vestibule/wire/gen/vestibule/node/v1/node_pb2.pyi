@@ -391,16 +391,20 @@ class RegisterInstanceRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INSTANCE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    state: _builtins.bytes
+    """what renewals call this very instance, of the agent's choice; empty: it is not renewed with others"""
     @_builtins.property
     def instance(self) -> Global___Instance: ...
     def __init__(
         self,
         *,
         instance: Global___Instance | None = ...,
+        state: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -424,6 +428,74 @@ class RegisterInstanceResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RegisterInstanceResponse: _TypeAlias = RegisterInstanceResponse  # noqa: Y015
+
+@_typing.final
+class RenewInstancesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Lease(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        INSTANCE_ID_FIELD_NUMBER: _builtins.int
+        SPIFFE_ID_FIELD_NUMBER: _builtins.int
+        STATE_FIELD_NUMBER: _builtins.int
+        instance_id: _builtins.str
+        spiffe_id: _builtins.str
+        state: _builtins.bytes
+        def __init__(
+            self,
+            *,
+            instance_id: _builtins.str = ...,
+            spiffe_id: _builtins.str = ...,
+            state: _builtins.bytes = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_id", b"instance_id", "spiffe_id", b"spiffe_id", "state", b"state"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    LEASES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___RenewInstancesRequest.Lease]: ...
+    def __init__(
+        self,
+        *,
+        leases: _abc.Iterable[Global___RenewInstancesRequest.Lease] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leases", b"leases"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewInstancesRequest: _TypeAlias = RenewInstancesRequest  # noqa: Y015
+
+@_typing.final
+class RenewInstancesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_SECONDS_FIELD_NUMBER: _builtins.int
+    NOT_RENEWED_FIELD_NUMBER: _builtins.int
+    lease_seconds: _builtins.int
+    @_builtins.property
+    def not_renewed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """instance IDs"""
+
+    def __init__(
+        self,
+        *,
+        lease_seconds: _builtins.int = ...,
+        not_renewed: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_seconds", b"lease_seconds", "not_renewed", b"not_renewed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewInstancesResponse: _TypeAlias = RenewInstancesResponse  # noqa: Y015
 
 @_typing.final
 class DeregisterInstanceRequest(_message.Message):
