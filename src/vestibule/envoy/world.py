@@ -16,9 +16,10 @@ from typing import Final, TypeVar
 
 from vestibule.intent.model import Intent, Mesh, Port, Service
 from vestibule.intent.outside import External, Gateway
+from vestibule.intent.port_policies import port_policy
 from vestibule.intent.traffic import Route, Traffic
-from vestibule.policy import IdentityMatch
-from vestibule.records import Instance
+from vestibule.policy import IdentityMatch, PathPattern, PortPolicy, Rule, may_call
+from vestibule.records import Emergency, Instance
 from vestibule.spiffe import Revocations, SpiffeId
 from vestibule.xds.resources import Resource
 
@@ -151,6 +152,19 @@ class _Offer:
         return cls(service, destinations, {match: frozenset(names) for match, names in grants.items()})
 
 
+def rule_of(emergency: Emergency) -> Rule:
+    """What a permission of break-glass allows, as a rule."""
+    return Rule(
+        name=emergency.rule,
+        callers=tuple(IdentityMatch.parse(each) for each in emergency.callers),
+        port=emergency.port or None,
+        methods=frozenset({emergency.method} if emergency.method else ()),
+        paths=(PathPattern.parse(emergency.path),) if emergency.path else (),
+        expires=emergency.expires_at,
+        reason=emergency.reason,
+    )
+
+
 def _as_seen_by(caller: SpiffeId, external: External) -> External:
     return replace(external, allow=tuple(rule for rule in external.allow if rule.calls_from(caller)))
 
@@ -161,7 +175,8 @@ class World:
 
     ``revocations`` is what is revoked.  Nothing is compiled from it yet: proxies refuse revoked peers once their
     authorization rules do.  ``as_of`` is the latest of the intent's expiries that has passed, if any has: what lasts
-    until then or less has ended.  ``read`` is the very intent that was read, where ``intent`` has parts of older ones.
+    until then or less has ended.  ``emergencies`` are the permissions of break-glass that hold.  ``read`` is the very
+    intent that was read, where ``intent`` has parts of older ones.
     """
 
     intent: Intent
@@ -170,6 +185,7 @@ class World:
     default_svid_ttl: timedelta = DEFAULT_SVID_TTL
     revocations: Revocations = field(default_factory=Revocations)
     as_of: datetime | None = None
+    emergencies: tuple[Emergency, ...] = ()
     read: Intent | None = field(default=None, repr=False)
     compiled: dict[tuple[str, str], Resource] = field(default_factory=dict, init=False, repr=False)
     """Endpoints as compiled already, by name and by the place that they are seen from."""
@@ -234,6 +250,13 @@ class World:
         """The gateway of this identity."""
         return self._gateways.get(spiffe_id)
 
+    def policy(self, service: str, port: str) -> PortPolicy:
+        """All that decides about calls to one port of a service."""
+        found = self.intent.services[service]
+        policy = port_policy(self.intent, found, found.ports[port])
+        emergencies = tuple(rule for rule in self._emergencies.get(service, ()) if rule.port in (None, port))
+        return replace(policy, emergencies=emergencies) if emergencies else policy
+
     def traffic(self, service: str) -> Traffic:
         """What a service says about calls to it, without what has expired."""
         return self._traffic[service]
@@ -259,7 +282,22 @@ class World:
         """The names of the destinations that some rule lets ``caller`` call in some way."""
         exact = self._grants.get(IdentityMatch(id=caller), frozenset())
         below = (names for match, names in self._callers_below if match.matches(caller))
-        return exact.union(*below)
+        return exact.union(*below, self._allowed_in_emergency(caller))
+
+    def _allowed_in_emergency(self, caller: SpiffeId) -> Iterator[str]:
+        for service, rules in self._emergencies.items():
+            known = self.intent.services.get(service)
+            for each in destinations_of(known) if known is not None else ():
+                if may_call(rules, caller, each.port.name):
+                    yield each.name
+
+    @cached_property
+    def _emergencies(self) -> dict[str, tuple[Rule, ...]]:
+        """By service, in the order in which they were opened."""
+        found: defaultdict[str, list[Rule]] = defaultdict(list)
+        for each in self.emergencies:
+            found[each.service].append(rule_of(each))
+        return {service: tuple(rules) for service, rules in found.items()}
 
     @cached_property
     def _instances(self) -> dict[str, Instance]:

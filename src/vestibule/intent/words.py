@@ -29,7 +29,7 @@ CALLER: Final = rf"({NAME}|role:{NAME}|spiffe://\S+)"
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 ANYONE: Final = "anyone"
 # Names that mean something else on every host.
-NOT_SERVICES: Final = frozenset({"localhost", ANYONE})
+NOT_SERVICES: Final = frozenset({"localhost", "break-glass", ANYONE})
 LONGEST: Final = timedelta(hours=1)
 MOST_REQUESTS: Final = 1_000_000
 _UNITS: Final = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours"}

@@ -1,5 +1,6 @@
 """What is kept, as plain values: no behaviour, no storage or wire form."""
 
+from vestibule.records.emergency import BREAK_GLASS, LONGEST_EMERGENCY, Emergency, EmergencyUse
 from vestibule.records.federation import BundleDeletion, EndpointProfile, FederationRelationship
 from vestibule.records.identity import (
     Administrator,
@@ -31,6 +32,8 @@ from vestibule.records.rollout import IntentOutcome, KeptIntent, RolloutRecord
 from vestibule.records.traffic import ProxyTraffic, Requests
 
 __all__ = [
+    "BREAK_GLASS",
+    "LONGEST_EMERGENCY",
     "Address",
     "Administrator",
     "AgentMark",
@@ -42,6 +45,8 @@ __all__ = [
     "Boundary",
     "BundleDeletion",
     "CheckView",
+    "Emergency",
+    "EmergencyUse",
     "EndpointProfile",
     "Entry",
     "FederationRelationship",
