@@ -15,6 +15,7 @@ from typing import Any, Final
 from vestibule.errors import CATALOGUE
 from vestibule.intent import codes, language
 from vestibule.intent.not_yet import NOT_YET
+from vestibule.intent.rule_keys import Callers, Expression
 from vestibule.intent.scalars import As, Either, OneOf, PerCent, Switch, WordOrNumber
 from vestibule.intent.shapes import Choice, Key, Many, Record, Table, Text, Whole
 
@@ -79,7 +80,11 @@ def form(key: Key[Any]) -> str:
 
 def _form(shape: Any) -> str:
     if isinstance(shape, Choice):
-        return ", ".join(f"`{word}`" for word in shape.words)
+        return ", ".join(f"`{word}`" for word in shape.open)
+    if isinstance(shape, Callers):
+        return "list of callers" if shape.closed else "list of callers, or `anyone`"
+    if isinstance(shape, Expression):
+        return "a condition"
     if isinstance(shape, Whole):
         return f"{shape.least} to {shape.most}"
     if isinstance(shape, OneOf):
@@ -108,15 +113,16 @@ def _later(records: dict[str, Record]) -> str:
     lines = []
     for record in records.values():
         names = sorted(record.later | {each.partition(": ")[2] for each in NOT_YET if _is_of(each, record)})
-        words = [(key.name, word) for key in record.keys for word in sorted(getattr(key.shape, "later", ()))]
+        words = [(key.name, word) for key in record.keys for word in getattr(key.shape, "closed", ())]
         told = [f"`{name}`" for name in names] + [f"`{name}: {word}`" for name, word in words]
         if told:
             lines.append(f"- of {record.title}: {', '.join(told)}")
-    return "\n".join([*lines, "- `from: [anyone]`"])
+    return "\n".join(lines)
 
 
 def _is_of(entry: str, record: Record) -> bool:
-    return entry.partition(": ")[0] == record.title
+    """Whether an entry is a key of the record, and no word."""
+    return entry.partition(": ")[0] == record.title and entry.count(": ") == 1
 
 
 def _codes() -> str:

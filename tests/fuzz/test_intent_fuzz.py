@@ -17,7 +17,7 @@ from tests.unit.intent.reading import whole_language
 from vestibule.errors import VestibuleError
 from vestibule.intent import Loaded, Severity, load_files
 from vestibule.intent.loading import load_up_text
-from vestibule.intent.redundancy import PatternTree
+from vestibule.intent.rule_index import PatternTree
 from vestibule.pki.bundles import to_pem
 from vestibule.policy import Call, IdentityMatch, PathPattern, Rule, decide, is_normal, may_call
 from vestibule.spiffe import SpiffeId, TrustDomain

@@ -163,8 +163,8 @@ UNSAID_PORT = _intent(
 HTTP_ON_TCP = _intent(
     "VST0050",
     "http-field-on-tcp-port",
-    meaning="A rule for a TCP port speaks of methods or paths, which nobody can see on TCP.",
-    advice="Remove methods and paths, or declare the port as http, http2 or grpc.",
+    meaning="A rule for a TCP port speaks of what only requests have: methods, paths, conditions or tokens.",
+    advice="Keep to from, port and expires, or declare the port as http, http2 or grpc.",
 )
 GRPC_METHOD = _intent(
     "VST0051",
@@ -236,6 +236,32 @@ RETRIED_UNSAFELY = _intent(
     advice="Retry only on connect-failure, refused-stream and reset-before-request, or only on a route whose "
     "methods are safe to repeat (GET, HEAD, OPTIONS, PUT, DELETE).",
 )
+UNFITTING_PORT = _intent(
+    "VST0067",
+    "mcp-key-on-other-port",
+    meaning="A rule speaks of tools, resources, prompts or methods of MCP, and its port speaks something else.",
+    advice="Remove them, or declare the port's protocol as mcp.",
+)
+NOT_KEYS = _intent(
+    "VST0068",
+    "no-key-set",
+    meaning="A file that should hold an issuer's public keys as a JWK set (RFC 7517) holds something else, or keys "
+    "that tokens are not verified with.",
+    advice="Put there what the issuer's jwks_uri answers: keys of EC (P-256, P-384, P-521), RSA of at least 2048 bits, "
+    "or Ed25519.",
+)
+ROLE_CYCLE = _intent(
+    "VST0069",
+    "role-cycle",
+    meaning="A role holds itself, by way of the roles that it holds.",
+    advice="Take one of these roles out of the other.",
+)
+ANYONE_UNEXPLAINED = _intent(
+    "VST0070",
+    "anyone-unexplained",
+    meaning="A rule allows a call to everybody who has an identity, and does not say why, or not until when.",
+    advice="Add reason: and expires:, or name the callers.",
+)
 EXPIRED = _intent(
     "VST0066",
     "expired",
@@ -254,7 +280,7 @@ NOT_CERTIFICATES = _intent(
     meaning="A file that should hold certificates holds something else, or a private key beside them.",
     advice="Put certificates in PEM form there, -----BEGIN CERTIFICATE----- and so on, and nothing else.",
 )
-KEY_ADVICE: Final = "Remove the key from the intent, consider it known, and keep only the certificate there."
+KEY_ADVICE: Final = "Remove the key from the intent, consider it known, and keep only what is public there."
 NEVER_ALLOWED = _intent(
     "VST0064",
     "never-allowed",

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from vestibule.errors import ErrorCode, Where
 from vestibule.intent import codes
+from vestibule.intent.key_sets import holds_private_keys
 from vestibule.intent.problems import Problem, nearest
 from vestibule.intent.words import NAME
 
@@ -21,11 +22,12 @@ SERVICES: Final = "services"
 EGRESS: Final = "egress"
 GATEWAYS: Final = "gateways"
 CERTS: Final = "certs"
+KEYS: Final = "keys"
 ENVIRONMENTS: Final = "environments"
 MAX_BYTES: Final = 256 * 1024
 _YAML: Final = (".yaml", ".yml")
 # What is read of each folder.
-_FOLDERS: Final = {SERVICES: ".yaml", EGRESS: ".yaml", GATEWAYS: ".yaml", CERTS: ".pem"}
+_FOLDERS: Final = {SERVICES: ".yaml", EGRESS: ".yaml", GATEWAYS: ".yaml", CERTS: ".pem", KEYS: ".json"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,8 @@ def _read_into(files: dict[str, bytes], tree: Tree, name: str, problems: list[Pr
         found = problem(
             codes.NOT_CERTIFICATES, "this file holds a private key", name, advice=codes.KEY_ADVICE
         )
+    elif content is not None and name.startswith(f"{KEYS}/") and holds_private_keys(content):
+        found = problem(codes.NOT_KEYS, "this file holds a private key", name, advice=codes.KEY_ADVICE)
     elif content is not None:
         files[name] = content
     if found:

@@ -1,11 +1,13 @@
-"""Who may call: rules, each checked against its port."""
+"""Who may call and who may not: rules, each checked against its port."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
 
-from vestibule.intent import codes, outside_keys, service_keys
+from vestibule.intent import codes, outside_keys, rule_keys, service_keys
+from vestibule.intent.demanding import build_mcp, build_token, check_anyone
 from vestibule.intent.model import Port, Protocol
 from vestibule.intent.nodes import Position
 from vestibule.intent.ports import Ports, said_port
@@ -13,26 +15,43 @@ from vestibule.intent.problems import Findings, Severity
 from vestibule.intent.redundancy import refuse_redundant_paths, refuse_redundant_rules
 from vestibule.intent.resolving import Names, resolve_callers
 from vestibule.intent.shapes import At, Fields, Key
-from vestibule.policy import Rule
+from vestibule.intent.words import AnyCaller
+from vestibule.policy import Effect, Mode, Rule
 
-T = TypeVar("T")
+Listed = At[tuple[At[Fields], ...]] | None
 
 
-def build_rules(
-    service: str, fields: Fields, ports: Ports, names: Names, findings: Findings
-) -> tuple[Rule, ...]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
     """The rules of a service; those in error are left out."""
-    listed = fields.get(service_keys.ALLOW)
-    if listed is None and ports:
+
+    allow: tuple[Rule, ...] = ()
+    deny: tuple[Rule, ...] = ()
+
+
+def build_rules(service: str, fields: Fields, ports: Ports, names: Names, findings: Findings) -> Rules:
+    """The rules of a service."""
+    allow, deny = fields.get(service_keys.ALLOW), fields.get(service_keys.DENY)
+    if allow is None and ports:
         warn_of_nobody(service, fields, service_keys.PORTS, findings)
+    _refuse_repeats((allow, deny), findings)
+    return Rules(
+        allow=_built(service, allow, Effect.ALLOW, ports, names, findings),
+        deny=_built(service, deny, Effect.DENY, ports, names, findings),
+    )
+
+
+def _built(
+    service: str, listed: Listed, effect: Effect, ports: Ports, names: Names, findings: Findings
+) -> tuple[Rule, ...]:
     rules: list[tuple[At[Fields], Rule]] = []
     for item in listed.value if listed else ():
         before = findings.count
-        port = said_port("rule", item, service_keys.RULE_PORT, ports, findings)
+        port = said_port("rule", item, rule_keys.RULE_PORT, ports, findings)
         known = ports.get(port) if port else None
-        if (rule := _rule(service, item, known, names, findings)) and findings.count == before:
+        if (rule := _rule(service, item, known, effect, names, findings)) and findings.count == before:
             rules.append((item, replace(rule, port=port)))
-    _refuse_repeats(listed, rules, findings)
+    refuse_redundant_rules(rules, findings)
     return tuple(rule for _, rule in rules)
 
 
@@ -44,13 +63,14 @@ def build_outside_rules(
     if listed is None:
         warn_of_nobody(name, fields, outside_keys.EXTERNAL, findings)
     port = Port(name=name, protocol=protocol)
+    _refuse_repeats((listed,), findings)
     built = (
-        [(item, _rule(f"egress/{name}", item, port, names, findings)) for item in listed.value]
+        [(item, _rule(f"egress/{name}", item, port, Effect.ALLOW, names, findings)) for item in listed.value]
         if listed
         else []
     )
     rules = [(item, rule) for item, rule in built if rule]
-    _refuse_repeats(listed, rules, findings)
+    refuse_redundant_rules(rules, findings)
     return tuple(rule for _, rule in rules)
 
 
@@ -62,44 +82,55 @@ def warn_of_nobody(name: str, fields: Fields, callable_by: Key[Any], findings: F
         findings.add(codes.NOBODY_ALLOWED, message, place, severity=Severity.WARNING)
 
 
-def _refuse_repeats(
-    listed: At[tuple[At[Fields], ...]] | None, rules: list[tuple[At[Fields], Rule]], findings: Findings
-) -> None:
+def _refuse_repeats(lists: Iterable[Listed], findings: Findings) -> None:
+    """A rule's name says which rule it is, so what allows and what denies do not share any."""
     ids: dict[str, Position] = {}
-    for item in listed.value if listed else ():
-        rule_id = item.value.get(service_keys.RULE_ID)
+    for item in (each for listed in lists if listed for each in listed.value):
+        rule_id = item.value.get(rule_keys.RULE_ID)
         if rule_id and ids.setdefault(rule_id.value, rule_id.at) != rule_id.at:
             message = f"the rule id {rule_id.value!r} is taken, by line {ids[rule_id.value].line}"
             findings.add(codes.DUPLICATE_ITEM, message, rule_id.at, advice="Give each rule its own id.")
-    refuse_redundant_rules(rules, findings)
 
 
-def _rule(owner: str, item: At[Fields], port: Port | None, names: Names, findings: Findings) -> Rule | None:
+def _rule(
+    owner: str, item: At[Fields], port: Port | None, effect: Effect, names: Names, findings: Findings
+) -> Rule | None:
     """The rule, or None if any part of it is wrong: what is left of it would mean something else."""
     fields, before = item.value, findings.count
     _check_protocol(fields, port, findings)
-    listed, rule_id = fields.get(service_keys.FROM), fields.get(service_keys.RULE_ID)
-    callers = resolve_callers(listed.value, names, findings) if listed else None
-    methods, paths = fields.get(service_keys.METHODS), fields.get(service_keys.PATHS)
+    listed, rule_id = fields.get(rule_keys.RULE_FROM), fields.get(rule_keys.RULE_ID)
+    callers = resolve_callers(listed.value, names, findings) if listed else ()
+    anyone = listed is not None and any(isinstance(each.value, AnyCaller) for each in listed.value)
+    if anyone and listed and effect is Effect.ALLOW:
+        check_anyone(fields, listed.at, findings)
+    methods, paths = fields.get(rule_keys.METHODS), fields.get(rule_keys.PATHS)
     if paths:
         refuse_redundant_paths(paths.value, findings)
-    wrong = findings.count > before or not _are_whole(
-        fields, service_keys.FROM, service_keys.METHODS, service_keys.PATHS
+    token, mcp = build_token(fields, names, findings), build_mcp(fields, port, findings)
+    wrong = (
+        findings.count > before or not _is_whole(fields) or (token is None and fields.place(rule_keys.TOKEN))
     )
-    if wrong or not (callers and rule_id):
+    if wrong or not (callers or anyone) or rule_id is None:
         return None
     return Rule(
         name=f"{owner}/{rule_id.value}",
         callers=callers,
+        anyone=anyone,
         methods=frozenset(found.value for found in methods.value) if methods else frozenset(),
         paths=tuple(found.value for found in paths.value) if paths else (),
+        effect=effect,
+        mode=fields.value(rule_keys.MODE, Mode.ENFORCE),
+        token=token,
+        mcp=mcp,
+        expires=fields.value(rule_keys.EXPIRES, None),
+        reason=fields.value(rule_keys.REASON, ""),
         where=findings.where(item.at),
     )
 
 
-def _are_whole(fields: Fields, *keys: Key[T]) -> bool:
-    """Whether every one of these keys that is written could be read in full."""
-    read = [(fields.place(key), fields.get(key)) for key in keys]
+def _is_whole(fields: Fields) -> bool:
+    """Whether every key that is written could be read in full."""
+    read = [(fields.place(key), fields.get(key)) for key in rule_keys.RULE_RECORD.keys]
     return all(place is None or (found is not None and found.whole) for place, found in read)
 
 
@@ -107,11 +138,11 @@ def _check_protocol(fields: Fields, port: Port | None, findings: Findings) -> No
     if port is None:
         return
     if not port.protocol.is_http:
-        for key in (service_keys.METHODS, service_keys.PATHS):
+        for key in rule_keys.HTTP_KEYS:
             if place := fields.place(key):
                 message = f"{port.name!r} speaks TCP, where a rule cannot have {key.name}"
                 findings.add(codes.HTTP_ON_TCP, message, place)
-    methods = fields.get(service_keys.METHODS)
+    methods = fields.get(rule_keys.METHODS)
     if port.protocol is Protocol.GRPC and methods:
         for method in methods.value:
             if method.value != "POST":

@@ -5,15 +5,19 @@ from __future__ import annotations
 from typing import Final
 
 from vestibule.intent import bounds_keys, template, traffic_keys, words
-from vestibule.intent.model import DEFAULT_TEMPLATE, Rollout
+from vestibule.intent.model import DEFAULT_TEMPLATE, Decide, Rollout
 from vestibule.intent.nodes import Position
 from vestibule.intent.outside_keys import EXTERNAL_FILE, GATEWAY_FILE
 from vestibule.intent.problems import Findings
-from vestibule.intent.scalars import As
+from vestibule.intent.scalars import As, Either
 from vestibule.intent.service_keys import SERVICE_FILE
 from vestibule.intent.shapes import Choice, Fields, Key, Many, Record, Schema, Table, Text, Whole
 from vestibule.intent.terms import (
+    CALLER,
     DURATION,
+    INSTANT,
+    ISSUER,
+    KEY_SET,
     MEMBER,
     NAME,
     PERCENTAGE,
@@ -21,6 +25,7 @@ from vestibule.intent.terms import (
     pattern,
 )
 from vestibule.intent.terms import VERSION as VERSION_TEXT
+from vestibule.intent.words import Membership
 from vestibule.records import Boundary
 
 # ------------------------------------------------------------------------------------------ mesh.yaml
@@ -49,10 +54,43 @@ IDENTITY: Final = Key(
     default=DEFAULT_TEMPLATE,
 )
 DEFAULTS: Final = Key("defaults", DEFAULTS_RECORD, "What holds for every service.")
+WHO: Final = Key("who", CALLER, "The member: as it stands in a rule.", required=True)
+UNTIL: Final = Key("until", INSTANT, "When the membership ends, such as 2026-12-31T18:00:00Z.")
+
+
+def _member(fields: Fields, at: Position, findings: Findings) -> Membership | None:
+    who = fields.get(WHO)
+    return Membership(who.value, fields.value(UNTIL, None)) if who else None
+
+
 ROLES: Final = Key(
     "roles",
-    Table(NAME, Many(MEMBER, "service or SPIFFE ID", least=1), "role names to members"),
-    "Names for sets of callers, used in rules as role:NAME.",
+    Table(
+        NAME,
+        Many(Either(MEMBER, As(Record("a member of a role", (WHO, UNTIL)), _member)), "member", least=1),
+        "role names to members",
+    ),
+    "Names for sets of callers, used in rules as role:NAME; roles may hold roles.",
+)
+ISS: Final = Key("issuer", ISSUER, "What its tokens have as `iss`.", required=True)
+KEYS: Final = Key(
+    "keys", KEY_SET, "Its public keys: a JWK set in a file of the intent, keys/NAME.json.", required=True
+)
+LONGEST: Final = Key(
+    "longest",
+    DURATION,
+    "The longest that its tokens may hold; a token that says longer, or nothing, is refused.",
+)
+ISSUERS: Final = Key(
+    "issuers",
+    Table(NAME, Record("an issuer", (ISS, KEYS, LONGEST)), "names to issuers"),
+    "Whose tokens count, by the names that rules call them.",
+)
+DECIDE: Final = Key(
+    "decide",
+    Choice.of([(each.value, each) for each in Decide]),
+    "Who decides about calls: the called service's proxy as far as it can (local), or a decision service (central).",
+    default=Decide.LOCAL.value,
 )
 FIRST: Final = Key(
     "first", PERCENTAGE, "How many of each service's proxies get a change first.", default="100%"
@@ -83,7 +121,7 @@ ROLLOUT: Final = Key(
     "How a change reaches the proxies, and when it is taken back.",
 )
 MESH_FILE: Final = Record(
-    "mesh.yaml", (MESH_NAME, TRUST_DOMAIN, ENVIRONMENT, IDENTITY, DEFAULTS, ROLES, ROLLOUT)
+    "mesh.yaml", (MESH_NAME, TRUST_DOMAIN, ENVIRONMENT, IDENTITY, DEFAULTS, ROLES, ISSUERS, DECIDE, ROLLOUT)
 )
 
 # -------------------------------------------------------------------------------------------- up.yaml

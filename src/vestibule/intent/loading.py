@@ -28,12 +28,13 @@ from vestibule.intent.files import (
     read_tree,
 )
 from vestibule.intent.gateways import build_gateway
-from vestibule.intent.meshes import build_defaults, build_mesh
+from vestibule.intent.meshes import build_defaults, build_issuers, build_mesh, names_of_issuers
 from vestibule.intent.model import App, Defaults, Intent, Service, UpFile
 from vestibule.intent.outside import External, Gateway
 from vestibule.intent.ports import build_ports
 from vestibule.intent.problems import Findings, Problem, Severity, nearest
 from vestibule.intent.remembering import Memory
+from vestibule.intent.roles import resolve_roles
 from vestibule.intent.shapes import At, Fields
 from vestibule.records import Boundary
 
@@ -88,10 +89,11 @@ def load_files(
     declared = read_declared(chosen.contents, chosen.places)
     names = _names(mesh, declared, chosen.unread, mesh_findings)
     defaults = build_defaults(mesh, mesh_findings)
+    issuers = build_issuers(mesh, chosen.contents, mesh_findings)
     parts = _Parts.build(declared, names, defaults, chosen.contents)
     problems = [*chosen.problems, *_missing(chosen), *mesh_findings.problems()]
     problems += [each for found in declared for each in found.findings.problems()]
-    intent_mesh = build_mesh(mesh, names, defaults)
+    intent_mesh = build_mesh(mesh, names, defaults, issuers, mesh_findings)
     if intent_mesh is None or any(found.severity is Severity.ERROR for found in problems):
         return _loaded(None, tuple(problems), chosen.files)
     intent = Intent(
@@ -209,8 +211,9 @@ def _names(
         roles={},
         trust_domain=resolving.trust_domain(mesh),
         ports=ports,
+        issuers=names_of_issuers(mesh),
     )
-    return resolving.roles(mesh, names, findings)
+    return resolve_roles(mesh, names, findings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

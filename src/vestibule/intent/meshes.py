@@ -1,18 +1,36 @@
-"""The mesh: its name, what holds for all of its services, its roles."""
+"""The mesh: its name, what holds for all of its services, its roles, whose tokens count."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
 
-from vestibule.intent import bounds_keys, language, traffic_keys
-from vestibule.intent.model import DEFAULT_TEMPLATE, DEFAULT_TIMEOUT, Defaults, Mesh, Rollout
+from vestibule.errors import Where
+from vestibule.intent import bounds_keys, codes, language, traffic_keys
+from vestibule.intent.files import KEYS
+from vestibule.intent.key_sets import why_not
+from vestibule.intent.model import (
+    DEFAULT_TEMPLATE,
+    DEFAULT_TIMEOUT,
+    Decide,
+    Defaults,
+    Issuer,
+    Mesh,
+    Rollout,
+)
 from vestibule.intent.problems import Findings
-from vestibule.intent.resolving import Names
+from vestibule.intent.resolving import Names, advice
 from vestibule.intent.retries import check_tries, warn_of_repeats
-from vestibule.intent.shapes import Fields
+from vestibule.intent.shapes import At, Fields
 
 
-def build_mesh(fields: Fields | None, names: Names, defaults: Defaults) -> Mesh | None:
+def build_mesh(
+    fields: Fields | None,
+    names: Names,
+    defaults: Defaults,
+    issuers: Mapping[str, Issuer],
+    findings: Findings,
+) -> Mesh | None:
     """The mesh, if all that it must have is there."""
     if fields is None:
         return None
@@ -27,7 +45,56 @@ def build_mesh(fields: Fields | None, names: Names, defaults: Defaults) -> Mesh 
         defaults=defaults,
         rollout=fields.value(language.ROLLOUT, Rollout()),
         roles=MappingProxyType({role: members or () for role, members in names.roles.items()}),
+        issuers=MappingProxyType(dict(issuers)),
+        decide=fields.value(language.DECIDE, Decide.LOCAL),
+        role_places=MappingProxyType(_places(fields, findings)),
     )
+
+
+def names_of_issuers(fields: Fields | None) -> tuple[str, ...] | None:
+    """What rules may call them; None if that cannot be said."""
+    table = fields.get(language.ISSUERS) if fields else None
+    if fields is None or (table is None and fields.place(language.ISSUERS)):
+        return None
+    return tuple(table.value) if table else ()
+
+
+def build_issuers(fields: Fields | None, files: Mapping[str, bytes], findings: Findings) -> dict[str, Issuer]:
+    """Whose tokens count; those in error are left out."""
+    table = fields.get(language.ISSUERS) if fields else None
+    issuers: dict[str, Issuer] = {}
+    said: dict[str, str] = {}
+    for name, (_, record) in table.value.items() if table else ():
+        issuer = record.value.get(language.ISS) if record else None
+        keys = record.value.get(language.KEYS) if record else None
+        if record is None or issuer is None or keys is None:
+            continue
+        if said.setdefault(issuer.value, name) != name:
+            message = f"the tokens of {issuer.value} are those of {said[issuer.value]!r} already"
+            findings.add(codes.DUPLICATE_ITEM, message, issuer.at)
+        if (found := _key_set(keys, files, findings)) is not None:
+            longest = record.value.value(language.LONGEST, None)
+            issuers[name] = Issuer(name=name, issuer=issuer.value, keys=found, longest=longest)
+    return issuers
+
+
+def _key_set(name: At[str], files: Mapping[str, bytes], findings: Findings) -> str | None:
+    content = files.get(name.value)
+    if content is None:
+        known = [each for each in files if each.startswith(f"{KEYS}/")]
+        fix = advice(name.value, known, "files in keys/")
+        findings.add(codes.UNKNOWN_NAME, f"there is no file {name.value!r}", name.at, advice=fix)
+        return None
+    text = content.decode("utf-8", "replace")
+    if why := why_not(text):
+        findings.add(codes.NOT_KEYS, f"{name.value!r} {why}", name.at)
+        return None
+    return text
+
+
+def _places(fields: Fields, findings: Findings) -> dict[str, Where]:
+    table = fields.get(language.ROLES)
+    return {role: findings.where(at) for role, (at, _) in table.value.items()} if table else {}
 
 
 def build_defaults(fields: Fields | None, findings: Findings) -> Defaults:

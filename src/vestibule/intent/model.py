@@ -106,6 +106,9 @@ class Mesh:
     )
     issuers: Mapping[str, Issuer] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     decide: Decide = Decide.LOCAL
+    role_places: Mapping[str, Where] = field(
+        default_factory=lambda: MappingProxyType({}), hash=False, compare=False, repr=False
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,11 +61,15 @@ START: Final = Position(1, 1)
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """One text, number, boolean or null, as it was written."""
+    """One text, number, boolean or null, as it was written.
+
+    ``raw`` is how the file has it, where that is another text: in quotes, or in several lines.
+    """
 
     at: Position
     text: str
     kind: Kind
+    raw: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +224,8 @@ class _Builder:
             message = f"a text holds the character U+{ord(odd):04X}, which cannot be seen"
             self.flaws.append(Flaw(codes.INVISIBLE_CHARACTER, message, self.last))
             return Broken(self.last)
-        return Scalar(self.last, text, _kind(text) if event.implicit[0] else Kind.TEXT)
+        kind = _kind(text) if event.implicit[0] else Kind.TEXT
+        return Scalar(self.last, text, kind, _raw(event) if kind is Kind.TEXT else "")
 
     def _put(self, node: Node) -> None:
         (self._open[-1].nodes if self._open else self._roots).append(node)
@@ -247,6 +252,14 @@ class _Builder:
             self.flaws.append(Flaw(codes.DUPLICATE_KEY, message, key.at))
         else:
             entries[key.text] = (key, value)
+
+
+def _raw(event: Any) -> str:
+    begin, end = event.start_mark, event.end_mark
+    if event.style is None and begin.line == end.line:
+        return ""
+    raw: str = begin.buffer[begin.index : end.index]
+    return raw
 
 
 def _kind(text: str) -> Kind:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from vestibule.intent import addresses, bounds_keys, service_keys, traffic_keys, words
+from vestibule.intent import addresses, bounds_keys, rule_keys, service_keys, traffic_keys, words
 from vestibule.intent.nodes import Position
 from vestibule.intent.outside import DEFAULT_ADDRESS, Credential, GatewayTls, OutsideProtocol, OutsideTls
 from vestibule.intent.presence import at_least_one
@@ -79,14 +79,9 @@ CREDENTIAL: Final = Key(
     As(Record("a credential", (CREDENTIAL_HEADER, CREDENTIAL_PREFIX, CREDENTIAL_FILE)), _credential),
     "A secret that callers' proxies add, so that no app has it.",
 )
-OUTSIDE_RULE: Final = Record(
-    "a rule of an external",
-    tuple(key for key in service_keys.RULE_RECORD.keys if key is not service_keys.RULE_PORT),
-    later=service_keys.RULE_RECORD.later,
-)
 OUTSIDE_ALLOW: Final = Key(
     "allow",
-    Many(OUTSIDE_RULE, "rule", distinct=False),
+    Many(rule_keys.OUTSIDE_RULE, "rule", distinct=False),
     "Who may call it, and how.  What no rule allows is denied.",
 )
 OUTSIDE_LIMITS: Final = Key(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from types import MappingProxyType
 
 from vestibule.errors import VestibuleError
@@ -12,20 +13,24 @@ from vestibule.intent.model import DEFAULT_TEMPLATE, Port
 from vestibule.intent.nodes import Position
 from vestibule.intent.problems import Findings, nearest
 from vestibule.intent.shapes import At, Fields
-from vestibule.intent.words import Caller, RoleCaller, ServiceCaller
+from vestibule.intent.words import AnyCaller, Caller, RoleCaller, ServiceCaller
 from vestibule.policy import IdentityMatch
 from vestibule.spiffe import SpiffeId, TrustDomain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Names:
-    """What names may refer to.  A None stands for something that is declared and itself in error."""
+    """What names may refer to.  A None stands for something that is declared and itself in error.
+
+    ``issuers`` are the names of those whose tokens count; None: they are in error.
+    """
 
     services: Mapping[str, SpiffeId | None]
     roles: Mapping[str, tuple[IdentityMatch, ...] | None]
     trust_domain: TrustDomain | None
     gateways: Mapping[str, SpiffeId | None] = field(default_factory=lambda: MappingProxyType({}))
     roles_known: bool = True
+    issuers: tuple[str, ...] | None = ()
     ports: Mapping[str, Mapping[str, Port | None]] = field(default_factory=lambda: MappingProxyType({}))
 
 
@@ -56,28 +61,34 @@ def _identity(mesh: Fields | None, name: str, at: Position, findings: Findings) 
         return None
 
 
-def roles(mesh: Fields | None, names: Names, findings: Findings) -> Names:
-    """The names with every role resolved."""
-    table = mesh.get(language.ROLES) if mesh else None
-    resolved: dict[str, tuple[IdentityMatch, ...] | None] = {}
-    for name, (_, members) in (table.value if table else {}).items():
-        resolved[name] = resolve_callers(members.value, names, findings) if members else None
-    known = mesh is not None and (table is not None or not mesh.place(language.ROLES))
-    return replace(names, roles=MappingProxyType(resolved), roles_known=known)
-
-
 def resolve_callers(
     listed: Iterable[At[Caller]], names: Names, findings: Findings
 ) -> tuple[IdentityMatch, ...]:
     """Whom the callers of a rule or role stand for; what is unknown or out of reach is noted."""
-    matches: dict[IdentityMatch, None] = {}
-    for caller in listed:
-        matches.update(dict.fromkeys(_matches(caller, names, findings)))
-    return tuple(matches)
+    return longest(match for caller in listed for match in matches_of(caller, names, findings))
 
 
-def _matches(caller: At[Caller], names: Names, findings: Findings) -> tuple[IdentityMatch, ...]:
+def longest(matches: Iterable[IdentityMatch]) -> tuple[IdentityMatch, ...]:
+    """Each identity once, with the membership that lasts longest."""
+    kept: dict[IdentityMatch, IdentityMatch] = {}
+    for match in matches:
+        plain = replace(match, until=None) if match.until else match
+        other = kept.get(plain)
+        if other is None or (other.until is not None and not ends_by(match.until, other.until)):
+            kept[plain] = match
+    return tuple(kept.values())
+
+
+def ends_by(until: datetime | None, other: datetime) -> bool:
+    """Whether a membership has ended by then."""
+    return until is not None and until <= other
+
+
+def matches_of(caller: At[Caller], names: Names, findings: Findings) -> tuple[IdentityMatch, ...]:
+    """Whom one of them stands for; nobody in particular for ``anyone``."""
     found = caller.value
+    if isinstance(found, AnyCaller):
+        return ()
     if isinstance(found, ServiceCaller):
         callers = {**names.gateways, **names.services}
         if found.name in callers:

@@ -1,13 +1,13 @@
-"""The keys of ``services/NAME.yaml`` itself, and of its rules."""
+"""The keys of ``services/NAME.yaml`` itself."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from vestibule.intent import bounds_keys, traffic_keys
+from vestibule.intent import bounds_keys, rule_keys, traffic_keys
 from vestibule.intent.model import DenyDetail, Protocol
 from vestibule.intent.shapes import Choice, Key, Many, Record, Table, Whole
-from vestibule.intent.terms import CALLER, LINE, METHOD, NAME, PATH, SERVICE_NAME
+from vestibule.intent.terms import LINE, NAME, SERVICE_NAME
 
 APP_PORT: Final = Key(
     "app", Whole(1, 65535), "The port on 127.0.0.1 where the app listens; chosen when it is left out."
@@ -20,29 +20,6 @@ PROTOCOL: Final = Key(
 )
 PORT_RECORD: Final = Record("a port", (APP_PORT, PROTOCOL))
 
-RULE_ID: Final = Key("id", NAME, "The rule's name in logs, metrics and explanations.", required=True)
-FROM: Final = Key(
-    "from",
-    Many(CALLER, "caller", least=1),
-    "Who may call: services, role:NAME, spiffe://… or spiffe://…/**.",
-    required=True,
-)
-RULE_PORT: Final = Key("port", NAME, "Which port; may be left out where there is only one.")
-METHODS: Final = Key("methods", Many(METHOD, "method", least=1), "Which HTTP methods; any, when left out.")
-PATHS: Final = Key(
-    "paths",
-    Many(PATH, "path", least=1),
-    "Which paths; any, when left out.  {name} is one segment, /a/** is /a and everything below it.",
-)
-MODE: Final = Key(
-    "mode", Choice.of([("enforce", "enforce")], later=["shadow"]), "What the rule does.", default="enforce"
-)
-RULE_RECORD: Final = Record(
-    "a rule",
-    (RULE_ID, FROM, RULE_PORT, METHODS, PATHS, MODE),
-    later=frozenset({"when", "token", "tools", "reason", "expires"}),
-)
-
 SERVICE: Final = Key("service", SERVICE_NAME, "The service's name, which is also its file's.", required=True)
 OWNER: Final = Key("owner", LINE, "Who answers for the service.")
 LABELS: Final = Key(
@@ -53,8 +30,13 @@ PORTS: Final = Key(
 )
 ALLOW: Final = Key(
     "allow",
-    Many(RULE_RECORD, "rule", distinct=False),
+    Many(rule_keys.RULE_RECORD, "rule", distinct=False),
     "Who may call it, and how.  What no rule allows is denied.",
+)
+DENY: Final = Key(
+    "deny",
+    Many(rule_keys.RULE_RECORD, "rule", distinct=False),
+    "Who may not, whatever is allowed: what a rule denies is denied.",
 )
 DENY_DETAIL: Final = Key(
     "deny_detail",
@@ -70,9 +52,9 @@ SERVICE_FILE: Final = Record(
         LABELS,
         PORTS,
         ALLOW,
+        DENY,
         DENY_DETAIL,
         *traffic_keys.SERVICE_KEYS,
         *bounds_keys.SERVICE_KEYS,
     ),
-    later=frozenset({"deny"}),
 )

@@ -19,8 +19,8 @@ def build_service(
 ) -> Service | None:
     """A service; None if it has no identity, for which a problem has been noted elsewhere."""
     ports = names.ports.get(name) or {}
-    allow = build_rules(name, fields, ports, names, findings)
-    traffic = build_traffic(name, fields, ports, names, defaults, allow, findings)
+    rules = build_rules(name, fields, ports, names, findings)
+    traffic = build_traffic(name, fields, ports, names, defaults, rules.allow, findings)
     spiffe_id = names.services.get(name)
     if spiffe_id is None:
         return None
@@ -32,7 +32,8 @@ def build_service(
         owner=owner.value if owner else None,
         labels=MappingProxyType(written),
         ports=MappingProxyType({port: found for port, found in ports.items() if found}),
-        allow=allow,
+        allow=rules.allow,
+        deny=rules.deny,
         deny_detail=fields.value(service_keys.DENY_DETAIL, DenyDetail.CODE),
         traffic=traffic,
         where=findings.where(START),

@@ -95,31 +95,47 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class Choice(Generic[T_co]):
-    """One of a few words; ``later`` are words of the language that this version does not act on."""
+    """One of a few words; ``later`` are words of the language that this version does not act on.
+
+    ``entry`` is the record and the key that it is the value of, as ``NOT_YET`` names them.
+    """
 
     words: MappingProxyType[str, T_co]
     later: frozenset[str] = frozenset()
+    entry: str = ""
 
     @classmethod
-    def of(cls, words: Iterable[tuple[str, T_co]], later: Iterable[str] = ()) -> Choice[T_co]:
-        return cls(MappingProxyType(dict(words)), frozenset(later))
+    def of(
+        cls, words: Iterable[tuple[str, T_co]], later: Iterable[str] = (), entry: str = ""
+    ) -> Choice[T_co]:
+        return cls(MappingProxyType(dict(words)), frozenset(later), entry)
+
+    @property
+    def closed(self) -> tuple[str, ...]:
+        """The words that are refused by name."""
+        return tuple(sorted(self.later | {each for each in self.words if f"{self.entry}: {each}" in NOT_YET}))
+
+    @property
+    def open(self) -> tuple[str, ...]:
+        """The words that are accepted."""
+        return tuple(each for each in self.words if each not in self.closed)
 
     def read(self, node: Node, findings: Findings) -> At[T_co] | None:
         if not isinstance(node, Scalar) or node.kind is not Kind.TEXT:
-            mistyped(node, f"one of {', '.join(self.words)}", findings)
+            mistyped(node, f"one of {', '.join(self.open)}", findings)
+            return None
+        shown = node.text[:60]
+        if node.text in self.closed:
+            findings.add(codes.NOT_SUPPORTED, f"{shown!r} is not supported by this version", node.at)
             return None
         if node.text in self.words:
             return At(self.words[node.text], node.at)
-        shown = node.text[:60]
-        if node.text in self.later:
-            findings.add(codes.NOT_SUPPORTED, f"{shown!r} is not supported by this version", node.at)
-            return None
-        message = f"{shown!r} is not one of {', '.join(self.words)}"
-        findings.add(codes.MALFORMED_VALUE, message, node.at, advice=_did_you_mean(node.text, self.words))
+        message = f"{shown!r} is not one of {', '.join(self.open)}"
+        findings.add(codes.MALFORMED_VALUE, message, node.at, advice=_did_you_mean(node.text, self.open))
         return None
 
     def schema(self) -> Schema:
-        return {"enum": list(self.words)}
+        return {"enum": list(self.open)}
 
 
 @dataclass(frozen=True, slots=True)

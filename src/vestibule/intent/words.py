@@ -28,6 +28,18 @@ CALLER: Final = rf"({NAME}|role:{NAME}|spiffe://\S+)"
 # What HTTP proxies and servers know; TRACE and CONNECT are not for services.
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 ANYONE: Final = "anyone"
+CLAIM: Final = r"[!-~]{1,200}"
+SCOPE: Final = r"[!#-\[\]-~]{1,200}"
+ISSUER: Final = r"[!-~]{1,500}"
+TARGET: Final = r"[!-)+-~]{0,500}\*?"
+MOST_OF_CLAIM: Final = 500
+# Of the Model Context Protocol, revision 2025-06-18, what a client asks a server for.
+MCP_METHODS: Final = (
+    *("initialize", "ping", "tools/list", "tools/call", "resources/list", "resources/read", "prompts/list"),
+    *("resources/templates/list", "resources/subscribe", "resources/unsubscribe", "prompts/get"),
+    *("completion/complete", "logging/setLevel"),
+)
+OWN_METHOD: Final = r"[a-z][A-Za-z0-9_-]*(/[A-Za-z0-9_-]+)+"
 # Names that mean something else on every host.
 NOT_SERVICES: Final = frozenset({"localhost", "break-glass", ANYONE})
 LONGEST: Final = timedelta(hours=1)
@@ -56,7 +68,23 @@ class RoleCaller:
     name: str
 
 
-Caller = ServiceCaller | RoleCaller | IdentityMatch
+@dataclass(frozen=True, slots=True)
+class AnyCaller:
+    """Everybody who has an identity: ``from: anyone``."""
+
+    def __str__(self) -> str:
+        return ANYONE
+
+
+Caller = ServiceCaller | RoleCaller | IdentityMatch | AnyCaller
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """A member of a role; ``until`` is when that ends."""
+
+    who: Caller
+    until: datetime | None = None
 
 
 def name(text: str) -> str:
@@ -272,10 +300,10 @@ def trust_domain(text: str) -> TrustDomain:
 
 
 def caller(text: str) -> Caller:
-    """A service, ``role:NAME``, a SPIFFE ID, or a SPIFFE ID and ``/**``.  Raises: VST0023, 0024, 1400, 4011."""
+    """A service, ``role:NAME``, a SPIFFE ID, or a SPIFFE ID and ``/**``.  Raises: VST0024, 0025, 1400, 4011."""
     if text == ANYONE:
-        raise codes.NOT_SUPPORTED.error(
-            "'from: anyone' is not supported by this version", advice="Name the callers."
+        raise codes.MALFORMED_VALUE.error(
+            "'anyone' is not one caller among others", advice="Write `from: anyone`, or name the callers."
         )
     if "://" in text:
         return IdentityMatch.parse(text)
@@ -284,14 +312,71 @@ def caller(text: str) -> Caller:
     return ServiceCaller(name(text))
 
 
-def member(text: str) -> Caller:
-    """A member of a role: as a caller, without roles inside roles.  Raises: as ``caller``, and VST0025."""
-    found = caller(text)
-    if isinstance(found, RoleCaller):
-        raise codes.MALFORMED_VALUE.error(
-            f"a role cannot hold the role {found.name!r}", advice="List the members themselves."
-        )
-    return found
+def member(text: str) -> Membership:
+    """A member of a role that is one for good.  Raises: as ``caller``."""
+    return Membership(caller(text))
+
+
+def claim(text: str) -> str:
+    """The name of a claim of a token (RFC 7519, section 4).  Raises: VST0025."""
+    if re.fullmatch(CLAIM, text):
+        return text
+    raise codes.MALFORMED_VALUE.error(
+        f"{shown(text)} is not the name of a claim", advice="Use printable ASCII without spaces."
+    )
+
+
+def text_of_claim(text: str) -> str:
+    """What a claim must be.  Raises: VST0025."""
+    if text and len(text) <= MOST_OF_CLAIM and not re.search(r"[\n\t]", text):
+        return text
+    raise codes.MALFORMED_VALUE.error(
+        f"{shown(text)} is not a text that can be compared",
+        advice=f"Use one line of at most {MOST_OF_CLAIM} characters.",
+    )
+
+
+def scope(text: str) -> str:
+    """One scope of a token (RFC 6749, section 3.3).  Raises: VST0025."""
+    if re.fullmatch(SCOPE, text):
+        return text
+    raise codes.MALFORMED_VALUE.error(
+        f"{shown(text)} is not a scope",
+        advice="Write one scope an item, without spaces, such as charge:write.",
+    )
+
+
+def issuer(text: str) -> str:
+    """The ``iss`` claim of an issuer's tokens: a URL or another name.  Raises: VST0025."""
+    if re.fullmatch(ISSUER, text):
+        return text
+    raise codes.MALFORMED_VALUE.error(
+        f"{shown(text)} is not an issuer",
+        advice="Write it as `iss` has it, such as https://tokens.example.org.",
+    )
+
+
+def tool(text: str) -> str:
+    """The name or URI of what an MCP server offers, perhaps with ``*`` for any ending.  Raises: VST0025."""
+    if text and re.fullmatch(TARGET, text):
+        return text
+    raise codes.MALFORMED_VALUE.error(
+        f"{shown(text)} is not a name or URI",
+        advice="Write it as the server lists it, without spaces; a '*' may stand at its end for any ending.",
+    )
+
+
+def mcp_method(text: str) -> str:
+    """A JSON-RPC method of MCP.  Raises: VST0025."""
+    family = text.partition("/")[0]
+    known = any(each.startswith(f"{family}/") for each in MCP_METHODS)
+    if text in MCP_METHODS or (re.fullmatch(OWN_METHOD, text) and not known):
+        return text
+    close = nearest(text, MCP_METHODS)
+    raise codes.MALFORMED_VALUE.error(
+        f"{shown(text)} is not a method of MCP",
+        advice=f"Did you mean {close!r}?" if close else f"Known methods: {', '.join(MCP_METHODS)}.",
+    )
 
 
 def shown(text: str) -> str:

@@ -47,6 +47,10 @@ class IdentityMatch:
         """Whether the membership has not ended."""
         return self.until is None or now < self.until
 
+    def outlasts(self, other: IdentityMatch) -> bool:
+        """Whether the membership lasts as long as another one at least."""
+        return self.until is None or (other.until is not None and other.until <= self.until)
+
     def covers(self, other: IdentityMatch) -> bool:
         """Whether everything that ``other`` matches is matched here too."""
         return self.matches(other.id) and (self.below or not other.below)

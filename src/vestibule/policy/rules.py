@@ -78,7 +78,10 @@ class Rule:
     def _covers_callers(self, other: Rule) -> bool:
         if self.anyone or other.anyone:
             return self.anyone
-        return all(any(mine.covers(theirs) for mine in self.callers) for theirs in other.callers)
+        return all(
+            any(mine.covers(theirs) and mine.outlasts(theirs) for mine in self.callers)
+            for theirs in other.callers
+        )
 
     def _covers_path(self, pattern: PathPattern) -> bool:
         return any(mine.covers(pattern) for mine in self.paths)

@@ -1,0 +1,94 @@
+"""What a rule asks for besides caller, method and path: conditions, tokens, and what MCP clients do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from vestibule.intent import codes, rule_keys
+from vestibule.intent.model import Port, Protocol
+from vestibule.intent.nodes import Position
+from vestibule.intent.problems import Findings
+from vestibule.intent.resolving import Names, advice
+from vestibule.intent.shapes import At, Fields, Key
+from vestibule.policy import McpDemand, TokenDemand
+
+
+def build_token(fields: Fields, names: Names, findings: Findings) -> TokenDemand | None:
+    """The token that a rule asks for; None if it asks for none, or for one that cannot be had."""
+    said = fields.get(rule_keys.TOKEN)
+    if said is None:
+        return None
+    issuer, audience = _issuer(said, names, findings), said.value.get(rule_keys.AUDIENCE)
+    scopes, claims = said.value.get(rule_keys.SCOPES), said.value.get(rule_keys.CLAIMS)
+    if issuer is None or audience is None:
+        return None
+    return TokenDemand(
+        issuer=issuer,
+        audience=audience.value,
+        scopes=tuple(each.value for each in scopes.value) if scopes else (),
+        claims=tuple((name, each.value) for name, (_, each) in claims.value.items() if each)
+        if claims
+        else (),
+        bound=said.value.value(rule_keys.BOUND, True),
+    )
+
+
+def _issuer(said: At[Fields], names: Names, findings: Findings) -> str | None:
+    named, known = said.value.get(rule_keys.ISSUER_NAME), names.issuers
+    if known is None:
+        return None
+    if named is None:
+        if len(known) == 1:
+            return known[0]
+        count = f"{len(known)} issuers" if known else "no issuers"
+        message = f"the token does not say whose it must be, and mesh.yaml has {count}"
+        fix = "Add issuer: to the token." if known else "Write issuers in mesh.yaml."
+        findings.add(codes.MISSING_KEY, message, said.at, advice=fix)
+        return None
+    if named.value in known:
+        return named.value
+    message = f"there is no issuer {named.value!r} in mesh.yaml"
+    findings.add(codes.UNKNOWN_NAME, message, named.at, advice=advice(named.value, known, "issuers"))
+    return None
+
+
+def build_mcp(fields: Fields, port: Port | None, findings: Findings) -> McpDemand | None:
+    """What an MCP client must ask for; None if that is not said."""
+    places = [place for key in rule_keys.MCP_KEYS if (place := fields.place(key))]
+    if not places:
+        return None
+    if port is not None and port.protocol is not Protocol.MCP:
+        first = min(places)
+        name = next(key.name for key in rule_keys.MCP_KEYS if fields.place(key) == first)
+        message = f"{port.name!r} speaks {port.protocol.value}, where a rule cannot have {name}"
+        findings.add(codes.UNFITTING_PORT, message, first)
+        return None
+    tools, resources, prompts, methods = (_said(fields, key, findings) for key in rule_keys.MCP_KEYS)
+    listed = fields.get(rule_keys.METHODS)
+    if listed and not any(each.value == "POST" for each in listed.value):
+        message = "what MCP clients ask for comes by POST, which methods leaves out"
+        findings.add(codes.NO_EFFECT, message, min(places))
+    return McpDemand(tools=tools, resources=resources, prompts=prompts, methods=methods)
+
+
+def _said(fields: Fields, key: Key[Any], findings: Findings) -> tuple[str, ...]:
+    found = fields.get(key)
+    listed: Iterable[At[str]] = found.value if found else ()
+    names = [each.value for each in listed]
+    wide = [each for each in names if each.endswith("*")]
+    for each in listed:
+        other = next((w for w in wide if w != each.value and each.value.startswith(w[:-1])), None)
+        if other is not None:
+            message = f"{each.value!r} is matched by {other!r} already"
+            findings.add(codes.REDUNDANT, message, each.at)
+    return tuple(names)
+
+
+def check_anyone(fields: Fields, at: Position, findings: Findings) -> None:
+    """Whoever lets in everybody says why, and until when."""
+    missing = [key for key in (rule_keys.REASON, rule_keys.EXPIRES) if not fields.place(key)]
+    if missing:
+        names = " and ".join(key.name for key in missing)
+        message = f"the rule allows everybody, and lacks {names}"
+        findings.add(codes.ANYONE_UNEXPLAINED, message, at)
