@@ -129,7 +129,16 @@ def _way_in(world: World, proxy: ProxyKey) -> tuple[Resource, ...]:
     assert service is not None
     traffic, ttl = world.traffic(service.name), world.svid_ttl(proxy.spiffe_id)
     # The version is asked for only where it is told, since it changes with every commit.
-    return tuple(ingress.resources(service, traffic, instance, ttl, lambda: world.version))
+    return tuple(
+        ingress.resources(
+            service,
+            traffic,
+            instance,
+            ttl,
+            lambda: world.version,
+            lambda port: world.policy(service.name, port),
+        )
+    )
 
 
 def _way_out(world: World, caller: SpiffeId, here: str, *, abroad: bool = True) -> _WayOut:

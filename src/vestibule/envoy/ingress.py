@@ -9,17 +9,19 @@ from functools import lru_cache
 from envoy.config.core.v3 import config_source_pb2, extension_pb2
 from envoy.config.listener.v3 import listener_components_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.extensions.filters.common.set_filter_state.v3 import value_pb2
+from envoy.extensions.filters.network.set_filter_state.v3 import set_filter_state_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from envoy.type.v3 import percent_pb2
 
-from vestibule.envoy import access_log, clusters, http, limits, listeners, rbac, switched
+from vestibule.envoy import access_log, clusters, http, limits, listeners, predicates, rbac, switched
 from vestibule.envoy.limits import Limit
 from vestibule.envoy.mutual_tls import ACCEPTED_AGE, AGE_JITTER, accepting_tls, connection_age
 from vestibule.envoy.places import ads
 from vestibule.envoy.protos import packed, seconds, serialized
 from vestibule.intent.model import DenyDetail, Port, Protocol, Service
 from vestibule.intent.traffic import Permissive, Traffic
-from vestibule.policy import Rule
+from vestibule.policy import PortPolicy
 from vestibule.records import Address, Instance
 from vestibule.xds.resources import EXTENSION, ROUTES, Resource
 
@@ -30,17 +32,17 @@ def resources(
     instance: Instance,
     svid_ttl: timedelta,
     version: Callable[[], str],
+    policy: Callable[[str], PortPolicy],
 ) -> Iterator[Resource]:
     """Everything for the ports that the instance really has.
 
-    ``traffic`` is what is in force of the service's, ``version`` the intent's.
+    ``traffic`` is what is in force of the service's, ``version`` the intent's, ``policy`` what decides about a port.
     """
     for name, address in sorted(instance.ingress.items()):
         port, app_address = service.ports.get(name), instance.apps.get(name)
         if port is None or app_address is None:
             continue
-        rules = service.rules_for(name)
-        yield _policy(rules, port)
+        yield _policy(policy(name), port)
         plain = traffic.permissive is not None
         if traffic.permissive is not None:
             yield _plaintext_policy(traffic.permissive, port)
@@ -48,7 +50,9 @@ def resources(
         tell_rule = service.deny_detail is DenyDetail.CALLER
         if port.protocol.is_http:
             yield _http_listener(service.name, port, address, svid_ttl, tell_rule, plain)
-            wanted = limits.of_port(service.name, traffic.limits, name, rules, plaintext=plain)
+            wanted = limits.of_port(
+                service.name, traffic.limits, name, service.rules_for(name), plaintext=plain
+            )
             yield _routes(service.name, port, version() if tell_rule else "", wanted)
         else:
             yield _tcp_listener(service.name, port, address, svid_ttl, plain)
@@ -67,9 +71,9 @@ def plaintext_policy_name(port: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _policy(rules: tuple[Rule, ...], port: Port) -> Resource:
+def _policy(policy: PortPolicy, port: Port) -> Resource:
     name = policy_name(port.name)
-    config = rbac.http_rbac(rules) if port.protocol.is_http else rbac.network_rbac(rules)
+    config = rbac.http_rbac(policy) if port.protocol.is_http else rbac.network_rbac(policy)
     extension = extension_pb2.TypedExtensionConfig(name=name, typed_config=packed(config))
     return Resource.of(EXTENSION, name, serialized(extension))
 
@@ -79,7 +83,7 @@ def _plaintext_policy(permissive: Permissive, port: Port) -> Resource:
     name = plaintext_policy_name(port.name)
     rules = tuple(each for each in permissive.allow if each.port in (None, port.name))
     config = (
-        rbac.http_rbac(rules, by_caller=False, until=permissive.until)
+        rbac.http_rbac_of_anybody(rules, until=permissive.until)
         if port.protocol.is_http
         else rbac.plaintext_network_rbac(rules, permissive.until)
     )
@@ -126,6 +130,7 @@ def _tcp_listener(service: str, port: Port, address: Address, svid_ttl: timedelt
     )
     chain = listener_components_pb2.FilterChain(
         filters=[
+            _remembering_the_time(),
             listener_components_pb2.Filter(name=policy_name(port.name), config_discovery=discovery),
             listeners.tcp_proxy(proxy),
         ],
@@ -139,6 +144,16 @@ def _tcp_listener(service: str, port: Port, address: Address, svid_ttl: timedelt
         plaintext = listener_components_pb2.FilterChain(filters=[policy, listeners.tcp_proxy(proxy)])
     log = access_log.inbound_connections(service, port.name)
     return listeners.inbound(listener_name(port.name), address, chain, log, plaintext)
+
+
+def _remembering_the_time() -> listener_components_pb2.Filter:
+    """When a connection began, so that rules which end can ask for it."""
+    value = value_pb2.FilterStateValue(object_key=predicates.BEGAN, factory_key="envoy.string")
+    value.format_string.text_format_source.inline_string = "%START_TIME(%s%3f)%"
+    return listener_components_pb2.Filter(
+        name="vestibule.began",
+        typed_config=packed(set_filter_state_pb2.Config(on_new_connection=[value])),
+    )
 
 
 @lru_cache(maxsize=4096)

@@ -23,7 +23,7 @@ from google.protobuf.message import Message
 from vestibule.envoy import access_log, codes, limits, listeners, matches, outside, replies, retries, switched
 from vestibule.envoy.access_log import REQUEST_ID
 from vestibule.envoy.protos import seconds
-from vestibule.envoy.rbac import http_rbac
+from vestibule.envoy.rbac import http_rbac_of_anybody
 from vestibule.envoy.world import World
 from vestibule.intent.model import Defaults
 from vestibule.intent.outside import External, OutsideProtocol
@@ -112,7 +112,7 @@ def _filters(external: External) -> Iterator[tuple[str, Message]]:
     value = value_pb2.FilterStateValue(object_key=REQUEST_ID, factory_key="envoy.string")
     value.format_string.text_format_source.inline_string = replies.REQUEST_ID
     yield "envoy.filters.http.set_filter_state", set_filter_state_pb2.Config(on_request_headers=[value])
-    yield "envoy.filters.http.rbac", http_rbac(external.allow, by_caller=False)
+    yield "envoy.filters.http.rbac", http_rbac_of_anybody(external.allow)
     yield from limits.filters(_limits(external))
 
 

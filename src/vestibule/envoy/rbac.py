@@ -1,35 +1,28 @@
-"""Allow rules as Envoy matcher trees whose cost does not grow with the number of rules.
+"""Rules as Envoy matcher trees whose cost does not grow with the number of rules.
 
-A tree looks at the path, then the method, then the caller, each in one map lookup.  Every node holds *all* the
-rules that can apply there, those of shorter prefixes included, so nothing depends on what a proxy does after
-a deeper node finds no match.  Only patterns with ``{segment}`` are tried one by one, and only among those with the
-same literal beginning.
+First what no rule can allow is refused: paths that are not normal.  Then come two trees, the one of denials and, where
+it leads nowhere, the one of permissions.  A tree looks at the path, then the caller, then the method, each in one
+map lookup; only what no map can hold (``{segment}`` in paths, times, conditions, tokens) is asked rule by rule, and
+only of the rules that speak of this caller there.  See ``candidates`` for what stands where, and why.
 
 Envoy's ``:path`` includes the query.  A path ``/p`` is therefore matched as ``/p`` and as ``/p?…``.
 """
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
 from envoy.config.rbac.v3 import rbac_pb2
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
 from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb2
-from envoy.extensions.matching.common_inputs.ssl.v3 import ssl_inputs_pb2
-from envoy.type.matcher.v3 import http_inputs_pb2
-from google.protobuf.message import Message
-from xds.core.v3.extension_pb2 import TypedExtensionConfig
-from xds.type.matcher.v3 import regex_pb2, string_pb2
-from xds.type.matcher.v3.matcher_pb2 import Matcher
 
-from vestibule.envoy import cel
-from vestibule.envoy.protos import packed
-from vestibule.policy import PathPattern, Placeholder, Rule
+from vestibule.envoy import cel, predicates, trees
+from vestibule.envoy.candidates import ANYONE, Asking, Choice, Key, Place, Places, Ranked, is_denial, is_wide
+from vestibule.envoy.trees import OnMatch, Predicate
+from vestibule.policy import Mode, PortPolicy, Rule
 
 NOT_NORMAL: Final = "vestibule/path-not-normal"
 """The name under which paths are refused before rules are looked at."""
@@ -37,7 +30,9 @@ NOT_NORMAL: Final = "vestibule/path-not-normal"
 PLAINTEXT_ENDED: Final = "vestibule/plaintext-ended"
 """The name under which calls in plain text are refused when their time is over."""
 
-_QUERY: Final = r"(?:\?.*)?"
+SHADOW_PREFIX: Final = "vestibule_"
+"""How the names begin under which Envoy keeps what shadow rules would have decided: counters, and metadata."""
+
 # The opposite of policy.is_normal, on a path that may have a query.
 _REFUSED: Final = (
     r"[^?]*(?:"
@@ -48,34 +43,132 @@ _REFUSED: Final = (
     r").*|[^/].*|"
 )
 
-_Named = tuple[int, str]
-"""A rule's place in the intent, which decides what name is given where several rules allow, and its name."""
 
+def http_rbac(policy: PortPolicy) -> http_rbac_pb2.RBAC:
+    """Denials, permissions of break-glass, rules that allow, in this order; else no.  The port speaks HTTP.
 
-def http_rbac(
-    rules: Sequence[Rule], *, by_caller: bool = True, until: datetime | None = None
-) -> http_rbac_pb2.RBAC:
-    """Deny what no rule allows; refuse paths that are not normal.  The rules are those of one HTTP port.
-
-    Unless ``by_caller``, whoever calls is one whom all the rules name.  From ``until`` on nothing is allowed.
+    Rules in shadow mode decide nothing; what they would have decided is kept for the access log.
+    Raises: VST4050.
     """
-    refuse = [
-        Matcher.MatcherList.FieldMatcher(
-            predicate=_single(_header(":path"), _regex(_REFUSED)), on_match=_action(NOT_NORMAL, allow=False)
-        )
+    config = http_rbac_pb2.RBAC.FromString(
+        trees.field(_HTTP_MATCHER, trees.matcher_of(_http_root(policy, shadow=False)))
+    )
+    if has_shadows(policy):
+        config.shadow_matcher.MergeFromString(trees.matcher_of(_http_root(policy, shadow=True)))
+        config.shadow_rules_stat_prefix = SHADOW_PREFIX
+    return config
+
+
+def http_rbac_of_anybody(rules: Iterable[Rule], *, until: datetime | None = None) -> http_rbac_pb2.RBAC:
+    """Allow what some rule allows, whoever asks; the rules name no callers.  From ``until`` on allow nothing."""
+    everybody = [replace(rule, callers=(), anyone=True) for rule in rules if rule.mode is Mode.ENFORCE]
+    root = _guarded(_tree(list(enumerate(everybody)), predicates.OfNobody(), None), until)
+    return http_rbac_pb2.RBAC.FromString(trees.field(_HTTP_MATCHER, trees.matcher_of(root)))
+
+
+def has_shadows(policy: PortPolicy) -> bool:
+    """Whether some rule only says what it would have decided."""
+    return any(rule.mode is Mode.SHADOW for rule in (*policy.deny, *policy.allow))
+
+
+_HTTP_MATCHER: Final = http_rbac_pb2.RBAC.DESCRIPTOR.fields_by_name["matcher"].number
+
+
+def _http_root(policy: PortPolicy, *, shadow: bool) -> OnMatch:
+    denials, permissions = _ranked(policy, shadow=shadow)
+    ask = predicates.OfRequests(policy)
+    return _guarded(_tree(denials, ask, _tree(permissions, ask, None)), None)
+
+
+def _ranked(policy: PortPolicy, *, shadow: bool) -> tuple[list[Ranked], list[Ranked]]:
+    """The rules that count, each with its place in the order in which they decide."""
+
+    def counting(rules: Iterable[Rule]) -> list[Ranked]:
+        return [(rank, rule) for rank, rule in enumerate(rules) if shadow or rule.mode is Mode.ENFORCE]
+
+    return counting(policy.deny), counting((*policy.emergencies, *policy.allow))
+
+
+def _guarded(root: OnMatch | None, until: datetime | None) -> OnMatch:
+    """What is refused before any rule is looked at."""
+    refused = [
+        (trees.single(trees.header(":path"), trees.regex(_REFUSED)), trees.action(NOT_NORMAL, allow=False))
     ]
     if until is not None:
-        refuse.append(
-            Matcher.MatcherList.FieldMatcher(
-                predicate=Matcher.MatcherList.Predicate(not_matcher=cel.before(until)),
-                on_match=_action(PLAINTEXT_ENDED, allow=False),
-            )
+        refused.append((trees.negated(predicates.before(until)), trees.action(PLAINTEXT_ENDED, allow=False)))
+    found = trees.first_of(refused, root)
+    assert found is not None
+    return found
+
+
+def _tree(rules: Sequence[Ranked], ask: Asking, otherwise: OnMatch | None) -> OnMatch | None:
+    """The first of the rules that matches, else ``otherwise``."""
+    places, leaves = Places.of(rules), _Leaves(ask)
+    everywhere = leaves.of(Place((places.anywhere,)), otherwise)
+    beginnings: dict[str, OnMatch] = {}
+    for start, place in places.beginnings():
+        if (found := leaves.of(place)) is not None:
+            beginnings[f"{start}/"] = found
+    whole: dict[str, OnMatch] = {}
+    for path, place in places.paths():
+        if (found := leaves.of(place)) is not None:
+            whole[path] = beginnings[f"{path}?"] = found
+    source = trees.header(":path")
+    return trees.exact_map(source, whole, trees.prefix_map(source, beginnings, everywhere))
+
+
+class _Leaves:
+    """What is looked at once the path is known.  Equal parts are made once."""
+
+    def __init__(self, ask: Asking) -> None:
+        self._ask = ask
+        self._made: dict[tuple[Choice, ...], OnMatch] = {}
+
+    def of(self, place: Place, otherwise: OnMatch | None = None) -> OnMatch | None:
+        """By caller, then by method."""
+        entries = place.entries(self._ask)
+        anyone = entries.pop(ANYONE, ())
+        found = {key: self._once(choices) for key, choices in entries.items()}
+        return _by_caller(found, _by_method(anyone, otherwise) if anyone else otherwise)
+
+    def _once(self, choices: tuple[Choice, ...]) -> OnMatch:
+        if (made := self._made.get(choices)) is None:
+            made = self._made[choices] = _some(_by_method(choices, None))
+        return made
+
+
+def _by_caller(entries: Mapping[Key, OnMatch], otherwise: OnMatch | None) -> OnMatch | None:
+    below = {key: found for key, found in entries.items() if is_wide(key)}
+    exact = {key: found for key, found in entries.items() if not is_wide(key)}
+    return trees.exact_map(trees.caller(), exact, trees.prefix_map(trees.caller(), below, otherwise))
+
+
+def _by_method(choices: Sequence[Choice], otherwise: OnMatch | None) -> OnMatch | None:
+    methods = sorted({method for each in choices for method in each.rule.methods})
+    rest = _one_by_one([each for each in choices if not each.rule.methods], otherwise)
+    found = {
+        method: _one_by_one(
+            [each for each in choices if not each.rule.methods or method in each.rule.methods]
         )
-    matcher = Matcher(matcher_list=Matcher.MatcherList(matchers=refuse))
-    paths = _Paths.of(rules, by_caller=by_caller).tree()
-    if paths is not None:
-        matcher.on_no_match.CopyFrom(paths)
-    return http_rbac_pb2.RBAC(matcher=matcher)
+        for method in methods
+    }
+    entries = {method: each for method, each in found.items() if each is not None}
+    return trees.exact_map(trees.header(":method"), entries, rest)
+
+
+def _one_by_one(choices: Sequence[Choice], otherwise: OnMatch | None = None) -> OnMatch | None:
+    asked: list[tuple[Predicate, OnMatch]] = []
+    for choice in choices:
+        then = trees.action(choice.rule.name, allow=not is_denial(choice.rule))
+        if choice.is_certain:
+            return trees.first_of(asked, then)
+        asked.append((trees.all_of(choice.asked), then))
+    return trees.first_of(asked, otherwise)
+
+
+def _some(found: OnMatch | None) -> OnMatch:
+    assert found is not None
+    return found
 
 
 def plaintext_network_rbac(rules: Sequence[Rule], until: datetime) -> network_rbac_pb2.RBAC:
@@ -93,238 +186,25 @@ def plaintext_network_rbac(rules: Sequence[Rule], until: datetime) -> network_rb
     return config
 
 
-def network_rbac(rules: Sequence[Rule]) -> network_rbac_pb2.RBAC:
-    """Deny connections of callers that no rule names.  The rules are those of one TCP port."""
-    callers = _callers(list(enumerate(rules)))
+def network_rbac(policy: PortPolicy) -> network_rbac_pb2.RBAC:
+    """Deny connections that a rule denies or that none allows.  The port speaks TCP."""
     config = network_rbac_pb2.RBAC(stat_prefix="tcp")
-    if callers is None:
+    root = _connections(policy, shadow=False)
+    if root is None:
         config.rules.CopyFrom(rbac_pb2.RBAC(action=rbac_pb2.RBAC.ALLOW))  # without policies: nobody
     else:
-        config.matcher.CopyFrom(callers.matcher)
+        config.matcher.MergeFromString(trees.matcher_of(root))
+    if has_shadows(policy):
+        if (shadow := _connections(policy, shadow=True)) is not None:
+            config.shadow_matcher.MergeFromString(trees.matcher_of(shadow))
+        else:
+            config.shadow_rules.CopyFrom(rbac_pb2.RBAC(action=rbac_pb2.RBAC.ALLOW))
+        config.shadow_rules_stat_prefix = SHADOW_PREFIX
     return config
 
 
-_Ranked = list[tuple[int, Rule]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Paths:
-    """Rules by the paths they speak of."""
-
-    by_caller: bool = True
-    anywhere: _Ranked = field(default_factory=list)
-    exact: defaultdict[str, _Ranked] = field(default_factory=lambda: defaultdict(list))
-    below: defaultdict[str, _Ranked] = field(default_factory=lambda: defaultdict(list))
-    patterns: defaultdict[str, list[tuple[int, Rule, PathPattern]]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
-
-    @classmethod
-    def of(cls, rules: Sequence[Rule], *, by_caller: bool = True) -> _Paths:
-        paths = cls(by_caller=by_caller)
-        for rank, rule in enumerate(rules):
-            if not rule.paths:
-                paths.anywhere.append((rank, rule))
-            for pattern in rule.paths:
-                if not pattern.is_literal:
-                    paths.patterns[pattern.literal].append((rank, rule, pattern))
-                elif pattern.below:
-                    paths.below[pattern.literal].append((rank, rule))
-                else:
-                    paths.exact[pattern.literal].append((rank, rule))
-        return paths
-
-    def tree(self) -> Matcher.OnMatch | None:
-        everywhere = _methods(self.anywhere, self.by_caller)
-        whole, beginnings = self._whole_paths(), self._beginnings()
-        with_query = {f"{path}?": found for path, found in whole.items()}
-        prefixes = _map(_header(":path"), {**beginnings, **with_query}, everywhere, prefix=True)
-        return _map(_header(":path"), whole, prefixes)
-
-    def _whole_paths(self) -> dict[str, Matcher.OnMatch]:
-        """Every path that is written out in some rule (``/a`` is, in ``/a/**``)."""
-        paths = {*self.exact, *(literal for literal in self.below if literal)}
-        found = {path: _methods(self._allowing(path), self.by_caller) for path in paths}
-        return {path: matched for path, matched in found.items() if matched is not None}
-
-    def _allowing(self, path: str) -> _Ranked:
-        """All rules that speak of one path."""
-        ranked = [*self.anywhere, *self.exact.get(path, ()), *self.below.get(path, ())]
-        for above in _above(path):
-            ranked += self.below.get(above, ())
-            ranked += [
-                (rank, rule) for rank, rule, each in self.patterns.get(above, ()) if each.matches(path)
-            ]
-        return ranked
-
-    def _beginnings(self) -> dict[str, Matcher.OnMatch]:
-        """What is allowed below a literal beginning, where no whole path is written out."""
-        found: dict[str, Matcher.OnMatch] = {}
-        for start in {*self.below, *self.patterns}:
-            ranked, patterns = [*self.anywhere], list[tuple[int, Rule, PathPattern]]()
-            for above in (start, *_above(start)):
-                ranked += self.below.get(above, ())
-                patterns += self.patterns.get(above, ())
-            matched = _one_by_one(patterns, _methods(ranked, self.by_caller), self.by_caller)
-            if matched is not None:
-                found[f"{start}/"] = matched
-        return found
-
-
-def _above(path: str) -> Iterable[str]:
-    """``/a/b`` → ``/a``, ``""``."""
-    while path:
-        path = path.rpartition("/")[0]
-        yield path
-
-
-def _one_by_one(
-    patterns: Iterable[tuple[int, Rule, PathPattern]], otherwise: Matcher.OnMatch | None, by_caller: bool
-) -> Matcher.OnMatch | None:
-    """Rules whose paths need a regular expression; each entry asks everything that its rule asks."""
-    regexes: defaultdict[_Named, list[str]] = defaultdict(list)
-    ruled: dict[_Named, Rule] = {}
-    for rank, rule, pattern in patterns:
-        regexes[rank, rule.name].append(_regex_of(pattern))
-        ruled[rank, rule.name] = rule
-    if not regexes:
-        return otherwise
-    matchers = [
-        Matcher.MatcherList.FieldMatcher(
-            predicate=_all(
-                _single(_header(":path"), _regex("|".join(f"(?:{each})" for each in regexes[named]))),
-                *_method_predicates(ruled[named]),
-                *([_caller_predicate(ruled[named])] if by_caller else []),
-            ),
-            on_match=_action(named[1]),
-        )
-        for named in sorted(regexes)
-        if ruled[named].callers or not by_caller
-    ]
-    if not matchers:
-        return otherwise
-    matcher = Matcher(matcher_list=Matcher.MatcherList(matchers=matchers))
-    if otherwise is not None:
-        matcher.on_no_match.CopyFrom(otherwise)
-    return Matcher.OnMatch(matcher=matcher)
-
-
-def _regex_of(pattern: PathPattern) -> str:
-    """The pattern on a path that may have a query, so that no part of it reaches into the query."""
-    segments = ("[^/?]+" if isinstance(each, Placeholder) else re.escape(each) for each in pattern.segments)
-    return "".join(f"/{each}" for each in segments) + (r"(?:/[^?]*)?" if pattern.below else "") + _QUERY
-
-
-def _method_predicates(rule: Rule) -> list[Matcher.MatcherList.Predicate]:
-    if not rule.methods:
-        return []
-    return [
-        _any(
-            *(
-                _single(_header(":method"), string_pb2.StringMatcher(exact=each))
-                for each in sorted(rule.methods)
-            )
-        )
-    ]
-
-
-def _caller_predicate(rule: Rule) -> Matcher.MatcherList.Predicate:
-    wanted = [string_pb2.StringMatcher(exact=str(match.id)) for match in rule.callers]
-    wanted += [string_pb2.StringMatcher(prefix=f"{match.id}/") for match in rule.callers if match.below]
-    return _any(*(_single(_uri_san(), each) for each in wanted))
-
-
-def _methods(ranked: _Ranked, by_caller: bool) -> Matcher.OnMatch | None:
-    callers = _callers if by_caller else _whoever
-    any_method = [(rank, rule) for rank, rule in ranked if not rule.methods]
-    otherwise = callers(any_method)
-    named = sorted({method for _, rule in ranked for method in rule.methods})
-    found = {
-        method: callers([(rank, rule) for rank, rule in ranked if not rule.methods or method in rule.methods])
-        for method in named
-    }
-    return _map(_header(":method"), {each: on for each, on in found.items() if on is not None}, otherwise)
-
-
-def _whoever(ranked: _Ranked) -> Matcher.OnMatch | None:
-    return _action(min(ranked, key=lambda each: each[0])[1].name) if ranked else None
-
-
-def _callers(ranked: _Ranked) -> Matcher.OnMatch | None:
-    exact: dict[str, _Named] = {}
-    below: dict[str, _Named] = {}
-    for rank, rule in sorted(ranked, key=lambda each: each[0]):
-        for match in rule.callers:
-            exact.setdefault(str(match.id), (rank, rule.name))
-            if match.below:
-                below.setdefault(str(match.id), (rank, rule.name))
-
-    def first(text: str, own: Iterable[_Named]) -> Matcher.OnMatch:
-        candidates = [*own, *(below[each] for each in _above(text) if each in below)]
-        return _action(min(candidates)[1])
-
-    prefixes = {f"{text}/": first(text, [own]) for text, own in below.items()}
-    whole = {text: first(text, [own]) for text, own in exact.items()}
-    return _map(_uri_san(), whole, _map(_uri_san(), prefixes, None, prefix=True))
-
-
-def _map(
-    source: TypedExtensionConfig,
-    entries: Mapping[str, Matcher.OnMatch],
-    otherwise: Matcher.OnMatch | None,
-    *,
-    prefix: bool = False,
-) -> Matcher.OnMatch | None:
-    if not entries:
-        return otherwise
-    tree = Matcher.MatcherTree(input=source)
-    target = tree.prefix_match_map if prefix else tree.exact_match_map
-    for key, matched in entries.items():
-        target.map[key].CopyFrom(matched)
-    matcher = Matcher(matcher_tree=tree)
-    if otherwise is not None:
-        matcher.on_no_match.CopyFrom(otherwise)
-    return Matcher.OnMatch(matcher=matcher)
-
-
-def _action(name: str, *, allow: bool = True) -> Matcher.OnMatch:
-    verdict = rbac_pb2.RBAC.ALLOW if allow else rbac_pb2.RBAC.DENY
-    return Matcher.OnMatch(action=_extension("action", rbac_pb2.Action(name=name, action=verdict)))
-
-
-def _header(name: str) -> TypedExtensionConfig:
-    return _extension(name, http_inputs_pb2.HttpRequestHeaderMatchInput(header_name=name))
-
-
-def _uri_san() -> TypedExtensionConfig:
-    return _extension("caller", ssl_inputs_pb2.UriSanInput())
-
-
-def _regex(regex: str) -> string_pb2.StringMatcher:
-    matcher = regex_pb2.RegexMatcher(regex=regex, google_re2=regex_pb2.RegexMatcher.GoogleRE2())
-    return string_pb2.StringMatcher(safe_regex=matcher)
-
-
-def _single(source: TypedExtensionConfig, value: string_pb2.StringMatcher) -> Matcher.MatcherList.Predicate:
-    single = Matcher.MatcherList.Predicate.SinglePredicate(input=source, value_match=value)
-    return Matcher.MatcherList.Predicate(single_predicate=single)
-
-
-def _any(*predicates: Matcher.MatcherList.Predicate) -> Matcher.MatcherList.Predicate:
-    if len(predicates) == 1:
-        return predicates[0]
-    return Matcher.MatcherList.Predicate(
-        or_matcher=Matcher.MatcherList.Predicate.PredicateList(predicate=predicates)
-    )
-
-
-def _all(*predicates: Matcher.MatcherList.Predicate) -> Matcher.MatcherList.Predicate:
-    if len(predicates) == 1:
-        return predicates[0]
-    return Matcher.MatcherList.Predicate(
-        and_matcher=Matcher.MatcherList.Predicate.PredicateList(predicate=predicates)
-    )
-
-
-def _extension(name: str, config: Message) -> TypedExtensionConfig:
-    return TypedExtensionConfig(name=name, typed_config=packed(config))
+def _connections(policy: PortPolicy, *, shadow: bool) -> OnMatch | None:
+    denials, permissions = _ranked(policy, shadow=shadow)
+    leaves = _Leaves(predicates.OfConnections())
+    allowed = leaves.of(Place.everywhere(permissions))
+    return leaves.of(Place.everywhere(denials), allowed)

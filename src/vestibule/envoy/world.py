@@ -18,7 +18,7 @@ from vestibule.intent.model import Intent, Mesh, Port, Service
 from vestibule.intent.outside import External, Gateway
 from vestibule.intent.port_policies import port_policy
 from vestibule.intent.traffic import Route, Traffic
-from vestibule.policy import IdentityMatch, PathPattern, PortPolicy, Rule, may_call
+from vestibule.policy import IdentityMatch, Mode, PathPattern, PortPolicy, Rule, may_call
 from vestibule.records import Emergency, Instance
 from vestibule.spiffe import Revocations, SpiffeId
 from vestibule.xds.resources import Resource
@@ -64,6 +64,10 @@ def expiries(intent: Intent) -> Iterator[datetime]:
         if service.traffic.permissive is not None:
             yield service.traffic.permissive.until
         yield from (each.fault.until for each in service.traffic.routes if each.fault is not None)
+        for rule in (*service.deny, *service.allow):
+            if rule.expires is not None:
+                yield rule.expires
+            yield from (match.until for match in rule.callers if match.until is not None)
     for gateway in intent.gateways.values():
         yield from (each.fault.until for each in gateway.routes if each.fault is not None)
 
@@ -87,6 +91,24 @@ def in_force(traffic: Traffic, as_of: datetime | None) -> Traffic:
     if traffic.permissive is not None and traffic.permissive.until <= as_of:
         traffic = replace(traffic, permissive=None)
     return traffic
+
+
+def in_time(policy: PortPolicy, as_of: datetime | None) -> PortPolicy:
+    """The policy without the rules and memberships that have ended by ``as_of``."""
+    if as_of is None:
+        return policy
+    deny, allow = _in_time(policy.deny, as_of), _in_time(policy.allow, as_of)
+    return policy if (deny, allow) == (policy.deny, policy.allow) else replace(policy, deny=deny, allow=allow)
+
+
+def _in_time(rules: tuple[Rule, ...], now: datetime) -> tuple[Rule, ...]:
+    return tuple(
+        rule
+        if all(match.holds(now) for match in rule.callers)
+        else replace(rule, callers=tuple(match for match in rule.callers if match.holds(now)))
+        for rule in rules
+        if rule.expires is None or now < rule.expires
+    )
 
 
 def _without_fault(route: Route, as_of: datetime) -> Route:
@@ -147,9 +169,17 @@ class _Offer:
         destinations = destinations_of(service)
         for destination in destinations:
             for rule in service.rules_for(destination.port.name):
-                for match in rule.callers:
+                for match in _named(rule, service.spiffe_id):
                     grants[match].add(destination.name)
         return cls(service, destinations, {match: frozenset(names) for match, names in grants.items()})
+
+
+def _named(rule: Rule, service: SpiffeId) -> Iterator[IdentityMatch]:
+    """Whom a rule lets call; rules in shadow mode let nobody."""
+    if rule.mode is Mode.ENFORCE:
+        if rule.anyone:
+            yield IdentityMatch(id=SpiffeId.of(service.trust_domain, ""), below=True)
+        yield from rule.callers
 
 
 def rule_of(emergency: Emergency) -> Rule:
@@ -253,7 +283,7 @@ class World:
     def policy(self, service: str, port: str) -> PortPolicy:
         """All that decides about calls to one port of a service."""
         found = self.intent.services[service]
-        policy = port_policy(self.intent, found, found.ports[port])
+        policy = in_time(port_policy(self.intent, found, found.ports[port]), self.as_of)
         emergencies = tuple(rule for rule in self._emergencies.get(service, ()) if rule.port in (None, port))
         return replace(policy, emergencies=emergencies) if emergencies else policy
 

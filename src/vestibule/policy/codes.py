@@ -29,3 +29,14 @@ MALFORMED_IDENTITY_PATTERN = define(
     advice="Write spiffe://TRUST-DOMAIN/path for one identity, or spiffe://TRUST-DOMAIN/path/** for it and "
     "everything below it.",
 )
+TOO_MANY_IN_A_ROW = define(
+    "VST4050",
+    "too-many-rules-in-a-row",
+    Kind.INVALID,
+    Fault.OPERATOR,
+    meaning="Rules that no index can tell apart would have to be asked one after the other about one call: paths "
+    "such as /{tenant}/a, which begin alike, or conditions about the same callers in the same place.  That would "
+    "make every call slower with every rule.",
+    advice="Let the paths begin with different fixed segments (/v1/orders/{id}, not /{kind}/{id}), name paths or "
+    "callers in the rules, or write one rule with one condition instead of many.",
+)

@@ -11,7 +11,7 @@ from tests.e2e.mesh_lab import rule
 
 from vestibule.envoy import rbac
 from vestibule.envoy.protos import serialized
-from vestibule.policy import is_normal
+from vestibule.policy import PortPolicy, is_normal
 
 PIECES = (
     "/",
@@ -42,8 +42,8 @@ def test_the_guard_refuses_exactly_the_paths_that_are_not_normal(path: str, quer
 
 
 def test_without_rules_everybody_is_denied() -> None:
-    assert not rbac.http_rbac(()).matcher.HasField("on_no_match")
-    empty = rbac.network_rbac(())
+    assert not rbac.http_rbac(PortPolicy(service="app", port="http")).matcher.HasField("on_no_match")
+    empty = rbac.network_rbac(PortPolicy(service="app", port="tcp", is_http=False))
     assert empty.HasField("rules")
     assert not empty.rules.policies
 
@@ -54,7 +54,7 @@ def test_ten_thousand_rules_compile_in_reasonable_time_to_a_flat_tree() -> None:
         for number in range(10_000)
     ]
     started = time.monotonic()
-    config = rbac.http_rbac(rules)
+    config = rbac.http_rbac(PortPolicy(service="big", port="http", allow=tuple(rules)))
     size = len(serialized(config))
     assert time.monotonic() - started < 20
     assert len(config.matcher.on_no_match.matcher.matcher_tree.exact_match_map.map) == 20_000
