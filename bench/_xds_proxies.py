@@ -104,7 +104,8 @@ class WatchedStream:
     async def send(self, request: DeltaRequest) -> None:
         await self.stream.send(request)
         if request.type_url == ROUTES and request.nonce and request.error is None:
-            self.fleet.answered(self.proxy)
+            # What is sent leaves in a moment, together with what others send.
+            asyncio.get_running_loop().call_soon(self.fleet.answered, self.proxy)
 
     async def receive(self) -> DeltaResponse | None:
         return await self.stream.receive()
@@ -152,7 +153,6 @@ class Agent:
         self.server = server
         self.fleet = fleet
         self.instances = instances
-        self.leases: list[Lease] = []
         self.channel: ServerChannel | None = None
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -182,17 +182,24 @@ class Agent:
         api = MeshApi(Client(self.channel, NODE))
         for each in self.instances:
             await api.register(each, state_of(each))
-            self.leases.append(Lease(instance_id=each.id, spiffe_id=each.spiffe_id, state=state_of(each)))
+        self.fleet.renewals.append(asyncio.create_task(self.renew()))
 
     async def renew(self) -> None:
         """As agents do, one question for all of their instances, spread over the time."""
         assert self.channel is not None
         api = MeshApi(Client(self.channel, NODE))
+        instances = {each.id: each for each in self.instances}
+        leases = [
+            Lease(instance_id=each.id, spiffe_id=each.spiffe_id, state=state_of(each))
+            for each in self.instances
+        ]
         await asyncio.sleep(random.uniform(0, RENEW))
         while True:
             with suppress(VestibuleError):  # the next one comes soon enough
-                _, refused = await api.renew(self.leases)
+                _, refused = await api.renew(leases)
                 self.fleet.lost += len(refused)
+                for each in refused:
+                    await api.register(instances[each], state_of(instances[each]))
             await asyncio.sleep(RENEW)
 
     def start(self) -> None:
@@ -249,6 +256,7 @@ class Fleet:
         self.times: dict[str, float] = {}
         self.done = asyncio.Event()
         self.lost = 0
+        self.renewals: list[asyncio.Task[None]] = []
 
     def answered(self, key: ProxyKey) -> None:
         if self.proxies[key.instance_id].timeout == self.expected:
@@ -275,7 +283,6 @@ class Fleet:
             case "join":
                 await self.each("join")
                 await self.each("register")
-                self._renewals = [asyncio.create_task(agent.renew()) for agent in self.agents]
             case "connect":
                 for agent in self.agents:
                     agent.start()

@@ -92,7 +92,8 @@ class Register:
     def revoke(self, spiffe_id: SpiffeId) -> None:
         self.identities.discard(spiffe_id)
         self.revision += 1
-        self._changed.set()
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
 
 def as_agent(service: Servable, agent: SpiffeId = AGENT) -> Servable:

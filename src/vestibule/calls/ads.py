@@ -11,7 +11,7 @@ from grpclib.client import Channel
 from h2.exceptions import ProtocolError
 
 from vestibule.net.codes import UNREACHABLE
-from vestibule.net.grpc import Client, Stream
+from vestibule.net.grpc import Client, Stream, send_at_once
 from vestibule.xds.messages import DeltaRequest, DeltaResponse
 from vestibule.xds.protobuf import delta_request_to, delta_response_from
 from vestibule.xds.resources import ProxyKey
@@ -29,8 +29,10 @@ class AdsStream:
 
     async def send(self, request: DeltaRequest) -> None:
         """Send one request.  Raises: VST2300 when the stream is gone."""
+        message = delta_request_to(request)
         try:
-            await self._stream.send_message(delta_request_to(request))
+            if not send_at_once(self._stream, message.SerializeToString()):
+                await self._stream.send_message(message)
         except ProtocolError as error:
             raise UNREACHABLE.error("the stream to the server is closed") from error
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from enum import Flag, auto
+from functools import partial
 from typing import Any, Final, Protocol, cast
 
 from google.protobuf.message import Message
@@ -21,6 +22,7 @@ from vestibule.clock import Clock
 from vestibule.doors.limits import Limits
 from vestibule.doors.recheck import Verified
 from vestibule.doors.scope import set_scope
+from vestibule.doors.shared_checks import SharedChecks
 from vestibule.doors.xds_services import XDS_METHODS
 from vestibule.errors import VestibuleError
 from vestibule.identity.administration import (
@@ -290,6 +292,7 @@ class Access:
         self._bundle_of = bundle_of
         self._clock = clock
         self._observer = observer
+        self._checks = SharedChecks()
 
     def guard(self, service: Servable) -> Servable:
         """The service with the check before each of its methods."""
@@ -427,20 +430,29 @@ class Access:
     ) -> None:
         """Run a stream while its caller keeps the right to it."""
         task = cast("asyncio.Task[Any]", asyncio.current_task())
-        watch = asyncio.create_task(self._until_unfit(path, stream, caller), name="recheck")
-        watch.add_done_callback(lambda done: None if done.cancelled() else task.cancel())
-        try:
-            await answer(stream)
-        except asyncio.CancelledError:
-            if not watch.done() or watch.cancelled():
-                raise
-            # The stream was ended by us, with its reason; the task itself goes on to its orderly end.
-            task.uncancel()
-        finally:
-            watch.cancel()
+        farewell: asyncio.Task[None] | None = None
 
-    async def _until_unfit(self, path: str, stream: Stream, caller: Caller) -> None:
-        """Return once the stream had to be ended, after telling why."""
+        def end(why: BaseException) -> None:
+            nonlocal farewell
+            farewell = asyncio.create_task(_say_farewell(stream, caller, why), name="farewell")
+            farewell.add_done_callback(lambda done: None if done.cancelled() else task.cancel())
+
+        # An agent's streams on one connection stand and fall together.
+        key = stream.peer._transport if caller.kind is CallerKind.AGENT else stream
+        with self._checks.accompanying(key, partial(self._until_unfit, path, stream, caller), end):
+            try:
+                await answer(stream)
+            except asyncio.CancelledError:
+                if farewell is None or not farewell.done() or farewell.cancelled():
+                    raise
+                # The stream was ended by us, with its reason; the task itself goes on to its orderly end.
+                task.uncancel()
+            finally:
+                if farewell is not None:
+                    farewell.cancel()
+
+    async def _until_unfit(self, path: str, stream: Stream, caller: Caller) -> VestibuleError:
+        """Return why the stream has to end, as soon as it has to."""
         departures = self._nodes.departures
         verified: Verified | None = None
         while True:
@@ -448,9 +460,7 @@ class Access:
             try:
                 verified = await self._still_fit(path, stream, caller, verified)
             except VestibuleError as error:
-                _log.warning("ended a stream of %s: %s", caller, error)
-                await _say(stream, error)
-                return
+                return error
             # Streams that began together are not checked together.
             pause = PAUSE_SECONDS * random.uniform(0.7, 1.0)  # noqa: S311 - spreads load only
             try:
@@ -484,6 +494,13 @@ class Access:
             # Who is revoked may have been banned since we looked, which tells an agent more.
             await self._nodes.check_standing(caller.spiffe_id)
             raise
+
+
+async def _say_farewell(stream: Stream, caller: Caller, why: BaseException) -> None:
+    if not isinstance(why, VestibuleError):
+        raise why
+    _log.warning("ended a stream of %s: %s", caller, why)
+    await _say(stream, why)
 
 
 async def _say(stream: Stream, error: VestibuleError) -> None:

@@ -14,10 +14,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final, NoReturn, Protocol, cast
 
 from vestibule.calls.ads import PROXY_INSTANCE_ID, PROXY_SPIFFE_ID, SERVICE
 from vestibule.clock import Clock
+from vestibule.doors.shared_checks import Ended, SharedChecks
 from vestibule.doors.xds_services import Peeked, Variant, separate_services
 from vestibule.doors.xds_serving import answer_once, cause_of, serve_delta, serve_sotw
 from vestibule.envoy.names import SIDECAR_MARK
@@ -34,6 +35,8 @@ from vestibule.xds.resources import AGGREGATED_TYPES, ProxyKey, Snapshot, Snapsh
 
 RECHECK_SECONDS: Final = 10.0
 """Whether a stream may go on is asked again at least this often, besides at every change."""
+AT_ONCE: Final = 100
+"""So many streams are checked before everybody else has a turn."""
 MAX_INSTANCE_ID: Final = 128
 FETCH_WITHIN: Final = 5.0
 """Seconds for which a single request waits for something to answer with."""
@@ -95,6 +98,8 @@ class ServerAdsDoor:
         # an SVID could refuse all he likes.
         self._clients = Ledger()
         self._clock = clock
+        self._checks = SharedChecks()
+        self._allowed: dict[Ended, Callable[[], None]] = {}
 
     def servables(self) -> tuple[Servable, ...]:
         """The aggregated service and the separate ones, ready for a gRPC server."""
@@ -131,7 +136,7 @@ class ServerAdsDoor:
                 types=types,
                 on_event=lambda event: session.note(event, self._clock.now()),
             )
-            await _while(serving, self._until_not_allowed(check))
+            await self._while_allowed(serving, check)
         finally:
             session.close(self._clock.now())
 
@@ -174,10 +179,41 @@ class ServerAdsDoor:
                 f"instance {proxy.instance_id!r} belongs to another agent or service"
             )
 
-    async def _until_not_allowed(self, check: Callable[[], None]) -> None:
+    async def _while_allowed(self, serving: Coroutine[Any, Any, None], check: Callable[[], None]) -> None:
+        """Serve until the end, or until ``check`` raises."""
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        refused: BaseException | None = None
+
+        def end(why: BaseException) -> None:
+            nonlocal refused
+            if refused is None:
+                refused = why
+                task.cancel()
+
+        self._allowed[end] = check
+        try:
+            with self._checks.accompanying(None, self._check_all, end):
+                await serving
+        except asyncio.CancelledError:
+            if refused is None:
+                raise
+            task.uncancel()
+            raise refused from None
+        finally:
+            del self._allowed[end]
+
+    async def _check_all(self) -> NoReturn:
+        """For all streams in one: may each go on?"""
         while True:
             seen = self._entitled.revision
-            check()
+            for count, (end, check) in enumerate(tuple(self._allowed.items())):
+                if count % AT_ONCE == AT_ONCE - 1:
+                    await asyncio.sleep(0)
+                try:
+                    check()
+                except VestibuleError as error:
+                    if end in self._allowed:
+                        end(error)
             try:
                 async with asyncio.timeout(RECHECK_SECONDS):
                     await self._entitled.changed(seen)

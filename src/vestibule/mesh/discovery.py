@@ -63,6 +63,8 @@ class Discovery:
         self._instances: dict[str, Instance] = {}
         self._leases: dict[str, datetime] = {}
         self._states: dict[str, bytes] = {}
+        self._fit: dict[str, tuple[Instance, int]] = {}
+        """The instances that were found fit for the intents of this revision."""
         self._declared = _Declared()
 
     async def load(self) -> None:
@@ -139,10 +141,14 @@ class Discovery:
             return False
         if not lease.state or self._states.get(lease.instance_id) != lease.state:
             return False
+        checked = (known, self._intents.revision.value)
+        if self._fit.get(known.id) == checked:
+            return True
         try:
             self._check(known)
         except VestibuleError:
             return False
+        self._fit[known.id] = checked
         return True
 
     def _check(self, instance: Instance) -> list[Service | Gateway]:
@@ -228,6 +234,7 @@ class Discovery:
         # First out of sight: callers should leave at once, also when the disk is slow.
         self._leases.pop(instance_id, None)
         self._states.pop(instance_id, None)
+        self._fit.pop(instance_id, None)
         if self._instances.pop(instance_id, None) is not None:
             self.instances_revision.bump()
         await self._kept.delete(instance_id)

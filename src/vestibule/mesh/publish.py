@@ -224,5 +224,6 @@ class _Pause:
 
     async def if_due(self) -> None:
         if time.monotonic() >= self._until:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # for those who were given something to send,
+            await asyncio.sleep(0)  # and for it to leave
             self._until = time.monotonic() + SLICE

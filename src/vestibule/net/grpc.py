@@ -167,11 +167,14 @@ async def send_serialized(stream: Stream, data: bytes) -> None:
 def send_at_once(stream: Stream, data: bytes) -> bool:
     """Send a message that is bytes already, unless that meant to wait for the other side to read; whether it did so.
 
+    Streams of one connection that do so at the same moment share a record of TLS and a system call.
     Raises: h2's ProtocolError when the stream is gone.
     """
-    inner = stream._stream
+    inner = getattr(stream, "_stream", None)  # a client's is absent until the request is sent
+    if inner is None or not getattr(stream, "_send_initial_metadata_done", True):
+        return False
     connection, h2 = inner.connection, inner._h2_connection
-    if not (stream._send_initial_metadata_done and connection.write_ready.is_set()):
+    if not connection.write_ready.is_set():
         return False
     framed = _PREFIX.pack(False, len(data)) + data
     if h2.local_flow_control_window(inner.id) < len(framed):
@@ -179,11 +182,19 @@ def send_at_once(stream: Stream, data: bytes) -> bool:
     most = h2.max_outbound_frame_size
     for start in range(0, len(framed), most):
         h2.send_data(inner.id, framed[start : start + most])
-    inner._transport.write(h2.data_to_send())
+    if not getattr(connection, "flush_is_due", False):
+        connection.flush_is_due = True
+        asyncio.get_running_loop().call_soon(_flush, connection)
     inner.data_sent += len(framed)
     connection.data_sent += len(framed)
     connection.data_send_process()
     return True
+
+
+def _flush(connection: Any) -> None:
+    connection.flush_is_due = False
+    if not connection.is_closing():
+        connection.flush()
 
 
 def _clipped(text: str) -> str:
