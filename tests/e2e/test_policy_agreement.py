@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.e2e.mesh_lab import Lab, Proxy, Wire, client_tls, intent_of, rule, service
 
-from vestibule.policy import Call, IdentityMatch, PathPattern, Rule, decide
+from vestibule.policy import Call, IdentityMatch, PathPattern, Rule
 from vestibule.spiffe import SpiffeId
+from vestibule.testing.deciding import decided
 
 T = TypeVar("T")
 
@@ -143,6 +144,6 @@ def test_envoy_decides_as_the_policy_does(
     installed = judge.run(judge.install(rules))
     for (caller, method, path), status in zip(asked, judge.run(judge.ask(asked)), strict=True):
         call = Call(caller=caller, port="http", method=method, path=path)
-        expected = decide(installed, call).allowed
+        expected = decided(installed, call).allowed
         assert (status == 200) is expected, (str(caller), method, path, status)
         assert expected or status in (400, 403)

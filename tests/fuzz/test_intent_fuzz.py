@@ -19,9 +19,10 @@ from vestibule.intent import Loaded, Severity, load_files
 from vestibule.intent.loading import load_up_text
 from vestibule.intent.rule_index import PatternTree
 from vestibule.pki.bundles import to_pem
-from vestibule.policy import Call, IdentityMatch, PathPattern, Rule, decide, is_normal, may_call
+from vestibule.policy import NOT_NORMAL, Call, IdentityMatch, PathPattern, Rule, is_normal, may_call
 from vestibule.spiffe import SpiffeId, TrustDomain
 from vestibule.testing import TestAuthority
+from vestibule.testing.deciding import decided
 
 SHOP = Path(__file__).parents[2] / "examples" / "shop"
 FILES = {
@@ -254,12 +255,13 @@ def test_a_decision_is_what_the_plain_reading_says(
 ) -> None:
     bare = None if path is None else path.split("?")[0]
     first = next((each[0] for each in texts if plainly_allows(each, caller, port, method, bare)), None)
+    allowed = first is not None
     if bare is not None and not is_normal(bare):
-        first = None
+        allowed, first = False, NOT_NORMAL
     parsed = [rule_of(each) for each in texts]
     identity = SpiffeId.parse(caller)
-    decision = decide(parsed, Call(caller=identity, port=port, method=method, path=path))
-    assert (decision.allowed, decision.rule) == (first is not None, first)
+    decision = decided(parsed, Call(caller=identity, port=port, method=method, path=path))
+    assert (decision.allowed, decision.rule) == (allowed, first)
     assert not decision.allowed or may_call(parsed, identity, port)
 
 
@@ -289,7 +291,7 @@ def test_a_rule_that_covers_another_allows_all_that_it_allows(
     if wide.covers(narrow):
         for port in ("http", "raw"):
             call = Call(caller=SpiffeId.parse(caller), port=port, method=method, path=path)
-            assert decide([wide], call).allowed or not decide([narrow], call).allowed
+            assert decided([wide], call).allowed or not decided([narrow], call).allowed
 
 
 @unhurried

@@ -11,13 +11,15 @@ from typing import Final
 
 from vestibule.errors import VestibuleError, Where
 from vestibule.intent import Intent, plaintext
+from vestibule.intent.port_policies import port_policy
 from vestibule.observe.access_record import AccessRecord, Direction, Layer, Verdict
 from vestibule.observe.codes import LOG_UNREADABLE
-from vestibule.policy import Call, Decision, Rule, decide
+from vestibule.policy import Call, Decision, Engine, PortPolicy, Rule
 from vestibule.spiffe import SpiffeId
 
 EXAMPLES: Final = 3
 MOST_GROUPS: Final = 10_000
+_DENIED: Final = Decision(allowed=False)
 _OUTSIDE: Final = re.compile(r"^(?:external:|egress/)")
 
 
@@ -81,22 +83,23 @@ def replay(records: Iterable[AccessRecord], old: Intent | None, new: Intent | No
     result = Replay()
     denied: dict[tuple[str, str, str, str | None], Group] = {}
     allowed: dict[tuple[str, str, str, str | None], Group] = {}
+    engines = [_Engines(intent) for intent in (old, new)]
     for record in records:
         if (call := _call(record)) is None:
             continue
-        rules = [_rules(intent, record) for intent in (old, new)]
-        if rules[0] is None and rules[1] is None:
+        speaking = [each.of(record) for each in engines]
+        if not any(speaking):
             # Gateways take plain text, too, and have no rules.
             result.elsewhere += not record.plaintext
             continue
         result.requests += 1
-        before, after = (decide(each or (), call) for each in rules)
+        before, after = (_DENIED if each is None else each.decide(call) for each in speaking)
         if before.allowed is after.allowed:
             continue
-        groups, decision, speaking = (
-            (denied, before, rules[0]) if before.allowed else (allowed, after, rules[1])
-        )
-        _group(groups, record, call, old if before.allowed else new, decision, speaking or ()).add(record)
+        gone = before.allowed
+        groups, decision, engine = (denied, before, speaking[0]) if gone else (allowed, after, speaking[1])
+        rules = () if engine is None else (*engine.policy.deny, *engine.policy.allow)
+        _group(groups, record, call, old if gone else new, decision, rules).add(record)
     result.denied = sorted(denied.values(), key=lambda each: -each.requests)
     result.allowed = sorted(allowed.values(), key=lambda each: -each.requests)
     return result
@@ -158,7 +161,7 @@ def _call(record: AccessRecord) -> Call | None:
         return None
     http = record.layer is Layer.HTTP
     method, path = (record.method, record.path) if http else (None, None)
-    return Call(caller=spiffe_id, port=record.destination_port, method=method, path=path)
+    return Call(caller=spiffe_id, port=record.destination_port, method=method, path=path, time=record.time)
 
 
 def _leads_outside(record: AccessRecord) -> bool:
@@ -180,19 +183,34 @@ def _outside(record: AccessRecord) -> str:
     return _OUTSIDE.sub("", _written(record)).partition("/")[0]
 
 
-def _rules(intent: Intent | None, record: AccessRecord) -> tuple[Rule, ...] | None:
-    """None where the intent has nothing of that name."""
-    if intent is None:
+class _Engines:
+    """What decides by one intent about what records tell of, each made once."""
+
+    def __init__(self, intent: Intent | None) -> None:
+        self._intent = intent
+        self._made: dict[tuple[str, str, bool, bool], Engine | None] = {}
+
+    def of(self, record: AccessRecord) -> Engine | None:
+        """None where the intent has nothing of that name."""
+        outside = _leads_outside(record)
+        name = _outside(record) if outside else record.destination_service
+        key = (name, record.destination_port, record.plaintext, outside)
+        if key not in self._made:
+            policy = None if self._intent is None else _policy(self._intent, *key)
+            self._made[key] = None if policy is None else Engine(policy)
+        return self._made[key]
+
+
+def _policy(intent: Intent, name: str, port: str, plain: bool, outside: bool) -> PortPolicy | None:
+    if outside:
+        external = intent.externals.get(name)
+        return None if external is None else PortPolicy(service=name, port=port, allow=external.allow)
+    service = intent.services.get(name)
+    if service is None or port not in service.ports:
         return None
-    if _leads_outside(record):
-        external = intent.externals.get(_outside(record))
-        return None if external is None else external.allow
-    service = intent.services.get(record.destination_service)
-    if service is None or record.destination_port not in service.ports:
-        return None
-    if record.plaintext:
-        return plaintext.plaintext_rules(service, record.destination_port)
-    return service.rules_for(record.destination_port)
+    if plain:
+        return PortPolicy(service=name, port=port, allow=plaintext.plaintext_rules(service, port))
+    return port_policy(intent, service, service.ports[port])
 
 
 def _name(intent: Intent | None, caller: SpiffeId) -> str:

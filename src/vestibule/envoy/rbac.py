@@ -22,10 +22,7 @@ from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb
 from vestibule.envoy import cel, predicates, trees
 from vestibule.envoy.candidates import ANYONE, Asking, Choice, Key, Place, Places, Ranked, is_denial, is_wide
 from vestibule.envoy.trees import OnMatch, Predicate
-from vestibule.policy import Mode, PortPolicy, Rule
-
-NOT_NORMAL: Final = "vestibule/path-not-normal"
-"""The name under which paths are refused before rules are looked at."""
+from vestibule.policy import NOT_NORMAL, Mode, PortPolicy, Rule
 
 PLAINTEXT_ENDED: Final = "vestibule/plaintext-ended"
 """The name under which calls in plain text are refused when their time is over."""
@@ -38,8 +35,9 @@ _REFUSED: Final = (
     r"[^?]*(?:"
     r"[^A-Za-z0-9._~!$&'()*+,=:@/|^`{}\"<>\[\]%?-]"  # a character that no normal path has
     r"|%(?:[^0-9A-Fa-f]|[0-9A-Fa-f][^0-9A-Fa-f]|[0-9A-Fa-f]?$|2[fF]|5[cC]|00)"  # a bad escape, or an escaped slash
+    r"|%(?:2[DdEe]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|5[Ff]|7[Ee])"  # an escape that is not needed
     r"|//"
-    r"|/(?:\.|%2[eE]){1,2}(?:[/?]|$)"  # a dot segment
+    r"|/\.{1,2}(?:[/?]|$)"  # a dot segment
     r").*|[^/].*|"
 )
 

@@ -23,8 +23,9 @@ from vestibule.envoy import codes
 from vestibule.envoy.access_log import KEPT_REQUEST_ID
 from vestibule.envoy.limits import HEADER
 from vestibule.envoy.protos import packed
-from vestibule.envoy.rbac import NOT_NORMAL, PLAINTEXT_ENDED
+from vestibule.envoy.rbac import PLAINTEXT_ENDED
 from vestibule.errors import ErrorCode
+from vestibule.policy import NOT_NORMAL
 from vestibule.policy.codes import CALL_DENIED
 
 REQUEST_ID: Final = "%REQ(X-REQUEST-ID)%"

@@ -1,19 +1,25 @@
 """Who may do what: rules, and the decision they lead to, as pure values and functions."""
 
-from vestibule.policy.conditions import Condition
-from vestibule.policy.decisions import Decision, Verdict, decide
+from vestibule.policy.conditions import Condition, ConditionError
+from vestibule.policy.decisions import Decision, Verdict
 from vestibule.policy.demands import McpDemand, TokenDemand
+from vestibule.policy.engine import Engine, decide
 from vestibule.policy.facts import Call, McpCall
+from vestibule.policy.folding import ERROR, fold
 from vestibule.policy.identities import IdentityMatch
-from vestibule.policy.paths import PathPattern, Placeholder, is_normal
+from vestibule.policy.paths import NOT_NORMAL, PathPattern, Placeholder, is_normal
 from vestibule.policy.port_policies import PortPolicy
 from vestibule.policy.rules import Effect, Mode, Rule, may_call
 
 __all__ = [
+    "ERROR",
+    "NOT_NORMAL",
     "Call",
     "Condition",
+    "ConditionError",
     "Decision",
     "Effect",
+    "Engine",
     "IdentityMatch",
     "McpCall",
     "McpDemand",
@@ -25,6 +31,7 @@ __all__ = [
     "TokenDemand",
     "Verdict",
     "decide",
+    "fold",
     "is_normal",
     "may_call",
 ]

@@ -40,3 +40,55 @@ TOO_MANY_IN_A_ROW = define(
     advice="Let the paths begin with different fixed segments (/v1/orders/{id}, not /{kind}/{id}), name paths or "
     "callers in the rules, or write one rule with one condition instead of many.",
 )
+MALFORMED_CONDITION = define(
+    "VST4040",
+    "malformed-condition",
+    Kind.INVALID,
+    Fault.OPERATOR,
+    meaning="A condition is no expression in CEL, or is longer or nested deeper than one that people can check.",
+    advice="Write one expression that is true or false, such as: request.method == 'GET' && "
+    "caller.labels.team == 'pay'",
+)
+UNKNOWN_CONDITION_NAME = define(
+    "VST4041",
+    "unknown-condition-name",
+    Kind.INVALID,
+    Fault.OPERATOR,
+    meaning="A condition speaks of what nobody knows about a call, or of a token that its rule does not demand.",
+    advice="Use the names that docs/authorization.md lists; token.* needs `token` in the same "
+    "rule, mcp.* a port of MCP.",
+)
+CONDITION_TYPE = define(
+    "VST4042",
+    "condition-type",
+    Kind.INVALID,
+    Fault.OPERATOR,
+    meaning="A condition compares or combines values of types that do not fit, or is neither true nor false.",
+    advice="Compare values of one type: texts in quotes, numbers without; headers and labels are texts.",
+)
+CONDITION_NOT_OFFERED = define(
+    "VST4043",
+    "condition-not-offered",
+    Kind.INVALID,
+    Fault.OPERATOR,
+    meaning="A condition uses a part of CEL that proxies do not evaluate, or evaluate in another way than the engine.",
+    advice="Use comparisons, `in`, &&, ||, !, has(), startsWith, endsWith, contains, matches, size, timestamp and "
+    "duration; functions of the time take a time zone.",
+)
+CONDITION_FAILED = define(
+    "VST4044",
+    "condition-failed",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A condition could not be evaluated for a call: it asks for something that the call does not have, or that "
+    "is of another type. A denial then denies, a permission does not permit.",
+    advice="Ask whether it is there first: 'x-tenant' in request.headers && …, has(caller.labels.team) && …",
+)
+NO_CONDITIONS_HERE = define(
+    "VST4045",
+    "no-conditions-here",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="Conditions are checked and evaluated by cel-expr-python, which is not installed here.",
+    advice="Install what server and agent need: pip install 'vestibule[all]'",
+)

@@ -15,13 +15,20 @@ from vestibule.errors import VestibuleError
 from vestibule.policy.codes import MALFORMED_PATH_PATTERN
 
 MAX_PATTERN: Final = 1024
+NOT_NORMAL: Final = "vestibule/path-not-normal"
+"""The name under which paths are refused before rules are looked at."""
+
 # Outside RFC 3986, section 3.3, `pchar` without percent-encoding, `;` and `*`.
 _ODD: Final = re.compile(r"[^A-Za-z0-9._~!$&'()+,=:@-]")
 _PLACEHOLDER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
-# What a request path may consist of once normalised; percent-encoding stays where it is needed.
-_REQUEST: Final = re.compile(r"/(?:[A-Za-z0-9._~!$&'()*+,=:@/|^`{}\"<>\[\]-]|%[0-9A-Fa-f]{2})*")
-_DOT_SEGMENT: Final = re.compile(r"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
-_ESCAPED_SLASH: Final = re.compile(r"%(?:2f|5c|00)", re.IGNORECASE)
+# A request path once normalised: segments that are neither empty nor dots, nor have an escape that is not needed
+# (RFC 3986, section 2.3: %2D %2E %3x %4x %5F %6x ... of letters, digits and "-._~") or hides a separator or NUL.
+_PLAIN: Final = r"[A-Za-z0-9._~!$&'()*+,=:@|^`{}\"<>\[\]-]"
+_NEEDED: Final = (
+    r"%(?:0[1-9A-Fa-f]|1[0-9A-Fa-f]|2[0-9A-Ca-c]|3[A-Fa-f]|40|5[BDEbde]|60|7[BCDFbcdf]|[89A-Fa-f][0-9A-Fa-f])"
+)
+_SEGMENT: Final = rf"(?!\.{{1,2}}(?:/|$))(?:{_PLAIN}++|{_NEEDED})++"
+_REQUEST: Final = re.compile(rf"/(?:{_SEGMENT}(?:/{_SEGMENT})*/?)?")
 _WHY: Final = {
     "%": "percent-encoding, which is decoded before rules are looked at",
     ";": "a ';' (path parameters are refused)",
@@ -124,14 +131,9 @@ def is_normal(path: str) -> bool:
     """Whether a request path (no query) is what a normalising proxy hands on.
 
     It starts with one slash and has no empty or dot segment, no ``;``, ``#``, backslash, control or non-ASCII
-    character, and no escaped slash, backslash, dot segment or NUL.
+    character, no escaped slash, backslash or NUL, and no escaped character that needs none (``/%61dmin``).
     """
-    return bool(
-        _REQUEST.fullmatch(path)
-        and "//" not in path
-        and not _DOT_SEGMENT.search(path)
-        and not _ESCAPED_SLASH.search(path)
-    )
+    return _REQUEST.fullmatch(path) is not None
 
 
 def _fits(segment: Segment, part: str) -> bool:

@@ -15,8 +15,9 @@ from vestibule.intent.differences import Difference, difference
 from vestibule.intent.model import Port, Protocol, Service
 from vestibule.intent.outside import External, Gateway, GatewayListener, HostPort
 from vestibule.intent.traffic import Mirror, Permissive, RateLimit, Retry, Route, RouteMatch, Share, Traffic
-from vestibule.policy import Call, IdentityMatch, PathPattern, Rule, decide
+from vestibule.policy import Call, IdentityMatch, PathPattern, Rule
 from vestibule.spiffe import SpiffeId
+from vestibule.testing.deciding import decided
 
 MESH = "mesh: shop\ntrust_domain: example.org\nenvironment: prod\n"
 ORDERS = "service: orders\nports: {http: {protocol: http}}\nallow: [{id: a, from: [web]}]\n"
@@ -333,7 +334,7 @@ def test_the_sentences_say_exactly_what_brute_force_finds(
                 ("POST", "/b"),
             ):
                 call = Call(caller=caller, port="http", method=method, path=path)
-                was, now = (decide(each.get(target, []), call).allowed for each in (old, new))
+                was, now = (decided(each.get(target, []), call).allowed for each in (old, new))
                 told = {
                     change.gains
                     for change in found

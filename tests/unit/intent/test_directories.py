@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from vestibule.intent import Intent, LoadedUp, load, load_up
-from vestibule.policy import Call, decide
+from vestibule.policy import Call
+from vestibule.testing.deciding import decided
 
 SHOP = Path(__file__).parents[3] / "examples" / "shop"
 
@@ -192,7 +193,7 @@ def test_the_shop_is_an_intent_with_one_service_that_nobody_allows() -> None:
     }
     assert allowed == {("web", "orders"), ("orders", "payments")}
     charge = Call(caller=ids["orders"], port="http", method="POST", path="/v1/charges")
-    assert decide(intent.services["payments"].allow, charge).rule == "payments/orders-charge"
+    assert decided(intent.services["payments"].allow, charge).rule == "payments/orders-charge"
 
 
 def test_the_apps_of_the_shop_are_there() -> None:

@@ -12,8 +12,9 @@ from vestibule.intent import DenyDetail, Protocol, codes
 from vestibule.intent.nodes import START, Kind, Mapping, Scalar
 from vestibule.intent.not_yet import NOT_YET
 from vestibule.intent.problems import Findings
-from vestibule.policy import Call, decide
+from vestibule.policy import Call
 from vestibule.spiffe import SpiffeId
+from vestibule.testing.deciding import decided
 
 
 def with_rule(line: str) -> str:
@@ -33,7 +34,9 @@ def test_an_intent_says_who_may_call_whom() -> None:
         "services/payments.yaml:4:5",
     )
     orders = intent.services["orders"].spiffe_id
-    assert decide(payments.allow, Call(caller=orders, port="http", method="POST", path="/v1/charges")).allowed
+    assert decided(
+        payments.allow, Call(caller=orders, port="http", method="POST", path="/v1/charges")
+    ).allowed
 
 
 def test_all_keys_of_this_version_are_kept() -> None:

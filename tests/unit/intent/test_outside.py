@@ -26,8 +26,9 @@ from vestibule.intent.outside import (
 )
 from vestibule.intent.traffic import RateLimit, Redirect, Retry, Rewrite, RouteMatch, Traffic
 from vestibule.policy import Call as PolicyCall
-from vestibule.policy import PathPattern, decide
+from vestibule.policy import PathPattern
 from vestibule.spiffe import SpiffeId
+from vestibule.testing.deciding import decided
 
 WEB = "service: web\nports: {http: {protocol: http}}\nallow: [{id: edge, from: [edge]}]\n"
 STRIPE = """\
@@ -86,7 +87,7 @@ def test_an_external_says_where_it_is_and_who_may_call_it() -> None:
     assert (rule.name, rule.port, str(rule.where)) == ("egress/stripe/pay", None, "egress/stripe.yaml:3:9")
     caller = SpiffeId.parse("spiffe://example.org/ns/prod/sa/payments")
     call = PolicyCall(caller=caller, port="any", method="POST", path="/v1/charges")
-    assert decide(stripe.allow, call).rule == "egress/stripe/pay"
+    assert decided(stripe.allow, call).rule == "egress/stripe/pay"
 
 
 def test_an_external_says_how_it_is_called(pem: str) -> None:

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vestibule.policy import Call, IdentityMatch, PathPattern, Rule, decide
+from vestibule.policy import Call, IdentityMatch, PathPattern, Rule
 from vestibule.policy.differences import gained
 from vestibule.policy.path_sets import example, without
 from vestibule.spiffe import SpiffeId
+from vestibule.testing.deciding import decided
 
 ORDERS = SpiffeId.parse("spiffe://example.org/ns/prod/sa/orders")
 WEB = SpiffeId.parse("spiffe://example.org/ns/prod/sa/web")
@@ -118,11 +119,11 @@ def test_exactly_those_calls_are_gained_that_decide_allows_now_and_denied_before
         which, path = calls.example
         paths.append(path)
         call = Call(caller=caller, port="http", method=which, path=path)
-        assert decide(new, call).allowed
-        assert not decide(old, call).allowed
+        assert decided(new, call).allowed
+        assert not decided(old, call).allowed
     for path in paths:
         call = Call(caller=caller, port="http", method=method, path=path)
-        expected = decide(new, call).allowed and not decide(old, call).allowed
+        expected = decided(new, call).allowed and not decided(old, call).allowed
         told = any(calls.matches(method, path.partition("?")[0]) for calls in found)
         assert told is expected, (path, [str(each) for each in found])
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from vestibule.errors import VestibuleError, Where
-from vestibule.policy import Call, IdentityMatch, PathPattern, Rule, decide, may_call
+from vestibule.policy import Call, IdentityMatch, PathPattern, Rule, may_call
 from vestibule.spiffe import SpiffeId
+from vestibule.testing.deciding import decided
 
 ORDERS = SpiffeId.parse("spiffe://example.org/ns/prod/sa/orders")
 REPORTS = SpiffeId.parse("spiffe://example.org/ns/prod/sa/reports")
@@ -32,8 +33,8 @@ def call(
 
 
 def test_a_call_that_a_rule_matches_is_allowed_by_that_rule() -> None:
-    assert decide([PROD, CHARGE], call()).rule == "payments/orders-charge"
-    assert decide([PROD, CHARGE], call(path="/v1/refunds/7")).allowed
+    assert decided([PROD, CHARGE], call()).rule == "payments/orders-charge"
+    assert decided([PROD, CHARGE], call(path="/v1/refunds/7")).allowed
 
 
 @pytest.mark.parametrize(
@@ -50,32 +51,32 @@ def test_a_call_that_a_rule_matches_is_allowed_by_that_rule() -> None:
     ],
 )
 def test_each_part_of_a_rule_must_match(refused: Call) -> None:
-    decision = decide([CHARGE], refused)
+    decision = decided([CHARGE], refused)
     assert not decision.allowed
     assert decision.rule is None
 
 
 def test_without_rules_everything_is_denied() -> None:
-    assert not decide([], call()).allowed
+    assert not decided([], call()).allowed
 
 
 def test_a_query_is_not_looked_at() -> None:
-    assert decide([CHARGE], call(path="/v1/charges?x=/../admin;%2f")).allowed
+    assert decided([CHARGE], call(path="/v1/charges?x=/../admin;%2f")).allowed
 
 
 def test_a_path_that_is_not_normal_is_denied_even_where_any_path_is_allowed() -> None:
     anything = Rule(name="payments/any", callers=(IdentityMatch(id=ORDERS),))
-    assert decide([anything], call(path="/a")).allowed
-    assert not decide([anything], call(path="/a/../b")).allowed
+    assert decided([anything], call(path="/a")).allowed
+    assert not decided([anything], call(path="/a/../b")).allowed
 
 
 def test_tcp_rules_look_at_port_and_caller_only() -> None:
-    assert decide([PROD], call(method=None, path=None, port="raw")).rule == "payments/prod"
+    assert decided([PROD], call(method=None, path=None, port="raw")).rule == "payments/prod"
 
 
 def test_a_rule_without_callers_matches_nobody() -> None:
     nobody = Rule(name="payments/nobody", callers=())
-    assert not decide([nobody], call()).allowed
+    assert not decided([nobody], call()).allowed
     assert not may_call([nobody], ORDERS)
 
 

@@ -6,12 +6,13 @@ Nothing here does I/O, and nothing is guessed: every example request is put befo
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Final
 
 from vestibule.intent import Intent, Port, Protocol, Service
-from vestibule.policy import Call, PathPattern, Placeholder, Rule, decide, may_call
+from vestibule.intent.port_policies import port_policy
+from vestibule.policy import Call, Engine, PathPattern, Placeholder, Rule, decide, may_call
 from vestibule.spiffe import SpiffeId
 
 METHODS_BY_HARM: Final = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
@@ -62,10 +63,11 @@ def allowed_edges(intent: Intent, running: Iterable[str]) -> tuple[Edge, ...]:
     services = _running(intent, running)
     edges = []
     for callee in services:
-        for port, caller in product(_http_ports(callee), services):
-            requests = tuple(_examples(callee, port, caller.spiffe_id))
-            if requests:
-                edges.append(Edge(Route(caller.name, callee.name, port.name), requests))
+        for port in _http_ports(callee):
+            engine = Engine(port_policy(intent, callee, port))
+            for caller in services:
+                if requests := tuple(_examples(engine, caller.spiffe_id)):
+                    edges.append(Edge(Route(caller.name, callee.name, port.name), requests))
     return tuple(sorted(edges, key=lambda edge: edge.route))
 
 
@@ -109,9 +111,11 @@ def stranger_to(intent: Intent, callee: str, port: str) -> SpiffeId | None:
 def rules_to_remove(intent: Intent, route: Route, request: Request) -> tuple[str, ...]:
     """The names of the rules that must all go for the request to be denied."""
     caller = intent.services[route.caller].spiffe_id
-    rules = intent.services[route.callee].rules_for(route.port)
+    callee = intent.services[route.callee]
+    policy = port_policy(intent, callee, callee.ports[route.port])
     call = Call(caller=caller, port=route.port, method=request.method, path=request.path)
-    return tuple(rule.name for rule in rules if decide((rule,), call).allowed)
+    alone = ((rule.name, replace(policy, allow=(rule,))) for rule in policy.allow)
+    return tuple(name for name, single in alone if decide(single, call).allowed)
 
 
 def _running(intent: Intent, running: Iterable[str]) -> tuple[Service, ...]:
@@ -123,12 +127,12 @@ def _http_ports(service: Service) -> tuple[Port, ...]:
     return tuple(port for port in service.ports.values() if port.protocol in PLAIN_HTTP)
 
 
-def _examples(callee: Service, port: Port, caller: SpiffeId) -> Iterator[Request]:
-    rules = callee.rules_for(port.name)
-    wanted = {request for rule in rules if rule.calls_from(caller) for request in _requests(rule)}
+def _examples(engine: Engine, caller: SpiffeId) -> Iterator[Request]:
+    policy = engine.policy
+    wanted = {request for rule in policy.allow if rule.calls_from(caller) for request in _requests(rule)}
     for request in sorted(wanted, key=_harm):
-        call = Call(caller=caller, port=port.name, method=request.method, path=request.path)
-        if decide(rules, call).allowed:
+        call = Call(caller=caller, port=policy.port, method=request.method, path=request.path)
+        if engine.decide(call).allowed:
             yield request
 
 

@@ -18,8 +18,9 @@ from vestibule.app.up.edges import (
     unproven_ports,
 )
 from vestibule.intent import Intent, Mesh, Port, Protocol, Service
-from vestibule.policy import Call, IdentityMatch, PathPattern, Rule, decide, may_call
+from vestibule.policy import Call, IdentityMatch, PathPattern, Rule, may_call
 from vestibule.spiffe import SpiffeId, TrustDomain
+from vestibule.testing.deciding import decided
 
 DOMAIN = TrustDomain.parse("example.org")
 
@@ -196,9 +197,9 @@ def test_whatever_the_rules_examples_are_allowed_and_denied_routes_are_not(
         for request in edge.requests:
             call = Call(caller=caller, port="http", method=request.method, path=request.path)
             rules = world.services[edge.route.callee].allow
-            assert decide(rules, call).allowed
+            assert decided(rules, call).allowed
             left = [r for r in rules if r.name not in rules_to_remove(world, edge.route, request)]
-            assert not decide(left, call).allowed
+            assert not decided(left, call).allowed
     for route in denied_routes(world, world.services):
         caller = world.services[route.caller].spiffe_id
         assert not may_call(world.services[route.callee].allow, caller)

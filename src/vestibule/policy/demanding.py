@@ -1,0 +1,59 @@
+"""Whether a call meets what a rule demands of its token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vestibule.errors import VestibuleError
+from vestibule.policy.codes import CONDITION_FAILED
+from vestibule.policy.demands import TokenDemand
+from vestibule.policy.facts import Call
+from vestibule.policy.values import audiences, scopes
+
+
+class DemandError(VestibuleError):
+    """A token whose claims have a shape that cannot be judged.  Its text holds nothing of the token."""
+
+
+def meets_token(demand: TokenDemand, call: Call) -> bool:
+    """Whether a verified token of the call is what is demanded; a call without one does not meet it.
+
+    Raises: DemandError (VST4044) if ``aud``, ``scope``, ``client_id`` or ``act`` has another shape than RFC 7519,
+    8693 and 9068 say.
+    """
+    token = call.tokens.get(demand.issuer)
+    if token is None:
+        return False
+    known = audiences(token)
+    if known is None:
+        raise _odd("aud")
+    if demand.audience not in known:
+        return False
+    if demand.scopes:
+        granted = scopes(token)
+        if granted is None:
+            raise _odd("scope")
+        if not set(demand.scopes) <= set(granted):
+            return False
+    if any(token.get(name) != value for name, value in demand.claims):
+        return False
+    return not demand.bound or presenter(token) == str(call.caller)
+
+
+def presenter(token: Mapping[str, Any]) -> str:
+    """Who presents a token: the outermost actor (RFC 8693, section 4.1), else its client.  Raises: DemandError."""
+    actor = token.get("act")
+    if actor is None and "act" not in token:
+        client = token.get("client_id")
+        if not isinstance(client, str):
+            raise _odd("client_id")
+        return client
+    who = actor.get("sub") if isinstance(actor, Mapping) else None
+    if not isinstance(who, str):
+        raise _odd("act")
+    return who
+
+
+def _odd(claim: str) -> DemandError:
+    return DemandError(CONDITION_FAILED, f"the claim {claim!r} of a token is missing or of an unknown shape")
