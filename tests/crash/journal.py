@@ -114,7 +114,10 @@ class Journal:
     # ---------------------------------------------------------------------------------- the audit log
 
     def audit(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Nothing was done that is not on record, and nothing is on record twice that happens once."""
+        """Nothing was done that is not on record, and nothing is on record twice that happens once.
+
+        After ``compare``, for it has to be known what was done.
+        """
         issued: set[str] = set()
         created: set[str] = set()
         joins: Counter[str] = Counter()
@@ -129,7 +132,10 @@ class Journal:
                 joins[str(record["subject"])] += 1
         for serial in self.serials - issued:
             self.violated(f"the SVID with serial {serial} is not in the audit log")
-        for entry_id in {each for each, fate in self.entries.items() if fate.there} - created:
+        for entry_id in (each for each, fate in self.entries.items() if fate.there and fate.gone):
+            self.violated(f"nobody looked whether entry {entry_id} is there")
+        there = {each for each, fate in self.entries.items() if fate.there and not fate.gone}
+        for entry_id in there - created:
             self.violated(f"entry {entry_id} is there and its creation is not in the audit log")
         for agent, count in joins.items():
             if count > 1:
