@@ -223,7 +223,10 @@ class OwnSvid:
         if bundle is not None and is_tainted(svid.chain, bundle, now):
             held = again(held, now)
         holdings = replace(self._keeping.now, own=held)
-        await self._keeping.save(holdings)
-        self._keeping.become(holdings)
+        try:
+            await self._keeping.save(holdings)
+        finally:
+            # Also when cancelled: what is written at the end must not be the SVID before.
+            self._keeping.become(holdings)
         self._contact.seen()
         self._renewed()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from vestibule.agent.codes import CACHE_UNUSABLE
 from vestibule.errors import VestibuleError
-from vestibule.keys.files import write_private
+from vestibule.keys.files import write_private, written
 from vestibule.keys.sealing import Sealer
 from vestibule.spiffe import Reason, Revocation, Revocations, RevokedIdentity, TrustDomain
 from vestibule.spiffe.revocations import parse_target
@@ -48,8 +48,11 @@ class RevocationFile:
             return Revocations()
 
     async def save(self, revocations: Revocations) -> None:
-        """Replace the file; after a crash there is the old one or the new one.  Raises: VST2107."""
-        await asyncio.to_thread(self._save, revocations)
+        """Replace the file; after a crash there is the old one or the new one, after a cancellation the new one.
+
+        Raises: VST2107.
+        """
+        await written(partial(self._save, revocations))
 
     def _save(self, revocations: Revocations) -> None:
         document = json.dumps(_to_document(revocations), separators=(",", ":")).encode()

@@ -145,18 +145,28 @@ class AgentRevocations:
         self._news()
 
     async def _keep(self) -> None:
-        """Write the newest list to disk; a disk that is full is reported, and does not weaken what is in force."""
+        """Write the newest list to disk, until cancelled; then what is still to be written."""
         seen = self._changed.version
-        while True:
-            now = self.now
-            try:
-                if now is not self._saved:
-                    await self._file.save(now)
-                    self._saved, self.not_saved = now, None
-            except VestibuleError as error:
-                if self.not_saved is None:
-                    _log.error("%s (%s)", error, error.advice)
-                self.not_saved = error
-                await asyncio.sleep(SAVE_AGAIN_SECONDS)
-                continue
-            seen = await self._changed.after(seen)
+        try:
+            while True:
+                await self._save()
+                if self.not_saved is not None:
+                    await asyncio.sleep(SAVE_AGAIN_SECONDS)
+                    continue
+                seen = await self._changed.after(seen)
+        finally:
+            # At an orderly end nothing is lost: who was revoked a moment ago stays so through a restart.
+            await self._save()
+
+    async def _save(self) -> None:
+        """A disk that is full is reported, and does not weaken what is in force."""
+        now = self.now
+        try:
+            if now is not self._saved:
+                await self._file.save(now)
+        except VestibuleError as error:
+            if self.not_saved is None:
+                _log.error("%s (%s)", error, error.advice)
+            self.not_saved = error
+        else:
+            self._saved, self.not_saved = now, None

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from base64 import b64decode, b64encode
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from vestibule.agent.cache import Held, Holdings
 from vestibule.agent.codes import CACHE_UNUSABLE
 from vestibule.errors import VestibuleError
-from vestibule.keys.files import write_private
+from vestibule.keys.files import write_private, written
 from vestibule.keys.sealing import Sealer
 from vestibule.records import Entry
 from vestibule.spiffe import JwtAuthority, Selector, SpiffeId, TrustBundle, TrustDomain, X509Svid
@@ -50,8 +50,11 @@ class Vault:
             return Holdings()
 
     async def save(self, holdings: Holdings) -> None:
-        """Replace the file; after a crash there is the old one or the new one.  Raises: VST2107."""
-        await asyncio.to_thread(self._save, holdings)
+        """Replace the file; after a crash there is the old one or the new one, after a cancellation the new one.
+
+        Raises: VST2107.
+        """
+        await written(partial(self._save, holdings))
 
     def _save(self, holdings: Holdings) -> None:
         document = json.dumps(to_document(holdings)).encode()

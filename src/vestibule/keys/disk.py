@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +15,7 @@ from cryptography.x509 import (
 )
 
 from vestibule.keys.codes import KEY_NOT_KEPT, UNSEALABLE
-from vestibule.keys.files import TEMPORARY, make_private_directory, sync_directory, write_private
+from vestibule.keys.files import TEMPORARY, make_private_directory, sync_directory, write_private, written
 from vestibule.keys.memory import check_key_id, no_such_key, sign, sign_data
 from vestibule.keys.sealing import Sealer
 from vestibule.pki.keys import generate_key, key_from_pkcs8, key_to_pkcs8
@@ -43,7 +44,7 @@ class DiskKeyManager:
         async with self._writing:
             self._keys.pop(key_id, None)  # whatever becomes of the write, the file has the last word
             try:
-                await asyncio.to_thread(self._write, path, sealed)
+                await written(partial(self._write, path, sealed))
             except OSError as error:
                 raise KEY_NOT_KEPT.error(f"{path} can not be written: {error.strerror}") from error
             self._keys[key_id] = key
@@ -73,11 +74,11 @@ class DiskKeyManager:
         """Forget a key and remove its file."""
         path = self._path(key_id)
         async with self._writing:
+            self._keys.pop(key_id, None)
             try:
-                await asyncio.to_thread(self._remove, path)
+                await written(partial(self._remove, path))
             except OSError as error:
                 raise KEY_NOT_KEPT.error(f"{path} can not be removed: {error.strerror}") from error
-            self._keys.pop(key_id, None)
 
     async def key_ids(self) -> frozenset[str]:
         """The IDs of all keys, whether they can be opened or not."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from tempfile import mkstemp
@@ -33,6 +35,24 @@ def write_private(path: Path, data: bytes, *, replace: bool = True) -> None:
         with suppress(FileNotFoundError):
             temporary.unlink()
     sync_directory(path.parent)
+
+
+async def written(write: Callable[[], None]) -> None:
+    """Run a write in a thread, to its end: also where the caller is cancelled meanwhile.  Raises: what ``write`` does.
+
+    A thread that is left alone by a cancelled caller may never begin, and is overtaken by whoever reads or writes next.
+    """
+    writing = asyncio.ensure_future(asyncio.to_thread(write))
+    cancelled: asyncio.CancelledError | None = None
+    while not writing.done():
+        try:
+            await asyncio.wait([writing])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        writing.exception()  # nobody waits to be told of it
+        raise cancelled
+    writing.result()
 
 
 def read_private(path: Path, limit: int) -> bytes:

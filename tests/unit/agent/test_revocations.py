@@ -214,6 +214,16 @@ async def test_the_list_is_kept_sealed_and_taken_up_again(scene: Scene, tmp_path
     assert not other.load()
 
 
+async def test_a_revocation_that_comes_as_the_agent_is_stopped_holds_after_the_restart(scene: Scene) -> None:
+    running = asyncio.create_task(scene.agent.run())
+    await asyncio.sleep(0)
+    scene.agent.take(update(revocation(RevokedIdentity(spiffe_id=WEB))))
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert scene.file.load().entries == scene.agent.now.entries != ()
+
+
 async def test_a_hundred_thousand_revocations_are_taken_kept_and_read(scene: Scene) -> None:
     many = [revocation(RevokedCertificate(authority_id="0a", serial=n), n) for n in range(1, 100_001)]
     parts = pages(many, 2000)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -382,6 +384,50 @@ async def test_a_restart_takes_up_what_was_kept(bench: Bench, tmp_path: Path) ->
         await again.settled()
         assert "attest" not in bench.server.calls
         assert again.serial("a") == kept.svids["a"].svid.serial
+
+
+@contextmanager
+def no_thread_free() -> Iterator[threading.Event]:
+    """Until the event is set, at the latest at the end, what is given to threads does not begin."""
+    busy, loop = threading.Event(), asyncio.get_running_loop()
+    threads = ThreadPoolExecutor(1)
+    loop.set_default_executor(threads)
+    threads.submit(busy.wait)
+    try:
+        yield busy
+    finally:
+        busy.set()
+
+
+async def stop_while_it_writes(bench: Bench, threads: threading.Event) -> None:
+    assert bench.task is not None
+    bench.task.cancel()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not bench.task.done()  # whoever starts it anew would find what was held before
+    threads.set()
+    await asyncio.gather(bench.task, return_exceptions=True)
+
+
+async def test_an_agent_that_is_stopped_keeps_what_it_served_a_moment_before(bench: Bench) -> None:
+    async with running(bench):
+        await bench.settled()
+        with no_thread_free() as threads:
+            bench.server.put(entry("a"))
+            await bench.until(lambda: "a" in bench.cache.now.svids)
+            await stop_while_it_writes(bench, threads)
+    assert bench.vault.load().svids["a"].svid == bench.cache.now.svids["a"].svid
+
+
+async def test_an_agent_that_is_stopped_as_it_joins_does_not_lose_what_its_token_was_for(
+    bench: Bench,
+) -> None:
+    with no_thread_free() as threads:
+        async with running(bench):
+            await bench.until(lambda: "attest" in bench.server.calls)
+            await stop_while_it_writes(bench, threads)
+    assert (own := bench.vault.load().own) is not None
+    assert own.svid.spiffe_id == AGENT
 
 
 async def test_an_evicted_agent_attests_again_with_new_evidence_only(bench: Bench) -> None:
