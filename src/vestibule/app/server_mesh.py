@@ -33,6 +33,7 @@ from vestibule.mesh.departures import Departures
 from vestibule.mesh.error_rates import Count, Report, Side
 from vestibule.mesh.kept_intents import unpack
 from vestibule.mesh.rollout_view import RolloutView, view_of
+from vestibule.mesh.unenforced import Unenforced
 from vestibule.net.grpc import Servable
 from vestibule.records import Instance, Lease, ProxyTraffic, Requests, ServiceView
 from vestibule.spiffe import SpiffeId
@@ -197,10 +198,11 @@ class IntentMesh:
             load=partial(load_files, environment=environment),
         )
         self._discovery = MeshDiscovery(services.store.instances, self.rolling, clock)
+        self._unenforced = Unenforced()
         self._departures = Departures(self._ledger.state, self._discovery.instance)
         self.discovery: Discovery = Draining(self._discovery, self._departures)
         self._publisher = Publisher(
-            self.rolling, self._discovery, self._lifetimes, lambda: services.revocations.now, clock
+            self.rolling, self._discovery, self._lifetimes, services.revocations, clock
         )
         self.rolling.compares_with(self._publisher.compiled)
         ads = ServerAdsDoor(
@@ -235,6 +237,7 @@ class IntentMesh:
     def _heard(self, proxy: ProxyKey, event: Event) -> None:
         self.rolling.heard(proxy, event)
         self._departures.heard(proxy, event)
+        self._unenforced.heard(proxy, event)
 
     def instances(self) -> tuple[Instance, ...]:
         """All instances that are registered."""
@@ -255,7 +258,7 @@ class IntentMesh:
             f"instance {each.id} runs in version {each.version}, which {each.service} does not list"
             for each in self._discovery.undeclared()
         ]
-        return [*self.rollout().warnings, *undeclared]
+        return [*self._unenforced.warnings(), *self.rollout().warnings, *undeclared]
 
     def measured(self, metrics: Metrics) -> None:
         """How rollouts go."""

@@ -190,3 +190,14 @@ PLAINTEXT_ENDED = define(
     meaning="The called service accepted calls in plain text only until a date, which has passed.",
     advice="Call through a sidecar, which brings an identity; or have permissive_until moved.",
 )
+CALLER_REVOKED = define(
+    "VST3020",
+    "caller-revoked",
+    Kind.DENIED,
+    Fault.OPERATOR,
+    meaning="The caller showed a certificate that was revoked, by itself or with its identity, with the agent that it "
+    "came through, or with an authority above it. Such calls are refused before any rule is looked at.",
+    advice="`vestibule revoke list` on the server says what was revoked, by whom and why; the callee's access log has "
+    "the caller's identity and serial number. A caller that was revoked with --allow-new has a new certificate "
+    "within seconds; one that was revoked for good stays so until `vestibule revoke lift`.",
+)

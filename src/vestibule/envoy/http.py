@@ -19,7 +19,7 @@ from envoy.extensions.request_id.uuid.v3 import uuid_pb2
 from envoy.type.v3 import percent_pb2
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
-from vestibule.envoy import replies, switched
+from vestibule.envoy import replies, revoked, switched
 from vestibule.envoy.mutual_tls import ACCEPTED_AGE, AGE_JITTER, connection_age
 from vestibule.envoy.places import ads
 from vestibule.envoy.protos import packed, seconds
@@ -57,11 +57,14 @@ def ingress(
 
     ``plaintext``: requests from those who have no identity, counted by themselves.
     """
-    manager = basic(
-        "plaintext" if plaintext else "ingress", name, log, [_rbac(policy), switched.http_filter(), router()]
-    )
+    # What is revoked is refused before anything else is looked at; nobody is revoked who is nobody.
+    first = [] if plaintext else [revoked.http_filter()]
+    filters = [*first, _rbac(policy), switched.http_filter(), router()]
+    manager = basic("plaintext" if plaintext else "ingress", name, log, filters)
     age = connection_age(svid_ttl, ACCEPTED_AGE)
     options = manager.common_http_protocol_options
+    # No verdict cuts what is under way: it ends with the SVID that it began with, at the latest.
+    options.max_stream_duration.CopyFrom(seconds(svid_ttl.total_seconds()))
     options.max_connection_duration.CopyFrom(seconds(age))
     options.MergeFromString(_AGE_JITTER_FIELD)
     manager.drain_timeout.CopyFrom(seconds(min(MAX_DRAIN, age / 4)))

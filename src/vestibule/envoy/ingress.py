@@ -14,11 +14,12 @@ from envoy.extensions.filters.network.set_filter_state.v3 import set_filter_stat
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from envoy.type.v3 import percent_pb2
 
-from vestibule.envoy import access_log, clusters, http, limits, listeners, predicates, rbac, switched
+from vestibule.envoy import access_log, clusters, http, limits, listeners, predicates, rbac, revoked, switched
 from vestibule.envoy.limits import Limit
 from vestibule.envoy.mutual_tls import ACCEPTED_AGE, AGE_JITTER, accepting_tls, connection_age
 from vestibule.envoy.places import ads
 from vestibule.envoy.protos import packed, seconds, serialized
+from vestibule.envoy.revoked import NOBODY, Refused
 from vestibule.intent.model import DenyDetail, Port, Protocol, Service
 from vestibule.intent.traffic import Permissive, Traffic
 from vestibule.policy import PortPolicy
@@ -33,29 +34,46 @@ def resources(
     svid_ttl: timedelta,
     version: Callable[[], str],
     policy: Callable[[str], PortPolicy],
+    refused: Refused = NOBODY,
+    cut: Callable[[PortPolicy], str] = lambda _: "",
 ) -> Iterator[Resource]:
     """Everything for the ports that the instance really has.
 
     ``traffic`` is what is in force of the service's, ``version`` the intent's, ``policy`` what decides about a port.
+    ``refused`` is what is revoked, and ``cut`` tells the newest revocation that concerns callers of a port: with
+    another one, what is under way there ends.
     """
+    slots = revoked.slots(refused)
+    yield from (slots[is_http] for is_http in (True, False) if is_http in _kinds(service, instance))
     for name, address in sorted(instance.ingress.items()):
         port, app_address = service.ports.get(name), instance.apps.get(name)
         if port is None or app_address is None:
             continue
-        yield _policy(policy(name), port)
+        decides = policy(name)
+        ends = cut(decides)
+        yield _policy(decides, port)
         plain = traffic.permissive is not None
         if traffic.permissive is not None:
             yield _plaintext_policy(traffic.permissive, port)
         yield clusters.app(port, app_address)
         tell_rule = service.deny_detail is DenyDetail.CALLER
         if port.protocol.is_http:
-            yield _http_listener(service.name, port, address, svid_ttl, tell_rule, plain)
+            yield _http_listener(service.name, port, address, svid_ttl, tell_rule, plain, ends)
             wanted = limits.of_port(
                 service.name, traffic.limits, name, service.rules_for(name), plaintext=plain
             )
-            yield _routes(service.name, port, version() if tell_rule else "", wanted)
+            yield _routes(service.name, port, version() if tell_rule else "", wanted, svid_ttl)
         else:
-            yield _tcp_listener(service.name, port, address, svid_ttl, plain)
+            yield _tcp_listener(service.name, port, address, svid_ttl, plain, ends)
+
+
+def _kinds(service: Service, instance: Instance) -> set[bool]:
+    """Whether the instance has ports that speak HTTP, and such that do not."""
+    return {
+        service.ports[name].protocol.is_http
+        for name in instance.ingress
+        if name in service.ports and name in instance.apps
+    }
 
 
 def listener_name(port: str) -> str:
@@ -93,13 +111,15 @@ def _plaintext_policy(permissive: Permissive, port: Port) -> Resource:
 
 @lru_cache(maxsize=4096)
 def _http_listener(
-    service: str, port: Port, address: Address, svid_ttl: timedelta, tell_rule: bool, plain: bool
+    service: str, port: Port, address: Address, svid_ttl: timedelta, tell_rule: bool, plain: bool, cut: str
 ) -> Resource:
     name = listener_name(port.name)
     log = access_log.inbound(service, port.name)
     manager = http.ingress(name, service, policy_name(port.name), svid_ttl, log, tell_rule=tell_rule)
     chain = listener_components_pb2.FilterChain(
-        filters=[http.network_filter(manager)], transport_socket=accepting_tls("h2", "http/1.1")
+        filters=[revoked.facts(), http.network_filter(manager)],
+        transport_socket=accepting_tls("h2", "http/1.1"),
+        metadata=revoked.generation(cut),
     )
     plaintext = None
     if plain:
@@ -118,7 +138,9 @@ def _http_listener(
 
 
 @lru_cache(maxsize=4096)
-def _tcp_listener(service: str, port: Port, address: Address, svid_ttl: timedelta, plain: bool) -> Resource:
+def _tcp_listener(
+    service: str, port: Port, address: Address, svid_ttl: timedelta, plain: bool, cut: str
+) -> Resource:
     discovery = config_source_pb2.ExtensionConfigSource(
         config_source=ads(), type_urls=["type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC"]
     )
@@ -130,11 +152,14 @@ def _tcp_listener(service: str, port: Port, address: Address, svid_ttl: timedelt
     )
     chain = listener_components_pb2.FilterChain(
         filters=[
+            revoked.facts(),
+            revoked.tcp_filter(),
             _remembering_the_time(),
             listener_components_pb2.Filter(name=policy_name(port.name), config_discovery=discovery),
             listeners.tcp_proxy(proxy),
         ],
         transport_socket=accepting_tls(),
+        metadata=revoked.generation(cut),
     )
     plaintext = None
     if plain:
@@ -157,7 +182,9 @@ def _remembering_the_time() -> listener_components_pb2.Filter:
 
 
 @lru_cache(maxsize=4096)
-def _routes(service: str, port: Port, intent_version: str, wanted: tuple[Limit, ...]) -> Resource:
+def _routes(
+    service: str, port: Port, intent_version: str, wanted: tuple[Limit, ...], svid_ttl: timedelta
+) -> Resource:
     name = listener_name(port.name)
     action = route_components_pb2.RouteAction(
         cluster=clusters.app_cluster_name(port.name),
@@ -165,8 +192,8 @@ def _routes(service: str, port: Port, intent_version: str, wanted: tuple[Limit, 
         timeout=seconds(0),
     )
     if port.protocol is Protocol.GRPC:
-        # … or the caller itself, by grpc-timeout.
-        action.max_stream_duration.grpc_timeout_header_max.CopyFrom(seconds(0))
+        # … or the caller itself, by grpc-timeout, though not beyond the bound of every stream.
+        action.max_stream_duration.grpc_timeout_header_max.CopyFrom(seconds(svid_ttl.total_seconds()))
     route = route_components_pb2.Route(
         name=f"{service}/{port.name}",
         match=route_components_pb2.RouteMatch(prefix="/"),

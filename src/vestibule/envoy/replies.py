@@ -24,6 +24,7 @@ from vestibule.envoy.access_log import KEPT_REQUEST_ID
 from vestibule.envoy.limits import HEADER
 from vestibule.envoy.protos import packed
 from vestibule.envoy.rbac import PLAINTEXT_ENDED
+from vestibule.envoy.revoked import REVOKED
 from vestibule.errors import ErrorCode
 from vestibule.policy import NOT_NORMAL
 from vestibule.policy.codes import CALL_DENIED
@@ -70,7 +71,9 @@ def ingress(service: str, *, tell_rule: bool, plaintext: bool = False) -> LocalR
             rule="%RESPONSE_CODE_DETAILS%",
             intent_version="%METADATA(ROUTE:vestibule:intent_version)%",
         )
+    revoked = _cel(f"response.code_details.startsWith('rbac_access_denied_matched_policy[{REVOKED}/')")
     mappers = [
+        _mapper(revoked, body(codes.CALLER_REVOKED, "the caller's certificate or identity was revoked")),
         _mapper(_denied_by(NOT_NORMAL), body(codes.PATH_NOT_NORMAL, "the path is not in its normal form")),
         *more,
         _mapper(_status(403), denied),

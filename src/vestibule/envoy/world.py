@@ -10,17 +10,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Final, TypeVar
 
+from vestibule.envoy.revoked import Refused
 from vestibule.intent.model import Intent, Mesh, Port, Service
 from vestibule.intent.outside import External, Gateway
 from vestibule.intent.port_policies import port_policy
 from vestibule.intent.traffic import Route, Traffic
 from vestibule.policy import IdentityMatch, Mode, PathPattern, PortPolicy, Rule, may_call
 from vestibule.records import Emergency, Instance
-from vestibule.spiffe import Revocations, SpiffeId
+from vestibule.spiffe import Revocations, RevokedIdentity, RevokedJwtKey, SpiffeId
 from vestibule.xds.resources import Resource
 
 DEFAULT_SVID_TTL: Final = timedelta(hours=1)
@@ -195,6 +196,24 @@ def rule_of(emergency: Emergency) -> Rule:
     )
 
 
+@lru_cache(maxsize=8)
+def refused_of(revocations: Revocations) -> Refused:
+    """What proxies refuse of callers by a list."""
+    return Refused.of(revocations.entries)
+
+
+@lru_cache(maxsize=8)
+def _newest(revocations: Revocations) -> tuple[int, Mapping[SpiffeId, int]]:
+    """The newest version of what names no identity, and those of identities."""
+    others, identities = 0, dict[SpiffeId, int]()
+    for each in revocations.entries:
+        if isinstance(each.target, RevokedIdentity):
+            identities[each.target.spiffe_id] = each.version
+        elif not isinstance(each.target, RevokedJwtKey):
+            others = max(others, each.version)
+    return others, MappingProxyType(identities)
+
+
 def _as_seen_by(caller: SpiffeId, external: External) -> External:
     return replace(external, allow=tuple(rule for rule in external.allow if rule.calls_from(caller)))
 
@@ -203,10 +222,9 @@ def _as_seen_by(caller: SpiffeId, external: External) -> External:
 class World:
     """The compiler's input.  ``svid_ttls`` holds the identities whose SVIDs live otherwise than by default.
 
-    ``revocations`` is what is revoked.  Nothing is compiled from it yet: proxies refuse revoked peers once their
-    authorization rules do.  ``as_of`` is the latest of the intent's expiries that has passed, if any has: what lasts
-    until then or less has ended.  ``emergencies`` are the permissions of break-glass that hold.  ``read`` is the very
-    intent that was read, where ``intent`` has parts of older ones.
+    ``revocations`` is what is revoked, without what is over. ``as_of`` is the latest of the intent's expiries that
+    has passed, if any has: what lasts until then or less has ended. ``emergencies`` are the permissions of
+    break-glass that hold. ``read`` is the very intent that was read, where ``intent`` has parts of older ones.
     """
 
     intent: Intent
@@ -287,6 +305,24 @@ class World:
         emergencies = tuple(rule for rule in self._emergencies.get(service, ()) if rule.port in (None, port))
         return replace(policy, emergencies=emergencies) if emergencies else policy
 
+    @property
+    def refused(self) -> Refused:
+        """What proxies refuse of callers, whatever rules say."""
+        return refused_of(self.revocations)
+
+    def cut(self, policy: PortPolicy) -> str:
+        """The newest revocation that concerns callers of a port; what it is worth is only that it changes.
+
+        Of what names no identity nobody knows here whose it is: it concerns everybody.
+        """
+        others, identities = _newest(self.revocations)
+        rules = (*policy.allow, *policy.emergencies)
+        concerned = (
+            version for each, version in identities.items() if any(rule.calls_from(each) for rule in rules)
+        )
+        newest = max(others, max(concerned, default=0))
+        return str(newest) if newest else ""
+
     def traffic(self, service: str) -> Traffic:
         """What a service says about calls to it, without what has expired."""
         return self._traffic[service]
@@ -354,10 +390,16 @@ class World:
         serving: defaultdict[tuple[str, str], list[Instance]] = defaultdict(list)
         for each in sorted(self.instances, key=lambda instance: instance.id):
             service = self.intent.services.get(each.service)
-            if service is not None and service.spiffe_id == each.spiffe_id:
+            if service is not None and service.spiffe_id == each.spiffe_id and not self._is_out(each):
                 for port in each.ingress:
                     serving[each.service, port].append(each)
         return {key: tuple(found) for key, found in serving.items()}
+
+    def _is_out(self, instance: Instance) -> bool:
+        """Whether its identity is revoked for good, so that nobody may call it."""
+        known = self.revocations.get(f"{RevokedIdentity.kind}:{instance.spiffe_id}")
+        target = None if known is None else known.target
+        return isinstance(target, RevokedIdentity) and target.issued_before is None
 
     @cached_property
     def _offers(self) -> dict[str, _Offer]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -14,7 +14,8 @@ from vestibule.clock import Clock, SystemClock
 from vestibule.envoy.codes import UNKNOWN_INSTANCE
 from vestibule.envoy.compile import Compilation, Compiler, compile_proxy
 from vestibule.envoy.names import BOOTSTRAP_CLUSTERS
-from vestibule.envoy.world import World, last_expiry, next_expiry
+from vestibule.envoy.revoked import slots
+from vestibule.envoy.world import World, last_expiry, next_expiry, refused_of
 from vestibule.errors import VestibuleError
 from vestibule.intent import Intent
 from vestibule.mesh.discovery import Discovery
@@ -22,11 +23,14 @@ from vestibule.mesh.intents import Intents
 from vestibule.mesh.revision import Revision, first_change
 from vestibule.spiffe import Revocations, SpiffeId
 from vestibule.xds.inspection import check
-from vestibule.xds.resources import ProxyKey, Snapshot
+from vestibule.xds.resources import ProxyKey, Resource, Snapshot
 
 SLICE: Final = 0.01
 """Seconds of compiling after which everybody else has a turn: one change for thousands of proxies must not stop the
 server from answering."""
+
+OVER_FOR: Final = timedelta(hours=1)
+"""How long proxies go on refusing what is over: their clocks may be behind."""
 
 _log = logging.getLogger(__name__)
 
@@ -42,11 +46,40 @@ class Lifetimes(Protocol):
     def revision(self) -> Revision: ...
 
 
+class RevocationSource(Protocol):
+    """What is revoked (``identity.revocation_list``)."""
+
+    @property
+    def now(self) -> Revocations: ...
+
+    @property
+    def revision(self) -> int: ...
+
+    async def changed(self, since: int) -> int:
+        """Wait until ``revision`` differs from ``since``; returns it."""
+        ...
+
+
+class NothingRevoked:
+    """Where there is no list."""
+
+    now = Revocations()
+    revision = 0
+
+    async def changed(self, since: int) -> int:
+        """Never."""
+        await asyncio.Event().wait()
+        return since
+
+
 class Publisher:
     """An ``xds.resources.SnapshotSource``.  Proxies that wait for something are compiled; nobody else is.
 
     A proxy whose instance is not registered (yet, or any more) keeps what it has; one whose service was taken out of
     the intent loses everything.
+
+    What is revoked goes to all proxies at once, whichever intent they have, and before anything is compiled: neither
+    waves nor pins nor rollbacks keep it from anybody, nor an intent of which nothing can be compiled.
     """
 
     def __init__(
@@ -54,10 +87,12 @@ class Publisher:
         intents: Intents,
         discovery: Discovery,
         lifetimes: Lifetimes,
-        revocations: Callable[[], Revocations] = Revocations,
+        revocations: RevocationSource | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._revocations = revocations
+        self._revocations = NothingRevoked() if revocations is None else revocations
+        self._unexpired = Unexpired()
+        self._slots: tuple[Resource, ...] = ()
         self._intents = intents
         self._clock = clock or SystemClock()
         self._discovery = discovery
@@ -79,20 +114,54 @@ class Publisher:
             return None
 
     async def run(self) -> None:
-        """Follow the world."""
+        """Follow the world, and what is revoked."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow_world(), name="publisher-world")
+            tasks.create_task(self._follow_revocations(), name="publisher-revocations")
+
+    async def _follow_revocations(self) -> None:
+        """Beside the compiling, which takes its time: it is done for everybody before the next revocation."""
+        while True:
+            seen = self._revocations.revision
+            self._enforce(self._clock.now())
+            await self._revocations.changed(seen)
+
+    async def _follow_world(self) -> None:
         revisions = (self._intents.revision, self._discovery.instances_revision, self._lifetimes.revision)
         while True:
             seen = [(each, each.value) for each in revisions]
+            revoked = self._revocations.revision
             now = self._clock.now()
             if self._gather(now):
                 await self._compile_all()
             endings = (next_expiry(each, now) for each in self._intents.in_force())
-            await self._next_change(seen, min((each for each in endings if each is not None), default=None))
+            ends = min((each for each in endings if each is not None), default=None)
+            await self._next_change(seen, revoked, ends)
 
-    async def _next_change(self, seen: Iterable[tuple[Revision, int]], ends: datetime | None) -> None:
+    def _enforce(self, now: datetime) -> None:
+        """What is revoked is refused by everybody who has anything, from now on."""
+        refused = refused_of(self._unexpired.of(self._revocations.now, now))
+        self._slots = tuple(slots(refused).values())
+        for watched in self._seen.values():
+            if (before := watched.compilation) is not None:
+                watched.compilation = self._enforcing(before)
+                if watched.compilation is not before:
+                    watched.revision.bump()
+
+    def _enforcing(self, compilation: Compilation) -> Compilation:
+        """The same with what is revoked by now, which may be more than when the world was taken up."""
+        snapshot = compilation.snapshot.with_resources(*self._slots)
+        # What was asked of the world for it stays as it was, so that all of it is compiled anew, too.
+        return compilation if snapshot is compilation.snapshot else Compilation(snapshot, compilation.trace)
+
+    async def _next_change(
+        self, seen: Iterable[tuple[Revision, int]], revoked: int, ends: datetime | None
+    ) -> None:
         """Until something changes, or the instant at which something in the intent ends by itself."""
-        change = asyncio.ensure_future(first_change(*seen))
-        waiting = [change]
+        waiting: list[asyncio.Future[None] | asyncio.Future[int]] = [
+            asyncio.ensure_future(first_change(*seen)),
+            asyncio.ensure_future(self._revocations.changed(revoked)),
+        ]
         if ends is not None:
             waiting.append(asyncio.ensure_future(self._clock.sleep_until(ends)))
         try:
@@ -155,7 +224,7 @@ class Publisher:
             instances=self._discovery.instances(),
             svid_ttls=self._lifetimes.ttls,
             default_svid_ttl=self._lifetimes.default,
-            revocations=self._revocations(),
+            revocations=self._unexpired.of(self._revocations.now, now),
             as_of=last_expiry(intent, now),
         )
 
@@ -174,7 +243,7 @@ class Publisher:
             return False
         before = watched.compilation
         try:
-            compilation = compiler.compile(proxy, before)
+            compilation = self._enforcing(compiler.compile(proxy, before))
             if before is None or compilation.snapshot.resources is not before.snapshot.resources:
                 # What a proxy would refuse, or would answer errors by, does not leave here.
                 known = before.snapshot if before is not None else None
@@ -199,6 +268,28 @@ class Publisher:
             return compilation.snapshot.version != before.snapshot.version
         watched.revision.bump()
         return False
+
+
+class Unexpired:
+    """A list without what has been over for a while, which servers keep on for a week: no certificate of it holds."""
+
+    def __init__(self) -> None:
+        self._of: Revocations | None = None
+        self._kept = Revocations()
+        self._until: datetime | None = None
+
+    def of(self, revocations: Revocations, now: datetime) -> Revocations:
+        """The same object as long as it is the same."""
+        if revocations is not self._of or (self._until is not None and self._until <= now):
+            kept = tuple(each for each in revocations.entries if not each.is_over(now - OVER_FOR))
+            whole = len(kept) == len(revocations.entries)
+            self._of, self._kept = (
+                revocations,
+                revocations if whole else Revocations(revocations.version, kept),
+            )
+            ends = self._kept.next_expiry()
+            self._until = None if ends is None else ends + OVER_FOR
+        return self._kept
 
 
 class _Watched:

@@ -94,6 +94,17 @@ class Snapshot:
         """The same resources, made from another version of the intent."""
         return self if version == self.version else replace(self, version=version)
 
+    def with_resources(self, *changed: Resource) -> Snapshot:
+        """The same with other resources in place of those of their names; names that it has not are left out."""
+        types = dict(self.resources)
+        for each in changed:
+            by_name = types.get(each.type_url, _NONE)
+            if each.name in by_name and by_name[each.name] != each:
+                types[each.type_url] = MappingProxyType({**by_name, each.name: each})
+        if all(types[url] is self.resources[url] for url in types):
+            return self
+        return replace(self, resources=MappingProxyType(types))
+
     def is_as(self, other: Snapshot) -> bool:
         """Whether both hold the same, whatever their versions."""
         return self.resources is other.resources or self.resources == other.resources

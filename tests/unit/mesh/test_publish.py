@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,13 @@ from envoy.config.cluster.v3 import cluster_pb2
 from tests.unit.mesh.kept import KeptInstances
 from tests.unit.mesh.test_discovery import FILES, at, identity, instance
 
+from vestibule.envoy.compile import Compiler
 from vestibule.intent import load_files
-from vestibule.mesh import DirectorySource, Discovery, Publisher
+from vestibule.mesh import DirectorySource, Discovery, Publisher, publish
 from vestibule.mesh.revision import Revision
 from vestibule.records import Instance
-from vestibule.spiffe import SpiffeId
+from vestibule.spiffe import Revocation, Revocations, RevokedIdentity, RevokedJwtKey, SpiffeId
+from vestibule.spiffe.revocations import Target
 from vestibule.testing import FakeClock
 from vestibule.testing.intents import AllAtOnce
 from vestibule.xds.resources import (
@@ -44,6 +47,27 @@ class Lifetimes:
         self.ttls: dict[SpiffeId, timedelta] = {}
 
 
+class Revoked:
+    """A list of revocations without a store."""
+
+    def __init__(self) -> None:
+        self.now = Revocations()
+        self._revision = Revision()
+
+    @property
+    def revision(self) -> int:
+        return self._revision.value
+
+    async def changed(self, since: int) -> int:
+        return await self._revision.changed(since)
+
+    def add(self, target: Target, expires_at: datetime | None = None) -> None:
+        now, version = FakeClock().now(), self.now.version + 1
+        made = Revocation(target=target, at=now, version=version, expires_at=expires_at)
+        self.now = self.now.merged([made], version, now)
+        self._revision.bump()
+
+
 class Room:
     """A publisher and all that it follows."""
 
@@ -54,7 +78,8 @@ class Room:
         self.intents = AllAtOnce(self.source)
         self.discovery = Discovery(KeptInstances(), self.intents, clock)
         self.lifetimes = Lifetimes()
-        self.publisher = Publisher(self.intents, self.discovery, self.lifetimes, clock=clock)
+        self.revoked = Revoked()
+        self.publisher = Publisher(self.intents, self.discovery, self.lifetimes, self.revoked, clock)
         self._watches: dict[ProxyKey, AsyncIterator[Snapshot]] = {}
 
     async def next(self, proxy: ProxyKey) -> Snapshot:
@@ -133,7 +158,7 @@ async def test_a_removed_rule_reaches_the_callee(room: Room) -> None:
         if before.of_type(url).get(name) != resource
     }
     assert changed == {"policy/http"}
-    assert set(after.of_type(EXTENSION)) == {"policy/http"}
+    assert set(after.of_type(EXTENSION)) == {"policy/http", "revoked/http"}
 
 
 async def test_an_invalid_intent_changes_nothing_and_is_shown(room: Room) -> None:
@@ -201,3 +226,83 @@ async def test_what_envoy_would_refuse_reaches_no_proxy_and_the_last_good_stays(
     after = await room.next(WEB)
     assert after.of_type(LISTENER) == good.of_type(LISTENER)
     assert "spoilt" not in after.of_type(CLUSTER)
+
+
+# --------------------------------------------------------------------------------------------- what is revoked
+
+
+def revoked_slot(snapshot: Snapshot) -> Resource:
+    return snapshot.of_type(EXTENSION)["revoked/http"]
+
+
+async def test_what_is_revoked_reaches_callees_at_once(room: Room) -> None:
+    await room.discovery.register(payments())
+    before = await room.next(PAYMENTS)
+    room.revoked.add(RevokedIdentity(spiffe_id=identity("web")))
+    after = await room.next(PAYMENTS)
+    assert revoked_slot(after) != revoked_slot(before)
+    assert after.version == before.version
+    # … and then what ends streams and connections that are open: its listener is another one.
+    while (listeners := (await room.next(PAYMENTS)).of_type(LISTENER)) == before.of_type(LISTENER):
+        pass
+    assert set(listeners) == set(before.of_type(LISTENER))
+
+
+async def test_what_is_revoked_reaches_a_callee_for_which_nothing_can_be_compiled(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await room.discovery.register(payments())
+    before = await room.next(PAYMENTS)
+
+    def broken(*_: object) -> object:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Compiler, "compile", broken)
+    room.revoked.add(RevokedIdentity(spiffe_id=identity("web")))
+    assert revoked_slot(await room.next(PAYMENTS)) != revoked_slot(before)
+
+
+async def test_a_revocation_that_comes_while_an_older_world_is_compiled_is_not_undone_by_it(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await room.discovery.register(payments())
+    await room.next(PAYMENTS)
+    stale = room.publisher.world
+    room.revoked.add(RevokedIdentity(spiffe_id=identity("web")))
+    enforced = revoked_slot(await room.next(PAYMENTS))
+    assert stale is not None
+    monkeypatch.setattr(publish.Publisher, "_world", lambda *_: stale)
+    text = FILES["services/payments.yaml"].decode()
+    await room.edit("services/payments.yaml", text.replace("[POST]", "[GET]"))
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.2):
+            while True:
+                assert revoked_slot(await room.next(PAYMENTS)) == enforced
+
+
+async def test_a_callee_whose_identity_is_revoked_for_good_is_left(room: Room) -> None:
+    await room.discovery.register(instance())
+    await room.discovery.register(payments())
+    filled = (await room.next(WEB)).of_type(ENDPOINTS)["payments/http"]
+    room.revoked.add(RevokedIdentity(spiffe_id=identity("payments")))
+    while (empty := (await room.next(WEB)).of_type(ENDPOINTS)["payments/http"]) == filled:
+        pass
+    assert b"127.0.0.1" not in empty.body
+
+
+async def test_keys_of_tokens_are_no_business_of_proxies(room: Room) -> None:
+    await room.discovery.register(payments())
+    await room.next(PAYMENTS)
+    room.revoked.add(RevokedJwtKey(trust_domain=identity("web").trust_domain, key_id="k"))
+    assert await room.quiet(PAYMENTS)
+
+
+def test_what_has_been_over_for_an_hour_is_told_no_more() -> None:
+    revoked, clock, unexpired = Revoked(), FakeClock(), publish.Unexpired()
+    now = clock.now()
+    revoked.add(RevokedIdentity(spiffe_id=identity("web")), now + timedelta(hours=1))
+    assert unexpired.of(revoked.now, now) is revoked.now
+    assert unexpired.of(revoked.now, now + timedelta(minutes=90)) is revoked.now
+    later = unexpired.of(revoked.now, now + timedelta(hours=2))
+    assert len(later) == 0
+    assert unexpired.of(revoked.now, now + timedelta(hours=3)) is later

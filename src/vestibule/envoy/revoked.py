@@ -1,0 +1,321 @@
+"""Callers whose proof of identity was taken back: refused before anything else is looked at.
+
+Each listener for other proxies has a slot of its own for it, filled by ECDS: what is in it counts for the next
+request, also on connections that are open.  What a certificate says is written down once per connection, when its
+handshake is done, in filter state; a request then costs map look-ups, and nothing while nothing is revoked.
+
+Certificates are told by their serial numbers.  A fingerprint would not do for them: whoever has a certificate signed
+with ECDSA can turn its signature into another valid one, and with it the fingerprint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import Final
+
+from envoy.config.core.v3 import base_pb2, config_source_pb2, extension_pb2
+from envoy.config.core.v3.substitution_format_string_pb2 import SubstitutionFormatString
+from envoy.config.listener.v3 import listener_components_pb2
+from envoy.config.rbac.v3 import rbac_pb2
+from envoy.extensions.filters.common.set_filter_state.v3 import value_pb2
+from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb2
+from envoy.extensions.filters.network.set_filter_state.v3 import set_filter_state_pb2
+from envoy.extensions.matching.common_inputs.network.v3 import network_inputs_pb2
+from envoy.extensions.matching.common_inputs.ssl.v3 import ssl_inputs_pb2
+from google.protobuf.message import Message
+from xds.core.v3.extension_pb2 import TypedExtensionConfig
+from xds.type.matcher.v3 import regex_pb2, string_pb2
+from xds.type.matcher.v3.matcher_pb2 import Matcher
+
+from vestibule.envoy.places import ads
+from vestibule.envoy.protos import packed, serialized
+from vestibule.spiffe import (
+    Reason,
+    Revocation,
+    RevokedAgent,
+    RevokedAuthority,
+    RevokedCertificate,
+    RevokedIdentity,
+)
+from vestibule.spiffe.revocations import MARK_BITS
+from vestibule.xds.resources import EXTENSION, Resource
+
+HTTP: Final = "revoked/http"
+TCP: Final = "revoked/tcp"
+"""The slots, in listeners for requests and in those for connections."""
+
+REVOKED: Final = "vestibule/revoked"
+"""How the names begin under which revoked callers are refused; after a slash follows what of theirs is revoked."""
+
+_NOT_REVOKED: Final = "vestibule/not-revoked"
+_SERIAL: Final = "vestibule.caller.serial"
+_BORN: Final = "vestibule.caller.born"
+_ISSUER: Final = "vestibule.caller.issuer"
+_CHAIN: Final = "vestibule.caller.chain"
+_FINGERPRINTS: Final = "vestibule.caller.fingerprints"
+_FACTS: Final = {
+    _SERIAL: "%DOWNSTREAM_PEER_SERIAL%",
+    _BORN: "%DOWNSTREAM_PEER_CERT_V_START(%s)%",
+    _ISSUER: "%DOWNSTREAM_PEER_ISSUER%",
+    _CHAIN: "%DOWNSTREAM_PEER_CHAIN_SERIALS%",
+    _FINGERPRINTS: "%DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256%",
+}
+_SHORTEST_NAME: Final = 32
+"""Hexadecimal digits of a key's identifier, so that it is found in an issuer's name by no accident."""
+
+_AT_ONCE: Final = 256
+"""So many authorities one regular expression looks for."""
+
+# network.set_filter_state's on_downstream_tls_handshake, which Envoy knows since 1.37 and the Python types do not yet:
+# field 2, of the same type as field 1.  Before the handshake there is no certificate to speak of.
+_AFTER_HANDSHAKE_FIELD: Final = 2 << 3 | 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """What is refused of callers, in the order of their names; equal lists make equal slots.
+
+    ``serials`` and ``above`` are as Envoy writes serial numbers; ``above`` are those of signing certificates.
+    ``identities`` come with the second since 1970 before which what they were issued does not count; None: nothing.
+    """
+
+    serials: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
+    identities: tuple[tuple[str, int | None], ...] = ()
+    issuers: tuple[str, ...] = ()
+    above: tuple[str, ...] = ()
+    fingerprints: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, revocations: Iterable[Revocation]) -> Refused:
+        """Whatever proxies can tell of what is revoked."""
+        serials, marks, above = set[str](), set[str](), set[str]()
+        issuers, fingerprints = set[str](), set[str]()
+        identities: dict[str, int | None] = {}
+        for each in revocations:
+            match each.target:
+                case RevokedCertificate(serial=serial):
+                    serials.add(written(serial))
+                    if each.reason is Reason.CA_COMPROMISE:
+                        above.add(written(serial))
+                case RevokedAgent(mark=mark):
+                    marks.add(written(mark << MARK_BITS)[: -MARK_BITS // 4])
+                case RevokedIdentity() as target:
+                    before = target.issued_before
+                    identities[str(target.spiffe_id)] = None if before is None else _seconds(before)
+                case RevokedAuthority() as target:
+                    fingerprints.add(target.fingerprint)
+                    if len(target.authority_id) >= _SHORTEST_NAME:
+                        issuers.add(target.authority_id)
+                case _:
+                    pass  # keys of tokens
+        return cls(
+            serials=tuple(sorted(serials)),
+            marks=tuple(sorted(marks)),
+            identities=tuple(sorted(identities.items())),
+            issuers=tuple(sorted(issuers)),
+            above=tuple(sorted(above)),
+            fingerprints=tuple(sorted(fingerprints)),
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody is refused."""
+        return self == NOBODY
+
+
+def written(serial: int) -> str:
+    """A serial number as Envoy writes it: hexadecimal, in whole bytes."""
+    digits = f"{serial:x}"
+    return digits if len(digits) % 2 == 0 else f"0{digits}"
+
+
+def _seconds(instant: datetime) -> int:
+    return int(instant.timestamp())
+
+
+NOBODY: Final = Refused()
+"""Where nothing is revoked."""
+
+
+# --------------------------------------------------------------------------------------- filters of listeners
+
+
+def facts() -> listener_components_pb2.Filter:
+    """The first filter of a chain with TLS: writes down what the slots look at."""
+    body = b""
+    for key, text in _FACTS.items():
+        value = value_pb2.FilterStateValue(
+            object_key=key,
+            factory_key="envoy.string",
+            format_string=SubstitutionFormatString(text_format_source={"inline_string": text}),
+        )
+        body += _field(_AFTER_HANDSHAKE_FIELD, serialized(value))
+    config = set_filter_state_pb2.Config()
+    config.MergeFromString(body)
+    return listener_components_pb2.Filter(
+        name="envoy.filters.network.set_filter_state", typed_config=packed(config)
+    )
+
+
+def _field(tag: int, body: bytes) -> bytes:
+    length, size = b"", len(body)
+    while size > 0x7F:
+        length += bytes([size & 0x7F | 0x80])
+        size >>= 7
+    return bytes([tag]) + length + bytes([size]) + body
+
+
+def http_filter() -> hcm_pb2.HttpFilter:
+    """The slot among the filters for requests: to be the first."""
+    return hcm_pb2.HttpFilter(name=HTTP, config_discovery=_discovery("http"))
+
+
+def tcp_filter() -> listener_components_pb2.Filter:
+    """The slot among the filters for connections, after ``facts``."""
+    return listener_components_pb2.Filter(name=TCP, config_discovery=_discovery("network"))
+
+
+def generation(cut: str) -> base_pb2.Metadata | None:
+    """What makes another filter chain of the same one: then what goes on in the old one ends, within the drain time."""
+    if not cut:
+        return None
+    metadata = base_pb2.Metadata()
+    metadata.filter_metadata["vestibule"].update({"revocation": cut})
+    return metadata
+
+
+def _discovery(layer: str) -> config_source_pb2.ExtensionConfigSource:
+    return config_source_pb2.ExtensionConfigSource(
+        config_source=ads(), type_urls=[f"type.googleapis.com/envoy.extensions.filters.{layer}.rbac.v3.RBAC"]
+    )
+
+
+# --------------------------------------------------------------------------------------------------- slots
+
+
+@lru_cache(maxsize=8)
+def slots(refused: Refused) -> dict[bool, Resource]:
+    """What fills the slots, the same for every proxy: True for requests, False for connections."""
+    matcher = _tree(refused)
+    http, tcp = http_rbac_pb2.RBAC(), network_rbac_pb2.RBAC(stat_prefix="revoked")
+    if matcher is not None:
+        http.matcher.CopyFrom(matcher)
+        tcp.matcher.CopyFrom(matcher)
+    return {True: _slot(HTTP, http), False: _slot(TCP, tcp)}
+
+
+def _slot(name: str, config: Message) -> Resource:
+    extension = extension_pb2.TypedExtensionConfig(name=name, typed_config=packed(config))
+    return Resource.of(EXTENSION, name, serialized(extension))
+
+
+def _tree(refused: Refused) -> Matcher | None:
+    """Each question that has an answer, one after the other; who is not refused by any is let through.
+
+    None where there is nothing to ask: without a matcher the filter lets everybody through.
+    """
+    if refused.is_empty:
+        return None
+    otherwise = _action(_NOT_REVOKED, allow=True)
+    if refused.identities:
+        on = {name: _born_before(since) for name, since in refused.identities}
+        otherwise = _map(_extension("caller", ssl_inputs_pb2.UriSanInput()), on, otherwise)
+    for matcher in _authorities(refused):
+        matcher.on_no_match.CopyFrom(otherwise)
+        otherwise = Matcher.OnMatch(matcher=matcher)
+    if refused.marks:
+        agent = _action(f"{REVOKED}/agent")
+        otherwise = _map(_state(_SERIAL), dict.fromkeys(refused.marks, agent), otherwise, prefix=True)
+    if refused.serials:
+        certificate = _action(f"{REVOKED}/certificate")
+        otherwise = _map(_state(_SERIAL), dict.fromkeys(refused.serials, certificate), otherwise)
+    return otherwise.matcher
+
+
+def _born_before(since: int | None) -> Matcher.OnMatch:
+    denied = _action(f"{REVOKED}/identity")
+    if since is None:
+        return denied
+    # What does not say when it was issued counts as old.
+    newer = _matches(_BORN, _from_on(since))
+    entry = Matcher.MatcherList.FieldMatcher(predicate=newer, on_match=_action(_NOT_REVOKED, allow=True))
+    return Matcher.OnMatch(
+        matcher=Matcher(matcher_list=Matcher.MatcherList(matchers=[entry]), on_no_match=denied)
+    )
+
+
+def _from_on(since: int) -> str:
+    """A regular expression for the decimal numbers from this one on: proxies compare no numbers here."""
+    digits = str(since)
+    greater = [
+        f"{digits[:place]}[{int(digit) + 1}-9][0-9]{{{len(digits) - place - 1}}}"
+        for place, digit in enumerate(digits)
+        if digit != "9"
+    ]
+    return "|".join([digits, *greater, f"[1-9][0-9]{{{len(digits)},}}"])
+
+
+def _authorities(refused: Refused) -> Iterator[Matcher]:
+    """Questions about who signed: by the issuer's name, and by the certificates that the caller showed.
+
+    A caller has to show every certificate between its own and the bundle, and an issuer's name holds its key's
+    identifier.  A thief's own authorities below a stolen one are known by the stolen one's place in the chain.
+    """
+    asked = (
+        (_ISSUER, refused.issuers, ".*(?:{}).*"),
+        (_CHAIN, refused.above, "(?:.*,)?(?:{})(?:,.*)?"),
+        (_FINGERPRINTS, refused.fingerprints, ".*(?:{}).*"),
+    )
+    for state, wanted, shape in asked:
+        for some in _in_parts(wanted):
+            entry = Matcher.MatcherList.FieldMatcher(
+                predicate=_matches(state, shape.format("|".join(some))),
+                on_match=_action(f"{REVOKED}/authority"),
+            )
+            yield Matcher(matcher_list=Matcher.MatcherList(matchers=[entry]))
+
+
+def _in_parts(wanted: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(wanted), _AT_ONCE):
+        yield wanted[start : start + _AT_ONCE]
+
+
+def _map(
+    source: TypedExtensionConfig,
+    entries: dict[str, Matcher.OnMatch],
+    otherwise: Matcher.OnMatch,
+    *,
+    prefix: bool = False,
+) -> Matcher.OnMatch:
+    tree = Matcher.MatcherTree(input=source)
+    target = tree.prefix_match_map if prefix else tree.exact_match_map
+    for key, matched in entries.items():
+        target.map[key].CopyFrom(matched)
+    return Matcher.OnMatch(matcher=Matcher(matcher_tree=tree, on_no_match=otherwise))
+
+
+def _matches(state: str, regex: str) -> Matcher.MatcherList.Predicate:
+    matcher = regex_pb2.RegexMatcher(regex=regex, google_re2=regex_pb2.RegexMatcher.GoogleRE2())
+    single = Matcher.MatcherList.Predicate.SinglePredicate(
+        input=_state(state), value_match=string_pb2.StringMatcher(safe_regex=matcher)
+    )
+    return Matcher.MatcherList.Predicate(single_predicate=single)
+
+
+def _state(key: str) -> TypedExtensionConfig:
+    return _extension(key, network_inputs_pb2.FilterStateInput(key=key))
+
+
+def _action(name: str, *, allow: bool = False) -> Matcher.OnMatch:
+    verdict = rbac_pb2.RBAC.ALLOW if allow else rbac_pb2.RBAC.DENY
+    return Matcher.OnMatch(action=_extension("action", rbac_pb2.Action(name=name, action=verdict)))
+
+
+def _extension(name: str, config: Message) -> TypedExtensionConfig:
+    return TypedExtensionConfig(name=name, typed_config=packed(config))
