@@ -22,6 +22,7 @@ KINDS: Final = (
     "revocations",
     "administrators",
     "rollout",
+    "emergencies",
 )
 
 

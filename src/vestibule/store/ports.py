@@ -21,6 +21,7 @@ from vestibule.records import (
     AppendedAuthority,
     Authority,
     BundleDeletion,
+    Emergency,
     Entry,
     FederationRelationship,
     Instance,
@@ -458,6 +459,30 @@ class IntentHistory(Protocol):
         ...
 
 
+class Emergencies(Protocol):
+    """Permissions of break-glass: those that hold, and those that did."""
+
+    async def all(self) -> list[Emergency]:
+        """All of them, oldest first."""
+        ...
+
+    async def add(self, emergency: Emergency) -> None:
+        """Keep a new one."""
+        ...
+
+    async def close(self, emergency_id: str, at: datetime, by: str) -> Emergency | None:
+        """End one; what is now kept, or ``None`` if there is none of this ID that is not ended already."""
+        ...
+
+    async def used(self, emergency_id: str, count: int) -> bool:
+        """Add to the number of its uses; whether it is known.  Published to nobody."""
+        ...
+
+    async def prune(self, before: datetime) -> int:
+        """Forget those that ended before this instant; how many."""
+        ...
+
+
 class Store(Protocol):
     """Everything that is kept."""
 
@@ -499,6 +524,8 @@ class Store(Protocol):
     def administrators(self) -> Administrators: ...
     @property
     def intents(self) -> IntentHistory: ...
+    @property
+    def emergencies(self) -> Emergencies: ...
     @property
     def changes(self) -> Changes: ...
     @property

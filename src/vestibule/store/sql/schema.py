@@ -50,6 +50,7 @@ REVISIONS: Final = (
     "0011",
     "0012",
     "0013",
+    "0014",
 )
 """All versions of the schema, oldest first; the last one is what is below."""
 
@@ -339,6 +340,27 @@ intents = Table(
     Column("committed_at", Instant),
     Column("files", LargeBinary, nullable=False),
     Index("intents_by_version", "version"),
+)
+
+emergencies = Table(
+    "emergencies",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("callers", Texts, nullable=False),
+    Column("service", Text, nullable=False),
+    Column("port", Text, nullable=False),
+    Column("method", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("ticket", Text, nullable=False),
+    Column("approver", Text, nullable=False),
+    Column("opener", Text, nullable=False),
+    Column("opened_at", Instant, nullable=False),
+    Column("expires_at", Instant, nullable=False),
+    Column("closed_at", Instant),
+    Column("closed_by", Text, nullable=False),
+    Column("uses", BigInteger, nullable=False),
+    info={KIND: "emergencies"},
 )
 
 # One row: what is being rolled out now.

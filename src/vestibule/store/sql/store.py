@@ -10,6 +10,7 @@ from vestibule.store.sql.administrators import SqlAdministrators
 from vestibule.store.sql.agents import SqlAgents
 from vestibule.store.sql.bundles import SqlBundles
 from vestibule.store.sql.database import Database
+from vestibule.store.sql.emergencies import SqlEmergencies
 from vestibule.store.sql.entries import SqlEntries
 from vestibule.store.sql.instances import SqlInstances
 from vestibule.store.sql.intents import SqlIntentHistory
@@ -51,6 +52,7 @@ class SqlStore:
         self.crls = SqlCrls(database)
         self.administrators = SqlAdministrators(database, self.changes)
         self.intents = SqlIntentHistory(database, self.changes)
+        self.emergencies = SqlEmergencies(database, self.changes)
 
     def observe(self, observer: Callable[[str, float, str], None]) -> None:
         """Tell of every transaction from now on; see ``Database.observe``."""
