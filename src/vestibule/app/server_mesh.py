@@ -13,12 +13,13 @@ from starlette.routing import Route
 
 from vestibule.app.codes import NO_INTENT_DIRECTORY
 from vestibule.app.intent_source import source_of
-from vestibule.app.server_rollout import rollout_metrics
+from vestibule.app.server_rollout import break_glass_metrics, rollout_metrics
 from vestibule.app.server_services import Services
 from vestibule.app.server_settings import ServerSettings
 from vestibule.clock import Clock
 from vestibule.doors.admin_api import MeshStatus
 from vestibule.doors.ads import ServerAdsDoor
+from vestibule.doors.break_glass_api import BreakGlassDoor, BreakGlassReportsDoor
 from vestibule.doors.identity_api.values import unix
 from vestibule.doors.intent_api import InForce, IntentDoor
 from vestibule.doors.limits import Limits
@@ -29,6 +30,7 @@ from vestibule.identity.beacon import Beacon
 from vestibule.intent import load_files
 from vestibule.mesh import CommitInfo, Publisher, Rolling, Source, SvidLifetimes
 from vestibule.mesh import Discovery as MeshDiscovery
+from vestibule.mesh.break_glass import BreakGlass, sentence
 from vestibule.mesh.departures import Departures
 from vestibule.mesh.error_rates import Count, Report, Side
 from vestibule.mesh.kept_intents import unpack
@@ -97,8 +99,13 @@ class IdentityOnly:
 
     def __init__(self) -> None:
         self._never = Beacon()
-        self.services: Sequence[Servable] = ()
-        self.operators: Sequence[Servable] = (RolloutDoor(None).servable(), IntentDoor().servable())
+        emergencies = BreakGlassDoor(None)
+        self.services: Sequence[Servable] = (emergencies.servable(),)
+        self.operators: Sequence[Servable] = (
+            RolloutDoor(None).servable(),
+            IntentDoor().servable(),
+            emergencies.servable(),
+        )
         self.pages: Sequence[Route] = ()
 
     @property
@@ -161,6 +168,7 @@ class IdentityOnly:
     def measured(self, metrics: Metrics) -> None:
         """There is nothing to count."""
         rollout_metrics(metrics)
+        break_glass_metrics(metrics)
 
     def background(self) -> Mapping[str, Background]:
         """There is nothing to do."""
@@ -197,20 +205,33 @@ class IntentMesh:
             leads=lambda: services.store.leads,
             load=partial(load_files, environment=environment),
         )
-        self._discovery = MeshDiscovery(services.store.instances, self.rolling, clock)
+        self.break_glass = BreakGlass(
+            services.store,
+            services.audit,
+            clock,
+            intents=self.rolling.in_force,
+            entitled=services.entitlements.is_entitled,
+        )
+        self._discovery = MeshDiscovery(services.store.instances, self.rolling, clock, self.break_glass)
         self._unenforced = Unenforced()
         self._departures = Departures(self._ledger.state, self._discovery.instance)
         self.discovery: Discovery = Draining(self._discovery, self._departures)
         self._publisher = Publisher(
-            self.rolling, self._discovery, self._lifetimes, services.revocations, clock
+            self.rolling, self._discovery, self._lifetimes, services.revocations, clock, self.break_glass
         )
         self.rolling.compares_with(self._publisher.compiled)
         ads = ServerAdsDoor(
             self._publisher, services.entitlements, self._discovery.instance, self._ledger, clock
         )
-        self.services: Sequence[Servable] = ads.servables()
+        # Administrators come to the port, operators to the socket.
+        emergencies = BreakGlassDoor(self.break_glass)
+        self.services: Sequence[Servable] = (*ads.servables(), emergencies.servable())
         rollout = RolloutDoor(self.rolling, self.rollout)
-        self.operators: Sequence[Servable] = (rollout.servable(), IntentDoor(self.in_force).servable())
+        self.operators: Sequence[Servable] = (
+            rollout.servable(),
+            IntentDoor(self.in_force).servable(),
+            emergencies.servable(),
+        )
 
     @property
     def status(self) -> MeshStatus:
@@ -221,6 +242,7 @@ class IntentMesh:
         await self._source.load()
         await self._discovery.load()
         await self._lifetimes.load()
+        await self.break_glass.load()
         await self.rolling.load()
 
     def background(self) -> Mapping[str, Background]:
@@ -230,6 +252,7 @@ class IntentMesh:
             "discovery": self._discovery.run,
             "svid-lifetimes": self._lifetimes.run,
             "publisher": self._publisher.run,
+            "break-glass": self.break_glass.run,
             "rollout": self.rolling.run,
             "rollout-elsewhere": self._follow_rollout,
         }
@@ -250,7 +273,8 @@ class IntentMesh:
     def reports(self, limits: Limits) -> Sequence[Servable]:
         """What proxies count."""
         door = TrafficReportsDoor(self._entitlements, self._discovery.instance, self._counted, limits)
-        return (door.servable(),)
+        uses = BreakGlassReportsDoor(self.break_glass.used, limits)
+        return (door.servable(), uses.servable())
 
     def warnings(self) -> Sequence[str]:
         """What an operator should know of the rollout, and of instances."""
@@ -258,11 +282,13 @@ class IntentMesh:
             f"instance {each.id} runs in version {each.version}, which {each.service} does not list"
             for each in self._discovery.undeclared()
         ]
-        return [*self._unenforced.warnings(), *self.rollout().warnings, *undeclared]
+        emergencies = [f"{each.rule} is open: {sentence(each)}" for each in self.break_glass.holding()]
+        return [*emergencies, *self._unenforced.warnings(), *self.rollout().warnings, *undeclared]
 
     def measured(self, metrics: Metrics) -> None:
         """How rollouts go."""
         rollout_metrics(metrics, self.rolling, self.rollout)
+        break_glass_metrics(metrics, self.break_glass)
 
     def _counted(self, instance: Instance, traffic: ProxyTraffic) -> None:
         report = Report(

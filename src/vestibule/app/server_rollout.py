@@ -1,4 +1,4 @@
-"""What a server counts of its rollouts."""
+"""What a server counts of its rollouts, and of break-glass."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from vestibule.intent import Severity
 from vestibule.mesh import Rolling
+from vestibule.mesh.break_glass import BreakGlass
 from vestibule.mesh.rollout import Phase
 from vestibule.mesh.rollout_view import RolloutView
 from vestibule.telemetry.metrics import Metrics
@@ -38,3 +39,17 @@ def rollout_metrics(
             else 0
         ),
     )
+
+
+def break_glass_metrics(metrics: Metrics, break_glass: BreakGlass | None = None) -> None:
+    """Register it."""
+    metrics.gauge(
+        "break_glass_open",
+        "Permissions of break-glass that hold now.",
+        lambda: 0 if break_glass is None else len(break_glass.holding()),
+    )
+    uses = metrics.counter(
+        "break_glass_uses", "Calls that only break-glass allowed, by the called service.", "service"
+    )
+    if break_glass is not None:
+        break_glass.observe = lambda service, count: uses.labels(service).inc(count)

@@ -62,7 +62,16 @@ class PerSource:
 class Limits:
     """The limits of one server's doors."""
 
-    NAMES: Final = ("attestation", "signing", "administration", "return", "time", "templates", "traffic")
+    NAMES: Final = (
+        "attestation",
+        "signing",
+        "administration",
+        "return",
+        "time",
+        "templates",
+        "traffic",
+        "uses",
+    )
 
     def __init__(
         self,
@@ -91,5 +100,7 @@ class Limits:
         self.time = limit("time", 50, 200, 1.0)
         # An agent reports what its proxies counted once per second at most.
         self.traffic = limit("traffic", 5, 20, 5.0)
+        # An agent reports uses of break-glass once per second at most; each report is a write to the audit log.
+        self.uses = limit("uses", 3, 10, 5.0)
         # Each derivation is a write, and makes an agent fetch its entries.
         self.templates = limit("templates", 50, 200, 10.0)

@@ -302,7 +302,12 @@ class World:
         """All that decides about calls to one port of a service."""
         found = self.intent.services[service]
         policy = in_time(port_policy(self.intent, found, found.ports[port]), self.as_of)
-        emergencies = tuple(rule for rule in self._emergencies.get(service, ()) if rule.port in (None, port))
+        # What asks for a method or a path asks for HTTP.
+        emergencies = tuple(
+            rule
+            for rule in self._emergencies.get(service, ())
+            if rule.port in (None, port) and (policy.is_http or not (rule.methods or rule.paths))
+        )
         return replace(policy, emergencies=emergencies) if emergencies else policy
 
     @property
@@ -353,8 +358,10 @@ class World:
     def _allowed_in_emergency(self, caller: SpiffeId) -> Iterator[str]:
         for service, rules in self._emergencies.items():
             known = self.intent.services.get(service)
-            for each in destinations_of(known) if known is not None else ():
-                if may_call(rules, caller, each.port.name):
+            if known is None or not may_call(rules, caller):
+                continue
+            for each in destinations_of(known):
+                if may_call(self.policy(service, each.port.name).emergencies, caller, each.port.name):
                     yield each.name
 
     @cached_property

@@ -105,13 +105,13 @@ def matches_of(caller: At[Caller], names: Names, findings: Findings) -> tuple[Id
         fix = advice(found.name, names.roles, "roles")
         findings.add(codes.UNKNOWN_NAME, message, caller.at, advice=fix)
         return ()
-    if why := _out_of_reach(found, names.trust_domain):
+    if why := out_of_reach(found, names.trust_domain):
         findings.add(codes.CALLER_OUT_OF_REACH, f"{found} {why}", caller.at)
         return ()
     return (found,)
 
 
-def _out_of_reach(match: IdentityMatch, trust_domain: TrustDomain | None) -> str | None:
+def out_of_reach(match: IdentityMatch, trust_domain: TrustDomain | None) -> str | None:
     if trust_domain and match.id.trust_domain != trust_domain:
         return f"is not in the trust domain {trust_domain}, and others are not supported by this version"
     if not match.id.path:

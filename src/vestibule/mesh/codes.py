@@ -87,3 +87,52 @@ MALFORMED_REPORT = define(
     "cannot be.",
     advice="Use a sidecar and an agent of the same version as the server.",
 )
+EMERGENCY_REFUSED = define(
+    "VST4090",
+    "break-glass-refused",
+    Kind.INVALID,
+    Fault.OPERATOR,
+    meaning="A permission of break-glass lacks a reason, a ticket or an approver, lasts longer than four hours, or "
+    "speaks of what cannot be.",
+    advice="Say who may call what, why, by which ticket, who agreed, and for how long: --for 1h, at most 4h.",
+)
+APPROVED_BY_ITSELF = define(
+    "VST4091",
+    "approved-by-its-opener",
+    Kind.DENIED,
+    Fault.OPERATOR,
+    meaning="Whoever opens break-glass has named themselves as the one who agreed.",
+    advice="Let somebody else agree, and name that person with --approver.",
+)
+EMERGENCY_UNKNOWN_NAME = define(
+    "VST4092",
+    "break-glass-unknown-name",
+    Kind.NOT_FOUND,
+    Fault.OPERATOR,
+    meaning="The intent in force has no such service, port, role or caller.",
+    advice="Write names as rules do: a service, role:NAME, or a SPIFFE ID; SERVICE/PORT for one port.",
+)
+EMERGENCY_NOT_OPEN = define(
+    "VST4093",
+    "break-glass-not-open",
+    Kind.NOT_FOUND,
+    Fault.OPERATOR,
+    meaning="There is no permission of break-glass of this ID that still holds.",
+    advice="`vestibule break-glass list` shows those that hold, and with --all those that have ended.",
+)
+TOO_MANY_EMERGENCIES = define(
+    "VST4094",
+    "too-many-emergencies",
+    Kind.EXHAUSTED,
+    Fault.OPERATOR,
+    meaning="As many permissions of break-glass are open as the server keeps at once.",
+    advice="Close those that are not needed any more; what is needed for long belongs into the intent, as a rule.",
+)
+MALFORMED_USES = define(
+    "VST4095",
+    "malformed-uses",
+    Kind.INVALID,
+    Fault.VESTIBULE,
+    meaning="An agent's report of uses of break-glass cannot be read.",
+    advice="Update the agent, or the server, so that both have the same version.",
+)

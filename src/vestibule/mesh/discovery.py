@@ -25,10 +25,12 @@ from vestibule.mesh.codes import (
     UNKNOWN_SERVICE,
 )
 from vestibule.mesh.intents import Intents
-from vestibule.mesh.revision import Revision
+from vestibule.mesh.permissions import NoPermissions, Permissions
+from vestibule.mesh.revision import Revision, first_change
 from vestibule.records import (
     Address,
     CheckView,
+    Emergency,
     Health,
     Instance,
     Lease,
@@ -55,7 +57,10 @@ class Discovery:
     ``instances_revision`` grows with every change of who runs where.
     """
 
-    def __init__(self, kept: Instances, intents: Intents, clock: Clock) -> None:
+    def __init__(
+        self, kept: Instances, intents: Intents, clock: Clock, permissions: Permissions | None = None
+    ) -> None:
+        self._permissions = permissions or NoPermissions()
         self.instances_revision = Revision()
         self._kept = kept
         self._intents = intents
@@ -183,11 +188,14 @@ class Discovery:
     @property
     def revision(self) -> int:
         """Changes when ``describe`` may answer differently."""
-        return self._intents.revision.value
+        return self._intents.revision.value + self._permissions.revision.value
 
     async def changed(self, since: int) -> int:
         """Wait until ``revision`` differs from ``since``; returns it."""
-        return await self._intents.revision.changed(since)
+        while self.revision == since:
+            revisions = (self._intents.revision, self._permissions.revision)
+            await first_change(*((each, each.value) for each in revisions))
+        return self.revision
 
     def describe(self, spiffe_id: SpiffeId) -> ServiceView | None:
         """The service with this identity, and what it may call; ``None`` when there is none.
@@ -197,7 +205,7 @@ class Discovery:
         views = [
             view
             for intent in reversed(self._intents.in_force())
-            if (view := _described(intent, spiffe_id)) is not None
+            if (view := _described(intent, spiffe_id, self._permissions.holding())) is not None
         ]
         if not views:
             return None
@@ -295,14 +303,16 @@ def _ports_of(declared: Service | Gateway) -> Iterable[str]:
     return declared.listeners if isinstance(declared, Gateway) else declared.ports
 
 
-def _described(intent: Intent, spiffe_id: SpiffeId) -> ServiceView | None:
+def _described(
+    intent: Intent, spiffe_id: SpiffeId, emergencies: tuple[Emergency, ...] = ()
+) -> ServiceView | None:
     declared = _declared_in(intent, spiffe_id)
     if declared is None:
         return None
     if isinstance(declared, Gateway):
         return _described_gateway(intent, declared)
     service = declared
-    world = World(intent=intent)
+    world = World(intent=intent, emergencies=emergencies)
     return ServiceView(
         service=service.name,
         spiffe_id=spiffe_id,

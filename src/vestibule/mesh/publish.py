@@ -20,6 +20,7 @@ from vestibule.errors import VestibuleError
 from vestibule.intent import Intent
 from vestibule.mesh.discovery import Discovery
 from vestibule.mesh.intents import Intents
+from vestibule.mesh.permissions import NoPermissions, Permissions
 from vestibule.mesh.revision import Revision, first_change
 from vestibule.spiffe import Revocations, SpiffeId
 from vestibule.xds.inspection import check
@@ -89,7 +90,9 @@ class Publisher:
         lifetimes: Lifetimes,
         revocations: RevocationSource | None = None,
         clock: Clock | None = None,
+        permissions: Permissions | None = None,
     ) -> None:
+        self._permissions = permissions or NoPermissions()
         self._revocations = NothingRevoked() if revocations is None else revocations
         self._unexpired = Unexpired()
         self._slots: tuple[Resource, ...] = ()
@@ -127,14 +130,20 @@ class Publisher:
             await self._revocations.changed(seen)
 
     async def _follow_world(self) -> None:
-        revisions = (self._intents.revision, self._discovery.instances_revision, self._lifetimes.revision)
+        revisions = (
+            self._intents.revision,
+            self._discovery.instances_revision,
+            self._lifetimes.revision,
+            self._permissions.revision,
+        )
         while True:
             seen = [(each, each.value) for each in revisions]
             revoked = self._revocations.revision
             now = self._clock.now()
             if self._gather(now):
                 await self._compile_all()
-            endings = (next_expiry(each, now) for each in self._intents.in_force())
+            endings = [next_expiry(each, now) for each in self._intents.in_force()]
+            endings.append(self._permissions.next_end(now))
             ends = min((each for each in endings if each is not None), default=None)
             await self._next_change(seen, revoked, ends)
 
@@ -226,6 +235,7 @@ class Publisher:
             default_svid_ttl=self._lifetimes.default,
             revocations=self._unexpired.of(self._revocations.now, now),
             as_of=last_expiry(intent, now),
+            emergencies=self._permissions.holding(),
         )
 
     def _compiler_of(self, version: str | None) -> Compiler | None:
