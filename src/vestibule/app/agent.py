@@ -23,6 +23,7 @@ from vestibule.agent.cache import SvidCache
 from vestibule.agent.changed import Changed
 from vestibule.agent.codes import AGENT_IS_BANNED, ALREADY_RUNNING
 from vestibule.agent.delegation import Delegation
+from vestibule.agent.emergency_uses import EmergencyUses, UsesFile
 from vestibule.agent.jwt_svids import JwtSvids
 from vestibule.agent.kept_snapshots import KeptSnapshots
 from vestibule.agent.rebootstrap import REBOOTSTRAP_DELAY, Rebootstrap
@@ -46,8 +47,10 @@ from vestibule.app.codes import INVALID_SETTING
 from vestibule.app.settled import settle
 from vestibule.app.socket_directories import socket_directory
 from vestibule.attest.workload.supervised import Vouched, is_descendant
+from vestibule.calls import break_glass
 from vestibule.calls.ads import AdsCalls
 from vestibule.calls.app_checks import ask
+from vestibule.calls.break_glass import BreakGlassReports
 from vestibule.calls.channel import ServerChannel, UnverifiedChannel
 from vestibule.calls.identity_api import IdentityApi
 from vestibule.calls.mesh_api import NODE, MeshApi
@@ -256,6 +259,10 @@ class Agent:
         self.ledger = Ledger()
         self.strangers = Strangers(clock)
         self.access_log = AccessLog(settings.data_dir / "access.jsonl")
+        self.emergency_uses = EmergencyUses(
+            UsesFile(settings.data_dir / "break-glass.sealed", sealer, settings.trust_domain),
+            BreakGlassReports(Client(self.channel, break_glass.REPORTS)),
+        )
         self.started_at = clock.now()
 
     # ---------------------------------------------------------------------------------- running
@@ -280,6 +287,7 @@ class Agent:
             async with asyncio.TaskGroup() as tasks:
                 running = [
                     tasks.create_task(self.access_log.run(), name="access-log"),
+                    tasks.create_task(self.emergency_uses.run(), name="break-glass-uses"),
                     tasks.create_task(self.relay.run(), name="relay"),
                     tasks.create_task(self.sync.run(), name="sync"),
                     tasks.create_task(self.revocations.run(), name="revocations"),
@@ -324,7 +332,7 @@ class Agent:
             SdsDoor(self.workloads, self.settings.sds, self.sidecars_identity).servable(),
             *AgentAdsDoor(self.proxy_of, self.relay, self.ledger, self.clock, self.client_of).servables(),
             SidecarDoor(self.sidecars, self.grants, self.workloads.attest).servable(),
-            AccessLogDoor(self.reporter_of, self.access_log).servable(),
+            AccessLogDoor(self.reporter_of, self.access_log, self.emergency_uses).servable(),
             HealthDoor(self._problem).servable(),
         ]
         return [*services, *reflection(services)]
@@ -367,7 +375,13 @@ class Agent:
             sessions=lambda: self.sidecars.sessions,
             connected_proxies=self._connected_proxies,
             problems=lambda: filter(
-                None, (self.sync.not_saved, self.revocations.not_saved, self.access_log.problem)
+                None,
+                (
+                    self.sync.not_saved,
+                    self.revocations.not_saved,
+                    self.access_log.problem,
+                    self.emergency_uses.not_saved,
+                ),
             ),
             version=__version__,
             started_at=self.started_at,
@@ -422,6 +436,7 @@ class Agent:
         holdings = self.vault.load()
         self.cache.become(holdings)
         self.views.load()
+        self.emergency_uses.load()
         if holdings.own is not None:
             self.cache.get_ready()
             _log.info("took up %d SVIDs from disk", len(holdings.svids))

@@ -85,6 +85,11 @@ def _metrics(agent: Agent) -> Metrics:
     metrics.gauge(
         "agent_access_records_dropped", "Access records that could not be kept.", lambda: log.dropped
     )
+    metrics.gauge(
+        "agent_break_glass_uses_waiting",
+        "Calls that only break-glass allowed and that the server has not yet put on record.",
+        lambda: agent.emergency_uses.waiting,
+    )
     _watch_checks(metrics, agent)
     _watch_sync(metrics, agent)
     _watch_attestation(metrics, agent)

@@ -20,6 +20,7 @@ LONGEST_TEXT: Final = 1000
 """Characters of each text that are reported."""
 MOST_IDS: Final = 16
 """Requests that are named of one kind."""
+LONGEST_ID: Final = 64
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -70,7 +71,7 @@ def use_from_wire(message: wire.EmergencyUse) -> EmergencyUse:
         count=message.count,
         first=_EPOCH + message.first * _MICROSECOND,
         last=_EPOCH + message.last * _MICROSECOND,
-        request_ids=tuple(_text(each) for each in message.request_ids[:MOST_IDS]),
+        request_ids=tuple(_text(each[:LONGEST_ID]) for each in message.request_ids[:MOST_IDS]),
     )
 
 

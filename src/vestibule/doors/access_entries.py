@@ -8,8 +8,9 @@ the call (``source`` for outbound, ``destination`` for inbound records).  The cu
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, Literal, TypeAlias
@@ -18,6 +19,7 @@ from envoy.config.core.v3.address_pb2 import Address
 from envoy.config.core.v3.base_pb2 import RequestMethod
 from envoy.data.accesslog.v3.accesslog_pb2 import (
     AccessLogCommon,
+    AccessLogType,
     HTTPAccessLogEntry,
     TCPAccessLogEntry,
     TLSProperties,
@@ -27,6 +29,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from vestibule.observe.access_log import AccessLine, Edge
 from vestibule.observe.access_record import SCHEMA, Direction, Layer, Verdict
+from vestibule.records import BREAK_GLASS
 
 FLAGS: Final = {
     "failed_local_healthcheck": "LH",
@@ -88,6 +91,7 @@ _OUT_OF_TIME: Final = "max_duration_timeout"
 """How a gRPC call ends at its deadline, for which there is no flag."""
 _LIMIT: Final = "x-vestibule-limit"
 """The header in which a proxy that refuses names the rate limit (``envoy.limits``)."""
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-|$)")
 _REDIRECTS: Final = range(300, 400)
 
 
@@ -176,7 +180,12 @@ class EntryLines:
             f'"layer":"{layer.value}","details":{_text(details)},'
             f'"bytes_received":{connection.received_bytes},"bytes_sent":{connection.sent_bytes}'
         )
-        return self._line(own, common, verdict, flags)
+        line = self._line(own, common, verdict, flags)
+        if common.access_log_type == AccessLogType.TcpUpstreamConnected:
+            # There will be another line when it ends, which counts.
+            return replace(line, edge=None)
+        # Told of when it began, unless it did not get that far.
+        return replace(line, by_break_glass=False) if verdict is Verdict.ALLOWED else line
 
     def _destination(self, common: AccessLogCommon) -> tuple[str, str]:
         if self._name is None:
@@ -201,6 +210,7 @@ class EntryLines:
             destination = ""
         plaintext = self._inbound and not tls.tls_version and verdict is not Verdict.REFUSED
         failure = common.downstream_transport_failure_reason or common.upstream_transport_failure_reason
+        rule = limit or _tag(tags, "rule") or _deciding_rule(common)
         text = (
             f'{{"schema":"{SCHEMA}","time":"{_time(common.start_time)}","verdict":"{verdict.value}",{self._constant},'
             f'"source_spiffe_id":{_text(source)},"source_address":{_text(_address(common.downstream_remote_address))},'
@@ -208,20 +218,22 @@ class EntryLines:
             f'"destination_spiffe_id":{_text(destination)},'
             f'"destination_address":{_text(_address(common.upstream_remote_address))},{own},'
             f'"flags":{json.dumps(flags) if flags else "[]"},"route":{_text(common.route_name)},'
-            f'"rule":{_text(limit or _tag(tags, "rule") or _denying_rule(common))},'
+            f'"rule":{_text(rule)},'
             f'"version":{_text(_tag(tags, "destination_version"))},"plaintext":{"true" if plaintext else "false"},'
             f'"tls_version":"{_TLS_VERSIONS.get(tls.tls_version, "")}",'
             f'"peer_serial":{_text(_tag(tags, "peer_serial"))},'
             f'"transport_failure":{_text(failure)},"duration_ms":{_duration(common)},'
             f'"upstream_ms":{_milliseconds(common, "time_to_first_upstream_rx_byte")},'
             f'"attempts":{common.upstream_request_attempt_count or "null"},'
+            f'"trace_id":"{_trace_id(tags)}",{_shadow(common)},'
             f'"intent_version":{_text(self._reporter.intent_version())}}}'
         )
         if not self._inbound:
             return AccessLine(text, None)
         unknown = verdict is Verdict.REFUSED or not peer
         source = PLAINTEXT if plaintext else "unknown" if unknown else peer
-        return AccessLine(text, Edge(source, self._reporter.service, verdict.value))
+        edge = Edge(source, self._reporter.service, verdict.value)
+        return AccessLine(text, edge, by_break_glass=rule.startswith(BREAK_GLASS))
 
 
 def _flags(common: AccessLogCommon) -> tuple[str, ...]:
@@ -251,11 +263,36 @@ def _tcp_verdict(details: str, flags: tuple[str, ...]) -> Verdict:
     return Verdict.FAILED if _NO_UPSTREAM_FLAGS.intersection(flags) else Verdict.ALLOWED
 
 
-def _denying_rule(common: AccessLogCommon) -> str:
-    fields = common.metadata.filter_metadata.get("envoy.filters.http.rbac")
-    if fields is None or "enforced_effective_policy_id" not in fields.fields:
+def _deciding_rule(common: AccessLogCommon) -> str:
+    if rule := _noted(common, "envoy.filters.http.rbac", "enforced_effective_policy_id"):
+        return rule
+    # The network filter says only what its shadow rules say, among which the permissions of break-glass are.
+    rule = _noted(common, "envoy.filters.network.rbac", "shadow_effective_policy_id")
+    refused = common.connection_termination_details.startswith(_DENIED_DETAILS)
+    return rule if rule.startswith(BREAK_GLASS) and not refused else ""
+
+
+def _shadow(common: AccessLogCommon) -> str:
+    """What would have been decided if rules in shadow mode counted; nothing where there are none."""
+    place = "envoy.filters.http.rbac"
+    result = _noted(common, place, "shadow_engine_result")
+    if result not in ("allowed", "denied"):
+        return '"shadow_verdict":"","shadow_rule":""'
+    rule = _noted(common, place, "shadow_effective_policy_id")
+    return f'"shadow_verdict":"{result}","shadow_rule":{_text(rule)}'
+
+
+def _noted(common: AccessLogCommon, place: str, key: str) -> str:
+    fields = common.metadata.filter_metadata.get(place)
+    if fields is None or key not in fields.fields:
         return ""
-    return str(fields.fields["enforced_effective_policy_id"].string_value)
+    return str(fields.fields[key].string_value)
+
+
+def _trace_id(tags: Any) -> str:
+    """Of W3C trace context, if the request has one that is well formed."""
+    found = _TRACEPARENT.match(tags.get("traceparent", ""))
+    return found[1] if found else ""
 
 
 def _tag(tags: Any, name: str) -> str:

@@ -23,9 +23,9 @@ class LineSink(Protocol):
 class AccessLogDoor:
     """Takes log streams from the Envoys of attached sidecars, and from nobody else."""
 
-    def __init__(self, reporter_of: Callable[[Stream], Reporter], sink: LineSink) -> None:
+    def __init__(self, reporter_of: Callable[[Stream], Reporter], *sinks: LineSink) -> None:
         self._reporter_of = reporter_of
-        self._sink = sink
+        self._sinks = sinks
 
     def servable(self) -> Servable:
         return serve(SERVICE, self)
@@ -38,6 +38,8 @@ class AccessLogDoor:
             if lines is None:
                 # The identifier comes once; its node says nothing that we would believe.
                 lines = EntryLines(LogName.parse(message.identifier.log_name), reporter)
-            self._sink.append([lines.http(entry) for entry in message.http_logs.log_entry])
-            self._sink.append([lines.tcp(entry) for entry in message.tcp_logs.log_entry])
+            found = [lines.http(entry) for entry in message.http_logs.log_entry]
+            found += [lines.tcp(entry) for entry in message.tcp_logs.log_entry]
+            for sink in self._sinks:
+                sink.append(found)
         await stream.send_message(als_pb2.StreamAccessLogsResponse())

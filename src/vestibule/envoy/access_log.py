@@ -7,24 +7,29 @@ listener has many destinations and leaves both parts empty; there, as everywhere
 A proxy logs every request of a burst, and of a lasting load ``SERVED_PER_SECOND``; refused and failed ones have a
 budget of their own.  A flood of requests must neither cost the callers a third of the throughput, which logging all of
 them does, nor keep the node's agent from its work.  Envoy counts all requests in any case.
+
+What only break-glass allows has a log of its own, without any such budget and with a buffer that outlasts a restart of
+the agent; the others leave it out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Final, TypeAlias
 
 from envoy.config.accesslog.v3 import accesslog_pb2
 from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog, AccessLogFilter
 from envoy.config.core.v3 import base_pb2, config_source_pb2
 from envoy.extensions.access_loggers.filters.process_ratelimit.v3 import process_ratelimit_pb2
 from envoy.extensions.access_loggers.grpc.v3 import als_pb2
+from envoy.type.matcher.v3.metadata_pb2 import MetadataMatcher
 from envoy.type.v3.token_bucket_pb2 import TokenBucket
-from google.protobuf.wrappers_pb2 import UInt32Value
+from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from vestibule.envoy.limits import HEADER as LIMIT_HEADER
 from vestibule.envoy.places import ads, agent_service
 from vestibule.envoy.protos import packed, seconds, serialized
+from vestibule.records import BREAK_GLASS
 from vestibule.xds.resources import TOKEN_BUCKET, Resource
 
 SERVED_PER_SECOND: Final = 20
@@ -35,11 +40,20 @@ FAILED_BURST: Final = 1000
 
 FLUSH_SECONDS: Final = 0.25
 BUFFER_BYTES: Final = 65536
+EMERGENCY_BUFFER_BYTES: Final = 4 * 1024 * 1024
+"""What a worker keeps of calls that break-glass allowed, while the agent is away: some thousands."""
+
+_Place: TypeAlias = tuple[str, str]
+_HTTP_RBAC: Final = ("envoy.filters.http.rbac", "enforced_effective_policy_id")
+# The network filter says only what its shadow rules say.
+_NETWORK_RBAC: Final = ("envoy.filters.network.rbac", "shadow_effective_policy_id")
+"""Where the filters note which rule decided: of which filter, under which key."""
 
 _SERVED: Final = "access-log/served"
 _FAILED: Final = "access-log/failed"
 
 INBOUND_TAGS: Final = {"peer_serial": "%DOWNSTREAM_PEER_SERIAL%"}
+_TRACED: Final = {"traceparent": "%REQ(TRACEPARENT)%"}
 REQUEST_ID: Final = "vestibule.request_id"
 """The filter state in which a request's id is kept where the request itself loses it."""
 
@@ -53,12 +67,36 @@ OUTBOUND_TAGS: Final = {
 
 def inbound(service: str, port: str) -> AccessLog:
     """Requests that arrive for the app."""
-    return _requests(f"vestibule/inbound/{service}/{port}", INBOUND_TAGS)
+    return _requests(f"vestibule/inbound/{service}/{port}", INBOUND_TAGS, ordinary=_HTTP_RBAC)
+
+
+def emergencies(service: str, port: str) -> AccessLog:
+    """Requests that arrive for the app and that only break-glass allows: every one of them."""
+    name = f"vestibule/inbound/{service}/{port}"
+    config = als_pb2.HttpGrpcAccessLogConfig(
+        common_config=_common(name, {**INBOUND_TAGS, **_TRACED}, EMERGENCY_BUFFER_BYTES),
+        additional_response_headers_to_log=[LIMIT_HEADER],
+    )
+    return AccessLog(
+        name="envoy.access_loggers.http_grpc",
+        filter=_by_break_glass(_HTTP_RBAC),
+        typed_config=packed(config),
+    )
 
 
 def inbound_connections(service: str, port: str) -> AccessLog:
     """Connections that arrive, also those whose handshake failed: only a listener's own log knows of them."""
-    return _connections(f"vestibule/inbound/{service}/{port}", INBOUND_TAGS)
+    return _connections(f"vestibule/inbound/{service}/{port}", INBOUND_TAGS, ordinary=_NETWORK_RBAC)
+
+
+def emergency_connections(service: str, port: str) -> AccessLog:
+    """TCP connections that only break-glass allows: every one of them, when it begins and when it ends."""
+    common = _common(f"vestibule/inbound/{service}/{port}", INBOUND_TAGS, EMERGENCY_BUFFER_BYTES)
+    return AccessLog(
+        name="envoy.access_loggers.tcp_grpc",
+        filter=_by_break_glass(_NETWORK_RBAC),
+        typed_config=packed(als_pb2.TcpGrpcAccessLogConfig(common_config=common)),
+    )
 
 
 def outbound(service: str = "", port: str = "") -> AccessLog:
@@ -86,32 +124,54 @@ def limits() -> Iterator[Resource]:
         yield Resource.of(TOKEN_BUCKET, name, serialized(bucket))
 
 
-def _requests(name: str, tags: Mapping[str, str]) -> AccessLog:
+def _requests(name: str, tags: Mapping[str, str], ordinary: _Place | None = None) -> AccessLog:
+    """``ordinary``: without what break-glass allows, which is logged elsewhere."""
     config = als_pb2.HttpGrpcAccessLogConfig(
-        common_config=_common(name, tags), additional_response_headers_to_log=[LIMIT_HEADER]
+        common_config=_common(name, {**tags, **_TRACED}), additional_response_headers_to_log=[LIMIT_HEADER]
     )
     failed = _both(_either(_status_of_failure(), _any_flag()), _within(_FAILED))
     return AccessLog(
         name="envoy.access_loggers.http_grpc",
-        filter=_either(failed, _within(_SERVED)),
+        filter=_without_break_glass(_either(failed, _within(_SERVED)), ordinary),
         typed_config=packed(config),
     )
 
 
-def _connections(name: str, tags: Mapping[str, str]) -> AccessLog:
+def _connections(name: str, tags: Mapping[str, str], ordinary: _Place | None = None) -> AccessLog:
     config = als_pb2.TcpGrpcAccessLogConfig(common_config=_common(name, tags))
     return AccessLog(
-        name="envoy.access_loggers.tcp_grpc", filter=_within(_FAILED), typed_config=packed(config)
+        name="envoy.access_loggers.tcp_grpc",
+        filter=_without_break_glass(_within(_FAILED), ordinary),
+        typed_config=packed(config),
     )
 
 
-def _common(name: str, tags: Mapping[str, str]) -> als_pb2.CommonGrpcAccessLogConfig:
+def _by_break_glass(place: _Place, *, invert: bool = False) -> AccessLogFilter:
+    """Whether a permission of break-glass let it through, or ``invert``: did not."""
+    matcher = MetadataMatcher(filter=place[0], invert=invert)
+    matcher.path.add(key=place[1])
+    matcher.value.string_match.prefix = BREAK_GLASS
+    return AccessLogFilter(
+        metadata_filter=accesslog_pb2.MetadataFilter(
+            matcher=matcher, match_if_key_not_found=BoolValue(value=invert)
+        )
+    )
+
+
+def _without_break_glass(others: AccessLogFilter, place: _Place | None) -> AccessLogFilter:
+    """Asked last: most requests of a lasting load are beyond the budget, and logged nowhere."""
+    return others if place is None else _both(others, _by_break_glass(place, invert=True))
+
+
+def _common(
+    name: str, tags: Mapping[str, str], buffer: int = BUFFER_BYTES
+) -> als_pb2.CommonGrpcAccessLogConfig:
     common = als_pb2.CommonGrpcAccessLogConfig(
         log_name=name,
         grpc_service=agent_service(),
         transport_api_version=config_source_pb2.V3,
         buffer_flush_interval=seconds(FLUSH_SECONDS),
-        buffer_size_bytes=UInt32Value(value=BUFFER_BYTES),
+        buffer_size_bytes=UInt32Value(value=buffer),
     )
     for tag, value in sorted(tags.items()):
         common.custom_tags.add(tag=tag, value=value)

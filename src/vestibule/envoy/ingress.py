@@ -116,6 +116,7 @@ def _http_listener(
     name = listener_name(port.name)
     log = access_log.inbound(service, port.name)
     manager = http.ingress(name, service, policy_name(port.name), svid_ttl, log, tell_rule=tell_rule)
+    manager.access_log.append(access_log.emergencies(service, port.name))
     chain = listener_components_pb2.FilterChain(
         filters=[revoked.facts(), http.network_filter(manager)],
         transport_socket=accepting_tls("h2", "http/1.1"),
@@ -149,7 +150,10 @@ def _tcp_listener(
         cluster=clusters.app_cluster_name(port.name),
         max_downstream_connection_duration=seconds(connection_age(svid_ttl, ACCEPTED_AGE)),
         max_downstream_connection_duration_jitter_percentage=percent_pb2.Percent(value=AGE_JITTER),
+        access_log=[access_log.emergency_connections(service, port.name)],
     )
+    # Whom only break-glass lets in is told of at once, not when the connection ends.
+    proxy.access_log_options.flush_access_log_on_connected = True
     chain = listener_components_pb2.FilterChain(
         filters=[
             revoked.facts(),

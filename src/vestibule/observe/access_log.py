@@ -51,11 +51,13 @@ class Edge:
 class AccessLine:
     """One record as a line of JSON (without the newline), and the edge that it counts for, if any.
 
-    A call is logged by both its proxies; the callee's is the one that counts.
+    A call is logged by both its proxies; the callee's is the one that counts.  ``by_break_glass``: nothing else would
+    have allowed it.
     """
 
     text: str
     edge: Edge | None
+    by_break_glass: bool = False
 
 
 class AccessLog:

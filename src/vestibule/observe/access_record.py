@@ -53,7 +53,9 @@ class AccessRecord:
     ``version`` is that of the instance that was called, where its service declares versions; ``rule`` may also be a
     rate limit's name.  ``plaintext``: the call came without TLS, so that nobody knows from whom.
     Durations are milliseconds from the first byte: ``duration_ms`` until the end, ``upstream_ms`` until the
-    upstream's first byte.  ``path`` is as it was asked, with the query removed.
+    upstream's first byte.  ``path`` is as it was asked, with the query removed.  ``trace_id`` is that of W3C's trace
+    context.  ``shadow_verdict`` (``allowed`` or ``denied``) and ``shadow_rule`` are what would have been decided if
+    rules in shadow mode counted; empty where there are none.
     """
 
     time: datetime
@@ -90,6 +92,9 @@ class AccessRecord:
     intent_version: str = ""
     version: str = ""
     plaintext: bool = False
+    trace_id: str = ""
+    shadow_verdict: str = ""
+    shadow_rule: str = ""
 
     @classmethod
     def from_json(cls, line: str) -> AccessRecord:

@@ -12,6 +12,7 @@ from vestibule.calls.ads import SERVICE as ADS
 from vestibule.doors import (
     admin_api,
     administrators_api,
+    break_glass_api,
     ceremony_api,
     debug_api,
     entries_api,
@@ -66,6 +67,8 @@ DOORS = {
     grpc_health.SERVICE: grpc_health.HealthDoor,
     rollout_api.SERVICE: rollout_api.RolloutDoor,
     traffic_reports.SERVICE: traffic_reports.TrafficReportsDoor,
+    break_glass_api.ADMIN: break_glass_api.BreakGlassDoor,
+    break_glass_api.REPORTS: break_glass_api.BreakGlassReportsDoor,
 }
 
 

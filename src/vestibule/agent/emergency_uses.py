@@ -1,0 +1,237 @@
+"""Calls that only break-glass allowed, on their way from this node's proxies to the server's audit log.
+
+None is forgotten: what the server has not yet put on record is kept on disk, sealed, through outages and restarts.
+Calls of one kind become one use with their number, so that a flood of them cannot fill the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from vestibule.agent.codes import CACHE_UNUSABLE
+from vestibule.errors import VestibuleError
+from vestibule.keys.files import write_private
+from vestibule.keys.sealing import Sealer
+from vestibule.observe.access_log import AccessLine
+from vestibule.observe.access_record import AccessRecord
+from vestibule.records import EmergencyUse
+from vestibule.spiffe import TrustDomain
+
+EVERY: Final = 1.0
+"""Seconds between two reports, at least."""
+RETRY_LONGEST: Final = 30.0
+MOST_USES: Final = 100
+"""In one report."""
+MOST_KINDS: Final = 1000
+"""Kinds of calls that wait; what would be one more is counted without its path."""
+MOST_IDS: Final = 16
+OTHERS: Final = "(others)"
+CONTEXT: Final = b"vestibule agent uses of break-glass"
+
+_log = logging.getLogger(__name__)
+
+
+class Upstream(Protocol):
+    """The server (``calls.break_glass``)."""
+
+    async def report(self, batch: str, uses: tuple[EmergencyUse, ...]) -> None:
+        """Returns when all of it is on record.  Raises: VST2300 while the server is away, VST8100."""
+        ...
+
+
+class UsesFile:
+    """What waits, in one sealed file."""
+
+    def __init__(self, path: Path, sealer: Sealer, trust_domain: TrustDomain) -> None:
+        self._path = path
+        self._sealer = sealer
+        self._context = CONTEXT + b":" + trust_domain.name.encode()
+
+    def load(self) -> tuple[str, list[EmergencyUse], list[EmergencyUse]]:
+        """A report that was not answered (its name, what it says), and what was not yet reported."""
+        try:
+            document = json.loads(self._sealer.unseal(self._path.read_bytes(), context=self._context))
+            return document["batch"], _uses(document["sent"]), _uses(document["waiting"])
+        except FileNotFoundError:
+            return "", [], []
+        except (OSError, VestibuleError, ValueError, KeyError, TypeError) as error:
+            _log.error("uses of break-glass that were kept cannot be read, and were set aside: %s", error)
+            with suppress(OSError):
+                self._path.replace(self._path.with_suffix(".unreadable"))
+            return "", [], []
+
+    def save(self, batch: str, sent: Iterable[EmergencyUse], waiting: Iterable[EmergencyUse]) -> None:
+        """Replace what is kept.  Raises: VST2107."""
+        document = {"batch": batch, "sent": _documents(sent), "waiting": _documents(waiting)}
+        sealed = self._sealer.seal(json.dumps(document).encode(), context=self._context)
+        try:
+            write_private(self._path, sealed)
+        except OSError as error:
+            raise CACHE_UNUSABLE.error(f"cannot write {self._path}: {error.strerror}") from error
+
+
+class EmergencyUses:
+    """Collects uses and reports them, each report until it is on record."""
+
+    def __init__(self, file: UsesFile, upstream: Upstream) -> None:
+        self._file = file
+        self._upstream = upstream
+        self._batch = ""
+        self._sent: list[EmergencyUse] = []
+        self._waiting: dict[tuple[str, ...], EmergencyUse] = {}
+        self._arrived = asyncio.Event()
+        self._unsaved = False
+        self.not_saved: VestibuleError | None = None
+        """Why what waits is not on disk, while it is not."""
+
+    def load(self) -> None:
+        """Take up what an earlier run left."""
+        self._batch, self._sent, waiting = self._file.load()
+        for each in waiting:
+            self._add(each)
+        if self._sent or self._waiting:
+            self._arrived.set()
+
+    @property
+    def waiting(self) -> int:
+        """Calls that the server does not yet know of."""
+        return sum(each.count for each in (*self._sent, *self._waiting.values()))
+
+    def append(self, lines: Iterable[AccessLine]) -> None:
+        """Take what break-glass allowed out of lines of the access log."""
+        for line in lines:
+            if line.by_break_glass:
+                use = use_of(AccessRecord.from_json(line.text))
+                if _kind(use) not in self._waiting:
+                    _log.warning("%s", sentence(use))
+                self._add(use)
+                self._unsaved = True
+                self._arrived.set()
+
+    def _add(self, use: EmergencyUse) -> None:
+        key = _kind(use)
+        if key not in self._waiting and len(self._waiting) >= MOST_KINDS:
+            use = replace(use, path=OTHERS, method=OTHERS)
+            key = _kind(use)
+        known = self._waiting.get(key)
+        self._waiting[key] = use if known is None else _sum(known, use)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        pause = EVERY
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            await self._save()
+            if await self._report():
+                pause = EVERY
+            else:
+                self._arrived.set()
+                pause = min(pause * 2, RETRY_LONGEST)
+            await self._pause(pause)
+
+    async def _pause(self, seconds: float) -> None:
+        """What arrives meanwhile is on disk within a second, however long the server is away."""
+        ends = asyncio.get_running_loop().time() + seconds
+        while (left := ends - asyncio.get_running_loop().time()) > 0:
+            await asyncio.sleep(min(left, EVERY))
+            await self._save()
+
+    async def _save(self) -> None:
+        if not self._unsaved:
+            return
+        self._unsaved = False
+        state = (self._batch, tuple(self._sent), tuple(self._waiting.values()))
+        try:
+            await asyncio.to_thread(self._file.save, *state)
+        except VestibuleError as error:
+            self._unsaved, self.not_saved = True, error
+            _log.error("uses of break-glass wait in memory only: %s", error)
+        else:
+            self.not_saved = None
+
+    async def _report(self) -> bool:
+        """Report all that waits, some at a time; whether all of it is on record."""
+        while self._sent or self._waiting:
+            if not self._sent:
+                self._batch = secrets.token_hex(12)
+                keys = list(self._waiting)[:MOST_USES]
+                self._sent = [self._waiting.pop(key) for key in keys]
+                # A report keeps its name over restarts, so that it counts once.
+                self._unsaved = True
+                await self._save()
+            try:
+                await self._upstream.report(self._batch, tuple(self._sent))
+            except VestibuleError as error:
+                _log.warning("%d uses of break-glass are not on record yet: %s", self.waiting, error)
+                return False
+            self._batch, self._sent, self._unsaved = "", [], True
+            await self._save()
+        return True
+
+
+def use_of(record: AccessRecord) -> EmergencyUse:
+    """One call as a use."""
+    return EmergencyUse(
+        rule=record.rule,
+        service=record.reporter_service,
+        spiffe_id=record.reporter_spiffe_id,
+        instance_id=record.reporter_instance,
+        caller=record.source_spiffe_id,
+        port=record.destination_port,
+        method=record.method,
+        path=record.path,
+        count=1,
+        first=record.time,
+        last=record.time,
+        request_ids=(record.request_id,) if record.request_id else (),
+    )
+
+
+def sentence(use: EmergencyUse) -> str:
+    """A use as people read it."""
+    what = " ".join(filter(None, (use.method, use.path)))
+    return f"{use.rule} let {use.caller or 'somebody'} call {use.service}/{use.port} {what}".rstrip()
+
+
+def _kind(use: EmergencyUse) -> tuple[str, ...]:
+    return (use.rule, use.spiffe_id, use.instance_id, use.caller, use.port, use.method, use.path)
+
+
+def _sum(one: EmergencyUse, other: EmergencyUse) -> EmergencyUse:
+    return replace(
+        one,
+        count=one.count + other.count,
+        first=min(one.first, other.first),
+        last=max(one.last, other.last),
+        request_ids=(*one.request_ids, *other.request_ids)[:MOST_IDS],
+    )
+
+
+def _documents(uses: Iterable[EmergencyUse]) -> list[dict[str, Any]]:
+    return [{**asdict(each), "first": each.first.isoformat(), "last": each.last.isoformat()} for each in uses]
+
+
+def _uses(documents: Iterable[dict[str, Any]]) -> list[EmergencyUse]:
+    return list(_read(documents))
+
+
+def _read(documents: Iterable[dict[str, Any]]) -> Iterator[EmergencyUse]:
+    for each in documents:
+        yield EmergencyUse(
+            **{
+                **each,
+                "first": datetime.fromisoformat(each["first"]),
+                "last": datetime.fromisoformat(each["last"]),
+                "request_ids": tuple(each["request_ids"]),
+            }
+        )
