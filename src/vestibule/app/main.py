@@ -30,6 +30,7 @@ GROUPS: Final = {
     "x509": "X.509-SVIDs from the operator's hand.",
     "jwt": "JWT-SVIDs from the operator's hand.",
     "revoke": "Take back identities, certificates, agents, authorities.",
+    "break-glass": "What no rule allows, permitted for a while in an emergency.",
     "rollout": "How a new intent reaches the proxies: shown, steered.",
     "audit": "The log of administrative and issuing acts.",
     "logger": "How much a running server or agent writes into its log.",
@@ -155,6 +156,13 @@ COMMANDS: Final = {
     "revoke show": Lazy("vestibule.cli.revoke:show", "Show revocations by a part of their name."),
     "revoke lift": Lazy("vestibule.cli.revoke:lift", "Let a revoked identity have new SVIDs."),
     "revoke crl": Lazy("vestibule.cli.revoke:crl", "Print an authority's certificate revocation list."),
+    "break-glass open": Lazy(
+        "vestibule.cli.break_glass:open_", "Permit what no rule allows, until it ends by itself."
+    ),
+    "break-glass list": Lazy(
+        "vestibule.cli.break_glass:list_emergencies", "List what break-glass permits, and its uses."
+    ),
+    "break-glass close": Lazy("vestibule.cli.break_glass:close", "End a permission before its time."),
     "ca init": Lazy("vestibule.cli.ca:init", "Make an offline root."),
     "ca request": Lazy("vestibule.cli.ca_requests:request", "Ask an offline root for an intermediate."),
     "ca sign": Lazy("vestibule.cli.ca:sign", "Sign a request for an intermediate."),
