@@ -23,7 +23,6 @@ from vestibule.agent.cache import SvidCache
 from vestibule.agent.changed import Changed
 from vestibule.agent.codes import AGENT_IS_BANNED, ALREADY_RUNNING
 from vestibule.agent.delegation import Delegation
-from vestibule.agent.emergency_uses import EmergencyUses, UsesFile
 from vestibule.agent.jwt_svids import JwtSvids
 from vestibule.agent.kept_snapshots import KeptSnapshots
 from vestibule.agent.rebootstrap import REBOOTSTRAP_DELAY, Rebootstrap
@@ -85,6 +84,7 @@ from vestibule.net.listen import listen_tcp
 from vestibule.net.peer import Peer, ProcessHandle, peer_of
 from vestibule.net.unix import PRIVATE, PUBLIC, UnixListener, check_path, listen_unix
 from vestibule.observe.access_log import AccessLog
+from vestibule.observe.emergency_uses import EmergencyUses, UsesFile
 from vestibule.processes.codes import NOT_WRITABLE
 from vestibule.processes.directories import private_directory
 from vestibule.processes.signals import Shutdown

@@ -92,6 +92,8 @@ _OUT_OF_TIME: Final = "max_duration_timeout"
 _LIMIT: Final = "x-vestibule-limit"
 """The header in which a proxy that refuses names the rate limit (``envoy.limits``)."""
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-|$)")
+_SHADOW: Final = "vestibule_"
+"""How the keys begin under which proxies note what shadow rules would have decided (``envoy.rbac``)."""
 _REDIRECTS: Final = range(300, 400)
 
 
@@ -267,19 +269,19 @@ def _deciding_rule(common: AccessLogCommon) -> str:
     if rule := _noted(common, "envoy.filters.http.rbac", "enforced_effective_policy_id"):
         return rule
     # The network filter says only what its shadow rules say, among which the permissions of break-glass are.
-    rule = _noted(common, "envoy.filters.network.rbac", "shadow_effective_policy_id")
+    rule = _noted(common, "envoy.filters.network.rbac", f"{_SHADOW}shadow_effective_policy_id")
     refused = common.connection_termination_details.startswith(_DENIED_DETAILS)
     return rule if rule.startswith(BREAK_GLASS) and not refused else ""
 
 
 def _shadow(common: AccessLogCommon) -> str:
     """What would have been decided if rules in shadow mode counted; nothing where there are none."""
-    place = "envoy.filters.http.rbac"
-    result = _noted(common, place, "shadow_engine_result")
-    if result not in ("allowed", "denied"):
-        return '"shadow_verdict":"","shadow_rule":""'
-    rule = _noted(common, place, "shadow_effective_policy_id")
-    return f'"shadow_verdict":"{result}","shadow_rule":{_text(rule)}'
+    for place in ("envoy.filters.http.rbac", "envoy.filters.network.rbac"):
+        result = _noted(common, place, f"{_SHADOW}shadow_engine_result")
+        if result in ("allowed", "denied"):
+            rule = _noted(common, place, f"{_SHADOW}shadow_effective_policy_id")
+            return f'"shadow_verdict":"{result}","shadow_rule":{_text(rule)}'
+    return '"shadow_verdict":"","shadow_rule":""'
 
 
 def _noted(common: AccessLogCommon, place: str, key: str) -> str:

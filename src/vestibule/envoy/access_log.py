@@ -29,6 +29,7 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 from vestibule.envoy.limits import HEADER as LIMIT_HEADER
 from vestibule.envoy.places import ads, agent_service
 from vestibule.envoy.protos import packed, seconds, serialized
+from vestibule.envoy.rbac import SHADOW_PREFIX
 from vestibule.records import BREAK_GLASS
 from vestibule.xds.resources import TOKEN_BUCKET, Resource
 
@@ -46,7 +47,7 @@ EMERGENCY_BUFFER_BYTES: Final = 4 * 1024 * 1024
 _Place: TypeAlias = tuple[str, str]
 _HTTP_RBAC: Final = ("envoy.filters.http.rbac", "enforced_effective_policy_id")
 # The network filter says only what its shadow rules say.
-_NETWORK_RBAC: Final = ("envoy.filters.network.rbac", "shadow_effective_policy_id")
+_NETWORK_RBAC: Final = ("envoy.filters.network.rbac", f"{SHADOW_PREFIX}shadow_effective_policy_id")
 """Where the filters note which rule decided: of which filter, under which key."""
 
 _SERVED: Final = "access-log/served"

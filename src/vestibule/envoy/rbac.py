@@ -192,8 +192,9 @@ def network_rbac(policy: PortPolicy) -> network_rbac_pb2.RBAC:
         config.rules.CopyFrom(rbac_pb2.RBAC(action=rbac_pb2.RBAC.ALLOW))  # without policies: nobody
     else:
         config.matcher.MergeFromString(trees.matcher_of(root))
-    if has_shadows(policy):
-        if (shadow := _connections(policy, shadow=True)) is not None:
+    if has_shadows(policy) or policy.emergencies:
+        # Of this filter Envoy notes only what shadow rules decide: with break-glass open, they are the enforced ones.
+        if (shadow := _connections(policy, shadow=not policy.emergencies)) is not None:
             config.shadow_matcher.MergeFromString(trees.matcher_of(shadow))
         else:
             config.shadow_rules.CopyFrom(rbac_pb2.RBAC(action=rbac_pb2.RBAC.ALLOW))

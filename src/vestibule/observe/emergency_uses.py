@@ -17,12 +17,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from vestibule.agent.codes import CACHE_UNUSABLE
 from vestibule.errors import VestibuleError
 from vestibule.keys.files import write_private
 from vestibule.keys.sealing import Sealer
 from vestibule.observe.access_log import AccessLine
 from vestibule.observe.access_record import AccessRecord
+from vestibule.observe.codes import LOG_NOT_WRITTEN
 from vestibule.records import EmergencyUse
 from vestibule.spiffe import TrustDomain
 
@@ -70,13 +70,13 @@ class UsesFile:
             return "", [], []
 
     def save(self, batch: str, sent: Iterable[EmergencyUse], waiting: Iterable[EmergencyUse]) -> None:
-        """Replace what is kept.  Raises: VST2107."""
+        """Replace what is kept.  Raises: VST8201."""
         document = {"batch": batch, "sent": _documents(sent), "waiting": _documents(waiting)}
         sealed = self._sealer.seal(json.dumps(document).encode(), context=self._context)
         try:
             write_private(self._path, sealed)
         except OSError as error:
-            raise CACHE_UNUSABLE.error(f"cannot write {self._path}: {error.strerror}") from error
+            raise LOG_NOT_WRITTEN.error(f"cannot write {self._path}: {error.strerror}") from error
 
 
 class EmergencyUses:
