@@ -1,0 +1,25 @@
+"""``python -m tests.differential --requests 30000 --seed 7``"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.differential.comparison import compare
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Decide calls three times and compare.")
+    parser.add_argument("--requests", type=int, default=30_000)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="vd", dir="/tmp") as directory:
+        result = compare(options.requests, options.seed, Path(directory))
+    sys.stdout.write("".join(f"{line}\n" for line in result.lines()))
+    return 1 if result.differences else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""Real Envoys with what the compiler made of many policies: one Envoy, a port for each policy."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
+from envoy.extensions.access_loggers.file.v3 import file_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+)
+from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
+from tests.differential.naive import Answer
+from tests.differential.requests import Ask
+from tests.e2e.mesh_lab import client_tls, free_port
+from tests.e2e.static_envoy import StaticEnvoy, as_json
+
+from vestibule.envoy import http, rbac
+from vestibule.envoy.protos import packed
+from vestibule.envoy.tls_secrets import certificate_secret, validation_secret
+from vestibule.policy import PortPolicy
+from vestibule.spiffe import SpiffeId
+from vestibule.testing import TestAuthority
+
+_TYPES: Final = "type.googleapis.com/envoy.extensions"
+_DENIED: Final = "rbac_access_denied_matched_policy["
+_NUMBER: Final = "x-number"
+_AT_ONCE: Final = 4
+"""Connections per caller and policy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What an Envoy made of a request.  Both are None if it was no HTTP that Envoy takes."""
+
+    status: int
+    answer: Answer | None
+    shadow: Answer | None
+
+
+class Envoys:
+    """``with`` it."""
+
+    def __init__(self, policies: Sequence[PortPolicy], directory: Path) -> None:
+        self._authority = TestAuthority("example.org")
+        self._directory = directory
+        self._log = directory / "access.log"
+        self._ports = [free_port() for _ in policies]
+        while len(set(self._ports)) < len(policies):
+            self._ports = [free_port() for _ in policies]
+        listeners = [self._listener(policy, port) for policy, port in zip(policies, self._ports, strict=True)]
+        self._envoy = StaticEnvoy(directory, {"static_resources": {"listeners": listeners}}, self._ports)
+        self._contexts: dict[SpiffeId, ssl.SSLContext] = {}
+
+    def __enter__(self) -> Envoys:
+        self._envoy.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._envoy.__exit__(*error)
+
+    async def ask(self, asked: Sequence[Sequence[Ask]]) -> dict[tuple[int, int], int]:
+        """Send everything, by policy; the statuses, by policy and place."""
+        statuses: dict[tuple[int, int], int] = {}
+        for policy, mine in enumerate(asked):
+            queues: defaultdict[SpiffeId, list[int]] = defaultdict(list)
+            for number, each in enumerate(mine):
+                queues[each.caller].append(number)
+            async with asyncio.TaskGroup() as tasks:
+                for caller, numbers in queues.items():
+                    for start in range(_AT_ONCE):
+                        some = numbers[start::_AT_ONCE]
+                        tasks.create_task(self._ask_all(policy, caller, some, mine, statuses))
+        return statuses
+
+    async def _ask_all(
+        self,
+        policy: int,
+        caller: SpiffeId,
+        numbers: Sequence[int],
+        asked: Sequence[Ask],
+        statuses: dict[tuple[int, int], int],
+    ) -> None:
+        connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        for number in numbers:
+            if connection is None:
+                port, tls = self._ports[policy], self._context(caller)
+                connection = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
+            status, lasts = await _ask(*connection, asked[number], f"{policy}.{number}")
+            statuses[policy, number] = status
+            if not lasts:
+                connection[1].transport.abort()
+                connection = None
+        if connection is not None:
+            connection[1].transport.abort()
+
+    def told(self) -> dict[tuple[int, int], Told]:
+        """What the log says, once the Envoys have stopped, by policy and place."""
+        found = {}
+        for line in self._log.read_text(encoding="utf-8", errors="replace").splitlines():
+            said = json.loads(line)
+            if said["number"]:
+                policy, number = map(int, said["number"].split("."))
+                found[policy, number] = _told(said)
+        return found
+
+    def _context(self, caller: SpiffeId) -> ssl.SSLContext:
+        if caller not in self._contexts:
+            self._contexts[caller] = client_tls(self._authority.svid(caller.path), self._directory)
+        return self._contexts[caller]
+
+    def _listener(self, policy: PortPolicy, port: int) -> dict[str, Any]:
+        manager = http.ingress(
+            "policy", policy.service, "policy", timedelta(hours=1), AccessLog(name="none"), tell_rule=True
+        )
+        answered = as_json(_logging(manager, self._log))
+        answered["route_config"] = {
+            "virtual_hosts": [
+                {
+                    "name": "all",
+                    "domains": ["*"],
+                    "routes": [{"match": {"prefix": "/"}, "direct_response": {"status": 200}}],
+                }
+            ]
+        }
+        answered["http_filters"] = [
+            *({"name": name, "typed_config": as_json(packed(each))} for name, each in filters_of(policy)),
+            {"name": "router", "typed_config": {"@type": f"{_TYPES}.filters.http.router.v3.Router"}},
+        ]
+        kind = f"{_TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager"
+        network = {"name": "http", "typed_config": {"@type": kind, **answered}}
+        return {
+            "name": policy.service,
+            "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
+            "filter_chains": [{"filters": [network], "transport_socket": self._tls()}],
+        }
+
+    def _tls(self) -> dict[str, Any]:
+        own = certificate_secret("own", self._authority.svid("/ns/prod/sa/app"))
+        roots = validation_secret("roots", [self._authority.bundle])
+        secret = _secret(own)["tls_certificate"]
+        common = {
+            "tls_certificates": [secret],
+            "validation_context": _secret(roots)["validation_context"],
+        }
+        return {
+            "name": "tls",
+            "typed_config": {
+                "@type": f"{_TYPES}.transport_sockets.tls.v3.DownstreamTlsContext",
+                "common_tls_context": common,
+                "require_client_certificate": True,
+            },
+        }
+
+
+def filters_of(policy: PortPolicy) -> list[tuple[str, Any]]:
+    """What decides, in the order of a listener's filters."""
+    return [("policy", rbac.http_rbac(policy))]
+
+
+def _secret(body: bytes) -> dict[str, Any]:
+    return as_json(secret_pb2.Secret.FromString(body))
+
+
+def _logging(manager: HttpConnectionManager, file: Path) -> HttpConnectionManager:
+    """As compiled, but a log says what decided: what a denial's metadata are is known only after the answer."""
+    del manager.access_log[:], manager.http_filters[:]
+    manager.ClearField("rds")
+    rbac_said = "%DYNAMIC_METADATA(envoy.filters.http.rbac:{}{})%"
+    said = {
+        "number": f"%REQ({_NUMBER})%",
+        "status": "%RESPONSE_CODE%",
+        "details": "%RESPONSE_CODE_DETAILS%",
+        "rule": rbac_said.format("", "enforced_effective_policy_id"),
+        "shadow": rbac_said.format(rbac.SHADOW_PREFIX, "shadow_engine_result"),
+        "shadow_rule": rbac_said.format(rbac.SHADOW_PREFIX, "shadow_effective_policy_id"),
+    }
+    config = file_pb2.FileAccessLog(path=str(file))
+    config.log_format.json_format.update(said)
+    manager.access_log.add(name="log", typed_config=packed(config))
+    return manager
+
+
+async def _ask(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ask: Ask, number: str
+) -> tuple[int, bool]:
+    lines = [f"{ask.method} {ask.path} HTTP/1.1", "host: app", f"{_NUMBER}: {number}"]
+    lines += [f"{name}: {value}" for name, value in ask.headers.items()]
+    writer.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
+    first, *rest = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in rest)}
+    await reader.readexactly(int(headers.get("content-length", "0")))
+    return int(first.split()[1]), headers.get("connection") != "close"
+
+
+def _told(said: Mapping[str, Any]) -> Told:
+    status, details = int(said["status"]), str(said["details"])
+    if status == 200:
+        answer = Answer(True, said["rule"] or "")
+    elif details.startswith(_DENIED):
+        name = details.removeprefix(_DENIED).removesuffix("]")
+        answer = Answer(False, "" if name == "none" else name)
+    else:
+        return Told(status, None, None)
+    shadow = Answer(said["shadow"] == "allowed", said["shadow_rule"] or "") if said["shadow"] else None
+    return Told(status, answer, shadow)

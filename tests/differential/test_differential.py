@@ -1,0 +1,18 @@
+"""A small run of the differential suite.  A large one: ``python -m tests.differential --requests 30000``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.differential.comparison import compare
+
+pytestmark = pytest.mark.e2e
+
+
+def test_engine_plain_reading_and_envoys_decide_alike_and_by_the_same_rules(tmp_path: Path) -> None:
+    result = compare(6_000, 7, tmp_path, each=300)
+    assert not result.differences, "\n".join(result.lines())
+    assert result.near >= result.requests / 10
+    assert result.not_http < result.requests / 10
+    assert not result.uncovered
