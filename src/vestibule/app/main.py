@@ -31,6 +31,7 @@ GROUPS: Final = {
     "jwt": "JWT-SVIDs from the operator's hand.",
     "revoke": "Take back identities, certificates, agents, authorities.",
     "break-glass": "What no rule allows, permitted for a while in an emergency.",
+    "policy": "Rules: tested, shown, learned from what was called.",
     "rollout": "How a new intent reaches the proxies: shown, steered.",
     "audit": "The log of administrative and issuing acts.",
     "logger": "How much a running server or agent writes into its log.",
@@ -63,6 +64,14 @@ COMMANDS: Final = {
     "plan": Lazy(
         "vestibule.cli.plan:plan", "What a change of the intent means: who gains or loses which call."
     ),
+    "policy test": Lazy(
+        "vestibule.cli.policy_cases:run_cases", "Decide the cases beside a policy: are all as expected?"
+    ),
+    "policy matrix": Lazy("vestibule.cli.policy_matrix:matrix", "Who may call what, at a glance."),
+    "policy suggest": Lazy(
+        "vestibule.cli.policy_logs:suggest_rules", "The least rules that recorded calls need."
+    ),
+    "policy unused": Lazy("vestibule.cli.policy_logs:unused", "Rules that no recorded call needed."),
     "rollout show": Lazy(
         "vestibule.cli.rollout:rollout", "Show which intent the proxies have, and who is behind and why."
     ),

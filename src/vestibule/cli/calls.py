@@ -69,7 +69,7 @@ def calls(
                 f"there is no column {unknown[0]!r}", advice=f"Choose from {', '.join(COLUMNS)}."
             )
         start = datetime.now(UTC) - parse_duration(since) if since else None
-        counts = count(read(_found(log)), columns, service=service, since=start)
+        counts = count(read(found_log(log)), columns, service=service, since=start)
         rows = [
             {
                 **dict(zip(columns, key, strict=True)),
@@ -102,7 +102,8 @@ def count(
     )
 
 
-def _found(log: Path | None) -> Path:
+def found_log(log: Path | None) -> Path:
+    """The access log that is meant.  Raises: VST9106."""
     if log is not None and log.exists():
         return log
     for place in PLACES if log is None else ():

@@ -61,3 +61,12 @@ NO_ACCESS_LOG = define(
     "in its data directory, and only for its own user.",
     advice="Name the file, on the machine of a sidecar, as the agent's user.",
 )
+NO_CASES = define(
+    "VST9107",
+    "no-policy-cases",
+    Kind.NOT_FOUND,
+    Fault.CALLER,
+    meaning="A policy was to be tested, and beside it are no cases.",
+    advice="Write policy-tests/NAME.yaml beside mesh.yaml: cases: [{name: …, from: orders, to: payments, method: POST, "
+    "path: /v1/charges, expect: allow}].",
+)

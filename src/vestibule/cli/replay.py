@@ -105,6 +105,14 @@ def replay(records: Iterable[AccessRecord], old: Intent | None, new: Intent | No
     return result
 
 
+def judged(records: Iterable[AccessRecord], intent: Intent) -> Iterator[Decision]:
+    """What an intent decides about each recorded call to something that it has."""
+    engines = _Engines(intent)
+    for record in records:
+        if (call := _call(record)) is not None and (engine := engines.of(record)) is not None:
+            yield engine.decide(call)
+
+
 def _group(
     groups: dict[tuple[str, str, str, str | None], Group],
     record: AccessRecord,
