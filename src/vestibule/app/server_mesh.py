@@ -27,8 +27,8 @@ from vestibule.doors.node_api import Discovery
 from vestibule.doors.rollout_api import RolloutDoor
 from vestibule.doors.traffic_reports import TrafficReportsDoor
 from vestibule.identity.beacon import Beacon
-from vestibule.intent import load_files
-from vestibule.mesh import CommitInfo, Publisher, Rolling, Source, SvidLifetimes
+from vestibule.intent import Intent, load_files
+from vestibule.mesh import CommitInfo, Publisher, Rolling, Source, SvidLifetimes, injected
 from vestibule.mesh import Discovery as MeshDiscovery
 from vestibule.mesh.break_glass import BreakGlass, sentence
 from vestibule.mesh.departures import Departures
@@ -193,6 +193,7 @@ class IntentMesh:
         self._source = source
         self.pages = pages
         self._store = services.store
+        self._aborting: tuple[tuple[Intent, ...], frozenset[int]] = (), frozenset()
         self._lifetimes = SvidLifetimes(services.store, default_ttl)
         self._ledger = Ledger(heard=self._heard)
         self.rolling: Rolling = Rolling(
@@ -294,10 +295,19 @@ class IntentMesh:
         report = Report(
             instance_id=instance.id,
             service=instance.service,
-            counts=((Side.INBOUND, _count(traffic.inbound)), (Side.OUTBOUND, _count(traffic.outbound))),
-            refused_updates=traffic.refused_updates,
+            counts=(
+                (Side.INBOUND, self._count(traffic.inbound)),
+                (Side.OUTBOUND, self._count(traffic.outbound)),
+            ),
         )
         self.rolling.take_report(ProxyKey(instance.spiffe_id, instance.id), report)
+
+    def _count(self, requests: Requests) -> Count:
+        intents = self.rolling.in_force()
+        if requests.aborted and intents != self._aborting[0]:
+            self._aborting = intents, injected.statuses(intents)
+        failed = injected.failures(requests, self._aborting[1])
+        return Count(requests.requests, requests.denied, failed)
 
     async def _follow_rollout(self) -> None:
         """What other servers of the database decided holds here, too."""
@@ -392,10 +402,6 @@ def _commit(commit: CommitInfo) -> wire.IntentCommit:
         signed_by=commit.signed_by or "",
         committed_at=unix(commit.committed_at),
     )
-
-
-def _count(requests: Requests) -> Count:
-    return Count(requests.requests, requests.denied, requests.failed)
 
 
 def _type_sync(row: Row) -> wire.TypeSync:

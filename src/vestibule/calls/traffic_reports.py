@@ -35,7 +35,6 @@ def traffic_to_wire(traffic: ProxyTraffic) -> wire.Traffic:
     return wire.Traffic(
         inbound=_requests(traffic.inbound),
         outbound=_requests(traffic.outbound),
-        refused_updates=traffic.refused_updates,
     )
 
 
@@ -44,13 +43,24 @@ def traffic_from_wire(message: wire.Traffic) -> ProxyTraffic:
     return ProxyTraffic(
         inbound=_from(message.inbound),
         outbound=_from(message.outbound),
-        refused_updates=message.refused_updates,
     )
 
 
 def _requests(count: Requests) -> wire.Requests:
-    return wire.Requests(requests=count.requests, denied=count.denied, failed=count.failed)
+    return wire.Requests(
+        requests=count.requests,
+        denied=count.denied,
+        failed=max(0, count.failed - count.aborted),
+        answered_5xx=count.failed,
+        aborted=count.aborted,
+    )
 
 
 def _from(message: wire.Requests) -> Requests:
-    return Requests(requests=message.requests, denied=message.denied, failed=message.failed)
+    # An older sidecar says only what failed less what was aborted.
+    return Requests(
+        requests=message.requests,
+        denied=message.denied,
+        failed=max(message.failed, message.answered_5xx),
+        aborted=message.aborted,
+    )

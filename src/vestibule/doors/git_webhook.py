@@ -4,10 +4,14 @@ The message is believed in one thing only, that there may be something new; what
 prove that its sender knows the secret: by an HMAC-SHA256 of the body (GitHub's ``X-Hub-Signature-256``, Gitea's
 ``X-Gitea-Signature``), or by the secret itself (GitLab's ``X-Gitlab-Token``).  A message that is played again, or a
 flood of them, costs one question to the repository per second, at most.
+
+The rate is limited for those who know the secret: a limit that strangers use up would silence the one who is meant.
+What strangers cost is bounded otherwise: how much they may say, how long they may take for it, and how many at a time.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import logging
@@ -29,6 +33,11 @@ PER_SECOND: Final = 5
 BURST: Final = 20
 MOST_AT_ONCE: Final = 8
 """Messages that are read at a time: their bodies are held in memory."""
+MOST_WAITING: Final = 256
+"""Messages that wait for their turn to be read."""
+READ_WITHIN: Final = 3.0
+"""Seconds that a sender may take to say all that it has to say."""
+PROOFS: Final = ("x-hub-signature-256", "x-gitea-signature", "x-forgejo-signature", "x-gitlab-token")
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +49,8 @@ class GitWebhook:
         self._secret = secret
         self._tell = tell
         self._limit = PerSource(rate=PER_SECOND, burst=BURST, patience=0.0)
-        self._reading = 0
+        self._slots = asyncio.Semaphore(MOST_AT_ONCE)
+        self._waiting = 0
 
     @property
     def route(self) -> Route:
@@ -48,27 +58,30 @@ class GitWebhook:
         return Route(PATH, self._take, methods=["POST"])
 
     async def _take(self, request: Request) -> Response:
-        try:
-            # One limit for all: behind a proxy, everybody has its address.
-            await self._limit.pass_through("webhooks")
-        except VestibuleError as error:
-            return _answer(429, error)
-        if self._reading >= MOST_AT_ONCE:
+        if not any(each in request.headers for each in PROOFS):
+            return _answer(401, WEBHOOK_REFUSED.error("the signature is missing or wrong"))
+        if self._waiting >= MOST_WAITING:
             return _answer(503, WEBHOOK_REFUSED.error("too many messages at once"))
-        self._reading += 1
+        self._waiting += 1
         try:
-            return await self._judge(request)
+            async with self._slots:
+                return await self._judge(request)
         except ClientDisconnect:
             return Response(status_code=400)
+        except TimeoutError:
+            return _answer(408, WEBHOOK_REFUSED.error(f"the message took longer than {READ_WITHIN:.0f} s"))
         finally:
-            self._reading -= 1
+            self._waiting -= 1
 
     async def _judge(self, request: Request) -> Response:
         body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MOST_BYTES:
-                return _answer(413, WEBHOOK_REFUSED.error(f"the message has more than {MOST_BYTES} bytes"))
+        async with asyncio.timeout(READ_WITHIN):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MOST_BYTES:
+                    return _answer(
+                        413, WEBHOOK_REFUSED.error(f"the message has more than {MOST_BYTES} bytes")
+                    )
         try:
             secret = self._secret().reveal().encode()
         except VestibuleError as error:
@@ -77,6 +90,11 @@ class GitWebhook:
         if not is_genuine(request.headers.get, bytes(body), secret):
             _log.warning("a webhook was refused: its sender does not know the secret")
             return _answer(401, WEBHOOK_REFUSED.error("the signature is missing or wrong"))
+        try:
+            # One limit for all: behind a proxy, everybody has its address.
+            await self._limit.pass_through("webhooks")
+        except VestibuleError as error:
+            return _answer(429, error)
         self._tell()
         return JSONResponse({"accepted": True}, status_code=202)
 

@@ -93,14 +93,12 @@ _Paths: TypeAlias = PathPattern | Literal["all", "none"]
 
 
 def _narrower(one: _Paths, other: _Paths) -> _Paths:
-    """The one of two that the other holds, which is what both match; none where neither holds the other."""
+    """What both match."""
     if one == "none" or other == "none":
         return "none"
     if one == "all" or other == "all":
         return other if one == "all" else one
-    if other.covers(one):
-        return one
-    return other if one.covers(other) else "none"
+    return one.within(other) or "none"
 
 
 def _before_rewriting(pattern: PathPattern | None, route: Route) -> _Paths:

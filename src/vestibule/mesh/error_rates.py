@@ -60,12 +60,11 @@ class Count:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What one proxy has counted since it started, and how many updates it has refused."""
+    """What one proxy has counted since it started."""
 
     instance_id: str
     service: str
     counts: tuple[tuple[Side, Count], ...] = ()
-    refused_updates: int = 0
 
 
 @dataclass(slots=True)
@@ -75,7 +74,6 @@ class _Known:
     service: str
     counts: dict[Side, Count]
     tries: bool
-    refused_updates: int
 
 
 _Key = tuple[str, Side]
@@ -115,7 +113,7 @@ class ErrorRates:
         tries = tries_for is not None
         known = self._known.get(report.instance_id)
         counts = dict(report.counts)
-        self._known[report.instance_id] = _Known(report.service, counts, tries, report.refused_updates)
+        self._known[report.instance_id] = _Known(report.service, counts, tries)
         if known is None or known.service != report.service:
             # What it counted before nobody knows when.
             return
@@ -140,11 +138,6 @@ class ErrorRates:
         services = set(instances.values())
         for key in [key for key in self._past if key[0] not in services]:
             del self._past[key]
-
-    def refused_updates(self, instance_id: str) -> int:
-        """How many updates a proxy says to have refused since it started."""
-        known = self._known.get(instance_id)
-        return known.refused_updates if known is not None else 0
 
     def total(self, service: str, side: Side) -> Count:
         """What was counted lately, whatever intent there was."""

@@ -8,11 +8,13 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from vestibule.intent import Intent
+from vestibule.intent.access_changes import access_changes
 from vestibule.mesh.error_rates import ErrorRates, Report
 from vestibule.mesh.refusals import Refusals
 from vestibule.mesh.rollout import State
 from vestibule.mesh.waves import Member, Verdict, look
 from vestibule.records import Instance
+from vestibule.spiffe import SpiffeId
 from vestibule.xds.ledger import ProxyState
 from vestibule.xds.resources import ProxyKey
 
@@ -117,6 +119,25 @@ def differ_in_rules_alone(one: Intent, other: Intent) -> bool:
     Then error rates do not count: those whom a rule stops must not be able to take it back by failing.
     """
     return _but_rules(one) == _but_rules(other)
+
+
+def judges_of_lockdown(good: Intent, trial: Intent) -> frozenset[SpiffeId] | None:
+    """Whose refusals count, where a trial takes calls away and does nothing else: those who are to enforce it.
+
+    Who only loses by it must not be able to keep what he has by refusing.  None: it is no such trial.
+    """
+    if not differ_in_rules_alone(trial, good):
+        return None
+    if any(each.gains for each in access_changes(good, trial)):
+        return None
+    changed = [
+        each.spiffe_id
+        for name, each in trial.services.items()
+        if name in good.services and each.allow != good.services[name].allow
+    ]
+    if trial.mesh.roles != good.mesh.roles:
+        changed += [each.spiffe_id for each in trial.services.values()]
+    return frozenset(changed)
 
 
 def _but_rules(intent: Intent) -> Intent:

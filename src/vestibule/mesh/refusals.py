@@ -17,11 +17,12 @@ class Refusals:
 
     A refused resource speaks against an intent only if the proxy would have another one, or none, by the good intent,
     and did not refuse one of that name before: a port that is taken is nobody's intent.  ``would_have`` gives what a
-    proxy would have by the good intent.
+    proxy would have by the good intent.  Nor does it if the proxy only loses something by the intent (``only_loses``).
     """
 
     def __init__(self) -> None:
         self.would_have: Callable[[ProxyKey], Snapshot | None] = lambda _proxy: None
+        self.only_loses: Callable[[ProxyKey], bool] = lambda _proxy: False
         self._before: defaultdict[ProxyKey, set[tuple[str, str]]] = defaultdict(set)
         self._blamed: dict[str, str] = {}
 
@@ -43,6 +44,8 @@ class Refusals:
             if (event.type_url, name) not in self._before.get(proxy, ()) and self._differs(
                 proxy, event, name
             ):
+                if self.only_loses(proxy):
+                    return False
                 what = event.type_url.rpartition(".")[2]
                 why = f"{proxy.instance_id} refused {what} {name}: {event.refused[name]}"
                 return self.blame(trial, why)

@@ -22,7 +22,7 @@ from vestibule.intent import Intent, load_files
 from vestibule.mesh.book import Book, record_of
 from vestibule.mesh.codes import NOT_LEADING, UNKNOWN_INTENT
 from vestibule.mesh.error_rates import Report
-from vestibule.mesh.judging import Judging
+from vestibule.mesh.judging import Judging, judges_of_lockdown
 from vestibule.mesh.kept_intents import Load, changed_rows, read
 from vestibule.mesh.revision import Revision, first_change
 from vestibule.mesh.rollout import Event, Happening, Move, Phase, State, Step, step, version_for
@@ -65,6 +65,7 @@ class Rolling:
         """``instances`` are those that are registered, ``proxy`` tells how one stands (``xds.ledger``)."""
         self.revision = Revision()
         self.judging = Judging(instances, proxy, self.version_for)
+        self.judging.refusals.only_loses = self._only_loses
         self._source = source
         self._book = Book(history)
         self._audit = audit
@@ -75,6 +76,8 @@ class Rolling:
         self._intents: dict[str, Intent] = {}
         self._known: frozenset[SpiffeId] = frozenset()
         self._lock = asyncio.Lock()
+        self._went_back: Event | None = None
+        self._lockdown: tuple[Intent, Intent, frozenset[SpiffeId] | None] | None = None
         self._news = Revision()
 
     # ----------------------------------------------------------------------------------------- who has which
@@ -128,6 +131,16 @@ class Rolling:
             return compiled(proxy, good) if good is not None else None
 
         self.judging.refusals.would_have = by_the_good
+
+    def _only_loses(self, proxy: ProxyKey) -> bool:
+        state = self._state
+        good, trial = self._intents.get(state.good or ""), self._intents.get(state.trial or "")
+        if good is None or trial is None:
+            return False
+        if self._lockdown is None or self._lockdown[0] is not good or self._lockdown[1] is not trial:
+            self._lockdown = (good, trial, judges_of_lockdown(good, trial))
+        judges = self._lockdown[2]
+        return judges is not None and proxy.spiffe_id not in judges
 
     def take_report(self, proxy: ProxyKey, report: Report) -> None:
         """What a proxy counted."""
@@ -276,6 +289,7 @@ class Rolling:
                 await self._audit.record_or_defer(records)
                 self._become(result, intents)
                 self._book.owe(rows)
+                self._went_back = event
                 await self._settle()
                 return True
             if result.move is not Move.NOTHING:
@@ -290,13 +304,27 @@ class Rolling:
 
     async def _settle(self) -> None:
         """Keep what was done before it could be kept; tried again, if that does not work."""
-        if not self._book.owes:
-            return
         try:
-            if not await self._book.settle(self._state, self.judging.rates.before()):
+            while self._book.owes:
+                if await self._book.settle(self._state, self.judging.rates.before()):
+                    self._went_back = None
+                    return
                 await self._reload(everybody=False)
+                await self._go_back_again()
         except VestibuleError as error:
             _log.warning("the rollout is not kept yet: %s", error)
+
+    async def _go_back_again(self) -> None:
+        """Another server was faster, which has not heard what this one had: it goes back from there, if it can."""
+        event, self._went_back = self._went_back, None
+        if event is None:
+            return
+        result = step(self._state, event)
+        if result.move in _BACKWARDS and result.state != self._state:
+            rows = tuple(changed_rows(self._book.rows, self._state, result, event, self._source))
+            self._become(result, {each: await self._intent(each) for each in _wanted(result.state)})
+            self._book.owe(rows)
+            self._went_back = event
 
     def _become(self, result: Step, intents: dict[str, Intent]) -> None:
         before = self._state

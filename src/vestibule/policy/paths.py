@@ -123,6 +123,20 @@ class PathPattern:
         pairs = zip(self.segments, other.segments, strict=False)
         return all(_holds(mine, theirs) for mine, theirs in pairs)
 
+    def within(self, other: PathPattern) -> PathPattern | None:
+        """The paths that both match; None where there are none."""
+        shorter, longer = sorted((self, other), key=lambda each: len(each.segments))
+        apart = len(longer.segments) - len(shorter.segments)
+        if apart and not shorter.below:
+            return None
+        pairs = zip(shorter.segments, longer.segments, strict=False)
+        common = [_common(one, another) for one, another in pairs]
+        if None in common:
+            return None
+        rest = longer.segments[len(shorter.segments) :]
+        segments = (*(each for each in common if each is not None), *rest)
+        return PathPattern(segments=segments, below=longer.below and (shorter.below or bool(apart)))
+
     def __str__(self) -> str:
         return "".join(f"/{segment}" for segment in self.segments) + ("/**" if self.below else "")
 
@@ -142,6 +156,15 @@ def _fits(segment: Segment, part: str) -> bool:
 
 def _holds(mine: Segment, theirs: Segment) -> bool:
     return theirs != "" if isinstance(mine, Placeholder) else mine == theirs
+
+
+def _common(one: Segment, other: Segment) -> Segment | None:
+    """What both stand for."""
+    if isinstance(one, Placeholder):
+        return other if other != "" else None
+    if isinstance(other, Placeholder):
+        return one if one != "" else None
+    return one if one == other else None
 
 
 def _segment(text: str, part: str) -> Segment:

@@ -16,7 +16,6 @@ from vestibule.records import ProxyTraffic, Requests
 _INBOUND: Final = frozenset({"ingress"})
 _ASKED: Final = (
     r"^http\.(ingress|egress|gateway)\.(downstream_rq_(completed|4xx|5xx)|fault\.aborts_injected)$"
-    r"|update_rejected$"
 )
 _HTTP: Final = re.compile(r"http\.([a-z]+)\.(.*)")
 TARGET: Final = f"/stats?format=json&usedonly&filter={quote(_ASKED)}"
@@ -42,24 +41,18 @@ async def traffic_or_none(admin: Admin) -> ProxyTraffic | None:
 def parse(body: bytes) -> ProxyTraffic:
     """Envoy's answer.  Raises: ValueError, KeyError, TypeError."""
     counts: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
-    refused = 0
     for stat in json.loads(body)["stats"]:
         if "value" not in stat:
             continue
-        if stat["name"].endswith("update_rejected"):
-            refused += int(stat["value"])
-        elif named := _HTTP.fullmatch(stat["name"]):
+        if named := _HTTP.fullmatch(stat["name"]):
             counts[named[1] in _INBOUND][named[2]] += int(stat["value"])
-    return ProxyTraffic(
-        inbound=_requests(counts[True]), outbound=_requests(counts[False]), refused_updates=refused
-    )
+    return ProxyTraffic(inbound=_requests(counts[True]), outbound=_requests(counts[False]))
 
 
 def _requests(counts: Counter[str]) -> Requests:
-    # Faults that the intent asks for are answers of Envoy's own, mostly 503.
-    failed = counts["downstream_rq_5xx"] - counts["fault.aborts_injected"]
     return Requests(
         requests=counts["downstream_rq_completed"],
         denied=counts["downstream_rq_4xx"],
-        failed=max(0, failed),
+        failed=counts["downstream_rq_5xx"],
+        aborted=counts["fault.aborts_injected"],
     )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 from starlette.applications import Starlette
 
-from vestibule.doors.git_webhook import BURST, MOST_BYTES, PATH, GitWebhook
+from vestibule.doors import git_webhook
+from vestibule.doors.git_webhook import BURST, MOST_AT_ONCE, MOST_BYTES, PATH, GitWebhook
 from vestibule.keys.codes import SECRET_REFUSED
 from vestibule.keys.secrets import Secret
 
@@ -88,9 +91,37 @@ async def test_a_message_without_end_is_cut_off(host: httpx.AsyncClient, told: T
 
 
 async def test_a_flood_is_held_off(host: httpx.AsyncClient) -> None:
-    answers = [(await host.post(PATH, content=b"")).status_code for _ in range(BURST + 5)]
-    assert answers[0] == 401
+    genuine = {"X-Gitlab-Token": SECRET}
+    answers = [(await host.post(PATH, content=b"", headers=genuine)).status_code for _ in range(BURST + 5)]
+    assert answers[0] == 202
     assert answers[-1] == 429
+
+
+async def test_a_flood_of_strangers_silences_nobody(host: httpx.AsyncClient, told: Told) -> None:
+    for headers in ({}, {"X-Gitlab-Token": "wrong"}):
+        answers = [
+            (await host.post(PATH, content=b"", headers=headers)).status_code for _ in range(2 * BURST)
+        ]
+        assert set(answers) == {401}
+    assert (await host.post(PATH, content=BODY, headers={"X-Gitlab-Token": SECRET})).status_code == 202
+    assert told.times == 1
+
+
+async def test_strangers_who_say_nothing_are_not_waited_for(
+    host: httpx.AsyncClient, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(git_webhook, "READ_WITHIN", 0.01)
+
+    async def nothing() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    wrong = {"X-Gitlab-Token": "wrong"}
+    silent = [host.post(PATH, content=nothing(), headers=wrong) for _ in range(2 * MOST_AT_ONCE)]
+    genuine = host.post(PATH, content=BODY, headers={"X-Gitlab-Token": SECRET})
+    *others, ours = await asyncio.gather(*silent, genuine)
+    assert {each.status_code for each in others} == {408}
+    assert (ours.status_code, told.times) == (202, 1)
 
 
 async def test_without_its_file_nobody_is_believed(told: Told) -> None:

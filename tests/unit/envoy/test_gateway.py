@@ -177,6 +177,9 @@ def led(gateways: Route, *owns: Route) -> list[tuple[str, str]]:
         (None, "/v2/**", [("/v2/**", "v2"), ("None", "any")]),
         ("/api/**", None, [("/api/**", "v2")]),
         ("/api/**", "/other/**", [("/api/**", "any")]),
+        # They cross: neither holds the other.
+        ("/a/{x}/c", "/a/b/{y}", [("/a/b/c", "v2"), ("/a/{x}/c", "any")]),
+        ("/{x}/b/**", "/a/{y}/c", [("/a/b/c", "v2"), ("/{x}/b/**", "any")]),
     ],
 )
 def test_a_services_own_routes_hold_behind_a_gateways(
@@ -237,6 +240,7 @@ def test_both_rewrite_one_after_the_other() -> None:
         ("/api/**", "/foo", None, "/base", ("/api/**", "/base/foo")),
         ("/api/**", "/v1", "/v1/things/{id}", "/v2", ("/api/things/{id}", "/v2")),
         ("/api", "/v1", "/v1", "/v2", ("/api", "/v2")),
+        ("/a/b/{y}", None, "/a/{x}/c", "/z", ("/a/b/c", "/z/b/c")),
         (None, None, None, None, ("None", None)),
     ],
 )

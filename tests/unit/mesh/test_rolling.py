@@ -440,3 +440,52 @@ async def test_a_server_that_does_not_lead_follows_and_may_only_go_back(start: S
     await leader.rolling.follow()
     assert {leader.version(web), other.version(web)} == {good}
     assert leader.phase is Phase.REFUSED
+
+
+async def test_a_refusal_outlives_the_race_with_another_server(start: Start, mesh: Mesh) -> None:
+    server = await start()
+    web = await server.proxy("web", "web-1")
+    good = server.version(web)
+    bad = await server.edit(PAYMENTS.replace("[POST]", "[GET]"))
+    assert mesh.history.now is not None
+    # Another server was faster by a moment, without knowing of any refusal: its word about the trial counts.
+    mesh.history.now = replace(mesh.history.now, revision=mesh.history.now.revision + 1)
+    server.answer(web, refused="no")
+    await server.quiet()
+    assert (server.phase, server.version(web)) == (Phase.REFUSED, good)
+    assert mesh.history.now is not None
+    assert server.rolling.history[0].outcome is IntentOutcome.REFUSED
+    # What is kept says so, too: whoever starts now does not try it again.
+    other = await start(leads=False)
+    assert (other.phase, other.rolling.state.failed) == (Phase.REFUSED, bad)
+
+
+LOCKED = PAYMENTS.split("allow:")[0] + "allow: []\n"
+
+
+async def test_who_only_loses_by_a_lockdown_cannot_take_it_back_by_refusing(start: Start) -> None:
+    server = await start()
+    web = await server.proxy("web", "web-1")
+    locked = await server.edit(LOCKED)
+    server.answer(web, refused="I want my rights back")
+    await server.later(11)
+    assert (server.rolling.state.good, server.version(web)) == (locked, locked)
+
+
+async def test_who_is_to_enforce_a_lockdown_and_cannot_is_heard(start: Start) -> None:
+    server = await start()
+    payments = await server.proxy("payments", "payments-1")
+    good = server.version(payments)
+    await server.edit(LOCKED)
+    server.answer(payments, refused="unknown field")
+    await server.quiet()
+    assert (server.phase, server.version(payments)) == (Phase.REFUSED, good)
+
+
+async def test_a_change_that_takes_and_gives_is_judged_by_all(start: Start) -> None:
+    server = await start()
+    web = await server.proxy("web", "web-1")
+    await server.edit(PAYMENTS.replace("[POST]", "[GET]"))
+    server.answer(web, refused="no")
+    await server.quiet()
+    assert server.phase is Phase.REFUSED

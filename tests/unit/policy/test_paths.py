@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vestibule.errors import VestibuleError
 from vestibule.policy import PathPattern, Placeholder, is_normal
@@ -173,3 +175,29 @@ def test_a_wider_pattern_covers_a_narrower_one(wide: str, narrow: str) -> None:
 )
 def test_a_pattern_does_not_cover_what_it_misses(one: str, other: str) -> None:
     assert not PathPattern.parse(one).covers(PathPattern.parse(other))
+
+
+SEGMENTS = st.sampled_from(["a", "b", "{x}"])
+PATTERNS = st.builds(
+    lambda parts, end: "".join(f"/{part}" for part in parts) + end,
+    st.lists(SEGMENTS, max_size=3),
+    st.sampled_from(["/", "/**", "/a"]),
+)
+PATHS = st.lists(st.sampled_from(["a", "b", "c"]), max_size=4).flatmap(
+    lambda parts: st.sampled_from(["/" + "/".join(parts), "/" + "".join(f"{part}/" for part in parts)])
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(PATTERNS, PATTERNS, PATHS)
+def test_two_patterns_have_in_common_what_both_match(one: str, other: str, path: str) -> None:
+    first, second = PathPattern.parse(one), PathPattern.parse(other)
+    both = first.within(second)
+    found = both is not None and both.matches(path)
+    assert found == (first.matches(path) and second.matches(path))
+
+
+def test_patterns_that_cross_meet() -> None:
+    assert str(PathPattern.parse("/a/{x}/c").within(PathPattern.parse("/a/b/{y}"))) == "/a/b/c"
+    assert str(PathPattern.parse("/a/**").within(PathPattern.parse("/{x}/b"))) == "/a/b"
+    assert PathPattern.parse("/{x}").within(PathPattern.parse("/")) is None

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x1fvestibule/node/v1/traffic.proto\x12\x11vestibule.node.v1\"<\n\x08Requests\x12\x10\n\x08requests\x18\x01 \x01(\x04\x12\x0e\n\x06\x64\x65nied\x18\x02 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\x04\"\x7f\n\x07Traffic\x12,\n\x07inbound\x18\x01 \x01(\x0b\x32\x1b.vestibule.node.v1.Requests\x12-\n\x08outbound\x18\x02 \x01(\x0b\x32\x1b.vestibule.node.v1.Requests\x12\x17\n\x0frefused_updates\x18\x03 \x01(\x04\"\xb4\x01\n\x14ReportTrafficRequest\x12>\n\x07proxies\x18\x01 \x03(\x0b\x32-.vestibule.node.v1.ReportTrafficRequest.Proxy\x1a\\\n\x05Proxy\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12+\n\x07traffic\x18\x03 \x01(\x0b\x32\x1a.vestibule.node.v1.Traffic\"\x17\n\x15ReportTrafficResponse2m\n\x0eTrafficReports\x12[\n\x06Report\x12\'.vestibule.node.v1.ReportTrafficRequest\x1a(.vestibule.node.v1.ReportTrafficResponseb\x06proto3')
+DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x1fvestibule/node/v1/traffic.proto\x12\x11vestibule.node.v1\"c\n\x08Requests\x12\x10\n\x08requests\x18\x01 \x01(\x04\x12\x0e\n\x06\x64\x65nied\x18\x02 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\x04\x12\x14\n\x0c\x61nswered_5xx\x18\x04 \x01(\x04\x12\x0f\n\x07\x61\x62orted\x18\x05 \x01(\x04\"l\n\x07Traffic\x12,\n\x07inbound\x18\x01 \x01(\x0b\x32\x1b.vestibule.node.v1.Requests\x12-\n\x08outbound\x18\x02 \x01(\x0b\x32\x1b.vestibule.node.v1.RequestsJ\x04\x08\x03\x10\x04\"\xb4\x01\n\x14ReportTrafficRequest\x12>\n\x07proxies\x18\x01 \x03(\x0b\x32-.vestibule.node.v1.ReportTrafficRequest.Proxy\x1a\\\n\x05Proxy\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12+\n\x07traffic\x18\x03 \x01(\x0b\x32\x1a.vestibule.node.v1.Traffic\"\x17\n\x15ReportTrafficResponse2m\n\x0eTrafficReports\x12[\n\x06Report\x12\'.vestibule.node.v1.ReportTrafficRequest\x1a(.vestibule.node.v1.ReportTrafficResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,15 +32,15 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vestibule.wire.gen.vestibul
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REQUESTS']._serialized_start=54
-  _globals['_REQUESTS']._serialized_end=114
-  _globals['_TRAFFIC']._serialized_start=116
-  _globals['_TRAFFIC']._serialized_end=243
-  _globals['_REPORTTRAFFICREQUEST']._serialized_start=246
-  _globals['_REPORTTRAFFICREQUEST']._serialized_end=426
-  _globals['_REPORTTRAFFICREQUEST_PROXY']._serialized_start=334
-  _globals['_REPORTTRAFFICREQUEST_PROXY']._serialized_end=426
-  _globals['_REPORTTRAFFICRESPONSE']._serialized_start=428
-  _globals['_REPORTTRAFFICRESPONSE']._serialized_end=451
-  _globals['_TRAFFICREPORTS']._serialized_start=453
-  _globals['_TRAFFICREPORTS']._serialized_end=562
+  _globals['_REQUESTS']._serialized_end=153
+  _globals['_TRAFFIC']._serialized_start=155
+  _globals['_TRAFFIC']._serialized_end=263
+  _globals['_REPORTTRAFFICREQUEST']._serialized_start=266
+  _globals['_REPORTTRAFFICREQUEST']._serialized_end=446
+  _globals['_REPORTTRAFFICREQUEST_PROXY']._serialized_start=354
+  _globals['_REPORTTRAFFICREQUEST_PROXY']._serialized_end=446
+  _globals['_REPORTTRAFFICRESPONSE']._serialized_start=448
+  _globals['_REPORTTRAFFICRESPONSE']._serialized_end=471
+  _globals['_TRAFFICREPORTS']._serialized_start=473
+  _globals['_TRAFFICREPORTS']._serialized_end=582
 # @@protoc_insertion_point(module_scope)

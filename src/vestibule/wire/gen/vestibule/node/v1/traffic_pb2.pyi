@@ -24,26 +24,35 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Requests(_message.Message):
-    """Since the proxy started.  denied: answered with 4xx; failed: with 5xx, injected faults aside."""
+    """Since the proxy started.  denied: answered with 4xx; failed: with 5xx, less the faults that were injected, as if all
+    of those were 5xx, which servers look at that know nothing of the other two.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUESTS_FIELD_NUMBER: _builtins.int
     DENIED_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
+    ANSWERED_5XX_FIELD_NUMBER: _builtins.int
+    ABORTED_FIELD_NUMBER: _builtins.int
     requests: _builtins.int
     denied: _builtins.int
     failed: _builtins.int
+    answered_5xx: _builtins.int
+    aborted: _builtins.int
+    """faults that were injected, whatever their status"""
     def __init__(
         self,
         *,
         requests: _builtins.int = ...,
         denied: _builtins.int = ...,
         failed: _builtins.int = ...,
+        answered_5xx: _builtins.int = ...,
+        aborted: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["denied", b"denied", "failed", b"failed", "requests", b"requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aborted", b"aborted", "answered_5xx", b"answered_5xx", "denied", b"denied", "failed", b"failed", "requests", b"requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -55,9 +64,6 @@ class Traffic(_message.Message):
 
     INBOUND_FIELD_NUMBER: _builtins.int
     OUTBOUND_FIELD_NUMBER: _builtins.int
-    REFUSED_UPDATES_FIELD_NUMBER: _builtins.int
-    refused_updates: _builtins.int
-    """configuration that the proxy did not take"""
     @_builtins.property
     def inbound(self) -> Global___Requests:
         """from other proxies, to the app"""
@@ -71,11 +77,10 @@ class Traffic(_message.Message):
         *,
         inbound: Global___Requests | None = ...,
         outbound: Global___Requests | None = ...,
-        refused_updates: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["inbound", b"inbound", "outbound", b"outbound"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inbound", b"inbound", "outbound", b"outbound", "refused_updates", b"refused_updates"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inbound", b"inbound", "outbound", b"outbound"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
