@@ -14,6 +14,7 @@ the agent; the others leave it out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Final, TypeAlias
 
@@ -147,21 +148,32 @@ def _connections(name: str, tags: Mapping[str, str], ordinary: _Place | None = N
     )
 
 
-def _by_break_glass(place: _Place, *, invert: bool = False) -> AccessLogFilter:
-    """Whether a permission of break-glass let it through, or ``invert``: did not."""
-    matcher = MetadataMatcher(filter=place[0], invert=invert)
+def _by_break_glass(place: _Place, *, otherwise: bool = False) -> AccessLogFilter:
+    """Whether a permission of break-glass let it through, or ``otherwise``: anything else."""
+    matcher = MetadataMatcher(filter=place[0])
     matcher.path.add(key=place[1])
-    matcher.value.string_match.prefix = BREAK_GLASS
+    if otherwise:
+        # Envoy's access logs ignore ``invert``.
+        matcher.value.string_match.safe_regex.regex = _OTHER_RULES
+    else:
+        matcher.value.string_match.prefix = BREAK_GLASS
     return AccessLogFilter(
         metadata_filter=accesslog_pb2.MetadataFilter(
-            matcher=matcher, match_if_key_not_found=BoolValue(value=invert)
+            matcher=matcher, match_if_key_not_found=BoolValue(value=otherwise)
         )
     )
 
 
+# Names that go another way at some character, or end before.
+_OTHER_RULES: Final = "|".join(
+    f"{re.escape(BREAK_GLASS[:place])}(?:[^{re.escape(BREAK_GLASS[place])}].*)?"
+    for place in range(len(BREAK_GLASS))
+)
+
+
 def _without_break_glass(others: AccessLogFilter, place: _Place | None) -> AccessLogFilter:
     """Asked last: most requests of a lasting load are beyond the budget, and logged nowhere."""
-    return others if place is None else _both(others, _by_break_glass(place, invert=True))
+    return others if place is None else _both(others, _by_break_glass(place, otherwise=True))
 
 
 def _common(
