@@ -120,9 +120,9 @@ def records(proxy: Proxy) -> list[tuple[AccessRecord, bool]]:
     for name, entry in proxy.requests:
         line = EntryLines(LogName.parse(name), reporter).http(entry)
         found.append((AccessRecord.from_json(line.text), line.by_break_glass))
-    for name, entry in proxy.connections:
-        line = EntryLines(LogName.parse(name), reporter).tcp(entry)
-        found.append((AccessRecord.from_json(line.text), line.by_break_glass))
+    tcp = EntryLines(LogName.parse("vestibule/inbound/payments/raw"), reporter)
+    for connection in filter(None, (tcp.connection(entry) for _, entry in proxy.connections)):
+        found.append((AccessRecord.from_json(connection.text), connection.by_break_glass))
     return found
 
 
@@ -195,7 +195,7 @@ def test_it_ends_by_the_proxys_own_clock_without_a_push(mesh: Shared[Mesh]) -> N
     mesh.run(story)
 
 
-def test_it_is_for_tcp_too_where_a_use_is_told_when_the_connection_begins(mesh: Shared[Mesh]) -> None:
+def test_it_is_for_tcp_too_where_a_use_is_told_while_the_connection_lasts(mesh: Shared[Mesh]) -> None:
     async def story(mesh: Mesh) -> None:
         emergency = await mesh.open(3.0, port="raw")
         async with asyncio.timeout(10):
@@ -221,6 +221,8 @@ def test_it_is_for_tcp_too_where_a_use_is_told_when_the_connection_begins(mesh: 
                 await asyncio.sleep(0.05)
         assert datetime.now(UTC) >= emergency.expires_at
         writer.close()
+        told = [each.source_address for each in uses(mesh.payments, emergency)]
+        assert len(told) == len(set(told)), "each connection is one use"
         await mesh.set()
 
     mesh.run(story)

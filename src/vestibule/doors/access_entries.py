@@ -92,6 +92,7 @@ _OUT_OF_TIME: Final = "max_duration_timeout"
 _LIMIT: Final = "x-vestibule-limit"
 """The header in which a proxy that refuses names the rate limit (``envoy.limits``)."""
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-|$)")
+_MOST_CONNECTIONS: Final = 10_000
 _SHADOW: Final = "vestibule_"
 """How the keys begin under which proxies note what shadow rules would have decided (``envoy.rbac``)."""
 _REDIRECTS: Final = range(300, 400)
@@ -148,6 +149,7 @@ class EntryLines:
         # The egress listener has many destinations: there the cluster's name tells, as ``service/port@version``, or the
         # route's as ``service/port``, where a request got no further.
         self._name = None if not self._inbound and not name.service else name
+        self._connections: dict[str, None] = {}
         self._constant = json.dumps(constant, separators=(",", ":"))[1:-1]
 
     def http(self, entry: HTTPAccessLogEntry) -> AccessLine:
@@ -182,12 +184,24 @@ class EntryLines:
             f'"layer":"{layer.value}","details":{_text(details)},'
             f'"bytes_received":{connection.received_bytes},"bytes_sent":{connection.sent_bytes}'
         )
-        line = self._line(own, common, verdict, flags)
-        if common.access_log_type == AccessLogType.TcpUpstreamConnected:
+        return self._line(own, common, verdict, flags)
+
+    def connection(self, entry: TCPAccessLogEntry) -> AccessLine | None:
+        """As ``tcp``; None for what was told before: connections by break-glass are told of again and again."""
+        line, common = self.tcp(entry), entry.common_properties
+        if not line.by_break_glass:
+            return line
+        known = common.stream_id in self._connections
+        if common.access_log_type == AccessLogType.TcpPeriodic:
+            if known:
+                return None
+            self._connections[common.stream_id] = None
+            while len(self._connections) > _MOST_CONNECTIONS:
+                del self._connections[next(iter(self._connections))]
             # There will be another line when it ends, which counts.
             return replace(line, edge=None)
-        # Told of when it began, unless it did not get that far.
-        return replace(line, by_break_glass=False) if verdict is Verdict.ALLOWED else line
+        self._connections.pop(common.stream_id, None)
+        return replace(line, by_break_glass=not known)
 
     def _destination(self, common: AccessLogCommon) -> tuple[str, str]:
         if self._name is None:

@@ -39,7 +39,7 @@ class AccessLogDoor:
                 # The identifier comes once; its node says nothing that we would believe.
                 lines = EntryLines(LogName.parse(message.identifier.log_name), reporter)
             found = [lines.http(entry) for entry in message.http_logs.log_entry]
-            found += [lines.tcp(entry) for entry in message.tcp_logs.log_entry]
+            found += filter(None, map(lines.connection, message.tcp_logs.log_entry))
             for sink in self._sinks:
                 sink.append(found)
         await stream.send_message(als_pb2.StreamAccessLogsResponse())

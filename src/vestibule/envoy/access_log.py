@@ -51,6 +51,9 @@ _HTTP_RBAC: Final = ("envoy.filters.http.rbac", "enforced_effective_policy_id")
 _NETWORK_RBAC: Final = ("envoy.filters.network.rbac", f"{SHADOW_PREFIX}shadow_effective_policy_id")
 """Where the filters note which rule decided: of which filter, under which key."""
 
+EMERGENCY_SECONDS: Final = 2.0
+"""How often a TCP connection that lasts is told of, if only break-glass allowed it."""
+
 _SERVED: Final = "access-log/served"
 _FAILED: Final = "access-log/failed"
 
@@ -92,7 +95,7 @@ def inbound_connections(service: str, port: str) -> AccessLog:
 
 
 def emergency_connections(service: str, port: str) -> AccessLog:
-    """TCP connections that only break-glass allows: every one of them, when it begins and when it ends."""
+    """TCP connections that only break-glass allows: every one of them, while it lasts and when it ends."""
     common = _common(f"vestibule/inbound/{service}/{port}", INBOUND_TAGS, EMERGENCY_BUFFER_BYTES)
     return AccessLog(
         name="envoy.access_loggers.tcp_grpc",

@@ -152,8 +152,9 @@ def _tcp_listener(
         max_downstream_connection_duration_jitter_percentage=percent_pb2.Percent(value=AGE_JITTER),
         access_log=[access_log.emergency_connections(service, port.name)],
     )
-    # Whom only break-glass lets in is told of at once, not when the connection ends.
-    proxy.access_log_options.flush_access_log_on_connected = True
+    # Whom only break-glass lets in is told of soon, not when the connection ends; and not when it begins, since by
+    # whose rule it is allowed is known with the first bytes.
+    proxy.access_log_options.access_log_flush_interval.CopyFrom(seconds(access_log.EMERGENCY_SECONDS))
     chain = listener_components_pb2.FilterChain(
         filters=[
             revoked.facts(),
