@@ -322,8 +322,13 @@ class Wire:
     async def ask(self, method: str, target: str, host: str = "payments", **headers: str) -> Reply:
         lines = [f"{method} {target} HTTP/1.1", f"host: {host}"]
         lines += [f"{name.replace('__', '-')}: {value}" for name, value in headers.items()]
-        self._writer.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
-        await self._writer.drain()
+        return await self.send(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
+
+    async def send(self, *parts: bytes) -> Reply:
+        """Any bytes, flushed part by part, and the answer to them."""
+        for part in parts:
+            self._writer.write(part)
+            await self._writer.drain()
         async with asyncio.timeout(PATIENCE):
             return await self._reply()
 

@@ -83,7 +83,11 @@ _DurationField: TypeAlias = Literal[
 ]
 _text: Final = json.encoder.encode_basestring
 _NO_CREDENTIAL: Final = "failed_to_inject_credential"
-_DENIED_DETAILS: Final = ("rbac_access_denied", "ext_authz_denied", "jwt_authn_access_denied")
+# What Envoy's filter for MCP refuses, and bodies larger than it may keep.
+_NO_MCP: Final = ("mcp_", "request_payload_too_large")
+_DENIED_DETAILS: Final = ("rbac_access_denied", "ext_authz_denied", "jwt_authn_access_denied", *_NO_MCP)
+_MCP_REPLY: Final = "__jsonrpc_response"
+"""What Envoy calls a client's reply to its server."""
 _NO_UPSTREAM_FLAGS: Final = frozenset(
     {"UH", "UF", "UC", "UT", "UO", "NR", "NC", "UR", "URX", "NFCF", "DF", "OM", "FI"}
 )
@@ -166,6 +170,7 @@ class EntryLines:
             f'"authority":{_text(request.authority)},"path":{_text(path)},'
             f'"protocol":"{_PROTOCOLS.get(entry.protocol_version, "")}","status":{status},"details":{_text(details)},'
             f'"bytes_received":{request.request_body_bytes},"bytes_sent":{response.response_body_bytes}'
+            f"{_mcp(common.custom_tags)}"
         )
         limit = str(response.response_headers.get(_LIMIT, "")) if "RL" in flags else ""
         redirected = response.response_code.value in _REDIRECTS
@@ -309,6 +314,16 @@ def _trace_id(tags: Any) -> str:
     """Of W3C trace context, if the request has one that is well formed."""
     found = _TRACEPARENT.match(tags.get("traceparent", ""))
     return found[1] if found else ""
+
+
+def _mcp(tags: Any) -> str:
+    """What a client of MCP asked for; nothing where that is not spoken."""
+    if "mcp_method" not in tags:
+        return ""
+    method = _tag(tags, "mcp_method")
+    target = _tag(tags, "mcp_name") or _tag(tags, "mcp_uri")
+    shown = "reply" if method == _MCP_REPLY else method
+    return f',"mcp_method":{_text(shown)},"mcp_target":{_text(target)}'
 
 
 def _tag(tags: Any, name: str) -> str:

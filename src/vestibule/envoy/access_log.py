@@ -59,6 +59,11 @@ _FAILED: Final = "access-log/failed"
 
 INBOUND_TAGS: Final = {"peer_serial": "%DOWNSTREAM_PEER_SERIAL%"}
 _TRACED: Final = {"traceparent": "%REQ(TRACEPARENT)%"}
+MCP_TAGS: Final = {
+    "mcp_method": "%DYNAMIC_METADATA(envoy.filters.http.mcp:method):200%",
+    "mcp_name": "%DYNAMIC_METADATA(envoy.filters.http.mcp:params:name):500%",
+    "mcp_uri": "%DYNAMIC_METADATA(envoy.filters.http.mcp:params:uri):500%",
+}
 REQUEST_ID: Final = "vestibule.request_id"
 """The filter state in which a request's id is kept where the request itself loses it."""
 
@@ -70,16 +75,16 @@ OUTBOUND_TAGS: Final = {
 }
 
 
-def inbound(service: str, port: str) -> AccessLog:
-    """Requests that arrive for the app."""
-    return _requests(f"vestibule/inbound/{service}/{port}", INBOUND_TAGS, ordinary=_HTTP_RBAC)
+def inbound(service: str, port: str, *, is_mcp: bool = False) -> AccessLog:
+    """Requests that arrive for the app.  ``is_mcp``: they are messages of the Model Context Protocol."""
+    return _requests(f"vestibule/inbound/{service}/{port}", _inbound_tags(is_mcp), ordinary=_HTTP_RBAC)
 
 
-def emergencies(service: str, port: str) -> AccessLog:
+def emergencies(service: str, port: str, *, is_mcp: bool = False) -> AccessLog:
     """Requests that arrive for the app and that only break-glass allows: every one of them."""
     name = f"vestibule/inbound/{service}/{port}"
     config = als_pb2.HttpGrpcAccessLogConfig(
-        common_config=_common(name, {**INBOUND_TAGS, **_TRACED}, EMERGENCY_BUFFER_BYTES),
+        common_config=_common(name, {**_inbound_tags(is_mcp), **_TRACED}, EMERGENCY_BUFFER_BYTES),
         additional_response_headers_to_log=[LIMIT_HEADER],
     )
     return AccessLog(
@@ -87,6 +92,10 @@ def emergencies(service: str, port: str) -> AccessLog:
         filter=_by_break_glass(_HTTP_RBAC),
         typed_config=packed(config),
     )
+
+
+def _inbound_tags(is_mcp: bool) -> Mapping[str, str]:
+    return {**INBOUND_TAGS, **MCP_TAGS} if is_mcp else INBOUND_TAGS
 
 
 def inbound_connections(service: str, port: str) -> AccessLog:

@@ -201,3 +201,48 @@ CALLER_REVOKED = define(
     "the caller's identity and serial number. A caller that was revoked with --allow-new has a new certificate "
     "within seconds; one that was revoked for good stays so until `vestibule revoke lift`.",
 )
+NOT_MCP = define(
+    "VST3021",
+    "not-mcp",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="The port speaks MCP, and the request is no message of MCP: not POST with JSON-RPC 2.0, nor GET of a "
+    "stream of events, nor DELETE of a session. Batches and messages that are not sound JSON are none, either.",
+    advice="Send one JSON-RPC message by POST, with content-type application/json and an accept header that has "
+    "application/json and text/event-stream.",
+)
+MCP_AMBIGUOUS = define(
+    "VST3022",
+    "mcp-ambiguous",
+    Kind.DENIED,
+    Fault.CALLER,
+    meaning="The MCP message could mean one thing to the proxy and another to the server: a key comes twice, or in "
+    "other letters (Name beside name), a request has a result, the body is encoded, or its JSON is not strict.",
+    advice="Send strict JSON with each key once, as the specification of MCP spells it, and no content-encoding.",
+)
+MCP_TOO_LARGE = define(
+    "VST3023",
+    "mcp-too-large",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="The MCP message has more than a mebibyte, which is as much as a proxy reads before it decides.",
+    advice="Hand large data over by a resource's URI, or by a port of another protocol.",
+)
+MCP_UNKNOWN_METHOD = define(
+    "VST3024",
+    "mcp-unknown-method",
+    Kind.DENIED,
+    Fault.CALLER,
+    meaning="Neither MCP nor a rule of the called port knows the method of the message.",
+    advice="If the server has a method of its own, ask its owner for a rule that names it under `mcp_methods`.",
+)
+MCP_TARGET_NOT_NORMAL = define(
+    "VST3025",
+    "mcp-target-not-normal",
+    Kind.DENIED,
+    Fault.CALLER,
+    meaning="The message names no tool, prompt or resource, or one that could be read in two ways: a URI with a dot "
+    "segment, a backslash, a needless or dangerous percent-escape or a scheme in capitals, or a name with control "
+    "characters.",
+    advice="Name it as the server lists it; write URIs in their normal form, such as file:///docs/a.txt.",
+)

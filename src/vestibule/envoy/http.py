@@ -19,7 +19,7 @@ from envoy.extensions.request_id.uuid.v3 import uuid_pb2
 from envoy.type.v3 import percent_pb2
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
-from vestibule.envoy import replies, revoked, switched
+from vestibule.envoy import mcp, mcp_replies, replies, revoked, switched
 from vestibule.envoy.mutual_tls import ACCEPTED_AGE, AGE_JITTER, connection_age
 from vestibule.envoy.places import ads
 from vestibule.envoy.protos import packed, seconds
@@ -52,13 +52,17 @@ def ingress(
     *,
     tell_rule: bool,
     plaintext: bool = False,
+    speaks_mcp: bool = False,
 ) -> Hcm:
     """Requests from other sidecars.  ``policy`` names the RBAC filter's configuration, delivered by ECDS.
 
-    ``plaintext``: requests from those who have no identity, counted by themselves.
+    ``plaintext``: requests from those who have no identity, counted by themselves.  ``speaks_mcp``: they are messages
+    of the Model Context Protocol, and nothing else.
     """
     # What is revoked is refused before anything else is looked at; nobody is revoked who is nobody.
     first = [] if plaintext else [revoked.http_filter()]
+    if speaks_mcp:
+        first += mcp.http_filters()
     filters = [*first, _rbac(policy), switched.http_filter(), router()]
     manager = basic("plaintext" if plaintext else "ingress", name, log, filters)
     age = connection_age(svid_ttl, ACCEPTED_AGE)
@@ -76,7 +80,9 @@ def ingress(
     # Paths are not rewritten here: what is not normal already is refused by policy, so that the app sees
     # exactly the bytes that were authorised.
     manager.normalize_path.CopyFrom(BoolValue(value=False))
-    manager.local_reply_config.CopyFrom(replies.ingress(service, tell_rule=tell_rule, plaintext=plaintext))
+    asked = mcp.ASKED if speaks_mcp else replies.CALL
+    answers = replies.ingress(service, tell_rule=tell_rule, plaintext=plaintext, asked=asked)
+    manager.local_reply_config.CopyFrom(mcp_replies.of(answers) if speaks_mcp else answers)
     return manager
 
 

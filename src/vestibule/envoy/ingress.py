@@ -114,9 +114,12 @@ def _http_listener(
     service: str, port: Port, address: Address, svid_ttl: timedelta, tell_rule: bool, plain: bool, cut: str
 ) -> Resource:
     name = listener_name(port.name)
-    log = access_log.inbound(service, port.name)
-    manager = http.ingress(name, service, policy_name(port.name), svid_ttl, log, tell_rule=tell_rule)
-    manager.access_log.append(access_log.emergencies(service, port.name))
+    is_mcp = port.protocol is Protocol.MCP
+    log = access_log.inbound(service, port.name, is_mcp=is_mcp)
+    manager = http.ingress(
+        name, service, policy_name(port.name), svid_ttl, log, tell_rule=tell_rule, speaks_mcp=is_mcp
+    )
+    manager.access_log.append(access_log.emergencies(service, port.name, is_mcp=is_mcp))
     chain = listener_components_pb2.FilterChain(
         filters=[revoked.facts(), http.network_filter(manager)],
         transport_socket=accepting_tls("h2", "http/1.1"),
@@ -132,6 +135,7 @@ def _http_listener(
             log,
             tell_rule=tell_rule,
             plaintext=True,
+            speaks_mcp=is_mcp,
         )
         plaintext = listener_components_pb2.FilterChain(filters=[http.network_filter(manager)])
     connections = access_log.inbound_connections(service, port.name)
@@ -196,6 +200,9 @@ def _routes(
         # The caller's proxy bounds the call, and ends it here too when it gives up.
         timeout=seconds(0),
     )
+    if port.protocol is Protocol.MCP:
+        # A server may have nothing to say to its clients for hours.
+        action.idle_timeout.CopyFrom(seconds(0))
     if port.protocol is Protocol.GRPC:
         # … or the caller itself, by grpc-timeout, though not beyond the bound of every stream.
         action.max_stream_duration.grpc_timeout_header_max.CopyFrom(seconds(svid_ttl.total_seconds()))

@@ -11,7 +11,7 @@ from typing import Final
 
 from envoy.extensions.matching.common_inputs.network.v3 import network_inputs_pb2
 
-from vestibule.envoy import cel, trees
+from vestibule.envoy import cel, mcp, trees
 from vestibule.envoy.candidates import Key, is_denial
 from vestibule.envoy.protos import serialized
 from vestibule.envoy.trees import Predicate
@@ -35,9 +35,11 @@ class OfRequests:
     def of_rule(self, rule: Rule, key: Key) -> tuple[Predicate, ...] | None:
         """Conditions, tokens and MCP.  What cannot be asked yet is as if its evaluation failed."""
         del key
-        if rule.when is None and rule.token is None and rule.mcp is None:
+        if rule.when is not None or rule.token is not None:
+            return () if is_denial(rule) else None
+        if rule.mcp is None or (named := mcp.asked(rule.mcp, denies=is_denial(rule))) is None:
             return ()
-        return () if is_denial(rule) else None
+        return (named,)
 
     def of_path(self, patterns: Iterable[PathPattern]) -> Predicate:
         """Patterns with ``{segment}``, on a path that may have a query."""

@@ -19,7 +19,7 @@ from envoy.config.rbac.v3 import rbac_pb2
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
 from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb2
 
-from vestibule.envoy import cel, predicates, trees
+from vestibule.envoy import cel, mcp, predicates, trees
 from vestibule.envoy.candidates import ANYONE, Asking, Choice, Key, Place, Places, Ranked, is_denial, is_wide
 from vestibule.envoy.trees import OnMatch, Predicate
 from vestibule.policy import NOT_NORMAL, Mode, PortPolicy, Rule
@@ -75,7 +75,8 @@ _HTTP_MATCHER: Final = http_rbac_pb2.RBAC.DESCRIPTOR.fields_by_name["matcher"].n
 def _http_root(policy: PortPolicy, *, shadow: bool) -> OnMatch:
     denials, permissions = _ranked(policy, shadow=shadow)
     ask = predicates.OfRequests(policy)
-    return _guarded(_tree(denials, ask, _tree(permissions, ask, None)), None)
+    root = _tree(denials, ask, _tree(permissions, ask, None))
+    return _guarded(trees.first_of(mcp.refusals(policy), root) if policy.is_mcp else root, None)
 
 
 def _ranked(policy: PortPolicy, *, shadow: bool) -> tuple[list[Ranked], list[Ranked]]:

@@ -30,7 +30,7 @@ from vestibule.policy import NOT_NORMAL
 from vestibule.policy.codes import CALL_DENIED
 
 REQUEST_ID: Final = "%REQ(X-REQUEST-ID)%"
-_CALL: Final = "%REQ(:METHOD)% %PATH(NQ:PATH)%"
+CALL: Final = "%REQ(:METHOD)% %PATH(NQ:PATH)%"
 _NO_UPSTREAM: Final = ("UF", "UC", "UR", "URX", "LR", "UPE", "NC", "DF")
 
 OUTSIDE: Final = "external:"
@@ -58,13 +58,16 @@ def direct(status: int, code: ErrorCode, message: str) -> route_components_pb2.D
     )
 
 
-def ingress(service: str, *, tell_rule: bool, plaintext: bool = False) -> LocalReplyConfig:
-    """The answers of a callee's proxy.  ``tell_rule``: denied callers learn the details, not only the code."""
+def ingress(service: str, *, tell_rule: bool, plaintext: bool = False, asked: str = CALL) -> LocalReplyConfig:
+    """The answers of a callee's proxy.
+
+    ``tell_rule``: denied callers learn the details, not only the code.  ``asked`` is what they asked for, to people.
+    """
     ended = body(codes.PLAINTEXT_ENDED, f"{service} no longer accepts calls in plain text")
     more = [_mapper(_denied_by(PLAINTEXT_ENDED), ended)] if plaintext else []
     denied = body(CALL_DENIED, f"{service} does not allow this call")
     if tell_rule:
-        message = f"no rule of {service} allows {_CALL} to %DOWNSTREAM_PEER_URI_SAN%"
+        message = f"no rule of {service} allows {asked} to %DOWNSTREAM_PEER_URI_SAN%"
         denied = body(
             CALL_DENIED,
             message,

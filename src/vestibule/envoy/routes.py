@@ -134,6 +134,9 @@ def _bound(action: RouteAction, wanted: Route, calls: Calls) -> None:
     else:
         standing = timedelta(0) if calls.target.port.protocol.lasts else calls.defaults.timeout
         action.timeout.CopyFrom(_duration(said or standing))
+    if calls.target.port.protocol is Protocol.MCP:
+        # Unless somebody says more, a server may have nothing to say to its clients for hours.
+        action.idle_timeout.CopyFrom(seconds(0))
     if wanted.idle_timeout is not None:
         action.idle_timeout.CopyFrom(_duration(wanted.idle_timeout))
     retry = wanted.retry or calls.traffic.retry or calls.defaults.retry

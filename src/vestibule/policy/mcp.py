@@ -42,19 +42,26 @@ UNKNOWN_METHOD: Final = "vestibule/mcp-unknown-method"
 TARGET_NOT_NORMAL: Final = "vestibule/mcp-target-not-normal"
 """The name under which targets are refused that are missing, or that could be read in two ways."""
 
+BODY_NOT_PLAIN: Final = "vestibule/mcp-body-not-plain"
+"""The name under which messages are refused that a server could read otherwise than the proxy."""
+
 _STREAM: Final = frozenset({"GET", "DELETE"})
 
-ODD_TARGET: Final = r"[\x00-\x1f\x7f]"
-"""What no name and no URI holds; for RE2 too."""
+INVISIBLE: Final = r"[\x00-\x1f\x7f]"
+"""What no name and no URI holds.  This and the next are for RE2 too."""
 
-ODD_URI: Final = (
-    r"\\|/\.{1,2}(?:[/?#]|$)|^[^:]*[A-Z][^:]*:"  # a backslash, a dot segment, a scheme in capitals
-    r"|%(?:[^0-9A-Fa-f]|[0-9A-Fa-f][^0-9A-Fa-f]|[0-9A-Fa-f]?$|00|2[DdEeFf]|5[CcFf]|7[Ee]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa])"
+AMBIGUOUS_URI: Final = (
+    r"\\|/\.{1,2}(?:[/?#]|$)"  # a backslash, a dot segment
+    r"|%(?:[^0-9A-Fa-f]|[0-9A-Fa-f][^0-9A-Fa-f]|[0-9A-Fa-f]?$"  # a bad escape
+    r"|00|2[DdEeFf]|5[CcFf]|7[Ee]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa])"  # one that is not needed, or must not be
 )
-"""What could be written otherwise in a URI (RFC 3986, section 6.2.2), or leads out of where it begins; for RE2 too."""
+"""What could be written otherwise in a URI (RFC 3986, section 6.2.2), or leads out of where it seems to lie."""
 
-_ODD_TARGET: Final = re.compile(ODD_TARGET)
-_ODD_URI: Final = re.compile(ODD_URI)
+LOUD_SCHEME: Final = r"[^:]*[A-Z][^:]*:"
+"""How a URI begins whose scheme has capitals."""
+
+_INVISIBLE: Final = re.compile(INVISIBLE)
+_AMBIGUOUS_URI: Final = re.compile(f"{AMBIGUOUS_URI}|^{LOUD_SCHEME}")
 
 
 def named_methods(rules: Iterable[Rule]) -> frozenset[str]:
@@ -75,9 +82,9 @@ def mcp_refusal(message: McpCall | None, named: frozenset[str]) -> str | None:
         return UNKNOWN_METHOD
     if method not in TARGETED:
         return None
-    if not target or _ODD_TARGET.search(target):
+    if not target or _INVISIBLE.search(target):
         return TARGET_NOT_NORMAL
-    if method in RESOURCE_METHODS and _ODD_URI.search(target):
+    if method in RESOURCE_METHODS and _AMBIGUOUS_URI.search(target):
         return TARGET_NOT_NORMAL
     return None
 
