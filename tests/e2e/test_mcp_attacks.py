@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -19,7 +20,9 @@ from tests.e2e.mesh_lab import PATIENCE, Lab, Proxy, client_tls, intent_of, rule
 from tests.e2e.shared_mesh import Shared
 
 from vestibule.intent.model import DenyDetail
-from vestibule.policy import Effect, McpDemand
+from vestibule.intent.port_policies import port_policy
+from vestibule.policy import Call, Effect, Engine, McpCall, McpDemand
+from vestibule.policy.mcp import RESOURCE_METHODS, TARGETED
 
 AGENT: Final = "agent"
 TRUSTED: Final = "trusted"
@@ -424,3 +427,47 @@ def test_the_access_log_says_what_was_asked_for(mesh: Shared[Mesh]) -> None:
         assert (tags["mcp_method"], tags["mcp_name"]) == ("tools/call", "delete_note")
 
     mesh.run(story)
+
+
+def test_proxy_and_engine_agree_about_names_within_one_edit_of_a_rule(mesh: Shared[Mesh]) -> None:
+    async def story(mesh: Mesh) -> None:
+        intent = mesh.lab.world.intent
+        notes = intent.services["notes"]
+        engine = Engine(port_policy(intent, notes, notes.ports["mcp"]))
+        chosen = random.Random(5)
+        for method, target in ((method, each) for method in TARGETED for each in _edited(chosen)):
+            key = "uri" if method in RESOURCE_METHODS else "name"
+            caller = chosen.choice((AGENT, TRUSTED, STRANGER))
+            answer = await mesh.send(message(method, **{key: target}), caller=caller)
+            said = Call(
+                caller=intent.services[caller].spiffe_id,
+                port="mcp",
+                method="POST",
+                path="/mcp",
+                mcp=McpCall(method=method, target=target),
+            )
+            assert (answer.status == 200) is engine.decide(said).allowed, (caller, method, target, answer)
+
+    mesh.run(story)
+
+
+def _edited(chosen: random.Random) -> Iterator[str]:
+    """Names at the boundary of a rule: the letter before or behind it added, left out, or another."""
+    for name in (
+        "read_note",
+        "list_",
+        "list_secrets",
+        "drop_",
+        "review",
+        "file:///docs/",
+        "file:///docs/a/b",
+    ):
+        at = chosen.randrange(len(name))
+        letter = chosen.choice("aA_/.%2e \\~\t")
+        yield from (
+            name,
+            name[:-1],
+            f"{name}x",
+            name[:at] + letter + name[at:],
+            name[:at] + letter + name[at + 1 :],
+        )

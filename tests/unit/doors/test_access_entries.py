@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from envoy.data.accesslog.v3.accesslog_pb2 import HTTPAccessLogEntry, TCPAccessLogEntry, TLSProperties
 
 from vestibule.doors.access_entries import EntryLines, LogName, Reporter
@@ -124,8 +125,37 @@ def test_whatever_a_request_contains_the_line_is_json_and_says_just_that() -> No
 
 
 def test_every_field_of_the_schema_that_a_request_has_is_written() -> None:
-    written = set(json.loads(EntryLines(INBOUND, REPORTER).http(request()).text))
+    written = set(json.loads(EntryLines(INBOUND, REPORTER).http(message("ping")).text))
     assert written == {"schema", *AccessRecord.__dataclass_fields__}
+
+
+def message(method: str, **tags: str) -> HTTPAccessLogEntry:
+    entry = request()
+    for name, value in {"mcp_method": method, "mcp_name": "-", "mcp_uri": "-", **tags}.items():
+        entry.common_properties.custom_tags[name] = value
+    return entry
+
+
+@pytest.mark.parametrize(
+    ("entry", "method", "target"),
+    [
+        (message("tools/call", mcp_name="read_note"), "tools/call", "read_note"),
+        (message("resources/read", mcp_uri="file:///a"), "resources/read", "file:///a"),
+        (message("__jsonrpc_response"), "reply", ""),
+        (message("-"), "", ""),
+        (request(), "", ""),
+    ],
+)
+def test_what_a_client_of_mcp_asked_for_is_in_the_record(
+    entry: HTTPAccessLogEntry, method: str, target: str
+) -> None:
+    record = from_http(entry, INBOUND, REPORTER)
+    assert (record.mcp_method, record.mcp_target) == (method, target)
+
+
+@pytest.mark.parametrize("details", ["mcp_duplicate_keys", "mcp_body_too_large", "request_payload_too_large"])
+def test_what_is_no_message_of_mcp_is_denied(details: str) -> None:
+    assert from_http(request(400, details), INBOUND, REPORTER).verdict is Verdict.DENIED
 
 
 def test_only_the_callees_line_counts_as_an_edge() -> None:
