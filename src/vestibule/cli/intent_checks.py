@@ -89,10 +89,10 @@ def data_of(
 
 
 def _rules(intent: Intent) -> list[Rule]:
-    said = [each.allow for each in intent.services.values()] + [
+    said = [(*each.allow, *each.deny) for each in intent.services.values()] + [
         each.allow for each in intent.externals.values()
     ]
-    return [rule for allow in said for rule in allow]
+    return [rule for rules in said for rule in rules]
 
 
 def summary(intent: Intent, environment: str | None) -> str:

@@ -20,6 +20,7 @@ from vestibule.intent.outside import External, Gateway
 from vestibule.intent.port_policies import port_policy
 from vestibule.intent.traffic import Route, Traffic
 from vestibule.policy import IdentityMatch, Mode, PathPattern, PortPolicy, Rule, may_call
+from vestibule.policy.terms import Terms
 from vestibule.records import Emergency, Instance
 from vestibule.spiffe import Revocations, RevokedIdentity, RevokedJwtKey, SpiffeId
 from vestibule.xds.resources import Resource
@@ -65,12 +66,18 @@ def expiries(intent: Intent) -> Iterator[datetime]:
         if service.traffic.permissive is not None:
             yield service.traffic.permissive.until
         yield from (each.fault.until for each in service.traffic.routes if each.fault is not None)
-        for rule in (*service.deny, *service.allow):
-            if rule.expires is not None:
-                yield rule.expires
-            yield from (match.until for match in rule.callers if match.until is not None)
+        yield from _ends((*service.deny, *service.allow))
+    for external in intent.externals.values():
+        yield from _ends(external.allow)
     for gateway in intent.gateways.values():
         yield from (each.fault.until for each in gateway.routes if each.fault is not None)
+
+
+def _ends(rules: Iterable[Rule]) -> Iterator[datetime]:
+    for rule in rules:
+        if rule.expires is not None:
+            yield rule.expires
+        yield from (match.until for match in rule.callers if match.until is not None)
 
 
 def last_expiry(intent: Intent, now: datetime) -> datetime | None:
@@ -214,8 +221,12 @@ def _newest(revocations: Revocations) -> tuple[int, Mapping[SpiffeId, int]]:
     return others, MappingProxyType(identities)
 
 
-def _as_seen_by(caller: SpiffeId, external: External) -> External:
-    return replace(external, allow=tuple(rule for rule in external.allow if rule.calls_from(caller)))
+def _as_seen_by(caller: SpiffeId, external: External, as_of: datetime | None) -> External:
+    """With the rules about a caller: they end when its membership does."""
+    rules = external.allow if as_of is None else _in_time(external.allow, as_of)
+    ends = ((rule, Terms.of(rule, caller).until) for rule in rules if rule.calls_from(caller))
+    allow = tuple(rule if rule.expires == end else replace(rule, expires=end) for rule, end in ends)
+    return replace(external, allow=allow)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -339,11 +350,13 @@ class World:
     def outside(self, name: str, caller: SpiffeId) -> External | None:
         """The host outside that callers call ``name``, with the rules about this caller, possibly none."""
         external = self.intent.externals.get(name)
-        return None if external is None else _as_seen_by(caller, external)
+        return None if external is None else _as_seen_by(caller, external, self.as_of)
 
     def outside_for(self, caller: SpiffeId) -> tuple[External, ...]:
         """Every host outside by name, each with the rules about this caller, possibly none."""
-        return tuple(_as_seen_by(caller, each) for _, each in sorted(self.intent.externals.items()))
+        return tuple(
+            _as_seen_by(caller, each, self.as_of) for _, each in sorted(self.intent.externals.items())
+        )
 
     def instances_of(self, destination: Destination) -> tuple[Instance, ...]:
         """The instances that serve a destination with the destination's identity, by ID."""

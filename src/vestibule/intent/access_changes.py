@@ -11,12 +11,16 @@ from vestibule.errors import Where
 from vestibule.intent import plaintext
 from vestibule.intent.model import Intent
 from vestibule.policy import IdentityMatch, Rule
-from vestibule.policy.differences import Calls, gained
+from vestibule.policy.differences import Calls, Permissions
 from vestibule.policy.identities import BELOW
 from vestibule.spiffe import SpiffeId
 
 OTHERS: Final = " (others)"
 """Follows a pattern of identities where those below it that have names of their own are not meant."""
+
+EVERYBODY_ELSE: Final = "everybody else with an identity"
+EVERYBODY: Final = "everybody with an identity"
+"""Where ``from: anyone`` is meant."""
 
 MOST_SHOWN: Final = 5
 _STRANGER: Final = "others"
@@ -31,6 +35,8 @@ class Caller:
     after: SpiffeId | None
 
 
+_NOBODY_NAMED: Final = SpiffeId.parse("spiffe://somebody.invalid/else")
+"""Whom only ``anyone`` means: no trust domain can have this name (RFC 6761, section 6.4)."""
 _ANYBODY: Final = Caller(name=plaintext.SHOWN, before=plaintext.ANYBODY, after=plaintext.ANYBODY)
 
 
@@ -80,7 +86,7 @@ def access_changes(old: Intent | None, new: Intent | None) -> tuple[AccessChange
         tcp = _is_tcp(new if _has(new, target) else old, target)
         before, after = _rules(old, target), _rules(new, target)
         if before != after or members.renamed:
-            callers = list(_callers(members, (*before, *after)))
+            callers = list(_touched(members, before, after))
             changes += _changes(target, callers, before, after, gains=True, tcp=tcp)
             changes += _changes(target, callers, after, before, gains=False, tcp=tcp)
         before, after = _plain_rules(old, target), _plain_rules(new, target)
@@ -100,9 +106,10 @@ def _changes(
     tcp: bool,
 ) -> Iterator[AccessChange]:
     grouped: dict[Calls, list[str]] = {}
+    had, has = Permissions(old), Permissions(new)
     for caller in callers:
         ids = (caller.before, caller.after) if gains else (caller.after, caller.before)
-        for calls in gained(old, new, *ids):
+        for calls in has.beyond(had, *ids):
             grouped.setdefault(calls, []).append(caller.name)
     places = {rule.name: rule.where for rule in new}
     for calls, names in grouped.items():
@@ -114,6 +121,8 @@ def _changes(
 
 def _joined(names: Sequence[str]) -> tuple[str, ...]:
     """An identity, and all others below it: together they are what people write."""
+    if EVERYBODY_ELSE in names and len(names) > MOST_SHOWN:
+        return (EVERYBODY,)
     whole = [each.removesuffix(OTHERS) for each in names if each.endswith(OTHERS)]
     met = {each for each in whole if each.removesuffix(BELOW) in names}
     bases = {each.removesuffix(BELOW) for each in met}
@@ -154,13 +163,28 @@ class _Members:
         return [self.callers[name] for name in sorted(found)]
 
 
-def _callers(members: _Members, rules: Iterable[Rule]) -> Iterator[Caller]:
+def _touched(members: _Members, before: Sequence[Rule], after: Sequence[Rule]) -> Iterator[Caller]:
+    """Those of whom rules speak that are in one of the two only: of ten thousand rules few change at a time."""
+    kept = {*before} & {*after}
+    changed = Permissions(rule for rule in (*before, *after) if rule not in kept)
+    for caller in _callers(members, (*before, *after)):
+        ids = {each for each in (caller.before, caller.after) if each is not None}
+        if caller.before != caller.after or any(changed.of(each) for each in ids):
+            yield caller
+
+
+def _callers(members: _Members, rules: Sequence[Rule]) -> Iterator[Caller]:
     """Everybody whom the rules can tell apart: those they name, members of what they name below, and all the others.
 
     A service is one caller, whatever its identity; so renaming identities takes no call from anybody.
     """
-    matchers = sorted({match for rule in rules for match in rule.callers}, key=str)
-    yield from members.meant(matchers)
+    named = {(match.id, match.below) for rule in rules for match in rule.callers}
+    matchers = sorted((IdentityMatch(id=each, below=below) for each, below in named), key=str)
+    if any(rule.anyone for rule in rules):
+        yield from members.callers.values()
+        yield Caller(name=EVERYBODY_ELSE, before=_NOBODY_NAMED, after=_NOBODY_NAMED)
+    else:
+        yield from members.meant(matchers)
     alone = dict.fromkeys(match.id for match in matchers if match.id not in members.names)
     yield from (Caller(name=str(each), before=each, after=each) for each in alone)
     for match in matchers:
@@ -206,7 +230,8 @@ def _rules(intent: Intent | None, target: Target) -> tuple[Rule, ...]:
         return ()
     if not target.port:
         return intent.externals[target.name].allow
-    return intent.services[target.name].rules_for(target.port)
+    service = intent.services[target.name]
+    return (*service.denials_for(target.port), *service.rules_for(target.port))
 
 
 def _plain_rules(intent: Intent | None, target: Target) -> tuple[Rule, ...]:

@@ -30,6 +30,16 @@ def expired(intent: Intent, now: datetime) -> tuple[Problem, ...]:
 
 
 def _ends(intent: Intent) -> Iterator[tuple[str, datetime, Where | None]]:
+    for role, members in intent.mesh.roles.items():
+        for member in members:
+            if member.until is not None:
+                place = intent.mesh.role_places.get(role)
+                yield f"the membership of {member} in the role {role}", member.until, place
+    rules = [(*service.allow, *service.deny) for service in intent.services.values()]
+    rules += [external.allow for external in intent.externals.values()]
+    for rule in (rule for each in rules for rule in each):
+        if rule.expires is not None:
+            yield f"the rule {rule.name}", rule.expires, rule.where
     for service in intent.services.values():
         if permissive := service.traffic.permissive:
             yield f"plain text to {service.name}", permissive.until, service.where

@@ -10,19 +10,12 @@ from __future__ import annotations
 from typing import Final
 
 NOT_YET: Final[set[str]] = {
-    "a service: deny",
     "a rule: when",
     "a rule: token",
     "a rule: tools",
     "a rule: resources",
     "a rule: prompts",
     "a rule: mcp_methods",
-    "a rule: mode: shadow",
-    "a rule: expires",
-    "a rule: from: anyone",
-    "a rule of an external: expires",
-    "a rule of an external: from: anyone",
-    "a member of a role: until",
     "mesh.yaml: issuers",
     "mesh.yaml: decide",
 }

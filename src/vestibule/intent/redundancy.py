@@ -6,9 +6,10 @@ from typing import Final
 
 from vestibule.intent import codes
 from vestibule.intent.problems import Findings
-from vestibule.intent.rule_index import PatternTree, RuleIndex
+from vestibule.intent.rule_index import RuleIndex
 from vestibule.intent.shapes import At, Fields
 from vestibule.policy import Effect, Mode, PathPattern, Rule
+from vestibule.policy.path_trees import PatternTree
 
 MOST_COMPARISONS: Final = 200_000
 """In one file.  Rules are found by what they match; only rules that are made for it need more."""

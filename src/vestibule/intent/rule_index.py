@@ -1,44 +1,14 @@
-"""Rules and paths by what they match, so that those which cover a given one are found without trying all."""
+"""Rules by what they match, so that those which cover a given one are found without trying all."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from itertools import product
 
-from vestibule.policy import IdentityMatch, PathPattern, Placeholder, Rule
-from vestibule.policy.paths import Segment
+from vestibule.policy import IdentityMatch, Rule
+from vestibule.policy.path_trees import PatternTree
 
-_ANY_SEGMENT = Placeholder("")
 _MOST_PATHS_TRIED = 8
-
-
-class PatternTree:
-    """Patterns by segment."""
-
-    def __init__(self) -> None:
-        self._here: list[int] = []
-        self._below: list[int] = []
-        self._children: dict[Segment, PatternTree] = {}
-
-    def add(self, pattern: PathPattern, number: int) -> None:
-        """Keep a pattern under a number."""
-        node = self
-        for segment in pattern.segments:
-            key = segment if isinstance(segment, str) else _ANY_SEGMENT
-            node = node._children.setdefault(key, PatternTree())
-        (node._below if pattern.below else node._here).append(number)
-
-    def covering(self, pattern: PathPattern) -> Iterator[int]:
-        """The numbers of the patterns that cover ``pattern``, itself among them if it was added."""
-        nodes = [self]
-        for segment in pattern.segments:
-            yield from (number for node in nodes for number in node._below)
-            keys = {segment if isinstance(segment, str) else _ANY_SEGMENT}
-            keys |= {_ANY_SEGMENT} if segment != "" else set()
-            nodes = [node._children[key] for node in nodes for key in keys if key in node._children]
-        yield from (number for node in nodes for number in node._below)
-        if not pattern.below:
-            yield from (number for node in nodes for number in node._here)
 
 
 class _Rules:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from vestibule.intent.files import MESH
 from vestibule.intent.model import Intent, Mesh, Service
 from vestibule.intent.outside import External, Gateway, HostPort
-from vestibule.policy import IdentityMatch, PathPattern
+from vestibule.policy import IdentityMatch, Mode, PathPattern
 from vestibule.spiffe import SpiffeId, TrustDomain
 
 _WRITTEN: Final = {
@@ -24,12 +24,18 @@ _WRITTEN: Final = {
     "permissive": "mtls.permissive",
     "spiffe_id": "identity",
     "identity_template": "identity",
+    "callers": "from",
+    "source": "",
 }
 """What the language calls a field of the model."""
-_NOT_TOLD: Final = frozenset({"where", "name", "allow"})
+_NOT_TOLD: Final = frozenset({"where", "name", "allow", "deny", "role_places", "tree", "central"})
 """What is told elsewhere: names by what they name, rules by who gains or loses which call."""
 
 _AS_TEXT: Final = (PathPattern, IdentityMatch, SpiffeId, TrustDomain)
+
+
+_MOST_SHOWN: Final = 500
+"""Characters of a value."""
 
 
 class What(Enum):
@@ -156,6 +162,10 @@ def _items(subject: Mesh | Service | External | Gateway) -> Items:
     if isinstance(subject, Service):
         for name, port in subject.ports.items():
             items[f"port {name}"] = dict(_flat("", port))
+        for rule in (*subject.allow, *subject.deny):
+            # What is tried out gives and takes no call, so it is told here.
+            if rule.mode is Mode.SHADOW:
+                items[f"shadow rule {rule.name.rpartition('/')[2]}"] = dict(_flat("", rule))
         plain = replace(plain, ports={})
     items[""] = dict(_flat("", plain))
     return items
@@ -209,13 +219,15 @@ def _text(value: Any) -> str:
         return str(value.value)
     if isinstance(value, HostPort):
         return f"{value.host}:{value.port}"
+    if isinstance(value, IdentityMatch) and value.until is not None:
+        return f"{value} until {value.until.isoformat()}"
     if isinstance(value, frozenset):
         return ", ".join(sorted(map(_text, value))) or "any"
     if isinstance(value, tuple):
         return ", ".join(map(_text, value))
     text = str(value)
-    if "\n" in text:
-        # A certificate, say.
+    if "\n" in text or len(text) > _MOST_SHOWN:
+        # A certificate or a set of keys, say.
         return f"{len(text)} characters, SHA-256 {hashlib.sha256(text.encode()).hexdigest()[:12]}"
     return text
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from vestibule.policy.path_trees import PatternTree, meet
 from vestibule.policy.paths import PathPattern, Placeholder
 
 MOST_WAYS: Final = 20_000
@@ -45,29 +46,29 @@ def without(pattern: PathPattern, others: Sequence[PathPattern]) -> PathSet | No
     """
     if any(each.covers(pattern) for each in others):
         return None
+    met = largest([each for each in others if meet(pattern, each) is not None])
     try:
-        if _found((pattern,), others) is None:
+        if met and _found((pattern,), met) is None:
             return None
     except _TooManyWaysError:
-        return PathSet(pattern=pattern, but=tuple(sorted(largest(others), key=str)))
-    met = [each for each in largest(others) if _may_meet(pattern, each)]
+        pass
     return PathSet(pattern=pattern, but=tuple(sorted(met, key=str)))
-
-
-def _may_meet(one: PathPattern, other: PathPattern) -> bool:
-    try:
-        return _found((one, other), ()) is not None
-    except _TooManyWaysError:
-        return True
 
 
 def largest(patterns: Sequence[PathPattern]) -> list[PathPattern]:
     """Those that no other one covers, each once."""
-    kept: list[PathPattern] = []
-    for pattern in patterns:
-        if not any(each.covers(pattern) for each in kept):
-            kept = [each for each in kept if not pattern.covers(each)] + [pattern]
-    return kept
+    tree = PatternTree()
+    for number, pattern in enumerate(patterns):
+        tree.add(pattern, number)
+    return [
+        pattern
+        for number, pattern in enumerate(patterns)
+        if not any(
+            other < number or not pattern.covers(patterns[other])
+            for other in tree.covering(pattern)
+            if other != number
+        )
+    ]
 
 
 def example(all_of: Sequence[PathPattern], none_of: Sequence[PathPattern]) -> str | None:

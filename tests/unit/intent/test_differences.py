@@ -28,6 +28,7 @@ ports: {http: {protocol: http}}
 allow:
   - {id: orders-charge, from: [orders], methods: [POST], paths: [/v1/charges]}
 """
+END = "2036-12-31T18:00:00Z"
 DATABASE = "service: db\nports: {sql: {protocol: tcp}}\nallow: [{id: a, from: [payments]}]\n"
 FILES = {
     "mesh.yaml": MESH,
@@ -69,6 +70,27 @@ def access(found: Difference) -> list[str]:
             {"services/payments.yaml": PAYMENTS.replace("orders-charge", "renamed")},
             [],
         ),
+        (
+            {"services/payments.yaml": PAYMENTS + "deny: [{id: no, from: [orders], paths: [/v1/**]}]\n"},
+            ["orders loses POST /v1/charges on payments"],
+        ),
+        (
+            {"services/payments.yaml": PAYMENTS.replace("[/v1/charges]", f"[/v1/charges], expires: {END}")},
+            ["orders loses POST /v1/charges after 2036-12-31 18:00 UTC on payments"],
+        ),
+        (
+            {"services/payments.yaml": PAYMENTS + f"  - {{id: b, from: [web], expires: {END}}}\n"},
+            ["web gains every call until 2036-12-31 18:00 UTC on payments"],
+        ),
+        (
+            {"services/payments.yaml": PAYMENTS.replace("[orders]", f"anyone, reason: a, expires: {END}")},
+            [
+                "payments, web and everybody else with an identity gain POST /v1/charges until "
+                "2036-12-31 18:00 UTC on payments",
+                "orders loses POST /v1/charges after 2036-12-31 18:00 UTC on payments",
+            ],
+        ),
+        ({"services/payments.yaml": PAYMENTS + "  - {id: b, from: [web], mode: shadow}\n"}, []),
         ({"services/db.yaml": DATABASE}, ["payments gains connections to db"]),
         ({"services/payments.yaml": None}, ["orders loses POST /v1/charges on payments"]),
         (
