@@ -18,12 +18,8 @@ from vestibule.errors import VestibuleError
 from vestibule.intent import Loaded, Severity, load_files
 from vestibule.intent.loading import load_up_text
 from vestibule.pki.bundles import to_pem
-<<<<<<< HEAD
 from vestibule.policy import NOT_NORMAL, Call, IdentityMatch, PathPattern, Rule, is_normal, may_call
-=======
-from vestibule.policy import Call, IdentityMatch, PathPattern, Rule, decide, is_normal, may_call
 from vestibule.policy.path_trees import PatternTree
->>>>>>> 4b31d90 (Denials, ends, shadow rules and from: anyone are open; a plan says what they change, and expiry warns of them)
 from vestibule.spiffe import SpiffeId, TrustDomain
 from vestibule.testing import TestAuthority
 from vestibule.testing.deciding import decided

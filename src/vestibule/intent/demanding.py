@@ -5,13 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from vestibule.errors import VestibuleError
 from vestibule.intent import codes, rule_keys
 from vestibule.intent.model import Port, Protocol
 from vestibule.intent.nodes import Position
 from vestibule.intent.problems import Findings
 from vestibule.intent.resolving import Names, advice
 from vestibule.intent.shapes import At, Fields, Key
-from vestibule.policy import McpDemand, TokenDemand
+from vestibule.policy import Condition, McpDemand, TokenDemand
+from vestibule.policy.vocabulary import MCP, TOKEN
+
+
+def build_condition(fields: Fields, port: Port | None, findings: Findings) -> Condition | None:
+    """The condition of a rule; None if it has none, or one that makes no sense, which is noted where that stands."""
+    said = fields.get(rule_keys.WHEN)
+    if said is None:
+        return None
+    absent = frozenset[str]() if fields.place(rule_keys.TOKEN) else TOKEN
+    absent |= MCP if port is not None and port.protocol is not Protocol.MCP else frozenset()
+    try:
+        return Condition.parse(said.value.text, without=absent)
+    except VestibuleError as error:
+        within = error.where
+        at = said.value.place(within.line, within.column or 1) if within and within.line else said.at
+        findings.add_error(error, at)
+        return None
 
 
 def build_token(fields: Fields, names: Names, findings: Findings) -> TokenDemand | None:

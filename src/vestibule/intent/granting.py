@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vestibule.intent import codes, outside_keys, rule_keys, service_keys
-from vestibule.intent.demanding import build_mcp, build_token, check_anyone
+from vestibule.intent.demanding import build_condition, build_mcp, build_token, check_anyone
 from vestibule.intent.model import Port, Protocol
 from vestibule.intent.nodes import Position
 from vestibule.intent.ports import Ports, said_port
@@ -107,6 +107,7 @@ def _rule(
     if paths:
         refuse_redundant_paths(paths.value, findings)
     token, mcp = build_token(fields, names, findings), build_mcp(fields, port, findings)
+    when = build_condition(fields, port, findings)
     wrong = (
         findings.count > before or not _is_whole(fields) or (token is None and fields.place(rule_keys.TOKEN))
     )
@@ -120,6 +121,7 @@ def _rule(
         paths=tuple(found.value for found in paths.value) if paths else (),
         effect=effect,
         mode=fields.value(rule_keys.MODE, Mode.ENFORCE),
+        when=when,
         token=token,
         mcp=mcp,
         expires=fields.value(rule_keys.EXPIRES, None),

@@ -10,6 +10,8 @@ from vestibule.intent.nodes import Position, Scalar
 
 _ESCAPE: Final = re.compile(r"\\(?:x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|[^xuU\n])")
 
+_NAME_BEFORE: Final = re.compile(r"[A-Za-z0-9_.]*$")
+
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -23,10 +25,13 @@ class Written:
         return self.node.text
 
     def place(self, line: int, column: int) -> Position:
-        """Where the text's own line and column, counted from 1, stand in the file."""
+        """Where the text's own line and column, counted from 1, stand in the file; of a dotted name, its beginning."""
         lines = self.text.split("\n")
-        before = sum(len(each) + 1 for each in lines[: line - 1])
-        return self.at(before + column - 1)
+        offset = sum(len(each) + 1 for each in lines[: line - 1]) + column - 1
+        if self.text[offset : offset + 1] == ".":
+            name = _NAME_BEFORE.search(self.text[:offset])
+            offset -= len(name[0]) if name else 0
+        return self.at(offset)
 
     def at(self, offset: int) -> Position:
         """Where the character of this number, counted from 0, stands in the file."""

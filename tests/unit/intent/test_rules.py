@@ -128,6 +128,47 @@ def test_a_rule_for_tcp_speaks_of_callers_only(line: str) -> None:
     accepted(read(with_rule("expires: 2026-12-31T18:00:00Z", text)))
 
 
+# ------------------------------------------------------------------------------------------- conditions
+
+
+def test_a_condition_is_checked_and_kept_as_it_was_written() -> None:
+    text = "caller.labels.env == service.labels.env"
+    (rule,) = accepted(read(with_rule(f"when: '{text}'"))).services["payments"].allow
+    assert rule.when is not None
+    assert rule.when.source == text
+    assert rule.when.uses == {"caller.labels", "service.labels"}
+
+
+@pytest.mark.parametrize(
+    ("written", "place", "code"),
+    [
+        ("when: 'caller.labls.env == \"a\"'", "8:12", "VST4041"),
+        ("when: request.methd == 'GET'", "8:11", "VST4041"),
+        ("when: 'true && request.methd == \"GET\"'", "8:20", "VST4041"),
+        ("when: \"true && request.methd == 'GET'\"", "8:20", "VST4041"),
+        ("when: \"'\\u0061' == request.methd\"", "8:24", "VST4041"),
+        ("when: '''GET'' == request.methd'", "8:23", "VST4041"),
+        ("when: |\n      true &&\n      request.methd == 'GET'", "10:7", "VST4041"),
+        ("when: >-\n      true &&\n      request.methd == 'GET'", "10:7", "VST4041"),
+        ("when: true &&\n      request.methd == 'GET'", "9:7", "VST4041"),
+        ("when: 'token.subject == \"a\"'", "8:12", "VST4041"),
+        ("when: 'mcp.method == \"a\"'", "8:12", "VST4041"),
+        ("when: request.method", "8:11", "VST4042"),
+        ("when: ''", "8:11", "VST4040"),
+        ("when: true", "8:11", "VST0022"),
+    ],
+)
+def test_what_is_wrong_with_a_condition_is_told_where_it_stands(written: str, place: str, code: str) -> None:
+    where, message, advice = only(read(with_rule(written)))
+    assert where == f"services/payments.yaml:{place} {code}", message
+    assert advice
+
+
+def test_a_condition_may_speak_of_the_token_that_its_rule_asks_for() -> None:
+    text = with_rule("when: token.subject == 'alice'\n    token: {audience: payments}")
+    accepted(read(text, MESH + ISSUERS, key_set()))
+
+
 # ----------------------------------------------------------------------------------------------- tokens
 
 
