@@ -640,6 +640,17 @@ async def test_leases_are_extended_and_never_shortened(store: Store) -> None:
     assert leases == [NOW + 5 * MINUTE, NOW + 9 * MINUTE]
 
 
+async def test_leases_of_some_are_renewed_and_nobody_is_told(store: Store) -> None:
+    for name in ("a", "b"):
+        await store.instances.put(instance(name))
+    subscription = store.changes.subscribe()
+    await store.instances.renew(["a", "unknown"], NOW + 5 * MINUTE)
+    await store.instances.renew([], NOW + 9 * MINUTE)
+    leases = [(known.id, known.lease_expires_at) for known in await store.instances.all()]
+    assert leases == [("a", NOW + 5 * MINUTE), ("b", NOW + MINUTE)]
+    assert kinds(subscription) == set()
+
+
 # ------------------------------------------------------------------------------------------- changes
 
 

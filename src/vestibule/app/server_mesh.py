@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from starlette.routing import Route
 
@@ -26,6 +27,7 @@ from vestibule.doors.limits import Limits
 from vestibule.doors.node_api import Discovery
 from vestibule.doors.rollout_api import RolloutDoor
 from vestibule.doors.traffic_reports import TrafficReportsDoor
+from vestibule.errors import VestibuleError
 from vestibule.identity.beacon import Beacon
 from vestibule.intent import Intent, load_files
 from vestibule.mesh import CommitInfo, Publisher, Rolling, Source, SvidLifetimes, injected
@@ -175,6 +177,12 @@ class IdentityOnly:
         return {}
 
 
+ELSEWHERE: Final = 1.0
+"""Seconds in which callers that other servers of the database lead have left an instance that stops."""
+
+_log = logging.getLogger(__name__)
+
+
 class IntentMesh:
     """The mesh that an intent describes; ``pages`` are what its source has served."""
 
@@ -186,7 +194,10 @@ class IntentMesh:
         clock: Clock,
         pages: Sequence[Route] = (),
         environment: str | None = None,
+        *,
+        shared: bool = False,
     ) -> None:
+        """``shared``: other servers have the same database."""
         self._issuance = services.issuance
         self._entitlements = services.entitlements
         self._clock = clock
@@ -213,10 +224,13 @@ class IntentMesh:
             intents=self.rolling.in_force,
             entitled=services.entitlements.is_entitled,
         )
-        self._discovery = MeshDiscovery(services.store.instances, self.rolling, clock, self.break_glass)
+        self._discovery = MeshDiscovery(
+            services.store.instances, self.rolling, clock, self.break_glass, shared=shared
+        )
         self._unenforced = Unenforced()
         self._departures = Departures(self._ledger.state, self._discovery.instance)
-        self.discovery: Discovery = Draining(self._discovery, self._departures)
+        self.discovery: Discovery = Draining(self._discovery, self._departures, shared=shared)
+        self._shared = shared
         self._publisher = Publisher(
             self.rolling, self._discovery, self._lifetimes, services.revocations, clock, self.break_glass
         )
@@ -256,6 +270,7 @@ class IntentMesh:
             "break-glass": self.break_glass.run,
             "rollout": self.rolling.run,
             "rollout-elsewhere": self._follow_rollout,
+            **({"instances-elsewhere": self._follow_instances} if self._shared else {}),
         }
 
     def _heard(self, proxy: ProxyKey, event: Event) -> None:
@@ -313,6 +328,15 @@ class IntentMesh:
         """What other servers of the database decided holds here, too."""
         async for _ in self._store.changes.subscribe("rollout"):
             await self.rolling.follow()
+
+    async def _follow_instances(self) -> None:
+        """What other servers of the database were told of instances holds here, too."""
+        async for _ in self._store.changes.subscribe("instances"):
+            try:
+                await self._discovery.follow()
+            except VestibuleError as error:
+                # The feed tells of everything again when the database is back.
+                _log.warning("cannot follow the other servers: %s", error)
 
     async def in_force(self) -> InForce:
         """The files of the intent that most proxies are to have: the source's, or older ones after a rollback."""
@@ -374,7 +398,8 @@ class IntentMesh:
 class Draining:
     """Discovery, whose callers' departure is waited for."""
 
-    def __init__(self, discovery: MeshDiscovery, departures: Departures) -> None:
+    def __init__(self, discovery: MeshDiscovery, departures: Departures, *, shared: bool) -> None:
+        self._shared = shared
         self._discovery = discovery
         self._departures = departures
         self.changed = discovery.changed
@@ -391,7 +416,15 @@ class Draining:
     async def drain(self, instance_id: str, spiffe_id: SpiffeId, agent_id: SpiffeId, within: float) -> int:
         """Its callers leave an instance; how many have not so many seconds later."""
         instance = await self._discovery.drain(instance_id, spiffe_id, agent_id)
-        return 0 if instance is None else await self._departures.left(instance, within)
+        if instance is None:
+            return 0
+        if not self._shared:
+            return await self._departures.left(instance, within)
+        # Callers that other servers lead do not say here that they have left: they are given time to.
+        behind, _ = await asyncio.gather(
+            self._departures.left(instance, within), asyncio.sleep(min(within, ELSEWHERE))
+        )
+        return behind
 
 
 def _commit(commit: CommitInfo) -> wire.IntentCommit:
@@ -424,6 +457,7 @@ async def mesh_of(settings: ServerSettings, services: Services, clock: Clock) ->
         return
     pages = () if webhook is None else (webhook.route,)
     ttl, environment = settings.default_x509_svid_ttl, settings.environment
-    mesh = IntentMesh(source, services, ttl, clock, pages, environment)
+    shared = settings.database is not None
+    mesh = IntentMesh(source, services, ttl, clock, pages, environment, shared=shared)
     await mesh.load()
     yield mesh

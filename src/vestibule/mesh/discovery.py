@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import logging
 import os
 import re
 from collections import Counter
@@ -47,6 +49,7 @@ MOST_PER_AGENT: Final = 1000
 """Instances that one agent may register: a node that was taken over must not bury the mesh under them."""
 _MOST_ADDRESSES: Final = 10_000
 _SOCKET_PATH_BYTES: Final = 107  # sun_path of struct sockaddr_un, less its terminator
+_log = logging.getLogger(__name__)
 _INSTANCE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -54,12 +57,22 @@ class Discovery:
     """Knows every instance.  What is new or different is stored; renewals live in memory only, since every lease is
     extended when the server starts again: for as long as it was away, nobody could renew.
 
+    Of several servers on one database each is told of what is kept and follows (``follow``); there renewals are kept,
+    too, so that nobody takes an instance for gone whose agent talks to somebody else.
+
     ``instances_revision`` grows with every change of who runs where.
     """
 
     def __init__(
-        self, kept: Instances, intents: Intents, clock: Clock, permissions: Permissions | None = None
+        self,
+        kept: Instances,
+        intents: Intents,
+        clock: Clock,
+        permissions: Permissions | None = None,
+        *,
+        shared: bool = False,
     ) -> None:
+        """``shared``: other servers have the same database."""
         self._permissions = permissions or NoPermissions()
         self.instances_revision = Revision()
         self._kept = kept
@@ -71,6 +84,11 @@ class Discovery:
         self._fit: dict[str, tuple[Instance, int]] = {}
         """The instances that were found fit for the intents of this revision."""
         self._declared = _Declared()
+        self._shared = shared
+        self._one_change = asyncio.Lock()
+        self._renewed: set[str] = set()
+        self._forgotten: set[str] = set()
+        self._trusted_from: datetime | None = None
 
     async def load(self) -> None:
         """Take up what was registered before the server stopped."""
@@ -85,9 +103,54 @@ class Discovery:
         """Forget instances whose leases end."""
         while True:
             now = self._clock.now()
-            for instance_id in [each for each, until in self._leases.items() if until <= now]:
-                await self._forget(instance_id)
+            try:
+                await self._keep_up(now)
+            except VestibuleError as error:
+                # Nobody's lease may end because renewals could not be kept: from then on there is time to renew again.
+                if self._trusted_from is None or self._trusted_from <= now:
+                    _log.warning("what is registered cannot be kept: %s", error)
+                self._trusted_from = now + LEASE
             await self._clock.sleep_until(now + _LOOK_EVERY)
+
+    async def _keep_up(self, now: datetime) -> None:
+        over = [each for each, until in self._leases.items() if until <= now]
+        if not self._shared:
+            self._renewed.clear()
+            for instance_id in [*over, *self._forgotten]:
+                await self._forget(instance_id)
+            return
+        if self._renewed:
+            renewed, self._renewed = self._renewed, set()
+            try:
+                await self._kept.renew(sorted(renewed), now + LEASE)
+            except VestibuleError:
+                self._renewed |= renewed
+                raise
+        if self._trusted_from is not None and now < self._trusted_from:
+            return
+        if over:
+            await self._kept.expire(now)
+            await self.follow()
+
+    async def follow(self) -> None:
+        """Take over what is kept: another server may have changed it, or have heard of a renewal."""
+        async with self._one_change:
+            kept = {each.id: each for each in await self._kept.all() if each.id not in self._forgotten}
+            changed = [each for each in kept.values() if self._instances.get(each.id) != _without_lease(each)]
+            gone = [each for each in self._instances if each not in kept]
+            for each in changed:
+                self._instances[each.id] = _without_lease(each)
+                # What its agent says of it now was said to somebody else.
+                self._states.pop(each.id, None)
+            for instance_id in gone:
+                self._drop(instance_id)
+            now = self._clock.now()
+            for each in kept.values():
+                self._leases[each.id] = max(
+                    self._leases.get(each.id, now), each.lease_expires_at or now + LEASE
+                )
+            if changed or gone:
+                self.instances_revision.bump()
 
     def instances(self) -> tuple[Instance, ...]:
         """All instances, by ID, without their leases."""
@@ -119,11 +182,10 @@ class Discovery:
         wanted = _as_known(wanted, known)
         until = self._clock.now() + LEASE
         if known != wanted:
-            await self._kept.put(replace(wanted, lease_expires_at=until))
-            self._instances[instance.id] = wanted
-            self.instances_revision.bump()
+            await self._keep(wanted, until)
         self._leases[instance.id] = until
         self._states[instance.id] = state
+        self._renewed.add(instance.id)
         return int(LEASE.total_seconds())
 
     def renew(self, agent_id: SpiffeId, leases: Sequence[Lease]) -> tuple[int, list[str]]:
@@ -136,6 +198,7 @@ class Discovery:
         for each in leases:
             if self._is_as_said(agent_id, each):
                 self._leases[each.instance_id] = until
+                self._renewed.add(each.instance_id)
             else:
                 refused.append(each.instance_id)
         return int(LEASE.total_seconds()), refused
@@ -178,7 +241,8 @@ class Discovery:
         if known.health is not Health.DRAINING:
             known = self._instances[instance_id] = replace(known, health=Health.DRAINING)
             self.instances_revision.bump()
-            await self._kept.put(replace(known, lease_expires_at=self._leases.get(instance_id)))
+            async with self._one_change:
+                await self._kept.put(replace(known, lease_expires_at=self._leases.get(instance_id)))
         return known
 
     def undeclared(self) -> tuple[Instance, ...]:
@@ -240,12 +304,28 @@ class Discovery:
 
     async def _forget(self, instance_id: str) -> None:
         # First out of sight: callers should leave at once, also when the disk is slow.
+        if self._drop(instance_id):
+            self.instances_revision.bump()
+        self._forgotten.add(instance_id)
+        async with self._one_change:
+            if instance_id in self._forgotten:
+                await self._kept.delete(instance_id)
+            self._forgotten.discard(instance_id)
+
+    async def _keep(self, instance: Instance, until: datetime) -> None:
+        async with self._one_change:
+            await self._kept.put(replace(instance, lease_expires_at=until))
+            self._instances[instance.id] = instance
+            self._forgotten.discard(instance.id)
+        self.instances_revision.bump()
+
+    def _drop(self, instance_id: str) -> bool:
+        """Whether it was known."""
         self._leases.pop(instance_id, None)
         self._states.pop(instance_id, None)
         self._fit.pop(instance_id, None)
-        if self._instances.pop(instance_id, None) is not None:
-            self.instances_revision.bump()
-        await self._kept.delete(instance_id)
+        self._renewed.discard(instance_id)
+        return self._instances.pop(instance_id, None) is not None
 
 
 class _Declared:

@@ -354,6 +354,10 @@ class Instances(Protocol):
         """Let no lease end before ``until``: after an outage of ours, nobody could renew in time."""
         ...
 
+    async def renew(self, instance_ids: Sequence[str], until: datetime) -> None:
+        """Let the leases of these run until then; unknown ones stay unknown.  No change that anybody is told of."""
+        ...
+
     async def expire(self, now: datetime) -> list[Instance]:
         """Forget the instances whose leases are over, and return them."""
         ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from datetime import datetime
 
@@ -11,17 +11,20 @@ from vestibule.records import Instance, KeptIntent, RolloutRecord
 
 
 class KeptInstances:
-    """``store.Instances`` in memory; counts writes."""
+    """``store.Instances`` in memory; counts writes.  ``broken`` makes most of it fail."""
 
     def __init__(self) -> None:
         self.kept: dict[str, Instance] = {}
         self.writes = 0
+        self.broken: VestibuleError | None = None
 
     async def put(self, instance: Instance) -> None:
+        self._check()
         self.kept[instance.id] = instance
         self.writes += 1
 
     async def delete(self, instance_id: str) -> bool:
+        self._check()
         return self.kept.pop(instance_id, None) is not None
 
     async def all(self) -> list[Instance]:
@@ -30,8 +33,22 @@ class KeptInstances:
     async def extend_leases(self, until: datetime) -> None:
         self.kept = {each: replace(found, lease_expires_at=until) for each, found in self.kept.items()}
 
+    async def renew(self, instance_ids: Sequence[str], until: datetime) -> None:
+        self._check()
+        for each in instance_ids:
+            if each in self.kept:
+                self.kept[each] = replace(self.kept[each], lease_expires_at=until)
+
     async def expire(self, now: datetime) -> list[Instance]:
-        raise NotImplementedError  # leases live in memory
+        self._check()
+        over = [each for each in self.kept.values() if each.lease_expires_at and each.lease_expires_at <= now]
+        for each in over:
+            del self.kept[each.id]
+        return over
+
+    def _check(self) -> None:
+        if self.broken is not None:
+            raise self.broken
 
 
 class KeptRollouts:

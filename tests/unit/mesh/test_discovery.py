@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from vestibule.mesh import DirectorySource, Discovery, discovery
 from vestibule.mesh.discovery import LEASE
 from vestibule.records import Address, CheckView, Health, Instance, Lease
 from vestibule.spiffe import SpiffeId
+from vestibule.store.codes import STORE_UNUSABLE
 from vestibule.testing import FakeClock
 from vestibule.testing.intents import AllAtOnce
 
@@ -62,15 +65,17 @@ def loaded() -> Loaded:
 class Room:
     """A discovery, its clock and what it keeps."""
 
-    def __init__(self, kept: KeptInstances | None = None) -> None:
-        self.clock = FakeClock()
+    def __init__(
+        self, kept: KeptInstances | None = None, *, clock: FakeClock | None = None, shared: bool = False
+    ) -> None:
+        self.clock = clock or FakeClock()
         self.files: dict[str, bytes] = {}
         self.kept = kept or KeptInstances()
         self.source = DirectorySource(
             Path("unused"), self.clock, read=lambda _: load_files(self.files) if self.files else loaded()
         )
 
-        self.discovery = Discovery(self.kept, AllAtOnce(self.source), self.clock)
+        self.discovery = Discovery(self.kept, AllAtOnce(self.source), self.clock, shared=shared)
 
     async def open(self) -> Discovery:
         await self.source.load()
@@ -153,6 +158,105 @@ async def test_an_instance_is_forgotten_when_its_lease_ends(room: Room) -> None:
     assert room.discovery.instances() == ()
     assert room.kept.kept == {}
     task.cancel()
+
+
+@asynccontextmanager
+async def running(*rooms: Room) -> AsyncIterator[Callable[[float], Awaitable[None]]]:
+    """Their discoveries at work; the function lets time pass."""
+
+    async def later(seconds: float) -> None:
+        for _ in range(int(seconds / 2)):
+            rooms[0].clock.advance(2)
+            for _ in range(50):
+                await asyncio.sleep(0)
+
+    tasks = [asyncio.create_task(each.discovery.run()) for each in rooms]
+    try:
+        await rooms[0].clock.until_asleep()
+        yield later
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def two_servers() -> tuple[Room, Room]:
+    """Two on one database."""
+    one = Room(shared=True)
+    other = Room(one.kept, clock=one.clock, shared=True)
+    await one.open()
+    await other.open()
+    return one, other
+
+
+async def test_servers_of_one_database_know_the_instances_of_each_other(room: Room) -> None:
+    one, other = await two_servers()
+    await one.discovery.register(instance(), b"1")
+    seen = other.discovery.instances_revision.value
+    await other.discovery.follow()
+    assert other.discovery.instances() == (instance(),)
+    assert other.discovery.instances_revision.value > seen
+    # Nothing new: nobody compiles anything.
+    seen = other.discovery.instances_revision.value
+    await other.discovery.follow()
+    assert other.discovery.instances_revision.value == seen
+    await one.discovery.drain("i-1", identity("web"), AGENT)
+    await other.discovery.follow()
+    assert other.discovery.instances()[0].health is Health.DRAINING
+    await one.discovery.deregister("i-1", identity("web"), AGENT)
+    await other.discovery.follow()
+    assert other.discovery.instances() == ()
+
+
+async def test_who_renews_at_one_server_lives_at_all_of_them() -> None:
+    one, other = await two_servers()
+    await one.discovery.register(instance(), b"1")
+    await one.discovery.register(instance(id="silent"), b"1")
+    await other.discovery.follow()
+    async with running(one, other) as later:
+        for _ in range(6):
+            await later(10)
+            assert one.discovery.renew(AGENT, [lease()])[1] == []
+        await other.discovery.follow()
+        assert [each.id for each in one.discovery.instances()] == ["i-1"]
+        assert [each.id for each in other.discovery.instances()] == ["i-1"]
+        assert list(one.kept.kept) == ["i-1"]
+
+
+async def test_an_agent_that_goes_to_another_server_registers_there_again() -> None:
+    one, other = await two_servers()
+    await one.discovery.register(instance(), b"1")
+    await other.discovery.follow()
+    assert other.discovery.renew(AGENT, [lease()])[1] == ["i-1"]
+    await other.discovery.register(instance(), b"1")
+    assert other.discovery.renew(AGENT, [lease()])[1] == []
+
+
+async def test_no_lease_ends_because_the_database_was_away() -> None:
+    one, other = await two_servers()
+    await one.discovery.register(instance(), b"1")
+    await other.discovery.follow()
+    async with running(one, other) as later:
+        one.kept.broken = STORE_UNUSABLE.error("gone")
+        for _ in range(6):
+            await later(10)
+            assert one.discovery.renew(AGENT, [lease()])[1] == []
+        one.kept.broken = None
+        await later(20)
+        assert one.discovery.renew(AGENT, [lease()])[1] == []
+        await later(2)
+        assert [each.id for each in other.discovery.instances()] == ["i-1"]
+
+
+async def test_what_could_not_be_forgotten_is_forgotten_when_the_disk_is_back(room: Room) -> None:
+    await room.discovery.register(instance())
+    async with running(room) as later:
+        room.kept.broken = STORE_UNUSABLE.error("full")
+        await later(40)
+        assert (room.discovery.instances(), list(room.kept.kept)) == ((), ["i-1"])
+        room.kept.broken = None
+        await later(4)
+        assert room.kept.kept == {}
 
 
 async def test_leases_are_extended_when_the_server_starts_again(room: Room) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from datetime import datetime
 from typing import Any, Final
@@ -15,6 +16,7 @@ from vestibule.store.sql.schema import instances as table
 from vestibule.store.sql.upserts import upsert
 
 _FIELDS: Final = tuple(field.name for field in fields(Instance))
+_AT_ONCE: Final = 500
 _COLUMNS: Final = tuple(table.c[name] for name in _FIELDS)
 
 
@@ -56,6 +58,14 @@ class SqlInstances:
         statement = update(table).where(table.c.lease_expires_at < until).values(lease_expires_at=until)
         async with self._database.write() as connection:
             await connection.execute(statement, execution_options={QUIET: True})
+
+    async def renew(self, instance_ids: Sequence[str], until: datetime) -> None:
+        """Let the leases of these run until then."""
+        async with self._database.write() as connection:
+            for start in range(0, len(instance_ids), _AT_ONCE):
+                some = table.c.id.in_(instance_ids[start : start + _AT_ONCE])
+                statement = update(table).where(some).values(lease_expires_at=until)
+                await connection.execute(statement, execution_options={QUIET: True})
 
     async def expire(self, now: datetime) -> list[Instance]:
         """Forget the instances whose leases are over."""
