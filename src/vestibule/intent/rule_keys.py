@@ -22,6 +22,7 @@ from vestibule.intent.terms import (
     METHOD,
     NAME,
     PATH,
+    RESOURCE,
     SCOPE,
     TARGET,
 )
@@ -125,7 +126,7 @@ TOOLS: Final = Key(
 )
 RESOURCES: Final = Key(
     "resources",
-    Many(TARGET, "URI", least=1),
+    Many(RESOURCE, "URI", least=1),
     "Which resources of an MCP server may be read and subscribed to.",
 )
 PROMPTS: Final = Key("prompts", Many(TARGET, "prompt", least=1), "Which prompts of an MCP server may be got.")

@@ -9,7 +9,8 @@ from typing import Final
 
 from vestibule.intent import codes
 from vestibule.intent.problems import nearest
-from vestibule.policy import IdentityMatch, PathPattern
+from vestibule.policy import IdentityMatch, McpCall, PathPattern
+from vestibule.policy.mcp import KNOWN_METHODS, RESOURCE_METHODS, mcp_refusal
 from vestibule.spiffe import TrustDomain
 
 NAME: Final = r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?"
@@ -33,12 +34,6 @@ SCOPE: Final = r"[!#-\[\]-~]{1,200}"
 ISSUER: Final = r"[!-~]{1,500}"
 TARGET: Final = r"[!-)+-~]{0,500}\*?"
 MOST_OF_CLAIM: Final = 500
-# Of the Model Context Protocol, revision 2025-06-18, what a client asks a server for.
-MCP_METHODS: Final = (
-    *("initialize", "ping", "tools/list", "tools/call", "resources/list", "resources/read", "prompts/list"),
-    *("resources/templates/list", "resources/subscribe", "resources/unsubscribe", "prompts/get"),
-    *("completion/complete", "logging/setLevel"),
-)
 OWN_METHOD: Final = r"[a-z][A-Za-z0-9_-]*(/[A-Za-z0-9_-]+)+"
 # Names that mean something else on every host.
 NOT_SERVICES: Final = frozenset({"localhost", "break-glass", ANYONE})
@@ -366,16 +361,28 @@ def tool(text: str) -> str:
     )
 
 
+def resource(text: str) -> str:
+    """The URI of an MCP server's resource, perhaps with ``*`` for any ending.  Raises: VST0025."""
+    tool(text)
+    example = text[:-1] + "x" if text.endswith("*") else text
+    if mcp_refusal(McpCall(method=RESOURCE_METHODS[0], target=example), frozenset()) is None:
+        return text
+    raise codes.MALFORMED_VALUE.error(
+        f"{shown(text)} could be written otherwise, so that requests for it are refused",
+        advice="Write it in its plain form: the scheme in lower case, no dot segments, no needless escape.",
+    )
+
+
 def mcp_method(text: str) -> str:
     """A JSON-RPC method of MCP.  Raises: VST0025."""
     family = text.partition("/")[0]
-    known = any(each.startswith(f"{family}/") for each in MCP_METHODS)
-    if text in MCP_METHODS or (re.fullmatch(OWN_METHOD, text) and not known):
+    known = any(each.startswith(f"{family}/") for each in KNOWN_METHODS)
+    if text in KNOWN_METHODS or (re.fullmatch(OWN_METHOD, text) and not known):
         return text
-    close = nearest(text, MCP_METHODS)
+    close = nearest(text, KNOWN_METHODS)
     raise codes.MALFORMED_VALUE.error(
         f"{shown(text)} is not a method of MCP",
-        advice=f"Did you mean {close!r}?" if close else f"Known methods: {', '.join(MCP_METHODS)}.",
+        advice=f"Did you mean {close!r}?" if close else f"Known methods: {', '.join(KNOWN_METHODS)}.",
     )
 
 

@@ -133,10 +133,6 @@ def test_a_key_that_no_compiler_acts_on_would_be_refused_and_no_editor_offered_i
         NOT_YET.discard(entry)
 
 
-def test_tools_of_mcp_servers_are_refused_not_ignored() -> None:
-    assert only(read(with_rule("tools: [search]")))[0].endswith(":8:5 VST0023")
-
-
 @pytest.mark.parametrize(
     ("payments", "code", "why"),
     [

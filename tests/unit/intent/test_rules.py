@@ -275,6 +275,8 @@ def test_a_rule_for_mcp_says_which_tools() -> None:
         ("tools: ['*_file']", "VST0025"),
         ("tools: ['a b']", "VST0025"),
         ("tools: ['list_*', list_dir]", "VST0052"),
+        ("resources: ['FILE:///docs/a']", "VST0025"),
+        ("resources: ['file:///docs/../*']", "VST0025"),
         ("mcp_methods: [tools/lists]", "VST0025"),
         ("tools: [a], methods: [GET]", "VST0054"),
     ],
