@@ -9,6 +9,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from vestibule.cli.status import SYNCED, countdown, short_name
+from vestibule.records import BREAK_GLASS
 
 if TYPE_CHECKING:
     from vestibule.processes.listening import TcpListener
@@ -88,11 +89,10 @@ def authorities(status: admin_pb2.ServerStatus, now: float) -> Iterator[Finding]
     else:
         yield fine("ca-valid", f"the authority is valid for {countdown(left)}")
     for each in status.warnings:
-        yield warning(
-            "server-warning",
-            each,
-            "Ceremonies (vestibule ca request --server): docs/ca.md; servers above: docs/nested.md.",
-        )
+        advice = "Ceremonies (vestibule ca request --server): docs/ca.md; servers above: docs/nested.md."
+        if each.startswith(BREAK_GLASS):
+            advice = "End it when it is not needed any more: vestibule break-glass close ID."
+        yield warning("server-warning", each, advice)
 
 
 def entries(warnings: Sequence[str], left_out: int) -> Iterator[Finding]:

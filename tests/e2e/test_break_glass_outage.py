@@ -1,0 +1,87 @@
+"""Break-glass while the server is away: it ends on time, and what was done by it is on record once the server is back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.e2e.test_up import Up, belonging_to, up
+
+from vestibule.audit.reading import records
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def server_of(running: Up) -> int:
+    """The process of the server that `up` started."""
+    return next(pid for pid, words in belonging_to(running.note.runtime).items() if " server run" in words)
+
+
+async def vestibule(running: Up, *words: str) -> Any:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "vestibule", *words, "--output", "json", "--server-socket", str(running.note.server_socket)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await process.communicate()
+    return json.loads(out)["data"]
+
+
+async def until(condition: Callable[[], Any], what: str) -> Any:
+    async with asyncio.timeout(30):
+        while not (found := condition()):
+            await asyncio.sleep(0.05)
+        return found
+    raise AssertionError(what)
+
+
+async def test_it_ends_on_time_and_its_uses_are_on_record_when_the_server_is_back(tmp_path: Path) -> None:
+    async with up(tmp_path) as running:
+        proxy = f"http://{running.envelope['data']['egress']['reports']}"
+        async with httpx.AsyncClient(mounts={"http://": httpx.AsyncHTTPTransport(proxy=proxy)}) as caller:
+
+            async def ask() -> int:
+                return (await caller.post("http://payments/v1/charges", content="{}")).status_code
+
+            assert await ask() == 403
+            opened = await vestibule(
+                running,
+                *("break-glass", "open", "--from", "reports", "--to", "payments", "--for", "6s"),
+                *("--reason", "an outage", "--ticket", "INC-9", "--approver", "ann"),
+            )
+            async with asyncio.timeout(5):
+                while await ask() != 200:
+                    await asyncio.sleep(0.02)
+            server = server_of(running)
+            os.kill(server, signal.SIGSTOP)
+            try:
+                used = 0
+                async with asyncio.timeout(15):
+                    while await ask() == 200:
+                        used += 1
+                        await asyncio.sleep(0.1)
+                assert used, "the proxies went on without the server"
+                assert await ask() == 403
+            finally:
+                os.kill(server, signal.SIGCONT)
+
+        def on_record() -> int:
+            found = records(running.state / "server" / "audit.jsonl")
+            return sum(
+                each["details"]["count"]
+                for each in found
+                if each["action"] == "break-glass.use" and each["subject"] == opened["rule"]
+            )
+
+        await until(lambda: on_record() >= used + 1, "every use on record")
+        assert on_record() == used + 1
+        running.process.send_signal(signal.SIGINT)
+        await running.end()
