@@ -1,4 +1,4 @@
-"""Break-glass while the server is away: it ends on time, and what was done by it is on record once the server is back."""
+"""Break-glass while the server is away: it ends on time, and its uses are on record once the server is back."""
 
 from __future__ import annotations
 
