@@ -34,8 +34,8 @@ from vestibule.doors.host_secrets import HostSecretsDoor
 from vestibule.doors.xds_serving import serve_delta
 from vestibule.envoy.bootstrap import bootstrap
 from vestibule.envoy.compile import compile_proxy
-from vestibule.envoy.names import BOOTSTRAP_CLUSTERS, BUNDLE_SECRET, SVID_SECRET
-from vestibule.envoy.tls_secrets import certificate_secret, validation_secret
+from vestibule.envoy.names import AUTHORITIES_SECRET, BOOTSTRAP_CLUSTERS, BUNDLE_SECRET, SVID_SECRET
+from vestibule.envoy.tls_secrets import certificate_secret, plain_validation_secret, validation_secret
 from vestibule.envoy.world import World
 from vestibule.intent.model import Defaults, DenyDetail, Intent, Mesh, Port, Protocol, Service
 from vestibule.net.grpc import Stream, serve
@@ -256,6 +256,9 @@ class Proxy:
             [
                 Resource.of(SECRET, SVID_SECRET, certificate_secret(SVID_SECRET, self.svid)),
                 Resource.of(SECRET, BUNDLE_SECRET, validation_secret(BUNDLE_SECRET, self.bundles)),
+                Resource.of(
+                    SECRET, AUTHORITIES_SECRET, plain_validation_secret(AUTHORITIES_SECRET, self.bundles)
+                ),
             ],
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
@@ -9,10 +11,15 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import RequestReceived
 
+from vestibule.net.tls import load_svid
 from vestibule.pki import profiles
 from vestibule.pki.chains import leaf_facts
 from vestibule.pki.keys import generate_key, key_to_pkcs8
+from vestibule.records import Address
 from vestibule.spiffe import SpiffeId, X509Svid
 from vestibule.testing import TestAuthority
 
@@ -82,3 +89,53 @@ def issued(
         not_before=facts.not_before,
         not_after=facts.not_after,
     )
+
+
+class Impostor:
+    """A server of the thief's own, HTTP/2 over TLS, that answers every request as if it were the callee."""
+
+    def __init__(self, svid: X509Svid) -> None:
+        self.svid = svid
+        self.asked: list[str] = []
+        self.connections = 0
+        self._servers: list[asyncio.Server] = []
+
+    async def listen(self, requests: Address, connections: Address) -> None:
+        for address, talk in ((requests, self._talk), (connections, self._echo)):
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.set_alpn_protocols(["h2"])
+            load_svid(context, self.svid)
+            server = await asyncio.start_server(talk, address.host, address.port, ssl=context)
+            self._servers.append(server)
+
+    async def stop(self) -> None:
+        for server in self._servers:
+            server.close()
+
+    async def _echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(1024):
+                writer.write(data)
+        except OSError:
+            pass
+        finally:
+            writer.close()
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        connection = H2Connection(H2Configuration(client_side=False))
+        connection.initiate_connection()
+        try:
+            writer.write(connection.data_to_send())
+            while data := await reader.read(65536):
+                for event in connection.receive_data(data):
+                    if isinstance(event, RequestReceived):
+                        self.asked.append(dict(event.headers or [])[b":path"].decode())
+                        answer = [(":status", "200"), ("content-length", "6")]
+                        connection.send_headers(event.stream_id, answer)
+                        connection.send_data(event.stream_id, b"stolen", end_stream=True)
+                writer.write(connection.data_to_send())
+        except OSError:
+            pass
+        finally:
+            writer.close()

@@ -349,6 +349,7 @@ class _Server:
             yield "inherited-revocations", services.inherited.run
         yield "own-revocation", self._replace_own_when_revoked
         yield "crls", services.crls.run
+        yield "distrusting", services.distrusting.run
         yield "tls", self._keep_tls_current
         yield "federated-bundles", services.bundles.run
         yield "federation", services.federation.run

@@ -232,7 +232,13 @@ class IntentMesh:
         self.discovery: Discovery = Draining(self._discovery, self._departures, shared=shared)
         self._shared = shared
         self._publisher = Publisher(
-            self.rolling, self._discovery, self._lifetimes, services.revocations, clock, self.break_glass
+            self.rolling,
+            self._discovery,
+            self._lifetimes,
+            services.revocations,
+            clock,
+            self.break_glass,
+            services.distrusting,
         )
         self.rolling.compares_with(self._publisher.compiled)
         ads = ServerAdsDoor(

@@ -22,6 +22,7 @@ from vestibule.identity.authority_revocation import Signers
 from vestibule.identity.ca.ceremony import CeremonyUpstream
 from vestibule.identity.claims import ClaimRules
 from vestibule.identity.crl_publishing import CrlPublishing
+from vestibule.identity.distrusting import Distrusting
 from vestibule.identity.downstream import Downstream
 from vestibule.identity.entitlement import Entitlements
 from vestibule.identity.entry_rules import EntryRules
@@ -76,6 +77,7 @@ class Services:
     inherited: InheritedRevocations | None
     signers: Signers
     crls: CrlPublishing
+    distrusting: Distrusting
     bundles: FederatedBundles
     relationships: Relationships
     federation: Federation
@@ -135,6 +137,9 @@ async def opened(
                 inherited=revoking.inherited,
                 signers=revoking.signers,
                 crls=crls,
+                distrusting=Distrusting(
+                    issuing.revocations, crls, state.issued, signing.authorities.all, clock
+                ),
                 bundles=federating.bundles,
                 relationships=federating.relationships,
                 federation=federating.federation,

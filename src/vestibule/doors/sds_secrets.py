@@ -6,6 +6,8 @@
     spiffe://TD         a trust domain's bundle               validation context
     ALL                 every bundle                          validation context
 
+    vestibule/authorities   the own trust domain's      the same without the SPIFFE validator, whoever asks
+
 The three short names can be others.  They are second names: who asks for everything gets each secret once, by its
 SPIFFE ID.
 """
@@ -19,6 +21,7 @@ from enum import Enum, auto
 from typing import Any, Final
 
 from vestibule.agent.workloads import Identities
+from vestibule.envoy.names import AUTHORITIES_SECRET
 from vestibule.envoy.tls_secrets import certificate_secret, plain_validation_secret, validation_secret
 from vestibule.spiffe import TrustBundle
 from vestibule.xds.resources import SECRET, Resource, Snapshot
@@ -34,6 +37,7 @@ _FALSE: Final = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 class Role(Enum):
     """What a short name stands for."""
 
+    AUTHORITIES = auto()
     SVID = auto()
     BUNDLE = auto()
     ALL_BUNDLES = auto()
@@ -43,6 +47,7 @@ BUILT_IN: Final[Mapping[str, Role]] = {
     "default": Role.SVID,
     "ROOTCA": Role.BUNDLE,
     "ALL": Role.ALL_BUNDLES,
+    AUTHORITIES_SECRET: Role.AUTHORITIES,
 }
 
 
@@ -143,6 +148,8 @@ class _Secrets:
                 yield name, certificate_secret(name, self.identities.svids[0])
             case Role.BUNDLE:
                 yield name, self._context(name, [self.identities.bundle])
+            case Role.AUTHORITIES:
+                yield name, plain_validation_secret(name, [self.identities.bundle])
             case Role.ALL_BUNDLES:
                 if self.validator:
                     yield name, validation_secret(name, _bundles(self.identities))

@@ -219,7 +219,9 @@ def _destinations(world: World, here: str, every: Iterable[Calls], svid_ttl: tim
             for each in routes.versions_of(calls.traffic, target.port.name)
         }
         for name, version in names.items():
-            yield clusters.destination(name, target, svid_ttl, circuit, outlier)
+            yield clusters.destination(
+                name, target, svid_ttl, circuit, outlier, world.crl_about(target.spiffe_id)
+            )
             yield _endpoints(world, calls, name, version, here)
 
 

@@ -17,7 +17,18 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 
-from vestibule.envoy import access_log, codes, http, listeners, matches, outside, outward, replies, routes
+from vestibule.envoy import (
+    access_log,
+    codes,
+    http,
+    listeners,
+    matches,
+    outside,
+    outward,
+    replies,
+    revoked,
+    routes,
+)
 from vestibule.envoy.outward import Outward
 from vestibule.envoy.protos import serialized
 from vestibule.envoy.routes import Calls
@@ -58,7 +69,7 @@ def resources(
             else:
                 yield _no_longer(f"upstream/{name}", name, known=True)
         elif calls is not None:
-            yield _tcp_listener(f"upstream/{name}", address, target)
+            yield _tcp_listener(f"upstream/{name}", address, target, world.cut_off(target.spiffe_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +103,12 @@ def _http_listener(name: str, address: Address, service: str, port: str) -> Reso
 
 
 @lru_cache(maxsize=4096)
-def _tcp_listener(name: str, address: Address, target: Destination) -> Resource:
+def _tcp_listener(name: str, address: Address, target: Destination, cut: str) -> Resource:
     log = access_log.outbound_connections(target.service, target.port.name)
     proxy = tcp_proxy_pb2.TcpProxy(stat_prefix="egress_tcp", cluster=target.cluster, access_log=[log])
-    filters = listener_components_pb2.FilterChain(filters=[listeners.tcp_proxy(proxy)])
+    filters = listener_components_pb2.FilterChain(
+        filters=[listeners.tcp_proxy(proxy)], metadata=revoked.generation(cut)
+    )
     return listeners.outbound(name, address, filters)
 
 

@@ -10,7 +10,7 @@ from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2, tl
 from envoy.type.matcher.v3 import string_pb2
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
-from vestibule.envoy.names import BUNDLE_SECRET, SVID_SECRET
+from vestibule.envoy.names import AUTHORITIES_SECRET, BUNDLE_SECRET, SVID_SECRET
 from vestibule.envoy.places import agent_subscription
 from vestibule.envoy.protos import packed, seconds
 from vestibule.spiffe import SpiffeId
@@ -37,20 +37,31 @@ def accepting_tls(*alpn: str) -> base_pb2.TransportSocket:
     return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=packed(tls))
 
 
-def dialling_tls(callee: SpiffeId, *alpn: str) -> base_pb2.TransportSocket:
-    """Talk only to ``callee``: whoever else answers at its address is refused, whatever certificate it has."""
+def dialling_tls(callee: SpiffeId, *alpn: str, crl: bytes = b"") -> base_pb2.TransportSocket:
+    """Talk only to ``callee``: whoever else answers at its address is refused, whatever certificate it has.
+
+    With ``crl`` (PEM, lists of all authorities that sign for callees) also with a certificate of the callee's that is
+    on a list, or that an authority without a list signed.  Envoy's SPIFFE validator ignores such lists, so the default
+    one stands in for it: with one callee's exact identity, and the authorities of its trust domain, it asks no less.
+    """
     tls = tls_pb2.UpstreamTlsContext(
-        common_tls_context=_common(alpn, callee), max_session_keys=UInt32Value(value=0)
+        common_tls_context=_common(alpn, callee, crl), max_session_keys=UInt32Value(value=0)
     )
     return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=packed(tls))
 
 
-def _common(alpn: tuple[str, ...], peer: SpiffeId | None = None) -> tls_pb2.CommonTlsContext:
+def _common(
+    alpn: tuple[str, ...], peer: SpiffeId | None = None, crl: bytes = b""
+) -> tls_pb2.CommonTlsContext:
     validation = common_pb2.CertificateValidationContext()
     if peer is not None:
         validation.match_typed_subject_alt_names.add(
             san_type=common_pb2.SubjectAltNameMatcher.URI, matcher=string_pb2.StringMatcher(exact=str(peer))
         )
+    if crl:
+        validation.crl.inline_bytes = crl
+        # Of signing certificates nobody here can have lists: those are refused that have none themselves.
+        validation.only_verify_leaf_cert_crl = True
     return tls_pb2.CommonTlsContext(
         tls_params=common_pb2.TlsParameters(
             tls_minimum_protocol_version=common_pb2.TlsParameters.TLSv1_3,
@@ -60,7 +71,7 @@ def _common(alpn: tuple[str, ...], peer: SpiffeId | None = None) -> tls_pb2.Comm
         tls_certificate_sds_secret_configs=[_secret(SVID_SECRET)],
         combined_validation_context=tls_pb2.CommonTlsContext.CombinedCertificateValidationContext(
             default_validation_context=validation,
-            validation_context_sds_secret_config=_secret(BUNDLE_SECRET),
+            validation_context_sds_secret_config=_secret(AUTHORITIES_SECRET if crl else BUNDLE_SECRET),
         ),
         alpn_protocols=alpn,
     )

@@ -21,3 +21,6 @@ SVID_SECRET: Final = "default"  # noqa: S105 - a name, SPIRE's and Istio's
 
 BUNDLE_SECRET: Final = "ROOTCA"  # noqa: S105 - a name, SPIRE's and Istio's
 """The SDS secret with the bundles of every trust domain, checked by the SPIFFE validator."""
+
+AUTHORITIES_SECRET: Final = "vestibule/authorities"  # noqa: S105 - a name
+"""The SDS secret with the own trust domain's authorities alone, for Envoy's default validator, which heeds CRLs."""

@@ -21,7 +21,7 @@ from vestibule.intent.port_policies import port_policy
 from vestibule.intent.traffic import Route, Traffic
 from vestibule.policy import IdentityMatch, Mode, PathPattern, PortPolicy, Rule, may_call
 from vestibule.policy.terms import Terms
-from vestibule.records import Emergency, Instance
+from vestibule.records import Distrust, Emergency, Instance
 from vestibule.spiffe import Revocations, RevokedIdentity, RevokedJwtKey, SpiffeId
 from vestibule.xds.resources import Resource
 
@@ -203,6 +203,10 @@ def rule_of(emergency: Emergency) -> Rule:
     )
 
 
+def _told(version: int) -> str:
+    return str(version) if version else ""
+
+
 @lru_cache(maxsize=8)
 def refused_of(revocations: Revocations) -> Refused:
     """What proxies refuse of callers by a list."""
@@ -233,9 +237,10 @@ def _as_seen_by(caller: SpiffeId, external: External, as_of: datetime | None) ->
 class World:
     """The compiler's input.  ``svid_ttls`` holds the identities whose SVIDs live otherwise than by default.
 
-    ``revocations`` is what is revoked, without what is over. ``as_of`` is the latest of the intent's expiries that
-    has passed, if any has: what lasts until then or less has ended. ``emergencies`` are the permissions of
-    break-glass that hold. ``read`` is the very intent that was read, where ``intent`` has parts of older ones.
+    ``revocations`` is what is revoked, without what is over, and ``distrust`` which callees that concerns. ``as_of``
+    is the latest of the intent's expiries that has passed, if any has: what lasts until then or less has ended.
+    ``emergencies`` are the permissions of break-glass that hold. ``read`` is the very intent that was read, where
+    ``intent`` has parts of older ones.
     """
 
     intent: Intent
@@ -243,6 +248,7 @@ class World:
     svid_ttls: Mapping[SpiffeId, timedelta] = field(default_factory=lambda: MappingProxyType({}))
     default_svid_ttl: timedelta = DEFAULT_SVID_TTL
     revocations: Revocations = field(default_factory=Revocations)
+    distrust: Distrust = field(default_factory=Distrust)
     as_of: datetime | None = None
     emergencies: tuple[Emergency, ...] = ()
     read: Intent | None = field(default=None, repr=False)
@@ -326,6 +332,10 @@ class World:
         """What proxies refuse of callers, whatever rules say."""
         return refused_of(self.revocations)
 
+    def crl_about(self, callee: SpiffeId) -> bytes:
+        """The lists (PEM) to look at before a callee is believed; empty for none."""
+        return self.distrust.lists_about(callee)
+
     def cut(self, policy: PortPolicy) -> str:
         """The newest revocation that concerns callers of a port; what it is worth is only that it changes.
 
@@ -336,8 +346,12 @@ class World:
         concerned = (
             version for each, version in identities.items() if any(rule.calls_from(each) for rule in rules)
         )
-        newest = max(others, max(concerned, default=0))
-        return str(newest) if newest else ""
+        return _told(max(others, max(concerned, default=0)))
+
+    def cut_off(self, callee: SpiffeId) -> str:
+        """The newest revocation that concerns a callee, likewise."""
+        others, identities = _newest(self.revocations)
+        return _told(max(identities.get(callee, 0), others if self.distrust.means(callee) else 0))
 
     def traffic(self, service: str) -> Traffic:
         """What a service says about calls to it, without what has expired."""

@@ -15,9 +15,9 @@ from typing import Final, Protocol
 from vestibule.identity.codes import NOTHING_TO_REVOKE, WOULD_CUT_EVERYTHING
 from vestibule.pki.certificates import load_certificate
 from vestibule.pki.profiles import key_identifier
-from vestibule.pki.revocation import fingerprint, key_fingerprint
+from vestibule.pki.revocation import certificate_facts, fingerprint, key_fingerprint
 from vestibule.records import AppendedAuthority, AppendedKind, Authority, AuthorityState, JwtKey
-from vestibule.spiffe import RevokedAuthority, RevokedJwtKey, TrustBundle, TrustDomain
+from vestibule.spiffe import RevokedAuthority, RevokedCertificate, RevokedJwtKey, TrustBundle, TrustDomain
 
 _FINGERPRINT_DIGITS: Final = 64
 _GONE: Final = (AuthorityState.TAINTED, AuthorityState.REVOKED)
@@ -82,7 +82,8 @@ class Signers:
 class AuthorityRevocation:
     """One authority to be revoked; ``x509`` or ``jwt`` where it is this server's own.
 
-    ``appended`` is the one that an operator put into the bundle.
+    ``appended`` is the one that an operator put into the bundle.  ``certificate`` is that of the authority, where it
+    is known and has a signer of its own.
     """
 
     subject: str
@@ -91,6 +92,7 @@ class AuthorityRevocation:
     x509: Authority | None = None
     jwt: JwtKey | None = None
     appended: AppendedAuthority | None = None
+    certificate: RevokedCertificate | None = None
 
     @classmethod
     def find(cls, signers: Signers, trust_domain: TrustDomain, name: str, der: bytes) -> AuthorityRevocation:
@@ -102,7 +104,13 @@ class AuthorityRevocation:
                 target = RevokedAuthority(
                     fingerprint=fingerprint(own), key=key_fingerprint(own), authority_id=authority.id
                 )
-                return cls(subject=authority.id, target=target, not_after=authority.not_after, x509=authority)
+                return cls(
+                    subject=authority.id,
+                    target=target,
+                    not_after=authority.not_after,
+                    x509=authority,
+                    certificate=_itself(own),
+                )
         for key in signers.jwt_keys():
             if wanted == key.id:
                 jwt_target = RevokedJwtKey(trust_domain=trust_domain, key_id=key.id)
@@ -132,6 +140,7 @@ class AuthorityRevocation:
             subject=wanted,
             target=RevokedAuthority(fingerprint=wanted, key=key, authority_id=own_id),
             not_after=ends,
+            certificate=_itself(der) if der else None,
         )
 
     async def move_away(self, signers: Signers, actor: str, grace: Callable[[], Awaitable[None]]) -> None:
@@ -203,3 +212,11 @@ def _state_of(name: str, signers: Sequence[Authority] | Sequence[JwtKey]) -> Aut
 
 def _prepared(signers: Sequence[Authority] | Sequence[JwtKey]) -> str | None:
     return next((each.id for each in signers if each.state is AuthorityState.PREPARED), None)
+
+
+def _itself(der: bytes) -> RevokedCertificate | None:
+    """A signing certificate by its number, as its signer gave it; None where it has no signer but itself."""
+    facts = certificate_facts(der)
+    if facts.authority_id in ("", key_identifier(load_certificate(der).public_key()).digest.hex()):
+        return None
+    return RevokedCertificate(authority_id=facts.authority_id, serial=facts.serial)

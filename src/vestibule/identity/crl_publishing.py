@@ -18,7 +18,7 @@ from vestibule.audit import Audit, AuditEvent, Detail
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
 from vestibule.identity.authorities import Authorities
-from vestibule.identity.beacon import first
+from vestibule.identity.beacon import Beacon, first
 from vestibule.identity.codes import NOTHING_TO_REVOKE
 from vestibule.identity.revocation import IssuedCertificates
 from vestibule.identity.revocation_list import RevocationList
@@ -26,11 +26,11 @@ from vestibule.keys import KeyManager
 from vestibule.pki.certificates import load_certificate
 from vestibule.pki.codes import CRL_REFUSED
 from vestibule.pki.crls import RevokedSerial, crl_builder
-from vestibule.records import Authority, AuthorityState, PublishedCrl
+from vestibule.records import Authority, AuthorityState, PublishedCrl, identity_digest
 from vestibule.spiffe import Revocation, RevokedAgent, RevokedCertificate, RevokedIdentity
 from vestibule.spiffe.revocations import MARK_BITS
 from vestibule.store import Store
-from vestibule.store.issued import Issued, identity_digest
+from vestibule.store.issued import Issued
 
 LIFE: Final = timedelta(hours=24)
 RETRY_SECONDS: Final = 5.0
@@ -62,6 +62,7 @@ class CrlPublishing:
         self._clock = clock
         self._crls: dict[str, PublishedCrl] = {}
         self._refreshing = asyncio.Lock()
+        self._beacon = Beacon()
         self._without: set[str] = set()
         """Authorities whose certificate, made by an upstream, does not let them sign lists."""
 
@@ -92,6 +93,19 @@ class CrlPublishing:
                 self._authorities.changed(seen[1]),
                 self._clock.sleep_until(self._due()),
             )
+
+    @property
+    def revision(self) -> int:
+        """Counts the lists that were made."""
+        return self._beacon.value
+
+    async def changed(self, since: int) -> int:
+        """Wait until ``revision`` differs from ``since``; returns it."""
+        return await self._beacon.changed(since)
+
+    def current(self) -> list[PublishedCrl]:
+        """The newest list of each authority that has one."""
+        return list(self._crls.values())
 
     def get(self, authority_id: str = "") -> PublishedCrl:
         """The newest list of an authority; by default of the active one.  Raises: VST1251."""
@@ -161,6 +175,7 @@ class CrlPublishing:
         )
         await self._store.crls.put(crl)
         self._crls[authority.id] = crl
+        self._beacon.advance()
 
     async def _revoked(self, authority: Authority, now: datetime) -> list[RevokedSerial]:
         """What of an authority's is revoked and still valid."""

@@ -199,8 +199,12 @@ class Revoking:
         Raises: VST1005, VST1251 (unknown), VST1253 (the path of what this server issues).
         """
         found = AuthorityRevocation.find(self._signers, self._trust_domain, name, der)
-        made = self._made(order, found.target, found.not_after)
-        return Plan(what="authority", subject=found.subject, revocations=(made,), authority=found)
+        made = [self._made(order, found.target, found.not_after)]
+        if found.certificate is not None:
+            # By its serial number proxies know it in whatever a thief put below it, however he rewrote it.
+            compromised = replace(order, reason=Reason.CA_COMPROMISE)
+            made.append(self._made(compromised, found.certificate, found.not_after))
+        return Plan(what="authority", subject=found.subject, revocations=tuple(made), authority=found)
 
     def _made(self, order: Order, target: Target, expires_at: datetime | None) -> Revocation:
         if expires_at is not None and isinstance(target, RevokedCertificate | RevokedIdentity):

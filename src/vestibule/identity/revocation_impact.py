@@ -21,7 +21,7 @@ from typing import Final
 from vestibule.clock import Clock
 from vestibule.identity.authority_revocation import Signers
 from vestibule.identity.revocation import IssuedCertificates, Plan
-from vestibule.records import AgentRecord, AuthorityState, Instance
+from vestibule.records import AgentRecord, AuthorityState, Instance, identity_digest
 from vestibule.spiffe import (
     RevokedAgent,
     RevokedAuthority,
@@ -32,7 +32,7 @@ from vestibule.spiffe import (
 )
 from vestibule.spiffe.revocations import MARK_BITS
 from vestibule.store import AgentFilter, Store
-from vestibule.store.issued import Issued, identity_digest
+from vestibule.store.issued import Issued
 
 SHOWN: Final = 200
 RENEWED_AT_ONCE: Final = 100

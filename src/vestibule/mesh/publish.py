@@ -22,6 +22,7 @@ from vestibule.mesh.discovery import Discovery
 from vestibule.mesh.intents import Intents
 from vestibule.mesh.permissions import NoPermissions, Permissions
 from vestibule.mesh.revision import Revision, first_change
+from vestibule.records import Distrust
 from vestibule.spiffe import Revocations, SpiffeId
 from vestibule.xds.inspection import check
 from vestibule.xds.resources import ProxyKey, Resource, Snapshot
@@ -61,6 +62,32 @@ class RevocationSource(Protocol):
         ...
 
 
+class DistrustSource(Protocol):
+    """Whose certificates are in wrong hands (``identity.distrusting``)."""
+
+    @property
+    def now(self) -> Distrust: ...
+
+    @property
+    def revision(self) -> int: ...
+
+    async def changed(self, since: int) -> int:
+        """As above."""
+        ...
+
+
+class NobodyDistrusted:
+    """Where there is nobody to say so."""
+
+    now = Distrust()
+    revision = 0
+
+    async def changed(self, since: int) -> int:
+        """Never."""
+        await asyncio.Event().wait()
+        return since
+
+
 class NothingRevoked:
     """Where there is no list."""
 
@@ -91,9 +118,11 @@ class Publisher:
         revocations: RevocationSource | None = None,
         clock: Clock | None = None,
         permissions: Permissions | None = None,
+        distrust: DistrustSource | None = None,
     ) -> None:
         self._permissions = permissions or NoPermissions()
         self._revocations = NothingRevoked() if revocations is None else revocations
+        self._distrust = NobodyDistrusted() if distrust is None else distrust
         self._unexpired = Unexpired()
         self._slots: tuple[Resource, ...] = ()
         self._intents = intents
@@ -138,14 +167,14 @@ class Publisher:
         )
         while True:
             seen = [(each, each.value) for each in revisions]
-            revoked = self._revocations.revision
+            revoked, distrusted = self._revocations.revision, self._distrust.revision
             now = self._clock.now()
             if self._gather(now):
                 await self._compile_all()
             endings = [next_expiry(each, now) for each in self._intents.in_force()]
             endings.append(self._permissions.next_end(now))
             ends = min((each for each in endings if each is not None), default=None)
-            await self._next_change(seen, revoked, ends)
+            await self._next_change(seen, revoked, distrusted, ends)
 
     def _enforce(self, now: datetime) -> None:
         """What is revoked is refused by everybody who has anything, from now on."""
@@ -164,12 +193,13 @@ class Publisher:
         return compilation if snapshot is compilation.snapshot else Compilation(snapshot, compilation.trace)
 
     async def _next_change(
-        self, seen: Iterable[tuple[Revision, int]], revoked: int, ends: datetime | None
+        self, seen: Iterable[tuple[Revision, int]], revoked: int, distrusted: int, ends: datetime | None
     ) -> None:
         """Until something changes, or the instant at which something in the intent ends by itself."""
         waiting: list[asyncio.Future[None] | asyncio.Future[int]] = [
             asyncio.ensure_future(first_change(*seen)),
             asyncio.ensure_future(self._revocations.changed(revoked)),
+            asyncio.ensure_future(self._distrust.changed(distrusted)),
         ]
         if ends is not None:
             waiting.append(asyncio.ensure_future(self._clock.sleep_until(ends)))
@@ -233,6 +263,7 @@ class Publisher:
             instances=self._discovery.instances(),
             svid_ttls=self._lifetimes.ttls,
             default_svid_ttl=self._lifetimes.default,
+            distrust=self._distrust.now,
             revocations=self._unexpired.of(self._revocations.now, now),
             as_of=last_expiry(intent, now),
             emergencies=self._permissions.holding(),

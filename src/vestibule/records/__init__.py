@@ -27,7 +27,13 @@ from vestibule.records.mesh import (
     ServiceView,
     UpstreamView,
 )
-from vestibule.records.revocation import AgentMark, LowerAuthority, PublishedCrl
+from vestibule.records.revocation import (
+    AgentMark,
+    Distrust,
+    LowerAuthority,
+    PublishedCrl,
+    identity_digest,
+)
 from vestibule.records.rollout import IntentOutcome, KeptIntent, RolloutRecord
 from vestibule.records.traffic import ProxyTraffic, Requests
 
@@ -45,6 +51,7 @@ __all__ = [
     "Boundary",
     "BundleDeletion",
     "CheckView",
+    "Distrust",
     "Emergency",
     "EmergencyUse",
     "EndpointProfile",
@@ -68,4 +75,5 @@ __all__ = [
     "ServiceView",
     "UpstreamRoot",
     "UpstreamView",
+    "identity_digest",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -35,6 +36,32 @@ class LowerAuthority:
     server: SpiffeId
     mark: int
     not_after: datetime
+
+
+def identity_digest(spiffe_id: SpiffeId) -> bytes:
+    """What stands for an identity where millions are on record: 8 bytes of its SHA-256."""
+    return hashlib.sha256(str(spiffe_id).encode()).digest()[:8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distrust:
+    """Whose certificates are in wrong hands, so that callers have to look at lists before they believe them.
+
+    ``identities`` are digests; ``everybody``: a signing certificate is among what is revoked.  ``crl`` are the lists
+    of all authorities that count, in PEM; empty where nothing is needed or not all of them have one.
+    """
+
+    identities: frozenset[bytes] = frozenset()
+    everybody: bool = False
+    crl: bytes = field(default=b"", repr=False)
+
+    def lists_about(self, spiffe_id: SpiffeId) -> bytes:
+        """The lists to look at before an identity is believed; empty for none."""
+        return self.crl if self.means(spiffe_id) else b""
+
+    def means(self, spiffe_id: SpiffeId) -> bool:
+        """Whether somebody else may have a certificate of this identity."""
+        return self.everybody or identity_digest(spiffe_id) in self.identities
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,6 @@ Not flushed to the disk: after a crash of the machine the last seconds may be mi
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import mmap
 import os
 import struct
@@ -29,6 +28,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from vestibule.records import identity_digest
 from vestibule.spiffe import SpiffeId
 from vestibule.store.codes import STORE_UNUSABLE
 
@@ -62,11 +62,6 @@ class Issued:
             authority=bytes.fromhex(authority_id)[:8].ljust(8, b"\0"),
             not_after=not_after,
         )
-
-
-def identity_digest(spiffe_id: SpiffeId) -> bytes:
-    """What stands for an identity in a record."""
-    return hashlib.sha256(str(spiffe_id).encode()).digest()[:8]
 
 
 class IssuedFiles:
