@@ -35,11 +35,10 @@ class OfRequests:
     def of_rule(self, rule: Rule, key: Key) -> tuple[Predicate, ...] | None:
         """Conditions, tokens and MCP.  What cannot be asked yet is as if its evaluation failed."""
         del key
-        if rule.when is not None or rule.token is not None:
-            return () if is_denial(rule) else None
-        if rule.mcp is None or (named := mcp.asked(rule.mcp, denies=is_denial(rule))) is None:
-            return ()
-        return (named,)
+        asked = mcp.asked(rule.mcp, denies=is_denial(rule)) if rule.mcp is not None else None
+        if (rule.when is not None or rule.token is not None) and not is_denial(rule):
+            return None
+        return () if asked is None else (asked,)
 
     def of_path(self, patterns: Iterable[PathPattern]) -> Predicate:
         """Patterns with ``{segment}``, on a path that may have a query."""
