@@ -81,6 +81,7 @@ _NOT_THE_CALLERS: Final = re.compile(
 )
 _ONE_BY_ONE: Final = {
     "request.headers": "Ask for one: request.headers['x-tenant'], or 'x-tenant' in request.headers.",
+    "caller.trust_domain": "Compare it with == or !=, or ask: caller.trust_domain in ['example.org'].",
     "token.claims": "Ask for one: token.claims.department, or 'department' in token.claims.",
     "token.scopes": "Ask for one: 'charge:write' in token.scopes.",
     "token.audiences": "Ask for one: 'payments' in token.audiences.",
@@ -90,6 +91,7 @@ _JOINS: Final = frozenset({"add_string", "add_bytes", "add_list"})
 # What the compiler knows for every caller, so that no proxy has to evaluate it.
 _FOLDED: Final = CONSTANT | {"caller.labels"}
 _HEADER: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
+_SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749, section 3.3
 _PLACE_AND_TEXT: Final = re.compile(r"<input>:(-?\d+):(-?\d+): (.*)")
 _UNKNOWN: Final = re.compile(r"undeclared reference to '([^']*)'")
 
@@ -258,7 +260,12 @@ class _Reading:
         tree = self._read(self._checked.expr, 0)
         if self._bare and not self._central:
             place, name = next(iter(self._bare.items()))
-            raise self.refuse(place, f"uses {name} as a whole", _ONE_BY_ONE[name])
+            how = (
+                "compares with what is not written out"
+                if name == "caller.trust_domain"
+                else "uses as a whole"
+            )
+            raise self.refuse(place, f"{how}: {name}", _ONE_BY_ONE[name])
         return tree
 
     def where(self, place: int) -> Where:
@@ -303,7 +310,10 @@ class _Reading:
             case "uint64_value":
                 return ex.Constant(ex.Unsigned(constant.uint64_value))
             case kind:
-                return ex.Constant(getattr(constant, kind))
+                value = getattr(constant, kind)
+                if isinstance(value, str) and any(each in value for each in "\0\U0010ffff"):
+                    raise self.refuse(message.id, "has a character that no request has")
+                return ex.Constant(value)
 
     def _name(self, message: Any) -> ex.Expression:
         name = message.ident_expr.name
@@ -345,6 +355,9 @@ class _Reading:
             place = call.args[first].id
             self._member(place, made.arguments[first], made.arguments[second], positional=positional)
         self._check(message.id, made, overloads)
+        if _compares_domain(made):
+            for argument in call.args:
+                self._bare.pop(argument.id, None)
         return made
 
     def _member(
@@ -360,6 +373,8 @@ class _Reading:
             raise self.refuse(place, f"asks {name} for a member that is not written out", _ONE_BY_ONE[name])
         if name == "request.headers":
             self._header(place, str(written))
+        if name == "token.scopes" and not _SCOPE.fullmatch(str(written)):
+            raise self.refuse(place, f"asks for the scope {written!r}, which no token can have")
         self._bare.pop(place, None)
 
     def _header(self, place: int, name: str) -> None:
@@ -409,6 +424,17 @@ class _Reading:
             raise self.refuse(
                 place, f"names the time zone {zone.value!r}, which does not exist{_zone(zone.value)}"
             )
+
+
+def _compares_domain(made: ex.Operation) -> bool:
+    """Whether a trust domain is compared with what is written out: Envoy knows it as a part of the ID only."""
+    match made.function, made.arguments:
+        case ((ex.EQUAL | ex.UNEQUAL), (ex.Name(), ex.Constant()) | (ex.Constant(), ex.Name())):
+            return True
+        case ex.IN, (ex.Name(), ex.Members(elements=elements)):
+            return all(isinstance(each, ex.Constant) for each in elements)
+        case _:
+            return False
 
 
 def _zone(written: str) -> str:

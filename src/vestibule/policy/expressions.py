@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 
@@ -132,6 +132,54 @@ def walk(expression: Expression) -> Iterator[Expression]:
 def names(expression: Expression) -> frozenset[str]:
     """The names of the vocabulary that occur."""
     return frozenset(each.name for each in walk(expression) if isinstance(each, Name))
+
+
+def headers(expression: Expression) -> frozenset[str]:
+    """The headers that are asked for, as far as their names are written out."""
+    return frozenset(name for each in walk(expression) if (name := _header(each)) is not None)
+
+
+def with_present(expression: Expression, present: frozenset[str]) -> Expression:
+    """With ``true`` in place of the question whether one of some headers is there."""
+    asks = (isinstance(expression, Field) and expression.asked) or (
+        isinstance(expression, Operation) and expression.function == IN
+    )
+    if asks and _header(expression) in present:
+        return Constant(True)
+    match expression:
+        case Field(operand=operand):
+            return replace(expression, operand=with_present(operand, present))
+        case Operation(arguments=arguments, target=target):
+            return replace(
+                expression,
+                arguments=tuple(with_present(each, present) for each in arguments),
+                target=None if target is None else with_present(target, present),
+            )
+        case Members(elements=elements):
+            return Members(tuple(with_present(each, present) for each in elements))
+        case Entries(entries=entries):
+            return Entries(
+                tuple((with_present(key, present), with_present(value, present)) for key, value in entries)
+            )
+        case _:
+            return expression
+
+
+def _header(expression: Expression) -> str | None:
+    match expression:
+        case Field(operand=Name(name="request.headers"), field=field):
+            return field
+        case (
+            Operation(
+                function="_[_]", arguments=(Name(name="request.headers"), Constant(value=str() as name))
+            )
+            | Operation(
+                function="@in", arguments=(Constant(value=str() as name), Name(name="request.headers"))
+            )
+        ):
+            return name
+        case _:
+            return None
 
 
 def text(expression: Expression) -> str:

@@ -50,7 +50,7 @@ def fold(condition: Condition, constants: Mapping[str, Any]) -> Folded:
         case _ if left == condition.tree:
             return condition
         case _:
-            return Condition(source=ex.text(left), tree=left, uses=ex.names(left), central=condition.central)
+            return Condition.of(left)
 
 
 def _fold(expression: ex.Expression, constants: Mapping[str, Any]) -> ex.Expression:
