@@ -10,6 +10,7 @@ from typing import Final
 
 from vestibule.agent.changed import Changed
 from vestibule.agent.demand import Demand
+from vestibule.errors import VestibuleError
 from vestibule.pki.revocation import revoked, unrevoked
 from vestibule.records import Entry
 from vestibule.spiffe import (
@@ -110,8 +111,9 @@ class SvidCache:
         self.now = Holdings()
         self.changed = Changed()
         self.demand = Demand()
-        self.ready = False
-        """Whether the holdings say who has which identity; before, absence means nothing."""
+        self.told = False
+        self.doubt: VestibuleError | None = None
+        """Why it is not known what is revoked; meanwhile nothing of what is held may be served."""
         self.revocations = Revocations()
         """What is revoked: no SVID that it means is ever among the holdings."""
         self._matching: dict[frozenset[Selector], tuple[Entry, ...]] = {}
@@ -163,8 +165,19 @@ class SvidCache:
 
     def get_ready(self) -> None:
         """The holdings are the server's, or were once."""
-        if not self.ready:
-            self.ready = True
+        if not self.told:
+            self.told = True
+            self.changed.notify()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the holdings say who has which identity, and may be served; before, absence means nothing."""
+        return self.told and self.doubt is None
+
+    def believe(self) -> None:
+        """It is known again what is revoked."""
+        if self.doubt is not None:
+            self.doubt = None
             self.changed.notify()
 
     def become(self, holdings: Holdings) -> bool:

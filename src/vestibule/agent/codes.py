@@ -113,3 +113,14 @@ WIT_NOT_ISSUED = define(
     meaning="The caller may have a WIT-SVID, but the agent has no valid one and could not get one from the server now.",
     advice="Try again; if it lasts, look at the agent's connection to the server (vestibule status).",
 )
+REVOCATIONS_UNKNOWN = define(
+    "VST2114",
+    "revocations-unknown",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="The agent's sealed list of what is revoked is damaged or was sealed with another key, so that the agent "
+    "does not know what it must not serve or believe. Until the server has told it the whole list it serves nobody: no "
+    "SVIDs, no bundles, no tokens.",
+    advice="Restore the agent's connection to the server: it then fetches the list anew and goes on by itself. Find "
+    "out what damaged revocations.sealed in its data directory; nobody but the agent writes there.",
+)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from vestibule.agent.codes import CACHE_UNUSABLE
+from vestibule.agent.codes import CACHE_UNUSABLE, REVOCATIONS_UNKNOWN
 from vestibule.errors import VestibuleError
 from vestibule.keys.files import write_private, written
 from vestibule.keys.sealing import Sealer
@@ -17,7 +16,6 @@ from vestibule.spiffe import Reason, Revocation, Revocations, RevokedIdentity, T
 from vestibule.spiffe.revocations import parse_target
 
 CONTEXT: Final = b"vestibule agent revocations"
-_log = logging.getLogger(__name__)
 
 
 class RevocationFile:
@@ -29,9 +27,10 @@ class RevocationFile:
         self._context = CONTEXT + b":" + trust_domain.name.encode()
 
     def load(self) -> Revocations:
-        """What was saved last; an empty list if there is nothing, or nothing that opens (which is set aside).
+        """What was saved last; an empty list if nothing ever was.
 
-        Raises: VST2107 when there is a file that cannot be read.
+        Raises: VST2107 when there is a file that cannot be read, VST2114 when it does not open; it stays where it is,
+        so that it is not taken for none after the next start.
         """
         try:
             sealed = self._path.read_bytes()
@@ -42,10 +41,9 @@ class RevocationFile:
         try:
             return _from_document(json.loads(self._sealer.unseal(sealed, context=self._context)))
         except (VestibuleError, ValueError, KeyError, TypeError) as error:
-            aside = self._path.with_suffix(".unusable")
-            self._path.replace(aside)
-            _log.error("the agent's list of revocations does not open and was moved to %s: %s", aside, error)
-            return Revocations()
+            raise REVOCATIONS_UNKNOWN.error(
+                f"the agent's list of what is revoked ({self._path}) does not open"
+            ) from error
 
     async def save(self, revocations: Revocations) -> None:
         """Replace the file; after a crash there is the old one or the new one, after a cancellation the new one.

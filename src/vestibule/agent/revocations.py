@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 from vestibule.agent.cache import SvidCache
 from vestibule.agent.changed import Changed
+from vestibule.agent.codes import REVOCATIONS_UNKNOWN
 from vestibule.agent.pause import Pause
 from vestibule.agent.revocation_file import RevocationFile
 from vestibule.clock import Clock
@@ -89,8 +90,18 @@ class AgentRevocations:
         """Somebody was told more by another agent: nothing to be done here."""
 
     def load(self) -> None:
-        """Take up the list on disk.  Raises: VST2107."""
-        self._saved = self._file.load()
+        """Take up the list on disk; one that does not open keeps everything from being served (VST2114).
+
+        Raises: VST2107.
+        """
+        try:
+            self._saved = self._file.load()
+        except VestibuleError as error:
+            if error.code is not REVOCATIONS_UNKNOWN:
+                raise
+            _log.error("%s; nobody is served until the server has told it anew (%s)", error, error.advice)
+            self._cache.doubt = error
+            return
         self._cache.revoke(self._saved.merged((), 0, self._clock.now()))
 
     async def run(self) -> None:
@@ -111,12 +122,21 @@ class AgentRevocations:
                         self.following, told = not update.more, None
                         self.take(update)
                         self._whole &= update.more
+                        if not self._whole:
+                            self._know()
             except VestibuleError as error:
                 level = logging.DEBUG if told is error.code else logging.WARNING
                 told = error.code
                 _log.log(level, "not following what is revoked: %s", error)
             self.following = False
             await asyncio.sleep(pause.next())
+
+    def _know(self) -> None:
+        """All of the list is here."""
+        if self._cache.doubt is not None:
+            _log.warning("it is known again what is revoked: the server has told all of it")
+            self._cache.believe()
+            self._changed.notify()
 
     def _since(self) -> int:
         """From which version on to be told.
@@ -162,11 +182,13 @@ class AgentRevocations:
         """A disk that is full is reported, and does not weaken what is in force."""
         now = self.now
         try:
-            if now is not self._saved:
+            # What is not known must not stand in for what can be repaired.
+            if now is not self._saved and self._cache.doubt is None:
                 await self._file.save(now)
         except VestibuleError as error:
             if self.not_saved is None:
                 _log.error("%s (%s)", error, error.advice)
             self.not_saved = error
         else:
-            self._saved, self.not_saved = now, None
+            if self._cache.doubt is None:
+                self._saved, self.not_saved = now, None

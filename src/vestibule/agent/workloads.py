@@ -217,6 +217,8 @@ class Workloads:
         self, selectors: frozenset[Selector]
     ) -> tuple[tuple[Entry, ...] | VestibuleError, bool]:
         """The entries that selectors fit now, or why there are none; and whether asking again is of no use."""
+        if self._cache.doubt is not None:
+            return self._cache.doubt, False
         if not self._cache.ready:
             return NOT_READY.error("the agent has not yet learned from the server what it may serve"), False
         entries = self._cache.matching(selectors, self._clock.now())

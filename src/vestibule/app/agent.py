@@ -378,6 +378,7 @@ class Agent:
                 None,
                 (
                     self.sync.not_saved,
+                    self.cache.doubt,
                     self.revocations.not_saved,
                     self.access_log.problem,
                     self.emergency_uses.not_saved,
@@ -445,6 +446,8 @@ class Agent:
 
     async def _problem(self) -> str | None:
         """Why the agent cannot serve workloads now, if it cannot; callers without an identity are no problem."""
+        if self.cache.doubt is not None:
+            return str(self.cache.doubt)
         if not self.cache.ready:
             return "the agent has not yet learned from the server what it may serve"
         return None if self.cache.now.bundle is not None else "the agent has no trust bundle"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -211,7 +212,8 @@ async def test_the_list_is_kept_sealed_and_taken_up_again(scene: Scene, tmp_path
     assert again.version == 6
     assert str(WEB).encode() not in (tmp_path / "revocations.sealed").read_bytes()
     other = RevocationFile(tmp_path / "revocations.sealed", Sealer(b"k" * 32), TrustDomain.parse("other.org"))
-    assert not other.load()
+    with pytest.raises(VestibuleError, match="VST2114"):
+        other.load()
 
 
 async def test_a_revocation_that_comes_as_the_agent_is_stopped_holds_after_the_restart(scene: Scene) -> None:
@@ -306,3 +308,86 @@ def test_absurd_instants_and_unknown_reasons_do_not_keep_from_revoking() -> None
     assert read.expires_at is not None
     assert read.expires_at.year == 9999
     assert read.at == datetime.fromtimestamp(0, UTC)
+
+
+# ------------------------------------------------------------------------------------ a list that is damaged
+
+
+class Telling:
+    """A server that tells its list once somebody lets it."""
+
+    def __init__(self, *known: Revocation) -> None:
+        self.known = known
+        self.asked: list[int] = []
+        self.reachable = asyncio.Event()
+
+    async def watch(self, since: int) -> AsyncGenerator[Update, None]:
+        await self.reachable.wait()
+        self.asked.append(since)
+        half = len(self.known) // 2
+        yield update(*self.known[:half], more=True)
+        yield update(*self.known[half:])
+        await asyncio.Event().wait()
+
+
+def damaged(tmp_path: Path, server: Telling) -> tuple[AgentRevocations, SvidCache, RevocationFile]:
+    """An agent whose list was damaged while it did not run."""
+    path, cache = tmp_path / "revocations.sealed", SvidCache()
+    file = RevocationFile(path, Sealer(b"k" * 32), DOMAIN)
+    path.write_bytes(b"damaged")
+    agent = AgentRevocations(cache=cache, file=file, upstream=server, until_joined=joined, clock=CLOCK)
+    agent.load()
+    cache.get_ready()
+    return agent, cache, file
+
+
+async def test_with_a_damaged_list_nothing_is_served_until_the_server_has_told_all_of_it(
+    tmp_path: Path,
+) -> None:
+    server = Telling(revocation(RevokedIdentity(spiffe_id=WEB)), revocation(RevokedIdentity(spiffe_id=DB), 2))
+    agent, cache, file = damaged(tmp_path, server)
+    assert not cache.ready
+    assert cache.doubt is not None
+    assert cache.doubt.code.code == "VST2114"
+    running = asyncio.create_task(agent.run())
+    try:
+        await asyncio.sleep(0)
+        assert not cache.ready
+        server.reachable.set()
+        async with asyncio.timeout(10):
+            while not cache.ready:
+                await asyncio.sleep(0)
+        assert server.asked == [0]
+        assert {each.target.name for each in agent.now.entries} == {str(WEB), str(DB)}
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+    assert len(file.load()) == 2
+
+
+async def test_a_damaged_list_is_not_forgotten_by_stopping_and_starting_again(tmp_path: Path) -> None:
+    agent, _, file = damaged(tmp_path, Telling())
+    running = asyncio.create_task(agent.run())
+    await asyncio.sleep(0)
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    with pytest.raises(VestibuleError, match="VST2114"):
+        file.load()
+
+
+async def test_a_list_that_turns_out_to_be_empty_is_kept_as_such_after_damage(tmp_path: Path) -> None:
+    server = Telling()
+    server.reachable.set()
+    agent, cache, file = damaged(tmp_path, server)
+    running = asyncio.create_task(agent.run())
+    try:
+        async with asyncio.timeout(10):
+            while not cache.ready:
+                await asyncio.sleep(0)
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+    assert not file.load()

@@ -190,7 +190,7 @@ async def test_what_will_never_come_is_unavailable_in_the_end(bench: Bench) -> N
 
 async def test_before_the_first_synchronisation_absence_means_nothing() -> None:
     bench = Bench()
-    bench.cache.ready = False
+    bench.cache.told = False
     answer = await following(bench.watch())
     assert not answer.done()
     bench.clock.advance(PATIENCE)
