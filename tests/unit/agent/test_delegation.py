@@ -128,7 +128,7 @@ async def test_who_is_no_delegate_is_refused_before_anything_is_looked_for() -> 
 async def test_who_has_no_identity_is_told_so_and_an_agent_that_knows_nothing_says_so(desk: Desk) -> None:
     desk.remove("delegate")
     assert await code_of(desk.svids()) is NO_IDENTITY
-    desk.cache.ready = False
+    desk.cache.told = False
     assert await code_of(desk.svids()) is NOT_READY
 
 

@@ -341,21 +341,24 @@ def damaged(tmp_path: Path, server: Telling) -> tuple[AgentRevocations, SvidCach
     return agent, cache, file
 
 
+def serves(cache: SvidCache) -> bool:
+    return cache.ready
+
+
 async def test_with_a_damaged_list_nothing_is_served_until_the_server_has_told_all_of_it(
     tmp_path: Path,
 ) -> None:
     server = Telling(revocation(RevokedIdentity(spiffe_id=WEB)), revocation(RevokedIdentity(spiffe_id=DB), 2))
     agent, cache, file = damaged(tmp_path, server)
-    assert not cache.ready
-    assert cache.doubt is not None
-    assert cache.doubt.code.code == "VST2114"
+    assert not serves(cache)
+    assert "VST2114" in str(cache.doubt)
     running = asyncio.create_task(agent.run())
     try:
         await asyncio.sleep(0)
-        assert not cache.ready
+        assert not serves(cache)
         server.reachable.set()
         async with asyncio.timeout(10):
-            while not cache.ready:
+            while not serves(cache):
                 await asyncio.sleep(0)
         assert server.asked == [0]
         assert {each.target.name for each in agent.now.entries} == {str(WEB), str(DB)}
@@ -384,7 +387,7 @@ async def test_a_list_that_turns_out_to_be_empty_is_kept_as_such_after_damage(tm
     running = asyncio.create_task(agent.run())
     try:
         async with asyncio.timeout(10):
-            while not cache.ready:
+            while not serves(cache):
                 await asyncio.sleep(0)
     finally:
         running.cancel()
