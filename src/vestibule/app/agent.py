@@ -41,6 +41,7 @@ from vestibule.agent.wit_svids import WitSvids
 from vestibule.agent.workloads import Workloads
 from vestibule.app.agent_attestors import DEFAULT as DEFAULT_ATTESTORS
 from vestibule.app.agent_attestors import JOIN_TOKEN, proof_source, workload_attestors
+from vestibule.app.agent_decisions import Decisions
 from vestibule.app.attestor_choices import Choice
 from vestibule.app.codes import INVALID_SETTING
 from vestibule.app.settled import settle
@@ -84,6 +85,7 @@ from vestibule.net.listen import listen_tcp
 from vestibule.net.peer import Peer, ProcessHandle, peer_of
 from vestibule.net.unix import PRIVATE, PUBLIC, UnixListener, check_path, listen_unix
 from vestibule.observe.access_log import AccessLog
+from vestibule.observe.decision_settings import DecisionLogSettings
 from vestibule.observe.emergency_uses import EmergencyUses, UsesFile
 from vestibule.processes.codes import NOT_WRITABLE
 from vestibule.processes.directories import private_directory
@@ -128,6 +130,7 @@ class AgentSettings:
     sds: SdsSettings = field(default_factory=SdsSettings)
     experimental_wit_svids: bool = False
     locality: str = ""
+    decision_log: DecisionLogSettings = field(default_factory=DecisionLogSettings)
 
     def __post_init__(self) -> None:
         if (self.delegation_socket_path is None) != (not self.authorized_delegates):
@@ -259,6 +262,7 @@ class Agent:
         self.ledger = Ledger()
         self.strangers = Strangers(clock)
         self.access_log = AccessLog(settings.data_dir / "access.jsonl")
+        self.decisions = Decisions(settings.decision_log, settings.data_dir)
         self.emergency_uses = EmergencyUses(
             UsesFile(settings.data_dir / "break-glass.sealed", sealer, settings.trust_domain),
             BreakGlassReports(Client(self.channel, break_glass.REPORTS)),
@@ -288,6 +292,7 @@ class Agent:
                 running = [
                     tasks.create_task(self.access_log.run(), name="access-log"),
                     tasks.create_task(self.emergency_uses.run(), name="break-glass-uses"),
+                    *(tasks.create_task(work(), name=name) for name, work in self.decisions.work()),
                     tasks.create_task(self.relay.run(), name="relay"),
                     tasks.create_task(self.sync.run(), name="sync"),
                     tasks.create_task(self.revocations.run(), name="revocations"),
@@ -332,7 +337,9 @@ class Agent:
             SdsDoor(self.workloads, self.settings.sds, self.sidecars_identity).servable(),
             *AgentAdsDoor(self.proxy_of, self.relay, self.ledger, self.clock, self.client_of).servables(),
             SidecarDoor(self.sidecars, self.grants, self.workloads.attest).servable(),
-            AccessLogDoor(self.reporter_of, self.access_log, self.emergency_uses).servable(),
+            AccessLogDoor(
+                self.reporter_of, self.access_log, self.emergency_uses, self.decisions.log
+            ).servable(),
             HealthDoor(self._problem).servable(),
         ]
         return [*services, *reflection(services)]
@@ -382,6 +389,7 @@ class Agent:
                     self.revocations.not_saved,
                     self.access_log.problem,
                     self.emergency_uses.not_saved,
+                    self.decisions.problem,
                 ),
             ),
             version=__version__,

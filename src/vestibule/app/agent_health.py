@@ -90,6 +90,7 @@ def _metrics(agent: Agent) -> Metrics:
         "Calls that only break-glass allowed and that the server has not yet put on record.",
         lambda: agent.emergency_uses.waiting,
     )
+    agent.decisions.measured(metrics)
     _watch_checks(metrics, agent)
     _watch_sync(metrics, agent)
     _watch_attestation(metrics, agent)

@@ -56,6 +56,9 @@ COMMANDS: Final = {
     "calls": Lazy(
         "vestibule.cli.calls:calls", "Who called what, by which route and version: the access log, counted."
     ),
+    "decisions": Lazy(
+        "vestibule.cli.decisions:decisions", "What was decided on this node, by which rule: the decision log."
+    ),
     "validate": Lazy("vestibule.cli.validate:validate", "Check an intent directory: all problems at once."),
     "import istio": Lazy("vestibule.cli.import_:istio", "Make an intent of Istio's documents."),
     "import gateway-api": Lazy(

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final, Literal, TypeAlias
 
 from envoy.config.core.v3.address_pb2 import Address
@@ -24,6 +24,7 @@ from envoy.data.accesslog.v3.accesslog_pb2 import (
     TCPAccessLogEntry,
     TLSProperties,
 )
+from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -254,7 +255,7 @@ class EntryLines:
         unknown = verdict is Verdict.REFUSED or not peer
         source = PLAINTEXT if plaintext else "unknown" if unknown else peer
         edge = Edge(source, self._reporter.service, verdict.value)
-        return AccessLine(text, edge, by_break_glass=rule.startswith(BREAK_GLASS))
+        return AccessLine(text, edge, rule.startswith(BREAK_GLASS), partial(_tokens, common))
 
 
 def _flags(common: AccessLogCommon) -> tuple[str, ...]:
@@ -301,6 +302,12 @@ def _shadow(common: AccessLogCommon) -> str:
             rule = _noted(common, place, f"{_SHADOW}shadow_effective_policy_id")
             return f'"shadow_verdict":"{result}","shadow_rule":{_text(rule)}'
     return '"shadow_verdict":"","shadow_rule":""'
+
+
+def _tokens(common: AccessLogCommon) -> dict[str, Any]:
+    """The claims of verified tokens, by the names of their issuers."""
+    fields = common.metadata.filter_metadata.get("envoy.filters.http.jwt_authn")
+    return {} if fields is None else json_format.MessageToDict(fields)
 
 
 def _noted(common: AccessLogCommon, place: str, key: str) -> str:

@@ -11,11 +11,11 @@ import asyncio
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from vestibule.errors import VestibuleError
 from vestibule.observe.access_record import AccessRecord
@@ -52,16 +52,19 @@ class AccessLine:
     """One record as a line of JSON (without the newline), and the edge that it counts for, if any.
 
     A call is logged by both its proxies; the callee's is the one that counts.  ``by_break_glass``: nothing else would
-    have allowed it.
+    have allowed it.  ``tokens`` gives the claims of the tokens that were verified, by their issuers' names.
     """
 
     text: str
     edge: Edge | None
     by_break_glass: bool = False
+    tokens: Callable[[], Mapping[str, Mapping[str, Any]]] | None = None
 
 
 class AccessLog:
     """Takes records from any number of proxies and writes them in batches, off the event loop."""
+
+    name = "access log"
 
     def __init__(self, path: Path, *, file_bytes: int = FILE_BYTES, files_kept: int = FILES_KEPT) -> None:
         self._path = path
@@ -125,7 +128,7 @@ class AccessLog:
                 self.dropped += rest + len(self._queue)
                 self._queue.clear()
                 self._queued = 0
-                _log.warning("access log: %d records were dropped", self.dropped)
+                _log.warning("%s: %d records were dropped", self.name, self.dropped)
 
     def _take(self) -> list[str]:
         batch = [self._queue.popleft() for _ in range(min(len(self._queue), _BATCH))]
@@ -176,7 +179,7 @@ class AccessLog:
         if self.problem is None:
             self._dropped_before = self.dropped
             self.problem = LOG_NOT_WRITTEN.error(
-                f"the access log {self._path} cannot be written: {error.strerror}"
+                f"the {self.name} {self._path} cannot be written: {error.strerror}"
             )
             _log.error("%s (%s)", self.problem, self.problem.advice)
 
@@ -184,7 +187,7 @@ class AccessLog:
         if self.problem is not None:
             self.problem = None
             dropped = self.dropped - self._dropped_before
-            _log.info("the access log is written again; %d records were dropped meanwhile", dropped)
+            _log.info("the %s is written again; %d records were dropped meanwhile", self.name, dropped)
 
     def _rotate_for(self, incoming: int) -> None:
         if not self._path.exists() or self._path.stat().st_size + incoming <= self._file_bytes:

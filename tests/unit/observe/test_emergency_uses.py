@@ -19,6 +19,7 @@ from vestibule.net.codes import UNREACHABLE
 from vestibule.observe import emergency_uses
 from vestibule.observe.access_log import AccessLine
 from vestibule.observe.access_record import SCHEMA
+from vestibule.observe.codes import LOG_NOT_WRITTEN
 from vestibule.observe.emergency_uses import MOST_KINDS, MOST_USES, OTHERS, EmergencyUses, UsesFile
 from vestibule.records import EmergencyUse
 from vestibule.spiffe import TrustDomain
@@ -192,7 +193,7 @@ async def test_what_cannot_be_kept_is_still_reported_and_said_so(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
-        raise emergency_uses.LOG_NOT_WRITTEN.error("disk full")
+        raise LOG_NOT_WRITTEN.error("disk full")
 
     monkeypatch.setattr(room.file, "save", broken)
     async with room.running():

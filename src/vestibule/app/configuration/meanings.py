@@ -216,6 +216,29 @@ AGENT: Final = {
         "--experimental-wit-svids",
     ),
     "locality": Meaning("Where this node is, REGION or REGION/ZONE; told of its instances.", "--locality"),
+    "decision_log": Meaning(
+        "Where a line goes for each call that is decided here, and what is left out of it."
+    ),
+    "decision_log.file": Meaning(
+        "A file of JSON lines; otherwise it is in the data directory; off for none."
+    ),
+    "decision_log.file_size": Meaning("Bytes after which a new file is begun."),
+    "decision_log.files_kept": Meaning("How many full files are kept."),
+    "decision_log.stdout": Meaning("Also on standard output, for a collector of what programs print."),
+    "decision_log.url": Meaning(
+        "Also by POST to a collector, as gzipped JSON arrays; https, or this machine."
+    ),
+    "decision_log.bearer_token_file": Meaning("A file of mode 0600 with the collector's bearer token."),
+    "decision_log.ca_file": Meaning(
+        "Who may sign the collector's certificate; otherwise the system's authorities."
+    ),
+    "decision_log.sample": Meaning(
+        "Per cent of the allowed calls; denials and break-glass are always logged."
+    ),
+    "decision_log.mask": Meaning(
+        "What is masked: names of fields, claims.NAME, path:/a/* for segments of paths."
+    ),
+    "decision_log.claims": Meaning("Which claims of verified tokens are logged; otherwise none."),
     "sds.default_svid_name": Meaning("What Envoys call their first identity.", "--sds-default-svid-name"),
     "sds.default_bundle_name": Meaning(
         "What Envoys call the trust domain's bundle.", "--sds-default-bundle-name"
