@@ -67,6 +67,9 @@ COMMANDS: Final = {
     "plan": Lazy(
         "vestibule.cli.plan:plan", "What a change of the intent means: who gains or loses which call."
     ),
+    "explain": Lazy(
+        "vestibule.cli.explain:explain", "Which rule decides a call, and what the nearest one misses."
+    ),
     "policy test": Lazy(
         "vestibule.cli.policy_cases:run_cases", "Decide the cases beside a policy: are all as expected?"
     ),

@@ -70,3 +70,13 @@ NO_CASES = define(
     advice="Write policy-tests/NAME.yaml beside mesh.yaml: cases: [{name: …, from: orders, to: payments, method: POST, "
     "path: /v1/charges, expect: allow}].",
 )
+NO_SUCH_REQUEST = define(
+    "VST9109",
+    "request-not-recorded",
+    Kind.NOT_FOUND,
+    Fault.CALLER,
+    meaning="A request was to be explained by its id, and no record of it is there, or none of a call inside the mesh. "
+    "Proxies record every denial, and of a lasting load only a sample of what they serve.",
+    advice="Name the access logs of the nodes on both sides with --log, or describe the call: "
+    "vestibule explain CALLER SERVICE METHOD PATH.",
+)

@@ -56,6 +56,7 @@ def journey(
     name = f"{service.name}/{port.name}"
     if method is None or path is None:
         return Journey(sent=True, route=name)
+    path = _normalised(path)
     route = route_of(service.traffic, port.name, method, path, headers) or Route(name=name)
     if route.redirect is not None:
         return Journey(sent=False, route=route.name, written=route, redirect=route.redirect.status)
@@ -71,6 +72,20 @@ def journey(
         attempts=retry.attempts,
         fault=route.fault is not None and now < route.fault.until,
     )
+
+
+def _normalised(path: str) -> str:
+    """Without doubled slashes and dot segments, as the proxy of a caller makes it; escapes are left to the callee's."""
+    bare, mark, query = path.partition("?")
+    parts: list[str] = []
+    segments = [each for each in bare.replace("\\", "/").split("/") if each]
+    for each in segments:
+        if (plain := each.lower().replace("%2e", ".")) == "..":
+            parts = parts[:-1]
+        elif plain != ".":
+            parts.append(each)
+    ends = bare.endswith("/") or bool(segments and segments[-1].lower().replace("%2e", ".") in (".", ".."))
+    return f"/{'/'.join(parts)}{'/' if ends and parts else ''}{mark}{query}"
 
 
 def _timeout(intent: Intent, service: Service, port: Port, route: Route) -> timedelta | None:

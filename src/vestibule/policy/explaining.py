@@ -93,7 +93,7 @@ def explain(policy: PortPolicy, call: Call) -> Explanation:
             otherwise=_otherwise(policy, call, rules),
             error=_why_not_judged(policy, rule, call),
         )
-    return Explanation(decision=decision, near=_nearest(policy, call))
+    return Explanation(decision=decision, near=() if decision.rule else _nearest(policy, call))
 
 
 def _otherwise(policy: PortPolicy, call: Call, rules: Mapping[str, Rule]) -> Rule | None:

@@ -102,3 +102,21 @@ def test_a_caller_whom_no_rule_names_gets_nowhere() -> None:
 def test_streams_have_the_services_timeout_only() -> None:
     found = travels("POST", "/a.B/C", port="events")
     assert (found.route, found.timeout is not None) == ("payments/events", True)
+
+
+@pytest.mark.parametrize(
+    ("path", "seen"),
+    [
+        ("/a//b", "/a/b"),
+        ("//a", "/a"),
+        ("/a/./b/../c", "/a/c"),
+        ("/a/b/..", "/a/"),
+        ("/a/%2E%2e/b/", "/b/"),
+        ("/a\\b?x=//", "/a/b?x=//"),
+        ("/", "/"),
+        ("/..", "/"),
+        ("/a%2Fb", "/a%2Fb"),
+    ],
+)
+def test_the_callers_proxy_makes_paths_normal_as_far_as_nothing_is_lost(path: str, seen: str) -> None:
+    assert travels(path=path).path == seen

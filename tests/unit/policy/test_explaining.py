@@ -174,4 +174,4 @@ def test_a_rule_in_shadow_mode_is_told_as_the_nearest() -> None:
 
 def test_a_path_that_is_not_normal_is_refused_by_no_rule_of_the_intent() -> None:
     found = told(rule(), of=call(path="/v1//charges"))
-    assert (found.decision.rule, found.rule) == ("vestibule/path-not-normal", None)
+    assert (found.decision.rule, found.rule, found.near) == ("vestibule/path-not-normal", None, ())
