@@ -23,7 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "intent.md"
 PACKAGED = ROOT / "src" / "vestibule" / "intent" / "schemas"
 SCHEMAS = ROOT / "docs" / "schemas"
-WARNINGS: Final = (codes.NOBODY_ALLOWED, codes.RETRIED_UNSAFELY, codes.NEVER_ALLOWED, codes.EXPIRED)
+WARNINGS: Final = (
+    *(codes.NOBODY_ALLOWED, codes.RETRIED_UNSAFELY, codes.NEVER_ALLOWED, codes.EXPIRED, codes.DENIED_WHOLE),
+    *(codes.OVER_BROAD, codes.NAMES_NOBODY, codes.ROLE_UNUSED, codes.RULES_OVERLAP, codes.DENIES_NOTHING),
+)
 _SECTION = re.compile(r"<!-- (keys: [^>]+|later|codes) -->\n.*?<!-- end -->", re.DOTALL)
 
 

@@ -11,6 +11,7 @@ from vestibule.clock import SystemClock
 from vestibule.errors import Kind, VestibuleError
 from vestibule.intent import Intent, Problem, Severity, environments_of, expired, load_up
 from vestibule.intent.files import read_tree
+from vestibule.intent.lints import weaknesses
 from vestibule.policy import Rule
 
 
@@ -46,7 +47,8 @@ def _check_one(place: Place, environment: str | None) -> Checked:
     if place.directory is not None:
         problems += _up_problems(place.directory, loaded.intent, environment)
     if loaded.intent is not None:
-        problems += expired(loaded.intent, SystemClock().now())
+        now = SystemClock().now()
+        problems += (*expired(loaded.intent, now), *weaknesses(loaded.intent, now))
     placed = tuple(map(place.placed, problems))
     failed = any(found.severity is Severity.ERROR for found in placed)
     return Checked(environment=environment, intent=None if failed else loaded.intent, problems=placed)

@@ -262,6 +262,47 @@ ANYONE_UNEXPLAINED = _intent(
     meaning="A rule allows a call to everybody who has an identity, and does not say why, or not until when.",
     advice="Add reason: and expires:, or name the callers.",
 )
+DENIED_WHOLE = _intent(
+    "VST0071",
+    "rule-denied-whole",
+    meaning="Everything that a rule allows is denied by another one: it allows nothing, although it looks as if it "
+    "did.",
+    advice="Remove it, or narrow what denies it.",
+)
+OVER_BROAD = _intent(
+    "VST0072",
+    "over-broad-rule",
+    meaning="A rule lets everybody of the mesh, or more, make every call to a port, also those that change something.",
+    advice="Name the callers, or add methods: and paths: for what they need; `vestibule policy suggest` tells what was "
+    "called.",
+)
+NAMES_NOBODY = _intent(
+    "VST0073",
+    "names-nobody",
+    meaning="A rule or role names an identity that would be a service's, and there is no such service; or all "
+    "memberships that a rule counts on have ended.",
+    advice="Correct the name, declare the service, or remove the rule.",
+)
+ROLE_UNUSED = _intent(
+    "VST0074",
+    "role-unused",
+    meaning="No rule and no role in use speaks of a role.",
+    advice="Remove it, or use it: from: ['role:NAME'].",
+)
+RULES_OVERLAP = _intent(
+    "VST0075",
+    "rules-overlap",
+    meaning="Two rules allow some calls both, and neither allows all that the other does: taking one of them away does "
+    "not take those calls away.",
+    advice="That may be what is meant. Else let each call be allowed by one rule.",
+)
+DENIES_NOTHING = _intent(
+    "VST0076",
+    "denies-nothing",
+    meaning="No rule allows any of what a rule denies. It only holds against what break-glass permits, and against "
+    "rules that are written later.",
+    advice="Keep it if that is what it is for; else remove it, or correct what it names.",
+)
 EXPIRED = _intent(
     "VST0066",
     "expired",

@@ -34,7 +34,7 @@ from vestibule.intent.outside import External, Gateway
 from vestibule.intent.ports import build_ports
 from vestibule.intent.problems import Findings, Problem, Severity, nearest
 from vestibule.intent.remembering import Memory
-from vestibule.intent.roles import resolve_roles
+from vestibule.intent.roles import resolve_roles, unused_roles
 from vestibule.intent.shapes import At, Fields
 from vestibule.records import Boundary
 
@@ -93,7 +93,8 @@ def load_files(
     parts = _Parts.build(declared, names, defaults, chosen.contents)
     problems = [*chosen.problems, *_missing(chosen), *mesh_findings.problems()]
     problems += [each for found in declared for each in found.findings.problems()]
-    intent_mesh = build_mesh(mesh, names, defaults, issuers, mesh_findings)
+    unused = unused_roles(mesh, (each.fields for each in declared))
+    intent_mesh = build_mesh(mesh, names, defaults, issuers, unused, mesh_findings)
     if intent_mesh is None or any(found.severity is Severity.ERROR for found in problems):
         return _loaded(None, tuple(problems), chosen.files)
     intent = Intent(

@@ -29,6 +29,7 @@ def build_mesh(
     names: Names,
     defaults: Defaults,
     issuers: Mapping[str, Issuer],
+    unused: frozenset[str],
     findings: Findings,
 ) -> Mesh | None:
     """The mesh, if all that it must have is there."""
@@ -48,6 +49,7 @@ def build_mesh(
         issuers=MappingProxyType(dict(issuers)),
         decide=fields.value(language.DECIDE, Decide.LOCAL),
         role_places=MappingProxyType(_places(fields, findings)),
+        unused_roles=unused,
     )
 
 

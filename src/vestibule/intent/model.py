@@ -93,7 +93,11 @@ class Issuer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mesh:
-    """``mesh.yaml``.  A role's members are resolved; a rule that names a role holds them already."""
+    """``mesh.yaml``.  A role's members are resolved; a rule that names a role holds them already.
+
+    ``role_places`` are where roles are written, ``unused_roles`` those that no rule speaks of; both are no part of its
+    value.
+    """
 
     name: str
     trust_domain: TrustDomain
@@ -109,6 +113,7 @@ class Mesh:
     role_places: Mapping[str, Where] = field(
         default_factory=lambda: MappingProxyType({}), hash=False, compare=False, repr=False
     )
+    unused_roles: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

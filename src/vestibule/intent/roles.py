@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
-from vestibule.intent import codes, language
+from vestibule.intent import codes, language, rule_keys, service_keys
 from vestibule.intent.problems import Findings
 from vestibule.intent.resolving import Names, ends_by, longest, matches_of
 from vestibule.intent.shapes import At, Fields
@@ -40,6 +40,30 @@ def resolve_roles(mesh: Fields | None, names: Names, findings: Findings) -> Name
             )
             break
     return replace(names, roles=MappingProxyType(dict(resolved)))
+
+
+def unused_roles(mesh: Fields | None, files: Iterable[Fields | None]) -> frozenset[str]:
+    """The roles that no rule of these files speaks of, nor a role that one speaks of."""
+    table = mesh.get(language.ROLES) if mesh else None
+    listed: Listed = {name: members for name, (_, members) in table.value.items()} if table else {}
+    waiting = [name for fields in files if listed and fields for name in _spoken_of(fields)]
+    used: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in listed and name not in used:
+            used.add(name)
+            waiting += [each.value.who.name for each in _inner(listed, name)]  # type: ignore[union-attr]
+    return frozenset(listed) - used
+
+
+def _spoken_of(fields: Fields) -> Iterator[str]:
+    for key in (service_keys.ALLOW, service_keys.DENY):
+        rules = fields.get(key)
+        for rule in rules.value if rules else ():
+            callers = rule.value.get(rule_keys.RULE_FROM)
+            for caller in callers.value if callers else ():
+                if isinstance(caller.value, RoleCaller):
+                    yield caller.value.name
 
 
 def _members(

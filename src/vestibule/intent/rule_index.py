@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from itertools import product
 
 from vestibule.policy import IdentityMatch, Rule
+from vestibule.policy.path_sets import EVERY_PATH
 from vestibule.policy.path_trees import PatternTree
 
 _MOST_PATHS_TRIED = 8
@@ -30,6 +31,12 @@ class _Rules:
         """The rules for every path, and those for one of the rule's paths: the one with the fewest."""
         tried = [list(self._somewhere.covering(path)) for path in rule.paths[:_MOST_PATHS_TRIED]]
         return self._everywhere + (min(tried, key=len) if tried else [])
+
+    def meeting(self, rule: Rule) -> Iterator[int]:
+        """The rules about a path that the rule is about."""
+        yield from self._everywhere
+        for path in rule.paths or (EVERY_PATH,):
+            yield from self._somewhere.meeting(path)
 
 
 class _Callers:
@@ -57,6 +64,25 @@ class _Callers:
             found.append(node._below)
         return found if match.below else [*found, node._here]
 
+    def meeting(self, match: IdentityMatch) -> Iterator[_Rules]:
+        """The rules of each pattern that means anybody whom this one means."""
+        node = self
+        for part in _parts(match):
+            if part not in node._children:
+                return
+            node = node._children[part]
+            yield node._below
+        yield from node._all() if match.below else (node._here,)
+
+    def _all(self) -> Iterator[_Rules]:
+        yield self._here
+        waiting = list(self._children.values())
+        while waiting:
+            node = waiting.pop()
+            yield node._here
+            yield node._below
+            waiting.extend(node._children.values())
+
 
 class RuleIndex:
     """Rules of one effect, by caller, path, port, and what else they ask for."""
@@ -83,6 +109,33 @@ class RuleIndex:
                 fewest = min((named.covering(each) for each in rule.callers), key=_size)
                 found.update(number for rules in fewest for number in rules.candidates(rule))
         return sorted(found)
+
+
+class MeetingIndex:
+    """Rules of one effect, by caller, path and port: those that are about a call that another rule is about."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self._rules = rules
+        self._named = _Callers()
+        self._anyone = _Rules()
+        for number, rule in enumerate(rules):
+            if rule.anyone:
+                self._anyone.add(rule, number)
+            for match in rule.callers:
+                self._named.add(match, rule, number)
+
+    def meeting(self, rule: Rule) -> Iterator[Rule]:
+        """Perhaps more than once, whatever the rules ask for besides."""
+        groups = [self._anyone]
+        if rule.anyone:
+            groups += self._named._all()
+        for match in rule.callers:
+            groups += self._named.meeting(match)
+        for number in (number for group in groups for number in group.meeting(rule)):
+            other = self._rules[number]
+            ports = None in (rule.port, other.port) or rule.port == other.port
+            if ports and (not rule.methods or not other.methods or rule.methods & other.methods):
+                yield other
 
 
 def _asking_no_more(rule: Rule) -> Iterator[Hashable]:

@@ -28,7 +28,9 @@ _WRITTEN: Final = {
     "source": "",
 }
 """What the language calls a field of the model."""
-_NOT_TOLD: Final = frozenset({"where", "name", "allow", "deny", "role_places", "tree", "central"})
+_NOT_TOLD: Final = frozenset(
+    {"where", "name", "allow", "deny", "role_places", "unused_roles", "tree", "central"}
+)
 """What is told elsewhere: names by what they name, rules by who gains or loses which call."""
 
 _AS_TEXT: Final = (PathPattern, IdentityMatch, SpiffeId, TrustDomain)
