@@ -77,6 +77,9 @@ COMMANDS: Final = {
     "policy suggest": Lazy(
         "vestibule.cli.policy_logs:suggest_rules", "The least rules that recorded calls need."
     ),
+    "policy shadow": Lazy(
+        "vestibule.cli.policy_shadow:shadow", "What would change if rules in shadow mode counted."
+    ),
     "policy unused": Lazy("vestibule.cli.policy_logs:unused", "Rules that no recorded call needed."),
     "rollout show": Lazy(
         "vestibule.cli.rollout:rollout", "Show which intent the proxies have, and who is behind and why."

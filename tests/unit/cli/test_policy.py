@@ -273,3 +273,38 @@ def test_rules_that_no_call_needed_are_findings(
         f"! payments/charge  {shop}/services/payments.yaml:4:5",
     )
     assert "! web/all" in out
+
+
+def test_what_shadow_rules_would_change_is_told_by_kind(
+    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    would_stop = {"shadow_verdict": "denied", "shadow_rule": "payments/stop"}
+    records = [
+        *[record(**would_stop)] * 3,
+        record(shadow_verdict="allowed", shadow_rule="payments/look"),
+        record(verdict=Verdict.DENIED, shadow_verdict="allowed", shadow_rule="payments/more", method="PUT"),
+        record(direction=Direction.OUTBOUND, **would_stop),
+        record(),
+    ]
+    log = tmp_path / "access.jsonl"
+    log.write_text("".join(f"{line(each)}\n" for each in records))
+    code, out, _ = run(capsys, "shadow", str(log), "--intent", str(shop))
+    assert (code, out.splitlines()) == (
+        1,
+        [
+            "- orders GET on payments/http: 3 calls allowed now, denied then by payments/stop",
+            "+ orders PUT on payments/http: 1 call denied now, allowed then by payments/more",
+        ],
+    )
+
+
+def test_where_shadow_rules_agree_nothing_would_change(
+    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "access.jsonl"
+    log.write_text(f"{line(record(shadow_verdict='allowed', shadow_rule='payments/look'))}\n")
+    code, out, _ = run(capsys, "shadow", str(log), "--intent", str(shop))
+    assert (code, out) == (0, "nothing would change for 1 recorded call\n")
+    log.write_text(f"{line(record())}\n")
+    code, out, _ = run(capsys, "shadow", str(log), "--intent", str(shop))
+    assert (code, out) == (0, "no recorded call met a rule in shadow mode\n")
