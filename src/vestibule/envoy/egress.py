@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
 
 from envoy.config.listener.v3 import listener_components_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
@@ -32,7 +31,8 @@ from vestibule.envoy import (
 from vestibule.envoy.outward import Outward
 from vestibule.envoy.protos import serialized
 from vestibule.envoy.routes import Calls
-from vestibule.envoy.world import Destination, World
+from vestibule.envoy.trees import field
+from vestibule.envoy.world import Destination, HostNames, World
 from vestibule.policy.codes import CALL_DENIED
 from vestibule.records import Address, Instance
 from vestibule.spiffe import SpiffeId
@@ -77,22 +77,48 @@ class _Names:
     """Which host names lead where, from one service's point of view."""
 
     allowed: tuple[tuple[Calls, tuple[str, ...]], ...]
-    denied: tuple[str, ...]
+    denied: bytes
     not_http: tuple[str, ...]
     outward: tuple[Outward, ...]
 
     @classmethod
     def of(cls, world: World, caller: SpiffeId, allowed: Mapping[str, Calls], *, abroad: bool) -> _Names:
         known = world.host_names
-        others = (given for each, given in known.names.items() if each.name not in allowed)
         return cls(
             allowed=tuple(
                 (each, known.names[each.target]) for each in allowed.values() if each.target in known.names
             ),
-            denied=tuple(chain.from_iterable(others)),
+            denied=_domains(known).but(allowed),
             not_http=known.not_http,
             outward=tuple(outward.hosts(world, caller)) if abroad else (),
         )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Domains:
+    """The names of all destinations, written already, and which part is whose."""
+
+    written: bytes
+    places: Mapping[str, tuple[int, int]]
+
+    def but(self, names: Iterable[str]) -> bytes:
+        """What is written of all others."""
+        parts, at = [], 0
+        for start, end in sorted(self.places[each] for each in names if each in self.places):
+            parts.append(self.written[at:start])
+            at = end
+        return b"".join((*parts, self.written[at:]))
+
+
+@lru_cache(maxsize=4)
+def _domains(known: HostNames) -> _Domains:
+    parts, places, at = [], dict[str, tuple[int, int]](), 0
+    for each, domains in known.names.items():
+        part = serialized(VirtualHost(domains=domains))
+        places[each.name] = (at, at + len(part))
+        parts.append(part)
+        at += len(part)
+    return _Domains(b"".join(parts), places)
 
 
 @lru_cache(maxsize=4096)
@@ -115,9 +141,11 @@ def _tcp_listener(name: str, address: Address, target: Destination, cut: str) ->
 @lru_cache(maxsize=4096)
 def _routes_by_name(names: _Names) -> Resource:
     shared = [_host_of(calls, domains) for calls, domains in names.allowed]
-    hosts = [outward.virtual_host(each, _tunnel()) for each in names.outward]
+    outside = [outward.virtual_host(each, _tunnel()) for each in names.outward]
+    shared.append(serialized(route_pb2.RouteConfiguration(virtual_hosts=outside)))
+    hosts = []
     if names.denied:
-        hosts.append(VirtualHost(name="denied", domains=names.denied, routes=[_tunnel(), _denied()]))
+        shared.append(_denied_host(names.denied))
     if names.not_http:
         message = "this service speaks no HTTP: connect to the port in VESTIBULE_UPSTREAM_NAME"
         answer = replies.direct(400, codes.NOT_HTTP, message)
@@ -128,6 +156,13 @@ def _routes_by_name(names: _Names) -> Resource:
         VirtualHost(name="unknown", domains=["*"], routes=[_tunnel(), _unknown("%REQ(:AUTHORITY)%")])
     )
     return _config("egress", hosts, before=shared)
+
+
+def _denied_host(domains: bytes) -> bytes:
+    """Fields are written in the order of their numbers: name, domains, routes."""
+    name = serialized(VirtualHost(name="denied"))
+    routes_after = serialized(VirtualHost(routes=[_tunnel(), _denied()]))
+    return field(route_pb2.RouteConfiguration.VIRTUAL_HOSTS_FIELD_NUMBER, name + domains + routes_after)
 
 
 @lru_cache(maxsize=16_384)

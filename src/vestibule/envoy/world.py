@@ -123,7 +123,7 @@ def _without_fault(route: Route, as_of: datetime) -> Route:
     return replace(route, fault=None) if route.fault is not None and route.fault.until <= as_of else route
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class HostNames:
     """``names`` of every destination that speaks HTTP, and those of services that speak none.
 
@@ -254,6 +254,8 @@ class World:
     read: Intent | None = field(default=None, repr=False)
     compiled: dict[tuple[str, str], Resource] = field(default_factory=dict, init=False, repr=False)
     """Endpoints as compiled already, by name and by the place that they are seen from."""
+    _policies: dict[tuple[str, str], PortPolicy] = field(default_factory=dict, init=False, repr=False)
+    """Of ports, as far as they follow from their services and the mesh alone."""
 
     def following(self, before: World | None) -> World:
         """The same world, with all that is equal in an earlier one taken from there."""
@@ -262,6 +264,7 @@ class World:
         if self.intent is before.read:
             world = replace(self, intent=before.intent, read=before.read)
             world.__dict__.update({name: getattr(before, name) for name in _OF_THE_INTENT})
+            world._policies.update(before._policies)
             return world
         services = _taken_over(before.intent.services, self.intent.services)
         mesh = before.intent.mesh if before.intent.mesh == self.intent.mesh else self.intent.mesh
@@ -278,7 +281,14 @@ class World:
         gone = [each for name, each in old.items() if name not in kept]
         come = [each for name, each in offers.items() if name not in kept]
         known["_offers"] = offers
+        nothing = not (self.revocations.entries or before.revocations.entries)
+        if self.instances == before.instances and (nothing or self.revocations is before.revocations):
+            known["_instances"] = before._instances
+            if _identities(gone) == _identities(come):
+                known["_serving"] = before._serving
         known["_grants"] = _regranted(before._grants, gone, come)
+        if mesh is before.intent.mesh:
+            world._policies.update({key: each for key, each in before._policies.items() if key[0] in kept})
         if mesh.name == before.mesh.name and _called(gone) == _called(come):
             known["host_names"] = before.host_names
         return world
@@ -317,8 +327,7 @@ class World:
 
     def policy(self, service: str, port: str) -> PortPolicy:
         """All that decides about calls to one port of a service."""
-        found = self.intent.services[service]
-        policy = in_time(port_policy(self.intent, found, found.ports[port]), self.as_of)
+        policy = in_time(self._policy(service, port), self.as_of)
         # What asks for a method or a path asks for HTTP.
         emergencies = tuple(
             rule
@@ -326,6 +335,16 @@ class World:
             if rule.port in (None, port) and (policy.is_http or not (rule.methods or rule.paths))
         )
         return replace(policy, emergencies=emergencies) if emergencies else policy
+
+    def _policy(self, service: str, port: str) -> PortPolicy:
+        if (known := self._policies.get((service, port))) is not None:
+            return known
+        found = self.intent.services[service]
+        policy = port_policy(self.intent, found, found.ports[port])
+        if all(rule.when is None for rule in (*policy.deny, *policy.allow)):
+            # Conditions ask for the labels of other services.
+            self._policies[service, port] = policy
+        return policy
 
     @property
     def refused(self) -> Refused:
@@ -378,7 +397,9 @@ class World:
 
     def allowed_for(self, caller: SpiffeId) -> frozenset[str]:
         """The names of the destinations that some rule lets ``caller`` call in some way."""
-        exact = self._grants.get(IdentityMatch(id=caller), frozenset())
+        exact = self._grants.get(IdentityMatch(id=caller), _NOBODY)
+        if not (self._callers_below or self._emergencies):
+            return exact
         below = (names for match, names in self._callers_below if match.matches(caller))
         return exact.union(*below, self._allowed_in_emergency(caller))
 
@@ -459,11 +480,14 @@ _OF_THE_INTENT: Final = (
 )
 """What follows from an intent alone."""
 
+_NOBODY: Final[frozenset[str]] = frozenset()
 _Value = TypeVar("_Value")
 
 
 def _taken_over(before: Mapping[str, _Value], now: Mapping[str, _Value]) -> dict[str, _Value]:
-    return {name: old if (old := before.get(name)) == each else each for name, each in now.items()}
+    return {
+        name: old if (old := before.get(name)) is each or old == each else each for name, each in now.items()
+    }
 
 
 def _regranted(before: Grants, gone: Iterable[_Offer], come: Iterable[_Offer]) -> Grants:
@@ -479,6 +503,10 @@ def _regranted(before: Grants, gone: Iterable[_Offer], come: Iterable[_Offer]) -
         for match, names in offer.grants.items():
             grants[match] = grants.get(match, frozenset()) | names
     return grants
+
+
+def _identities(offers: Iterable[_Offer]) -> dict[str, SpiffeId]:
+    return {each.service.name: each.service.spiffe_id for each in offers}
 
 
 def _called(offers: Iterable[_Offer]) -> dict[str, tuple[Destination, ...]]:

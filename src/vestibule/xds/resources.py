@@ -92,7 +92,9 @@ class Snapshot:
 
     def relabelled(self, version: str) -> Snapshot:
         """The same resources, made from another version of the intent."""
-        return self if version == self.version else replace(self, version=version)
+        if version == self.version:
+            return self
+        return Snapshot(version, self.resources, self.known, self.revision)
 
     def with_resources(self, *changed: Resource) -> Snapshot:
         """The same with other resources in place of those of their names; names that it has not are left out."""

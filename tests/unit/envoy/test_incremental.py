@@ -4,25 +4,121 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.e2e.mesh_lab import intent_of, rule, service, spiffe_id
+from tests.e2e.traffic_lab import route
 from tests.unit.envoy.test_compile import at, forget, instance
 
 from vestibule.envoy.compile import Compilation, Compiler, compile_proxy
 from vestibule.envoy.world import World
 from vestibule.errors import VestibuleError
 from vestibule.intent.model import DenyDetail, Intent
-from vestibule.records import Instance
-from vestibule.spiffe import SpiffeId
+from vestibule.intent.outside import External, Gateway, GatewayListener, HostPort, OutsideTls
+from vestibule.intent.traffic import (
+    CircuitLimits,
+    Fault,
+    LimitPer,
+    Locality,
+    Mirror,
+    Nearness,
+    OutlierDetection,
+    Permissive,
+    RateLimit,
+    Retry,
+    Rewrite,
+    Route,
+    Traffic,
+)
+from vestibule.records import Emergency, Health, Instance
+from vestibule.spiffe import Revocation, Revocations, RevokedIdentity, SpiffeId
 from vestibule.xds.resources import ENDPOINTS, ProxyKey, Snapshot
 
 NAMES = ("web", "payments", "ledger")
-CALLERS = (*NAMES, "spiffe://example.org/**")
+CALLERS = (*NAMES, "edge", "spiffe://example.org/**")
+PLACES = ("", "north", "north/a", "south/b")
+NOON = datetime(2026, 12, 31, 12, tzinfo=UTC)
+LATER = NOON + timedelta(hours=1)
+ENDS = st.sampled_from([NOON, LATER])
+NOWS = st.sampled_from([None, NOON, LATER])
+SECONDS = st.none() | st.builds(lambda n: timedelta(seconds=n), st.integers(1, 2))
+
+
+def maybe(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.none() | strategy
+
+
+@st.composite
+def routes(draw: st.DrawFn, name: str, *, to: tuple[str, ...] = ()) -> Route:
+    """One of a service's, or one of a gateway's ``to`` a service."""
+    share = draw(st.sampled_from([0, 30, 100]))
+    versioned = not to and draw(st.booleans())
+    service = draw(st.sampled_from(to)) if to else None
+    return route(
+        f"{name}/r",
+        draw(st.sampled_from([None, "/a", "/a/**", "/a/{x}"])),
+        methods=draw(st.sampled_from([frozenset(), frozenset({"GET"})])),
+        split={"v1": 100 - share, "v2": share} if versioned else {},
+        port=None if to else "http",
+        service=service,
+        service_port="http" if to else None,
+        timeout=draw(SECONDS),
+        retry=draw(maybe(st.builds(Retry, attempts=st.integers(1, 3)))),
+        rewrite=draw(maybe(st.just(Rewrite(path="/b")))),
+        mirror=draw(st.sampled_from([(), (Mirror(percent=10.0, version="v2"),)])) if not to else (),
+        fault=draw(maybe(st.builds(Fault, until=ENDS, abort=st.sampled_from([404, 503]))))
+        if not to
+        else None,
+    )
+
+
+@st.composite
+def traffic(draw: st.DrawFn, name: str) -> Traffic:
+    permissive = st.builds(
+        Permissive, until=ENDS, reason=st.just("moving"), allow=st.just((rule(f"{name}/plain", port="http"),))
+    )
+    near = st.builds(
+        Locality, prefer=st.sampled_from(list(Nearness)), failover=st.sampled_from([(), ("north", "south")])
+    )
+    limit = st.builds(RateLimit, requests=st.integers(1, 2), per=st.sampled_from(list(LimitPer)))
+    return Traffic(
+        versions=("v1", "v2"),
+        routes=tuple(draw(st.lists(routes(name), max_size=2))),
+        timeout=draw(SECONDS),
+        retry=draw(maybe(st.just(Retry(attempts=2)))),
+        circuit=draw(maybe(st.builds(CircuitLimits, requests=st.integers(1, 2)))),
+        outlier=draw(maybe(st.builds(OutlierDetection, consecutive=st.integers(1, 2)))),
+        limits=tuple(draw(st.lists(limit, max_size=1))),
+        locality=draw(maybe(near)),
+        permissive=draw(maybe(permissive)),
+    )
+
+
+@st.composite
+def externals(draw: st.DrawFn) -> dict[str, External]:
+    callers = draw(st.lists(st.sampled_from(NAMES), unique=True, max_size=2))
+    stripe = External(
+        name="stripe",
+        hosts=(HostPort(host="api.stripe.example", port=443),),
+        tls=draw(st.sampled_from(list(OutsideTls))),
+        allow=tuple(rule(f"egress/stripe/{each}", each, paths="/v1/**") for each in callers),
+        traffic=Traffic(timeout=draw(SECONDS)),
+    )
+    return draw(st.sampled_from([{}, {"stripe": stripe}]))
+
+
+@st.composite
+def gateways(draw: st.DrawFn, services: tuple[str, ...]) -> dict[str, Gateway]:
+    leading = st.lists(routes("edge", to=services), max_size=2) if services else st.just([])
+    listener = GatewayListener(name="http", port=8080, hosts=draw(st.sampled_from([("*",), ("a.example",)])))
+    edge = Gateway(
+        name="edge", spiffe_id=spiffe_id("edge"), listeners={"http": listener}, routes=tuple(draw(leading))
+    )
+    return draw(st.sampled_from([{}, {"edge": edge}]))
 
 
 @st.composite
@@ -34,8 +130,14 @@ def intents(draw: st.DrawFn) -> Intent:
         two = draw(st.booleans())
         made = service(name, *rules, http="http", db="tcp") if two else service(name, *rules)
         detail = draw(st.sampled_from(list(DenyDetail)))
-        services.append(replace(made, deny_detail=detail))
+        denied = draw(st.sampled_from([(), (rule(f"{name}/deny", "web", paths="/a"),)]))
+        ends = replace(rules[0], expires=draw(maybe(ENDS))) if rules else None
+        allow = (ends, *rules[1:]) if ends is not None else ()
+        said = draw(traffic(name))
+        services.append(replace(made, deny_detail=detail, deny=denied, allow=allow, traffic=said))
     intent = intent_of(*services)
+    edges = draw(gateways(tuple(each.name for each in services)))
+    intent = replace(intent, externals=draw(externals()), gateways=edges)
     defaults = replace(intent.mesh.defaults, timeout=timedelta(seconds=draw(st.integers(1, 2))))
     version = f"v{draw(st.integers(1, 3))}"
     return replace(intent, mesh=replace(intent.mesh, defaults=defaults), version=version)
@@ -51,14 +153,42 @@ def instances(draw: st.DrawFn) -> tuple[Instance, ...]:
                 changes["upstreams"] = {draw(st.sampled_from(NAMES)): at(4000 + number)}
             if draw(st.booleans()):
                 changes["ingress"] = {}
+            changes["version"] = draw(st.sampled_from(["v1", "v2"]))
+            changes["locality"] = draw(st.sampled_from(PLACES))
+            changes["health"] = draw(st.sampled_from(list(Health)))
             found.append(instance(name, number, **changes))
+    if draw(st.booleans()):
+        found.append(instance("edge", 1, apps={}, egress=None, ingress={"http": at(8080)}))
     return tuple(found)
 
 
 lives: st.SearchStrategy[Mapping[SpiffeId, timedelta]] = st.dictionaries(
     st.sampled_from([spiffe_id(name) for name in NAMES]), st.sampled_from([timedelta(minutes=5)])
 ).map(MappingProxyType)
-worlds = st.builds(World, intent=intents(), instances=instances(), svid_ttls=lives)
+OPENED = Emergency(
+    id="1",
+    callers=("spiffe://example.org/ns/prod/sa/ledger",),
+    service="payments",
+    reason="an outage",
+    ticket="T-1",
+    approver="b",
+    opener="a",
+    opened_at=NOON,
+    expires_at=LATER,
+)
+REVOKED = Revocations(
+    version=1,
+    entries=(Revocation(target=RevokedIdentity(spiffe_id=spiffe_id("ledger")), at=NOON, version=1),),
+)
+worlds = st.builds(
+    World,
+    intent=intents(),
+    instances=instances(),
+    svid_ttls=lives,
+    as_of=NOWS,
+    emergencies=st.sampled_from([(), (OPENED,)]),
+    revocations=st.sampled_from([Revocations(), REVOKED]),
+)
 
 
 @dataclass
@@ -71,7 +201,7 @@ class Proxies:
     def take(self, world: World) -> dict[ProxyKey, Snapshot | None]:
         self.compiler.take(world)
         found: dict[ProxyKey, Snapshot | None] = {}
-        for name in NAMES:
+        for name in (*NAMES, "edge"):
             for number in (1, 2, 3):
                 proxy = ProxyKey(spiffe_id(name), f"{name}-{number}")
                 try:
@@ -95,7 +225,7 @@ def test_what_is_compiled_step_by_step_is_what_a_full_rebuild_gives(steps: list[
     proxies = Proxies()
     for world in steps:
         stepwise = proxies.take(world)
-        fresh = World(intent=world.intent, instances=world.instances, svid_ttls=world.svid_ttls)
+        fresh = replace(world)
         assert stepwise == {proxy: rebuilt(fresh, proxy) for proxy in stepwise}
 
 
