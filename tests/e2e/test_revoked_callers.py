@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 from tests.e2e.mesh_lab import (
     DOMAIN,
     PATIENCE,
+    App,
+    Echo,
     Lab,
     Proxy,
     Reply,
@@ -46,8 +49,11 @@ from vestibule.spiffe import (
     X509Svid,
 )
 from vestibule.spiffe.revocations import MARK_BITS, Target
+from vestibule.xds.resources import EXTENSION, LISTENER
 
-PAYMENTS = service("payments", rule("payments/all", "web", "other"))
+PAYMENTS = service("payments", rule("payments/all", "web", "other"), http="http", sql="tcp")
+BOUND = 10.0
+"""Seconds within which what was under way has ended: the drain time, 1 s here, and patience with a busy machine."""
 
 
 @dataclass
@@ -74,6 +80,13 @@ class Mesh:
         )
         await self.lab.tell()
 
+    async def connect(self, svid: X509Svid) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection to the port that carries bytes, in use."""
+        place, tls = self.payments.instance.ingress["sql"], client_tls(svid, self.lab.directory)
+        reader, writer = await asyncio.open_connection(place.host, place.port, ssl=tls)
+        writer.write(b"x")
+        return reader, writer
+
     async def forget(self) -> None:
         self.lab.world = replace(self.lab.world, revocations=Revocations())
         await self.lab.tell()
@@ -82,7 +95,11 @@ class Mesh:
 @asynccontextmanager
 async def made() -> AsyncIterator[Mesh]:
     async with Lab(intent_of(service("web"), service("other"), PAYMENTS)) as lab:
-        payments = await lab.add("payments")
+        app, echo = App("payments"), Echo("payments")
+        for each in (app, echo):
+            await each.start()
+            lab.also(each.stop)
+        payments = await lab.add("payments", apps={"http": app.address, "sql": echo.address})
         await lab.ready()
         yield Mesh(lab, payments)
 
@@ -236,5 +253,65 @@ def test_what_a_thief_signed_with_authorities_of_his_own_below_a_stolen_one_is_r
             RevokedCertificate(authority_id="ab" * 20, serial=stolen.serial),
         )
         await is_refused_once_revoked(mesh, hidden, *both, reason=Reason.CA_COMPROMISE)
+
+    mesh.run(story)
+
+
+# -------------------------------------------------------------------------- what is under way when that happens
+
+
+@pytest.mark.parametrize("by", ["identity", "certificate"])
+def test_connections_and_requests_under_way_end_within_the_drain_time(mesh: Shared[Mesh], by: str) -> None:
+    async def story(mesh: Mesh) -> None:
+        svid = mesh.lab.issue(spiffe_id("web"))
+        certificate = RevokedCertificate(authority_id="ab" * 20, serial=svid.serial)
+        target = certificate if by == "certificate" else RevokedIdentity(spiffe_id=spiffe_id("web"))
+        reader, writer = await mesh.connect(svid)
+        assert await asyncio.wait_for(reader.read(100), PATIENCE) == b"payments:x"
+        async with wire(mesh.ingress, client_tls(svid, mesh.lab.directory)) as web:
+            # A body that never ends.
+            asking = asyncio.create_task(web.ask("POST", "/a", content__length="10"))
+            async with asyncio.timeout(PATIENCE):
+                while "rq_active: 1" not in await mesh.payments.ask(
+                    "/stats?filter=ingress.downstream_rq_active"
+                ):
+                    await asyncio.sleep(0.01)
+            await mesh.revoke(target)
+            async with asyncio.timeout(BOUND):
+                assert await reader.read(1) == b""
+                with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                    await asking
+        writer.close()
+        again, writer = await mesh.connect(svid)
+        with suppress(ConnectionError, ssl.SSLError):
+            assert await asyncio.wait_for(again.read(100), PATIENCE) == b""
+        writer.close()
+        await mesh.forget()
+
+    mesh.run(story)
+
+
+def test_a_revocation_that_concerns_no_caller_of_a_port_ends_nothing_there(mesh: Shared[Mesh]) -> None:
+    async def story(mesh: Mesh) -> None:
+        before = mesh.payments.snapshot()
+        await mesh.revoke(RevokedIdentity(spiffe_id=spiffe_id("ledger")))
+        after = mesh.payments.snapshot()
+        assert after.of_type(LISTENER) == before.of_type(LISTENER)
+        assert after.of_type(EXTENSION) != before.of_type(EXTENSION)
+        await mesh.revoke(RevokedIdentity(spiffe_id=spiffe_id("web")))
+        assert mesh.payments.snapshot().of_type(LISTENER) != before.of_type(LISTENER)
+        await mesh.forget()
+
+    mesh.run(story)
+
+
+def test_twenty_thousand_revocations_are_taken_and_enforced(mesh: Shared[Mesh]) -> None:
+    async def story(mesh: Mesh) -> None:
+        svid = mesh.lab.issue(spiffe_id("web"))
+        others = (
+            RevokedCertificate(authority_id="ab" * 20, serial=2**127 + number) for number in range(20_000)
+        )
+        target = RevokedCertificate(authority_id="ab" * 20, serial=svid.serial)
+        await is_refused_once_revoked(mesh, svid, *others, target)
 
     mesh.run(story)

@@ -13,6 +13,7 @@ from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
+from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from tests.e2e.mesh_lab import intent_of, rule, service, spiffe_id
 
 from vestibule.envoy import clusters, egress, ingress
@@ -194,3 +195,23 @@ def test_a_world_knows_whom_a_caller_may_call() -> None:
     assert within.allowed_for(spiffe_id("web")) == {"a", "b/grpc"}
     assert within.allowed_for(spiffe_id("other")) == {"a"}
     assert within.allowed_for(SpiffeId.parse("spiffe://example.org/ns/testing/x")) == set()
+
+
+def test_nothing_under_way_outlives_the_svid_that_it_began_with_whatever_the_caller_asks_for() -> None:
+    services = (service("web"), service("payments", rule("payments/all", "web"), rpc="grpc"))
+    here = instance("payments", 1, ingress={"rpc": at(1)}, apps={"rpc": at(2)})
+    there = world(here, instance("web", 1), services=services, default_svid_ttl=timedelta(minutes=30))
+    snapshot = compiled(there, "payments")
+    options = manager(snapshot, "ingress/rpc").common_http_protocol_options
+    assert options.max_stream_duration.seconds == 1800
+    (route,) = (
+        route_pb2.RouteConfiguration.FromString(snapshot.of_type(ROUTES)["ingress/rpc"].body)
+        .virtual_hosts[0]
+        .routes
+    )
+    # A deadline that a gRPC caller asks for is heeded up to the bound.
+    assert route.route.max_stream_duration.grpc_timeout_header_max.seconds == 1800
+    called = cluster_pb2.Cluster.FromString(compiled(there).of_type(CLUSTER)["payments/rpc"].body)
+    packed = called.typed_extension_protocol_options["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]
+    upstream = http_protocol_options_pb2.HttpProtocolOptions.FromString(packed.value)
+    assert upstream.common_http_protocol_options.max_stream_duration.seconds == 1800

@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from tests.unit.identity.world import AGENT, DOMAIN, World, entry, identity_world, spiffe
 
 from vestibule.audit.codes import AUDIT_UNAVAILABLE
@@ -22,6 +23,7 @@ from vestibule.identity.codes import (
     WOULD_CUT_EVERYTHING,
 )
 from vestibule.identity.crl_publishing import FEW, CrlPublishing
+from vestibule.identity.distrusting import Distrusting
 from vestibule.identity.issuance import Issuance, IssuedSvid, SvidRequest
 from vestibule.identity.issuance_gate import RevocationGate
 from vestibule.identity.jwt_issuance import JwtIssuance
@@ -443,3 +445,86 @@ async def test_what_lets_an_agent_return_is_kept_as_long_as_that(scene: Scene) -
     ends = plan.revocations[0].expires_at
     assert ends is not None
     assert ends >= svid.not_after + days
+
+
+# -------------------------------------------------------------------- whose certificates are in wrong hands
+
+
+def distrusting(scene: Scene) -> Distrusting:
+    return Distrusting(scene.listed, scene.crls, scene.issued, scene.world.authorities.all, scene.world.clock)
+
+
+async def test_callees_are_doubted_whose_certificates_are_revoked_and_the_lists_name_those(
+    scene: Scene,
+) -> None:
+    doubts, svid = distrusting(scene), await scene.svid()
+    await doubts.look()
+    assert not doubts.now.lists_about(WEB)
+    certificate = await scene.revoking.plan_certificate(ORDER, CertificateName(der=svid.chain[0]))
+    await scene.revoking.carry_out(certificate, ORDER)
+    await scene.crls.refresh()
+    seen = doubts.revision
+    await doubts.look()
+    assert doubts.revision == seen + 1
+    assert not doubts.now.lists_about(spiffe("/other"))
+    found = x509.load_pem_x509_crl(doubts.now.lists_about(WEB))
+    assert found.get_revoked_certificate_by_serial_number(int(svid.serial)) is not None
+    # What is over is doubted no more.
+    scene.world.clock.advance(timedelta(hours=30))
+    await doubts.look()
+    assert not doubts.now.means(WEB)
+
+
+async def test_of_an_agent_everybody_is_doubted_who_got_something_through_it(scene: Scene) -> None:
+    doubts = distrusting(scene)
+    await scene.svid()
+    await scene.revoking.carry_out(await scene.revoking.plan_agent(ORDER, AGENT), ORDER)
+    await scene.crls.refresh()
+    await doubts.look()
+    assert doubts.now.lists_about(WEB)
+    assert not doubts.now.means(spiffe("/other"))
+
+
+async def test_everybody_is_doubted_where_nobody_knows_whose_certificate_it_is(scene: Scene) -> None:
+    doubts = distrusting(scene)
+    active = scene.world.authorities.active
+    name = CertificateName(serial=12345, authority_id=active.id)
+    await scene.revoking.carry_out(await scene.revoking.plan_certificate(ORDER, name), ORDER)
+    await scene.crls.refresh()
+    await doubts.look()
+    assert doubts.now.everybody
+    assert doubts.now.lists_about(spiffe("/anybody"))
+
+
+async def test_a_stolen_intermediate_makes_everybody_doubted_and_stands_on_the_list_by_its_number_too(
+    scene: Scene,
+) -> None:
+    doubts, other = distrusting(scene), TestAuthority(DOMAIN, now=scene.world.clock.now(), intermediates=1)
+    plan = await scene.revoking.plan_authority(ORDER, "", other.intermediates[0])
+    await scene.revoking.carry_out(plan, ORDER, grace=NOBODY_WAITS)
+    await scene.crls.refresh()
+    kinds = [(each.target.kind, each.reason) for each in scene.listed.now.entries]
+    assert kinds == [("authority", ORDER.reason), ("certificate", Reason.CA_COMPROMISE)]
+    serial = load_certificate(other.intermediates[0]).serial_number
+    assert any(each.target.name.endswith(f"/{serial}") for each in scene.listed.now.entries)
+    await doubts.look()
+    assert doubts.now.everybody
+
+
+async def test_without_a_list_of_every_authority_none_is_asked_for(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    doubts = distrusting(scene)
+    await scene.revoke(allow_new=True)
+    await scene.world.authorities.prepare("local:uid=0")
+    await scene.world.authorities.activate(
+        next(each.id for each in scene.world.authorities.all() if each.state is AuthorityState.PREPARED),
+        "local:uid=0",
+    )
+    await doubts.look()
+    # Callees below the new authority would all be refused: no list says anything about it yet.
+    assert not doubts.now.lists_about(WEB)
+    assert "cannot be kept from servers with stolen keys" in caplog.text
+    await scene.crls.refresh()
+    await doubts.look()
+    assert doubts.now.lists_about(WEB).count(b"BEGIN X509 CRL") == 2
