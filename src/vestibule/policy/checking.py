@@ -92,6 +92,7 @@ _JOINS: Final = frozenset({"add_string", "add_bytes", "add_list"})
 _FOLDED: Final = CONSTANT | {"caller.labels"}
 _HEADER: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749, section 3.3
+_NAME_BEFORE: Final = re.compile(r"[\w.]*\Z")
 _PLACE_AND_TEXT: Final = re.compile(r"<input>:(-?\d+):(-?\d+): (.*)")
 _UNKNOWN: Final = re.compile(r"undeclared reference to '([^']*)'")
 
@@ -119,7 +120,7 @@ def read(source: str, *, without: Iterable[str] = ()) -> Checked:
     checked = _check(source)
     named = {each.name: place for place, each in checked.reference_map.items() if each.name in NAMES}
     central = not CENTRAL.isdisjoint(named)
-    reading = _Reading(checked, central=central)
+    reading = _Reading(source, checked, central=central)
     for absent in sorted(named.keys() & set(without)):
         raise UNKNOWN_CONDITION_NAME.error(
             f"a condition uses {absent}, and {_why_absent(absent)}", where=reading.where(named[absent])
@@ -215,27 +216,26 @@ def _plain(text: str) -> str:
 
 
 def _unknown(source: str, name: str, line: int, column: int) -> VestibuleError:
-    written = _written(source, line, column) or name
+    start, written = _written(source, line, column) or (column, name)
     if "(" in written or name not in written:
         functions = _OFFERED | _CENTRAL_ONLY
         return CONDITION_NOT_OFFERED.error(
             f"there is no function {name!r}{_nearest(name, functions)}", where=_place(line, column)
         )
-    column -= max(written.find(name), 0) if "." not in name else 0
     return UNKNOWN_CONDITION_NAME.error(
-        f"nobody knows {written!r} of a call{_nearest(written, NAMES)}", where=_place(line, column)
+        f"nobody knows {written!r} of a call{_nearest(written, NAMES)}", where=_place(line, start)
     )
 
 
-def _written(source: str, line: int, column: int) -> str:
-    """The whole dotted name around a place, with ``(`` if it is called."""
+def _written(source: str, line: int, column: int) -> tuple[int, str] | None:
+    """The whole dotted name around a place and where it begins, with ``(`` if it is called."""
     lines = source.split("\n")
     if not 1 <= line <= len(lines):
-        return ""
+        return None
     for found in re.finditer(r"[A-Za-z_][\w]*(?:\.[A-Za-z_]\w*)*\(?", lines[line - 1]):
         if found.start() <= column - 1 <= found.end():
-            return found[0]
-    return ""
+            return found.start() + 1, found[0]
+    return None
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
@@ -248,7 +248,8 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 class _Reading:
     """From the checked message to a tree; refuses on the way what proxies lack."""
 
-    def __init__(self, checked: CheckedExpr, *, central: bool) -> None:
+    def __init__(self, source: str, checked: CheckedExpr, *, central: bool) -> None:
+        self._source = source
         self._checked = checked
         self._central = central
         self._bare: dict[int, str] = {}
@@ -272,6 +273,8 @@ class _Reading:
         """Line and column of a node."""
         info = self._checked.source_info
         offset = info.positions.get(place, 0)
+        if self._source[offset : offset + 1] == ".":  # where CEL puts the name ``caller.id``
+            offset -= len(_NAME_BEFORE.search(self._source[:offset])[0])  # type: ignore[index]
         started = max((each for each in info.line_offsets if each <= offset), default=0)
         line = sum(each <= offset for each in info.line_offsets)
         return _place(line + 1, offset - started + 1)

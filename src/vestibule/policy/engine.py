@@ -48,6 +48,7 @@ class Engine:
         shadowed = any(rule.mode is Mode.SHADOW for rule in rules)
         self._shadow = self._index(*Mode) if shadowed else None
         self._methods = named_methods(rules)
+        self._is_mcp = policy.is_mcp
 
     def decide(self, call: Call) -> Decision:
         """The verdict on a call to the port.
@@ -59,7 +60,7 @@ class Engine:
             path = path.partition("?")[0]
             if not is_normal(path):
                 return self._refused(NOT_NORMAL)
-        if self.policy.is_mcp and (name := mcp_refusal(call.mcp, self._methods)) is not None:
+        if self._is_mcp and (name := mcp_refusal(call.mcp, self._methods)) is not None:
             return self._refused(name)
         memberships = self._groups.of(call.caller)
         found = self._first(self._enforced, memberships, call, path)
@@ -89,13 +90,12 @@ class Engine:
             group, temporary = self._groups.add(rule)
             entry = _Entry(rank, rule, denies, group, temporary)
             for node, below in _nodes(top, rule.paths):
-                (node.below if below else node.here).add(entry)
+                node.add(entry, below=below)
         return top
 
     def _first(self, index: _Node, memberships: _Memberships, call: Call, path: str | None) -> _Entry | None:
         candidates: list[_Entry] = []
-        for speaking in _speaking(index, path):
-            speaking.collect(memberships, call.method, candidates)
+        _collect(index, path, memberships, call.method, candidates)
         if len(candidates) > 1:
             candidates.sort(key=_rank)
         for entry in candidates:
@@ -109,7 +109,7 @@ class Engine:
         if not (_lasts(rule.expires, call, entry) and _lasts(memberships[entry.group], call, entry)):
             return False
         if rule.mcp is not None and not mcp_matches(rule.mcp, call.mcp):
-            upkeep = self.policy.is_mcp and not entry.denies and is_upkeep(call)
+            upkeep = self._is_mcp and not entry.denies and is_upkeep(call)
             if not upkeep:
                 return False
         try:
@@ -157,16 +157,13 @@ def _lasts(until: datetime | None, call: Call, entry: _Entry) -> bool:
 class _Speaking:
     """The rules that speak of one place among the paths, by group of callers and then by method."""
 
-    __slots__ = ("_groups",)
+    __slots__ = ("groups",)
 
     def __init__(self) -> None:
-        self._groups: dict[int, dict[str | None, list[_Entry]]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._groups)
+        self.groups: dict[int, dict[str | None, list[_Entry]]] = {}
 
     def add(self, entry: _Entry) -> None:
-        methods = self._groups.setdefault(entry.group, {None: []})
+        methods = self.groups.setdefault(entry.group, {None: []})
         named = entry.rule.methods
         for method in named:
             if method not in methods:
@@ -178,15 +175,12 @@ class _Speaking:
 
     def collect(self, memberships: _Memberships, method: str | None, found: list[_Entry]) -> None:
         """Those of a caller's groups that ask for this method or for none."""
-        groups = self._groups
-        if len(groups) < len(memberships):
-            for group, asked in groups.items():
-                if group in memberships:
-                    found += asked.get(method) or asked[None]
-        else:
-            for group in memberships:
-                if (methods := groups.get(group)) is not None:
-                    found += methods.get(method) or methods[None]
+        groups = self.groups
+        fewer, others = (groups, memberships) if len(groups) < len(memberships) else (memberships, groups)
+        for group in fewer:
+            if group in others:
+                methods = groups[group]
+                found += methods.get(method) or methods[None]
 
 
 class _Node:
@@ -197,50 +191,63 @@ class _Node:
     def __init__(self) -> None:
         self.parts: dict[str, _Node] = {}
         self.any: _Node | None = None
-        self.here = _Speaking()
-        self.below = _Speaking()
+        self.here: _Speaking | None = None
+        self.below: _Speaking | None = None
+
+    def add(self, entry: _Entry, *, below: bool) -> None:
+        if below:
+            self.below = self.below or _Speaking()
+            self.below.add(entry)
+        else:
+            self.here = self.here or _Speaking()
+            self.here.add(entry)
 
 
 def _nodes(top: _Node, paths: Sequence[PathPattern]) -> Iterator[tuple[_Node, bool]]:
     """The places that a rule speaks of, and whether also of what is below."""
     if not paths:
         yield top, False  # no pattern ends there: what speaks of every call, also of one without a path
-    for pattern in dict.fromkeys(paths):
+    for pattern in paths if len(paths) < 2 else dict.fromkeys(paths):
         node = top
         for segment in pattern.segments:
             if isinstance(segment, str):
-                node = node.parts.setdefault(segment, _Node())
+                following = node.parts.get(segment)
+                if following is None:
+                    following = node.parts[segment] = _Node()
+                node = following
             else:
                 node.any = node = node.any or _Node()
         yield node, pattern.below
 
 
-def _speaking(top: _Node, path: str | None) -> Iterator[_Speaking]:
-    """What speaks of a normal path, in no order; without a path, what speaks of every call."""
-    if top.here:
-        yield top.here
+def _collect(
+    top: _Node, path: str | None, memberships: _Memberships, method: str | None, found: list[_Entry]
+) -> None:
+    """What may decide about a call with a normal path, in no order; without a path, what speaks of every call."""
+    if top.here is not None:
+        top.here.collect(memberships, method, found)
     if path is None:
         return
-    if top.below:
-        yield top.below
+    if top.below is not None:
+        top.below.collect(memberships, method, found)
     level = [top]
-    parts = path[1:].split("/", _MOST_SEGMENTS)
-    for part in parts:
+    for part in path[1:].split("/", _MOST_SEGMENTS):
         following: list[_Node] = []
         for node in level:
             if (named := node.parts.get(part)) is not None:
                 following.append(named)
-            if part and node.any is not None:
-                following.append(node.any)
+                if named.below is not None:
+                    named.below.collect(memberships, method, found)
+            if (other := node.any) is not None and part:
+                following.append(other)
+                if other.below is not None:
+                    other.below.collect(memberships, method, found)
         if not following:
             return
         level = following
-        for node in level:
-            if node.below:
-                yield node.below
     for node in level:
-        if node.here:
-            yield node.here
+        if node.here is not None:
+            node.here.collect(memberships, method, found)
 
 
 _MOST_SEGMENTS: Final = 1024

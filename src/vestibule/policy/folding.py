@@ -13,6 +13,7 @@ from typing import Any, Final
 from vestibule.policy import expressions as ex
 from vestibule.policy.checking import environment
 from vestibule.policy.conditions import Condition
+from vestibule.policy.vocabulary import NAMES
 
 
 class Outcome(Enum):
@@ -37,7 +38,7 @@ _SCALARS: Final = frozenset({"BOOL", "INT", "DOUBLE", "STRING"})
 def fold(condition: Condition, constants: Mapping[str, Any]) -> Folded:
     """What is left of a condition when ``constants`` (by the names of the vocabulary) are known.
 
-    A condition with a macro stays as it is, unless all its names are known.
+    A condition with a macro stays as it is, and so do the names of what may be of any type (a token's claims).
     """
     if condition.tree is None:
         return condition
@@ -56,7 +57,9 @@ def fold(condition: Condition, constants: Mapping[str, Any]) -> Folded:
 def _fold(expression: ex.Expression, constants: Mapping[str, Any]) -> ex.Expression:
     match expression:
         case ex.Name(name=name):
-            return _written(constants[name]) if name in constants else expression
+            # What may be of any type would have another one as a literal.
+            known = name in constants and "dyn" not in NAMES[name].type
+            return _written(constants[name]) if known else expression
         case ex.Field(operand=operand, field=field, asked=asked):
             return _field(_fold(operand, constants), field, asked)
         case ex.Members(elements=elements):

@@ -29,6 +29,7 @@ _NEEDED: Final = (
 )
 _SEGMENT: Final = rf"(?!\.{{1,2}}(?:/|$))(?:{_PLAIN}++|{_NEEDED})++"
 _REQUEST: Final = re.compile(rf"/(?:{_SEGMENT}(?:/{_SEGMENT})*/?)?")
+_USUAL: Final = re.compile(r"(?:/[A-Za-z0-9_-]++)++")  # a part of the former that is found out sooner
 _WHY: Final = {
     "%": "percent-encoding, which is decoded before rules are looked at",
     ";": "a ';' (path parameters are refused)",
@@ -147,7 +148,7 @@ def is_normal(path: str) -> bool:
     It starts with one slash and has no empty or dot segment, no ``;``, ``#``, backslash, control or non-ASCII
     character, no escaped slash, backslash or NUL, and no escaped character that needs none (``/%61dmin``).
     """
-    return _REQUEST.fullmatch(path) is not None
+    return _USUAL.fullmatch(path) is not None or _REQUEST.fullmatch(path) is not None
 
 
 def _fits(segment: Segment, part: str) -> bool:
