@@ -19,11 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """A case, what was decided, and what is wrong with it, in words; empty if it is as expected."""
+    """A case, what was decided, and what is wrong with it, in words; empty if it is as expected.
+
+    ``envoy`` says what Envoy made of it, if it was asked: ``allow``, ``deny``, or why it could not be.
+    """
 
     case: Case
     decision: Decision
     wrong: str
+    envoy: str | None = None
 
     @property
     def data(self) -> dict[str, Any]:
@@ -35,6 +39,7 @@ class Outcome:
             "allowed": self.decision.allowed,
             "rule": self.decision.rule,
             "wrong": self.wrong or None,
+            "envoy": self.envoy,
         }
 
 
@@ -46,6 +51,13 @@ def run_cases(
     environment: Annotated[
         str | None, typer.Option("--environment", metavar="NAME", help="Which one of environments/ is meant.")
     ] = None,
+    envoy: Annotated[
+        bool,
+        typer.Option(
+            "--envoy",
+            help="Also on a real Envoy, with what the policy is compiled into. Takes a few seconds.",
+        ),
+    ] = False,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Decide the cases beside a policy, and say which are not as expected.
@@ -72,6 +84,10 @@ def run_cases(
         if not cases.cases and not cases.problems:
             raise NO_CASES.error(f"there are no cases in {found.prefix}policy-tests/")
         outcomes = [outcome(loaded.intent, each) for each in cases.cases]
+        if envoy:
+            from vestibule.cli.policy_trial import tried
+
+            outcomes = await tried(loaded.intent, outcomes)
         data = {"cases": [each.data for each in outcomes]}
         errors = [found.placed(each).error for each in cases.problems]
         answer(output, "policy-test", data, lambda: _show(outcomes, found.prefix), errors=errors)
@@ -96,17 +112,18 @@ def outcome(intent: Any, case: Case) -> Outcome:
 def _wrong(case: Case, decision: Decision) -> str:
     if decision.allowed is not case.allowed:
         by = f" by {decision.rule}" if decision.rule else ", since no rule allows it"
-        return f"expected {_word(case.allowed)}, got {_word(decision.allowed)}{by}"
+        return f"expected {word(case.allowed)}, got {word(decision.allowed)}{by}"
     if case.rule is not None and (decision.rule or "") != case.rule:
         return f"decided by {decision.rule or 'no rule'}, not by {case.rule or 'no rule'}"
     if case.shadow is not None:
         shadow = decision.allowed if decision.shadow is None else decision.shadow.allowed
         if shadow is not case.shadow:
-            return f"expected {_word(case.shadow)} in shadow, got {_word(shadow)}"
+            return f"expected {word(case.shadow)} in shadow, got {word(shadow)}"
     return ""
 
 
-def _word(allowed: bool) -> str:
+def word(allowed: bool) -> str:
+    """As cases say it."""
     return "allow" if allowed else "deny"
 
 
@@ -119,7 +136,8 @@ def _show(outcomes: list[Outcome], prefix: str) -> None:
             )
         else:
             rule = each.decision.rule or "no rule"
-            console.print(f"[bold green]✓[/] {escape(each.case.name)}  [dim]{escape(rule)}[/]")
+            by = f", on Envoy: {each.envoy}" if each.envoy else ""
+            console.print(f"[bold green]✓[/] {escape(each.case.name)}  [dim]{escape(rule + by)}[/]")
     failed = sum(bool(each.wrong) for each in outcomes)
     total = f"{len(outcomes)} case{'' if len(outcomes) == 1 else 's'}"
     console.print(f"{total}: {'all as expected' if not failed else f'{failed} not as expected'}")

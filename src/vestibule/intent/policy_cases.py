@@ -123,7 +123,10 @@ CASES_FILE: Final = Record("a file of cases", (CASES,))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One call to a port of a service, and what is expected.  ``rule``: None if any will do, ``""`` for no rule."""
+    """One call to a port of a service, and what is expected.  ``rule``: None if any will do, ``""`` for no rule.
+
+    ``dated``: it says when the call is made.
+    """
 
     name: str
     service: Service
@@ -132,6 +135,7 @@ class Case:
     allowed: bool
     rule: str | None = None
     shadow: bool | None = None
+    dated: bool = False
     where: Where | None = field(default=None, compare=False)
 
 
@@ -189,6 +193,7 @@ def _case(item: At[Fields], intent: Intent, now: datetime, findings: Findings) -
         allowed=expect.value,
         rule=None if rule is None else "" if rule.value == "none" else rule.value,
         shadow=fields.value(CASE_SHADOW, None),
+        dated=fields.place(CASE_AT) is not None,
         where=findings.where(item.at),
     )
 

@@ -196,3 +196,11 @@ BOUNDARY_MISFIT = define(
     meaning="Options of a sidecar do not go together with its boundary.",
     advice="Read which options each boundary takes: docs/boundaries.md.",
 )
+TRIAL_FAILED = define(
+    "VST7107",
+    "policy-trial-failed",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="A policy was to be tried on a real Envoy, and that Envoy did not start, or did not answer.",
+    advice="Read its last words in the message. Without --envoy the same cases are decided by Vestibule's own engine.",
+)
