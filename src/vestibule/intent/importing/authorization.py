@@ -2,9 +2,9 @@
 
 Istio asks, in this order: CUSTOM, DENY, ALLOW; a workload that no ALLOW policy speaks of may be called by anybody.
 1. ``{}`` allows nothing (it has no rules); ``rules: [{}]`` allows everything.  2. The items of ``from`` and of ``to``
-are alternatives, the fields of one item all hold.  3. The intent has no wildcard for "anybody" and denies what no
-rule allows; so a rule of which a part cannot be expressed is left out whole, and what a DENY or CUSTOM policy may touch
-is left out, too.
+are alternatives, the fields of one item all hold.  3. The intent denies what no rule allows; so a rule
+that allows and of which a part cannot be expressed is left out whole.  Where that is so of a DENY policy, or a policy
+is CUSTOM, whatever it may touch is left out of what is allowed.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from vestibule.errors import Where
 from vestibule.intent.importing import codes, patterns
+from vestibule.intent.importing.conditions import (
+    Inexpressible,
+    caller_is,
+    joined,
+    method_is,
+    path_is,
+    whens,
+)
 from vestibule.intent.importing.documents import Document, Part
 from vestibule.intent.importing.result import Item, Port, Result, Service, name_of
 from vestibule.intent.importing.settings import APP_LABELS
-from vestibule.intent.words import METHODS
+from vestibule.intent.words import ANYONE, METHODS
 
 ROOT: Final = "istio-system"
 _DRY_RUN: Final = "istio.io/dry-run"
 _MOST: Final = 200
-
-
-class Inexpressible(Exception):  # noqa: N818 - it reads as what it says
-    """A part of a rule has no counterpart."""
-
-    def __init__(self, what: str, where: Where) -> None:
-        super().__init__(what)
-        self.where = where
+_NOT_CALLERS: Final = {"notPrincipals": "principals", "notNamespaces": "namespaces"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +56,15 @@ def import_authorization(documents: list[Document], result: Result) -> None:
 def _policy(document: Document, result: Result) -> None:
     spec = document.spec
     action = spec.text("action") or "ALLOW"
-    if document.annotations.get(_DRY_RUN) == "true":
-        message = f"{document.title} is a trial (dry-run) and enforces nothing"
+    trial = document.annotations.get(_DRY_RUN) == "true"
+    if action == "ALLOW":
+        _allow(document, result, trial=trial)
+    elif action == "DENY":
+        _refuse(document, result, trial=trial)
+    elif trial:
+        message = f"{document.title} is a trial (dry-run) of what cannot be expressed, and enforces nothing"
         result.report.add(codes.NOT_CARRIED, message, document.where)
         spec.take()
-    elif action == "ALLOW":
-        _allow(document, result)
     elif action == "AUDIT":
         result.report.add(
             codes.NOT_CARRIED, "every denied call is logged; nothing else is audited", document.where
@@ -137,7 +140,7 @@ def known_targets(documents: list[Document], result: Result) -> None:
 # ---------------------------------------------------------------------------------------------- allow
 
 
-def _allow(document: Document, result: Result) -> None:
+def _allow(document: Document, result: Result, *, trial: bool) -> None:
     spec, targets = document.spec, _targets(document, result)
     if targets is None:
         message = f"{document.title}: it cannot be said which services it is for; what it allows is denied"
@@ -145,42 +148,89 @@ def _allow(document: Document, result: Result) -> None:
         spec.take()
         return
     for service in targets:
-        service.spoken_of = True
+        service.spoken_of = service.spoken_of or not trial
     for number, part in enumerate(spec.each("rules")):
-        _rule(document, part, number, targets, result)
+        _rule(document, part, number, targets, result, trial=trial)
 
 
-def _rule(document: Document, part: Part, number: int, targets: list[Service], result: Result) -> None:
+def _rule(
+    document: Document, part: Part, number: int, targets: list[Service], result: Result, *, trial: bool
+) -> None:
     try:
         found = list(_alternatives(part, result))
         for service in targets:
             for index, said in enumerate(found):
-                _add(service, document, (number, index), said, part, result)
+                if trial:
+                    said["mode"] = "shadow"
+                service.rules += _items(service, document, (number, index), said, part, result)
     except Inexpressible as why:
-        message = f"{document.title}: {why}; what rule {number + 1} allows is denied"
+        left = "is not tried out" if trial else "is denied"
+        message = f"{document.title}: {why}; what rule {number + 1} allows {left}"
         result.report.add(codes.RULE_DROPPED, message, why.where)
     part.take()
 
 
-def _alternatives(part: Part, result: Result) -> Iterator[dict[str, Any]]:
-    """What one rule allows, each as a rule of ours.  Raises: Inexpressible."""
+def _alternatives(part: Part, result: Result, *, denies: bool = False) -> Iterator[dict[str, Any]]:
+    """What one rule allows or denies, each as a rule of ours.  Raises: Inexpressible."""
     for key in part.said_keys():
-        if key not in ("from", "to") and part.has(key):
+        if key not in ("from", "to", "when") and part.has(key):
             raise Inexpressible(f"{key!r} cannot be expressed", part.where)
-    if not part.each("from"):
+    if not part.each("from") and not denies:
         raise Inexpressible(
             "anybody may call, with or without an identity, which cannot be expressed", part.where
         )
-    callers = [caller for item in part.each("from") for caller in _callers(item, result)]
+    always = whens(part, result)
     for operation in [each.part("operation") for each in part.each("to")] or [None]:
         if operation is None and part.each("to"):
             raise Inexpressible("an item of 'to' without an operation", part.where)
-        yield from ({"from": sorted(set(callers)), **said} for said in _operations(operation, result))
+        for callers, of_caller in _sources(part, result, denies=denies):
+            for said, of_request in _operations(operation, result, denies=denies):
+                made: dict[str, Any] = {"from": callers, **said}
+                if conditions := [*of_caller, *of_request, *always]:
+                    made["when"] = joined(conditions, part.where)
+                yield made
 
 
-def _callers(item: Part, result: Result) -> list[str]:
+def _sources(part: Part, result: Result, *, denies: bool) -> Iterator[tuple[list[str] | str, list[str]]]:
+    """Who is meant, and what else must hold of them; those of whom nothing else must, together."""
+    plain: set[str] = set()
+    anyone = not part.each("from")
+    for item in part.each("from"):
+        callers, conditions = _source(item, result, denies=denies)
+        everybody = f"spiffe://{result.trust_domain}/**" in callers or not callers
+        if conditions:
+            yield (ANYONE if everybody else sorted(set(callers))), conditions
+        elif everybody and denies:
+            anyone = True
+        else:
+            plain.update(callers)
+    if anyone:
+        yield ANYONE, []
+    elif plain:
+        yield sorted(plain), []
+
+
+def _source(item: Part, result: Result, *, denies: bool) -> tuple[list[str], list[str]]:
+    """Callers, none being everybody, and conditions of them.  Raises: Inexpressible."""
     source = item.part("source")
     said = [key for key in (source.said_keys() if source else []) if source and source.has(key)]
+    if source is None or set(item.said_keys()) != {"source"}:
+        raise Inexpressible(
+            "a source with none or several conditions at once cannot be expressed", item.where
+        )
+    conditions = [
+        f"!({caller_is(source, key, _NOT_CALLERS[key], result)})" for key in said if key in _NOT_CALLERS
+    ]
+    rest = [key for key in said if key not in _NOT_CALLERS]
+    if not rest and conditions and denies:
+        return [], conditions
+    return _callers(item, result, but=frozenset(_NOT_CALLERS)), conditions
+
+
+def _callers(item: Part, result: Result, but: frozenset[str] = frozenset()) -> list[str]:
+    source = item.part("source")
+    said = [key for key in (source.said_keys() if source else []) if source and source.has(key)]
+    said = [key for key in said if key not in but]
     if source is None or set(item.said_keys()) != {"source"} or len(said) != 1:
         raise Inexpressible(
             "a source with none or several conditions at once cannot be expressed", item.where
@@ -206,24 +256,48 @@ def _callers(item: Part, result: Result) -> list[str]:
     return [each for each in found if each is not None]
 
 
-def _operations(operation: Part | None, result: Result) -> Iterator[dict[str, Any]]:
+def _operations(
+    operation: Part | None, result: Result, *, denies: bool
+) -> Iterator[tuple[dict[str, Any], list[str]]]:
     if operation is None:
-        yield {}
+        yield {}, []
         return
     said: dict[str, Any] = {}
+    conditions: list[str] = []
     for key in operation.said_keys():
         if not operation.has(key):
             continue
         if key == "methods":
             said["methods"] = _methods(operation)
         elif key == "paths":
-            said["paths"] = [path for each in operation.each("paths") for path in _paths(each, result)]
+            paths = _all_paths(operation.each("paths"), result, denies=denies)
+            if paths is None:
+                conditions.append(path_is(operation.each("paths")))
+            else:
+                said["paths"] = paths
+        elif key == "notPaths":
+            conditions.append(f"!({path_is(operation.each('notPaths'))})")
+        elif key == "notMethods":
+            conditions.append(f"!({method_is(operation.texts('notMethods'))})")
         elif key != "ports":
             raise Inexpressible(f"'{key}' cannot be expressed", operation.where)
-    if not said and not operation.has("ports"):
+    if not said and not conditions and not operation.has("ports"):
         raise Inexpressible("an operation that says nothing", operation.where)
     for port in operation.texts("ports") or [""]:
-        yield {"port": port, **said} if port else said
+        yield ({"port": port, **said} if port else said), conditions
+
+
+def _all_paths(said: list[Part], result: Result, *, denies: bool) -> list[str] | None:
+    """The paths as patterns of ours; None where only a condition says the same."""
+    found: list[str] = []
+    for each in said:
+        whole = "{" not in each.said
+        if denies and each.said.endswith("*") and each.said != "*" and not each.said.endswith("/*"):
+            return None
+        if whole and each.said.startswith("*") and each.said != "*":
+            return None
+        found += _paths(each, result)
+    return found
 
 
 def _methods(operation: Part) -> list[str]:
@@ -261,34 +335,67 @@ def _at(service: Service, target: str) -> Port | None:
     return found[0] if len(found) == 1 else None
 
 
-def _add(
+def _items(
     service: Service,
     document: Document,
     number: tuple[int, int],
     said: dict[str, Any],
     part: Part,
     result: Result,
-) -> None:
+    *,
+    denies: bool = False,
+) -> Iterator[Item]:
     said = dict(said)
     wanted = said.pop("port", "")
     for port in service.ports if not wanted else [_at(service, wanted)]:
         if port is None:
             raise Inexpressible(f"{service.name} has no port {wanted[:20]} that is known here", part.where)
-        if port.protocol == "tcp" and ("methods" in said or "paths" in said):
+        of_requests = [key for key in ("methods", "paths", "when") if key in said]
+        if port.protocol == "tcp" and of_requests and not denies:
             message = f"{document.title}: port {port.name} speaks TCP, where methods and paths match nothing"
             result.report.add(codes.RULE_DROPPED, message, part.where)
             continue
+        if port.protocol == "tcp":
+            of_requests = []
         rule_id = (
             name_of(f"{document.name}-{number[0] + 1}-{number[1] + 1}-{port.name}")
-            or f"rule-{len(service.rules)}"
+            or f"rule-{len(service.rules) + len(service.denials)}"
         )
-        if len(service.rules) < _MOST:
-            value = {"id": rule_id, "from": said["from"], "port": port.name}
-            value |= {key: said[key] for key in ("methods", "paths") if key in said}
-            service.rules.append(Item(value, part.where))
+        if len(service.rules) >= _MOST and not denies:
+            return
+        value = {"id": rule_id, "from": said["from"], "port": port.name}
+        value |= {key: said[key] for key in (*of_requests, "mode") if key in said}
+        yield Item(value, part.where)
 
 
 # ----------------------------------------------------------------------------------------------- deny
+
+
+def _refuse(document: Document, result: Result, *, trial: bool) -> None:
+    """A DENY policy as rules that deny; if a part of it cannot be, all that it may touch is left out instead."""
+    targets = _targets(document, result)
+    try:
+        if targets is None or (not targets and not document.spec.has("selector")):
+            raise Inexpressible("it cannot be said which services it is for", document.where)
+        made: list[tuple[Service, list[Item]]] = []
+        for number, part in enumerate(document.spec.each("rules")):
+            for index, said in enumerate(_alternatives(part, result, denies=True)):
+                if trial:
+                    said["mode"] = "shadow"
+                for service in targets:
+                    items = _items(service, document, (number, index), said, part, result, denies=True)
+                    made.append((service, list(items)))
+    except Inexpressible as why:
+        if trial:
+            message = f"{document.title} is a trial (dry-run): {why}; it is not tried out"
+            result.report.add(codes.NOT_CARRIED, message, why.where)
+            document.spec.take()
+        else:
+            _deny(document, result, str(why))
+        return
+    for service, denials in made:
+        service.denials += denials
+    document.spec.take()
 
 
 def _deny(document: Document, result: Result, why: str) -> None:

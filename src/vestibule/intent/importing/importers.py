@@ -162,6 +162,8 @@ def _service_file(service: Service) -> File:
     for key, (value, where) in service.settings.items():
         made.put(key, value, where)
     made.put("allow", service.rules or [], service.where)
+    if service.denials:
+        made.put("deny", service.denials, service.where)
     if service.routes:
         made.put("routes", service.routes, service.where)
     return made

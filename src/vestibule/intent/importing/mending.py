@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vestibule.errors import VestibuleError
+from vestibule.intent import codes as intent_codes
 from vestibule.intent.importing import codes
 from vestibule.intent.importing.documents import Report
 from vestibule.intent.importing.result import File, Item
@@ -19,7 +20,8 @@ _NEEDED = frozenset(
 def mend(files: Sequence[File], report: Report) -> dict[str, str]:
     """The files' texts, of which the validator says no error.
 
-    Leaving out what it refuses takes a rule or a route away, never a condition of one, so that nothing gets wider.
+    Leaving out what it refuses takes a rule or a route away, never a condition of one; and where it is a rule that
+    denies, all that is allowed beside it.  So nothing gets wider.
     """
     made = {each.name: each for each in files}
     while True:
@@ -53,6 +55,10 @@ def _leave_out(
             continue
         gone = True
         code = codes.RULE_DROPPED if key == "allow" else codes.NOT_CARRIED
+        if key == "deny" and problem.code is not intent_codes.REDUNDANT:
+            file.put("allow", [], file.where)
+            message = f"{name}: all of allow is left out, as something that denies cannot be expressed"
+            report.add(codes.RULE_DROPPED, message, file.where)
         said = f"{problem.code.code} {problem.message}"
         if number >= 0:
             item: Item = file.items(key).pop(number)

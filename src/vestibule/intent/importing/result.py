@@ -14,6 +14,7 @@ from vestibule.intent.importing.documents import Report
 from vestibule.intent.words import NAME, NOT_SERVICES
 
 _PLAIN: Final = re.compile(r"[A-Za-z/][A-Za-z0-9_./-]*")
+_QUOTABLE: Final = re.compile(r"[ -&(-~]*")
 _NOT_PLAIN: Final = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
 _ODD: Final = re.compile(r"[^a-z0-9-]+")
 
@@ -69,7 +70,10 @@ def flow(value: Any) -> str:
         return "[" + ", ".join(map(flow, value)) + "]"
     if isinstance(value, str):
         plain = _PLAIN.fullmatch(value) and value.lower() not in _NOT_PLAIN
-        return value if plain else json.dumps(value)
+        if plain:
+            return value
+        # A condition is full of quotes, which nobody wants to read escaped.
+        return f"'{value}'" if '"' in value and _QUOTABLE.fullmatch(value) else json.dumps(value)
     return json.dumps(value)
 
 
@@ -102,6 +106,7 @@ class Service:
     versions: list[str] = field(default_factory=list)
     subsets: dict[str, str] = field(default_factory=dict)
     rules: list[Item] = field(default_factory=list)
+    denials: list[Item] = field(default_factory=list)
     routes: list[Item] = field(default_factory=list)
     settings: dict[str, tuple[Any, Where]] = field(default_factory=dict)
     app: str | None = None

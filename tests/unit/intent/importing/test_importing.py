@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.unit.intent.reading import whole_language
 
 from vestibule.errors import CATALOGUE
 from vestibule.intent import Intent, Severity, load_files
 from vestibule.intent.importing import Imported, Source, import_documents
+from vestibule.intent.port_policies import port_policy
+from vestibule.policy import Call, Mode, decide
+from vestibule.spiffe import SpiffeId
 
 HERE = Path(__file__).parent
 SERVICE = """
@@ -23,6 +28,12 @@ metadata: {name: web, namespace: shop}
 spec: {ports: [{name: http, port: 80}, {name: tcp-raw, port: 9}]}
 """
 CALLER = "from: [{source: {principals: [cluster.local/ns/shop/sa/orders]}}]"
+
+
+@pytest.fixture(autouse=True)
+def everything_is_read() -> Iterator[None]:
+    with whole_language():
+        yield
 
 
 def imported(*documents: str, source: Source = Source.ISTIO) -> Imported:
@@ -114,9 +125,9 @@ def test_items_are_alternatives_and_the_keys_of_one_item_all_hold() -> None:
         "{from: [{source: {principals: ['*/sa/web']}}]}",
         "{from: [{}]}",
         f"{{{CALLER}, when: [{{key: x, values: [y]}}]}}",
-        f"{{{CALLER}, to: [{{operation: {{notPaths: [/x]}}}}]}}",
+        f"{{{CALLER}, to: [{{operation: {{notPaths: ['/{{*}}']}}}}]}}",
         f"{{{CALLER}, to: [{{operation: {{hosts: [x], methods: [GET]}}}}]}}",
-        f"{{{CALLER}, to: [{{operation: {{paths: ['*.html']}}}}]}}",
+        f"{{{CALLER}, to: [{{operation: {{paths: ['*.h*ml']}}}}]}}",
         f"{{{CALLER}, to: [{{operation: {{methods: [BREW]}}}}]}}",
         f"{{{CALLER}, to: [{{operation: {{ports: ['81']}}}}]}}",
         f"{{{CALLER}, to: [{{operation: {{}}}}]}}",
@@ -135,12 +146,10 @@ def test_a_rule_of_which_a_part_cannot_be_expressed_is_dropped_whole_and_named(r
 @pytest.mark.parametrize(
     ("denial", "kept"),
     [
-        ("{action: DENY, rules: [{}]}", 0),
         ("{action: DENY}", 2),
-        ("{action: DENY, rules: [{to: [{operation: {paths: [/admin]}}]}]}", 0),
-        ("{action: DENY, rules: [{to: [{operation: {methods: [GET]}}]}]}", 1),
-        ("{action: DENY, rules: [{from: [{source: {notPrincipals: [x]}}]}]}", 0),
-        ("{action: DENY, rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/other]}}]}]}", 2),
+        ("{action: DENY, rules: [{from: [{source: {ipBlocks: [10.0.0.0/8]}}]}]}", 0),
+        ("{action: DENY, rules: [{to: [{operation: {methods: [GET], hosts: [x]}}]}]}", 1),
+        ("{action: DENY, rules: [{when: [{key: source.ip, values: [10.0.0.1]}]}]}", 0),
         ("{action: CUSTOM, provider: {name: opa}, rules: [{to: [{operation: {methods: [POST]}}]}]}", 1),
         ("{action: AUDIT, rules: [{}]}", 2),
         ("{action: DENY, selector: {matchLabels: {app: web, version: v1}}, rules: [{}]}", 0),
@@ -154,11 +163,106 @@ def test_what_a_policy_that_denies_may_touch_is_dropped(denial: str, kept: int) 
         assert len(rules_of(imported(SERVICE, *documents))) == kept
 
 
-def test_a_trial_neither_allows_nor_denies() -> None:
-    trial = policy(f"{{rules: [{{{CALLER}}}]}}", notes="'istio.io/dry-run': 'true'")
-    found = imported(SERVICE, trial)
+WEB = SERVICE.replace(", {name: tcp-raw, port: 9}", "")
+EVERYTHING = f"{{rules: [{{{CALLER}}}]}}"
+
+
+def allows(found: Imported, method: str = "GET", path: str = "/x", **headers: str) -> bool:
+    """Whether orders may make a call to web."""
+    intent = intent_of(found)
+    web, (port,) = intent.services["web"], intent.services["web"].ports.values()
+    orders = SpiffeId.parse("spiffe://example.org/ns/shop/sa/orders")
+    call = Call(caller=orders, port=port.name, method=method, path=path, headers=headers)
+    return decide(port_policy(intent, web, port), call).allowed
+
+
+@pytest.mark.parametrize(
+    ("rule", "denied", "left"),
+    [
+        ("{}", ["GET /x"], []),
+        (
+            "{to: [{operation: {paths: [/admin], methods: [GET]}}]}",
+            ["GET /admin"],
+            ["PUT /admin", "GET /admin/a"],
+        ),
+        (
+            "{to: [{operation: {paths: [/admin/*]}}]}",
+            ["GET /admin/", "GET /admin/a/b"],
+            ["GET /admin", "GET /admins"],
+        ),
+        ("{to: [{operation: {paths: [/admin*]}}]}", ["GET /admin", "GET /admins"], ["GET /a"]),
+        ("{to: [{operation: {paths: ['*.php', /a]}}]}", ["GET /x.php", "GET /a"], ["GET /x.html"]),
+        ("{to: [{operation: {notPaths: [/healthz, /pub*]}}]}", ["GET /x"], ["GET /healthz", "GET /public"]),
+        ("{to: [{operation: {notMethods: [GET]}}]}", ["PUT /x", "POST /x"], ["GET /x"]),
+        ("{from: [{source: {principals: [cluster.local/ns/shop/sa/other]}}]}", [], ["GET /x"]),
+        ("{from: [{source: {principals: ['*']}}]}", ["GET /x"], []),
+        ("{from: [{source: {notPrincipals: [cluster.local/ns/shop/sa/other]}}]}", ["GET /x"], []),
+        ("{from: [{source: {notNamespaces: [shop]}}]}", [], ["GET /x"]),
+        (
+            "{from: [{source: {namespaces: [shop]}}], to: [{operation: {methods: [PUT]}}]}",
+            ["PUT /x"],
+            ["GET /x"],
+        ),
+        ("{when: [{key: source.namespace, notValues: [other]}]}", ["GET /x"], []),
+        ("{when: [{key: source.principal, values: ['cluster.local/ns/shop/*']}]}", ["GET /x"], []),
+    ],
+)
+def test_what_a_policy_denies_is_denied_and_nothing_else(
+    rule: str, denied: list[str], left: list[str]
+) -> None:
+    found = imported(WEB, policy(EVERYTHING, "a"), policy(f"{{action: DENY, rules: [{rule}]}}", "d"))
+    assert [each for each in denied if allows(found, *each.split())] == []
+    assert [each for each in left if not allows(found, *each.split())] == []
+
+
+@pytest.mark.parametrize(
+    ("values", "matched", "unmatched"),
+    [
+        ("values: [a, 'b*', '*c']", ["a", "bx", "xc"], ["x", ""]),
+        ("values: ['*']", ["a", ""], []),
+        ("notValues: [a]", ["b", ""], ["a"]),
+    ],
+)
+@pytest.mark.parametrize("action", ["ALLOW", "DENY"])
+def test_conditions_on_headers_are_carried_over(
+    values: str, matched: list[str], unmatched: list[str], action: str
+) -> None:
+    when = f"when: [{{key: 'request.headers[X-Tenant]', {values}}}]"
+    documents = [policy(f"{{action: {action}, rules: [{{{CALLER}, {when}}}]}}", "d")]
+    documents += [policy(EVERYTHING, "a")] if action == "DENY" else []
+    found = imported(WEB, *documents)
+    for value in (*matched, *unmatched):
+        assert allows(found, **{"x-tenant": value}) is ((value in matched) is (action == "ALLOW"))
+    absent = "notValues" in values
+    assert allows(found) is (absent is (action == "ALLOW"))
+
+
+@pytest.mark.parametrize("key", ["request.auth.claims[group]", "request.headers[authorization]", "source.ip"])
+def test_a_condition_that_cannot_be_expressed_allows_nothing_and_is_named(key: str) -> None:
+    when = f"when: [{{key: '{key}', values: [a]}}]"
+    found = imported(WEB, policy(f"{{rules: [{{{CALLER}, {when}}}]}}"))
     assert rules_of(found) == []
-    assert "trial" in said(found)
+    assert "VST0091" in said(found)
+
+
+def test_a_denial_that_our_validator_refuses_takes_all_that_is_allowed() -> None:
+    many = "&".join(f"x{number}" for number in range(900))
+    when = f"when: [{{key: 'request.headers[x-tenant]', values: ['{many}']}}]"
+    denial = policy(f"{{action: DENY, rules: [{{{when}}}]}}", "d")
+    assert rules_of(imported(WEB, policy(EVERYTHING, "a"), denial)) == []
+
+
+def test_a_trial_is_tried_out_here_too_and_neither_allows_nor_denies() -> None:
+    notes = "'istio.io/dry-run': 'true'"
+    found = imported(WEB, policy(EVERYTHING, notes=notes))
+    assert not allows(found)
+    assert [rule.mode for rule in intent_of(found).services["web"].allow] == [Mode.SHADOW]
+    denial = policy("{action: DENY, rules: [{}]}", "d", notes=notes)
+    found = imported(WEB, policy(EVERYTHING), denial)
+    assert allows(found)
+    assert [rule.mode for rule in intent_of(found).services["web"].deny] == [Mode.SHADOW]
+    custom = policy("{action: CUSTOM, rules: [{}]}", "d", notes=notes)
+    assert "trial" in said(imported(WEB, policy(EVERYTHING), custom))
 
 
 def test_a_policy_of_the_root_namespace_is_for_all_and_one_of_another_for_none_of_these() -> None:
