@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from vestibule.app.codes import NO_INTENT_DIRECTORY
 from vestibule.app.intent_source import source_of
-from vestibule.app.server_rollout import break_glass_metrics, rollout_metrics
+from vestibule.app.server_rollout import break_glass_metrics, rollout_metrics, unenforced_metrics
 from vestibule.app.server_services import Services
 from vestibule.app.server_settings import ServerSettings
 from vestibule.clock import Clock
@@ -33,6 +33,7 @@ from vestibule.intent import Intent, load_files
 from vestibule.mesh import CommitInfo, Publisher, Rolling, Source, SvidLifetimes, injected
 from vestibule.mesh import Discovery as MeshDiscovery
 from vestibule.mesh.break_glass import BreakGlass, sentence
+from vestibule.mesh.cut_off import CutOff
 from vestibule.mesh.departures import Departures
 from vestibule.mesh.error_rates import Count, Report, Side
 from vestibule.mesh.kept_intents import unpack
@@ -171,6 +172,7 @@ class IdentityOnly:
         """There is nothing to count."""
         rollout_metrics(metrics)
         break_glass_metrics(metrics)
+        unenforced_metrics(metrics)
 
     def background(self) -> Mapping[str, Background]:
         """There is nothing to do."""
@@ -228,6 +230,7 @@ class IntentMesh:
             services.store.instances, self.rolling, clock, self.break_glass, shared=shared
         )
         self._unenforced = Unenforced()
+        self._cut_off = CutOff(services.revocations, self._discovery)
         self._departures = Departures(self._ledger.state, self._discovery.instance)
         self.discovery: Discovery = Draining(self._discovery, self._departures, shared=shared)
         self._shared = shared
@@ -273,6 +276,7 @@ class IntentMesh:
             "discovery": self._discovery.run,
             "svid-lifetimes": self._lifetimes.run,
             "publisher": self._publisher.run,
+            "cut-off": self._cut_off.run,
             "break-glass": self.break_glass.run,
             "rollout": self.rolling.run,
             "rollout-elsewhere": self._follow_rollout,
@@ -311,6 +315,7 @@ class IntentMesh:
         """How rollouts go."""
         rollout_metrics(metrics, self.rolling, self.rollout)
         break_glass_metrics(metrics, self.break_glass)
+        unenforced_metrics(metrics, self._unenforced)
 
     def _counted(self, instance: Instance, traffic: ProxyTraffic) -> None:
         report = Report(

@@ -9,6 +9,7 @@ from vestibule.mesh import Rolling
 from vestibule.mesh.break_glass import BreakGlass
 from vestibule.mesh.rollout import Phase
 from vestibule.mesh.rollout_view import RolloutView
+from vestibule.mesh.unenforced import Unenforced
 from vestibule.telemetry.metrics import Metrics
 
 
@@ -53,3 +54,12 @@ def break_glass_metrics(metrics: Metrics, break_glass: BreakGlass | None = None)
     )
     if break_glass is not None:
         break_glass.observe = lambda service, count: uses.labels(service).inc(count)
+
+
+def unenforced_metrics(metrics: Metrics, unenforced: Unenforced | None = None) -> None:
+    """Register it."""
+    metrics.gauge(
+        "proxies_not_enforcing_revocations",
+        "Proxies whose Envoy refused the list of what is revoked and goes on with an older one.",
+        lambda: 0 if unenforced is None else len(unenforced),
+    )

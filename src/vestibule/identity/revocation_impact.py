@@ -236,15 +236,27 @@ def _clients(plan: Plan, until: datetime | None) -> tuple[ClientImpact, ...]:
             how_soon="under 1 s while connected; otherwise when the agent reaches the server again",
             how="the list is pushed to them; open connections of programs are not cut",
         ),
+        *(() if _is_of_tokens(plan) else (_PROXIES,)),
     )
     leaves_bundle = plan.authority is not None and not plan.authority.is_foreign
     return (*ours, *(_by_bundle(plan) if leaves_bundle else _by_expiry(plan, ends)))
 
 
+_PROXIES: Final = ClientImpact(
+    kind="our proxies",
+    how_soon="under 1 s for the next request, also on open connections; what is under way ends within the drain time",
+    how="the list is pushed to them as a filter of its own; callers leave what is revoked",
+)
+
+
+def _is_of_tokens(plan: Plan) -> bool:
+    return plan.authority is not None and plan.authority.jwt is not None
+
+
 def _by_bundle(plan: Plan) -> Iterable[ClientImpact]:
-    jwt = plan.authority is not None and plan.authority.jwt is not None
+    jwt = _is_of_tokens(plan)
     pushed = "the authority leaves the trust bundle, which agents push (Workload API, SDS)"
-    for kind in ("our proxies", "Envoy with the SPIFFE validator", "go-spiffe, py-spiffe, java-spiffe"):
+    for kind in ("Envoy with the SPIFFE validator", "go-spiffe, py-spiffe, java-spiffe"):
         yield ClientImpact(kind=kind, how_soon="seconds, for new handshakes or calls", how=pushed)
     yield ClientImpact(
         kind="federated trust domains",
@@ -266,10 +278,8 @@ def _by_bundle(plan: Plan) -> Iterable[ClientImpact]:
 
 
 def _by_expiry(plan: Plan, ends: str) -> Iterable[ClientImpact]:
-    proxies = "they do not consult the list yet: enforcement at proxies comes with their authorization rules"
     if plan.authority is not None:
         ends = "not before the authority or the root above it expires, or leaves their bundle"
-    yield ClientImpact(kind="our proxies", how_soon=ends, how=proxies)
     yield ClientImpact(
         kind="Envoy with the SPIFFE validator",
         how_soon=ends,

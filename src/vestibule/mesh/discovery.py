@@ -233,6 +233,13 @@ class Discovery:
         if known is not None and (known.spiffe_id, known.agent_id) == (spiffe_id, agent_id):
             await self._forget(instance_id)
 
+    async def forget_all_of(self, agent_id: SpiffeId) -> int:
+        """Forget every instance under an agent, which was cut off; how many.  Raises: errors of the store."""
+        found = [each.id for each in self._instances.values() if each.agent_id == agent_id]
+        for instance_id in found:
+            await self._forget(instance_id)
+        return len(found)
+
     async def drain(self, instance_id: str, spiffe_id: SpiffeId, agent_id: SpiffeId) -> Instance | None:
         """An instance of this identity under this agent is about to stop; None if there is none."""
         known = self._instances.get(instance_id)

@@ -11,6 +11,7 @@ from google.protobuf.json_format import ParseDict
 
 from vestibule.agent.workloads import Identities
 from vestibule.doors.sds_secrets import BUILT_IN, Role, SdsSettings, secrets_of, takes_validator
+from vestibule.envoy.names import AUTHORITIES_SECRET
 from vestibule.testing import TestAuthority
 from vestibule.xds.resources import SECRET, Snapshot
 
@@ -44,6 +45,7 @@ def test_short_names_can_be_others_and_the_built_in_ones_stay_unless_they_are_gi
         "null": Role.BUNDLE,
         "ROOTCA": Role.ALL_BUNDLES,
         "ALL": Role.ALL_BUNDLES,
+        AUTHORITIES_SECRET: Role.AUTHORITIES,
     }
     assert SdsSettings().short_names == BUILT_IN
     found = secrets(secrets_of(IDENTITIES, short_names=SdsSettings(default_svid_name="mine").short_names))
@@ -66,7 +68,7 @@ def test_short_names_that_would_be_taken_for_others_are_refused(names: dict[str,
 
 def test_without_the_validator_a_context_has_plain_authorities_and_there_is_none_for_all() -> None:
     found = secrets(secrets_of(IDENTITIES, validator=False))
-    assert found.keys() == BY_ID | {"default", "ROOTCA"}
+    assert found.keys() == BY_ID | {"default", "ROOTCA", AUTHORITIES_SECRET}
     for name in ("ROOTCA", "spiffe://example.org"):
         context = found[name].validation_context
         assert context.trusted_ca.inline_bytes.count(b"BEGIN CERTIFICATE") == 1
@@ -78,6 +80,14 @@ def test_with_the_validator_there_are_no_plain_authorities() -> None:
     context = secrets(secrets_of(IDENTITIES))["ROOTCA"].validation_context
     assert context.custom_validator_config.name == "envoy.tls.cert_validator.spiffe"
     assert not context.HasField("trusted_ca")
+
+
+def test_of_the_authorities_alone_there_are_only_those_of_the_own_trust_domain_whoever_asks() -> None:
+    for validator in (True, False):
+        context = secrets(secrets_of(IDENTITIES, validator=validator))[AUTHORITIES_SECRET].validation_context
+        # With somebody else's beside them, these could vouch for identities of ours.
+        assert context.trusted_ca.inline_bytes.count(b"BEGIN CERTIFICATE") == 1
+        assert not context.HasField("custom_validator_config")
 
 
 @pytest.mark.parametrize(

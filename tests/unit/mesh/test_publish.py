@@ -17,9 +17,10 @@ from tests.unit.mesh.test_discovery import FILES, at, identity, instance
 from vestibule.envoy.compile import Compiler
 from vestibule.intent import load_files
 from vestibule.mesh import DirectorySource, Discovery, Publisher, publish
+from vestibule.mesh.cut_off import CutOff
 from vestibule.mesh.revision import Revision
 from vestibule.records import Instance
-from vestibule.spiffe import Revocation, Revocations, RevokedIdentity, RevokedJwtKey, SpiffeId
+from vestibule.spiffe import Revocation, Revocations, RevokedAgent, RevokedIdentity, RevokedJwtKey, SpiffeId
 from vestibule.spiffe.revocations import Target
 from vestibule.testing import FakeClock
 from vestibule.testing.intents import AllAtOnce
@@ -306,3 +307,24 @@ def test_what_has_been_over_for_an_hour_is_told_no_more() -> None:
     later = unexpired.of(revoked.now, now + timedelta(hours=2))
     assert len(later) == 0
     assert unexpired.of(revoked.now, now + timedelta(hours=3)) is later
+
+
+async def test_instances_of_a_revoked_agent_are_called_no_more_until_it_registers_them_anew(
+    room: Room,
+) -> None:
+    agent = payments().agent_id
+    room.revoked.add(RevokedAgent(agent_id=agent, mark=1))
+    cut_off = CutOff(room.revoked, room.discovery)
+    # That the agent was revoked once, and attested again before we started, is nothing new.
+    await room.discovery.register(instance())
+    await room.discovery.register(payments())
+    await cut_off.look()
+    filled = (await room.next(WEB)).of_type(ENDPOINTS)["payments/http"]
+    room.revoked.add(RevokedAgent(agent_id=agent, mark=2))
+    await cut_off.look()
+    assert not room.discovery.instances()
+    await room.discovery.register(instance())
+    await room.discovery.register(payments())
+    await cut_off.look()
+    assert len(room.discovery.instances()) == 2
+    assert b"127.0.0.1" in filled.body
