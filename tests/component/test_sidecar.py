@@ -250,21 +250,29 @@ async def test_a_killed_envoy_comes_back_at_the_same_addresses(stage: Stage) -> 
     ingress = stage.agent.instance.ingress["http"]
     before = role(stage.agent, "envoy")
     app = role(stage.agent, "app")
+    await until(lambda: stage.agent.registrations[-1].health == "unknown")
+    count = len(stage.agent.registrations)
     os.kill(before, signal.SIGKILL)
     await until(lambda: before in stage.agent.withdrawn and "envoy" in stage.agent.vouched.values())
     await until(lambda: answers(ingress))
     assert role(stage.agent, "envoy") != before
     assert role(stage.agent, "app") == app, "the app was left alone"
+    # Meanwhile callers went elsewhere, and they come back only once it listens.
+    await until(lambda: stage.agent.registrations[-1].health == "unknown")
+    down, up, open_again = stage.agent.registrations[count:]
+    assert (dict(down.ingress), up.health, open_again.health) == ({}, "starting", "unknown")
+    assert up.ingress == open_again.ingress == stage.agent.registrations[count - 1].ingress
 
 
 async def test_a_killed_app_is_unreachable_until_it_listens_again(stage: Stage) -> None:
     await (await stage.sidecar()).until_ready()
     before = role(stage.agent, "app")
+    await until(lambda: stage.agent.registrations[-1].health == "unknown")
     count = len(stage.agent.registrations)
     os.kill(before, signal.SIGKILL)
-    await until(lambda: len(stage.agent.registrations) >= count + 2)
-    down, up = stage.agent.registrations[count : count + 2]
-    assert dict(down.ingress) == {}
+    await until(lambda: len(stage.agent.registrations) >= count + 3)
+    down, up, open_again = stage.agent.registrations[count : count + 3]
+    assert (dict(down.ingress), up.health, open_again.health) == ({}, "starting", "unknown")
     assert up.ingress == stage.agent.registrations[count - 1].ingress
     assert role(stage.agent, "app") != before
     await until(lambda: answers(up.ingress["http"]))
@@ -316,13 +324,13 @@ async def test_after_an_agent_restart_everything_is_told_again(stage: Stage) -> 
 async def test_an_envoy_restarted_while_the_agent_is_away_is_vouched_for_later(stage: Stage) -> None:
     await (await stage.sidecar()).until_ready()
     agent, before = stage.agent, role(stage.agent, "envoy")
+    assert agent.instance is not None
+    ingress = agent.instance.ingress["http"]
     await agent.stop()
     os.kill(before, signal.SIGKILL)
     agent.vouched.clear()
     await agent.start()
     await until(lambda: "envoy" in agent.vouched.values() and before not in agent.vouched)
-    assert agent.instance is not None
-    ingress = agent.instance.ingress["http"]
     await until(lambda: answers(ingress))
 
 

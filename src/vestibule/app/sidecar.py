@@ -195,7 +195,7 @@ class Sidecar:
             owner=settings.walls.proxy_user,
         )
         self.envoy = Envoy(
-            plan, ledger, on_start=lambda child: self.attachment.vouch(child, ENVOY), on_end=self._gone
+            plan, ledger, on_start=lambda child: self.attachment.vouch(child, ENVOY), on_end=self._envoy_gone
         )
         self.app = Supervised(
             self._app_spec(), ledger, on_start=self._app_started, on_end=self._gone, on_change=self._app_moved
@@ -204,7 +204,9 @@ class Sidecar:
         self._shutdown = shutdown
         self._on_ready = on_ready
         self._app_up = False
+        self._envoy_up = True
         self._listens = False
+        self._moved = asyncio.Event()
         self._leaving = False
         self._seen = "nowhere"
         self._seen_at = 0.0
@@ -251,7 +253,7 @@ class Sidecar:
         background.append(tasks.create_task(self.envoy.run(), name="envoy"))
         background.append(tasks.create_task(self._follow_views(), name="views"))
         background.append(tasks.create_task(self._count(), name="counters"))
-        background.append(tasks.create_task(self._report_ready(), name="ready"))
+        background.append(tasks.create_task(self._keep_open(), name="ready"))
         self._announce()
         if not self.settings.command:
             await self._watch_app()
@@ -310,7 +312,7 @@ class Sidecar:
         if (view := self.attachment.view) is not None and not self._leaving:
             self._fit(view)
             self.walls.put_up(self.layout, view)
-            instance = self.layout.instance(view, reachable=self._app_up)
+            instance = self.layout.instance(view, reachable=self._is_up)
             # Envoy opens the way in after it was registered; until then, whoever called would be refused.
             health = Health.UNKNOWN if self._listens else Health.STARTING
             self.attachment.register(replace(instance, health=health))
@@ -383,11 +385,30 @@ class Sidecar:
     def _gone(self, child: Child, status: int) -> None:
         self.attachment.withdraw(child)
 
+    @property
+    def _is_up(self) -> bool:
+        """Whether there is an app to be reached, and an Envoy to reach it by."""
+        return self._app_up and self._envoy_up
+
+    def _envoy_gone(self, child: Child, status: int) -> None:
+        self._gone(child, status)
+        if child is self.envoy.process.child and not self._leaving:
+            # Not one that was replaced.  Until the next one listens, callers go elsewhere.
+            self._envoy_up = False
+            self._move()
+
     def _app_moved(self, app: Supervised) -> None:
         up = app.state is State.READY
         if up is not self._app_up:
             self._app_up = up
-            self._announce()
+            self._move()
+
+    def _move(self) -> None:
+        """Something began or ended; what opens now is called only once it listens again."""
+        if not self._is_up:
+            self._listens = False
+        self._moved.set()
+        self._announce()
 
     async def _watch_exposure(self) -> None:
         while True:
@@ -401,14 +422,35 @@ class Sidecar:
             self.listeners.check(self.layout.apps)
             if up is not self._app_up:
                 self._app_up = up
-                self._announce()
+                self._move()
             await asyncio.sleep(_WATCH_EVERY if up else _LOOK_EVERY * 4)
 
     # The end.
 
-    async def _report_ready(self) -> None:
-        """Once: the server took the whole instance, and all of it listens."""
-        await _soon(lambda: self._app_up and self.attachment.registered, None)
+    async def _keep_open(self) -> None:
+        """The instance is called whenever the server took the whole of it, and all of it listens.
+
+        The first time that is told: it is ready.
+        """
+        instance = await self._open()
+        await _soon(lambda: self.attachment.registered, None)
+        self._on_ready(instance)
+        while True:
+            await self._moved.wait()
+            self._moved.clear()
+            if self._app_up and not self._listens:
+                await self._open()
+
+    def _taken(self) -> bool:
+        """Whether everything is there, and the server knows it."""
+        if not self._envoy_up and self.envoy.process.ready.is_set():
+            self._envoy_up = True
+            self._announce()
+        return self._is_up and self.attachment.registered
+
+    async def _open(self) -> Instance:
+        """Wait until everything listens, and say so."""
+        await _soon(self._taken, None)
         view = self.attachment.view
         assert view is not None
         instance = self.layout.instance(view, reachable=True)
@@ -421,10 +463,9 @@ class Sidecar:
                 child.pid if child is not None else "PID",
             )
             await _soon(lambda: all_listening(ours), None)
-        self._listens = True
+        self._listens = self._is_up
         self._announce()
-        await _soon(lambda: self.attachment.registered, None)
-        self._on_ready(instance)
+        return instance
 
     async def _leave(self) -> None:
         """The first signal drains; a second one cuts it short."""
