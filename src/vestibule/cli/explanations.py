@@ -77,7 +77,8 @@ def of_records(records: Sequence[AccessRecord], intent: Intent) -> Asked:
     inbound = record.direction is Direction.INBOUND
     written = record.source_spiffe_id if inbound else record.reporter_spiffe_id
     caller = ANYBODY if record.plaintext else SpiffeId.parse(written)
-    asked = McpCall(method=record.mcp_method, target=record.mcp_target or None) if record.mcp_method else None
+    said = None if record.mcp_method == "reply" else record.mcp_method
+    asked = McpCall(method=said, target=record.mcp_target or None) if record.mcp_method else None
     http = port.protocol.is_http
     call = Call(
         caller=caller,

@@ -60,7 +60,10 @@ def http_rbac(policy: PortPolicy) -> http_rbac_pb2.RBAC:
 def http_rbac_of_anybody(rules: Iterable[Rule], *, until: datetime | None = None) -> http_rbac_pb2.RBAC:
     """Allow what some rule allows, whoever asks; the rules name no callers.  From ``until`` on allow nothing."""
     everybody = [replace(rule, callers=(), anyone=True) for rule in rules if rule.mode is Mode.ENFORCE]
-    root = _guarded(_tree(list(enumerate(everybody)), predicates.OfNobody(), None), until)
+    tree = _tree(list(enumerate(everybody)), predicates.OfNobody(), None)
+    if any(rule.mcp is not None for rule in everybody):
+        tree = trees.first_of(mcp.refusals(PortPolicy(service="", port="", allow=tuple(everybody))), tree)
+    root = _guarded(tree, until)
     return http_rbac_pb2.RBAC.FromString(trees.field(_HTTP_MATCHER, trees.matcher_of(root)))
 
 

@@ -1,0 +1,148 @@
+"""What a proxy asks of messages of MCP, against what the policy says of them."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import pytest
+from envoy.extensions.filters.http.mcp.v3 import mcp_pb2
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from xds.type.matcher.v3.matcher_pb2 import Matcher
+
+from vestibule.envoy import access_log, http, mcp, mcp_replies, replies
+from vestibule.policy import Call, IdentityMatch, McpCall, McpDemand, PortPolicy, Rule
+from vestibule.policy.mcp import (
+    BODY_NOT_PLAIN,
+    KNOWN_METHODS,
+    TARGET_NOT_NORMAL,
+    TARGETED,
+    UNKNOWN_METHOD,
+    is_upkeep,
+    mcp_matches,
+    mcp_refusal,
+    named_methods,
+)
+from vestibule.spiffe import SpiffeId
+
+AGENT = SpiffeId.parse("spiffe://example.org/agent")
+NAMES = ("read_note", "read_*", "a.b", "note:///a", "note:///a/*", "*", "a(b|c", "[x]")
+
+names = st.lists(st.sampled_from(NAMES), max_size=3).map(tuple)
+demands = st.builds(
+    McpDemand,
+    tools=names,
+    resources=names,
+    prompts=names,
+    methods=st.lists(st.sampled_from((*KNOWN_METHODS, "acme/sync")), max_size=2).map(tuple),
+)
+targets = st.sampled_from(
+    ("read_note", "read_", "read_notes", "a.b", "axb", "note:///a", "note:///a/b", "a(b|c", "[x]", "")
+) | st.text(alphabet="read_no:/.%2eE\\A\x00\n é", max_size=12)
+messages = st.builds(
+    McpCall,
+    method=st.sampled_from((*KNOWN_METHODS, "acme/sync", "acme/other", "Tools/call")) | st.none(),
+    target=targets,
+)
+
+
+def said(message: McpCall) -> str:
+    """What the proxy keeps of a message."""
+    return f"{message.method or mcp.REPLY} {message.target or ''}"
+
+
+def regex_of(predicate: bytes) -> str:
+    found = Matcher.MatcherList.Predicate.FromString(predicate)
+    return str(found.single_predicate.value_match.safe_regex.regex)
+
+
+@given(demands, messages, st.booleans())
+def test_a_proxy_asks_what_a_rule_names(demand: McpDemand, message: McpCall, denies: bool) -> None:
+    assume(message.method is None or message.method in TARGETED or not message.target)
+    predicate = mcp.asked(demand, denies=denies)
+    call = Call(caller=AGENT, port="mcp", method="POST", mcp=message)
+    expected = mcp_matches(demand, message) or (not denies and is_upkeep(call))
+
+    if message.target and "\n" in message.target:
+        return  # refused before rules; Python's dot would not match it either
+    actual = predicate is None or bool(re.fullmatch(regex_of(predicate), said(message)))
+    assert actual is expected
+
+
+@given(messages)
+def test_a_proxy_refuses_the_targets_that_the_policy_refuses(message: McpCall) -> None:
+    assume(message.method is not None)
+    policy = PortPolicy(service="notes", port="mcp", is_mcp=True)
+    predicate, _ = mcp.refusals(policy)[-1]
+    refused = mcp_refusal(message, frozenset({"acme/sync", "acme/other", "Tools/call"})) == TARGET_NOT_NORMAL
+
+    assert bool(re.fullmatch(regex_of(predicate), said(message))) is refused
+
+
+@pytest.mark.parametrize(
+    ("read", "well"),
+    [
+        ("2.0  tools/call tools/call", True),
+        ("2.0  acme/sync acme/sync", True),
+        (f"2.0   {mcp.REPLY}", True),
+        ("2.0  ping tools/call", False),
+        ("2.0  acme/other acme/other", False),
+        (f"2.0  tools/call {mcp.REPLY}", False),
+        ("2.0 x ping ping", False),
+        ("  ping ping", False),
+        ("2.0  ping ping ping", False),
+    ],
+)
+def test_both_readers_have_to_read_the_same_known_method(read: str, well: bool) -> None:
+    rule = Rule(name="notes/own", callers=(IdentityMatch(id=AGENT),), mcp=McpDemand(methods=("acme/sync",)))
+    assert named_methods([rule]) == {"acme/sync"}
+    policy = PortPolicy(service="notes", port="mcp", allow=(rule,), is_mcp=True)
+    refused = False
+    for predicate, _ in mcp.refusals(policy)[1:-1]:
+        found = Matcher.MatcherList.Predicate.FromString(predicate)
+        if found.HasField("and_matcher"):
+            wanted = found.and_matcher.predicate[1].not_matcher.single_predicate.value_match.safe_regex.regex
+            refused |= not re.fullmatch(wanted, read)
+        else:
+            refused |= bool(re.fullmatch(found.single_predicate.value_match.safe_regex.regex, read))
+    assert refused is not well
+
+
+def test_messages_are_read_before_the_policy_and_after_what_is_revoked() -> None:
+    manager = http.ingress(
+        "ingress/mcp",
+        "notes",
+        "policy/mcp",
+        timedelta(hours=1),
+        access_log.inbound("notes", "mcp", is_mcp=True),
+        tell_rule=True,
+        speaks_mcp=True,
+    )
+    found = [each.name for each in manager.http_filters]
+    ours = [each.name for each in mcp.http_filters()]
+    at = found.index(ours[0])
+
+    assert found[at : at + len(ours)] == ours
+    assert found.index("policy/mcp") == at + len(ours)
+    reader = mcp_pb2.Mcp.FromString(manager.http_filters[at].typed_config.value)
+    assert reader.traffic_mode == mcp_pb2.Mcp.REJECT_NO_MCP
+    assert reader.max_request_body_size.value == mcp.MAX_BODY
+
+
+def test_every_answer_of_the_proxy_is_an_error_of_json_rpc() -> None:
+    config = mcp_replies.of(replies.ingress("notes", tell_rule=True, asked=mcp.ASKED))
+
+    for mapper in config.mappers:
+        document = mapper.body_format_override.json_format
+        assert document["jsonrpc"] == "2.0"
+        error = document["error"]
+        assert error["message"].startswith(f"{error['data']['error']}: ")
+        assert error["data"]["request_id"] == replies.REQUEST_ID
+        assert error["code"] in (mcp_replies.REFUSED, mcp_replies.INVALID_REQUEST)
+
+
+def test_what_is_refused_before_rules_has_an_answer_of_its_own() -> None:
+    texts = str(mcp_replies.of(replies.ingress("notes", tell_rule=False)))
+    for name in (BODY_NOT_PLAIN, UNKNOWN_METHOD, TARGET_NOT_NORMAL):
+        assert f"[{name}]" in texts
