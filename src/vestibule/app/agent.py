@@ -262,7 +262,7 @@ class Agent:
         self.ledger = Ledger()
         self.strangers = Strangers(clock)
         self.access_log = AccessLog(settings.data_dir / "access.jsonl")
-        self.decisions = Decisions(settings.decision_log, settings.data_dir)
+        self.decisions = Decisions(settings.decision_log, settings.data_dir, self.views.commit_of)
         self.emergency_uses = EmergencyUses(
             UsesFile(settings.data_dir / "break-glass.sealed", sealer, settings.trust_domain),
             BreakGlassReports(Client(self.channel, break_glass.REPORTS)),

@@ -27,7 +27,9 @@ PATIENCE: Final = 15.0
 class Decisions:
     """The log and its sinks."""
 
-    def __init__(self, settings: DecisionLogSettings, data_dir: Path) -> None:
+    def __init__(
+        self, settings: DecisionLogSettings, data_dir: Path, commit_of: Callable[[str], str]
+    ) -> None:
         self.file: DecisionFile | None = None
         self.stream: DecisionStream | None = None
         self.push: DecisionPush | None = None
@@ -40,7 +42,7 @@ class Decisions:
         if settings.url:
             self.push = DecisionPush(_sending(settings))
         sinks: list[DecisionSink] = [each for each in (self.file, self.stream, self.push) if each is not None]
-        self.log = DecisionLog(settings, sinks)
+        self.log = DecisionLog(settings, sinks, commit_of=commit_of)
 
     def work(self) -> Iterator[tuple[str, Callable[[], Coroutine[Any, Any, None]]]]:
         """What goes on, by name."""

@@ -227,7 +227,12 @@ class IntentMesh:
             entitled=services.entitlements.is_entitled,
         )
         self._discovery = MeshDiscovery(
-            services.store.instances, self.rolling, clock, self.break_glass, shared=shared
+            services.store.instances,
+            self.rolling,
+            clock,
+            self.break_glass,
+            shared=shared,
+            commit_of=self._commit_of,
         )
         self._unenforced = Unenforced()
         self._cut_off = CutOff(services.revocations, self._discovery)
@@ -334,6 +339,9 @@ class IntentMesh:
             self._aborting = intents, injected.statuses(intents)
         failed = injected.failures(requests, self._aborting[1])
         return Count(requests.requests, requests.denied, failed)
+
+    def _commit_of(self, version: str) -> str:
+        return next((each.commit for each in self.rolling.history if each.version == version), "")
 
     async def _follow_rollout(self) -> None:
         """What other servers of the database decided holds here, too."""

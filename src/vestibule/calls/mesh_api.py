@@ -99,6 +99,7 @@ def view_from_wire(view: wire.ServiceView) -> ServiceView:
             for up in view.upstreams
         ),
         intent_version=view.intent_version,
+        intent_commit=view.intent_commit,
         mesh=view.mesh,
         environment=view.environment,
         check=_check(view.check) if view.HasField("check") else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Annotated, Any, Final
@@ -121,22 +121,28 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
             continue
 
 
-def followed(path: Path) -> Iterator[dict[str, Any]]:
+def followed(path: Path) -> Generator[dict[str, Any]]:
     """Decisions from now on, over the ends of files."""
-    file = _opened(path, at_end=True)
-    partial = ""
-    while True:
-        if file is not None and (text := file.readline()):
-            partial += text
-            if partial.endswith("\n"):
-                decision, partial = _decision(partial), ""
-                if decision is not None:
-                    yield decision
-            continue
-        if _is_another(path, file):
-            file, partial = _opened(path, at_end=False), ""
-            continue
-        time.sleep(LOOK_EVERY)
+    file, partial = _opened(path, at_end=True), ""
+    try:
+        while True:
+            # Looked at before reading: into a file that has another name by then nobody writes any more.
+            is_another = _is_another(path, file)
+            for text in iter(file.readline, "") if file is not None else ():
+                partial += text
+                if partial.endswith("\n"):
+                    decision, partial = _decision(partial), ""
+                    if decision is not None:
+                        yield decision
+            if is_another:
+                if file is not None:
+                    file.close()
+                file, partial = _opened(path, at_end=False), ""
+            else:
+                time.sleep(LOOK_EVERY)
+    finally:
+        if file is not None:
+            file.close()
 
 
 def _opened(path: Path, *, at_end: bool) -> IO[str] | None:
@@ -191,12 +197,20 @@ def _tell(decision: dict[str, Any], output: Output) -> None:
         _show([decision])
 
 
+def _reason(decision: dict[str, Any]) -> str:
+    """Why, where no rule decided."""
+    unruled = "[none]" in decision["details"] or decision["details"] == "direct_response"
+    if decision["verdict"] == "denied" and (unruled or not decision["details"]):
+        return "no rule allows it"
+    return str(decision["details"]) or "no rule"
+
+
 def _show(found: list[dict[str, Any]]) -> None:
     for each in found:
         where = f"{each['service']}/{each['port']}".rstrip("/") or each["authority"] or "-"
         asked = each["mcp_method"] or each["method"]
         what = " ".join(filter(None, (asked, each["mcp_target"] or each["path"]))) or each["layer"]
-        why = each["rule"] or each["details"] or "no rule"
+        why = each["rule"] or _reason(each)
         shadow = (
             f" (shadow: {each['shadow_verdict']} {each['shadow_rule']})" if each["shadow_verdict"] else ""
         )

@@ -153,6 +153,7 @@ def view_to_wire(view: ServiceView) -> wire.ServiceView:
             for up in view.upstreams
         ],
         intent_version=view.intent_version,
+        intent_commit=view.intent_commit,
         mesh=view.mesh,
         environment=view.environment,
         check=_check(view.check) if view.check is not None else None,

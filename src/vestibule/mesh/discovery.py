@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -71,8 +71,10 @@ class Discovery:
         permissions: Permissions | None = None,
         *,
         shared: bool = False,
+        commit_of: Callable[[str], str] = lambda _version: "",
     ) -> None:
-        """``shared``: other servers have the same database."""
+        """``shared``: other servers have the same database.  ``commit_of`` knows the commit of an intent's version."""
+        self._commit_of = commit_of
         self._permissions = permissions or NoPermissions()
         self.instances_revision = Revision()
         self._kept = kept
@@ -286,6 +288,7 @@ class Discovery:
             views[0],
             ports=tuple(ports[name] for name in sorted(ports)),
             upstreams=tuple(upstreams[name] for name in sorted(upstreams)),
+            intent_commit=self._commit_of(views[0].intent_version),
         )
 
     def _registered_by(self, agent_id: SpiffeId) -> int:

@@ -151,7 +151,10 @@ class CheckView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceView:
-    """A service as its own sidecar sees it, before any listener exists."""
+    """A service as its own sidecar sees it, before any listener exists.
+
+    ``intent_commit`` is that of ``intent_version``, where intents come from git.
+    """
 
     service: str
     spiffe_id: SpiffeId
@@ -161,6 +164,7 @@ class ServiceView:
     mesh: str
     environment: str
     check: CheckView | None = None
+    intent_commit: str = ""
 
     @property
     def is_gateway(self) -> bool:

@@ -6,11 +6,12 @@ import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from vestibule.records import CheckView, PortView, ServiceView, UpstreamView
 from vestibule.spiffe import SpiffeId
 
+MOST_COMMITS: Final = 32
 _log = logging.getLogger(__name__)
 
 
@@ -20,6 +21,7 @@ class ViewCache:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._views: dict[SpiffeId, ServiceView] = {}
+        self._commits: dict[str, str] = {}
         self._saved = True
 
     def load(self) -> None:
@@ -27,6 +29,8 @@ class ViewCache:
         try:
             documents = json.loads(self._path.read_text(encoding="utf-8"))
             self._views = {view.spiffe_id: view for view in map(_view, documents)}
+            for view in self._views.values():
+                self._note_commit(view)
         except FileNotFoundError:
             return
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -36,11 +40,22 @@ class ViewCache:
         """The last known description of a service."""
         return self._views.get(spiffe_id)
 
+    def commit_of(self, version: str) -> str:
+        """The commit of an intent by its version; empty if it is not known, or did not come from git."""
+        return self._commits.get(version, "")
+
+    def _note_commit(self, view: ServiceView) -> None:
+        if view.intent_commit:
+            self._commits[view.intent_version] = view.intent_commit
+            while len(self._commits) > MOST_COMMITS:
+                del self._commits[next(iter(self._commits))]
+
     def put(self, view: ServiceView) -> None:
         """Remember a description; writes only when it changed, or could not be written before."""
         if self._views.get(view.spiffe_id) == view and self._saved:
             return
         self._views[view.spiffe_id] = view
+        self._note_commit(view)
         self._save()
 
     def _save(self) -> None:
@@ -62,6 +77,7 @@ def _view(document: dict[str, Any]) -> ServiceView:
         ports=tuple(PortView(**port) for port in document["ports"]),
         upstreams=tuple(UpstreamView(**upstream) for upstream in document["upstreams"]),
         intent_version=document["intent_version"],
+        intent_commit=document.get("intent_commit", ""),
         mesh=document["mesh"],
         environment=document["environment"],
         check=CheckView(**check) if (check := document.get("check")) else None,

@@ -233,11 +233,14 @@ class ServiceView(_message.Message):
     MESH_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     CHECK_FIELD_NUMBER: _builtins.int
+    INTENT_COMMIT_FIELD_NUMBER: _builtins.int
     service: _builtins.str
     spiffe_id: _builtins.str
     intent_version: _builtins.str
     mesh: _builtins.str
     environment: _builtins.str
+    intent_commit: _builtins.str
+    """of the version, if it came from git"""
     @_builtins.property
     def ports(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceView.Port]: ...
     @_builtins.property
@@ -255,10 +258,11 @@ class ServiceView(_message.Message):
         mesh: _builtins.str = ...,
         environment: _builtins.str = ...,
         check: Global___ServiceView.Check | None = ...,
+        intent_commit: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["check", b"check"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["check", b"check", "environment", b"environment", "intent_version", b"intent_version", "mesh", b"mesh", "ports", b"ports", "service", b"service", "spiffe_id", b"spiffe_id", "upstreams", b"upstreams"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check", b"check", "environment", b"environment", "intent_commit", b"intent_commit", "intent_version", b"intent_version", "mesh", b"mesh", "ports", b"ports", "service", b"service", "spiffe_id", b"spiffe_id", "upstreams", b"upstreams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
