@@ -18,7 +18,6 @@ from vestibule.observe.decision_files import DecisionFile, DecisionStream
 from vestibule.observe.decision_push import DecisionPush, Send
 from vestibule.observe.decision_settings import DecisionLogSettings
 from vestibule.observe.decisions import DecisionLog, DecisionSink
-from vestibule.telemetry.metrics import Metrics
 
 LONGEST_TOKEN: Final = 16 * 1024
 PATIENCE: Final = 15.0
@@ -55,33 +54,21 @@ class Decisions:
         """Why decisions wait, while they do."""
         return self.file.problem if self.file is not None else None
 
-    def measured(self, metrics: Metrics) -> None:
-        """Register what is counted."""
-        metrics.gauges(
-            "agent_decisions_dropped",
-            "Decisions that found no room on their way to a sink of the decision log.",
-            "sink",
-            lambda: {
-                "file": self.file.dropped if self.file is not None else 0,
-                "stdout": self.stream.dropped if self.stream is not None else 0,
-                "push": self.push.dropped if self.push is not None else 0,
-            },
-        )
-        metrics.gauge(
-            "agent_decisions_refused",
-            "Decisions that the collector refused for good.",
-            lambda: self.push.refused if self.push is not None else 0,
-        )
-        metrics.gauge(
-            "agent_decisions_waiting",
-            "Decisions that the collector does not have yet.",
-            lambda: self.push.waiting if self.push is not None else 0,
-        )
-        metrics.gauge(
-            "agent_decisions_left_out",
-            "Allowed calls that the sample of the decision log left out.",
-            lambda: self.log.left_out,
-        )
+    @property
+    def dropped(self) -> dict[str, float]:
+        """Decisions that found no room, by sink."""
+        sinks = {"file": self.file, "stdout": self.stream, "push": self.push}
+        return {name: 0 if sink is None else sink.dropped for name, sink in sinks.items()}
+
+    @property
+    def refused(self) -> int:
+        """Decisions that the collector refused for good."""
+        return 0 if self.push is None else self.push.refused
+
+    @property
+    def waiting(self) -> int:
+        """Decisions that the collector does not have yet."""
+        return 0 if self.push is None else self.push.waiting
 
 
 def _sending(settings: DecisionLogSettings) -> Send:

@@ -90,11 +90,36 @@ def _metrics(agent: Agent) -> Metrics:
         "Calls that only break-glass allowed and that the server has not yet put on record.",
         lambda: agent.emergency_uses.waiting,
     )
-    agent.decisions.measured(metrics)
+    _watch_decisions(metrics, agent)
     _watch_checks(metrics, agent)
     _watch_sync(metrics, agent)
     _watch_attestation(metrics, agent)
     return metrics
+
+
+def _watch_decisions(metrics: Metrics, agent: Agent) -> None:
+    decisions = agent.decisions
+    metrics.gauges(
+        "agent_decisions_dropped",
+        "Decisions that found no room on their way to a sink of the decision log.",
+        "sink",
+        lambda: decisions.dropped,
+    )
+    metrics.gauge(
+        "agent_decisions_refused",
+        "Decisions that the collector refused for good.",
+        lambda: decisions.refused,
+    )
+    metrics.gauge(
+        "agent_decisions_waiting",
+        "Decisions that the collector does not have yet.",
+        lambda: decisions.waiting,
+    )
+    metrics.gauge(
+        "agent_decisions_left_out",
+        "Allowed calls that the sample of the decision log left out.",
+        lambda: decisions.log.left_out,
+    )
 
 
 def _watch_checks(metrics: Metrics, agent: Agent) -> None:
