@@ -13,12 +13,13 @@ from random import Random
 from typing import Final
 
 from tests.differential.envoys import Envoys, Told
-from tests.differential.naive import NOT_NORMAL, Answer, Naive
+from tests.differential.naive import NOT_NORMAL, TOKEN_REFUSED, Answer, Naive
 from tests.differential.policies import Sample, samples
 from tests.differential.requests import Ask, asks
+from tests.differential.tokens import NAME, Token
 
 from vestibule.envoy import rbac
-from vestibule.policy import Call, Engine, Rule
+from vestibule.policy import Call, Engine, Mode, PortPolicy, Rule
 
 _NOT_HTTP: Final = re.compile(r"[^!-~]|#")
 """What no request target has, its query included (RFC 9112, section 3.2): refused before there is a path."""
@@ -74,6 +75,12 @@ def _check(sample: Sample, ask: Ask, told: Told, result: Result) -> None:
     result.requests += 1
     result.near += ask.edits is not None and ask.edits <= 1
     now = datetime.now(UTC)
+    refused = ask.token is not None and _is_refused(ask.token, sample.policy)
+    if refused and told.answer is not None:
+        result.decided["token refused"] += 1
+        if told.answer != Answer(False, TOKEN_REFUSED):
+            result.differences.append(f"Envoy says {told.answer} of {ask}, whose token nobody may rely on")
+        return
     call = call_of(ask, now)
     naive = Naive(sample.policy, sample.readings, now)
     expected = naive.answer(call)
@@ -103,6 +110,18 @@ def _check(sample: Sample, ask: Ask, told: Told, result: Result) -> None:
         result.differences.append(f"{who} says {got}, not {wanted}, of {ask}\n   {rules}")
 
 
+def _is_refused(token: Token, policy: PortPolicy) -> bool:
+    """Before any rule: it is not valid, or for nobody here; shadow rules alone refuse none."""
+    rules = [rule for rule in (*policy.deny, *policy.allow) if rule.token is not None]
+    if not any(rule.mode is Mode.ENFORCE for rule in rules):
+        return False
+    if token.claims is None:
+        return True
+    audience = token.claims["aud"]
+    meant = {audience} if isinstance(audience, str) else set(audience)
+    return meant.isdisjoint(rule.token.audience for rule in rules if rule.token is not None)
+
+
 def shown(rule: Rule) -> str:
     """A rule in a line."""
     who = (
@@ -126,4 +145,5 @@ def call_of(ask: Ask, now: datetime) -> Call:
         host="app",
         headers={"host": "app", **ask.headers},
         time=now,
+        tokens={NAME: ask.token.claims} if ask.token and ask.token.claims and ask.token.typed else {},
     )

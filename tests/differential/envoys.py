@@ -18,12 +18,13 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     HttpConnectionManager,
 )
 from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
-from tests.differential.naive import Answer
+from tests.differential.naive import TOKEN_REFUSED, Answer
 from tests.differential.requests import Ask
-from tests.e2e.mesh_lab import client_tls, free_port
+from tests.differential.tokens import issuers
+from tests.e2e.mesh_lab import client_tls
 from tests.e2e.static_envoy import StaticEnvoy, as_json
 
-from vestibule.envoy import http, rbac
+from vestibule.envoy import http, rbac, tokens
 from vestibule.envoy.protos import packed
 from vestibule.envoy.tls_secrets import certificate_secret, validation_secret
 from vestibule.policy import PortPolicy
@@ -53,11 +54,10 @@ class Envoys:
         self._authority = TestAuthority("example.org")
         self._directory = directory
         self._log = directory / "access.log"
-        self._ports = [free_port() for _ in policies]
-        while len(set(self._ports)) < len(policies):
-            self._ports = [free_port() for _ in policies]
-        listeners = [self._listener(policy, port) for policy, port in zip(policies, self._ports, strict=True)]
-        self._envoy = StaticEnvoy(directory, {"static_resources": {"listeners": listeners}}, self._ports)
+        # Sockets in a directory of our own: two Envoys may share a port, and nobody would notice.
+        self._sockets = [directory / f"{number}.sock" for number in range(len(policies))]
+        listeners = [self._listener(policy, at) for policy, at in zip(policies, self._sockets, strict=True)]
+        self._envoy = StaticEnvoy(directory, {"static_resources": {"listeners": listeners}}, self._sockets)
         self._contexts: dict[SpiffeId, ssl.SSLContext] = {}
 
     def __enter__(self) -> Envoys:
@@ -92,8 +92,8 @@ class Envoys:
         connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         for number in numbers:
             if connection is None:
-                port, tls = self._ports[policy], self._context(caller)
-                connection = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
+                at, tls = str(self._sockets[policy]), self._context(caller)
+                connection = await asyncio.open_unix_connection(at, ssl=tls, server_hostname="")
             status, lasts = await _ask(*connection, asked[number], f"{policy}.{number}")
             statuses[policy, number] = status
             if not lasts:
@@ -117,7 +117,7 @@ class Envoys:
             self._contexts[caller] = client_tls(self._authority.svid(caller.path), self._directory)
         return self._contexts[caller]
 
-    def _listener(self, policy: PortPolicy, port: int) -> dict[str, Any]:
+    def _listener(self, policy: PortPolicy, at: Path) -> dict[str, Any]:
         manager = http.ingress(
             "policy", policy.service, "policy", timedelta(hours=1), AccessLog(name="none"), tell_rule=True
         )
@@ -139,7 +139,7 @@ class Envoys:
         network = {"name": "http", "typed_config": {"@type": kind, **answered}}
         return {
             "name": policy.service,
-            "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
+            "address": {"pipe": {"path": str(at)}},
             "filter_chains": [{"filters": [network], "transport_socket": self._tls()}],
         }
 
@@ -163,7 +163,12 @@ class Envoys:
 
 def filters_of(policy: PortPolicy) -> list[tuple[str, Any]]:
     """What decides, in the order of a listener's filters."""
-    return [("policy", rbac.http_rbac(policy))]
+    known = issuers()
+    verified = tokens.authentication(policy, known)
+    return [
+        *([("token", verified)] if verified is not None else []),
+        ("policy", rbac.http_rbac(policy, known)),
+    ]
 
 
 def _secret(body: bytes) -> dict[str, Any]:
@@ -194,6 +199,7 @@ async def _ask(
 ) -> tuple[int, bool]:
     lines = [f"{ask.method} {ask.path} HTTP/1.1", "host: app", f"{_NUMBER}: {number}"]
     lines += [f"{name}: {value}" for name, value in ask.headers.items()]
+    lines += [f"authorization: Bearer {ask.token.text}"] if ask.token is not None else []
     writer.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
     first, *rest = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in rest)}
@@ -208,6 +214,8 @@ def _told(said: Mapping[str, Any]) -> Told:
     elif details.startswith(_DENIED):
         name = details.removeprefix(_DENIED).removesuffix("]")
         answer = Answer(False, "" if name == "none" else name)
+    elif details.startswith(tokens.REFUSED_DETAILS):
+        return Told(status, Answer(False, TOKEN_REFUSED), None)
     else:
         return Told(status, None, None)
     shadow = Answer(said["shadow"] == "allowed", said["shadow_rule"] or "") if said["shadow"] else None

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from vestibule.policy import Call, Mode, PortPolicy, Rule
+from vestibule.policy import Call, Mode, PortPolicy, Rule, TokenDemand
 
 NOT_NORMAL: Final = "vestibule/path-not-normal"
+
+TOKEN_REFUSED: Final = "token refused"
 
 Reading = Callable[[Call], bool]
 """What a condition says of a call.  KeyError, ValueError, TypeError and ArithmeticError are errors."""
@@ -84,7 +86,27 @@ class Naive:
         return False
 
     def _holds(self, rule: Rule, call: Call) -> bool:
+        if rule.token is not None and not self._demanded(rule.token, call):
+            return False
         return rule.when is None or self.readings[rule.when.source](call)
+
+    def _demanded(self, wanted: TokenDemand, call: Call) -> bool:
+        if wanted.issuer not in call.tokens:
+            return False
+        token = call.tokens[wanted.issuer]
+        audience = token["aud"]
+        if wanted.audience not in ([audience] if isinstance(audience, str) else audience):
+            return False
+        if any(scope not in token.get("scope", "").split(" ") for scope in wanted.scopes):
+            return False
+        if any(token.get(name) != value for name, value in wanted.claims):
+            return False
+        if not wanted.bound:
+            return True
+        presenter = token["act"]["sub"] if "act" in token else token["client_id"]
+        if not isinstance(presenter, str):
+            raise TypeError
+        return presenter == str(call.caller)
 
 
 def fits(pattern: str, path: str) -> bool:

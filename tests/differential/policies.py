@@ -7,30 +7,21 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Final
 
-from tests.differential.conditions import Written, written
+from tests.differential import tokens
+from tests.differential.callers import CALLERS
+from tests.differential.conditions import About, Written, written
 from tests.differential.naive import Reading
 
 from vestibule.policy import Condition, Effect, IdentityMatch, Mode, PathPattern, PortPolicy, Rule
 from vestibule.spiffe import SpiffeId
 
 _ROOT: Final = "spiffe://example.org"
-CALLERS: Final = tuple(
-    SpiffeId.parse(f"{_ROOT}{path}")
-    for path in (
-        "/ns/prod/sa/web",
-        "/ns/prod/sa/web/blue",
-        "/ns/prod/sa/webX",
-        "/ns/prod/sa/orders",
-        "/ns/prod",
-        "/ns/test/sa/web",
-        "/ns/prodX/sa/web",
-    )
-)
 LABELS: Final = {
     CALLERS[0]: {"env": "prod", "team": "shop"},
     CALLERS[3]: {"env": "test"},
     CALLERS[5]: {"env": "prod", "tier": "1"},
 }
+OWN_LABELS: Final = {"tier": "1", "env": "prod"}
 _ABOVE: Final = tuple(SpiffeId.parse(f"{_ROOT}{path}") for path in ("", "/ns", "/ns/prod", "/ns/prod/sa/web"))
 METHODS: Final = ("GET", "POST", "PUT", "DELETE")
 SEGMENTS: Final = ("v1", "a", "b", "x.y", "a-b")
@@ -57,6 +48,8 @@ class _Maker:
         self._random = random
         self._now = now.astimezone(UTC)
         self._service = f"app{number}"
+        self._about = About(self._service, "prod", OWN_LABELS, LABELS, CALLERS)
+        self._with_tokens = random.random() < 0.4
         self._readings: dict[str, Reading] = {}
         self._operators: dict[str, tuple[str, ...]] = {}
 
@@ -72,7 +65,7 @@ class _Maker:
             allow=allow,
             emergencies=emergencies,
             environment="prod",
-            labels={"tier": "1", "env": "prod"},
+            labels=OWN_LABELS,
             callers=LABELS,
         )
         return Sample(policy, self._readings, self._operators)
@@ -81,11 +74,13 @@ class _Maker:
         full = f"{self._service}/{name}"
         random = self._random
         anyone = random.random() < 0.12
-        condition = written(random) if random.random() < 0.3 else None
+        condition = written(random, self._about) if random.random() < 0.35 else None
         operators = self._shape(anyone, condition)
         if condition is not None:
             self._readings[condition.text] = condition.reading
         expires = self._end(0.1)
+        token = tokens.demand(random) if self._with_tokens and random.random() < 0.4 else None
+        operators += tokens.operators(token) if token is not None else ()
         rule = Rule(
             name=full,
             callers=() if anyone else tuple(self._match() for _ in range(random.randint(1, 3))),
@@ -96,6 +91,7 @@ class _Maker:
             mode=Mode.SHADOW if random.random() < 0.2 else Mode.ENFORCE,
             anyone=anyone,
             when=None if condition is None else Condition.parse(condition.text),
+            token=token,
             expires=expires,
         )
         self._operators[full] = (*operators, *_shape_of(rule, self._now))

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
 
+from tests.differential.callers import CALLERS
 from tests.differential.conditions import HEADERS
-from tests.differential.policies import CALLERS, METHODS, SEGMENTS, Sample
+from tests.differential.policies import METHODS, SEGMENTS, Sample
+from tests.differential.tokens import Token, some, wants_tokens
 
 from vestibule.policy import PathPattern, Rule
 from vestibule.spiffe import SpiffeId
@@ -44,10 +46,15 @@ class Ask:
     path: str
     headers: dict[str, str] = field(default_factory=dict)
     edits: int | None = None
+    token: Token | None = None
 
 
 def asks(sample: Sample, count: int, random: Random) -> list[Ask]:
-    return [_ask(sample, random) for _ in range(count)]
+    found = [_ask(sample, random) for _ in range(count)]
+    if not wants_tokens(sample.policy):
+        return found
+    known = some(random.randint(0, 3))
+    return [replace(ask, token=random.choice(known)) if random.random() < 0.8 else ask for ask in found]
 
 
 def _ask(sample: Sample, random: Random) -> Ask:

@@ -6,7 +6,7 @@ import json
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,12 +25,12 @@ def as_json(message: Message) -> dict[str, Any]:
 
 
 class StaticEnvoy:
-    """``with`` it; ``ports`` are those that have to be open before it is entered."""
+    """``with`` it; ``doors`` are the ports and sockets that have to be open before it is entered."""
 
-    def __init__(self, directory: Path, bootstrap: Mapping[str, Any], ports: list[int]) -> None:
+    def __init__(self, directory: Path, bootstrap: Mapping[str, Any], doors: Sequence[int | Path]) -> None:
         self._directory = directory
         self._bootstrap = bootstrap
-        self._ports = ports
+        self._doors = doors
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -53,8 +53,8 @@ class StaticEnvoy:
                 stderr=log,
             )
         try:
-            for port in self._ports:
-                self._wait_for(port)
+            for door in self._doors:
+                self._wait_for(door)
         except BaseException:
             self._stop()
             raise
@@ -65,10 +65,10 @@ class StaticEnvoy:
     ) -> None:
         self._stop()
 
-    def _wait_for(self, port: int) -> None:
+    def _wait_for(self, door: int | Path) -> None:
         assert self._process is not None
         deadline = time.monotonic() + PATIENCE
-        while not _is_open(port):
+        while not _is_open(door):
             assert self._process.poll() is None, self._log.read_text()
             assert time.monotonic() < deadline, "the listener did not open"
             time.sleep(0.02)
@@ -79,6 +79,7 @@ class StaticEnvoy:
         self._process.wait()
 
 
-def _is_open(port: int) -> bool:
-    with socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", port)) == 0
+def _is_open(door: int | Path) -> bool:
+    family = socket.AF_UNIX if isinstance(door, Path) else socket.AF_INET
+    with socket.socket(family) as sock:
+        return sock.connect_ex(str(door) if isinstance(door, Path) else ("127.0.0.1", door)) == 0

@@ -66,8 +66,11 @@ class Layer:
     def __init__(self) -> None:
         self.terms: defaultdict[Key, list[Term]] = defaultdict(list)
 
-    def add(self, rank: int, rule: Rule, pattern: PathPattern | None = None) -> None:
+    def add(self, ranked: Ranked, ask: Asking, pattern: PathPattern | None = None) -> None:
         """Take a rule in, under every key by which it names somebody."""
+        rank, rule = ranked
+        for key in ask.known_callers(rule):
+            self.terms.setdefault(key, [])
         if rule.anyone:
             self.terms[ANYONE].append(Term(rank, rule, None, pattern))
         for match in rule.callers:
@@ -80,6 +83,9 @@ class Asking(Protocol):
 
     def of_rule(self, rule: Rule, key: Key) -> tuple[Predicate, ...] | None:
         """For a rule about the callers of a key, besides path, method and caller; None if it never matches."""
+
+    def known_callers(self, rule: Rule) -> Iterable[Key]:
+        """Callers who need entries of their own though the rule does not name them one by one."""
 
     def of_path(self, patterns: Iterable[PathPattern]) -> Predicate:
         """For a path that has to fit one of some patterns."""
@@ -97,11 +103,11 @@ class Place:
     path: str | None = None
 
     @classmethod
-    def everywhere(cls, rules: Iterable[Ranked]) -> Place:
+    def everywhere(cls, rules: Iterable[Ranked], ask: Asking) -> Place:
         """The only place there is for connections, which have no paths."""
         layer = Layer()
-        for rank, rule in rules:
-            layer.add(rank, rule)
+        for each in rules:
+            layer.add(each, ask)
         return cls((layer,))
 
     def entries(self, ask: Asking) -> dict[Key, tuple[Choice, ...]]:
@@ -172,25 +178,25 @@ class Places:
     """Beginnings that are paths of their own, as ``/a`` is in ``/a/**``."""
 
     @classmethod
-    def of(cls, rules: Iterable[Ranked]) -> Places:
+    def of(cls, rules: Iterable[Ranked], ask: Asking) -> Places:
         places = cls()
-        for rank, rule in rules:
-            if not rule.paths:
-                places.anywhere.add(rank, rule)
-            for pattern in rule.paths:
-                places._add(rank, rule, pattern)
+        for each in rules:
+            if not each[1].paths:
+                places.anywhere.add(each, ask)
+            for pattern in each[1].paths:
+                places._add(each, ask, pattern)
         return places
 
-    def _add(self, rank: int, rule: Rule, pattern: PathPattern) -> None:
+    def _add(self, ranked: Ranked, ask: Asking, pattern: PathPattern) -> None:
         start = pattern.literal
         if not pattern.is_literal:
-            self.below.setdefault(start, Layer()).add(rank, rule, pattern)
+            self.below.setdefault(start, Layer()).add(ranked, ask, pattern)
         elif pattern.below:
-            self.below.setdefault(start, Layer()).add(rank, rule)
+            self.below.setdefault(start, Layer()).add(ranked, ask)
             if start:
                 self.whole.add(start)
         else:
-            self.exact.setdefault(start, Layer()).add(rank, rule)
+            self.exact.setdefault(start, Layer()).add(ranked, ask)
 
     def paths(self) -> Iterator[tuple[str, Place]]:
         """Every path that is written out in some rule."""

@@ -137,6 +137,7 @@ def _way_in(world: World, proxy: ProxyKey) -> tuple[Resource, ...]:
             ttl,
             lambda: world.version,
             lambda port: world.policy(service.name, port),
+            world.issuers,
             world.refused,
             world.cut,
         )

@@ -19,7 +19,7 @@ from envoy.extensions.request_id.uuid.v3 import uuid_pb2
 from envoy.type.v3 import percent_pb2
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
-from vestibule.envoy import mcp, mcp_replies, replies, revoked, switched
+from vestibule.envoy import mcp, mcp_replies, replies, revoked, switched, tokens
 from vestibule.envoy.mutual_tls import ACCEPTED_AGE, AGE_JITTER, connection_age
 from vestibule.envoy.places import ads
 from vestibule.envoy.protos import packed, seconds
@@ -53,17 +53,21 @@ def ingress(
     tell_rule: bool,
     plaintext: bool = False,
     speaks_mcp: bool = False,
+    token: str = "",
 ) -> Hcm:
     """Requests from other sidecars.  ``policy`` names the RBAC filter's configuration, delivered by ECDS.
 
     ``plaintext``: requests from those who have no identity, counted by themselves.  ``speaks_mcp``: they are messages
-    of the Model Context Protocol, and nothing else.
+    of the Model Context Protocol, and nothing else.  ``token`` names the configuration of the filter that verifies
+    tokens, where there is one.
     """
     # What is revoked is refused before anything else is looked at; nobody is revoked who is nobody.
-    first = [] if plaintext else [revoked.http_filter()]
+    filters = [] if plaintext else [revoked.http_filter()]
+    if token:
+        filters.append(tokens.http_filter(token))
     if speaks_mcp:
-        first += mcp.http_filters()
-    filters = [*first, _rbac(policy), switched.http_filter(), router()]
+        filters += mcp.http_filters()
+    filters += [_rbac(policy), switched.http_filter(), router()]
     manager = basic("plaintext" if plaintext else "ingress", name, log, filters)
     age = connection_age(svid_ttl, ACCEPTED_AGE)
     options = manager.common_http_protocol_options

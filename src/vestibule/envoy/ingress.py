@@ -14,12 +14,24 @@ from envoy.extensions.filters.network.set_filter_state.v3 import set_filter_stat
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from envoy.type.v3 import percent_pb2
 
-from vestibule.envoy import access_log, clusters, http, limits, listeners, predicates, rbac, revoked, switched
+from vestibule.envoy import (
+    access_log,
+    clusters,
+    http,
+    limits,
+    listeners,
+    predicates,
+    rbac,
+    revoked,
+    switched,
+    tokens,
+)
 from vestibule.envoy.limits import Limit
 from vestibule.envoy.mutual_tls import ACCEPTED_AGE, AGE_JITTER, accepting_tls, connection_age
 from vestibule.envoy.places import ads
 from vestibule.envoy.protos import packed, seconds, serialized
 from vestibule.envoy.revoked import NOBODY, Refused
+from vestibule.envoy.tokens import NO_ISSUERS, Issuers
 from vestibule.intent.model import DenyDetail, Port, Protocol, Service
 from vestibule.intent.traffic import Permissive, Traffic
 from vestibule.policy import PortPolicy
@@ -34,12 +46,14 @@ def resources(
     svid_ttl: timedelta,
     version: Callable[[], str],
     policy: Callable[[str], PortPolicy],
+    issuers: Issuers = NO_ISSUERS,
     refused: Refused = NOBODY,
     cut: Callable[[PortPolicy], str] = lambda _: "",
 ) -> Iterator[Resource]:
     """Everything for the ports that the instance really has.
 
-    ``traffic`` is what is in force of the service's, ``version`` the intent's, ``policy`` what decides about a port.
+    ``traffic`` is what is in force of the service's, ``version`` the intent's, ``policy`` what decides about a port,
+    ``issuers`` whose tokens count.
     ``refused`` is what is revoked, and ``cut`` tells the newest revocation that concerns callers of a port: with
     another one, what is under way there ends.
     """
@@ -51,13 +65,15 @@ def resources(
             continue
         decides = policy(name)
         ends = cut(decides)
-        yield _policy(decides, port)
+        wanted_issuers = issuers.demanded_by(decides)
+        yield _policy(decides, port, wanted_issuers)
         plain = traffic.permissive is not None
         if traffic.permissive is not None:
             yield _plaintext_policy(traffic.permissive, port)
         yield clusters.app(port, app_address)
         tell_rule = service.deny_detail is DenyDetail.CALLER
         if port.protocol.is_http:
+            yield tokens.resource(decides, wanted_issuers)
             yield _http_listener(service.name, port, address, svid_ttl, tell_rule, plain, ends)
             wanted = limits.of_port(
                 service.name, traffic.limits, name, service.rules_for(name), plaintext=plain
@@ -89,9 +105,9 @@ def plaintext_policy_name(port: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _policy(policy: PortPolicy, port: Port) -> Resource:
+def _policy(policy: PortPolicy, port: Port, issuers: Issuers) -> Resource:
     name = policy_name(port.name)
-    config = rbac.http_rbac(policy) if port.protocol.is_http else rbac.network_rbac(policy)
+    config = rbac.http_rbac(policy, issuers) if port.protocol.is_http else rbac.network_rbac(policy)
     extension = extension_pb2.TypedExtensionConfig(name=name, typed_config=packed(config))
     return Resource.of(EXTENSION, name, serialized(extension))
 
@@ -117,7 +133,14 @@ def _http_listener(
     is_mcp = port.protocol is Protocol.MCP
     log = access_log.inbound(service, port.name, is_mcp=is_mcp)
     manager = http.ingress(
-        name, service, policy_name(port.name), svid_ttl, log, tell_rule=tell_rule, speaks_mcp=is_mcp
+        name,
+        service,
+        policy_name(port.name),
+        svid_ttl,
+        log,
+        tell_rule=tell_rule,
+        speaks_mcp=is_mcp,
+        token=tokens.slot_name(port.name),
     )
     manager.access_log.append(access_log.emergencies(service, port.name, is_mcp=is_mcp))
     chain = listener_components_pb2.FilterChain(

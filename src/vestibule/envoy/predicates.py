@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from functools import lru_cache
 from math import ceil
-from typing import Final
+from typing import Any, Final
 
 from envoy.extensions.matching.common_inputs.network.v3 import network_inputs_pb2
 
-from vestibule.envoy import cel, mcp, trees
-from vestibule.envoy.candidates import Key, is_denial
+from vestibule.envoy import cel, conditions, mcp, tokens, trees
+from vestibule.envoy.candidates import Key, is_denial, is_wide, wider_keys
 from vestibule.envoy.protos import serialized
+from vestibule.envoy.tokens import NO_ISSUERS, Issuers
 from vestibule.envoy.trees import Predicate
-from vestibule.policy import PathPattern, Placeholder, PortPolicy, Rule
+from vestibule.policy import ERROR, Condition, PathPattern, Placeholder, PortPolicy, Rule, fold
+from vestibule.policy.folding import Folded
+from vestibule.policy.values import constants
+from vestibule.spiffe import SpiffeId
 
 _QUERY: Final = r"(?:\?.*)?"
 
@@ -26,19 +30,85 @@ _BEGAN: Final = trees.source(network_inputs_pb2.FilterStateInput(key=BEGAN))
 _DIGITS: Final = 13  # until the year 2286
 
 
+_LABELS: Final = "caller.labels"
+_FOLDED: Final = frozenset(
+    {_LABELS, "caller.id", "caller.trust_domain", "service.name", "service.labels", "environment"}
+)
+
+
 class OfRequests:
     """What rules ask of HTTP requests to one port."""
 
-    def __init__(self, policy: PortPolicy) -> None:
+    def __init__(self, policy: PortPolicy, issuers: Issuers = NO_ISSUERS) -> None:
         self._policy = policy
+        self._issuers = issuers
+        self._constants = constants(policy)
+
+    def known_callers(self, rule: Rule) -> Iterator[Key]:
+        """Callers whose labels the rule's condition asks for, and whom it does not name one by one."""
+        if rule.when is not None and _LABELS in rule.when.uses:
+            for caller in self._policy.callers:
+                if rule.calls_from(caller):
+                    yield str(caller)
 
     def of_rule(self, rule: Rule, key: Key) -> tuple[Predicate, ...] | None:
-        """Conditions, tokens and MCP.  What cannot be asked yet is as if its evaluation failed."""
-        del key
-        asked = mcp.asked(rule.mcp, denies=is_denial(rule)) if rule.mcp is not None else None
-        if (rule.when is not None or rule.token is not None) and not is_denial(rule):
+        """Tokens, MCP and conditions.  What no proxy can ask is as if its evaluation failed."""
+        asked: tuple[Predicate, ...] = ()
+        denies = is_denial(rule)
+        if rule.mcp is not None and (named := mcp.asked(rule.mcp, denies=denies)) is not None:
+            asked = (named,)
+        if rule.token is not None:
+            if (issuer := self._issuers.named(rule.token.issuer)) is None:
+                return None
+            asked += tokens.predicates(rule.token, denies=denies, own=self._issuers.is_own(issuer))
+        if rule.when is None:
+            return asked
+        left = self._left(rule.when, rule, key)
+        if denies and rule.token is not None and left != ():
+            # With a token that cannot be judged the rule matches, whatever its condition says.
+            unless = trees.negated(tokens.held(rule.token))
+            return (*asked, unless if left is None else trees.any_of((unless, trees.all_of(left))))
+        return None if left is None else asked + left
+
+    def _left(self, when: Condition, rule: Rule, key: Key) -> tuple[Predicate, ...] | None:
+        """What is left of a condition for the callers of a key."""
+        denies = is_denial(rule)
+        folded = self._folded(when, key)
+        issuer = rule.token.issuer if rule.token is not None else ""
+        if folded is False or (folded is ERROR and not denies):
             return None
-        return () if asked is None else (asked,)
+        others = self._others(when, rule, key, folded)
+        if folded is True or folded is ERROR:
+            return others
+        assert isinstance(folded, Condition)
+        if folded.central or folded.tree is None:
+            return others if denies else None
+        return (*others, conditions.predicate(folded, denies=denies, issuer=issuer))
+
+    def _folded(self, when: Condition, key: Key) -> Folded:
+        if when.uses.isdisjoint(_FOLDED):
+            return when
+        known: dict[str, Any] = dict(self._constants)
+        if is_wide(key):
+            known["caller.labels"] = {}
+        else:
+            caller = SpiffeId.parse(key)
+            known["caller.id"] = key
+            known["caller.labels"] = dict(self._policy.callers.get(caller, {}))
+        if key:
+            known["caller.trust_domain"] = str(SpiffeId.parse(key.rstrip("/")).trust_domain)
+        return fold(when, known)
+
+    def _others(self, when: Condition, rule: Rule, key: Key, folded: Folded) -> tuple[Predicate, ...]:
+        """Not those who have entries of their own, since it is something else for them."""
+        if not is_wide(key) or _LABELS not in when.uses:
+            return ()
+        meant = [each for each in self.known_callers(rule) if key in wider_keys(each)]
+        not_meant = [each for each in meant if self._folded(when, each) != folded]
+        if not not_meant:
+            return ()
+        pattern = "|".join(map(re.escape, not_meant))
+        return (trees.negated(trees.single(trees.caller(), trees.regex(pattern))),)
 
     def of_path(self, patterns: Iterable[PathPattern]) -> Predicate:
         """Patterns with ``{segment}``, on a path that may have a query."""
@@ -58,6 +128,11 @@ class OfNobody(OfRequests):
 
 class OfConnections:
     """What rules ask of TCP connections."""
+
+    def known_callers(self, rule: Rule) -> Iterator[Key]:
+        """None: there are no conditions."""
+        del rule
+        return iter(())
 
     def of_rule(self, rule: Rule, key: Key) -> tuple[Predicate, ...] | None:
         """Nothing: rules about TCP have no such parts."""

@@ -21,6 +21,7 @@ from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb
 
 from vestibule.envoy import cel, mcp, predicates, trees
 from vestibule.envoy.candidates import ANYONE, Asking, Choice, Key, Place, Places, Ranked, is_denial, is_wide
+from vestibule.envoy.tokens import NO_ISSUERS, Issuers
 from vestibule.envoy.trees import OnMatch, Predicate
 from vestibule.policy import NOT_NORMAL, Mode, PortPolicy, Rule
 
@@ -42,17 +43,17 @@ _REFUSED: Final = (
 )
 
 
-def http_rbac(policy: PortPolicy) -> http_rbac_pb2.RBAC:
+def http_rbac(policy: PortPolicy, issuers: Issuers = NO_ISSUERS) -> http_rbac_pb2.RBAC:
     """Denials, permissions of break-glass, rules that allow, in this order; else no.  The port speaks HTTP.
 
     Rules in shadow mode decide nothing; what they would have decided is kept for the access log.
     Raises: VST4050.
     """
     config = http_rbac_pb2.RBAC.FromString(
-        trees.field(_HTTP_MATCHER, trees.matcher_of(_http_root(policy, shadow=False)))
+        trees.field(_HTTP_MATCHER, trees.matcher_of(_http_root(policy, issuers, shadow=False)))
     )
     if has_shadows(policy):
-        config.shadow_matcher.MergeFromString(trees.matcher_of(_http_root(policy, shadow=True)))
+        config.shadow_matcher.MergeFromString(trees.matcher_of(_http_root(policy, issuers, shadow=True)))
         config.shadow_rules_stat_prefix = SHADOW_PREFIX
     return config
 
@@ -75,9 +76,9 @@ def has_shadows(policy: PortPolicy) -> bool:
 _HTTP_MATCHER: Final = http_rbac_pb2.RBAC.DESCRIPTOR.fields_by_name["matcher"].number
 
 
-def _http_root(policy: PortPolicy, *, shadow: bool) -> OnMatch:
+def _http_root(policy: PortPolicy, issuers: Issuers, *, shadow: bool) -> OnMatch:
     denials, permissions = _ranked(policy, shadow=shadow)
-    ask = predicates.OfRequests(policy)
+    ask = predicates.OfRequests(policy, issuers)
     root = _tree(denials, ask, _tree(permissions, ask, None))
     return _guarded(trees.first_of(mcp.refusals(policy), root) if policy.is_mcp else root, None)
 
@@ -105,7 +106,7 @@ def _guarded(root: OnMatch | None, until: datetime | None) -> OnMatch:
 
 def _tree(rules: Sequence[Ranked], ask: Asking, otherwise: OnMatch | None) -> OnMatch | None:
     """The first of the rules that matches, else ``otherwise``."""
-    places, leaves = Places.of(rules), _Leaves(ask)
+    places, leaves = Places.of(rules, ask), _Leaves(ask)
     everywhere = leaves.of(Place((places.anywhere,)), otherwise)
     beginnings: dict[str, OnMatch] = {}
     for start, place in places.beginnings():
@@ -208,6 +209,6 @@ def network_rbac(policy: PortPolicy) -> network_rbac_pb2.RBAC:
 
 def _connections(policy: PortPolicy, *, shadow: bool) -> OnMatch | None:
     denials, permissions = _ranked(policy, shadow=shadow)
-    leaves = _Leaves(predicates.OfConnections())
-    allowed = leaves.of(Place.everywhere(permissions))
-    return leaves.of(Place.everywhere(denials), allowed)
+    ask = predicates.OfConnections()
+    leaves = _Leaves(ask)
+    return leaves.of(Place.everywhere(denials, ask), leaves.of(Place.everywhere(permissions, ask)))

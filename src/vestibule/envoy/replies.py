@@ -25,9 +25,10 @@ from vestibule.envoy.limits import HEADER
 from vestibule.envoy.protos import packed
 from vestibule.envoy.rbac import PLAINTEXT_ENDED
 from vestibule.envoy.revoked import REVOKED
+from vestibule.envoy.tokens import REFUSED_DETAILS
 from vestibule.errors import ErrorCode
 from vestibule.policy import NOT_NORMAL
-from vestibule.policy.codes import CALL_DENIED
+from vestibule.policy.codes import CALL_DENIED, TOKEN_REFUSED
 
 REQUEST_ID: Final = "%REQ(X-REQUEST-ID)%"
 CALL: Final = "%REQ(:METHOD)% %PATH(NQ:PATH)%"
@@ -79,6 +80,7 @@ def ingress(service: str, *, tell_rule: bool, plaintext: bool = False, asked: st
         _mapper(revoked, body(codes.CALLER_REVOKED, "the caller's certificate or identity was revoked")),
         _mapper(_denied_by(NOT_NORMAL), body(codes.PATH_NOT_NORMAL, "the path is not in its normal form")),
         *more,
+        _bad_token(service),
         _mapper(_status(403), denied),
         _mapper(
             _status(429),
@@ -97,6 +99,19 @@ def ingress(service: str, *, tell_rule: bool, plaintext: bool = False, asked: st
         _refused(_flags(*_REFUSED)),
     ]
     return LocalReplyConfig(mappers=mappers)
+
+
+def _bad_token(service: str) -> ResponseMapper:
+    """A token was there, and nobody may rely on it (RFC 6750, section 3.1)."""
+    mapper = _mapper(
+        _cel(f"response.code_details.startsWith('{REFUSED_DETAILS}')"),
+        body(TOKEN_REFUSED, f"{service} does not accept the token of this call"),
+        401,
+    )
+    challenge = mapper.headers_to_add.add()
+    challenge.append_action = challenge.OVERWRITE_IF_EXISTS_OR_ADD
+    challenge.header.key, challenge.header.value = "www-authenticate", 'Bearer error="invalid_token"'
+    return mapper
 
 
 def egress() -> LocalReplyConfig:

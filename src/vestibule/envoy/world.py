@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Final, TypeVar
 
 from vestibule.envoy.revoked import Refused
+from vestibule.envoy.tokens import Issuers
 from vestibule.intent.model import Intent, Mesh, Port, Service
 from vestibule.intent.outside import External, Gateway
 from vestibule.intent.port_policies import port_policy
@@ -297,6 +298,12 @@ class World:
     def mesh(self) -> Mesh:
         """What holds for the whole mesh."""
         return self.intent.mesh
+
+    @cached_property
+    def issuers(self) -> Issuers:
+        """Whose tokens count."""
+        known = sorted(self.mesh.issuers.values(), key=lambda each: each.name)
+        return Issuers(tuple(known), str(self.mesh.trust_domain))
 
     @property
     def version(self) -> str:

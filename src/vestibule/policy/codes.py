@@ -92,3 +92,14 @@ NO_CONDITIONS_HERE = define(
     meaning="Conditions are checked and evaluated by cel-expr-python, which is not installed here.",
     advice="Install what server and agent need: pip install 'vestibule[all]'",
 )
+TOKEN_REFUSED = define(
+    "VST4051",
+    "token-refused",
+    Kind.DENIED,
+    Fault.CALLER,
+    meaning="The call carries a bearer token that cannot be relied on: its signature is not by a key of its issuer, it "
+    "has expired or is not valid yet, lives longer than is accepted, is for another audience, or its issuer is none of "
+    "those that the called service's rules speak of.",
+    advice="Fetch a new token for this service's audience from the right issuer; the proxy's access log says what was "
+    "wrong, in `details`.",
+)

@@ -1,0 +1,226 @@
+"""Tokens that rules demand: verified by a filter of its own, judged where the rules are.
+
+A token that is there and cannot be verified is refused before any rule is looked at.  None at all is no fault: whether
+one is needed is for the rules to say.  The filter stands in every listener, empty where no rule demands a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from envoy.config.core.v3 import config_source_pb2, extension_pb2
+from envoy.extensions.filters.http.jwt_authn.v3 import config_pb2
+from envoy.extensions.filters.http.rbac.v3 import rbac_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from envoy.extensions.matching.common_inputs.network.v3 import network_inputs_pb2
+from envoy.extensions.matching.input_matchers.metadata.v3 import metadata_pb2
+from envoy.type.matcher.v3 import string_pb2, value_pb2
+from google.protobuf.empty_pb2 import Empty
+
+from vestibule.envoy import conditions, trees
+from vestibule.envoy.conditions import JWT_METADATA
+from vestibule.envoy.places import ads
+from vestibule.envoy.protos import packed, seconds, serialized
+from vestibule.envoy.trees import Predicate
+from vestibule.intent.model import Issuer
+from vestibule.policy import Condition, Mode, PortPolicy, TokenDemand
+from vestibule.policy import expressions as ex
+from vestibule.xds.resources import EXTENSION, Resource
+
+SKEW_SECONDS: Final = 30
+"""How far the clocks of issuers and proxies may be apart."""
+
+REFUSED_DETAILS: Final = "jwt_authn_access_denied"
+"""How the details of an answer begin by which the filter refuses."""
+
+_HEADER_SUFFIX: Final = "#header"
+_TYPES: Final = (
+    "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
+    "envoy.extensions.filters.http.rbac.v3.RBAC",
+)
+# One value: of two Authorization headers the proxy could verify the first, and the app believe the second.
+_ONLY_BEARER: Final = r"Bearer [A-Za-z0-9_.-]+"
+_RFC_9068: Final = r"(?i:(?:application/)?at\+jwt)"
+
+
+@dataclass(frozen=True, slots=True)
+class Issuers:
+    """Those whose tokens count in a mesh of this trust domain."""
+
+    known: tuple[Issuer, ...] = ()
+    trust_domain: str = ""
+
+    def named(self, name: str) -> Issuer | None:
+        """The issuer that rules call by this name."""
+        return next((each for each in self.known if each.name == name), None)
+
+    def demanded_by(self, policy: PortPolicy) -> Issuers:
+        """Those that the port's rules speak of."""
+        names = {demand.issuer for demand in demanded(policy)}
+        return Issuers(tuple(each for each in self.known if each.name in names), self.trust_domain)
+
+    def is_own(self, issuer: Issuer) -> bool:
+        """Whether it is the mesh's own, whose access tokens say that they are such (RFC 9068, section 2.1).
+
+        Its address is then of the trust domain, or below it.
+        """
+        host = issuer.issuer.partition("://")[2].partition("/")[0].partition(":")[0]
+        return host == self.trust_domain or host.endswith(f".{self.trust_domain}")
+
+
+NO_ISSUERS: Final = Issuers()
+
+
+def slot_name(port: str) -> str:
+    """Of the filter's configuration."""
+    return f"token/{port}"
+
+
+def http_filter(slot: str) -> hcm_pb2.HttpFilter:
+    """The filter, whose configuration is delivered by ECDS."""
+    discovery = config_source_pb2.ExtensionConfigSource(
+        config_source=ads(), type_urls=[f"type.googleapis.com/{each}" for each in _TYPES]
+    )
+    return hcm_pb2.HttpFilter(name=slot, config_discovery=discovery)
+
+
+@lru_cache(maxsize=4096)
+def resource(policy: PortPolicy, issuers: Issuers) -> Resource:
+    """What the filter of a port verifies: tokens of the issuers, for the audiences, that its rules demand."""
+    name = slot_name(policy.port)
+    config = authentication(policy, issuers) or rbac_pb2.RBAC()  # which lets everything pass
+    extension = extension_pb2.TypedExtensionConfig(name=name, typed_config=packed(config))
+    return Resource.of(EXTENSION, name, serialized(extension))
+
+
+def authentication(policy: PortPolicy, issuers: Issuers) -> config_pb2.JwtAuthentication | None:
+    """The configuration that verifies what the rules demand; None if they demand nothing."""
+    audiences = _audiences(policy)
+    known = {name: found for name in sorted(audiences) if (found := issuers.named(name)) is not None}
+    if not known:
+        return None
+    config = config_pb2.JwtAuthentication(stat_prefix="token")
+    for name, each in known.items():
+        config.providers[name].CopyFrom(_provider(each, audiences[name]))
+    anything = config.rules.add()
+    anything.match.prefix = "/"
+    wanted = anything.requires.requires_any.requirements
+    for name in known:
+        wanted.add(provider_name=name)
+    if any(rule.token is not None and rule.mode is Mode.ENFORCE for rule in (*policy.deny, *policy.allow)):
+        wanted.add(allow_missing=Empty())
+    else:
+        # Rules in shadow mode change nothing for anybody, whatever token a call carries.
+        wanted.add(allow_missing_or_failed=Empty())
+    return config
+
+
+def demanded(policy: PortPolicy) -> Iterator[TokenDemand]:
+    """The demands of the port's rules."""
+    for rule in (*policy.deny, *policy.allow):
+        if rule.token is not None:
+            yield rule.token
+
+
+def predicates(demand: TokenDemand, *, denies: bool, own: bool) -> tuple[Predicate, ...]:
+    """Whether a request's token is what is demanded; for a denial also if its claims cannot be judged.
+
+    No token at all is never what is demanded.  ``own``: of the mesh's own issuer.
+    """
+    asked = [
+        _claim(demand.issuer, "iss", value_pb2.ValueMatcher(present_match=True)),
+        trees.single(trees.header("authorization"), trees.regex(_ONLY_BEARER)),
+    ]
+    if own:
+        kind = value_pb2.ValueMatcher(string_match=_text(_RFC_9068))
+        asked.append(_claim(demand.issuer + _HEADER_SUFFIX, "typ", kind))
+    return (*asked, _of_claims(demand, denies=denies))
+
+
+def held(demand: TokenDemand) -> Predicate:
+    """Whether a request's token can be judged, and is what is demanded."""
+    return _of_claims(demand, denies=False)
+
+
+def _of_claims(demand: TokenDemand, *, denies: bool) -> Predicate:
+    wanted = Condition.of(_as_condition(demand))
+    return conditions.predicate(wanted, denies=denies, issuer=demand.issuer)
+
+
+def _as_condition(demand: TokenDemand) -> ex.Expression:
+    claims = ex.Name("token.claims")
+    parts: list[ex.Expression] = [
+        ex.Operation(ex.IN, (ex.Constant(demand.audience), ex.Name("token.audiences")))
+    ]
+    parts += [ex.Operation(ex.IN, (ex.Constant(each), ex.Name("token.scopes"))) for each in demand.scopes]
+    for name, value in demand.claims:
+        parts.append(ex.Operation(ex.IN, (ex.Constant(name), claims)))
+        found = ex.Operation(ex.INDEX, (claims, ex.Constant(name)))
+        parts.append(ex.Operation(ex.EQUAL, (found, ex.Constant(value))))
+    if demand.bound:
+        parts.append(_is_caller(_presenter(claims)))
+    return _all(parts)
+
+
+def _presenter(claims: ex.Expression) -> ex.Expression:
+    """The outermost actor (RFC 8693, section 4.1), else the client."""
+    actor = ex.Field(ex.Field(claims, "act"), "sub")
+    return ex.Operation(
+        ex.CHOICE, (ex.Field(claims, "act", asked=True), actor, ex.Field(claims, "client_id"))
+    )
+
+
+def _is_caller(presenter: ex.Expression) -> ex.Expression:
+    """An error where it is no text, as that cannot be judged."""
+    is_text = ex.Operation("startsWith", (ex.Constant(""),), presenter)
+    is_caller = ex.Operation(ex.EQUAL, (presenter, ex.Name("caller.id")))
+    return ex.Operation(ex.CHOICE, (is_text, is_caller, ex.Failure()))
+
+
+def _all(parts: Iterable[ex.Expression]) -> ex.Expression:
+    first, *others = parts
+    for each in others:
+        first = ex.Operation(ex.AND, (first, each))
+    return first
+
+
+def _claim(key: str, claim: str, value: value_pb2.ValueMatcher) -> Predicate:
+    wanted = network_inputs_pb2.DynamicMetadataInput(filter=JWT_METADATA)
+    for each in (key, claim):
+        wanted.path.add(key=each)
+    return trees.custom(trees.source(wanted), "m", metadata_pb2.Metadata(value=value))
+
+
+def _text(regex: str) -> string_pb2.StringMatcher:
+    matcher = string_pb2.StringMatcher()
+    matcher.safe_regex.regex = regex
+    return matcher
+
+
+def _audiences(policy: PortPolicy) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for demand in demanded(policy):
+        found.setdefault(demand.issuer, set()).add(demand.audience)
+    return found
+
+
+def _provider(issuer: Issuer, audiences: Iterable[str]) -> config_pb2.JwtProvider:
+    provider = config_pb2.JwtProvider(
+        issuer=issuer.issuer,
+        audiences=sorted(audiences),
+        # Said, or the query would be looked at too.
+        from_headers=[config_pb2.JwtHeader(name="Authorization", value_prefix="Bearer ")],
+        forward=True,
+        require_expiration=True,
+        clock_skew_seconds=SKEW_SECONDS,
+        payload_in_metadata=issuer.name,
+        header_in_metadata=issuer.name + _HEADER_SUFFIX,
+    )
+    provider.local_jwks.inline_string = issuer.keys
+    provider.jwt_cache_config.SetInParent()
+    if issuer.longest is not None:
+        provider.max_lifetime.CopyFrom(seconds(issuer.longest.total_seconds()))
+    return provider
