@@ -6,6 +6,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Final, Protocol
 
 LONGEST_SLEEP: Final = 10.0
@@ -13,6 +15,25 @@ LONGEST_SLEEP: Final = 10.0
 
 SET_BACK: Final = 5.0
 """Seconds by which it has to fall behind for that."""
+
+
+TIME_ZONES: Final = Path("/usr/share/zoneinfo")
+"""Where machines have the data of time zones."""
+
+
+def time_zones(usual: Path = TIME_ZONES) -> Path | None:
+    """Where the data of time zones lies, if not in the ``usual`` place and the package ``tzdata`` is installed.
+
+    Conditions of rules ask for time zones, and both who evaluate them, Envoy and CEL's own library, look only in the
+    usual place unless ``TZDIR`` names another.  Without data the question is an error: what denies then denies, what
+    permits does not.
+    """
+    if usual.is_dir():
+        return None
+    package = find_spec("tzdata")
+    if package is None or package.origin is None:
+        return None
+    return Path(package.origin).parent / "zoneinfo"
 
 
 class Clock(Protocol):

@@ -6,6 +6,7 @@ file free of other imports, and a new command to one line below.
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 from vestibule.cli.lazy import Lazy, program
@@ -207,4 +208,14 @@ cli: Final = program(
 
 def main() -> None:
     """The console entry."""
+    if not os.path.isdir("/usr/share/zoneinfo"):  # noqa: PTH112 - pathlib takes as long as all the rest
+        _find_time_zones()
     cli()
+
+
+def _find_time_zones() -> None:
+    """Conditions ask for them, in this process and in its children."""
+    from vestibule.clock import time_zones
+
+    if (zones := time_zones()) is not None:
+        os.environ.setdefault("TZDIR", str(zones))

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from vestibule.errors import VestibuleError, Where
@@ -106,7 +106,8 @@ class Checked:
     central: bool
 
 
-def read(source: str, *, without: Iterable[str] = ()) -> Checked:
+@lru_cache(maxsize=16_384)
+def read(source: str, *, without: frozenset[str] = frozenset()) -> Checked:
     """Check a condition.  ``without`` are names of the vocabulary that its rule cannot know.
 
     Raises: VST4040 to VST4043 with the place within the text, VST4045.
@@ -425,7 +426,7 @@ class _Reading:
         probe = ex.Operation("timestamp", (ex.Constant("2026-01-01T00:00:00Z"),))
         if not zone.value or is_failure(ex.text(ex.Operation("getHours", (zone,), probe))):
             raise self.refuse(
-                place, f"names the time zone {zone.value!r}, which does not exist{_zone(zone.value)}"
+                place, f"names the time zone {zone.value!r}, which is not known{_zone(zone.value)}"
             )
 
 
@@ -443,7 +444,10 @@ def _compares_domain(made: ex.Operation) -> bool:
 def _zone(written: str) -> str:
     from zoneinfo import available_timezones
 
-    return _nearest(written, sorted(available_timezones()))
+    known = available_timezones()
+    if written in known:
+        return " here: install the machine's time zones (Debian: tzdata), or the Python package tzdata"
+    return _nearest(written, sorted(known))
 
 
 def is_failure(text: str) -> bool:

@@ -46,7 +46,7 @@ class Condition:
         token, ``vocabulary.MCP`` on other ports.  Errors have the line and column within the text as ``where``, whose
         file is ``checking.PLACE``.  Raises: VST4040 to VST4043, VST4045.
         """
-        checked = read(text, without=without)
+        checked = read(text, without=frozenset(without))
         headers = frozenset[str]() if checked.tree is None else ex.headers(checked.tree)
         return cls(
             source=text, tree=checked.tree, uses=checked.uses, central=checked.central, headers=headers

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from vestibule.clock import time_zones
 from vestibule.envoy.bootstrap import HEAP_BYTES, bootstrap
 from vestibule.errors import VestibuleError
 from vestibule.net.unix import MAX_PATH_BYTES, check_path
@@ -304,7 +305,7 @@ class Envoy:
         )
         return Command(
             argv=argv,
-            env={"PATH": os.defpath},
+            env=_environment(),
             cwd=plan.directory,
             user=plan.user,
             limits=((resource.RLIMIT_NOFILE, self._files()), (resource.RLIMIT_CORE, 0)),
@@ -411,3 +412,8 @@ def shared_memory(directory: Path) -> set[Path]:
 
 def _memory_name(base_id: int) -> str:
     return f"envoy_shared_memory_{base_id * 10}"
+
+
+def _environment() -> dict[str, str]:
+    zones = time_zones()
+    return {"PATH": os.defpath} if zones is None else {"PATH": os.defpath, "TZDIR": str(zones)}
