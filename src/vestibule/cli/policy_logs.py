@@ -120,18 +120,21 @@ def unused(
             for rule in _rules(found.intent, service)
             if not used[rule.name]
         ]
-        counted = {"calls": used.total(), "rules": rows}
-        answer(output, "policy-unused", counted, lambda: _show_unused(rows, used.total()))
+        answer(output, "policy-unused", {"rules": rows}, lambda: _show_unused(rows))
         return Exit.FINDINGS if rows else Exit.FINE
 
     run(output, "policy-unused", main)
 
 
 def used_rules(records: Iterable[AccessRecord], intent: Intent) -> Counter[str]:
-    """How many recorded calls each rule decides."""
+    """How many recorded calls each rule decides, or would if it were not in shadow mode."""
     from vestibule.cli.replay import judged
 
-    return Counter(decision.rule for decision in judged(records, intent) if decision.rule)
+    used: Counter[str] = Counter()
+    for decision in judged(records, intent):
+        shadow = decision.shadow.rule if decision.shadow else None
+        used.update({rule for rule in (decision.rule, shadow) if rule})
+    return used
 
 
 # ------------------------------------------------------------------------------------------- what is read
@@ -245,12 +248,8 @@ def _quoted(text: str) -> str:
     return text if plain else "'" + text.replace("'", "''") + "'"
 
 
-def _show_unused(rows: list[dict[str, Any]], calls: int) -> None:
+def _show_unused(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         console.print(f"[bold yellow]![/] {escape(row['rule'])}  [dim]{escape(row['where'] or '')}[/]")
     many = f"{len(rows)} rule{'' if len(rows) == 1 else 's'}"
-    console.print(
-        f"{many} that none of {calls:,} recorded calls needed"
-        if rows
-        else f"every rule was needed ({calls:,} calls)"
-    )
+    console.print(f"{many} that no recorded call needed" if rows else "every rule was needed")

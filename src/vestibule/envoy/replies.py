@@ -66,22 +66,20 @@ def ingress(service: str, *, tell_rule: bool, plaintext: bool = False, asked: st
     """
     ended = body(codes.PLAINTEXT_ENDED, f"{service} no longer accepts calls in plain text")
     more = [_mapper(_denied_by(PLAINTEXT_ENDED), ended)] if plaintext else []
-    denied = body(CALL_DENIED, f"{service} does not allow this call")
+    denials = [_mapper(_status(403), body(CALL_DENIED, f"{service} does not allow this call"))]
     if tell_rule:
-        message = f"no rule of {service} allows {asked} to %DOWNSTREAM_PEER_URI_SAN%"
-        denied = body(
-            CALL_DENIED,
-            message,
-            rule="%RESPONSE_CODE_DETAILS%",
-            intent_version="%METADATA(ROUTE:vestibule:intent_version)%",
-        )
+        caller = "%DOWNSTREAM_PEER_URI_SAN%"
+        denials = [
+            _mapper(_by_no_rule(), _detailed(f"no rule of {service} allows {asked} to {caller}")),
+            _mapper(_status(403), _detailed(f"a rule of {service} denies {asked} to {caller}")),
+        ]
     revoked = _cel(f"response.code_details.startsWith('rbac_access_denied_matched_policy[{REVOKED}/')")
     mappers = [
         _mapper(revoked, body(codes.CALLER_REVOKED, "the caller's certificate or identity was revoked")),
         _mapper(_denied_by(NOT_NORMAL), body(codes.PATH_NOT_NORMAL, "the path is not in its normal form")),
         *more,
         _bad_token(service),
-        _mapper(_status(403), denied),
+        *denials,
         _mapper(
             _status(429),
             body(
@@ -99,6 +97,19 @@ def ingress(service: str, *, tell_rule: bool, plaintext: bool = False, asked: st
         _refused(_flags(*_REFUSED)),
     ]
     return LocalReplyConfig(mappers=mappers)
+
+
+def _detailed(message: str) -> SubstitutionFormatString:
+    return body(
+        CALL_DENIED,
+        message,
+        rule="%RESPONSE_CODE_DETAILS%",
+        intent_version="%METADATA(ROUTE:vestibule:intent_version)%",
+    )
+
+
+def _by_no_rule() -> AccessLogFilter:
+    return _cel(f"response.code == 403 && {_details_of('none')}")
 
 
 def _bad_token(service: str) -> ResponseMapper:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,6 +16,8 @@ from vestibule.policy import PathPattern, may_call
 from vestibule.spiffe import SpiffeId
 
 _LASTS: Final = timedelta(0)
+_ESCAPE: Final = re.compile(r"%([0-9A-Fa-f]{2})")
+_UNRESERVED: Final = frozenset(f"{string.ascii_letters}{string.digits}-._~")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,17 +78,24 @@ def journey(
 
 
 def _normalised(path: str) -> str:
-    """Without doubled slashes and dot segments, as the proxy of a caller makes it; escapes are left to the callee's."""
+    """As the proxy of a caller makes it: without doubled slashes, dot segments and escapes that nothing needs."""
     bare, mark, query = path.partition("?")
+    bare = _ESCAPE.sub(_unescaped, bare.replace("\\", "/"))
     parts: list[str] = []
-    segments = [each for each in bare.replace("\\", "/").split("/") if each]
+    segments = [each for each in bare.split("/") if each]
     for each in segments:
-        if (plain := each.lower().replace("%2e", ".")) == "..":
+        if each == "..":
             parts = parts[:-1]
-        elif plain != ".":
+        elif each != ".":
             parts.append(each)
-    ends = bare.endswith("/") or bool(segments and segments[-1].lower().replace("%2e", ".") in (".", ".."))
+    ends = bare.endswith("/") or bool(segments and segments[-1] in (".", ".."))
     return f"/{'/'.join(parts)}{'/' if ends and parts else ''}{mark}{query}"
+
+
+def _unescaped(escape: re.Match[str]) -> str:
+    """An escape of an unreserved character (RFC 3986, section 2.3) as the character itself."""
+    meant = chr(int(escape[1], 16))
+    return meant if meant in _UNRESERVED else escape[0]
 
 
 def _timeout(intent: Intent, service: Service, port: Port, route: Route) -> timedelta | None:

@@ -116,6 +116,7 @@ def test_streams_have_the_services_timeout_only() -> None:
         ("/", "/"),
         ("/..", "/"),
         ("/a%2Fb", "/a%2Fb"),
+        ("/%61/%7e%20", "/a/~%20"),
     ],
 )
 def test_the_callers_proxy_makes_paths_normal_as_far_as_nothing_is_lost(path: str, seen: str) -> None:
