@@ -109,7 +109,7 @@ def test_a_misspelt_word_is_answered_with_the_nearest_one(wrong: str, nearest: s
 
 @pytest.mark.parametrize(
     "line",
-    ["when: 'true'", "token: {audience: payments}"],
+    ["when: request.body.amount < 100", "when: attributes.risk == 'low'"],
 )
 def test_what_rules_will_say_later_is_refused_not_ignored(line: str) -> None:
     place, message, _ = only(read(with_rule(line)))
