@@ -5,7 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from envoy.data.accesslog.v3.accesslog_pb2 import HTTPAccessLogEntry, TCPAccessLogEntry, TLSProperties
+from envoy.data.accesslog.v3.accesslog_pb2 import (
+    AccessLogType,
+    HTTPAccessLogEntry,
+    TCPAccessLogEntry,
+    TLSProperties,
+)
 
 from vestibule.doors.access_entries import EntryLines, LogName, Reporter
 from vestibule.observe.access_log import Edge
@@ -237,3 +242,97 @@ def test_calls_without_tls_are_marked_and_counted_as_nobodys() -> None:
     assert (record.plaintext, record.source_spiffe_id) == (True, "")
     assert EntryLines(INBOUND, REPORTER).http(entry).edge == Edge("plaintext", "payments", "allowed")
     assert not from_http(entry, OUTBOUND, REPORTER).plaintext
+
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+@pytest.mark.parametrize(
+    ("header", "trace_id"),
+    [
+        (f"00-{TRACE}-00f067aa0ba902b7-01", TRACE),
+        (f"cc-{TRACE}-00f067aa0ba902b7-01-more", TRACE),
+        (f"00-{'0' * 32}-00f067aa0ba902b7-01", ""),
+        (f"00-{TRACE.upper()}-00f067aa0ba902b7-01", ""),
+        (f'00-{TRACE}-00f067aa0ba902b7-01","rule":"x', ""),
+        ("-", ""),
+        ("", ""),
+    ],
+)
+def test_the_trace_is_told_if_its_header_is_well_formed(header: str, trace_id: str) -> None:
+    entry = request()
+    entry.common_properties.custom_tags["traceparent"] = header
+    assert from_http(entry, INBOUND, REPORTER).trace_id == trace_id
+
+
+def noted(entry: HTTPAccessLogEntry | TCPAccessLogEntry, place: str, **values: str) -> None:
+    """What a filter wrote beside the request."""
+    entry.common_properties.metadata.filter_metadata[place].update(values)
+
+
+def test_the_rule_and_what_shadow_rules_would_have_decided_are_told() -> None:
+    entry = request()
+    noted(
+        entry,
+        "envoy.filters.http.rbac",
+        enforced_effective_policy_id="payments/pay",
+        vestibule_shadow_engine_result="denied",
+        vestibule_shadow_effective_policy_id="payments/no-pay",
+    )
+    line = EntryLines(INBOUND, REPORTER).http(entry)
+    record = AccessRecord.from_json(line.text)
+    assert (record.rule, line.by_break_glass) == ("payments/pay", False)
+    assert (record.shadow_verdict, record.shadow_rule) == ("denied", "payments/no-pay")
+
+
+def test_what_break_glass_allowed_is_marked() -> None:
+    entry = request()
+    noted(entry, "envoy.filters.http.rbac", enforced_effective_policy_id="break-glass/k7f2m9qa")
+    line = EntryLines(INBOUND, REPORTER).http(entry)
+    assert line.by_break_glass
+    assert AccessRecord.from_json(line.text).rule == "break-glass/k7f2m9qa"
+
+
+def test_claims_of_verified_tokens_are_there_for_whoever_asks() -> None:
+    entry = request()
+    claims = entry.common_properties.metadata.filter_metadata["envoy.filters.http.jwt_authn"]
+    claims.update({"internal": {"sub": "alice", "scope": "a b"}})
+    line = EntryLines(INBOUND, REPORTER).http(entry)
+    assert line.tokens is not None
+    assert line.tokens() == {"internal": {"sub": "alice", "scope": "a b"}}
+    assert "alice" not in line.text
+
+
+def connection(kind: int, stream: str = "s-1", *, refused: bool = False) -> TCPAccessLogEntry:
+    entry = TCPAccessLogEntry()
+    common = entry.common_properties
+    common.start_time.FromJsonString("2026-11-01T12:00:00.5Z")
+    common.tls_properties.tls_version = TLSProperties.TLSv1_3
+    common.tls_properties.peer_certificate_properties.subject_alt_name.add(uri=ORDERS)
+    common.access_log_type = kind
+    common.stream_id = stream
+    noted(entry, "envoy.filters.network.rbac", vestibule_shadow_effective_policy_id="break-glass/k7f2m9qa")
+    if refused:
+        common.connection_termination_details = "rbac_access_denied_matched_policy[payments/never]"
+    return entry
+
+
+def test_a_connection_by_break_glass_is_one_use_however_often_it_is_told_of() -> None:
+    lines = EntryLines(INBOUND, REPORTER)
+    told = [
+        lines.connection(connection(AccessLogType.TcpPeriodic)),
+        lines.connection(connection(AccessLogType.TcpPeriodic)),
+        lines.connection(connection(AccessLogType.TcpPeriodic, "s-2")),
+        lines.connection(connection(AccessLogType.TcpConnectionEnd)),
+        lines.connection(connection(AccessLogType.TcpConnectionEnd, "s-3")),
+    ]
+    assert [None if each is None else each.by_break_glass for each in told] == [True, None, True, False, True]
+    counted = [each is not None and each.edge is not None for each in told]
+    assert counted == [False, False, False, True, True], "a connection counts on the map when it ends"
+
+
+def test_a_connection_that_is_refused_all_the_same_is_no_use() -> None:
+    line = EntryLines(INBOUND, REPORTER).connection(connection(AccessLogType.TcpConnectionEnd, refused=True))
+    assert line is not None
+    assert not line.by_break_glass
+    assert AccessRecord.from_json(line.text).verdict is Verdict.DENIED
