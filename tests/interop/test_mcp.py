@@ -73,6 +73,15 @@ async def mesh(port: int) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{agent.instance.egress.port}"
 
 
+async def test_an_agent_reads_that_its_server_cannot_be_reached() -> None:
+    async with mesh(free_port()) as proxy:
+        environment = {"HTTP_PROXY": proxy, "http_proxy": proxy, "NO_PROXY": "", "no_proxy": ""}
+        async with program(str(HERE / "client.py"), "legacy", environment=environment) as client:
+            output, _ = await client.communicate()
+
+    assert "MCPError: VST3013: the app of notes cannot be reached" in output.decode()
+
+
 async def what_came_of_it(mode: str, *options: str) -> dict[str, Any]:
     port = free_port()
     async with program(str(HERE / "server.py"), str(port), *options), mesh(port) as proxy:

@@ -102,7 +102,7 @@ def egress(name: str, log: AccessLog) -> Hcm:
     # Lets CONNECT as far as the routes, all of which answer it with an explanation.
     manager.upgrade_configs.append(Hcm.UpgradeConfig(upgrade_type="CONNECT"))
     manager.always_set_request_id_in_response = True
-    manager.local_reply_config.CopyFrom(replies.egress())
+    manager.local_reply_config.CopyFrom(mcp_replies.beside(replies.egress()))
     return manager
 
 

@@ -1,4 +1,4 @@
-"""A callee's proxy to clients of MCP: errors of JSON-RPC, which they show to whoever asked.
+"""What proxies answer to clients of MCP: errors of JSON-RPC, which they show to whoever asked.
 
 The official Python SDK takes an error's code, message and data from any answer that is one, whatever its status; of
 others it says only that the server returned an error.
@@ -30,6 +30,10 @@ REFUSED: Final = -32003
 INVALID_REQUEST: Final = -32600
 """JSON-RPC 2.0, section 5.1."""
 
+SPEAKS_MCP: Final = {"speaks": "mcp"}
+"""What stands in the metadata of a caller's routes, under ``vestibule``, where the destination speaks MCP."""
+
+_TO_MCP: Final = "xds.route_metadata.filter_metadata['vestibule']['speaks'] == 'mcp'"
 _INVALID: Final = frozenset({codes.NOT_MCP.code, codes.MCP_AMBIGUOUS.code, codes.MCP_TOO_LARGE.code})
 
 
@@ -40,6 +44,18 @@ def of(answers: LocalReplyConfig) -> LocalReplyConfig:
         changed = config.mappers.add()
         changed.CopyFrom(mapper)
         _wrap(changed.body_format_override)
+    return config
+
+
+def beside(answers: LocalReplyConfig) -> LocalReplyConfig:
+    """The answers of a caller's proxy, about destinations that speak MCP as errors of JSON-RPC (``SPEAKS_MCP``)."""
+    config = LocalReplyConfig()
+    for mapper in answers.mappers:
+        changed = config.mappers.add()
+        changed.CopyFrom(mapper)
+        changed.filter.and_filter.CopyFrom(accesslog_pb2.AndFilter(filters=[_cel(_TO_MCP), mapper.filter]))
+        _wrap(changed.body_format_override)
+    config.mappers.extend(answers.mappers)
     return config
 
 
@@ -72,13 +88,16 @@ def _about_messages() -> Iterator[ResponseMapper]:
 
 
 def _mapper(details: str, text: SubstitutionFormatString) -> ResponseMapper:
-    expression = cel_pb2.ExpressionFilter(expression=f"response.code_details == '{details}'")
-    condition = AccessLogFilter(
+    return ResponseMapper(filter=_cel(f"response.code_details == '{details}'"), body_format_override=text)
+
+
+def _cel(text: str) -> AccessLogFilter:
+    expression = cel_pb2.ExpressionFilter(expression=text)
+    return AccessLogFilter(
         extension_filter=accesslog_pb2.ExtensionFilter(
             name="envoy.access_loggers.extension_filters.cel", typed_config=packed(expression)
         )
     )
-    return ResponseMapper(filter=condition, body_format_override=text)
 
 
 def _wrap(text: SubstitutionFormatString) -> None:

@@ -18,6 +18,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import UInt32Value
 
 from vestibule.envoy import faults, matches, paths, retries, switched
+from vestibule.envoy.mcp_replies import SPEAKS_MCP
 from vestibule.envoy.protos import fraction, seconds
 from vestibule.envoy.world import Destination
 from vestibule.intent.model import Defaults, Protocol
@@ -94,6 +95,8 @@ def routes(calls: Calls, *, host: str = "") -> Iterator[EnvoyRoute]:
 def route(wanted: Route, calls: Calls, *, host: str = "") -> EnvoyRoute:
     """One route.  What it leaves open, the service says, else the mesh."""
     compiled = EnvoyRoute(name=wanted.name, match=matches.match(wanted.match))
+    if calls.target.port.protocol is Protocol.MCP:
+        compiled.metadata.filter_metadata["vestibule"].update(SPEAKS_MCP)
     if wanted.redirect is not None:
         compiled.redirect.CopyFrom(redirection(wanted, wanted.redirect))
         return compiled

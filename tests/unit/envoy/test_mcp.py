@@ -142,6 +142,18 @@ def test_every_answer_of_the_proxy_is_an_error_of_json_rpc() -> None:
         assert error["code"] in (mcp_replies.REFUSED, mcp_replies.INVALID_REQUEST)
 
 
+def test_callers_of_mcp_get_such_errors_from_their_own_proxy_too_and_others_do_not() -> None:
+    plain = replies.egress()
+    config = mcp_replies.beside(plain)
+    both = len(plain.mappers)
+
+    assert len(config.mappers) == 2 * both
+    assert list(config.mappers[both:]) == list(plain.mappers)
+    for ours, theirs in zip(config.mappers, plain.mappers, strict=False):
+        assert ours.filter.and_filter.filters[1] == theirs.filter
+        assert ours.body_format_override.json_format["jsonrpc"] == "2.0"
+
+
 def test_what_is_refused_before_rules_has_an_answer_of_its_own() -> None:
     texts = str(mcp_replies.of(replies.ingress("notes", tell_rule=False)))
     for name in (BODY_NOT_PLAIN, UNKNOWN_METHOD, TARGET_NOT_NORMAL):
