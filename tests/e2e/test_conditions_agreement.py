@@ -106,8 +106,11 @@ REQUESTS: Final = (
     Request("GET", "/a/%20b", headers=(("x-tenant", b"t1\xff"), ("x-level", b"12"))),
     Request("GET", "/a", headers=(("x-tenant", b"\xc3"), ("x-tenant", b"\xa4"))),
 )
+# As deep as may be, with what takes most levels in Envoy's words at the bottom.
+DEEP: Final = "{'a': " * 8 + "[request.headers['x-tenant'].matches('^t')]" + "}.a" * 8 + "[0]"
 WRITTEN: Final = (
     "true || 1 / 0 == 1",
+    DEEP,
     "request.headers['x-tenant'] == 't1'",
     "request.headers['x-tenant'] != 't1'",
     "request.headers['x-tenant'] == 't1,t2'",

@@ -221,11 +221,15 @@ def _unknown(source: str, name: str, line: int, column: int) -> VestibuleError:
     if "(" in written or name not in written:
         functions = _OFFERED | _CENTRAL_ONLY
         return CONDITION_NOT_OFFERED.error(
-            f"there is no function {name!r}{_nearest(name, functions)}", where=_place(line, column)
+            f"there is no function {_short(name)}{_nearest(name, functions)}", where=_place(line, column)
         )
     return UNKNOWN_CONDITION_NAME.error(
-        f"nobody knows {written!r} of a call{_nearest(written, NAMES)}", where=_place(line, start)
+        f"nobody knows {_short(written)} of a call{_nearest(written, NAMES)}", where=_place(line, start)
     )
+
+
+def _short(name: str) -> str:
+    return repr(name if len(name) <= 80 else name[:77] + "...")
 
 
 def _written(source: str, line: int, column: int) -> tuple[int, str] | None:
@@ -322,7 +326,7 @@ class _Reading:
     def _name(self, message: Any) -> ex.Expression:
         name = message.ident_expr.name
         if name not in NAMES:
-            raise self.refuse(message.id, f"uses the type {name!r} as a value")
+            raise self.refuse(message.id, f"uses the type {_short(name)} as a value")
         if name in _ONE_BY_ONE:
             self._bare[message.id] = name
         return ex.Name(name)
@@ -378,7 +382,7 @@ class _Reading:
         if name == "request.headers":
             self._header(place, str(written))
         if name == "token.scopes" and not _SCOPE.fullmatch(str(written)):
-            raise self.refuse(place, f"asks for the scope {written!r}, which no token can have")
+            raise self.refuse(place, f"asks for the scope {_short(str(written))}, which no token can have")
         self._bare.pop(place, None)
 
     def _header(self, place: int, name: str) -> None:
@@ -386,9 +390,9 @@ class _Reading:
             raise self.refuse(place, "asks for the header host", "Write request.host.")
         if name != name.lower() and _HEADER.fullmatch(name.lower()):
             advice = f"Write {name.lower()!r}."
-            raise self.refuse(place, f"asks for the header {name!r}, and names are lower case", advice)
+            raise self.refuse(place, f"asks for the header {_short(name)}, and names are lower case", advice)
         if not _HEADER.fullmatch(name):
-            raise self.refuse(place, f"asks for the header {name!r}, which no request can have")
+            raise self.refuse(place, f"asks for the header {_short(name)}, which no request can have")
         if _NOT_THE_CALLERS.fullmatch(name):
             advice = "Use a header that only the caller sets, or `token` for what a token says."
             raise self.refuse(
@@ -426,7 +430,7 @@ class _Reading:
         probe = ex.Operation("timestamp", (ex.Constant("2026-01-01T00:00:00Z"),))
         if not zone.value or is_failure(ex.text(ex.Operation("getHours", (zone,), probe))):
             raise self.refuse(
-                place, f"names the time zone {zone.value!r}, which is not known{_zone(zone.value)}"
+                place, f"names the time zone {_short(zone.value)}, which is not known{_zone(zone.value)}"
             )
 
 
