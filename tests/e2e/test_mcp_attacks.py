@@ -21,7 +21,7 @@ from tests.e2e.shared_mesh import Shared
 
 from vestibule.intent.model import DenyDetail
 from vestibule.intent.port_policies import port_policy
-from vestibule.policy import Call, Effect, Engine, McpCall, McpDemand
+from vestibule.policy import Call, Condition, Effect, Engine, McpCall, McpDemand
 from vestibule.policy.mcp import RESOURCE_METHODS, TARGETED
 
 AGENT: Final = "agent"
@@ -113,6 +113,10 @@ async def mesh_of_notes() -> AsyncIterator[Mesh]:
         "notes",
         replace(rule("notes/read", AGENT), mcp=demand),
         replace(rule("notes/own", AGENT), mcp=own),
+        replace(
+            rule("notes/acme", AGENT),
+            when=Condition.parse('mcp.method == "tools/call" && mcp.target.startsWith("acme_")'),
+        ),
         rule("notes/all", TRUSTED),
         detail=DenyDetail.CALLER,
         mcp="mcp",
@@ -122,8 +126,14 @@ async def mesh_of_notes() -> AsyncIterator[Mesh]:
         effect=Effect.DENY,
         mcp=McpDemand(tools=("drop_*", "list_secrets")),
     )
+    bad = replace(
+        rule("notes/no-bad", AGENT, TRUSTED),
+        effect=Effect.DENY,
+        mcp=McpDemand(tools=("*",)),
+        when=Condition.parse('mcp.target.endsWith("_bad")'),
+    )
     intent = intent_of(
-        replace(notes, deny=(kept,)),
+        replace(notes, deny=(kept, bad)),
         *(replace(service(each), ports={}) for each in (AGENT, TRUSTED, STRANGER)),
     )
     async with Lab(intent) as lab:
@@ -396,6 +406,21 @@ def test_a_denial_goes_before_a_rule_that_allows_everything(mesh: Shared[Mesh]) 
         assert (await mesh.send(call("delete_note"), caller=TRUSTED)).status == 200
         assert (await mesh.send(call("drop_all"), caller=TRUSTED)).code == DENIED
         assert (await mesh.send(call("list_secrets"), caller=TRUSTED)).code == DENIED
+
+    mesh.run(story)
+
+
+def test_conditions_may_ask_for_method_and_target(mesh: Shared[Mesh]) -> None:
+    async def story(mesh: Mesh) -> None:
+        for caller, tool, status in (
+            (AGENT, "acme_good", 200),
+            (AGENT, "acme_bad", 403),
+            (TRUSTED, "acme_bad", 403),
+            (TRUSTED, "other", 200),
+        ):
+            assert (await mesh.send(call(tool), caller=caller)).status == status, (caller, tool)
+        for body in (ALLOWED["a ping"], ALLOWED["a reply"], ALLOWED["the beginning of a session"]):
+            assert (await mesh.send(body, caller=TRUSTED)).status == 200
 
     mesh.run(story)
 
