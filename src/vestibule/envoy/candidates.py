@@ -115,8 +115,12 @@ class Place:
 
         Raises: VST4050.
         """
+        keys = self._keys()
+        if not any(map(is_wide, keys)):
+            # As almost everywhere: nobody's entry can stand for another's.
+            return {key: choices for key in keys if (choices := self._choices(key, ask))}
         found: dict[Key, tuple[Choice, ...]] = {}
-        for key in sorted(self._keys(), key=lambda each: (not is_wide(each), len(each), each)):
+        for key in sorted(keys, key=lambda each: (not is_wide(each), len(each), each)):
             choices = self._choices(key, ask)
             covering = next((each for each in wider_keys(key) if each in found), None)
             if choices and (covering is None or found[covering] != choices):
@@ -133,12 +137,14 @@ class Place:
         return keys
 
     def _choices(self, key: Key, ask: Asking) -> tuple[Choice, ...]:
-        terms: defaultdict[int, list[Term]] = defaultdict(list)
-        for each in (key, *wider_keys(key)):
-            for layer in (*self.own, *self.wider):
-                for term in layer.terms.get(each, ()):
-                    if term.pattern is None or self.path is None or term.pattern.matches(self.path):
-                        terms[term.rank].append(term)
+        terms: dict[int, list[Term]] = {}
+        meant = (key, *wider_keys(key))
+        for layers in (self.own, self.wider):
+            for layer in layers:
+                for each in meant:
+                    for term in layer.terms.get(each, ()):
+                        if term.pattern is None or self.path is None or term.pattern.matches(self.path):
+                            terms.setdefault(term.rank, []).append(term)
         choices: list[Choice] = []
         for rank in sorted(terms):
             choice = self._choice(rank, key, terms[rank], ask)

@@ -39,7 +39,10 @@ _MORE: Final = 0x80
 
 def field(number: int, value: bytes) -> bytes:
     """A field of the wire format that holds text or a message."""
-    return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(len(value)) + value
+    # Numbers and most lengths are small; what is joined a million times is worth the shortcut.
+    size = len(value)
+    length = _LENGTHS[size] if size < _SHORT else _varint(size)
+    return _TAGS[number] + length + value
 
 
 @lru_cache(maxsize=4096)
@@ -50,6 +53,11 @@ def _varint(number: int) -> bytes:
         number >>= 7
     out.append(number)
     return bytes(out)
+
+
+_SHORT: Final = 16_384
+_LENGTHS: Final = tuple(_varint(size) for size in range(_SHORT))
+_TAGS: Final = tuple(_varint(number << 3 | _LENGTH_DELIMITED) for number in range(32))
 
 
 def _number(message: type[Message], name: str) -> int:
@@ -123,10 +131,16 @@ def _map(
 ) -> OnMatch | None:
     if not entries:
         return otherwise
-    pairs = b"".join(
-        field(_MAP, field(_KEY, key.encode()) + field(_MAPPED, entries[key])) for key in sorted(entries)
-    )
+    if len(entries) == 1:
+        ((key, found),) = entries.items()
+        pairs = _entry(key, found)
+    else:
+        pairs = b"".join([_entry(key, entries[key]) for key in sorted(entries)])
     return _then(field(_TREE, field(_TREE_INPUT, source) + field(kind, pairs)), otherwise)
+
+
+def _entry(key: str, found: OnMatch) -> bytes:
+    return field(_MAP, field(_KEY, key.encode()) + field(_MAPPED, found))
 
 
 def _then(matcher: bytes, otherwise: OnMatch | None) -> OnMatch:

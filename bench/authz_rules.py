@@ -1,0 +1,183 @@
+"""A sidecar with ten thousand rules, against one with ten: what rules cost a request.
+
+Both are whole meshes by `vestibule up`, with the same two services; only the rules of the called one differ.  They are
+a mix: whole paths, beginnings, templates and conditions in CEL.  Requests go to very many of the paths, one after the
+other, so that no cache is flattered.  Short runs alternate, and ratios are taken run by run.  Besides
+throughput, which the load and the caller's sidecar share in, it tells the processor time of the callee's Envoy alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import _processes
+from _comparison import interleaved, machine, ratios
+from _mesh import Mesh
+
+MANY, FEW = 10_000, 10
+THROUGHPUT: Final = 0.95
+WARM_UP: Final = 0.3
+PATHS: Final = 2_000
+"""Asked for in turn, of those that some rule allows."""
+
+UP: Final = """\
+apps:
+  caller: {run: [sleep, infinity]}
+  callee: {run: [python, %(backend)s, %(port_file)s]}
+"""
+SCRIPT: Final = """\
+local paths, at = {%s}, math.random(%d)
+request = function()
+  at = at %% #paths + 1
+  return wrk.format("GET", paths[at], {host = "callee"})
+end
+done = function(summary, latency, requests)
+  local e = summary.errors
+  local failed = e.connect + e.read + e.write + e.status + e.timeout
+  io.write(string.format("RESULT %%d %%d %%d\\n", summary.requests, summary.duration, failed))
+end
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the load; ``callee`` is processor time of the callee's Envoy, in seconds."""
+
+    requests: int
+    seconds: float
+    failures: int
+    callee: float
+
+    @property
+    def rps(self) -> float:
+        return self.requests / self.seconds
+
+    @property
+    def callee_us(self) -> float:
+        return self.callee / self.requests * 1e6
+
+
+def rules(count: int) -> list[tuple[str, str]]:
+    """Each rule in the intent's words, and a path that it allows."""
+    made = []
+    for number in range(count):
+        allow, path, when = _kinds(number)[number % 10]
+        more = f', when: "{when}"' if when else ""
+        text = f"  - {{id: r{number}, from: [caller], methods: [GET], paths: [{allow!r}]{more}}}"
+        made.append((text, path))
+    return made
+
+
+def _kinds(number: int) -> list[tuple[str, str, str]]:
+    """What is allowed, a path of it, and a condition."""
+    whole = (f"/v1/whole{number}/x", f"/v1/whole{number}/x", "")
+    below = (f"/v1/below{number}/**", f"/v1/below{number}/a/b", "")
+    template = (f"/v1/of{number}/{{id}}/lines", f"/v1/of{number}/7/lines", "")
+    condition = f"request.host.startsWith('callee') && request.path.endsWith('{number}/y')"
+    cel = (f"/v1/asked{number}/y", f"/v1/asked{number}/y", condition)
+    return [whole, whole, whole, whole, below, below, below, template, template, cel]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--seconds", type=float, default=1.2)
+    parser.add_argument("--connections", type=int, default=32)
+    given = parser.parse_args()
+    if shutil.which("wrk") is None:
+        raise SystemExit("this needs wrk (Debian: apt-get install wrk)")
+    print(machine())
+    directory = Path(tempfile.mkdtemp(prefix="vb-", dir="/tmp"))
+    try:
+        return _measure(directory, given.rounds, given.seconds, given.connections)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+class Side:
+    """A mesh whose callee has so many rules, and a load for it."""
+
+    def __init__(self, directory: Path, count: int, connections: int) -> None:
+        self._connections = connections
+        directory.mkdir()
+        made = rules(count)
+        self.mesh = Mesh(_intent(directory, made), directory / "state")
+        chosen = random.Random(7).sample(made, min(PATHS, count))
+        listed = ",".join(f'"{path}"' for _, path in chosen)
+        self._script = directory / "load.lua"
+        self._script.write_text(SCRIPT % (listed, len(chosen)))
+
+    def run(self, seconds: float) -> Run:
+        callee = [pid for pid, admin in self.mesh.envoys.items() if _service(admin) == "callee"]
+        before = _processes.cpu_seconds(callee)
+        command = ["wrk", "-t1", f"-c{self._connections}", f"-d{seconds:.0f}s", "-s", str(self._script)]
+        command.append(f"http://127.0.0.1:{self.mesh.egress('caller')}/")
+        said = subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=seconds + 30
+        ).stdout
+        requests, microseconds, failures = map(int, said.partition("RESULT ")[2].split())
+        return Run(requests, microseconds / 1e6, failures, _processes.cpu_seconds(callee) - before)
+
+
+def _service(admin: Path) -> str:
+    """Whose sidecar an Envoy is."""
+    node = json.loads(admin.with_name("bootstrap.json").read_text())["node"]
+    return str(node["cluster"])
+
+
+def _intent(directory: Path, made: list[tuple[str, str]]) -> Path:
+    intent = directory / "intent"
+    (intent / "services").mkdir(parents=True)
+    backend, port_file = Path(__file__).with_name("_backend.py").resolve(), directory / "port"
+    (intent / "mesh.yaml").write_text("mesh: bench\ntrust_domain: bench.example\nenvironment: bench\n")
+    (intent / "services/caller.yaml").write_text("service: caller\n")
+    lines = ["service: callee", "ports: {http: {protocol: http}}", "allow:", *(text for text, _ in made)]
+    (intent / "services/callee.yaml").write_text("\n".join(lines) + "\n")
+    (intent / "up.yaml").write_text(UP % {"backend": backend, "port_file": port_file})
+    return intent
+
+
+def _measure(directory: Path, rounds: int, seconds: float, connections: int) -> int:
+    with ExitStack() as stack:
+        many, few = (
+            Side(directory / name, count, connections) for name, count in (("many", MANY), ("few", FEW))
+        )
+        for side in (many, few):
+            stack.enter_context(side.mesh)
+        for side in (many, few):
+            side.run(2.0)
+        pairs = interleaved(rounds, lambda: many.run(seconds), lambda: few.run(seconds))
+    for name, runs in (("10,000", [one for one, _ in pairs]), ("10", [other for _, other in pairs])):
+        rps, callee = (
+            sorted(values) for values in zip(*((run.rps, run.callee_us) for run in runs), strict=True)
+        )
+        print(
+            f"{name:>6} rules: {statistics.median(rps):.0f} requests/s, callee's Envoy "
+            f"{statistics.median(callee):.1f} µs of processor, {sum(run.failures for run in runs)} failures"
+        )
+    throughput = ratios([(one.rps, other.rps) for one, other in pairs])
+    alone = ratios([(other.callee_us, one.callee_us) for one, other in pairs])
+    failures = sum(run.failures for pair in pairs for run in pair)
+    checks = [
+        (f"throughput, 10,000 rules over 10: {throughput} (at least {THROUGHPUT})", throughput.median),
+        (f"the callee's Envoy alone, by processor time: {alone} (at least {THROUGHPUT})", alone.median),
+    ]
+    for text, ratio in checks:
+        print(f"{'ok  ' if ratio >= THROUGHPUT else 'MISS'} {text}")
+    print(f"{'ok  ' if failures == 0 else 'MISS'} failed requests: {failures} (none)")
+    return 0 if failures == 0 and all(ratio >= THROUGHPUT for _, ratio in checks) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
