@@ -26,6 +26,11 @@ STEPS = [
     "bad-commit-refused",
     "spike-rolled-back",
     "plan-replays",
+    "weekdays-only",
+    "scopes-needed",
+    "shadow-then-enforce",
+    "break-glass-ends",
+    "revoked-mid-connection",
 ]
 
 
@@ -53,4 +58,7 @@ def test_the_tour_of_the_shop_holds_every_claim() -> None:
     assert measured["budget-holds"]["tries"] < measured["budget-holds"]["tries_without_budget"]
     assert measured["plain-text-ends"]["transport"] == {"plaintext": 16, "mtls": 44}
     assert measured["spike-rolled-back"]["outcome"] == "refused"
+    assert measured["scopes-needed"]["statuses"]["right scope"] == 200
+    assert measured["shadow-then-enforce"]["would_change"]["calls"] >= 7
+    assert measured["break-glass-ends"]["uses_on_record"] >= 1
     assert ended.returncode == 0

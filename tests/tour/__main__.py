@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.tour import authorization as authorization  # its steps come after the others
 from tests.tour.shop import Shop
 from tests.tour.steps import STEPS, Step
 

@@ -258,6 +258,10 @@ class Shop:
     def access_log(self) -> Path:
         return self.note.access_log
 
+    @property
+    def audit_log(self) -> Path:
+        return self.directory / "s" / "server" / "audit.jsonl"
+
     def records(self) -> list[AccessRecord]:
         return list(read(self.access_log))
 

@@ -49,7 +49,8 @@ def emergency_of(order: Order, intent: Intent, now: datetime) -> Emergency:
     if service is None:
         raise EMERGENCY_UNKNOWN_NAME.error(f"there is no service {order.service[:80]!r}")
     port = _port_of(order, service)
-    expires = now + order.lasts
+    # A whole second, as everybody is told it: what ends at :09 must not last until :09.9.
+    expires = (now + order.lasts).replace(microsecond=0)
     return Emergency(
         id="".join(secrets.choice(_ALPHABET) for _ in range(8)),
         callers=tuple(sorted({str(each) for each in _callers(order.caller, intent, expires)})),
