@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from envoy.config.core.v3 import config_source_pb2, extension_pb2
 from envoy.config.listener.v3 import listener_components_pb2
+from envoy.config.listener.v3.listener_components_pb2 import FilterChain
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.common.set_filter_state.v3 import value_pb2
 from envoy.extensions.filters.network.set_filter_state.v3 import set_filter_state_pb2
@@ -129,6 +130,16 @@ def _plaintext_policy(permissive: Permissive, port: Port) -> Resource:
 def _http_listener(
     service: str, port: Port, address: Address, svid_ttl: timedelta, tell_rule: bool, plain: bool, cut: str
 ) -> Resource:
+    chain, plaintext = _http_chains(service, port, svid_ttl, tell_rule, plain, cut)
+    connections = access_log.inbound_connections(service, port.name)
+    return listeners.inbound(listener_name(port.name), address, chain, connections, plaintext)
+
+
+@lru_cache(maxsize=4096)
+def _http_chains(
+    service: str, port: Port, svid_ttl: timedelta, tell_rule: bool, plain: bool, cut: str
+) -> tuple[FilterChain, FilterChain | None]:
+    """What the listeners of all instances have in common, for connections with TLS and, if ``plain``, without."""
     name = listener_name(port.name)
     is_mcp = port.protocol is Protocol.MCP
     log = access_log.inbound(service, port.name, is_mcp=is_mcp)
@@ -161,8 +172,7 @@ def _http_listener(
             speaks_mcp=is_mcp,
         )
         plaintext = listener_components_pb2.FilterChain(filters=[http.network_filter(manager)])
-    connections = access_log.inbound_connections(service, port.name)
-    return listeners.inbound(name, address, chain, connections, plaintext)
+    return chain, plaintext
 
 
 @lru_cache(maxsize=4096)

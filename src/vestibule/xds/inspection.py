@@ -12,6 +12,8 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any, Final
 
+from envoy.config.core.v3.address_pb2 import Address, SocketAddress
+from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_components_pb2 import VirtualHost
 from google.protobuf.message import DecodeError
 
@@ -109,7 +111,7 @@ def inspect(resource: Resource) -> Inspected:
         message: Any = unpacked(resource.type_url, resource.body)
     except (KeyError, DecodeError):
         return Inspected((f"{what} cannot be read",), frozenset())
-    broken, references = _by_parts(message) if resource.type_url == ROUTES else _walked(message)
+    broken, references = _IN_PARTS.get(resource.type_url, _walked)(message)
     found = [f"{what}{text}" for text in broken]
     named = _name_of(message)
     if named is not None and named != resource.name:
@@ -135,6 +137,26 @@ def _by_parts(routes: Any) -> tuple[tuple[str, ...], frozenset[Reference]]:
     if any(broken for broken, _ in parts):
         return _walked(routes)  # with the whole path of what is broken
     return (), frozenset().union(*(references for _, references in parts))
+
+
+def _by_address(listener: Any) -> tuple[tuple[str, ...], frozenset[Reference]]:
+    """The same for listeners, which instances of a service have in common but for the address."""
+    shape = type(listener)()
+    shape.CopyFrom(listener)
+    shape.address.CopyFrom(_SOMEWHERE)
+    broken, references = _shape(shape.SerializeToString(deterministic=True))
+    if broken or _walked(listener.address)[0] or not listener.HasField("address"):
+        return _walked(listener)
+    return (), references
+
+
+@lru_cache(maxsize=16_384)
+def _shape(body: bytes) -> tuple[tuple[str, ...], frozenset[Reference]]:
+    return _walked(Listener.FromString(body))
+
+
+_IN_PARTS: Final = {ROUTES: _by_parts, LISTENER: _by_address}
+_SOMEWHERE: Final = Address(socket_address=SocketAddress(address="127.0.0.1", port_value=1))
 
 
 @lru_cache(maxsize=16_384)
