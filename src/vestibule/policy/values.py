@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC
+from math import inf
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -77,7 +78,10 @@ def _claim(name: str, token: Mapping[str, Any] | None) -> Any:
         case "token.scopes":
             value = scopes(token)
         case "token.claims":
-            return _json(token)
+            try:
+                return _json(token)
+            except RecursionError:
+                return _ABSENT
         case _:
             value = token.get(_CLAIMS[name])
             return value if isinstance(value, str) else _ABSENT
@@ -89,7 +93,10 @@ def _json(value: Any) -> Any:
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return value
     if isinstance(value, int | float):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            return inf if value > 0 else -inf
     if isinstance(value, Mapping):
         return {key: _json(each) for key, each in value.items()}
     return [_json(each) for each in value]
