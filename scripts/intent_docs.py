@@ -18,9 +18,11 @@ from vestibule.intent.not_yet import NOT_YET
 from vestibule.intent.rule_keys import Callers, Expression
 from vestibule.intent.scalars import As, Either, OneOf, PerCent, Switch, WordOrNumber
 from vestibule.intent.shapes import Choice, Key, Many, Record, Table, Text, Whole
+from vestibule.policy.vocabulary import NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "intent.md"
+TASKS = ROOT / "docs" / "authorization.md"
 PACKAGED = ROOT / "src" / "vestibule" / "intent" / "schemas"
 SCHEMAS = ROOT / "docs" / "schemas"
 WARNINGS: Final = (
@@ -28,6 +30,9 @@ WARNINGS: Final = (
     *(codes.OVER_BROAD, codes.NAMES_NOBODY, codes.ROLE_UNUSED, codes.RULES_OVERLAP, codes.DENIES_NOTHING),
 )
 _SECTION = re.compile(r"<!-- (keys: [^>]+|later|codes) -->\n.*?<!-- end -->", re.DOTALL)
+
+
+_VOCABULARY = re.compile(r"<!-- vocabulary -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def every_record() -> dict[str, Record]:
@@ -140,9 +145,17 @@ def _codes() -> str:
     return "\n".join(rows)
 
 
+def _vocabulary() -> str:
+    rows = ["| name | type | what it is |", "|---|---|---|"]
+    rows += [f"| `{name}` | {each.type} | {_cell(each.meaning)} |" for name, each in NAMES.items()]
+    return "\n".join(rows)
+
+
 def expected() -> Iterator[tuple[Path, str]]:
     """What must stand in the page and the schemas."""
     yield PAGE, filled(PAGE.read_text(encoding="utf-8"))
+    told = f"<!-- vocabulary -->\n{_vocabulary()}\n<!-- end -->"
+    yield TASKS, _VOCABULARY.sub(lambda _: told, TASKS.read_text(encoding="utf-8"))
     for kind in language.FILES:
         text = json.dumps(language.schema(kind), indent=2, ensure_ascii=False) + "\n"
         yield PACKAGED / f"{kind}.schema.json", text

@@ -26,7 +26,7 @@ BREAK_GLASS_SECONDS: Final = 6
 
 def with_roles(more: str = "") -> dict[str, str]:
     """The mesh with a role, and more."""
-    return {"mesh.yaml": f"{MESH}roles: {{contractors: [reports]}}\n{more}"}
+    return {"mesh.yaml": MESH.replace("roles:\n", "roles:\n  guests: [reports]\n") + more}
 
 
 @step("contractors get nothing on other days than theirs, and everybody else goes on")
@@ -36,7 +36,7 @@ def weekdays_only(shop: Shop, found: dict[str, Any]) -> str:
     counts = {}
     for name, days in (("other days", others), ("today too", list(range(7)))):
         when = f'!(request.time.getDayOfWeek("{ZONE}") in {days})'
-        deny = f"deny: [{{id: contractors-on-their-days, from: [role:contractors], when: '{when}'}}]\n"
+        deny = f"deny: [{{id: contractors-on-their-days, from: [role:guests], when: '{when}'}}]\n"
         shop.commit(f"Contractors: {name}", canary(0) + deny, with_roles())
         counts[name] = {by: statuses(shop.calls(10, by=by)) for by in ("reports", "orders")}
     told = vestibule("explain", "reports", "payments", "GET", "/v1/charges", *shop.operator)
@@ -57,7 +57,7 @@ def weekdays_only(shop: Shop, found: dict[str, Any]) -> str:
 
 def _on(days: list[int]) -> str:
     when = f'!(request.time.getDayOfWeek("{ZONE}") in {days})'
-    return f"deny: [{{id: contractors-on-their-days, from: [role:contractors], when: '{when}'}}]\n"
+    return f"deny: [{{id: contractors-on-their-days, from: [role:guests], when: '{when}'}}]\n"
 
 
 @step("a call needs a token with the scope, given to its caller")

@@ -88,7 +88,10 @@ class Rule:
 
 
 def may_call(rules: Iterable[Rule], caller: SpiffeId, port: str | None = None) -> bool:
-    """Whether any rule lets ``caller`` make any call at all, on ``port`` if one is given."""
+    """Whether any rule that is in force lets ``caller`` make any call at all, on ``port`` if one is given."""
     return any(
-        rule.calls_from(caller) and (port is None or rule.port is None or rule.port == port) for rule in rules
+        rule.mode is Mode.ENFORCE
+        and rule.calls_from(caller)
+        and (port is None or rule.port is None or rule.port == port)
+        for rule in rules
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from time import process_time
 from typing import Any
 
 import pytest
-from tests.unit.intent.reading import CALLER, MESH, accepted, read, whole_language
+from tests.unit.intent.reading import CALLER, MESH, accepted, read
 
 from vestibule.intent import Intent, expired
 from vestibule.intent.lints import hints, weaknesses
@@ -18,12 +17,6 @@ from vestibule.policy import Condition, IdentityMatch, PathPattern, Rule
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
 PAST, FUTURE = "2026-12-31T18:00:00Z", "2027-12-31T18:00:00Z"
-
-
-@pytest.fixture(autouse=True)
-def everything_is_read() -> Iterator[None]:
-    with whole_language():
-        yield
 
 
 def intent(rules: str, mesh: str = "") -> Intent:

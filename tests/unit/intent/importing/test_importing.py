@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.unit.intent.reading import whole_language
 
 from vestibule.errors import CATALOGUE
 from vestibule.intent import Intent, Severity, load_files
@@ -28,12 +26,6 @@ metadata: {name: web, namespace: shop}
 spec: {ports: [{name: http, port: 80}, {name: tcp-raw, port: 9}]}
 """
 CALLER = "from: [{source: {principals: [cluster.local/ns/shop/sa/orders]}}]"
-
-
-@pytest.fixture(autouse=True)
-def everything_is_read() -> Iterator[None]:
-    with whole_language():
-        yield
 
 
 def imported(*documents: str, source: Source = Source.ISTIO) -> Imported:
