@@ -19,7 +19,7 @@ UNREADABLE_FILE = _intent(
     "VST0002",
     "unreadable-intent-file",
     meaning="A file of the intent cannot be read, is no regular file, is too large, or is not UTF-8.",
-    advice="Make it a readable UTF-8 text file of at most 256 KiB.",
+    advice="Make it a readable UTF-8 text file of at most 1 MiB.",
 )
 STRAY_FILE = _intent(
     "VST0003",

@@ -24,7 +24,7 @@ GATEWAYS: Final = "gateways"
 CERTS: Final = "certs"
 KEYS: Final = "keys"
 ENVIRONMENTS: Final = "environments"
-MAX_BYTES: Final = 256 * 1024
+MAX_BYTES: Final = 1024 * 1024
 _YAML: Final = (".yaml", ".yml")
 # What is read of each folder.
 _FOLDERS: Final = {SERVICES: ".yaml", EGRESS: ".yaml", GATEWAYS: ".yaml", CERTS: ".pem", KEYS: ".json"}

@@ -29,7 +29,7 @@ from vestibule.errors import ErrorCode
 from vestibule.intent import codes
 
 MAX_DEPTH: Final = 16
-MAX_NODES: Final = 100_000
+MAX_NODES: Final = 200_000
 _KINDS: Final = (
     (re.compile(r"|~|null|Null|NULL"), "null"),
     (re.compile(r"true|True|TRUE|false|False|FALSE"), "boolean"),

@@ -36,6 +36,10 @@ _FLAT: Final = frozenset({(EXTENSION, "revoked")})
 """What names nothing else and is of one make, with entries by the ten thousand: to walk it takes seconds, in which
 nobody would be refused.  By type, and by how the name begins."""
 
+_TREES: Final = (EXTENSION, "policy")
+MOST_WALKED: Final = 1024 * 1024
+"""Bytes of a tree of rules that is walked through.  What is larger says the same more often, to more callers."""
+
 Reference = tuple[str, str]
 """A type of resource, and a name."""
 
@@ -105,7 +109,8 @@ def _findings(snapshot: Snapshot, given: frozenset[str], same: frozenset[str]) -
 def inspect(resource: Resource) -> Inspected:
     """Look at one resource by itself."""
     what = f"{_short(resource.type_url)} {resource.name!r}"
-    if (resource.type_url, resource.name.partition("/")[0]) in _FLAT:
+    kind = (resource.type_url, resource.name.partition("/")[0])
+    if kind in _FLAT or (kind == _TREES and len(resource.body) > MOST_WALKED):
         return Inspected((), frozenset())
     try:
         message: Any = unpacked(resource.type_url, resource.body)

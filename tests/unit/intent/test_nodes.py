@@ -101,5 +101,5 @@ def test_deep_nesting_ends_early() -> None:
 
 
 def test_many_parts_end_early() -> None:
-    (flaw,) = parse("[" + "a," * 120_000 + "]").flaws
+    (flaw,) = parse("[" + "a," * 220_000 + "]").flaws
     assert flaw.code.code == "VST0013"
