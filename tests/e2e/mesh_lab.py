@@ -236,6 +236,20 @@ class Proxy:
         self.svid = self.lab.issue(self.instance.spiffe_id, ttl)
         await self.news.tell()
 
+    async def leave(self) -> None:
+        """The agent stops."""
+        await self._server.drain(0)
+        await self._server.close()
+        (self.directory / "agent.sock").unlink()
+
+    async def come_back(self) -> None:
+        """The agent is there again."""
+        self._server = GrpcServer([self._ads(), self._sds(), self._als()])
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind(str(self.directory / "agent.sock"))
+        sock.listen()
+        await self._server.listen(sock)
+
     async def stop(self) -> None:
         if self._process is not None and self._process.returncode is None:
             self._process.terminate()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -172,6 +173,31 @@ def test_every_single_use_is_logged_once_however_many_there_are(mesh: Shared[Mes
         assert sorted(await until(told, "every use")) == sorted(f"/{number}" for number in range(400))
         paths = [each.path for each, _ in records(mesh.payments) if each.path == "/399"]
         assert len(paths) == 1, "no use is logged twice"
+        await mesh.set()
+
+    mesh.run(story)
+
+
+def test_uses_while_the_agent_is_away_are_in_the_proxys_own_output(mesh: Shared[Mesh]) -> None:
+    async def story(mesh: Mesh) -> None:
+        emergency = await mesh.open(port="http")
+        await mesh.until_answered(200)
+        connection = await mesh.direct()
+        await mesh.payments.leave()
+        for number in range(50):
+            assert (await connection.ask("GET", f"/away/{number}?secret=1")).status == 200
+        await connection.close()
+        await mesh.payments.come_back()
+
+        def told() -> list[dict[str, Any]]:
+            printed = [json.loads(each) for each in mesh.payments.log.splitlines() if "/away/" in each]
+            return printed if len(printed) >= 50 else []
+
+        found = await until(told, "every use")
+        assert sorted(each["path"] for each in found) == sorted(f"/away/{number}" for number in range(50))
+        assert {(each["break_glass"], each["caller"]) for each in found} == {
+            (emergency.rule, str(spiffe_id("orders")))
+        }
         await mesh.set()
 
     mesh.run(story)

@@ -8,8 +8,7 @@ A proxy logs every request of a burst, and of a lasting load ``SERVED_PER_SECOND
 budget of their own.  A flood of requests must neither cost the callers a third of the throughput, which logging all of
 them does, nor keep the node's agent from its work.  Envoy counts all requests in any case.
 
-What only break-glass allows has a log of its own, without any such budget and with a buffer that outlasts a restart of
-the agent; the others leave it out.
+What only break-glass allows has a log of its own, without any such budget; the others leave it out.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog, AccessLogFilter
 from envoy.config.core.v3 import base_pb2, config_source_pb2
 from envoy.extensions.access_loggers.filters.process_ratelimit.v3 import process_ratelimit_pb2
 from envoy.extensions.access_loggers.grpc.v3 import als_pb2
+from envoy.extensions.access_loggers.stream.v3 import stream_pb2
 from envoy.type.matcher.v3.metadata_pb2 import MetadataMatcher
 from envoy.type.v3.token_bucket_pb2 import TokenBucket
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
@@ -43,7 +43,7 @@ FAILED_BURST: Final = 1000
 FLUSH_SECONDS: Final = 0.25
 BUFFER_BYTES: Final = 65536
 EMERGENCY_BUFFER_BYTES: Final = 4 * 1024 * 1024
-"""What a worker keeps of calls that break-glass allowed, while the agent is away: some thousands."""
+"""What a worker keeps of calls that break-glass allowed, while the agent is slow: some thousands."""
 
 _Place: TypeAlias = tuple[str, str]
 _HTTP_RBAC: Final = ("envoy.filters.http.rbac", "enforced_effective_policy_id")
@@ -80,18 +80,22 @@ def inbound(service: str, port: str, *, is_mcp: bool = False) -> AccessLog:
     return _requests(f"vestibule/inbound/{service}/{port}", _inbound_tags(is_mcp), ordinary=_HTTP_RBAC)
 
 
-def emergencies(service: str, port: str, *, is_mcp: bool = False) -> AccessLog:
-    """Requests that arrive for the app and that only break-glass allows: every one of them."""
+def emergencies(service: str, port: str, *, is_mcp: bool = False) -> Iterator[AccessLog]:
+    """Requests that arrive for the app and that only break-glass allows: every one of them, told twice.
+
+    What Envoy sends while the agent is away is lost, so that it prints them, too.
+    """
     name = f"vestibule/inbound/{service}/{port}"
     config = als_pb2.HttpGrpcAccessLogConfig(
         common_config=_common(name, {**_inbound_tags(is_mcp), **_TRACED}, EMERGENCY_BUFFER_BYTES),
         additional_response_headers_to_log=[LIMIT_HEADER],
     )
-    return AccessLog(
+    yield AccessLog(
         name="envoy.access_loggers.http_grpc",
         filter=_by_break_glass(_HTTP_RBAC),
         typed_config=packed(config),
     )
+    yield _printed(_HTTP_RBAC, {"method": "%REQ(:METHOD)%", "path": "%PATH(NQ)%", **_STATUS})
 
 
 def _inbound_tags(is_mcp: bool) -> Mapping[str, str]:
@@ -103,14 +107,15 @@ def inbound_connections(service: str, port: str) -> AccessLog:
     return _connections(f"vestibule/inbound/{service}/{port}", INBOUND_TAGS, ordinary=_NETWORK_RBAC)
 
 
-def emergency_connections(service: str, port: str) -> AccessLog:
+def emergency_connections(service: str, port: str) -> Iterator[AccessLog]:
     """TCP connections that only break-glass allows: every one of them, while it lasts and when it ends."""
     common = _common(f"vestibule/inbound/{service}/{port}", INBOUND_TAGS, EMERGENCY_BUFFER_BYTES)
-    return AccessLog(
+    yield AccessLog(
         name="envoy.access_loggers.tcp_grpc",
         filter=_by_break_glass(_NETWORK_RBAC),
         typed_config=packed(als_pb2.TcpGrpcAccessLogConfig(common_config=common)),
     )
+    yield _printed(_NETWORK_RBAC, {"stream": "%STREAM_ID%"})
 
 
 def outbound(service: str = "", port: str = "") -> AccessLog:
@@ -201,6 +206,26 @@ def _common(
     for tag, value in sorted(tags.items()):
         common.custom_tags.add(tag=tag, value=value)
     return common
+
+
+def _printed(place: _Place, more: Mapping[str, str]) -> AccessLog:
+    """A line of JSON on the proxy's standard error, which its sidecar keeps."""
+    config = stream_pb2.StderrAccessLog()
+    config.log_format.json_format.update(
+        {
+            "break_glass": f"%DYNAMIC_METADATA({place[0]}:{place[1]})%",
+            "time": "%START_TIME%",
+            "caller": "%DOWNSTREAM_PEER_URI_SAN%",
+            "address": "%DOWNSTREAM_REMOTE_ADDRESS%",
+            **more,
+        }
+    )
+    return AccessLog(
+        name="envoy.access_loggers.stderr", filter=_by_break_glass(place), typed_config=packed(config)
+    )
+
+
+_STATUS: Final = {"status": "%RESPONSE_CODE%", "request_id": "%REQ(X-REQUEST-ID)%"}
 
 
 def _status_of_failure() -> AccessLogFilter:

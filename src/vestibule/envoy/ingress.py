@@ -153,7 +153,7 @@ def _http_chains(
         speaks_mcp=is_mcp,
         token=tokens.slot_name(port.name),
     )
-    manager.access_log.append(access_log.emergencies(service, port.name, is_mcp=is_mcp))
+    manager.access_log.extend(access_log.emergencies(service, port.name, is_mcp=is_mcp))
     chain = listener_components_pb2.FilterChain(
         filters=[revoked.facts(), http.network_filter(manager)],
         transport_socket=accepting_tls("h2", "http/1.1"),
@@ -187,7 +187,7 @@ def _tcp_listener(
         cluster=clusters.app_cluster_name(port.name),
         max_downstream_connection_duration=seconds(connection_age(svid_ttl, ACCEPTED_AGE)),
         max_downstream_connection_duration_jitter_percentage=percent_pb2.Percent(value=AGE_JITTER),
-        access_log=[access_log.emergency_connections(service, port.name)],
+        access_log=access_log.emergency_connections(service, port.name),
     )
     # Whom only break-glass lets in is told of soon, not when the connection ends; and not when it begins, since by
     # whose rule it is allowed is known with the first bytes.
