@@ -74,6 +74,7 @@ COMMANDS: Final = {
     "policy test": Lazy(
         "vestibule.cli.policy_cases:run_cases", "Decide the cases beside a policy: are all as expected?"
     ),
+    "policy lint": Lazy("vestibule.cli.policy_lint:lint", "Rules that are probably not what was meant."),
     "policy matrix": Lazy("vestibule.cli.policy_matrix:matrix", "Who may call what, at a glance."),
     "policy suggest": Lazy(
         "vestibule.cli.policy_logs:suggest_rules", "The least rules that recorded calls need."

@@ -308,3 +308,13 @@ def test_where_shadow_rules_agree_nothing_would_change(
     log.write_text(f"{line(record())}\n")
     code, out, _ = run(capsys, "shadow", str(log), "--intent", str(shop))
     assert (code, out) == (0, "no recorded call met a rule in shadow mode\n")
+
+
+def test_rules_that_are_probably_not_meant_are_told(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "lint", str(shop))[:2] == (0, "✓ nothing to tell\n")
+    file = shop / "services" / "payments.yaml"
+    file.write_text(f"{file.read_text()}deny: [{{id: nobody, from: [web], port: http}}]\n")
+    code, out, _ = run(capsys, "lint", str(shop), "--output", "json")
+    findings = json.loads(out)["data"]["findings"]
+    assert (code, [each["code"] for each in findings]) == (1, ["VST0076"])
+    assert findings[0]["where"].endswith("payments.yaml:7:8")

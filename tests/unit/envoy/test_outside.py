@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -15,8 +16,9 @@ from tests.unit.envoy.test_compile import at, bodies, compiled, instance
 
 from vestibule.envoy.compile import compile_proxy
 from vestibule.envoy.host_secrets import CertificateFiles, CredentialFile, PublicTrust, name_of, parse
-from vestibule.envoy.world import World
+from vestibule.envoy.world import World, expiries
 from vestibule.intent.outside import Credential, External, HostPort, OutsideProtocol, OutsideTls
+from vestibule.policy import IdentityMatch
 from vestibule.xds.clients import ClientKind, client_key
 from vestibule.xds.resources import CLUSTER, LISTENER, ROUTES, Snapshot
 
@@ -174,6 +176,20 @@ def test_the_rules_of_others_are_told_to_nobody() -> None:
     assert b"egress/stripe/web" in told
     assert b"ledgers-own" not in told
     assert str(spiffe_id("ledger")).encode() not in told
+
+
+def test_a_rule_ends_with_the_callers_membership_and_is_gone_with_the_next_world() -> None:
+    noon = datetime(2036, 12, 31, 12, tzinfo=UTC)
+    until = IdentityMatch(id=spiffe_id("web"), until=noon)
+    later = replace(rule("egress/stripe/a", "ledger"), callers=(until,), expires=noon + timedelta(hours=1))
+    intent = replace(intent_of(service("web")), externals={"stripe": replace(STRIPE, allow=(later,))})
+    seen = World(intent=intent).outside("stripe", spiffe_id("web"))
+    assert seen is not None
+    assert [each.expires for each in seen.allow] == [noon]
+    assert list(expiries(intent)) == [noon + timedelta(hours=1), noon]
+    gone = World(intent=intent, as_of=noon).outside("stripe", spiffe_id("web"))
+    assert gone is not None
+    assert gone.allow == ()
 
 
 def test_a_credential_is_named_by_its_file_and_asked_for_at_the_sidecar() -> None:
