@@ -128,7 +128,8 @@ def judges_of_lockdown(good: Intent, trial: Intent) -> frozenset[SpiffeId] | Non
     """
     if not differ_in_rules_alone(trial, good):
         return None
-    if any(each.gains for each in access_changes(good, trial)):
+    changes = access_changes(good, trial)
+    if not changes or any(each.gains for each in changes):
         return None
     changed = [
         each.spiffe_id

@@ -489,3 +489,12 @@ async def test_a_change_that_takes_and_gives_is_judged_by_all(start: Start) -> N
     server.answer(web, refused="no")
     await server.quiet()
     assert server.phase is Phase.REFUSED
+
+
+async def test_a_change_that_takes_nothing_is_judged_by_all(start: Start) -> None:
+    server = await start()
+    web = await server.proxy("web", "web-1")
+    await server.edit(f"{PAYMENTS}# a word\n")
+    server.answer(web, refused="no")
+    await server.quiet()
+    assert server.phase is Phase.REFUSED
