@@ -55,7 +55,7 @@ UNKNOWN_CONDITION_NAME = define(
     Kind.INVALID,
     Fault.OPERATOR,
     meaning="A condition speaks of what nobody knows about a call, or of a token that its rule does not demand.",
-    advice="Use the names that docs/conditions.md lists; token.* needs `token` in the same "
+    advice="Use the names that docs/authorization.md lists; token.* needs `token` in the same "
     "rule, mcp.* a port of MCP.",
 )
 CONDITION_TYPE = define(
