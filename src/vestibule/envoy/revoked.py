@@ -33,6 +33,7 @@ from xds.core.v3.extension_pb2 import TypedExtensionConfig
 from xds.type.matcher.v3 import regex_pb2, string_pb2
 from xds.type.matcher.v3.matcher_pb2 import Matcher
 
+from vestibule.envoy.nothing import NOTHING
 from vestibule.envoy.places import ads
 from vestibule.envoy.protos import packed, serialized
 from vestibule.spiffe import (
@@ -75,12 +76,6 @@ _AT_ONCE: Final = 256
 _HTTP_RBAC: Final = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"
 _TCP_RBAC: Final = "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC"
 _STATS: Final = "revoked"
-
-# The configuration of a filter that stands for a chain of others, here for none: of it no request sees anything, while
-# an RBAC filter without rules costs each of them a hundredth.  Envoy knows it since 1.37, the Python types do not yet.
-_NOTHING: Final = Any(
-    type_url="type.googleapis.com/envoy.extensions.filters.http.filter_chain.v3.FilterChainConfig"
-)
 
 # network.set_filter_state's on_downstream_tls_handshake, which Envoy knows since 1.37 and the Python types do not yet:
 # field 2, of the same type as field 1.  Before the handshake there is no certificate to speak of.
@@ -182,7 +177,7 @@ def _field(tag: int, body: bytes) -> bytes:
 
 def http_filter() -> hcm_pb2.HttpFilter:
     """The slot among the filters for requests: to be the first."""
-    return hcm_pb2.HttpFilter(name=HTTP, config_discovery=_discovery(_HTTP_RBAC, _NOTHING.type_url))
+    return hcm_pb2.HttpFilter(name=HTTP, config_discovery=_discovery(_HTTP_RBAC, NOTHING.type_url))
 
 
 def tcp_filter() -> listener_components_pb2.Filter:
@@ -212,7 +207,7 @@ def slots(refused: Refused) -> dict[bool, Resource]:
     if refused == NOBODY:
         # Without a matcher the filter lets everybody through.
         nobody = network_rbac_pb2.RBAC(stat_prefix=_STATS)
-        return {True: _slot(HTTP, _NOTHING), False: _slot(TCP, packed(nobody))}
+        return {True: _slot(HTTP, NOTHING), False: _slot(TCP, packed(nobody))}
     matcher = _tree(refused)
     http, tcp = (
         http_rbac_pb2.RBAC(matcher=matcher),

@@ -159,7 +159,7 @@ async def test_a_removed_rule_reaches_the_callee(room: Room) -> None:
         if before.of_type(url).get(name) != resource
     }
     assert changed == {"policy/http"}
-    assert set(after.of_type(EXTENSION)) == {"policy/http", "revoked/http"}
+    assert set(after.of_type(EXTENSION)) == {"policy/http", "revoked/http", "token/http"}
 
 
 async def test_an_invalid_intent_changes_nothing_and_is_shown(room: Room) -> None:
