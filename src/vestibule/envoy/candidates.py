@@ -18,12 +18,10 @@ from typing import Final, Protocol
 from vestibule.envoy.trees import Predicate
 from vestibule.policy import Effect, IdentityMatch, PathPattern, Rule
 from vestibule.policy.codes import TOO_MANY_IN_A_ROW
+from vestibule.policy.crowding import MOST_IN_A_ROW
 
 ANYONE: Final = ""
 """Who is let in at all."""
-
-MOST_IN_A_ROW: Final = 100
-"""Rules that are asked one after the other about one call: so much, and no more, may a call cost."""
 
 _SCHEME: Final = len("spiffe://")
 

@@ -17,6 +17,8 @@ from vestibule.intent.resolving import Names, resolve_callers
 from vestibule.intent.shapes import At, Fields, Key
 from vestibule.intent.words import AnyCaller
 from vestibule.policy import Effect, Mode, Rule
+from vestibule.policy.codes import TOO_MANY_IN_A_ROW
+from vestibule.policy.crowding import MOST_IN_A_ROW, crowded
 
 Listed = At[tuple[At[Fields], ...]] | None
 
@@ -52,7 +54,20 @@ def _built(
         if (rule := _rule(service, item, known, effect, names, findings)) and findings.count == before:
             rules.append((item, replace(rule, port=port)))
     refuse_redundant_rules(rules, findings)
+    _refuse_crowds(rules, findings)
     return tuple(rule for _, rule in rules)
+
+
+def _refuse_crowds(rules: list[tuple[At[Fields], Rule]], findings: Findings) -> None:
+    """Note rules that could only be asked one after the other, once for a port."""
+    for port in dict.fromkeys(rule.port for _, rule in rules):
+        found = crowded(rule for _, rule in rules if rule.port in (None, port))
+        if found is not None:
+            at = next(item.at for item, rule in rules if rule is found)
+            message = (
+                f"the rule {found.name} is one of more than {MOST_IN_A_ROW} that no index can tell apart"
+            )
+            findings.add(TOO_MANY_IN_A_ROW, message, at)
 
 
 def build_outside_rules(

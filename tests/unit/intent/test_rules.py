@@ -338,3 +338,12 @@ def test_roles_that_grow_beyond_all_bounds_are_refused() -> None:
 def test_a_member_that_is_listed_twice_is_refused() -> None:
     mesh = MESH + "roles:\n  a:\n    - bob\n    - {who: bob, until: 2026-12-31T18:00:00Z}\n"
     assert only(read(mesh=mesh))[0] == "mesh.yaml:7:7 VST0026"
+
+
+def test_rules_that_no_index_can_tell_apart_are_refused_once() -> None:
+    lines = "".join(
+        f"  - {{id: t{number}, from: [orders], paths: ['/{{tenant}}/a{number}']}}\n" for number in range(150)
+    )
+    place, message, _ = only(read(f"service: payments\nports: {{http: {{protocol: http}}}}\nallow:\n{lines}"))
+    assert place.endswith("VST4050")
+    assert "no index can tell apart" in message
