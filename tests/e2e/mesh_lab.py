@@ -38,7 +38,7 @@ from vestibule.envoy.names import AUTHORITIES_SECRET, BOOTSTRAP_CLUSTERS, BUNDLE
 from vestibule.envoy.tls_secrets import certificate_secret, plain_validation_secret, validation_secret
 from vestibule.envoy.world import World
 from vestibule.intent.model import Defaults, DenyDetail, Intent, Mesh, Port, Protocol, Service
-from vestibule.net.grpc import Stream, serve
+from vestibule.net.grpc import Servable, Stream, serve
 from vestibule.net.grpc_server import GrpcServer
 from vestibule.policy import IdentityMatch, PathPattern, Rule
 from vestibule.proxy.host_files import HostFiles
@@ -163,7 +163,7 @@ class Proxy:
         self.requests: list[tuple[str, Any]] = []
         self.connections: list[tuple[str, Any]] = []
         self.files = HostFiles(ca_bundle=lab.ca_bundle)
-        self._server = GrpcServer([self._ads(), self._sds(), self._als()])
+        self._server = self.server()
         self._host_server = GrpcServer([HostSecretsDoor(self.files).servable()])
         self._process: asyncio.subprocess.Process | None = None
 
@@ -179,6 +179,14 @@ class Proxy:
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
+
+    def server(self) -> GrpcServer:
+        """What this Envoy takes for its agent."""
+        return GrpcServer(self.services())
+
+    def services(self) -> list[Servable]:
+        """What is served to this Envoy in an agent's place."""
+        return [self._ads(), self._sds(), self._als()]
 
     async def start(self, *, concurrency: int = 1) -> None:
         self.directory.mkdir()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, Protocol
 
@@ -21,7 +21,7 @@ from vestibule.errors import VestibuleError
 from vestibule.xds.client import DeltaClient
 from vestibule.xds.messages import DeltaRequest, DeltaResponse, Event, Settled
 from vestibule.xds.relayed import Relayed
-from vestibule.xds.resources import AGGREGATED_TYPES, ProxyKey, Snapshot
+from vestibule.xds.resources import DECISIONS, RELAYED_TYPES, ProxyKey, Resource, Snapshot
 
 RETRY_FIRST: Final = 0.2
 RETRY_LONGEST: Final = 5.0
@@ -57,9 +57,11 @@ class Relay:
         upstream: AdsUpstream,
         kept: KeptSnapshots,
         *,
-        types: Iterable[str] = AGGREGATED_TYPES,
+        types: Iterable[str] = RELAYED_TYPES,
         linger: float = LINGER,
     ) -> None:
+        self.prepare: Callable[[list[Resource]], None] = lambda _: None
+        """Called in a thread with policies for the decision service, before what needs them is handed on."""
         self._upstream = upstream
         self._kept = kept
         self._types = tuple(types)
@@ -97,6 +99,11 @@ class Relay:
             async for snapshot in feed.snapshots():
                 yield snapshot
 
+    def holdings(self, proxy: ProxyKey) -> Snapshot | None:
+        """What a connected proxy should have now; None for others."""
+        line = self._lines.get(proxy)
+        return None if line is None else line.relayed.snapshot
+
     def forget(self, proxy: ProxyKey) -> None:
         """The instance is gone for good: nothing of it is kept."""
         if (line := self._lines.pop(proxy, None)) is not None:
@@ -105,17 +112,22 @@ class Relay:
 
     def _open(self, proxy: ProxyKey, kept: Snapshot | None) -> _Line:
         if (line := self._lines.get(proxy)) is None:
-            line = self._lines[proxy] = _Line(proxy, self._types, kept, self._upstream, self._files)
+            line = self._lines[proxy] = _Line(
+                proxy, self._types, kept, self._upstream, self._files, lambda found: self.prepare(found)
+            )
             if self._tasks is not None:
                 self._start(line)
         return line
 
     def _load(self, proxy: ProxyKey) -> Snapshot | None:
         try:
-            return self._kept.load(proxy)
+            kept = self._kept.load(proxy)
         except (VestibuleError, OSError) as error:
             _log.warning("the configuration kept for %s is of no use: %s", proxy.spiffe_id, error)
             return None
+        if kept is not None:
+            self.prepare(list(kept.of_type(DECISIONS).values()))
+        return kept
 
     def _start(self, line: _Line) -> None:
         assert self._tasks is not None
@@ -162,7 +174,9 @@ class _Line:
         kept: Snapshot | None,
         upstream: AdsUpstream,
         files: Files,
+        prepare: Callable[[list[Resource]], None],
     ) -> None:
+        self._prepare = prepare
         self.proxy = proxy
         self.relayed = Relayed(types, kept)
         self.feeds: set[Feed] = set()
@@ -232,6 +246,8 @@ class _Line:
             _log.warning("refused a response of the server: %s", error)
             await stream.send(self._client.refuse(response.type_url, response.nonce, error.message))
             return
+        if change.type_url == DECISIONS and change.resources:
+            await asyncio.to_thread(self._prepare, list(change.resources.values()))
         self.relayed.receive(change)
         self._tell_feeds()
         self._tell_upstream()

@@ -22,6 +22,7 @@ from vestibule.agent.bootstrap import FirstTrust, JoinTokenFile
 from vestibule.agent.cache import SvidCache
 from vestibule.agent.changed import Changed
 from vestibule.agent.codes import AGENT_IS_BANNED, ALREADY_RUNNING
+from vestibule.agent.deciding import Deciding
 from vestibule.agent.delegation import Delegation
 from vestibule.agent.jwt_svids import JwtSvids
 from vestibule.agent.kept_snapshots import KeptSnapshots
@@ -63,8 +64,10 @@ from vestibule.doors.ads import AgentAdsDoor
 from vestibule.doors.agent_admin import AgentAdminDoor
 from vestibule.doors.agent_why import AgentWhyDoor
 from vestibule.doors.als import AccessLogDoor
+from vestibule.doors.checks import Answering
 from vestibule.doors.debug_api import AgentDebugDoor
 from vestibule.doors.delegated_identity import DelegatedIdentityDoor
+from vestibule.doors.ext_authz import MAX_MESSAGE, METHOD, Attested, AuthorizationDoor
 from vestibule.doors.grpc_health import HealthDoor
 from vestibule.doors.logger_api import LoggerDoor
 from vestibule.doors.reflection import reflection
@@ -78,11 +81,12 @@ from vestibule.doors.workload_api import WorkloadDoor
 from vestibule.errors import VestibuleError
 from vestibule.keys.kek import kek_home, load_or_create_kek
 from vestibule.keys.sealing import Sealer
-from vestibule.net.codes import SOCKET_PATH
+from vestibule.net.codes import PEER_GONE, SOCKET_PATH
 from vestibule.net.grpc import Client, Servable, Stream
-from vestibule.net.grpc_server import GrpcServer
+from vestibule.net.grpc_server import Connection, Fast, GrpcServer
 from vestibule.net.listen import listen_tcp
 from vestibule.net.peer import Peer, ProcessHandle, peer_of
+from vestibule.net.unary_http2 import Answer
 from vestibule.net.unix import PRIVATE, PUBLIC, UnixListener, check_path, listen_unix
 from vestibule.observe.access_log import AccessLog
 from vestibule.observe.decision_settings import DecisionLogSettings
@@ -259,6 +263,8 @@ class Agent:
         self.sync.on_news(self.sidecars.wake)
         self.proxies = settings.data_dir / "proxies"
         self.relay = Relay(AdsCalls(self.channel), KeptSnapshots(self.proxies, sealer))
+        self.deciding = Deciding(self.relay.holdings, settings.trust_domain)
+        self.relay.prepare = self.deciding.prepare
         self.ledger = Ledger()
         self.strangers = Strangers(clock)
         self.access_log = AccessLog(settings.data_dir / "access.jsonl")
@@ -274,7 +280,7 @@ class Agent:
     async def run(self, on_ready: Callable[[SpiffeId], None], shutdown: Shutdown) -> None:
         """Serve until ``shutdown`` asks for the end."""
         self._load()
-        public = GrpcServer(self.public_services())
+        public = GrpcServer(self.public_services(), fast=self.fast())
         private = GrpcServer(self.private_services())
         delegated = GrpcServer(self.delegated_services())
         supervisor = GrpcServer([SupervisorDoor(self.grants).servable()])
@@ -340,9 +346,28 @@ class Agent:
             AccessLogDoor(
                 self.reporter_of, self.access_log, self.emergency_uses, self.decisions.log
             ).servable(),
+            AuthorizationDoor(lambda stream: self._answering_to(self.proxy_of(stream))).servable(),
             HealthDoor(self._problem).servable(),
         ]
         return [*services, *reflection(services)]
+
+    def fast(self) -> Fast:
+        """Decisions, which Envoys ask for with every request."""
+
+        def answer_of(connection: Connection) -> Answer:
+            return Attested(partial(self.answering, connection)).answer
+
+        return Fast(path=METHOD, answer_of=answer_of, max_message=MAX_MESSAGE)
+
+    def answering(self, connection: Connection) -> Answering:
+        """Who answers an Envoy's questions, by what it was attested to be.  Raises: VST2133, VST2312."""
+        if connection.peer is None:
+            raise PEER_GONE.error("the connection does not tell which process calls")
+        connection.peer.check()
+        return self._answering_to(self.sidecars.proxy_of((connection.peer.pid, connection.peer.start_time)))
+
+    def _answering_to(self, proxy: ProxyKey) -> Answering:
+        return Answering(lambda _, port: self.deciding.of(proxy, port), explains=False)
 
     def _workload_door(self) -> WorkloadDoor:
         doors = (self.workloads, self.jwt_svids, self.clock, lambda: self.cache.revocations)

@@ -28,6 +28,7 @@ from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from vestibule.envoy.names import ASKED, DECIDED, NO_DECISION
 from vestibule.observe.access_log import AccessLine, Edge
 from vestibule.observe.access_record import SCHEMA, Direction, Layer, Verdict
 from vestibule.records import BREAK_GLASS
@@ -86,7 +87,7 @@ _text: Final = json.encoder.encode_basestring
 _NO_CREDENTIAL: Final = "failed_to_inject_credential"
 # What Envoy's filter for MCP refuses, and bodies larger than it may keep.
 _NO_MCP: Final = ("mcp_", "request_payload_too_large")
-_DENIED_DETAILS: Final = ("rbac_access_denied", "ext_authz_denied", "jwt_authn_access_denied", *_NO_MCP)
+_DENIED_DETAILS: Final = ("rbac_access_denied", "ext_authz_", "jwt_authn_access_denied", *_NO_MCP)
 _MCP_REPLY: Final = "__jsonrpc_response"
 """What Envoy calls a client's reply to its server."""
 _NO_UPSTREAM_FLAGS: Final = frozenset(
@@ -247,7 +248,7 @@ class EntryLines:
             f'"transport_failure":{_text(failure)},"duration_ms":{_duration(common)},'
             f'"upstream_ms":{_milliseconds(common, "time_to_first_upstream_rx_byte")},'
             f'"attempts":{common.upstream_request_attempt_count or "null"},'
-            f'"trace_id":"{_trace_id(tags)}",{_shadow(common)},'
+            f'"trace_id":"{_trace_id(tags)}",{_shadow(common)},{_decision_id(common)}'
             f'"intent_version":{_text(self._reporter.intent_version())}}}'
         )
         if not self._inbound:
@@ -287,15 +288,26 @@ def _tcp_verdict(details: str, flags: tuple[str, ...]) -> Verdict:
 
 def _deciding_rule(common: AccessLogCommon) -> str:
     if rule := _noted(common, "envoy.filters.http.rbac", "enforced_effective_policy_id"):
-        return rule
+        return _central_rule(common) if rule == ASKED else rule
     # The network filter says only what its shadow rules say, among which the permissions of break-glass are.
     rule = _noted(common, "envoy.filters.network.rbac", f"{_SHADOW}shadow_effective_policy_id")
     refused = common.connection_termination_details.startswith(_DENIED_DETAILS)
     return rule if rule.startswith(BREAK_GLASS) and not refused else ""
 
 
+def _central_rule(common: AccessLogCommon) -> str:
+    """What a decision service decided by; denied calls that fit no rule have none."""
+    if not _noted(common, DECIDED, "verdict"):
+        return NO_DECISION
+    return _noted(common, DECIDED, "rule")
+
+
 def _shadow(common: AccessLogCommon) -> str:
     """What would have been decided if rules in shadow mode counted; nothing where there are none."""
+    if result := _noted(common, DECIDED, "shadow_verdict"):
+        return (
+            f'"shadow_verdict":{_text(result)},"shadow_rule":{_text(_noted(common, DECIDED, "shadow_rule"))}'
+        )
     for place in ("envoy.filters.http.rbac", "envoy.filters.network.rbac"):
         result = _noted(common, place, f"{_SHADOW}shadow_engine_result")
         if result in ("allowed", "denied"):
@@ -308,6 +320,12 @@ def _tokens(common: AccessLogCommon) -> dict[str, Any]:
     """The claims of verified tokens, by the names of their issuers."""
     fields = common.metadata.filter_metadata.get("envoy.filters.http.jwt_authn")
     return {} if fields is None else json_format.MessageToDict(fields)
+
+
+def _decision_id(common: AccessLogCommon) -> str:
+    """Under which a decision service may have noted more; nothing where none was asked."""
+    found = _noted(common, DECIDED, "decision_id")
+    return f'"decision_id":{_text(found)},' if found else ""
 
 
 def _noted(common: AccessLogCommon, place: str, key: str) -> str:

@@ -31,7 +31,7 @@ from vestibule.xds.clients import ClientKind, client_key, client_kind
 from vestibule.xds.codes import NODE_MISSING, NOTHING_YET, PROXY_NOT_ALLOWED, PROXY_NOT_NAMED
 from vestibule.xds.ledger import Ledger
 from vestibule.xds.messages import Event, Settled
-from vestibule.xds.resources import AGGREGATED_TYPES, ProxyKey, Snapshot, SnapshotSource
+from vestibule.xds.resources import AGGREGATED_TYPES, RELAYED_TYPES, ProxyKey, Snapshot, SnapshotSource
 
 RECHECK_SECONDS: Final = 10.0
 """Whether a stream may go on is asked again at least this often, besides at every change."""
@@ -107,11 +107,11 @@ class ServerAdsDoor:
 
     async def delta_aggregated_resources(self, stream: Stream) -> None:
         """AggregatedDiscoveryService.DeltaAggregatedResources.  Raises: VST3100 to VST3107."""
-        await self.follow(stream, serve_delta, AGGREGATED_TYPES)
+        await self.follow(stream, serve_delta, RELAYED_TYPES)
 
     async def stream_aggregated_resources(self, stream: Stream) -> None:
         """AggregatedDiscoveryService.StreamAggregatedResources.  Raises: VST3100 to VST3107."""
-        await self.follow(stream, serve_sotw, AGGREGATED_TYPES)
+        await self.follow(stream, serve_sotw, RELAYED_TYPES)
 
     async def follow(self, stream: Stream, variant: Variant, types: tuple[str, ...]) -> None:
         """A stream, for one type or for all.  Raises: VST3100 to VST3107."""
@@ -299,7 +299,7 @@ class AgentAdsDoor:
         """Who takes single types must not hold up upstream: what nobody asks for is as good as taken."""
         async for snapshot in feed.snapshots():
             yield snapshot
-            for url in AGGREGATED_TYPES:
+            for url in RELAYED_TYPES:
                 if not self._asked[proxy, url] and snapshot.knows(url):
                     feed.note(Settled(type_url=url, snapshot=snapshot, refused={}, asked=False))
 

@@ -14,7 +14,7 @@ What only break-glass allows has a log of its own, without any such budget; the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, TypeAlias
 
 from envoy.config.accesslog.v3 import accesslog_pb2
@@ -28,6 +28,7 @@ from envoy.type.v3.token_bucket_pb2 import TokenBucket
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from vestibule.envoy.limits import HEADER as LIMIT_HEADER
+from vestibule.envoy.names import DECIDED
 from vestibule.envoy.places import ads, agent_service
 from vestibule.envoy.protos import packed, seconds, serialized
 from vestibule.envoy.rbac import SHADOW_PREFIX
@@ -47,6 +48,7 @@ EMERGENCY_BUFFER_BYTES: Final = 4 * 1024 * 1024
 
 _Place: TypeAlias = tuple[str, str]
 _HTTP_RBAC: Final = ("envoy.filters.http.rbac", "enforced_effective_policy_id")
+_CENTRAL: Final = (DECIDED, "rule")
 # The network filter says only what its shadow rules say.
 _NETWORK_RBAC: Final = ("envoy.filters.network.rbac", f"{SHADOW_PREFIX}shadow_effective_policy_id")
 """Where the filters note which rule decided: of which filter, under which key."""
@@ -77,7 +79,9 @@ OUTBOUND_TAGS: Final = {
 
 def inbound(service: str, port: str, *, is_mcp: bool = False) -> AccessLog:
     """Requests that arrive for the app.  ``is_mcp``: they are messages of the Model Context Protocol."""
-    return _requests(f"vestibule/inbound/{service}/{port}", _inbound_tags(is_mcp), ordinary=_HTTP_RBAC)
+    return _requests(
+        f"vestibule/inbound/{service}/{port}", _inbound_tags(is_mcp), ordinary=(_HTTP_RBAC, _CENTRAL)
+    )
 
 
 def emergencies(service: str, port: str, *, is_mcp: bool = False) -> Iterator[AccessLog]:
@@ -92,7 +96,7 @@ def emergencies(service: str, port: str, *, is_mcp: bool = False) -> Iterator[Ac
     )
     yield AccessLog(
         name="envoy.access_loggers.http_grpc",
-        filter=_by_break_glass(_HTTP_RBAC),
+        filter=_either(_by_break_glass(_HTTP_RBAC), _by_break_glass(_CENTRAL)),
         typed_config=packed(config),
     )
     yield _printed(_HTTP_RBAC, {"method": "%REQ(:METHOD)%", "path": "%PATH(NQ)%", **_STATUS})
@@ -104,7 +108,7 @@ def _inbound_tags(is_mcp: bool) -> Mapping[str, str]:
 
 def inbound_connections(service: str, port: str) -> AccessLog:
     """Connections that arrive, also those whose handshake failed: only a listener's own log knows of them."""
-    return _connections(f"vestibule/inbound/{service}/{port}", INBOUND_TAGS, ordinary=_NETWORK_RBAC)
+    return _connections(f"vestibule/inbound/{service}/{port}", INBOUND_TAGS, ordinary=(_NETWORK_RBAC,))
 
 
 def emergency_connections(service: str, port: str) -> Iterator[AccessLog]:
@@ -143,7 +147,7 @@ def limits() -> Iterator[Resource]:
         yield Resource.of(TOKEN_BUCKET, name, serialized(bucket))
 
 
-def _requests(name: str, tags: Mapping[str, str], ordinary: _Place | None = None) -> AccessLog:
+def _requests(name: str, tags: Mapping[str, str], ordinary: Sequence[_Place] = ()) -> AccessLog:
     """``ordinary``: without what break-glass allows, which is logged elsewhere."""
     config = als_pb2.HttpGrpcAccessLogConfig(
         common_config=_common(name, {**tags, **_TRACED}), additional_response_headers_to_log=[LIMIT_HEADER]
@@ -156,7 +160,7 @@ def _requests(name: str, tags: Mapping[str, str], ordinary: _Place | None = None
     )
 
 
-def _connections(name: str, tags: Mapping[str, str], ordinary: _Place | None = None) -> AccessLog:
+def _connections(name: str, tags: Mapping[str, str], ordinary: Sequence[_Place] = ()) -> AccessLog:
     config = als_pb2.TcpGrpcAccessLogConfig(common_config=_common(name, tags))
     return AccessLog(
         name="envoy.access_loggers.tcp_grpc",
@@ -188,9 +192,10 @@ _OTHER_RULES: Final = "|".join(
 )
 
 
-def _without_break_glass(others: AccessLogFilter, place: _Place | None) -> AccessLogFilter:
+def _without_break_glass(others: AccessLogFilter, places: Sequence[_Place]) -> AccessLogFilter:
     """Asked last: most requests of a lasting load are beyond the budget, and logged nowhere."""
-    return others if place is None else _both(others, _by_break_glass(place, otherwise=True))
+    found = [_by_break_glass(each, otherwise=True) for each in places]
+    return _both(others, *found) if found else others
 
 
 def _common(

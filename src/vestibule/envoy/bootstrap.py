@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from vestibule.envoy.names import AGENT_CLUSTER, SIDECAR_CLUSTER, SIDECAR_MARK
+from vestibule.envoy.names import AGENT_CLUSTER, DECISIONS_CLUSTER, SIDECAR_CLUSTER, SIDECAR_MARK
 
 MAX_DOWNSTREAM_CONNECTIONS: Final = 50_000
 """Open connections one Envoy accepts on all its listeners together; beyond it, new ones are closed."""
 
 HEAP_BYTES: Final = 1 << 30
 """What an Envoy may allocate if nobody says otherwise; an idle one needs about 20 MB, a busy one rarely 200."""
+
+MAX_QUESTIONS: Final = 512
+"""Questions to the decision service that may be open at once; beyond it, calls are refused at once (503)."""
 
 SHRINK_AT: Final = 0.95
 STOP_AT: Final = 0.98
@@ -81,6 +84,10 @@ def bootstrap(
         "static_resources": {
             "clusters": [
                 _grpc_cluster(AGENT_CLUSTER, agent_socket),
+                {
+                    **_grpc_cluster(DECISIONS_CLUSTER, agent_socket),
+                    "circuit_breakers": {"thresholds": [{"max_requests": MAX_QUESTIONS}]},
+                },
                 *([_grpc_cluster(SIDECAR_CLUSTER, host_socket)] if host_socket else []),
             ]
         },

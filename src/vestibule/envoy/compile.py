@@ -140,6 +140,7 @@ def _way_in(world: World, proxy: ProxyKey) -> tuple[Resource, ...]:
             world.issuers,
             world.refused,
             world.cut,
+            world.mesh.decide,
         )
     )
 

@@ -154,7 +154,12 @@ def http2_options() -> protocol_pb2.Http2ProtocolOptions:
 
 def _rbac(policy: str) -> hcm_pb2.HttpFilter:
     discovery = config_source_pb2.ExtensionConfigSource(
-        config_source=ads(), type_urls=["type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"]
+        config_source=ads(),
+        type_urls=[
+            "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
+            # Rules, and then a question to a decision service (``central``).
+            "type.googleapis.com/envoy.extensions.common.matching.v3.ExtensionWithMatcher",
+        ],
     )
     return hcm_pb2.HttpFilter(name=policy, config_discovery=discovery)
 

@@ -14,9 +14,11 @@ from envoy.extensions.filters.common.set_filter_state.v3 import value_pb2
 from envoy.extensions.filters.network.set_filter_state.v3 import set_filter_state_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from envoy.type.v3 import percent_pb2
+from google.protobuf.message import Message
 
 from vestibule.envoy import (
     access_log,
+    central,
     clusters,
     http,
     limits,
@@ -33,7 +35,7 @@ from vestibule.envoy.places import ads
 from vestibule.envoy.protos import packed, seconds, serialized
 from vestibule.envoy.revoked import NOBODY, Refused
 from vestibule.envoy.tokens import NO_ISSUERS, Issuers
-from vestibule.intent.model import DenyDetail, Port, Protocol, Service
+from vestibule.intent.model import Decide, DenyDetail, Port, Protocol, Service
 from vestibule.intent.traffic import Permissive, Traffic
 from vestibule.policy import PortPolicy
 from vestibule.records import Address, Instance
@@ -50,13 +52,14 @@ def resources(
     issuers: Issuers = NO_ISSUERS,
     refused: Refused = NOBODY,
     cut: Callable[[PortPolicy], str] = lambda _: "",
+    decide: Decide = Decide.LOCAL,
 ) -> Iterator[Resource]:
     """Everything for the ports that the instance really has.
 
     ``traffic`` is what is in force of the service's, ``version`` the intent's, ``policy`` what decides about a port,
     ``issuers`` whose tokens count.
     ``refused`` is what is revoked, and ``cut`` tells the newest revocation that concerns callers of a port: with
-    another one, what is under way there ends.
+    another one, what is under way there ends.  ``decide`` is who decides where a proxy alone could.
     """
     slots = revoked.slots(refused)
     yield from (slots[is_http] for is_http in (True, False) if is_http in _kinds(service, instance))
@@ -67,7 +70,7 @@ def resources(
         decides = policy(name)
         ends = cut(decides)
         wanted_issuers = issuers.demanded_by(decides)
-        yield _policy(decides, port, wanted_issuers)
+        yield from _policy(decides, port, wanted_issuers, decide)
         plain = traffic.permissive is not None
         if traffic.permissive is not None:
             yield _plaintext_policy(traffic.permissive, port)
@@ -106,11 +109,19 @@ def plaintext_policy_name(port: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _policy(policy: PortPolicy, port: Port, issuers: Issuers) -> Resource:
+def _policy(policy: PortPolicy, port: Port, issuers: Issuers, decide: Decide) -> tuple[Resource, ...]:
     name = policy_name(port.name)
-    config = rbac.http_rbac(policy, issuers) if port.protocol.is_http else rbac.network_rbac(policy)
+    asked = central.decided_where(policy, decide)
+    config: Message
+    if not port.protocol.is_http:
+        config = rbac.network_rbac(policy)
+    elif asked is None:
+        config = rbac.http_rbac(policy, issuers)
+    else:
+        config = central.both(rbac.http_rbac(asked.local, issuers), policy)
     extension = extension_pb2.TypedExtensionConfig(name=name, typed_config=packed(config))
-    return Resource.of(EXTENSION, name, serialized(extension))
+    resource = Resource.of(EXTENSION, name, serialized(extension))
+    return (resource,) if asked is None else (central.decisions(policy), resource)
 
 
 @lru_cache(maxsize=4096)
@@ -244,8 +255,10 @@ def _routes(
         match=route_components_pb2.RouteMatch(prefix="/"),
         route=action,
     )
+    said = {"service": service, "port": port.name}
     if intent_version:
-        route.metadata.filter_metadata["vestibule"].update({"intent_version": intent_version})
+        said["intent_version"] = intent_version
+    route.metadata.filter_metadata[central.ROUTE].update(said)
     if wanted:
         route.typed_per_filter_config[switched.FILTER].CopyFrom(switched.on(limits.filters(wanted)))
     host = route_components_pb2.VirtualHost(name=service, domains=["*"], routes=[route])

@@ -6,7 +6,7 @@ from typing import Final
 
 from envoy.config.core.v3 import address_pb2, config_source_pb2, grpc_service_pb2
 
-from vestibule.envoy.names import AGENT_CLUSTER, SIDECAR_CLUSTER
+from vestibule.envoy.names import AGENT_CLUSTER, DECISIONS_CLUSTER, SIDECAR_CLUSTER
 from vestibule.envoy.protos import seconds
 from vestibule.records import Address
 
@@ -20,6 +20,11 @@ HOST_SECRET_TIMEOUT: Final = 2.0
 def agent_service() -> grpc_service_pb2.GrpcService:
     """The agent's public socket, as a gRPC service."""
     return _service(AGENT_CLUSTER)
+
+
+def decision_service() -> grpc_service_pb2.GrpcService:
+    """Who decides what a proxy alone cannot: the agent."""
+    return _service(DECISIONS_CLUSTER)
 
 
 def agent_subscription() -> grpc_service_pb2.GrpcService:

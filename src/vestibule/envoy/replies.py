@@ -21,14 +21,16 @@ from google.protobuf.wrappers_pb2 import UInt32Value
 
 from vestibule.envoy import codes
 from vestibule.envoy.access_log import KEPT_REQUEST_ID
+from vestibule.envoy.central import MAX_BODY
 from vestibule.envoy.limits import HEADER
+from vestibule.envoy.names import DECIDED
 from vestibule.envoy.protos import packed
 from vestibule.envoy.rbac import PLAINTEXT_ENDED
 from vestibule.envoy.revoked import REVOKED
 from vestibule.envoy.tokens import REFUSED_DETAILS
 from vestibule.errors import ErrorCode
 from vestibule.policy import NOT_NORMAL
-from vestibule.policy.codes import CALL_DENIED, TOKEN_REFUSED
+from vestibule.policy.codes import BODY_TOO_LARGE, CALL_DENIED, NO_DECISION, TOKEN_REFUSED
 
 REQUEST_ID: Final = "%REQ(X-REQUEST-ID)%"
 CALL: Final = "%REQ(:METHOD)% %PATH(NQ:PATH)%"
@@ -79,6 +81,7 @@ def ingress(service: str, *, tell_rule: bool, plaintext: bool = False, asked: st
         _mapper(_denied_by(NOT_NORMAL), body(codes.PATH_NOT_NORMAL, "the path is not in its normal form")),
         *more,
         _bad_token(service),
+        *_decided(service, asked, tell_rule=tell_rule),
         *denials,
         _mapper(
             _status(429),
@@ -99,11 +102,11 @@ def ingress(service: str, *, tell_rule: bool, plaintext: bool = False, asked: st
     return LocalReplyConfig(mappers=mappers)
 
 
-def _detailed(message: str) -> SubstitutionFormatString:
+def _detailed(message: str, rule: str = "%RESPONSE_CODE_DETAILS%") -> SubstitutionFormatString:
     return body(
         CALL_DENIED,
         message,
-        rule="%RESPONSE_CODE_DETAILS%",
+        rule=rule,
         intent_version="%METADATA(ROUTE:vestibule:intent_version)%",
     )
 
@@ -123,6 +126,26 @@ def _bad_token(service: str) -> ResponseMapper:
     challenge.append_action = challenge.OVERWRITE_IF_EXISTS_OR_ADD
     challenge.header.key, challenge.header.value = "www-authenticate", 'Bearer error="invalid_token"'
     return mapper
+
+
+def _decided(service: str, asked: str, *, tell_rule: bool) -> list[ResponseMapper]:
+    """What comes of the question to a decision service, if the call does not go on (``central``)."""
+    refused = "response.code_details == 'ext_authz_denied' && response.code == 403"
+    denials = [_mapper(_cel(refused), body(CALL_DENIED, f"{service} does not allow this call"))]
+    if tell_rule:
+        rule, caller = f"%DYNAMIC_METADATA({DECIDED}:rule)%", "%DOWNSTREAM_PEER_URI_SAN%"
+        by_a_rule = f"{refused} && 'rule' in metadata.filter_metadata['{DECIDED}']"
+        denials = [
+            _mapper(_cel(by_a_rule), _detailed(f"a rule of {service} denies {asked} to {caller}", rule)),
+            _mapper(_cel(refused), _detailed(f"no rule of {service} allows {asked} to {caller}", rule)),
+        ]
+    undecided = body(NO_DECISION, f"there is no decision whether {service} allows this call")
+    too_large = body(BODY_TOO_LARGE, f"{service} looks at bodies of at most {MAX_BODY} bytes")
+    return [
+        *denials,
+        _mapper(_cel("response.code_details in ['ext_authz_denied', 'ext_authz_error']"), undecided),
+        _mapper(_cel("response.code_details == 'request_payload_too_large'"), too_large),
+    ]
 
 
 def egress() -> LocalReplyConfig:

@@ -13,7 +13,8 @@ import socket
 import ssl
 import weakref
 from collections.abc import Awaitable, Callable, Collection
-from typing import Any, Final, cast
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, cast
 
 import grpclib.server
 from google.protobuf.empty_pb2 import Empty
@@ -32,6 +33,7 @@ from vestibule.net.grpc import Servable, Stream, refuse
 from vestibule.net.handshakes import TlsListener
 from vestibule.net.peer import Peer
 from vestibule.net.quotas import Quota, Share, Shares, peer_name
+from vestibule.net.unary_http2 import Answer, UnaryConnection, calls
 
 MAX_MESSAGE_BYTES: Final = 4 * 2**20
 MAX_STREAMS_PER_CONNECTION: Final = 1000
@@ -48,10 +50,34 @@ _log = logging.getLogger(__name__)
 _Method = Callable[[Stream], Awaitable[None]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fast:
+    """A unary method that some clients call for every request of theirs, over connections that serve nothing else.
+
+    ``answer_of`` makes the function that turns messages into messages, for a connection that was just made; its
+    ``peer`` is known.  The method must be served otherwise, too: which way it goes is the client's choice.
+    """
+
+    path: str
+    answer_of: Callable[[Connection], Answer]
+    max_message: int
+
+
+class Connection(Protocol):
+    """What is known of a connection: the process at its other end, and its session of TLS."""
+
+    @property
+    def peer(self) -> Peer | None: ...
+
+    @property
+    def tls(self) -> ssl.SSLObject | None: ...
+
+
 class GrpcServer:
     """Serves a set of services on any number of listening sockets.
 
-    ``max_message`` bounds one request message, in bytes, and ``quota`` what one peer may take at a time.  The order
+    ``max_message`` bounds one request message, in bytes, and ``quota`` what one peer may take at a time.  Connections
+    on which the first call is that of ``fast`` are left to it.  The order
     of an orderly end is ``drain``, then ``close``; ``close`` alone is an abrupt but still polite end.
     """
 
@@ -61,6 +87,7 @@ class GrpcServer:
         *,
         max_message: int = MAX_MESSAGE_BYTES,
         quota: Quota | None = None,
+        fast: Fast | None = None,
     ) -> None:
         self._max_message = max_message
         self._streaming: set[asyncio.Task[Any]] = set()
@@ -69,7 +96,7 @@ class GrpcServer:
         self._listeners: list[asyncio.AbstractServer | TlsListener] = []
         self._draining = False
         tracked = [self._tracked(service) for service in services]
-        self._grpclib = _Protocols(tracked, self._connections, Shares(quota))
+        self._grpclib = _Protocols(tracked, self._connections, Shares(quota), fast)
 
     async def listen(self, sock: socket.socket, *, tls: ssl.SSLContext | None = None) -> None:
         """Accept connections on ``sock``, which is ours from here on."""
@@ -187,12 +214,19 @@ class _Connection(H2Protocol):
     ``peer`` is the process at the other end, where the socket is one that can tell (``net.peer``).
     """
 
-    def __init__(self, inner: H2Protocol, shares: Shares) -> None:
+    def __init__(self, inner: H2Protocol, shares: Shares, fast: Fast | None = None) -> None:
         super().__init__(inner.handler, inner.config, inner.h2_config)
+        self._fast = fast
+        self._unary: UnaryConnection | None = None
         self.peer: Peer | None = None
         self.closed = asyncio.Event()
         self._shares = shares
         self._share: Share | None = None
+
+    @property
+    def tls(self) -> ssl.SSLObject | None:
+        """The session, on connections by TLS."""
+        return cast("ssl.SSLObject | None", self.connection._transport.get_extra_info("ssl_object"))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Before anything else: the sooner we look, the smaller the chance that the peer has ended.
@@ -213,6 +247,11 @@ class _Connection(H2Protocol):
     def data_received(self, data: bytes) -> None:
         if self._share is None:
             return
+        if self._fast is not None:
+            self._choose(self._fast, data)
+        if self._unary is not None:
+            self._serve_fast(self._unary, data)
+            return
         try:
             super().data_received(data)
             self._refuse_overlong_frame()
@@ -220,6 +259,23 @@ class _Connection(H2Protocol):
         except Exception as error:  # noqa: BLE001 - whatever a peer sends may cost it its connection, no more
             _log.info("closed a connection that does not speak HTTP/2: %s", type(error).__name__)
             self.processor.close("malformed HTTP/2")
+
+    def _choose(self, fast: Fast, data: bytes) -> None:
+        """By what comes first: a client that asks about every request does so at once, over a connection for it."""
+        self._fast = None
+        if calls(fast.path, data):
+            answer = fast.answer_of(self)
+            window = min(self.config.http2_connection_window_size, self.config.http2_stream_window_size)
+            self._unary = UnaryConnection(fast.path, answer, max_message=fast.max_message, window=window)
+
+    def _serve_fast(self, unary: UnaryConnection, data: bytes) -> None:
+        transport = self.connection._transport
+        if written := unary.receive(data):
+            transport.write(written)
+        if transport.get_write_buffer_size() > MAX_UNREAD:
+            transport.abort()
+        elif unary.closed:
+            transport.close()
 
     def _refuse_overlong_frame(self) -> None:
         """What is left after whole frames were taken out is less than one frame; h2 itself looks at a frame's
@@ -271,6 +327,10 @@ class _Connection(H2Protocol):
         connection = getattr(self, "connection", None)
         if connection is None or connection.is_closing():
             return
+        if self._unary is not None:
+            connection._transport.write(self._unary.goodbye())
+            connection._transport.close()
+            return
         try:
             connection._connection.close_connection(ErrorCodes.NO_ERROR)
             connection.flush()
@@ -303,15 +363,20 @@ class _Protocols(grpclib.server.Server):
     """grpclib's server as a factory of connections only; listening and closing are ours."""
 
     def __init__(
-        self, services: Collection[Servable], connections: weakref.WeakSet[_Connection], shares: Shares
+        self,
+        services: Collection[Servable],
+        connections: weakref.WeakSet[_Connection],
+        shares: Shares,
+        fast: Fast | None,
     ) -> None:
         super().__init__(services)
+        self._fast = fast
         self._mapping = _Methods(self._mapping)
         self._connections = connections
         self._shares = shares
 
     def protocol(self) -> _Connection:
         inner = self._protocol_factory()
-        connection = _Connection(inner, self._shares)
+        connection = _Connection(inner, self._shares, self._fast)
         self._connections.add(connection)
         return connection

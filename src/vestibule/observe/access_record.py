@@ -55,7 +55,8 @@ class AccessRecord:
     Durations are milliseconds from the first byte: ``duration_ms`` until the end, ``upstream_ms`` until the
     upstream's first byte.  ``path`` is as it was asked, with the query removed.  ``trace_id`` is that of W3C's trace
     context.  ``shadow_verdict`` (``allowed`` or ``denied``) and ``shadow_rule`` are what would have been decided if
-    rules in shadow mode counted; empty where there are none.  ``mcp_method`` is what a client of MCP asked for,
+    rules in shadow mode counted; empty where there are none.  ``decision_id`` is what a decision service called its
+    answer, where one was asked.  ``mcp_method`` is what a client of MCP asked for,
     ``reply`` if it answers its server, and ``mcp_target`` the tool, prompt or resource that it named, cut to 500
     characters.
     """
@@ -97,6 +98,7 @@ class AccessRecord:
     trace_id: str = ""
     shadow_verdict: str = ""
     shadow_rule: str = ""
+    decision_id: str = ""
     mcp_method: str = ""
     mcp_target: str = ""
 

@@ -103,3 +103,48 @@ TOKEN_REFUSED = define(
     advice="Fetch a new token for this service's audience from the right issuer; the proxy's access log says what was "
     "wrong, in `details`.",
 )
+UNREADABLE_POLICY = define(
+    "VST4130",
+    "unreadable-policy",
+    Kind.INVALID,
+    Fault.OPERATOR,
+    meaning="A decision service was sent a port's policy that it cannot read: it is damaged, or a later version's.  "
+    "Calls to the port that need a decision are refused.",
+    advice="Bring the agents to the server's version.",
+)
+NO_POLICY_HERE = define(
+    "VST4131",
+    "no-policy-here",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="A decision service was asked about a port whose policy it does not have.  The call was refused.",
+    advice="For a sidecar: look whether its agent reaches the server (vestibule check).  For an Envoy of your own: "
+    "its context_extensions must name a service and a port of the intent.",
+)
+UNREADABLE_CHECK = define(
+    "VST4132",
+    "unreadable-check",
+    Kind.INVALID,
+    Fault.OPERATOR,
+    meaning="A decision service was asked about a call without being told what it needs to know: who calls, by a "
+    "SPIFFE ID in a certificate that was verified, and which service and port are meant.  The call was refused.",
+    advice="Let the asking Envoy require client certificates of the mesh, and follow docs/central-decisions.md.",
+)
+NO_DECISION = define(
+    "VST4133",
+    "no-decision",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="Calls of this kind are decided about by a decision service, and there was no decision: it is down, too "
+    "slow, or did not answer as it should.  Nobody was let through, and nobody was denied by a rule.",
+    advice="Look at the agent of the called service's node: vestibule check, and its log.",
+)
+BODY_TOO_LARGE = define(
+    "VST4134",
+    "body-too-large-to-judge",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A rule of the called service looks at the body of requests, and this one is longer than what is "
+    "looked at.",
+    advice="Send less at once.  Rules that look at bodies are for small ones; see docs/central-decisions.md.",
+)

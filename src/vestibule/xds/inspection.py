@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 from vestibule.xds.codes import RESOURCE_INVALID
 from vestibule.xds.resources import (
     CLUSTER,
+    DECISIONS,
     ENDPOINTS,
     EXTENSION,
     LISTENER,
@@ -110,7 +111,11 @@ def inspect(resource: Resource) -> Inspected:
     """Look at one resource by itself."""
     what = f"{_short(resource.type_url)} {resource.name!r}"
     kind = (resource.type_url, resource.name.partition("/")[0])
-    if kind in _FLAT or (kind == _TREES and len(resource.body) > MOST_WALKED):
+    if (
+        resource.type_url == DECISIONS
+        or kind in _FLAT
+        or (kind == _TREES and len(resource.body) > MOST_WALKED)
+    ):
         return Inspected((), frozenset())
     try:
         message: Any = unpacked(resource.type_url, resource.body)

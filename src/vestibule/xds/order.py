@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Flag, auto
 from typing import Final
 
-from vestibule.xds.resources import CLUSTER, ENDPOINTS, EXTENSION, LISTENER, ROUTES, SECRET
+from vestibule.xds.resources import CLUSTER, DECISIONS, ENDPOINTS, EXTENSION, LISTENER, ROUTES, SECRET
 from vestibule.xds.subscription import Subscription
 
 
@@ -46,6 +46,8 @@ _MADE: Final = ((CLUSTER, Action.UPSERT), (ENDPOINTS, Action.UPSERT))
 
 STEPS: Final = (
     Step(SECRET, Action.BOTH),
+    # Who is asked knows the answer before somebody asks, and as long as somebody may.
+    Step(DECISIONS, Action.UPSERT),
     Step(EXTENSION, Action.UPSERT),
     Step(CLUSTER, Action.UPSERT),
     Step(ENDPOINTS, Action.UPSERT),
@@ -53,6 +55,7 @@ STEPS: Final = (
     Step(ROUTES, Action.UPSERT, after=_MADE),
     Step(ROUTES, Action.REMOVE, after=((LISTENER, Action.BOTH),), breaks=True),
     Step(EXTENSION, Action.REMOVE, after=((LISTENER, Action.BOTH),), breaks=True),
+    Step(DECISIONS, Action.REMOVE, after=((EXTENSION, Action.UPSERT), (LISTENER, Action.BOTH)), breaks=True),
     Step(CLUSTER, Action.REMOVE, after=((LISTENER, Action.BOTH), (ROUTES, Action.UPSERT)), breaks=True),
     Step(ENDPOINTS, Action.REMOVE, after=((CLUSTER, Action.BOTH),), breaks=True),
 )

@@ -19,9 +19,14 @@ ENDPOINTS: Final = _PREFIX + "config.endpoint.v3.ClusterLoadAssignment"
 SECRET: Final = _PREFIX + "extensions.transport_sockets.tls.v3.Secret"
 EXTENSION: Final = _PREFIX + "config.core.v3.TypedExtensionConfig"
 TOKEN_BUCKET: Final = _PREFIX + "type.v3.TokenBucket"
+DECISIONS: Final = "type.googleapis.com/vestibule.policy.v1.PortPolicy"
+"""A port's policy for the decision service beside a proxy, named as the port (``policy.documents``); not for Envoy."""
 
 AGGREGATED_TYPES: Final = (EXTENSION, CLUSTER, ENDPOINTS, LISTENER, ROUTES, TOKEN_BUCKET)
 """What a proxy gets over ADS.  Secrets have a stream of their own (SDS)."""
+
+RELAYED_TYPES: Final = (DECISIONS, *AGGREGATED_TYPES)
+"""What an agent gets for a proxy over ADS: all that the proxy gets, and what it decides by itself in its place."""
 
 
 def short_hash(*parts: str | bytes) -> str:

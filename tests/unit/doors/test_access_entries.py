@@ -130,7 +130,11 @@ def test_whatever_a_request_contains_the_line_is_json_and_says_just_that() -> No
 
 
 def test_every_field_of_the_schema_that_a_request_has_is_written() -> None:
-    written = set(json.loads(EntryLines(INBOUND, REPORTER).http(message("ping")).text))
+    entry = message("ping")
+    entry.common_properties.metadata.filter_metadata["envoy.filters.http.ext_authz"].update(
+        {"decision_id": "1"}
+    )
+    written = set(json.loads(EntryLines(INBOUND, REPORTER).http(entry).text))
     assert written == {"schema", *AccessRecord.__dataclass_fields__}
 
 

@@ -46,7 +46,7 @@ def test_the_only_ways_out_of_the_bootstrap_are_the_sockets_of_agent_and_sidecar
         for endpoints in cluster.load_assignment.endpoints
         for each in endpoints.lb_endpoints
     ]
-    assert places == ["/run/a.sock", "/run/h.sock"]
+    assert places == ["/run/a.sock", "/run/a.sock", "/run/h.sock"]
 
 
 def test_writing_the_bootstrap_loads_no_protobuf() -> None:

@@ -111,11 +111,13 @@ def test_a_misspelt_word_is_answered_with_the_nearest_one(wrong: str, nearest: s
     "line",
     ["when: request.body.amount < 100", "when: attributes.risk == 'low'"],
 )
-def test_what_rules_will_say_later_is_refused_not_ignored(line: str) -> None:
-    place, message, _ = only(read(with_rule(line)))
-    assert place.startswith("services/payments.yaml:8:")
-    assert place.endswith("VST0023")
-    assert "not supported by this version" in message
+def test_a_condition_may_ask_for_what_no_proxy_knows(line: str) -> None:
+    loaded = read(with_rule(line))
+    assert not loaded.problems
+    assert loaded.intent is not None
+    when = loaded.intent.services["payments"].allow[0].when
+    assert when is not None
+    assert when.central
 
 
 @pytest.mark.parametrize("entry", ["a service: routes", "defaults: retry", "mesh.yaml: roles"])

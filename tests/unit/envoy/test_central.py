@@ -1,0 +1,138 @@
+"""What a proxy decides alone, and what it asks a decision service about."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from vestibule.envoy import central
+from vestibule.envoy.names import ASKED
+from vestibule.intent.model import Decide
+from vestibule.policy import Condition, Effect, IdentityMatch, Mode, PortPolicy, Rule
+from vestibule.spiffe import SpiffeId
+
+ORDERS = IdentityMatch(id=SpiffeId.parse("spiffe://example.org/orders"))
+
+
+def rule(name: str, when: str = "", *, deny: bool = False, mode: Mode = Mode.ENFORCE) -> Rule:
+    return Rule(
+        name=f"payments/{name}",
+        callers=(ORDERS,),
+        when=Condition.parse(when) if when else None,
+        effect=Effect.DENY if deny else Effect.ALLOW,
+        mode=mode,
+    )
+
+
+def policy(*allow: Rule, deny: tuple[Rule, ...] = (), emergencies: tuple[Rule, ...] = ()) -> PortPolicy:
+    return PortPolicy(service="payments", port="http", allow=allow, deny=deny, emergencies=emergencies)
+
+
+BODY = rule("body", "request.body.amount < 5.0")
+NO_BODY = rule("no-body", "request.body.amount > 5.0", deny=True)
+PLAIN, NO = rule("plain"), rule("no", deny=True)
+OPENED = Rule(name="break-glass/1", callers=(ORDERS,))
+
+
+def names(rules: tuple[Rule, ...]) -> list[str]:
+    return [each.name for each in rules]
+
+
+def test_a_proxy_decides_what_it_can() -> None:
+    assert central.decided_where(policy(PLAIN, deny=(NO,)), Decide.LOCAL) is None
+
+
+def test_permissions_before_the_first_that_is_central_stay_in_the_proxy() -> None:
+    found = central.decided_where(
+        policy(PLAIN, BODY, rule("later"), deny=(NO,), emergencies=(OPENED,)), Decide.LOCAL
+    )
+    assert found is not None
+    assert names(found.local.deny) == ["payments/no"]
+    assert names(found.local.emergencies) == ["break-glass/1"]
+    assert names(found.local.allow) == ["payments/plain", ASKED]
+    assert found.why == "payments/body asks for request.body, which no proxy knows"
+
+
+def test_after_a_central_denial_nothing_is_allowed_by_the_proxy() -> None:
+    found = central.decided_where(
+        policy(PLAIN, deny=(NO, NO_BODY, rule("late", deny=True)), emergencies=(OPENED,)), Decide.LOCAL
+    )
+    assert found is not None
+    assert names(found.local.deny) == ["payments/no"]
+    assert found.local.emergencies == ()
+    assert names(found.local.allow) == [ASKED]
+
+
+def test_a_central_rule_in_shadow_mode_counts_too() -> None:
+    shadow = replace(NO_BODY, mode=Mode.SHADOW)
+    found = central.decided_where(policy(PLAIN, deny=(shadow, NO)), Decide.LOCAL)
+    assert found is not None
+    assert found.local.deny == ()
+
+
+def test_a_mesh_that_says_so_keeps_denials_and_break_glass_in_the_proxy() -> None:
+    found = central.decided_where(policy(PLAIN, deny=(NO,), emergencies=(OPENED,)), Decide.CENTRAL)
+    assert found is not None
+    assert names(found.local.deny) == ["payments/no"]
+    assert names(found.local.emergencies) == ["break-glass/1"]
+    assert names(found.local.allow) == [ASKED]
+    assert found.why == "mesh.yaml says decide: central"
+
+
+def test_tcp_is_always_decided_by_the_proxy() -> None:
+    assert central.decided_where(replace(policy(PLAIN), is_http=False), Decide.CENTRAL) is None
+
+
+def test_a_rule_that_names_thousands_is_not_sent_to_proxies() -> None:
+    many = tuple(
+        IdentityMatch(id=SpiffeId.parse(f"spiffe://example.org/u{number}"))
+        for number in range(central.MANY_CALLERS + 1)
+    )
+    found = central.decided_where(policy(replace(PLAIN, callers=many)), Decide.LOCAL)
+    assert found is not None
+    assert found.why == "payments/plain names 2001 callers, which are not sent to every proxy"
+    assert central.decided_where(policy(replace(PLAIN, callers=many[:-1])), Decide.LOCAL) is None
+
+
+def test_the_question_fails_closed_and_changes_nothing() -> None:
+    asked = central.question(policy(PLAIN))
+    assert not asked.failure_mode_allow
+    assert asked.status_on_error.code == 503
+    assert asked.decoder_header_mutation_rules.disallow_all.value
+    assert not asked.HasField("with_request_body")
+
+
+def test_a_body_is_sent_only_where_a_rule_asks_for_it() -> None:
+    asked = central.question(policy(BODY)).with_request_body
+    assert (asked.max_request_bytes, asked.pack_as_bytes, asked.allow_partial_message) == (65536, True, False)
+
+
+def headers(*conditions: str) -> list[str]:
+    config = central.question(policy(*(rule(str(n), each) for n, each in enumerate(conditions))))
+    return [each.exact for each in config.allowed_headers.patterns]
+
+
+def test_only_headers_that_rules_ask_for_are_sent() -> None:
+    assert headers("request.method == 'GET'") == ["x-request-id"]
+    assert headers("request.headers['x-t'] == 'a'", "'x-u' in request.headers && has(request.headers.v)") == [
+        "v",
+        "x-request-id",
+        "x-t",
+        "x-u",
+    ]
+
+
+def test_all_headers_are_sent_where_rules_may_ask_for_any() -> None:
+    assert headers("size(request.body) > 1 && request.headers.exists(name, name == 'x')") == []
+    assert headers("request.headers[string(request.body.header)] == 'x'") == []
+
+
+def test_the_question_is_skipped_only_for_names_of_rules() -> None:
+    matcher = central.question(policy(PLAIN)).filter_enabled_metadata
+    assert matcher.invert
+    assert matcher.value.string_match.safe_regex.regex == "(?:payments|break-glass)/.*"
+
+
+def test_the_policy_that_is_sent_is_the_whole_one() -> None:
+    resource = central.decisions(policy(PLAIN, BODY))
+    assert resource.name == "http"
+    assert b"payments/body" in resource.body
