@@ -138,6 +138,7 @@ def test_secrets_go_by_every_name_that_envoy_may_use() -> None:
     found = {name: secret_pb2.Secret.FromString(each.body) for name, each in snapshot.of_type(SECRET).items()}
     assert set(found) == {
         "default",
+        "vestibule/authorities",
         "spiffe://example.org/a",
         "spiffe://example.org/b",
         "ROOTCA",
