@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from vestibule.intent import Intent, LoadedUp, load, load_up
+from vestibule.intent.files import MAX_BYTES
 from vestibule.policy import Call, Mode
 from vestibule.testing.deciding import decided
 
@@ -77,7 +78,7 @@ def test_a_file_that_would_not_be_read_is_a_problem(intent_dir: Path, name: str,
 def test_a_file_that_cannot_be_read_is_a_problem_and_not_a_wait(intent_dir: Path) -> None:
     services = intent_dir / "services"
     os.mkfifo(services / "fifo.yaml")
-    (services / "big.yaml").write_bytes(b"#" * (256 * 1024 + 1))
+    (services / "big.yaml").write_bytes(b"#" * (MAX_BYTES + 1))
     (services / "latin.yaml").write_bytes(b"service: latin\nowner: M\xfcller\n")
     (services / "gone.yaml").symlink_to("nowhere.yaml")
     assert found(intent_dir) == [
@@ -89,7 +90,7 @@ def test_a_file_that_cannot_be_read_is_a_problem_and_not_a_wait(intent_dir: Path
 
 
 def test_a_service_whose_file_cannot_be_read_is_not_called_unknown(intent_dir: Path) -> None:
-    (intent_dir / "services" / "big.yaml").write_bytes(b"#" * (256 * 1024 + 1))
+    (intent_dir / "services" / "big.yaml").write_bytes(b"#" * (MAX_BYTES + 1))
     (intent_dir / "services" / "web.yaml").write_text(
         "service: web\nports: {http: {protocol: http}}\nallow: [{id: a, from: [big]}]\n"
     )

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from vestibule.cli.validate import validate
 from vestibule.intent import load, load_files, load_up
+from vestibule.intent.files import MAX_BYTES
 
 MESH = "mesh: shop\ntrust_domain: {0}.example.org\nenvironment: {0}\n"
 WEB = "service: web\nports: {http: {protocol: http}}\nallow: [{id: a, from: [orders]}]\n"
@@ -102,7 +103,7 @@ def test_a_directory_is_read_for_one_environment(tmp_path: Path) -> None:
     assert sorted(accepted(load(tmp_path, "staging")).services) == ["orders", "probe", "web"]
     (tmp_path / "environments" / "staging" / "service").mkdir()
     (tmp_path / "environments" / "staging" / "service" / "a.yaml").write_text("service: a\n")
-    (tmp_path / "environments" / "staging" / "services" / "probe.yaml").write_bytes(b"#" * 300_000)
+    (tmp_path / "environments" / "staging" / "services" / "probe.yaml").write_bytes(b"#" * (MAX_BYTES + 1))
     accepted(load(tmp_path, "prod"))
     assert found(load(tmp_path, "staging")) == [
         "environments/staging/service/a.yaml VST0003",
