@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any
 
 from vestibule.errors import VestibuleError
 from vestibule.intent import codes, rule_keys
 from vestibule.intent.model import Port, Protocol
 from vestibule.intent.nodes import Position
-from vestibule.intent.not_yet import NOT_YET
 from vestibule.intent.problems import Findings
 from vestibule.intent.resolving import Names, advice
 from vestibule.intent.shapes import At, Fields, Key
 from vestibule.policy import Condition, McpDemand, TokenDemand
 from vestibule.policy.vocabulary import MCP, TOKEN
-
-_CENTRAL: Final = "a rule: when: central"
 
 
 def build_condition(fields: Fields, port: Port | None, findings: Findings) -> Condition | None:
@@ -27,19 +24,12 @@ def build_condition(fields: Fields, port: Port | None, findings: Findings) -> Co
     absent = frozenset[str]() if fields.place(rule_keys.TOKEN) else TOKEN
     absent |= MCP if port is not None and port.protocol is not Protocol.MCP else frozenset()
     try:
-        condition = Condition.parse(said.value.text, without=absent)
+        return Condition.parse(said.value.text, without=absent)
     except VestibuleError as error:
         within = error.where
         at = said.value.place(within.line, within.column or 1) if within and within.line else said.at
         findings.add_error(error, at)
         return None
-    if condition.central and _CENTRAL in NOT_YET:
-        message = (
-            "the condition needs what no proxy knows, and a decision service is not supported by this version"
-        )
-        findings.add(codes.NOT_SUPPORTED, message, said.at)
-        return None
-    return condition
 
 
 def build_token(fields: Fields, names: Names, findings: Findings) -> TokenDemand | None:
