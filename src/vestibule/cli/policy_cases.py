@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -13,34 +12,8 @@ from vestibule.cli.codes import MISSING_EXTRA, NO_CASES
 from vestibule.cli.output import Exit, Output, OutputOption, answer, console, run
 
 if TYPE_CHECKING:
-    from vestibule.intent.policy_cases import Case, Cases
-    from vestibule.policy import Decision
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """A case, what was decided, and what is wrong with it, in words; empty if it is as expected.
-
-    ``envoy`` says what Envoy made of it, if it was asked: ``allow``, ``deny``, or why it could not be.
-    """
-
-    case: Case
-    decision: Decision
-    wrong: str
-    envoy: str | None = None
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """The same for programs."""
-        return {
-            "name": self.case.name,
-            "where": str(self.case.where) if self.case.where else None,
-            "holds": not self.wrong,
-            "allowed": self.decision.allowed,
-            "rule": self.decision.rule,
-            "wrong": self.wrong or None,
-            "envoy": self.envoy,
-        }
+    from vestibule.cli.policy_outcomes import Outcome
+    from vestibule.intent.policy_cases import Cases
 
 
 def run_cases(
@@ -69,6 +42,7 @@ def run_cases(
     async def main() -> Exit:
         try:
             from vestibule.cli.intent_places import place_of
+            from vestibule.cli.policy_outcomes import outcome
             from vestibule.intent.policy_cases import load_cases
         except ModuleNotFoundError as error:
             raise MISSING_EXTRA.error(f"policy test needs {error.name}, which is not installed") from error
@@ -98,33 +72,6 @@ def run_cases(
 
 def _exit(outcomes: list[Outcome], cases: Cases) -> Exit:
     return Exit.FINDINGS if cases.problems or any(each.wrong for each in outcomes) else Exit.FINE
-
-
-def outcome(intent: Any, case: Case) -> Outcome:
-    """What becomes of a case by an intent."""
-    from vestibule.intent.port_policies import port_policy
-    from vestibule.policy import decide
-
-    decision = decide(port_policy(intent, case.service, case.port), case.call)
-    return Outcome(case=case, decision=decision, wrong=_wrong(case, decision))
-
-
-def _wrong(case: Case, decision: Decision) -> str:
-    if decision.allowed is not case.allowed:
-        by = f" by {decision.rule}" if decision.rule else ", since no rule allows it"
-        return f"expected {word(case.allowed)}, got {word(decision.allowed)}{by}"
-    if case.rule is not None and (decision.rule or "") != case.rule:
-        return f"decided by {decision.rule or 'no rule'}, not by {case.rule or 'no rule'}"
-    if case.shadow is not None:
-        shadow = decision.allowed if decision.shadow is None else decision.shadow.allowed
-        if shadow is not case.shadow:
-            return f"expected {word(case.shadow)} in shadow, got {word(shadow)}"
-    return ""
-
-
-def word(allowed: bool) -> str:
-    """As cases say it."""
-    return "allow" if allowed else "deny"
 
 
 def _show(outcomes: list[Outcome], prefix: str) -> None:

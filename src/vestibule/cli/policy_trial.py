@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from vestibule.cli.policy_cases import Outcome, word
+from vestibule.cli.policy_outcomes import Outcome, word
 from vestibule.intent import Intent
 from vestibule.proxy.trial import Answer, Trial
 
