@@ -131,13 +131,32 @@ class _Leaves:
         """By caller, then by method."""
         entries = place.entries(self._ask)
         anyone = entries.pop(ANYONE, ())
+        rest = _by_method(anyone, otherwise) if anyone else otherwise
+        if (only := _only_choice(entries)) is not None:
+            return _by_method((only,), rest, dict.fromkeys(entries, _action(only)))
         found = {key: self._once(choices) for key, choices in entries.items()}
-        return _by_caller(found, _by_method(anyone, otherwise) if anyone else otherwise)
+        return _by_caller(found, rest)
 
     def _once(self, choices: tuple[Choice, ...]) -> OnMatch:
         if (made := self._made.get(choices)) is None:
             made = self._made[choices] = _some(_by_method(choices, None))
         return made
+
+
+def _only_choice(entries: Mapping[Key, tuple[Choice, ...]]) -> Choice | None:
+    """The one rule of a place that names several callers and asks for more: it is then asked for once, not by caller.
+
+    Every matcher costs the proxy kilobytes, and one with a condition many.
+    """
+    if len(entries) < 2 or len(set(entries.values())) > 1:
+        return None
+    choices = next(iter(entries.values()))
+    plain = choices[0].is_certain and not choices[0].rule.methods
+    return choices[0] if len(choices) == 1 and not plain else None
+
+
+def _action(choice: Choice) -> OnMatch:
+    return trees.action(choice.rule.name, allow=not is_denial(choice.rule))
 
 
 def _by_caller(entries: Mapping[Key, OnMatch], otherwise: OnMatch | None) -> OnMatch | None:
@@ -146,12 +165,15 @@ def _by_caller(entries: Mapping[Key, OnMatch], otherwise: OnMatch | None) -> OnM
     return trees.exact_map(trees.caller(), exact, trees.prefix_map(trees.caller(), below, otherwise))
 
 
-def _by_method(choices: Sequence[Choice], otherwise: OnMatch | None) -> OnMatch | None:
+def _by_method(
+    choices: Sequence[Choice], otherwise: OnMatch | None, callers: Mapping[Key, OnMatch] | None = None
+) -> OnMatch | None:
+    """By method, then one by one; ``callers`` where the caller is not known yet."""
     methods = sorted({method for each in choices for method in each.rule.methods})
-    rest = _one_by_one([each for each in choices if not each.rule.methods], otherwise)
+    rest = _one_by_one([each for each in choices if not each.rule.methods], otherwise, callers)
     found = {
         method: _one_by_one(
-            [each for each in choices if not each.rule.methods or method in each.rule.methods]
+            [each for each in choices if not each.rule.methods or method in each.rule.methods], None, callers
         )
         for method in methods
     }
@@ -159,10 +181,12 @@ def _by_method(choices: Sequence[Choice], otherwise: OnMatch | None) -> OnMatch 
     return trees.exact_map(trees.header(":method"), entries, rest)
 
 
-def _one_by_one(choices: Sequence[Choice], otherwise: OnMatch | None = None) -> OnMatch | None:
+def _one_by_one(
+    choices: Sequence[Choice], otherwise: OnMatch | None, callers: Mapping[Key, OnMatch] | None
+) -> OnMatch | None:
     asked: list[tuple[Predicate, OnMatch]] = []
     for choice in choices:
-        then = trees.action(choice.rule.name, allow=not is_denial(choice.rule))
+        then = _action(choice) if callers is None else _some(_by_caller(callers, None))
         if choice.is_certain:
             return trees.first_of(asked, then)
         asked.append((trees.all_of(choice.asked), then))
