@@ -44,6 +44,7 @@ def document(told: Told) -> dict[str, Any]:
             "where": told.place(why.rule),
             "reason": why.rule.reason or None if why.rule else None,
             "not_judged": why.error or None,
+            "decided": {"by": "decision service" if told.central else "proxy", "why": told.central or None},
             "otherwise": why.otherwise.name if why.otherwise else None,
             "shadow": None if shadow is None else {"allowed": shadow.allowed, "rule": shadow.rule},
             "near": [_near(each, told) for each in why.near],
@@ -166,6 +167,8 @@ def _callee_lines(told: Told) -> Iterator[str]:
             yield f"  but for it, {escape(why.otherwise.name)}{escape(f' ({other})' if other else '')} would allow it"
     else:
         yield f"{label} denies it (VST4001): no rule allows it"
+    if told.central:
+        yield f"  [dim]asks the decision service what it cannot judge:[/] {escape(told.central)}"
     if why.rule is not None and why.rule.reason:
         yield f"  [dim]reason:[/] {escape(why.rule.reason)}"
     for near in why.near:

@@ -10,6 +10,7 @@ from typing import Any
 
 from vestibule.cli.codes import NO_SUCH_REQUEST
 from vestibule.cli.intent_places import Found
+from vestibule.envoy.central import decided_where
 from vestibule.errors import VestibuleError
 from vestibule.intent import Intent
 from vestibule.intent.journeys import Journey, journey
@@ -102,13 +103,14 @@ def _name(intent: Intent, caller: SpiffeId) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """The whole answer."""
+    """The whole answer.  ``central`` says why a decision service has a say; empty where the proxy alone decides."""
 
     found: Found
     asked: Asked
     journey: Journey | None
     explanation: Explanation
     records: tuple[AccessRecord, ...] = ()
+    central: str = ""
 
     @property
     def allowed(self) -> bool:
@@ -168,6 +170,7 @@ def explained(
         journey=travels,
         explanation=explained_by(policy, arriving),
         records=tuple(records),
+        central=central.why if (central := decided_where(policy, intent.mesh.decide)) else "",
     )
 
 

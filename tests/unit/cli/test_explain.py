@@ -129,6 +129,19 @@ def test_a_recorded_request_is_explained_from_both_sides(
     assert "decided by intent older" in out
 
 
+def test_a_port_that_needs_a_decision_service_says_why(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("orders", "payments", "POST", "/v1/charges")
+    assert told(capsys, shop, *asked)["callee_proxy"]["decided"] == {"by": "proxy", "why": None}
+    (shop / "mesh.yaml").write_text(FILES["mesh.yaml"] + "decide: central\n")
+    assert told(capsys, shop, *asked)["callee_proxy"]["decided"] == {
+        "by": "decision service",
+        "why": "mesh.yaml says decide: central",
+    }
+    assert "decision service" in run(capsys, *asked, "--intent", str(shop))[1]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "error"),
     [
