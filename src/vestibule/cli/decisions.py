@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Annotated, Any, Final
@@ -17,6 +17,8 @@ from vestibule.cli.codes import NO_ACCESS_LOG
 from vestibule.cli.durations import parse_duration
 from vestibule.cli.output import Exit, Output, OutputOption, answer, console, run
 from vestibule.cli.run_state import STATE_DIRECTORY
+from vestibule.cli.sockets import ServerSocketOption, find_sockets
+from vestibule.errors import VestibuleError
 from vestibule.observe.decisions import SCHEMA
 
 PLACES: Final = (STATE_DIRECTORY / "agent/decisions.jsonl", Path("/var/lib/vestibule/agent/decisions.jsonl"))
@@ -51,19 +53,22 @@ def decisions(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with what is decided from now on.")
     ] = False,
+    server_socket: ServerSocketOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Show what was decided on this node: who called what, whether that was allowed, and by which rule.
 
-    With --follow and --output json each decision is a line of JSON.
+    Where the server can be asked and still has the intent that decided, the rule's place in it is told, too.  With
+    --follow and --output json each decision is a line of JSON.
     """
 
     async def main() -> Exit:
         place = _found(log)
+        places = await _places(server_socket)
         start = datetime.now(UTC) - parse_duration(since) if since else None
         wanted = Wanted(caller, service, verdict, rule, request, start)
         found = [each for each in read(place) if wanted.fits(each)]
-        shown = found[-limit:] if limit else found
+        shown = [placed(each, places) for each in (found[-limit:] if limit else found)]
         if not follow:
             answer(output, "decisions", shown, lambda: _show(shown))
             return Exit.FINE if shown else Exit.FINDINGS
@@ -71,10 +76,31 @@ def decisions(
             _tell(each, output)
         for each in followed(place):
             if wanted.fits(each):
-                _tell(each, output)
+                _tell(placed(each, places), output)
         return Exit.FINE
 
     run(output, "decisions", main)
+
+
+async def _places(socket: Path | None) -> Mapping[tuple[str, str], str]:
+    """Where the rules of the intent in force are written, by its version and their names; nothing without a server."""
+    try:
+        from vestibule.cli.intent_places import running
+
+        found = await running(find_sockets(server=socket).existing_server())
+    except (ModuleNotFoundError, VestibuleError):
+        return {}
+    assert found.intent is not None
+    services, externals = found.intent.services.values(), found.intent.externals.values()
+    rules = [rule for each in services for rule in (*each.deny, *each.allow)]
+    rules += [rule for each in externals for rule in each.allow]
+    return {(found.intent.version, rule.name): str(rule.where) for rule in rules if rule.where}
+
+
+def placed(decision: dict[str, Any], places: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+    """A decision with its rule's file, line and column as ``where``, if they are known."""
+    where = places.get((decision.get("intent_version", ""), decision.get("rule", "")))
+    return {**decision, "where": where} if where else decision
 
 
 class Wanted:
@@ -211,6 +237,7 @@ def _show(found: list[dict[str, Any]]) -> None:
         asked = each["mcp_method"] or each["method"]
         what = " ".join(filter(None, (asked, each["mcp_target"] or each["path"]))) or each["layer"]
         why = each["rule"] or _reason(each)
+        why += f" ({each['where']})" if "where" in each else ""
         shadow = (
             f" (shadow: {each['shadow_verdict']} {each['shadow_rule']})" if each["shadow_verdict"] else ""
         )

@@ -15,7 +15,7 @@ from tests.unit.observe.test_decisions import ordinary
 from tests.unit.observe.test_emergency_uses import line
 
 from vestibule.app.main import cli
-from vestibule.cli.decisions import followed, read
+from vestibule.cli.decisions import followed, placed, read
 from vestibule.observe.access_log import AccessLine
 from vestibule.observe.decision_files import DecisionFile, DecisionStream
 from vestibule.observe.decision_settings import DecisionLogSettings
@@ -147,3 +147,11 @@ def test_a_reader_that_is_stuck_holds_nobody_up(monkeypatch: pytest.MonkeyPatch)
     finally:
         os.close(reading)
         os.close(writing)
+
+
+def test_a_decisions_rule_is_told_with_its_place_where_the_intent_that_decided_is_known() -> None:
+    places = {("v1", "payments/pay"): "services/payments.yaml:5:5"}
+    decision = {"intent_version": "v1", "rule": "payments/pay"}
+    assert placed(decision, places) == {**decision, "where": "services/payments.yaml:5:5"}
+    for other in ({**decision, "intent_version": "v2"}, {**decision, "rule": ""}, {}):
+        assert placed(other, places) == other
