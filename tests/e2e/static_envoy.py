@@ -27,15 +27,21 @@ def as_json(message: Message) -> dict[str, Any]:
 class StaticEnvoy:
     """``with`` it; ``doors`` are the ports and sockets that have to be open before it is entered."""
 
-    def __init__(self, directory: Path, bootstrap: Mapping[str, Any], doors: Sequence[int | Path]) -> None:
+    def __init__(
+        self, directory: Path, bootstrap: Mapping[str, Any] | str, doors: Sequence[int | Path]
+    ) -> None:
         self._directory = directory
         self._bootstrap = bootstrap
         self._doors = doors
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        file = self._directory / "bootstrap.json"
-        file.write_text(json.dumps(self._bootstrap))
+        if isinstance(self._bootstrap, str):
+            file = self._directory / "bootstrap.yaml"
+            file.write_text(self._bootstrap)
+        else:
+            file = self._directory / "bootstrap.json"
+            file.write_text(json.dumps(self._bootstrap))
         self._log = self._directory / "envoy.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(

@@ -7,6 +7,7 @@ them is handed on.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from vestibule.errors import VestibuleError
@@ -22,6 +23,8 @@ class Deciding:
 
     def __init__(self, holdings: Callable[[ProxyKey], Snapshot | None], trust_domain: TrustDomain) -> None:
         self._holdings = holdings
+        self.counts: Counter[str] = Counter()
+        """Answers since the start: ``allowed``, ``denied``, ``undecided``."""
         self._engines = Engines(str(trust_domain))
 
     def of(self, proxy: ProxyKey, port: str) -> Decider | None:

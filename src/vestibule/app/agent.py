@@ -367,7 +367,9 @@ class Agent:
         return self._answering_to(self.sidecars.proxy_of((connection.peer.pid, connection.peer.start_time)))
 
     def _answering_to(self, proxy: ProxyKey) -> Answering:
-        return Answering(lambda _, port: self.deciding.of(proxy, port), explains=False)
+        return Answering(
+            lambda _, port: self.deciding.of(proxy, port), explains=False, counts=self.deciding.counts
+        )
 
     def _workload_door(self) -> WorkloadDoor:
         doors = (self.workloads, self.jwt_svids, self.clock, lambda: self.cache.revocations)

@@ -79,6 +79,12 @@ def _metrics(agent: Agent) -> Metrics:
             [each.svid.not_before for each in cache.now.svids.values()], agent.clock.now()
         ),
     )
+    metrics.gauges(
+        "agent_decisions_asked",
+        "Questions of proxies answered since the start, by verdict (allowed, denied, undecided).",
+        "verdict",
+        lambda: agent.deciding.counts,
+    )
     metrics.gauge("agent_jwt_svids", "Tokens in hand.", lambda: len(agent.jwt_svids))
     metrics.gauge("clock_timestamp_seconds", "The agent's clock.", lambda: agent.clock.now().timestamp())
     metrics.gauge("agent_sidecars", "Sidecars attached.", lambda: len(agent.sidecars.sessions))

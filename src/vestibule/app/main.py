@@ -12,6 +12,7 @@ from typing import Final
 from vestibule.cli.lazy import Lazy, program
 
 GROUPS: Final = {
+    "authz": "Decisions for Envoys that are not Vestibule's.",
     "import": "Others' documents as files of an intent.",
     "server": "The server: identities, mesh control plane.",
     "agent": "The node agent, and the agents that the server knows.",
@@ -45,6 +46,7 @@ COMMANDS: Final = {
     "server validate": Lazy("vestibule.app.validate_command:server", "Check a server's configuration file."),
     "agent validate": Lazy("vestibule.app.validate_command:agent", "Check an agent's configuration file."),
     "agent run": Lazy("vestibule.app.agent_command:run", "Run the agent of this node."),
+    "authz run": Lazy("vestibule.app.authz_command:run", "Decide about calls for other Envoys (ext_authz)."),
     "sidecar": Lazy(
         "vestibule.app.sidecar_command:sidecar", "Stand beside an app: identity and mTLS for it."
     ),

@@ -10,6 +10,8 @@ import json
 import logging
 import re
 import secrets
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -43,6 +45,8 @@ _MCP_REPLY: Final = "__jsonrpc_response"
 
 MOST_HEADERS: Final = 200
 """Headers of one request that are looked at; with more it is refused."""
+WARN_SECONDS: Final = 10.0
+"""Between two warnings of one kind."""
 _KEPT_CALLERS: Final = 4096
 _DENIED: Final = 403
 _UNDECIDED: Final = 503
@@ -56,15 +60,23 @@ Find = Callable[[str, str], Decider | None]
 class Answering:
     """Answers questions, each by itself.  ``find`` knows the policies that may be asked about.
 
-    ``explains``: refusals have a body, as those have whose asking Envoy writes none.
+    ``explains``: refusals have a body, as those have whose asking Envoy writes none.  ``counts`` counts answers:
+    ``allowed``, ``denied``, ``undecided``.
     """
 
     def __init__(
-        self, find: Find, *, explains: bool, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        find: Find,
+        *,
+        explains: bool,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        counts: Counter[str] | None = None,
     ) -> None:
         self._find = find
         self._explains = explains
         self._now = now
+        self._warned: dict[str, float] = {}
+        self._counts = Counter[str]() if counts is None else counts
 
     def answer(self, data: bytes) -> bytes:
         """A serialised ``CheckRequest`` → a serialised ``CheckResponse``."""
@@ -88,6 +100,7 @@ class Answering:
             return self._undecided(NO_DECISION, "the question could not be answered", request_id)
 
     def _decided(self, decision: Decision, decider: Decider, request_id: str) -> bytes:
+        self._counts["allowed" if decision.allowed else "denied"] += 1
         head = _head(decision, decider.version)
         if decision.allowed or not self._explains:
             return head + _named(secrets.token_hex(8))
@@ -97,13 +110,21 @@ class Answering:
         return head + body + _named(secrets.token_hex(8))
 
     def _undecided(self, code: ErrorCode, message: str, request_id: str) -> bytes:
-        _log.warning("a call was refused without a decision: %s %s", code.code, message)
+        self._counts["undecided"] += 1
+        self._warn(code, message)
         response = _refusal(_UNDECIDED)
         response.dynamic_metadata.update({"error": code.code})
         head: bytes = response.SerializeToString()
         # What is wrong is for the log: callers learn that there was no decision.
         more = _body(NO_DECISION, NO_DECISION.meaning, request_id, {}) if self._explains else b""
         return head + more + _named(secrets.token_hex(8))
+
+    def _warn(self, code: ErrorCode, message: str) -> None:
+        """Of each kind once in a while: whoever asks decides how often this happens."""
+        now = time.monotonic()
+        if now >= self._warned.get(code.code, 0.0):
+            self._warned[code.code] = now + WARN_SECONDS
+            _log.warning("a call was refused without a decision: %s %s", code.code, message)
 
 
 @lru_cache(maxsize=8192)

@@ -264,7 +264,10 @@ class _Connection(H2Protocol):
         """By what comes first: a client that asks about every request does so at once, over a connection for it."""
         self._fast = None
         if calls(fast.path, data):
-            answer = fast.answer_of(self)
+            try:
+                answer = fast.answer_of(self)
+            except VestibuleError:
+                return  # the usual way refuses the call, with its reason
             window = min(self.config.http2_connection_window_size, self.config.http2_stream_window_size)
             self._unary = UnaryConnection(fast.path, answer, max_message=fast.max_message, window=window)
 

@@ -1,7 +1,7 @@
 """A gRPC server's side of an HTTP/2 connection on which one client calls one unary method, again and again.
 
 A proxy that asks about every request sends the same few header bytes each time.  A whole HTTP/2 implementation and a
-task per call cost twenty times what the answer does (docs/decisions/0027); here a call is three frames in and three
+task per call cost twenty times what the answer does (docs/decisions/0029); here a call is three frames in and three
 frames out.  Only what that needs is here: RFC 9113 frames and flow control, RFC 7541 by ``hpack``, gRPC's framing.  No
 sockets: bytes come in, bytes go out.  What is not understood ends the connection.
 """
