@@ -6,10 +6,12 @@ that remember their results by their small immutable arguments.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Final, cast
+from functools import partial
+from itertools import chain
+from typing import Final, TypeVar, cast
 
 from vestibule.envoy import (
     access_log,
@@ -27,10 +29,13 @@ from vestibule.envoy.codes import UNKNOWN_INSTANCE
 from vestibule.envoy.routes import Calls
 from vestibule.envoy.world import Destination, World
 from vestibule.intent.outside import Gateway
+from vestibule.intent.traffic import Traffic
 from vestibule.records import Instance
 from vestibule.spiffe import SpiffeId
 from vestibule.xds.clients import ClientKind, client_kind
-from vestibule.xds.resources import ProxyKey, Resource, Snapshot
+from vestibule.xds.resources import CLUSTER, ProxyKey, Resource, Snapshot
+
+_Made = TypeVar("_Made")
 
 
 def compile_proxy(world: World, proxy: ProxyKey) -> Snapshot:
@@ -43,12 +48,20 @@ def compile_proxy(world: World, proxy: ProxyKey) -> Snapshot:
     return compiler.compile(proxy, None).snapshot
 
 
+Pieces = tuple[tuple[Resource, ...], ...]
+"""Resources in the order of their making; a piece that is made of the same is the same object again."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Compilation:
-    """What one proxy should have, and what was asked of the world for it."""
+    """What one proxy should have, what was asked of the world for it, and the pieces that it was put together from.
+
+    ``pieces`` is None where the snapshot is not made of them alone.
+    """
 
     snapshot: Snapshot
     trace: Trace
+    pieces: Pieces | None = None
 
 
 class Compiler:
@@ -61,11 +74,13 @@ class Compiler:
     def __init__(self) -> None:
         self.world: World | None = None
         self._questions = Questions()
+        self._differences = _Differences()
 
     def take(self, world: World) -> World:
         """Compile this world from now on; returns it with what it has in common with the last one."""
         self.world = world.following(self.world)
         self._questions.turn_to(self.world)
+        self._differences = _Differences()
         return self.world
 
     def compile(self, proxy: ProxyKey, before: Compilation | None) -> Compilation:
@@ -74,27 +89,76 @@ class Compiler:
         Raises: VST3000; AssertionError before there is a world.
         """
         assert self.world is not None
+        version = self.world.version
         if before is not None and self._questions.still_hold(before.trace):
-            return Compilation(before.snapshot.relabelled(self.world.version), before.trace)
+            return Compilation(before.snapshot.relabelled(version), before.trace, before.pieces)
         asked = Asked(self.world, self._questions)
-        resources = _resources(asked, proxy)
-        if before is None:
-            return Compilation(Snapshot.of(self.world.version, resources), asked.trace)
-        snapshot = Snapshot.of(self.world.version, resources, before=before.snapshot)
-        same = snapshot.is_as(before.snapshot)
-        return Compilation(before.snapshot.relabelled(snapshot.version) if same else snapshot, asked.trace)
+        pieces = _pieces(asked, proxy)
+        snapshot = None if before is None else self._changed(before, pieces)
+        if snapshot is None:
+            earlier = None if before is None else before.snapshot
+            snapshot = Snapshot.of(version, chain.from_iterable(pieces), before=earlier)
+            if earlier is not None and snapshot.is_as(earlier):
+                snapshot = earlier
+        return Compilation(snapshot.relabelled(version), asked.trace, pieces)
+
+    def _changed(self, before: Compilation, pieces: Pieces) -> Snapshot | None:
+        """The snapshot of these pieces, by what is another resource than before; None if it is not so simple."""
+        if before.pieces is None or len(before.pieces) != len(pieces):
+            return None
+        snapshot, changed = before.snapshot, list[Resource]()
+        for old, new in zip(before.pieces, pieces, strict=True):
+            if old is not new:
+                found = self._differences.between(old, new)
+                if found is None:
+                    return None
+                changed += found
+        return snapshot.with_resources(*(snapshot.fitted(each) for each in changed))
 
 
-def _resources(asked: Asked, proxy: ProxyKey) -> Iterable[Resource]:
+class _Differences:
+    """What is another resource in one piece than in another: found out once for all who have both."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int], tuple[object, object, tuple[Resource, ...] | None]] = {}
+
+    def between(self, old: tuple[Resource, ...], new: tuple[Resource, ...]) -> tuple[Resource, ...] | None:
+        """None where names differ, or clusters, on whose versions those of endpoints depend."""
+        if len(new) < _WORTH_KEEPING:
+            return _difference(old, new)
+        key = id(old), id(new)
+        if (known := self._known.get(key)) is None:
+            # Both are kept, so that no other gets their place in memory.
+            known = self._known[key] = old, new, _difference(old, new)
+        return known[2]
+
+
+_WORTH_KEEPING: Final = 16
+
+
+def _difference(old: tuple[Resource, ...], new: tuple[Resource, ...]) -> tuple[Resource, ...] | None:
+    if len(old) != len(new):
+        return None
+    changed = []
+    for was, now in zip(old, new, strict=True):
+        if was is now or was == now:
+            continue
+        if was.name != now.name or was.type_url != now.type_url or now.type_url == CLUSTER:
+            return None
+        changed.append(now)
+    return tuple(changed)
+
+
+def _pieces(asked: Asked, proxy: ProxyKey) -> Pieces:
     world = cast(World, asked)
     if (kind := client_kind(proxy)) is not None:
-        return _of_client(asked, proxy.spiffe_id, kind)
+        return (tuple(_of_client(asked, proxy.spiffe_id, kind)),)
     instance = world.instance(proxy.instance_id, proxy.spiffe_id)
     service = world.service(proxy.spiffe_id)
     if instance is None:
         raise UNKNOWN_INSTANCE.error(f"no instance {proxy.instance_id!r} of {proxy.spiffe_id} is known")
     if (edge := world.gateway(proxy.spiffe_id)) is not None and instance.service == edge.name:
-        return _of_gateway(world, edge, instance)
+        return (tuple(_of_gateway(world, edge, instance)),)
     if service is None or instance.service != service.name:
         return ()
     way_out = asked.part(
@@ -102,12 +166,8 @@ def _resources(asked: Asked, proxy: ProxyKey) -> Iterable[Resource]:
         lambda other: _way_out(other, proxy.spiffe_id, instance.locality),
     )
     way_in = asked.part(("way in", proxy), lambda other: _way_in(other, proxy))
-    return (
-        *_LIMITS,
-        *way_in,
-        *egress.resources(world, instance, way_out.calls, way_out.by_name),
-        *way_out.destinations,
-    )
+    outlets = tuple(egress.resources(world, instance, way_out.calls, way_out.by_name))
+    return _LIMITS, way_in, outlets, way_out.destinations
 
 
 _LIMITS: Final = tuple(access_log.limits())
@@ -140,7 +200,7 @@ def _way_in(world: World, proxy: ProxyKey) -> tuple[Resource, ...]:
             world.issuers,
             world.refused,
             world.cut,
-            world.mesh.decide,
+            world.decide,
         )
     )
 
@@ -187,49 +247,66 @@ def _outside(world: World, caller: SpiffeId) -> Iterator[Resource]:
     """The clusters of hosts outside that some rule lets a service call."""
     for external in world.outside_for(caller):
         if external.allow:
-            yield outside.cluster(external, world.mesh.defaults)
+            yield outside.cluster(external, world.defaults)
 
 
 def _calls_of(world: World, caller: SpiffeId) -> dict[str, Calls]:
     """How a service calls what it may call, by the destinations' names."""
-    found = (world.destination(name) for name in sorted(world.allowed_for(caller)))
-    targets = [each for each in found if each is not None]
-    clusters_there = {each.cluster for each in targets}
-    return {each.name: _calls_to(world, each, clusters_there) for each in targets}
+    allowed = sorted(world.allowed_for(caller))
+    found = (_part(world, ("calls", name), partial(_calls_to, name)) for name in allowed)
+    every = [each for each in found if each is not None]
+    clusters_there = {each.target.cluster for each in every}
+    return {
+        each.target.name: each
+        if each.mirrors <= clusters_there
+        else replace(each, mirrors=each.mirrors & clusters_there)
+        for each in every
+    }
 
 
-def _calls_to(world: World, target: Destination, clusters_there: Set[str]) -> Calls:
+def _calls_to(name: str, world: World) -> Calls | None:
+    """How a destination is called, by somebody who may call all that is mirrored to, too."""
+    if (target := world.destination(name)) is None:
+        return None
     traffic = world.traffic(target.service)
     mirrors = routes.mirrored(traffic, target.port.name) if traffic.routes else frozenset[str]()
-    return Calls(
-        target=target,
-        traffic=traffic,
-        defaults=world.mesh.defaults,
-        mirrors=mirrors & clusters_there,
-    )
+    return Calls(target=target, traffic=traffic, defaults=world.defaults, mirrors=mirrors)
 
 
 def _destinations(world: World, here: str, every: Iterable[Calls], svid_ttl: timedelta) -> Iterator[Resource]:
     """The clusters of what may be called, and where their instances are."""
     for calls in every:
-        circuit = calls.traffic.circuit or calls.defaults.circuit
-        outlier = calls.traffic.outlier or calls.defaults.outlier
-        target = calls.target
-        names = {target.cluster: ""}
-        names |= {
-            routes.version_cluster(target, each): each
-            for each in routes.versions_of(calls.traffic, target.port.name)
-        }
-        for name, version in names.items():
-            yield clusters.destination(
-                name, target, svid_ttl, circuit, outlier, world.crl_about(target.spiffe_id)
-            )
-            yield _endpoints(world, calls, name, version, here)
+        key = "destination", calls.target.name, here, svid_ttl
+        yield from _part(world, key, partial(_destination, calls.target.name, here, svid_ttl))
 
 
-def _endpoints(world: World, calls: Calls, name: str, version: str, here: str) -> Resource:
+def _destination(name: str, here: str, svid_ttl: timedelta, world: World) -> tuple[Resource, ...]:
+    """The same of one, for all of its callers there."""
+    target = world.destination(name)
+    assert target is not None
+    traffic, defaults = world.traffic(target.service), world.defaults
+    circuit, outlier = traffic.circuit or defaults.circuit, traffic.outlier or defaults.outlier
+    names = {target.cluster: ""}
+    names |= {
+        routes.version_cluster(target, each): each for each in routes.versions_of(traffic, target.port.name)
+    }
+    crl = world.crl_about(target.spiffe_id)
+    found = []
+    for cluster, version in names.items():
+        found.append(clusters.destination(cluster, target, svid_ttl, circuit, outlier, crl))
+        found.append(_endpoints(world, target, traffic, cluster, version, here))
+    return tuple(found)
+
+
+def _part(world: World, key: Hashable, make: Callable[[World], _Made]) -> _Made:
+    """Within a part another one, which others have, too."""
+    return cast(Asked, world).part(key, make)
+
+
+def _endpoints(
+    world: World, target: Destination, traffic: Traffic, name: str, version: str, here: str
+) -> Resource:
     """Where instances are, seen from ``here``: the same for many proxies of one world."""
-    target, traffic = calls.target, calls.traffic
     if not localities.depends_on_caller(traffic.locality):
         here = ""
     # Asked also where the answer is compiled already: what comes of it depends on this.

@@ -57,7 +57,7 @@ def resources(
     for name, address in sorted(instance.upstreams.items()):
         target, calls = world.destination(name), allowed.get(name)
         if target is None and (external := world.outside(name, instance.spiffe_id)) is not None:
-            out = Outward(external, (), world.mesh.defaults)
+            out = Outward(external, (), world.defaults)
             yield from _outward(f"upstream/{name}", address, out)
         elif target is None:
             yield _http_listener(f"upstream/{name}", address, name, "")

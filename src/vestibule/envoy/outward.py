@@ -47,11 +47,11 @@ def hosts(world: World, caller: SpiffeId) -> Iterator[Outward]:
     externals = world.outside_for(caller)
     if not externals:
         return
-    mesh, known = world.mesh, world.host_names
+    known, name, defaults = world.host_names, world.mesh.name, world.defaults
     taken = {*known.not_http, *chain.from_iterable(known.names.values())}
     for external in externals:
-        if given := tuple(each for each in _names(external.name, mesh.name) if each not in taken):
-            yield Outward(external, given, mesh.defaults)
+        if given := tuple(each for each in _names(external.name, name) if each not in taken):
+            yield Outward(external, given, defaults)
 
 
 def _names(name: str, mesh: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ The caller's proxy rewrites, splits, retries and times; the callee's authorises 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
@@ -46,6 +46,14 @@ class Calls:
     traffic: Traffic
     defaults: Defaults
     mirrors: frozenset[str] = frozenset()
+    _hash: int | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __hash__(self) -> int:
+        # Everybody who calls a destination looks up what was made of this, which goes deep.
+        if (known := self._hash) is None:
+            known = hash((self.target, self.traffic, self.defaults, self.mirrors))
+            object.__setattr__(self, "_hash", known)
+        return known
 
     @property
     def routes(self) -> Iterator[Route]:

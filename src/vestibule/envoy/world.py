@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 from vestibule.envoy.revoked import Refused
 from vestibule.envoy.tokens import Issuers
-from vestibule.intent.model import Intent, Mesh, Port, Service
+from vestibule.intent.model import Decide, Defaults, Intent, Mesh, Port, Service
 from vestibule.intent.outside import External, Gateway
 from vestibule.intent.port_policies import port_policy
 from vestibule.intent.traffic import Route, Traffic
@@ -298,6 +298,16 @@ class World:
     def mesh(self) -> Mesh:
         """What holds for the whole mesh."""
         return self.intent.mesh
+
+    @property
+    def defaults(self) -> Defaults:
+        """What holds for calls whose callee says nothing else."""
+        return self.intent.mesh.defaults
+
+    @property
+    def decide(self) -> Decide:
+        """Who decides where a proxy alone could."""
+        return self.intent.mesh.decide
 
     @cached_property
     def issuers(self) -> Issuers:

@@ -103,14 +103,23 @@ class Snapshot:
 
     def with_resources(self, *changed: Resource) -> Snapshot:
         """The same with other resources in place of those of their names; names that it has not are left out."""
-        types = dict(self.resources)
+        others: dict[str, dict[str, Resource]] = {}
         for each in changed:
-            by_name = types.get(each.type_url, _NONE)
+            by_name = self.of_type(each.type_url)
             if each.name in by_name and by_name[each.name] != each:
-                types[each.type_url] = MappingProxyType({**by_name, each.name: each})
-        if all(types[url] is self.resources[url] for url in types):
+                others.setdefault(each.type_url, {})[each.name] = each
+        if not others:
             return self
-        return replace(self, resources=MappingProxyType(types))
+        types = dict(self.resources)
+        types.update({url: MappingProxyType({**types[url], **named}) for url, named in others.items()})
+        return Snapshot(self.version, MappingProxyType(types), self.known, self.revision)
+
+    def fitted(self, resource: Resource) -> Resource:
+        """The resource as it is among these: endpoints with the version of their cluster in theirs (``of``)."""
+        if resource.type_url != ENDPOINTS:
+            return resource
+        cluster = self.of_type(CLUSTER).get(resource.name)
+        return resource if cluster is None else _behind(resource, cluster.version)
 
     def is_as(self, other: Snapshot) -> bool:
         """Whether both hold the same, whatever their versions."""
