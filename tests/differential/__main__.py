@@ -14,9 +14,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Decide calls three times and compare.")
     parser.add_argument("--requests", type=int, default=30_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--central", action="store_true", help="let the Envoys ask a decision service")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="vd", dir="/tmp") as directory:
-        result = compare(options.requests, options.seed, Path(directory))
+        result = compare(options.requests, options.seed, Path(directory), central=options.central)
     sys.stdout.write("".join(f"{line}\n" for line in result.lines()))
     return 1 if result.differences else 0
 

@@ -52,13 +52,13 @@ class Result:
         return [each for each in self.written if not self.decided[each] and not each.endswith("that ended")]
 
 
-def compare(requests: int, seed: int, directory: Path, *, each: int = 500) -> Result:
-    """``requests`` in all, ``each`` of them to one policy."""
+def compare(requests: int, seed: int, directory: Path, *, each: int = 500, central: bool = False) -> Result:
+    """``requests`` in all, ``each`` of them to one policy; ``central``: the Envoys ask a decision service."""
     random = Random(seed)
     result = Result(seed)
     made = samples(max(1, requests // each), random, datetime.now(UTC))
     asked = [asks(sample, each, random) for sample in made]
-    envoys = Envoys([sample.policy for sample in made], directory)
+    envoys = Envoys([sample.policy for sample in made], directory, central=central)
     with envoys:
         statuses = asyncio.run(envoys.ask(asked))
     told = envoys.told()

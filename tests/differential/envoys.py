@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -24,10 +25,18 @@ from tests.differential.tokens import issuers
 from tests.e2e.mesh_lab import client_tls
 from tests.e2e.static_envoy import StaticEnvoy, as_json
 
+from vestibule.doors.checks import Answering
+from vestibule.doors.ext_authz import MAX_MESSAGE, METHOD, AuthorizationDoor
 from vestibule.envoy import http, rbac, tokens
+from vestibule.envoy.bootstrap import bootstrap
+from vestibule.envoy.central import both, decided_where
+from vestibule.envoy.names import ASKED, DECIDED, DECISIONS_CLUSTER
 from vestibule.envoy.protos import packed
 from vestibule.envoy.tls_secrets import certificate_secret, validation_secret
-from vestibule.policy import PortPolicy
+from vestibule.intent.model import Decide
+from vestibule.net.grpc_server import Fast, GrpcServer
+from vestibule.policy import Engine, PortPolicy
+from vestibule.policy.deciders import Decider
 from vestibule.spiffe import SpiffeId
 from vestibule.testing import TestAuthority
 
@@ -50,14 +59,19 @@ class Told:
 class Envoys:
     """``with`` it."""
 
-    def __init__(self, policies: Sequence[PortPolicy], directory: Path) -> None:
+    def __init__(self, policies: Sequence[PortPolicy], directory: Path, *, central: bool = False) -> None:
+        self._central = central
+        self._asked = directory / "decisions.sock"
+        self._engines = {policy.service: Decider(Engine(policy), "example.org") for policy in policies}
         self._authority = TestAuthority("example.org")
         self._directory = directory
         self._log = directory / "access.log"
         # Sockets in a directory of our own: two Envoys may share a port, and nobody would notice.
         self._sockets = [directory / f"{number}.sock" for number in range(len(policies))]
         listeners = [self._listener(policy, at) for policy, at in zip(policies, self._sockets, strict=True)]
-        self._envoy = StaticEnvoy(directory, {"static_resources": {"listeners": listeners}}, self._sockets)
+        clusters = [_cluster(self._asked)] if central else []
+        resources = {"static_resources": {"listeners": listeners, "clusters": clusters}}
+        self._envoy = StaticEnvoy(directory, resources, self._sockets)
         self._contexts: dict[SpiffeId, ssl.SSLContext] = {}
 
     def __enter__(self) -> Envoys:
@@ -69,6 +83,21 @@ class Envoys:
 
     async def ask(self, asked: Sequence[Sequence[Ask]]) -> dict[tuple[int, int], int]:
         """Send everything, by policy; the statuses, by policy and place."""
+        if not self._central:
+            return await self._ask_everything(asked)
+        answering = Answering(lambda service, _: self._engines.get(service), explains=False)
+        fast = Fast(path=METHOD, answer_of=lambda _: answering.answer, max_message=MAX_MESSAGE)
+        server = GrpcServer([AuthorizationDoor(lambda _: answering).servable()], fast=fast)
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind(str(self._asked))
+        sock.listen()
+        await server.listen(sock)
+        try:
+            return await self._ask_everything(asked)
+        finally:
+            await server.close()
+
+    async def _ask_everything(self, asked: Sequence[Sequence[Ask]]) -> dict[tuple[int, int], int]:
         statuses: dict[tuple[int, int], int] = {}
         for policy, mine in enumerate(asked):
             queues: defaultdict[SpiffeId, list[int]] = defaultdict(list)
@@ -122,17 +151,21 @@ class Envoys:
             "policy", policy.service, "policy", timedelta(hours=1), AccessLog(name="none"), tell_rule=True
         )
         answered = as_json(_logging(manager, self._log))
+        meant = {"service": policy.service, "port": policy.port}
         answered["route_config"] = {
             "virtual_hosts": [
                 {
                     "name": "all",
                     "domains": ["*"],
-                    "routes": [{"match": {"prefix": "/"}, "direct_response": {"status": 200}}],
+                    "routes": [{**_EVERYTHING, "metadata": {"filter_metadata": {"vestibule": meant}}}],
                 }
             ]
         }
         answered["http_filters"] = [
-            *({"name": name, "typed_config": as_json(packed(each))} for name, each in filters_of(policy)),
+            *(
+                {"name": name, "typed_config": as_json(packed(each))}
+                for name, each in filters_of(policy, central=self._central)
+            ),
             {"name": "router", "typed_config": {"@type": f"{_TYPES}.filters.http.router.v3.Router"}},
         ]
         kind = f"{_TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager"
@@ -161,13 +194,26 @@ class Envoys:
         }
 
 
-def filters_of(policy: PortPolicy) -> list[tuple[str, Any]]:
-    """What decides, in the order of a listener's filters."""
+_EVERYTHING: Final = {"match": {"prefix": "/"}, "direct_response": {"status": 200}}
+
+
+def _cluster(at: Path) -> dict[str, Any]:
+    config = bootstrap(node_id="n", cluster="c", agent_socket=str(at), admin_socket="/none")
+    return next(each for each in config["static_resources"]["clusters"] if each["name"] == DECISIONS_CLUSTER)
+
+
+def filters_of(policy: PortPolicy, *, central: bool = False) -> list[tuple[str, Any]]:
+    """What decides, in the order of a listener's filters; ``central``: a decision service as far as one may."""
     known = issuers()
+    decided = rbac.http_rbac(policy, known)
+    if central:
+        asked = decided_where(policy, Decide.CENTRAL)
+        assert asked is not None
+        decided = both(rbac.http_rbac(asked.local, known), policy)
     verified = tokens.authentication(policy, known)
     return [
         *([("token", verified)] if verified is not None else []),
-        ("policy", rbac.http_rbac(policy, known)),
+        ("policy", decided),
     ]
 
 
@@ -186,6 +232,9 @@ def _logging(manager: HttpConnectionManager, file: Path) -> HttpConnectionManage
         "details": "%RESPONSE_CODE_DETAILS%",
         "rule": rbac_said.format("", "enforced_effective_policy_id"),
         "shadow": rbac_said.format(rbac.SHADOW_PREFIX, "shadow_engine_result"),
+        "central": f"%DYNAMIC_METADATA({DECIDED}:rule)%",
+        "central_shadow": f"%DYNAMIC_METADATA({DECIDED}:shadow_verdict)%",
+        "central_shadow_rule": f"%DYNAMIC_METADATA({DECIDED}:shadow_rule)%",
         "shadow_rule": rbac_said.format(rbac.SHADOW_PREFIX, "shadow_effective_policy_id"),
     }
     config = file_pb2.FileAccessLog(path=str(file))
@@ -210,7 +259,9 @@ async def _ask(
 def _told(said: Mapping[str, Any]) -> Told:
     status, details = int(said["status"]), str(said["details"])
     if status == 200:
-        answer = Answer(True, said["rule"] or "")
+        answer = Answer(True, (said["central"] if said["rule"] == ASKED else said["rule"]) or "")
+    elif details == "ext_authz_denied" and status == 403:
+        answer = Answer(False, said["central"] or "")
     elif details.startswith(_DENIED):
         name = details.removeprefix(_DENIED).removesuffix("]")
         answer = Answer(False, "" if name == "none" else name)
@@ -218,5 +269,8 @@ def _told(said: Mapping[str, Any]) -> Told:
         return Told(status, Answer(False, TOKEN_REFUSED), None)
     else:
         return Told(status, None, None)
+    if said["central_shadow"]:
+        shadow = Answer(said["central_shadow"] == "allowed", said["central_shadow_rule"] or "")
+        return Told(status, answer, shadow)
     shadow = Answer(said["shadow"] == "allowed", said["shadow_rule"] or "") if said["shadow"] else None
     return Told(status, answer, shadow)

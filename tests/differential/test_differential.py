@@ -18,3 +18,9 @@ def test_engine_plain_reading_and_envoys_decide_alike_and_by_the_same_rules() ->
     assert result.near >= result.requests / 10
     assert result.not_http < result.requests / 10
     assert not result.uncovered
+
+
+def test_a_decision_service_decides_alike_and_by_the_same_rules() -> None:
+    with tempfile.TemporaryDirectory(prefix="vd", dir="/tmp") as directory:
+        result = compare(3_000, 11, Path(directory), each=300, central=True)
+    assert not result.differences, "\n".join(result.lines())

@@ -310,8 +310,8 @@ def _shadow(common: AccessLogCommon) -> str:
         )
     for place in ("envoy.filters.http.rbac", "envoy.filters.network.rbac"):
         result = _noted(common, place, f"{_SHADOW}shadow_engine_result")
-        if result in ("allowed", "denied"):
-            rule = _noted(common, place, f"{_SHADOW}shadow_effective_policy_id")
+        rule = _noted(common, place, f"{_SHADOW}shadow_effective_policy_id")
+        if result in ("allowed", "denied") and rule != ASKED:
             return f'"shadow_verdict":"{result}","shadow_rule":{_text(rule)}'
     return '"shadow_verdict":"","shadow_rule":""'
 

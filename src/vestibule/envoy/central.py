@@ -33,7 +33,7 @@ from vestibule.envoy.names import ASKED, DECIDED
 from vestibule.envoy.places import decision_service
 from vestibule.envoy.protos import packed, seconds
 from vestibule.intent.model import Decide
-from vestibule.policy import Condition, McpDemand, PortPolicy, Rule
+from vestibule.policy import Condition, McpDemand, Mode, PortPolicy, Rule
 from vestibule.policy import expressions as ex
 from vestibule.policy.documents import to_bytes
 from vestibule.policy.mcp import KNOWN_METHODS, named_methods
@@ -88,7 +88,16 @@ def decided_where(policy: PortPolicy, decide: Decide) -> Central | None:
     why = reasons[0] if reasons else "mesh.yaml says decide: central"
     if len(reasons) > 1:
         why = f"{why}, and {len(reasons) - 1} more"
-    return Central(why=why, local=replace(local, allow=(*local.allow, _through(policy))))
+    through = _through(policy)
+    asked = [through]
+    if _has_shadows(policy):
+        # So that the proxy says also of what it decides alone what rules in shadow mode would make of it.
+        asked.append(replace(through, mode=Mode.SHADOW))
+    return Central(why=why, local=replace(local, allow=(*local.allow, *asked)))
+
+
+def _has_shadows(policy: PortPolicy) -> bool:
+    return any(rule.mode is Mode.SHADOW for rule in (*policy.deny, *policy.allow))
 
 
 def _through(policy: PortPolicy) -> Rule:

@@ -67,6 +67,7 @@ def test_a_central_rule_in_shadow_mode_counts_too() -> None:
     found = central.decided_where(policy(PLAIN, deny=(shadow, NO)), Decide.LOCAL)
     assert found is not None
     assert found.local.deny == ()
+    assert [each.mode for each in found.local.allow] == [Mode.ENFORCE, Mode.SHADOW]
 
 
 def test_a_mesh_that_says_so_keeps_denials_and_break_glass_in_the_proxy() -> None:
