@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import lru_cache
 from math import ceil
@@ -43,6 +43,7 @@ class OfRequests:
         self._policy = policy
         self._issuers = issuers
         self._constants = constants(policy)
+        self._left_over: dict[tuple[Condition, frozenset[tuple[str, Any]]], Folded] = {}
 
     def known_callers(self, rule: Rule) -> Iterator[Key]:
         """Callers whose labels the rule's condition asks for, and whom it does not name one by one."""
@@ -92,12 +93,16 @@ class OfRequests:
         if is_wide(key):
             known["caller.labels"] = {}
         else:
-            caller = SpiffeId.parse(key)
+            caller = _parsed(key)
             known["caller.id"] = key
             known["caller.labels"] = dict(self._policy.callers.get(caller, {}))
         if key:
-            known["caller.trust_domain"] = str(SpiffeId.parse(key.rstrip("/")).trust_domain)
-        return fold(when, known)
+            known["caller.trust_domain"] = str(_parsed(key.rstrip("/")).trust_domain)
+        # Of many callers the same is known, as far as a condition asks for it.
+        used = (when, frozenset((name, _hashable(known[name])) for name in when.uses & known.keys()))
+        if (found := self._left_over.get(used)) is None:
+            found = self._left_over[used] = fold(when, known)
+        return found
 
     def _others(self, when: Condition, rule: Rule, key: Key, folded: Folded) -> tuple[Predicate, ...]:
         """Not those who have entries of their own, since it is something else for them."""
@@ -152,7 +157,7 @@ class OfConnections:
 
 def less_than(number: int) -> str:
     """A regular expression for the smaller numbers of as many digits as milliseconds have today."""
-    text = f"{number:0{_DIGITS}d}"
+    text = f"{max(number, 0):0{_DIGITS}d}"
     if len(text) > _DIGITS:
         return f"[0-9]{{{_DIGITS}}}"
     smaller = (
@@ -161,6 +166,15 @@ def less_than(number: int) -> str:
         if digit != "0"
     )
     return "|".join(smaller) or "-"
+
+
+@lru_cache(maxsize=16_384)
+def _parsed(key: str) -> SpiffeId:
+    return SpiffeId.parse(key)
+
+
+def _hashable(value: Any) -> Any:
+    return frozenset(value.items()) if isinstance(value, Mapping) else value
 
 
 @lru_cache(maxsize=4096)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+
 import pytest
 from tests.e2e.mesh_lab import rule, spiffe_id
 
 from vestibule.envoy import rbac
 from vestibule.envoy.candidates import ANYONE, Places, wider_keys
-from vestibule.envoy.predicates import OfRequests
+from vestibule.envoy.predicates import OfRequests, less_than
 from vestibule.errors import VestibuleError
-from vestibule.policy import PortPolicy, Rule
+from vestibule.policy import Condition, Effect, PortPolicy, Rule
+from vestibule.policy.crowding import MOST_IN_A_ROW
 
 ASK = OfRequests(PortPolicy(service="app", port="http"))
 WEB, BELOW = str(spiffe_id("web")), "spiffe://example.org/ns/prod/"
@@ -67,3 +73,31 @@ def test_more_rules_in_a_row_than_a_call_may_cost_are_not_compiled() -> None:
     rules = tuple(rule(f"x/r{number}", "web", paths=f"/{{tenant}}/a{number}") for number in range(150))
     with pytest.raises(VestibuleError, match="VST4050"):
         rbac.http_rbac(PortPolicy(service="x", port="http", allow=rules))
+
+
+def test_break_glass_keeps_nothing_from_a_proxy_however_many_are_open() -> None:
+    ends = datetime(2090, 1, 1, tzinfo=UTC)
+    ending = tuple(replace(rule(f"x/r{n}", "web"), expires=ends) for n in range(MOST_IN_A_ROW))
+    opened = tuple(replace(rule(f"break-glass/{n}", "web"), expires=ends) for n in range(MOST_IN_A_ROW))
+    policy = PortPolicy(service="x", port="http", allow=ending, emergencies=opened)
+    assert b"break-glass/99" in rbac.http_rbac(policy).SerializeToString()
+    connections = PortPolicy(service="x", port="tcp", allow=ending, emergencies=opened, is_http=False)
+    assert b"break-glass/99" in rbac.network_rbac(connections).SerializeToString()
+
+
+def test_labels_of_many_callers_are_put_into_many_rules_in_reasonable_time() -> None:
+    callers = {spiffe_id(f"s{n}"): {"env": "prod" if n % 2 else "test"} for n in range(300)}
+    when = Condition.parse("caller.labels.env == 'prod'")
+    rules = tuple(
+        replace(rule(f"x/r{n}", paths=f"/v{n}/a"), anyone=True, when=when, effect=Effect.DENY)
+        for n in range(100)
+    )
+    started = time.monotonic()
+    rbac.http_rbac(PortPolicy(service="x", port="http", deny=rules, callers=callers))
+    assert time.monotonic() - started < 8
+
+
+def test_an_end_in_the_distant_past_is_one() -> None:
+    ended = less_than(int(datetime(1960, 1, 1, tzinfo=UTC).timestamp() * 1000))
+    assert re.fullmatch(ended, "0" * 13) is None
+    assert re.fullmatch(ended, "1790000000000") is None
