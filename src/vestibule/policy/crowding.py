@@ -38,7 +38,7 @@ def crowded(rules: Iterable[Rule]) -> Rule | None:
 
 
 def _is_uncertain(rule: Rule) -> bool:
-    asked = (rule.when, rule.token, rule.expires)
+    asked = (rule.when, rule.token, rule.mcp, rule.expires)
     return any(each is not None for each in asked) or any(match.until is not None for match in rule.callers)
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from tests.e2e.mesh_lab import rule
 
-from vestibule.policy import Rule
+from vestibule.policy import McpDemand, Rule
 from vestibule.policy.crowding import MOST_IN_A_ROW, crowded
 
 TOO_MANY = range(MOST_IN_A_ROW + 1)
@@ -29,6 +29,8 @@ def test_templates_that_begin_otherwise_and_those_about_others_are_not() -> None
 
 def test_what_is_asked_counts_and_what_maps_hold_does_not() -> None:
     assert crowded([_ending(rule(f"a/r{n}", "web", paths="/v1/**")) for n in TOO_MANY]) is not None
+    tools = [McpDemand(tools=(f"tool{n}",)) for n in TOO_MANY]
+    assert crowded([replace(rule(f"a/r{n}", "web"), mcp=each) for n, each in enumerate(tools)]) is not None
     assert crowded([_ending(rule(f"a/r{n}", "web", paths=f"/v1/{n}")) for n in TOO_MANY]) is None
     assert crowded([rule(f"a/r{n}", "web", paths=f"/v1/{n}/**") for n in range(5000)]) is None
 
