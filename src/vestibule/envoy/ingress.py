@@ -129,7 +129,7 @@ def _plaintext_policy(permissive: Permissive, port: Port) -> Resource:
     name = plaintext_policy_name(port.name)
     rules = tuple(each for each in permissive.allow if each.port in (None, port.name))
     config = (
-        rbac.http_rbac_of_anybody(rules, until=permissive.until)
+        rbac.http_rbac_of_anybody(rules, until=permissive.until, speaks_mcp=port.protocol is Protocol.MCP)
         if port.protocol.is_http
         else rbac.plaintext_network_rbac(rules, permissive.until)
     )

@@ -58,11 +58,16 @@ def http_rbac(policy: PortPolicy, issuers: Issuers = NO_ISSUERS) -> http_rbac_pb
     return config
 
 
-def http_rbac_of_anybody(rules: Iterable[Rule], *, until: datetime | None = None) -> http_rbac_pb2.RBAC:
-    """Allow what some rule allows, whoever asks; the rules name no callers.  From ``until`` on allow nothing."""
+def http_rbac_of_anybody(
+    rules: Iterable[Rule], *, until: datetime | None = None, speaks_mcp: bool = False
+) -> http_rbac_pb2.RBAC:
+    """Allow what some rule allows, whoever asks; the rules name no callers.  From ``until`` on allow nothing.
+
+    ``speaks_mcp``: what is no plain message of MCP is refused here, too.
+    """
     everybody = [replace(rule, callers=(), anyone=True) for rule in rules if rule.mode is Mode.ENFORCE]
     tree = _tree(list(enumerate(everybody)), predicates.OfNobody(), None)
-    if any(rule.mcp is not None for rule in everybody):
+    if speaks_mcp:
         tree = trees.first_of(mcp.refusals(PortPolicy(service="", port="", allow=tuple(everybody))), tree)
     root = _guarded(tree, until)
     return http_rbac_pb2.RBAC.FromString(trees.field(_HTTP_MATCHER, trees.matcher_of(root)))

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from xds.type.matcher.v3.matcher_pb2 import Matcher
 
-from vestibule.envoy import access_log, http, mcp, mcp_replies, replies
+from vestibule.envoy import access_log, http, mcp, mcp_replies, rbac, replies
 from vestibule.policy import Call, IdentityMatch, McpCall, McpDemand, PortPolicy, Rule
 from vestibule.policy.mcp import (
     BODY_NOT_PLAIN,
@@ -158,3 +158,10 @@ def test_what_is_refused_before_rules_has_an_answer_of_its_own() -> None:
     texts = str(mcp_replies.of(replies.ingress("notes", tell_rule=False)))
     for name in (BODY_NOT_PLAIN, UNKNOWN_METHOD, TARGET_NOT_NORMAL):
         assert f"[{name}]" in texts
+
+
+def test_whoever_comes_in_plain_text_sends_plain_messages_too() -> None:
+    rules = (Rule(name="notes/plaintext/all", callers=(), port="mcp"),)
+    refused = BODY_NOT_PLAIN.encode()
+    assert refused in rbac.http_rbac_of_anybody(rules, speaks_mcp=True).SerializeToString()
+    assert refused not in rbac.http_rbac_of_anybody(rules).SerializeToString()
