@@ -215,15 +215,43 @@ def refused_of(revocations: Revocations) -> Refused:
 
 
 @lru_cache(maxsize=8)
-def _newest(revocations: Revocations) -> tuple[int, Mapping[SpiffeId, int]]:
-    """The newest version of what names no identity, and those of identities."""
-    others, identities = 0, dict[SpiffeId, int]()
+def _newest(revocations: Revocations) -> _Newest:
+    others, identities, below = 0, dict[SpiffeId, int](), dict[SpiffeId, int]()
     for each in revocations.entries:
         if isinstance(each.target, RevokedIdentity):
-            identities[each.target.spiffe_id] = each.version
+            named = each.target.spiffe_id
+            identities[named] = each.version
+            for above in _above(named):
+                below[above] = max(below.get(above, 0), each.version)
         elif not isinstance(each.target, RevokedJwtKey):
             others = max(others, each.version)
-    return others, MappingProxyType(identities)
+    return _Newest(others, identities, below)
+
+
+def _above(spiffe_id: SpiffeId) -> Iterator[SpiffeId]:
+    path = spiffe_id.path
+    while path:
+        path = path.rpartition("/")[0]
+        yield SpiffeId(spiffe_id.trust_domain, path)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Newest:
+    """The newest version of what names no identity, that of each identity, and of all below one."""
+
+    others: int
+    identities: Mapping[SpiffeId, int]
+    below: Mapping[SpiffeId, int]
+
+    def of_callers(self, rule: Rule) -> int:
+        """Of the identities that a rule speaks of; 0 if none of them is revoked."""
+        if rule.anyone:
+            return max(self.identities.values(), default=0)
+        return max(map(self._of, rule.callers), default=0)
+
+    def _of(self, match: IdentityMatch) -> int:
+        exactly = self.identities.get(match.id, 0)
+        return max(exactly, self.below.get(match.id, 0)) if match.below else exactly
 
 
 def _as_seen_by(caller: SpiffeId, external: External, as_of: datetime | None) -> External:
@@ -377,17 +405,15 @@ class World:
 
         Of what names no identity nobody knows here whose it is: it concerns everybody.
         """
-        others, identities = _newest(self.revocations)
-        rules = (*policy.allow, *policy.emergencies)
-        concerned = (
-            version for each, version in identities.items() if any(rule.calls_from(each) for rule in rules)
-        )
-        return _told(max(others, max(concerned, default=0)))
+        newest = _newest(self.revocations)
+        concerned = map(newest.of_callers, (*policy.allow, *policy.emergencies))
+        return _told(max(newest.others, max(concerned, default=0)))
 
     def cut_off(self, callee: SpiffeId) -> str:
         """The newest revocation that concerns a callee, likewise."""
-        others, identities = _newest(self.revocations)
-        return _told(max(identities.get(callee, 0), others if self.distrust.means(callee) else 0))
+        newest = _newest(self.revocations)
+        others = newest.others if self.distrust.means(callee) else 0
+        return _told(max(newest.identities.get(callee, 0), others))
 
     def traffic(self, service: str) -> Traffic:
         """What a service says about calls to it, without what has expired."""
