@@ -97,16 +97,20 @@ class Naive:
         audience = token["aud"]
         if wanted.audience not in ([audience] if isinstance(audience, str) else audience):
             return False
-        if any(scope not in token.get("scope", "").split(" ") for scope in wanted.scopes):
-            return False
         if any(token.get(name) != value for name, value in wanted.claims):
             return False
-        if not wanted.bound:
-            return True
-        presenter = token["act"]["sub"] if "act" in token else token["client_id"]
-        if not isinstance(presenter, str):
+        granted = token.get("scope", "") if wanted.scopes else ""
+        if isinstance(granted, str) and any(scope not in granted.split(" ") for scope in wanted.scopes):
+            return False
+        if wanted.bound:
+            presenter = token["act"]["sub"] if "act" in token else token["client_id"]
+            if not isinstance(presenter, str):
+                raise TypeError
+            if presenter != str(call.caller):
+                return False
+        if not isinstance(granted, str):
             raise TypeError
-        return presenter == str(call.caller)
+        return True
 
 
 def fits(pattern: str, path: str) -> bool:

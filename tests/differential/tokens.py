@@ -80,6 +80,8 @@ def _token(random: Random) -> Token:
     for name in ("scope", "dept", "client_id"):
         if random.random() < 0.15:
             del claims[name]
+    if random.random() < 0.15:
+        claims["scope"] = random.choice((["read"], 7, None))
     if random.random() < 0.2:
         claims["act"] = random.choice(({"sub": str(random.choice(CALLERS))}, {}, {"sub": 7}))
     bad = random.random() < 0.1

@@ -19,25 +19,46 @@ class DemandError(VestibuleError):
 def meets_token(demand: TokenDemand, call: Call) -> bool:
     """Whether a verified token of the call is what is demanded; a call without one does not meet it.
 
+    What is not met outweighs what cannot be judged, as it does in conditions.
     Raises: DemandError (VST4044) if ``aud``, ``scope``, ``client_id`` or ``act`` has another shape than RFC 7519,
     8693 and 9068 say.
     """
     token = call.tokens.get(demand.issuer)
     if token is None:
         return False
+    failed: DemandError | None = None
+    for part in (_is_for, _is_good_for, _says, _is_bound):
+        try:
+            if not part(demand, token, call):
+                return False
+        except DemandError as error:
+            failed = error
+    if failed is not None:
+        raise failed
+    return True
+
+
+def _is_for(demand: TokenDemand, token: Mapping[str, Any], _: Call) -> bool:
     known = audiences(token)
     if known is None:
         raise _odd("aud")
-    if demand.audience not in known:
-        return False
-    if demand.scopes:
-        granted = scopes(token)
-        if granted is None:
-            raise _odd("scope")
-        if not set(demand.scopes) <= set(granted):
-            return False
-    if any(token.get(name) != value for name, value in demand.claims):
-        return False
+    return demand.audience in known
+
+
+def _is_good_for(demand: TokenDemand, token: Mapping[str, Any], _: Call) -> bool:
+    if not demand.scopes:
+        return True
+    granted = scopes(token)
+    if granted is None:
+        raise _odd("scope")
+    return set(demand.scopes) <= set(granted)
+
+
+def _says(demand: TokenDemand, token: Mapping[str, Any], _: Call) -> bool:
+    return all(token.get(name) == value for name, value in demand.claims)
+
+
+def _is_bound(demand: TokenDemand, token: Mapping[str, Any], call: Call) -> bool:
     return not demand.bound or presenter(token) == str(call.caller)
 
 
