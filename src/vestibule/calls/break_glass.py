@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from vestibule.net.grpc import Client
-from vestibule.records import EmergencyUse
+from vestibule.records import LONGEST_TOLD, EmergencyUse
 from vestibule.wire.gen.vestibule.node.v1 import break_glass_pb2 as wire
 
 REPORTS: Final = wire.DESCRIPTOR.services_by_name["BreakGlassReports"]
@@ -16,8 +16,6 @@ MOST_USES: Final = 100
 """Kinds of calls in one report: each is a record of the audit log."""
 LONGEST_BATCH: Final = 64
 """Characters of a report's name."""
-LONGEST_TEXT: Final = 1000
-"""Characters of each text that are reported."""
 MOST_IDS: Final = 16
 """Requests that are named of one kind."""
 LONGEST_ID: Final = 64
@@ -47,7 +45,7 @@ def use_to_wire(use: EmergencyUse) -> wire.EmergencyUse:
         caller=use.caller,
         port=use.port,
         method=use.method,
-        path=use.path[:LONGEST_TEXT],
+        path=use.path[:LONGEST_TOLD],
         count=use.count,
         first=(use.first - _EPOCH) // _MICROSECOND,
         last=(use.last - _EPOCH) // _MICROSECOND,
@@ -77,4 +75,4 @@ def use_from_wire(message: wire.EmergencyUse) -> EmergencyUse:
 
 def _text(text: str) -> str:
     # It is shown on terminals and written to logs.
-    return "".join(each if each.isprintable() else "\ufffd" for each in text[:LONGEST_TEXT])
+    return "".join(each if each.isprintable() else "\ufffd" for each in text[:LONGEST_TOLD])

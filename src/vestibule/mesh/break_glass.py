@@ -17,12 +17,13 @@ from typing import Final, Protocol
 
 from vestibule.audit import Audit, AuditEvent, Detail
 from vestibule.clock import Clock
+from vestibule.envoy.world import rule_of
 from vestibule.errors import VestibuleError
 from vestibule.intent import Intent
 from vestibule.mesh.break_glass_orders import Order, emergency_of, warnings_of
 from vestibule.mesh.codes import EMERGENCY_NOT_OPEN, NO_INTENT_YET, TOO_MANY_EMERGENCIES
 from vestibule.mesh.revision import Revision, first_change
-from vestibule.records import Emergency, EmergencyUse
+from vestibule.records import LONGEST_TOLD, OTHERS, Emergency, EmergencyUse
 from vestibule.spiffe import SpiffeId
 from vestibule.store.changes import Changes
 from vestibule.store.ports import Emergencies
@@ -34,6 +35,8 @@ EXPIRY: Final = "expiry"
 """Who closed what ended by itself."""
 RETRY_SECONDS: Final = 2.0
 LOOK_EVERY: Final = timedelta(seconds=10)
+CLOCKS_APART: Final = timedelta(minutes=1)
+"""How far those of proxies may be from ours before a use counts as one at the wrong time."""
 _BATCHES: Final = 10_000
 
 _log = logging.getLogger(__name__)
@@ -237,7 +240,7 @@ class BreakGlass:
             each is None or str(each.spiffe_id) != use.spiffe_id for each in services
         ):
             return "not the callee of this permission"
-        return "ok"
+        return "ok" if _permits(known, use) else "not what this permission allows"
 
     # ------------------------------------------------------------------------------------ what goes on
 
@@ -285,6 +288,25 @@ class BreakGlass:
         finally:
             for each in waiting:
                 each.cancel()
+
+
+def _permits(known: Emergency, use: EmergencyUse) -> bool:
+    """Whether the permission can have let such a call through, as far as the report says what it was."""
+    rule = rule_of(known)
+    try:
+        caller = SpiffeId.parse(use.caller)
+    except VestibuleError:
+        return False
+    # Of what came in a flood, method and path are not told; long paths are cut.
+    said = use.path != OTHERS and len(use.path) < LONGEST_TOLD
+    return (
+        rule.calls_from(caller)
+        and rule.port in (None, use.port)
+        and (not (said and rule.methods) or use.method in rule.methods)
+        and (not (said and rule.paths) or any(each.matches(use.path) for each in rule.paths))
+        and use.first >= known.opened_at - CLOCKS_APART
+        and use.last < known.expires_at + CLOCKS_APART
+    )
 
 
 def sentence(emergency: Emergency) -> str:

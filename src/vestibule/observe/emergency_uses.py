@@ -23,7 +23,7 @@ from vestibule.keys.sealing import Sealer
 from vestibule.observe.access_log import AccessLine
 from vestibule.observe.access_record import AccessRecord
 from vestibule.observe.codes import LOG_NOT_WRITTEN
-from vestibule.records import EmergencyUse
+from vestibule.records import OTHERS, EmergencyUse
 from vestibule.spiffe import TrustDomain
 
 EVERY: Final = 1.0
@@ -34,7 +34,6 @@ MOST_USES: Final = 100
 MOST_KINDS: Final = 1000
 """Kinds of calls that wait; what would be one more is counted without its path."""
 MOST_IDS: Final = 16
-OTHERS: Final = "(others)"
 CONTEXT: Final = b"vestibule agent uses of break-glass"
 
 _log = logging.getLogger(__name__)

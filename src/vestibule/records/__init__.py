@@ -1,6 +1,13 @@
 """What is kept, as plain values: no behaviour, no storage or wire form."""
 
-from vestibule.records.emergency import BREAK_GLASS, LONGEST_EMERGENCY, Emergency, EmergencyUse
+from vestibule.records.emergency import (
+    BREAK_GLASS,
+    LONGEST_EMERGENCY,
+    LONGEST_TOLD,
+    OTHERS,
+    Emergency,
+    EmergencyUse,
+)
 from vestibule.records.federation import BundleDeletion, EndpointProfile, FederationRelationship
 from vestibule.records.identity import (
     Administrator,
@@ -40,6 +47,8 @@ from vestibule.records.traffic import ProxyTraffic, Requests
 __all__ = [
     "BREAK_GLASS",
     "LONGEST_EMERGENCY",
+    "LONGEST_TOLD",
+    "OTHERS",
     "Address",
     "Administrator",
     "AgentMark",

@@ -11,6 +11,12 @@ BREAK_GLASS: Final = "break-glass/"
 
 LONGEST_EMERGENCY: Final = timedelta(hours=4)
 
+OTHERS: Final = "(others)"
+"""What stands for methods and paths of uses that came in a flood."""
+
+LONGEST_TOLD: Final = 1000
+"""Characters of each text of a use that servers are told."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Emergency:

@@ -19,7 +19,7 @@ from vestibule.intent import load_files
 from vestibule.mesh.break_glass import BreakGlass
 from vestibule.mesh.break_glass_orders import Order
 from vestibule.policy import Effect, IdentityMatch, PathPattern, Rule
-from vestibule.records import EmergencyUse
+from vestibule.records import LONGEST_TOLD, OTHERS, EmergencyUse
 from vestibule.spiffe import SpiffeId
 from vestibule.store import Store
 from vestibule.store.sqlite import open_store
@@ -300,6 +300,13 @@ async def test_a_use_that_cannot_be_put_on_record_is_to_be_reported_again(room: 
         (AGENT, {"rule": "break-glass/unknown"}, "unknown permission"),
         (AGENT, {"spiffe_id": ORDERS}, "not the callee of this permission"),
         (AGENT, {"spiffe_id": "nobody"}, "not an identity"),
+        (AGENT, {"caller": PAYMENTS}, "not what this permission allows"),
+        (AGENT, {"caller": ""}, "not what this permission allows"),
+        (AGENT, {"port": "raw"}, "not what this permission allows"),
+        (AGENT, {"method": "DELETE"}, "not what this permission allows"),
+        (AGENT, {"path": "/v1/charges"}, "not what this permission allows"),
+        (AGENT, {"method": OTHERS, "path": OTHERS}, "ok"),
+        (AGENT, {"path": "/v1/refunds/".ljust(LONGEST_TOLD, "x")}, "ok"),
     ],
 )
 async def test_what_cannot_be_so_is_on_record_as_that(
@@ -312,6 +319,19 @@ async def test_what_cannot_be_so_is_on_record_as_that(
 
 async def test_a_use_that_is_reported_after_the_end_is_on_record(room: Room) -> None:
     emergency = (await room.glass.open(ORDER)).emergency
+    use = room.use(emergency.rule)
     room.clock.advance(timedelta(hours=2))
-    await room.glass.used(AGENT, "batch-1", [room.use(emergency.rule)])
+    await room.glass.used(AGENT, "batch-1", [use])
     assert room.records.events[-1].outcome == "ok"
+
+
+@pytest.mark.parametrize("other", [{"last": timedelta(hours=2)}, {"first": timedelta(minutes=-10)}])
+async def test_a_use_before_the_beginning_or_after_the_end_is_on_record_as_that(
+    room: Room, other: dict[str, timedelta]
+) -> None:
+    emergency = (await room.glass.open(ORDER)).emergency
+    now = room.clock.now()
+    times: dict[str, Any] = {name: now + by for name, by in other.items()}
+    use = replace(room.use(emergency.rule), **times)
+    await room.glass.used(AGENT, "batch-1", [use])
+    assert room.records.events[-1].outcome == "not what this permission allows"

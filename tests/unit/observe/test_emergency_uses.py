@@ -20,8 +20,8 @@ from vestibule.observe import emergency_uses
 from vestibule.observe.access_log import AccessLine
 from vestibule.observe.access_record import SCHEMA
 from vestibule.observe.codes import LOG_NOT_WRITTEN
-from vestibule.observe.emergency_uses import MOST_KINDS, MOST_USES, OTHERS, EmergencyUses, UsesFile
-from vestibule.records import EmergencyUse
+from vestibule.observe.emergency_uses import MOST_KINDS, MOST_USES, EmergencyUses, UsesFile
+from vestibule.records import OTHERS, EmergencyUse
 from vestibule.spiffe import TrustDomain
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
