@@ -272,5 +272,6 @@ def _told(said: Mapping[str, Any]) -> Told:
     if said["central_shadow"]:
         shadow = Answer(said["central_shadow"] == "allowed", said["central_shadow_rule"] or "")
         return Told(status, answer, shadow)
-    shadow = Answer(said["shadow"] == "allowed", said["shadow_rule"] or "") if said["shadow"] else None
-    return Told(status, answer, shadow)
+    if not said["shadow"]:
+        return Told(status, answer, None)
+    return Told(status, answer, Answer(said["shadow"] == "allowed", said["shadow_rule"] or ""))

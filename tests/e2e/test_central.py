@@ -304,7 +304,7 @@ def test_a_service_without_the_policy_refuses_with_503(shared: Shared[Story]) ->
     shared.run(tell)
 
 
-def test_a_service_that_says_nothing_costs_a_second_and_a_503(shared: Shared[Story]) -> None:
+def test_a_service_that_says_nothing_costs_two_seconds_and_a_503(shared: Shared[Story]) -> None:
     async def tell(story: Story) -> None:
         with story.proxy.frozen():
             reply = await story.ask("POST", "/v1/charges", b'{"amount": 5}')

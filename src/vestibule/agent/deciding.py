@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from vestibule.errors import VestibuleError
+from vestibule.policy.codes import NO_POLICY_HERE
 from vestibule.policy.deciders import Decider, Engines
 from vestibule.spiffe import TrustDomain
 from vestibule.xds.resources import DECISIONS, ProxyKey, Resource, Snapshot
@@ -35,6 +36,13 @@ class Deciding:
         snapshot = self._holdings(proxy)
         resource = None if snapshot is None else snapshot.of_type(DECISIONS).get(port)
         return None if resource is None else self._engines.of(resource.version, resource.body)
+
+    def check(self, proxy: ProxyKey) -> None:
+        """Whether anything is known yet of what the proxy should have.  Raises: VST4131."""
+        if self._holdings(proxy) is None:
+            raise NO_POLICY_HERE.error(
+                f"the Envoy of {proxy.spiffe_id} has not asked for its configuration yet"
+            )
 
     def prepare(self, resources: Iterable[Resource]) -> None:
         """Read policies that are about to be asked for; thousands of rules take a moment."""

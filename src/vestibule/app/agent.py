@@ -367,6 +367,7 @@ class Agent:
         return self._answering_to(self.sidecars.proxy_of((connection.peer.pid, connection.peer.start_time)))
 
     def _answering_to(self, proxy: ProxyKey) -> Answering:
+        self.deciding.check(proxy)
         return Answering(
             lambda _, port: self.deciding.of(proxy, port), explains=False, counts=self.deciding.counts
         )

@@ -42,8 +42,11 @@ from vestibule.xds.resources import DECISIONS, Resource
 MANY_CALLERS: Final = 2000
 """More callers than these in one rule are no longer sent to every proxy."""
 
-TIMEOUT: Final = 1.0
-"""Seconds that a proxy waits for a decision; then the call is refused with 503."""
+TIMEOUT: Final = 2.0
+"""Seconds that a proxy waits for a decision, retries included; then the call is refused with 503.  An agent that was
+restarted knows its proxies again in about one."""
+
+RETRIES: Final = 8
 
 MAX_BODY: Final = 64 * 1024
 """Bytes of a body that rules may look at; requests with longer ones are refused with 413."""
@@ -154,6 +157,11 @@ def question(policy: PortPolicy) -> ext_authz_pb2.ExtAuthz:
     conditions = [rule.when for rule in (*policy.deny, *policy.allow) if rule.when is not None]
     service = decision_service()
     service.timeout.CopyFrom(seconds(TIMEOUT))
+    # Only where nobody has decided: there was no connection, or nobody yet who knows the proxy.
+    service.retry_policy.retry_on = "unavailable,connect-failure,refused-stream,reset"
+    service.retry_policy.num_retries.value = RETRIES
+    service.retry_policy.retry_back_off.base_interval.CopyFrom(seconds(0.1))
+    service.retry_policy.retry_back_off.max_interval.CopyFrom(seconds(0.5))
     config = ext_authz_pb2.ExtAuthz(
         grpc_service=service,
         transport_api_version=config_source_pb2.V3,

@@ -17,9 +17,11 @@ from typing import Final
 from hpack import Decoder, Encoder
 from hpack.exceptions import HPACKError
 
+from vestibule.errors import VestibuleError
+
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 Answer = Callable[[bytes], bytes]
-"""A request message → a response message.  What it raises ends the call with INTERNAL."""
+"""A request message → a response message.  A VestibuleError ends the call with UNAVAILABLE, others with INTERNAL."""
 
 MAX_FRAME: Final = 16_384
 MAX_HEADERS: Final = 16_384
@@ -316,6 +318,9 @@ class UnaryConnection:
             return
         try:
             answer = self._answer(data[_MESSAGE.size :])
+        except VestibuleError:
+            self._finish(stream, 14, "nobody answers here yet")
+            return
         except Exception:  # noqa: BLE001 - whatever it is, the others' calls go on
             self._finish(stream, 13, "the call failed")
             return
