@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import ceil
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from vestibule.envoy.tokens import NO_ISSUERS, Issuers
 from vestibule.envoy.trees import Predicate
 from vestibule.policy import ERROR, Condition, PathPattern, Placeholder, PortPolicy, Rule, fold
 from vestibule.policy.folding import Folded
+from vestibule.policy.identities import above
 from vestibule.policy.values import constants
 from vestibule.spiffe import SpiffeId
 
@@ -47,10 +49,26 @@ class OfRequests:
 
     def known_callers(self, rule: Rule) -> Iterator[Key]:
         """Callers whose labels the rule's condition asks for, and whom it does not name one by one."""
-        if rule.when is not None and _LABELS in rule.when.uses:
-            for caller in self._policy.callers:
-                if rule.calls_from(caller):
-                    yield str(caller)
+        if rule.when is None or _LABELS not in rule.when.uses:
+            return
+        if rule.anyone:
+            yield from map(str, self._policy.callers)
+            return
+        found: dict[SpiffeId, None] = {}
+        for match in rule.callers:
+            if match.id in self._policy.callers:
+                found[match.id] = None
+            if match.below:
+                found.update(dict.fromkeys(self._callers_below.get(match.id, ())))
+        yield from map(str, found)
+
+    @cached_property
+    def _callers_below(self) -> Mapping[SpiffeId, list[SpiffeId]]:
+        found: defaultdict[SpiffeId, list[SpiffeId]] = defaultdict(list)
+        for caller in self._policy.callers:
+            for wider in above(caller):
+                found[wider].append(caller)
+        return found
 
     def of_rule(self, rule: Rule, key: Key) -> tuple[Predicate, ...] | None:
         """Tokens, MCP and conditions.  What no proxy can ask is as if its evaluation failed."""

@@ -21,6 +21,7 @@ from vestibule.intent.outside import External, Gateway
 from vestibule.intent.port_policies import port_policy
 from vestibule.intent.traffic import Route, Traffic
 from vestibule.policy import IdentityMatch, Mode, PathPattern, PortPolicy, Rule, may_call
+from vestibule.policy.identities import above
 from vestibule.policy.terms import Terms
 from vestibule.records import Distrust, Emergency, Instance
 from vestibule.spiffe import Revocations, RevokedIdentity, RevokedJwtKey, SpiffeId
@@ -221,18 +222,11 @@ def _newest(revocations: Revocations) -> _Newest:
         if isinstance(each.target, RevokedIdentity):
             named = each.target.spiffe_id
             identities[named] = each.version
-            for above in _above(named):
-                below[above] = max(below.get(above, 0), each.version)
+            for wider in above(named):
+                below[wider] = max(below.get(wider, 0), each.version)
         elif not isinstance(each.target, RevokedJwtKey):
             others = max(others, each.version)
     return _Newest(others, identities, below)
-
-
-def _above(spiffe_id: SpiffeId) -> Iterator[SpiffeId]:
-    path = spiffe_id.path
-    while path:
-        path = path.rpartition("/")[0]
-        yield SpiffeId(spiffe_id.trust_domain, path)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from vestibule.intent.model import Intent, Port, Protocol, Service
 from vestibule.policy import PortPolicy, Rule
+from vestibule.policy.identities import above
 from vestibule.spiffe import SpiffeId
 
 
@@ -31,10 +32,17 @@ def _labels_of_callers(intent: Intent, rules: tuple[Rule, ...]) -> Mapping[Spiff
     asking = [rule for rule in rules if rule.when is not None]
     if not asking:
         return MappingProxyType({})
+    anyone = any(rule.anyone for rule in asking)
+    exact = {match.id for rule in asking for match in rule.callers}
+    below = {match.id for rule in asking for match in rule.callers if match.below}
+
+    def is_meant(caller: SpiffeId) -> bool:
+        return anyone or caller in exact or not below.isdisjoint(above(caller))
+
     return MappingProxyType(
         {
             each.spiffe_id: each.labels
             for each in intent.services.values()
-            if each.labels and any(rule.calls_from(each.spiffe_id) for rule in asking)
+            if each.labels and is_meant(each.spiffe_id)
         }
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -57,3 +58,11 @@ class IdentityMatch:
 
     def __str__(self) -> str:
         return f"{self.id}{BELOW if self.below else ''}"
+
+
+def above(spiffe_id: SpiffeId) -> Iterator[SpiffeId]:
+    """All IDs that have this one below them: ``/ns/a`` → ``/ns`` and the trust domain's own, the nearest first."""
+    path = spiffe_id.path
+    while path:
+        path = path.rpartition("/")[0]
+        yield SpiffeId(spiffe_id.trust_domain, path)

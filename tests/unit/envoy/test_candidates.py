@@ -101,3 +101,22 @@ def test_an_end_in_the_distant_past_is_one() -> None:
     ended = less_than(int(datetime(1960, 1, 1, tzinfo=UTC).timestamp() * 1000))
     assert re.fullmatch(ended, "0" * 13) is None
     assert re.fullmatch(ended, "1790000000000") is None
+
+
+@pytest.mark.parametrize(
+    ("callers", "known"),
+    [
+        (("web",), ["web"]),
+        (("spiffe://example.org/ns/prod/**",), ["web", "orders"]),
+        (("spiffe://example.org/**", "web"), ["web", "orders"]),
+        (("spiffe://example.org/ns/pro/**", "ledger"), []),
+    ],
+)
+def test_callers_whose_labels_are_asked_for_are_those_that_the_rule_names(
+    callers: tuple[str, ...], known: list[str]
+) -> None:
+    labelled = {spiffe_id(name): {"env": "prod"} for name in ("web", "orders")}
+    ask = OfRequests(PortPolicy(service="app", port="http", callers=labelled))
+    asking = replace(rule("x/r", *callers), when=Condition.parse("caller.labels.env == 'prod'"))
+    assert sorted(ask.known_callers(asking)) == sorted(str(spiffe_id(name)) for name in known)
+    assert not list(ask.known_callers(rule("x/r", *callers)))
