@@ -6,9 +6,9 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from vestibule.doors.access_entries import EntryLines, LogName, Reporter
 from vestibule.intent.model import Intent
 from vestibule.intent.outside import Credential, External, HostPort, OutsideProtocol, OutsideTls
 from vestibule.intent.traffic import RateLimit, Traffic
-from vestibule.policy import PathPattern
+from vestibule.policy import PathPattern, Rule
 
 NAME = "api.outside.test"
 SCARCE = RateLimit(requests=2, window=timedelta(hours=1), path=PathPattern.parse("/scarce/**"))
@@ -47,6 +47,11 @@ def external(name: str, outsider: Outsider | None, ca: str | None, **more: Any) 
         allow=(rule(f"egress/{name}/all", "web"),),
     )
     return replace(plain, **more)
+
+
+def ending(name: str, hours: int) -> tuple[Rule, ...]:
+    """One that ends by the clock of the proxy alone: nobody compiles it away here."""
+    return (replace(rule(f"egress/{name}/all", "web"), expires=datetime.now(UTC) + timedelta(hours=hours)),)
 
 
 def with_outside(*externals: External) -> Intent:
@@ -124,7 +129,8 @@ async def outside(directory: Path) -> AsyncIterator[Outside]:
         external("paying", good, ca, credential=credential),
         external("lost", good, ca, credential=lost),
         external("plain", plain, None, tls=OutsideTls.NONE, hosts=(HostPort(host="legacy.test", port=8080),)),
-        external("lines", bytes_only, ca, protocol=OutsideProtocol.TCP),
+        external("lines", bytes_only, ca, protocol=OutsideProtocol.TCP, allow=ending("lines", 1)),
+        external("ended", bytes_only, ca, protocol=OutsideProtocol.TCP, allow=ending("ended", -1)),
         external("forbidden", good, ca, allow=(rule("egress/forbidden/theirs", "ledger"),)),
         external("named", None, ca, hosts=(HostPort(host="localhost", port=localhost.port),)),
         external("nowhere", None, ca, hosts=(HostPort(host="no-such-host.invalid", port=443),)),
@@ -142,7 +148,7 @@ async def outside(directory: Path) -> AsyncIterator[Outside]:
         for each in servers:
             await each.start()
             lab.also(each.stop)
-        upstreams = {"good": free_address(), "lines": free_address(), "forbidden": free_address()}
+        upstreams = {name: free_address() for name in ("good", "lines", "ended", "forbidden")}
         web = await lab.add("web", upstreams=upstreams)
         lab.ca_bundle = directory / "no-bundle.pem"
         ledger = await lab.add("ledger")
@@ -361,6 +367,18 @@ def test_a_port_of_its_own_leads_to_one_host_by_http_and_by_tcp(mesh: Shared[Out
         assert record["source_spiffe_id"] == str(spiffe_id("web"))
         assert record["destination_service"] == "external:lines"
         assert (record["verdict"], record["rule"]) == ("allowed", "egress/lines/all")
+
+    mesh.run(story)
+
+
+def test_a_connection_by_a_rule_that_ended_is_refused_by_the_proxys_own_clock(mesh: Shared[Outside]) -> None:
+    async def story(outside: Outside) -> None:
+        address = outside.web.instance.upstreams["ended"]
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        writer.write(b"abc")
+        with suppress(ConnectionError):
+            assert await reader.read() == b""
+        writer.close()
 
     mesh.run(story)
 

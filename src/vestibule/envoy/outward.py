@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from itertools import chain
 
@@ -22,11 +22,12 @@ from google.protobuf.message import Message
 
 from vestibule.envoy import access_log, codes, limits, listeners, matches, outside, replies, retries, switched
 from vestibule.envoy.access_log import REQUEST_ID
-from vestibule.envoy.protos import seconds
-from vestibule.envoy.rbac import http_rbac_of_anybody
+from vestibule.envoy.protos import packed, seconds
+from vestibule.envoy.rbac import http_rbac_of_anybody, network_rbac_until
 from vestibule.envoy.world import World
 from vestibule.intent.model import Defaults
 from vestibule.intent.outside import External, OutsideProtocol
+from vestibule.policy import Rule
 from vestibule.policy.codes import CALL_DENIED
 from vestibule.records import Address
 from vestibule.spiffe import SpiffeId
@@ -67,12 +68,22 @@ def virtual_host(out: Outward, tunnel: Route, domains: Iterable[str] | None = No
 
 @lru_cache(maxsize=4096)
 def tcp_listener(name: str, address: Address, external: External) -> Resource:
-    """For a destination that speaks no HTTP; only where a rule allows the caller."""
+    """For a destination that speaks no HTTP; only where a rule allows the caller, and for as long as it does."""
     cluster = outside.cluster_name(external)
     log = access_log.outbound_connections(cluster, "", rule=external.allow[0].name)
     proxy = tcp_proxy_pb2.TcpProxy(stat_prefix="egress_tcp", cluster=cluster, access_log=[log])
-    chain = listener_components_pb2.FilterChain(filters=[listeners.tcp_proxy(proxy)])
-    return listeners.outbound(name, address, chain)
+    filters = [listeners.tcp_proxy(proxy)]
+    if (end := _end(external.allow)) is not None:
+        ending = listener_components_pb2.Filter(name="envoy.filters.network.rbac")
+        ending.typed_config.CopyFrom(packed(network_rbac_until(end, external.allow[0].name)))
+        filters.insert(0, ending)
+    return listeners.outbound(name, address, listener_components_pb2.FilterChain(filters=filters))
+
+
+def _end(rules: Iterable[Rule]) -> datetime | None:
+    """When the last of some rules ends, if all of them do."""
+    ends = [rule.expires for rule in rules]
+    return None if None in ends else max(each for each in ends if each is not None)
 
 
 def _route(out: Outward) -> Route:

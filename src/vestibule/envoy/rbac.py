@@ -211,11 +211,22 @@ def plaintext_network_rbac(rules: Sequence[Rule], until: datetime) -> network_rb
     config = network_rbac_pb2.RBAC(stat_prefix="tcp_plaintext")
     config.rules.action = rbac_pb2.RBAC.ALLOW
     if rules:
-        policy = config.rules.policies[rules[0].name]
-        policy.permissions.add(any=True)
-        policy.principals.add(any=True)
-        policy.condition.CopyFrom(cel.before_as_expression(until))
+        _anybody_before(until, config.rules.policies[rules[0].name])
     return config
+
+
+def network_rbac_until(end: datetime, name: str) -> network_rbac_pb2.RBAC:
+    """Deny connections that come from ``end`` on; until then let all pass, by a rule of this name."""
+    config = network_rbac_pb2.RBAC(stat_prefix="tcp_until")
+    config.rules.action = rbac_pb2.RBAC.ALLOW
+    _anybody_before(end, config.rules.policies[name])
+    return config
+
+
+def _anybody_before(end: datetime, policy: rbac_pb2.Policy) -> None:
+    policy.permissions.add(any=True)
+    policy.principals.add(any=True)
+    policy.condition.CopyFrom(cel.before_as_expression(end))
 
 
 def network_rbac(policy: PortPolicy) -> network_rbac_pb2.RBAC:
