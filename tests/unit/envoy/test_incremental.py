@@ -17,7 +17,7 @@ from tests.unit.envoy.test_compile import at, forget, instance
 from vestibule.envoy.compile import Compilation, Compiler, compile_proxy
 from vestibule.envoy.world import World
 from vestibule.errors import VestibuleError
-from vestibule.intent.model import DenyDetail, Intent
+from vestibule.intent.model import DenyDetail, Intent, Issuer, Service
 from vestibule.intent.outside import External, Gateway, GatewayListener, HostPort, OutsideTls
 from vestibule.intent.traffic import (
     CircuitLimits,
@@ -34,6 +34,7 @@ from vestibule.intent.traffic import (
     Route,
     Traffic,
 )
+from vestibule.policy import Condition, Effect, McpDemand, Mode, Rule, TokenDemand
 from vestibule.records import Emergency, Health, Instance
 from vestibule.spiffe import Revocation, Revocations, RevokedIdentity, SpiffeId
 from vestibule.xds.resources import ENDPOINTS, ProxyKey, Snapshot
@@ -121,6 +122,45 @@ def gateways(draw: st.DrawFn, services: tuple[str, ...]) -> dict[str, Gateway]:
     return draw(st.sampled_from([{}, {"edge": edge}]))
 
 
+LABELS = st.sampled_from([{}, {"env": "prod"}, {"env": "test"}])
+CONDITIONS = st.sampled_from(
+    [Condition.parse(each) for each in ("caller.labels.env == service.labels.env", "request.host != 'a'")]
+)
+TOKENS = st.builds(TokenDemand, issuer=st.just("internal"), audience=st.sampled_from(["a", "b"]))
+ISSUERS = st.sampled_from(["https://one.example", "https://other.example"]).map(
+    lambda url: {"internal": Issuer(name="internal", issuer=url, keys='{"keys": []}')}
+)
+
+
+@st.composite
+def asking(draw: st.DrawFn, made: Rule, effect: Effect) -> Rule:
+    """A rule with whatever a rule may ask for besides."""
+    until = draw(maybe(ENDS))
+    return replace(
+        made,
+        callers=tuple(replace(each, until=until) for each in made.callers),
+        effect=effect,
+        mode=draw(st.sampled_from([Mode.ENFORCE, Mode.ENFORCE, Mode.SHADOW])),
+        anyone=draw(st.booleans()),
+        when=draw(maybe(CONDITIONS)),
+        token=draw(maybe(TOKENS)),
+        expires=draw(maybe(ENDS)),
+    )
+
+
+@st.composite
+def tools(draw: st.DrawFn, name: str) -> Service:
+    """A port for MCP."""
+    rules = tuple(
+        replace(
+            draw(asking(rule(f"{name}/{number}", "web"), Effect.ALLOW)),
+            mcp=McpDemand(tools=(draw(st.sampled_from(["a", "b_*"])),)),
+        )
+        for number in range(draw(st.integers(0, 2)))
+    )
+    return service(name, *rules, http="mcp")
+
+
 @st.composite
 def intents(draw: st.DrawFn) -> Intent:
     services = []
@@ -131,11 +171,20 @@ def intents(draw: st.DrawFn) -> Intent:
         made = service(name, *rules, http="http", db="tcp") if two else service(name, *rules)
         detail = draw(st.sampled_from(list(DenyDetail)))
         denied = draw(st.sampled_from([(), (rule(f"{name}/deny", "web", paths="/a"),)]))
-        ends = replace(rules[0], expires=draw(maybe(ENDS))) if rules else None
-        allow = (ends, *rules[1:]) if ends is not None else ()
+        denied = tuple(draw(asking(each, Effect.DENY)) for each in denied)
+        port = {"port": "http"} if two else {}
+        allow = tuple(replace(draw(asking(each, Effect.ALLOW)), **port) for each in rules)
+        denied = tuple(replace(each, **port) for each in denied)
         said = draw(traffic(name))
-        services.append(replace(made, deny_detail=detail, deny=denied, allow=allow, traffic=said))
+        if not two and draw(st.sampled_from([False, False, True])):
+            made, allow, denied = (found := draw(tools(name))), found.allow, ()
+            said = Traffic()
+        labels = draw(LABELS)
+        services.append(
+            replace(made, deny_detail=detail, deny=denied, allow=allow, traffic=said, labels=labels)
+        )
     intent = intent_of(*services)
+    intent = replace(intent, mesh=replace(intent.mesh, issuers=draw(ISSUERS)))
     edges = draw(gateways(tuple(each.name for each in services)))
     intent = replace(intent, externals=draw(externals()), gateways=edges)
     defaults = replace(intent.mesh.defaults, timeout=timedelta(seconds=draw(st.integers(1, 2))))
