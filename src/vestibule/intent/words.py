@@ -35,8 +35,9 @@ ISSUER: Final = r"[!-~]{1,500}"
 TARGET: Final = r"[!-)+-~]{0,500}\*?"
 MOST_OF_CLAIM: Final = 500
 OWN_METHOD: Final = r"[a-z][A-Za-z0-9_-]*(/[A-Za-z0-9_-]+)+"
-# Names that mean something else on every host.
-NOT_SERVICES: Final = frozenset({"localhost", "break-glass", ANYONE})
+# Names that mean something else on every host, or begin the names of what decides without being a rule: rules of such a
+# service could be taken for it, and proxies tell by that name whether a decision service has yet to be asked.
+NOT_SERVICES: Final = frozenset({"localhost", "break-glass", "vestibule", ANYONE})
 LONGEST: Final = timedelta(hours=1)
 MOST_REQUESTS: Final = 1_000_000
 _UNITS: Final = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours"}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from vestibule.envoy import central
 from vestibule.envoy.names import ASKED
 from vestibule.intent.model import Decide
+from vestibule.intent.words import NOT_SERVICES
 from vestibule.policy import Condition, Effect, IdentityMatch, Mode, PortPolicy, Rule
 from vestibule.spiffe import SpiffeId
 
@@ -137,3 +139,15 @@ def test_the_policy_that_is_sent_is_the_whole_one() -> None:
     resource = central.decisions(policy(PLAIN, BODY))
     assert resource.name == "http"
     assert b"payments/body" in resource.body
+
+
+def test_the_rule_that_lets_through_to_the_question_is_never_taken_for_one_that_allowed() -> None:
+    """A service of that name would make the question go unasked."""
+    assert ASKED.partition("/")[0] in NOT_SERVICES
+    never_asked = central.question(policy(BODY)).filter_enabled_metadata
+    assert never_asked.invert
+    decided = re.compile(never_asked.value.string_match.safe_regex.regex)
+    assert decided.fullmatch("payments/plain")
+    assert decided.fullmatch("break-glass/1")
+    assert not decided.fullmatch(ASKED)
+    assert not decided.fullmatch("vestibule/not-revoked")
