@@ -13,7 +13,6 @@ from typing import Final
 
 from envoy.config.core.v3 import config_source_pb2, extension_pb2
 from envoy.extensions.filters.http.jwt_authn.v3 import config_pb2
-from envoy.extensions.filters.http.rbac.v3 import rbac_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.extensions.matching.common_inputs.network.v3 import network_inputs_pb2
 from envoy.extensions.matching.input_matchers.metadata.v3 import metadata_pb2
@@ -22,6 +21,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from vestibule.envoy import conditions, trees
 from vestibule.envoy.conditions import JWT_METADATA
+from vestibule.envoy.nothing import NOTHING
 from vestibule.envoy.places import ads
 from vestibule.envoy.protos import packed, seconds, serialized
 from vestibule.envoy.trees import Predicate
@@ -38,8 +38,10 @@ REFUSED_DETAILS: Final = "jwt_authn_access_denied"
 
 _HEADER_SUFFIX: Final = "#header"
 _TYPES: Final = (
-    "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
-    "envoy.extensions.filters.http.rbac.v3.RBAC",
+    "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
+    NOTHING.type_url,
+    # What was in empty slots before.
+    "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
 )
 # One value: of two Authorization headers the proxy could verify the first, and the app believe the second.
 _ONLY_BEARER: Final = r"Bearer [A-Za-z0-9_.-]+"
@@ -81,9 +83,7 @@ def slot_name(port: str) -> str:
 
 def http_filter(slot: str) -> hcm_pb2.HttpFilter:
     """The filter, whose configuration is delivered by ECDS."""
-    discovery = config_source_pb2.ExtensionConfigSource(
-        config_source=ads(), type_urls=[f"type.googleapis.com/{each}" for each in _TYPES]
-    )
+    discovery = config_source_pb2.ExtensionConfigSource(config_source=ads(), type_urls=_TYPES)
     return hcm_pb2.HttpFilter(name=slot, config_discovery=discovery)
 
 
@@ -91,8 +91,10 @@ def http_filter(slot: str) -> hcm_pb2.HttpFilter:
 def resource(policy: PortPolicy, issuers: Issuers) -> Resource:
     """What the filter of a port verifies: tokens of the issuers, for the audiences, that its rules demand."""
     name = slot_name(policy.port)
-    config = authentication(policy, issuers) or rbac_pb2.RBAC()  # which lets everything pass
-    extension = extension_pb2.TypedExtensionConfig(name=name, typed_config=packed(config))
+    config = authentication(policy, issuers)
+    extension = extension_pb2.TypedExtensionConfig(
+        name=name, typed_config=NOTHING if config is None else packed(config)
+    )
     return Resource.of(EXTENSION, name, serialized(extension))
 
 

@@ -23,6 +23,7 @@ from validate import validate_pb2
 
 from vestibule.envoy.compile import Compiler
 from vestibule.envoy.names import BOOTSTRAP_CLUSTERS
+from vestibule.envoy.nothing import NOTHING
 from vestibule.envoy.world import World
 from vestibule.errors import VestibuleError
 from vestibule.spiffe import SpiffeId
@@ -36,7 +37,7 @@ from vestibule.xds.resources import (
     Resource,
     Snapshot,
 )
-from vestibule.xds.rules import IMPLEMENTED, violations
+from vestibule.xds.rules import IMPLEMENTED, KNOWN_IF_EMPTY, violations
 from vestibule.xds.stream import no_endpoints
 
 ADS = config_source_pb2.ConfigSource(ads=config_source_pb2.AggregatedConfigSource())
@@ -128,6 +129,13 @@ def test_what_is_packed_and_unknown_or_damaged_is_no_good() -> None:
     assert list(violations(Packed(type_url="type.googleapis.com/no.Such", value=b"")))
     assert list(violations(Packed(type_url=CLUSTER, value=b"\xff")))
     assert list(violations(packed(cluster_pb2.Cluster(name="c")))) == []
+
+
+def test_what_envoy_knows_and_nobody_here_may_be_packed_if_it_is_empty() -> None:
+    [known] = KNOWN_IF_EMPTY
+    assert known == NOTHING.type_url
+    assert list(violations(NOTHING)) == []
+    assert list(violations(Packed(type_url=known, value=b"\x08\x01")))
 
 
 def test_every_rule_that_envoys_messages_use_is_implemented() -> None:
