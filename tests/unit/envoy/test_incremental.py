@@ -172,9 +172,9 @@ def intents(draw: st.DrawFn) -> Intent:
         detail = draw(st.sampled_from(list(DenyDetail)))
         denied = draw(st.sampled_from([(), (rule(f"{name}/deny", "web", paths="/a"),)]))
         denied = tuple(draw(asking(each, Effect.DENY)) for each in denied)
-        port = {"port": "http"} if two else {}
-        allow = tuple(replace(draw(asking(each, Effect.ALLOW)), **port) for each in rules)
-        denied = tuple(replace(each, **port) for each in denied)
+        port = "http" if two else None
+        allow = tuple(replace(draw(asking(each, Effect.ALLOW)), port=port) for each in rules)
+        denied = tuple(replace(each, port=port) for each in denied)
         said = draw(traffic(name))
         if not two and draw(st.sampled_from([False, False, True])):
             made, allow, denied = (found := draw(tools(name))), found.allow, ()
