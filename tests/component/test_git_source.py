@@ -25,6 +25,7 @@ from tests.component.git_lab import (
 from vestibule.calls.git import Access, Mirror, Place, Ref
 from vestibule.clock import SystemClock
 from vestibule.errors import VestibuleError
+from vestibule.intent.files import MAX_BYTES
 from vestibule.mesh import Following, GitSource
 
 ORDERS = WEB.replace("web", "orders")
@@ -507,7 +508,7 @@ async def test_huge_files_and_strange_names_are_bounded(tmp_path: Path, reposito
     lab = Lab(tmp_path / "data", repository.path)
     await lab.source.load()
     told = "\n".join(str(each.error) for each in lab.source.reading.problems)
-    assert "services/huge.yaml: VST0002 the file is larger than 262144 bytes" in told
+    assert f"services/huge.yaml: VST0002 the file is larger than {MAX_BYTES} bytes" in told
     assert "\x1b" not in told
 
 

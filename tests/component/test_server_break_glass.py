@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ async def listed(lab: Lab) -> list[wire.Emergency]:
 
 
 def report(rule: str, batch: str = "b-1", **other: Any) -> node_wire.ReportUsesRequest:
+    now = int(time.time() * 1_000_000)
     told: dict[str, Any] = {
         "rule": rule,
         "service": "web",
@@ -72,8 +74,8 @@ def report(rule: str, batch: str = "b-1", **other: Any) -> node_wire.ReportUsesR
         "method": "POST",
         "path": "/x",
         "count": 2,
-        "first": 1_780_000_000_000_000,
-        "last": 1_780_000_001_000_000,
+        "first": now,
+        "last": now,
         "request_ids": ["r-1"],
     }
     return node_wire.ReportUsesRequest(batch=batch, uses=[node_wire.EmergencyUse(**(told | other))])
