@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from vestibule.net.grpc_server import GrpcServer
 from vestibule.net.peer import Peer, ProcessHandle, peer_of
 from vestibule.net.unix import PUBLIC, listen_unix
 from vestibule.observe.access_log import AccessLog
-from vestibule.records import Instance, Lease, PortView, ServiceView
+from vestibule.records import Instance, Lease, PortView, PrintedUse, ServiceView
 from vestibule.spiffe import Selector, SpiffeId
 from vestibule.wire.gen.vestibule.node.v1 import node_pb2 as wire
 
@@ -293,3 +293,42 @@ async def test_a_sidecar_that_stops_is_answered_once_its_callers_have_left(agent
         await stream.send_message(wire.AttachRequest(drain=wire.AttachRequest.Drain(wait_ms=100)))
         assert (await stream.recv_message()).done.what == "drain"
         assert agent.upstream.drained == ["i-1"]
+
+
+class Uses:
+    """Where uses of break-glass go."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[str, SpiffeId, str, PrintedUse]] = []
+
+    async def take(
+        self, service: str, spiffe_id: SpiffeId, instance_id: str, uses: Sequence[PrintedUse]
+    ) -> None:
+        self.taken += [(service, spiffe_id, instance_id, use) for use in uses]
+
+
+def used(rule: str = "break-glass/k7f2m9qa") -> wire.AttachRequest:
+    use = wire.PrintedUse(rule=rule, time=1, caller="spiffe://example.org/orders", port="http", count=1)
+    return wire.AttachRequest(uses=wire.AttachRequest.Uses(number=7, uses=[use]))
+
+
+async def test_what_its_proxy_printed_is_taken_under_the_identity_that_was_attested(agent: Agent) -> None:
+    uses = agent.sidecars.uses = Uses()
+    async with agent.attached(supervisor_key=KEY) as stream:
+        await stream.recv_message(), await stream.recv_message()
+        await stream.send_message(used())
+        assert (await stream.recv_message()).taken.number == 7
+        await stream.send_message(used("payments/all"))
+        assert (await stream.recv_message()).problem.code == "VST2134"
+    ((service, spiffe_id, instance_id, use),) = uses.taken
+    assert (service, spiffe_id, instance_id) == ("web", WEB, "i-1")
+    assert use.caller == "spiffe://example.org/orders"
+
+
+async def test_who_speaks_for_no_service_cannot_tell_of_its_uses(agent: Agent) -> None:
+    uses = agent.sidecars.uses = Uses()
+    async with agent.attached() as stream:
+        assert (await stream.recv_message()).problem.code == "VST2131"
+        await stream.send_message(used())
+        assert (await stream.recv_message()).problem.code == "VST2134"
+    assert not uses.taken

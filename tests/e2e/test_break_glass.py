@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+import ssl
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from tests.e2e.mesh_lab import (
+    PATIENCE,
     Echo,
     Lab,
     Proxy,
@@ -29,8 +32,10 @@ from tests.e2e.shared_mesh import Shared
 from vestibule.doors.access_entries import EntryLines, LogName, Reporter
 from vestibule.observe.access_record import AccessRecord, Verdict
 from vestibule.policy import Effect
-from vestibule.records import Emergency
+from vestibule.records import LONGEST_TOLD, Emergency
 
+BOUND = 10.0
+"""Seconds within which what was under way has ended: the drain time, 1 s here, and patience with a busy machine."""
 DENIED = replace(rule("payments/never", "orders", paths="/admin/**", port="http"), effect=Effect.DENY)
 
 
@@ -80,6 +85,13 @@ class Mesh:
         self.lab.world = replace(self.lab.world, emergencies=emergencies)
         await self.lab.tell()
 
+    async def end(self, ended: Emergency) -> None:
+        """It is closed, and the server says so."""
+        left = tuple(each for each in self.lab.world.emergencies if each != ended)
+        closed = replace(ended, closed_at=datetime.now(UTC), closed_by="local:uid=0")
+        self.lab.world = replace(self.lab.world, emergencies=left, ended=(*self.lab.world.ended, closed))
+        await self.lab.tell()
+
     async def ask(self, method: str = "GET", path: str = "/") -> int:
         """What orders is answered when it calls payments."""
         async with wire(self.orders.instance.egress) as connection:
@@ -87,8 +99,15 @@ class Mesh:
 
     async def direct(self) -> Wire:
         """A caller with the identity of orders, beside its proxy."""
-        tls = client_tls(self.lab.issue(spiffe_id("orders")), self.lab.directory)
-        return await Wire.open(self.payments.instance.ingress["http"], tls)
+        return await Wire.open(self.payments.instance.ingress["http"], self.tls())
+
+    def tls(self) -> ssl.SSLContext:
+        """The identity of orders."""
+        return client_tls(self.lab.issue(spiffe_id("orders")), self.lab.directory)
+
+    async def is_asked(self) -> bool:
+        """Whether a request is under way at payments."""
+        return "rq_active: 1" in await self.payments.ask("/stats?filter=ingress.downstream_rq_active")
 
     async def until_answered(self, status: int, method: str = "GET", path: str = "/") -> None:
         async with asyncio.timeout(10):
@@ -106,6 +125,12 @@ class Mesh:
             return b""
         finally:
             writer.close()
+
+
+async def until_async(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not await condition():
+            await asyncio.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -186,14 +211,19 @@ def test_uses_while_the_agent_is_away_are_in_the_proxys_own_output(mesh: Shared[
         await mesh.payments.leave()
         for number in range(50):
             assert (await connection.ask("GET", f"/away/{number}?secret=1")).status == 200
+        long = {"x__request__id": "i" * 3000}
+        assert (await connection.ask("GET", "/away/" + "%22" * 2000, **long)).status == 200
         await connection.close()
         await mesh.payments.come_back()
 
         def told() -> list[dict[str, Any]]:
             printed = [json.loads(each) for each in mesh.payments.log.splitlines() if "/away/" in each]
-            return printed if len(printed) >= 50 else []
+            return printed if len(printed) >= 51 else []
 
         found = await until(told, "every use")
+        (cut,) = [each for each in found if "%22" in each["path"]]
+        found.remove(cut)
+        assert (len(cut["path"]), len(cut["request_id"])) == (LONGEST_TOLD, 100)
         assert sorted(each["path"] for each in found) == sorted(f"/away/{number}" for number in range(50))
         assert {(each["break_glass"], each["caller"]) for each in found} == {
             (emergency.rule, str(spiffe_id("orders")))
@@ -250,6 +280,40 @@ def test_it_is_for_tcp_too_where_a_use_is_told_while_the_connection_lasts(mesh: 
         told = [each.source_address for each in uses(mesh.payments, emergency)]
         assert len(told) == len(set(told)), "each connection is one use"
         await mesh.set()
+
+    mesh.run(story)
+
+
+def test_its_end_cuts_what_is_under_way_on_its_port_and_nothing_elsewhere(mesh: Shared[Mesh]) -> None:
+    async def story(mesh: Mesh) -> None:
+        tcp = await mesh.open(port="raw")
+        http = replace(tcp, id="http", port="http")
+        await mesh.set(tcp, http)
+        await mesh.until_answered(200)
+        place, tls = mesh.payments.instance.ingress["raw"], mesh.tls()
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                reader, writer = await asyncio.open_connection(place.host, place.port, ssl=tls)
+                writer.write(b"x")
+                with suppress(ConnectionError):
+                    if await reader.read(100) == b"payments:x":
+                        break
+        connection = await mesh.direct()
+        assert (await connection.ask("GET", "/")).status == 200
+        await mesh.end(tcp)
+        async with asyncio.timeout(BOUND):
+            assert await reader.read(1) == b""
+        writer.close()
+        assert (await connection.ask("GET", "/")).status == 200
+        # A body that never ends.
+        asking = asyncio.create_task(connection.ask("POST", "/", content__length="10"))
+        await until_async(mesh.is_asked)
+        await mesh.end(http)
+        async with asyncio.timeout(BOUND):
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await asking
+        await connection.close()
+        assert await mesh.ask() == 403
 
     mesh.run(story)
 

@@ -1,4 +1,4 @@
-"""Break-glass while the server is away: it ends on time, and its uses are on record once the server is back."""
+"""Break-glass while the server is away, or the agent: it ends on time, and its uses are on record afterwards, once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,19 @@ from vestibule.audit.reading import records
 pytestmark = pytest.mark.timeout(120)
 
 
-def server_of(running: Up) -> int:
-    """The process of the server that `up` started."""
-    return next(pid for pid, words in belonging_to(running.note.runtime).items() if " server run" in words)
+def process_of(running: Up, part: str) -> int:
+    """The process of the server or agent that `up` started."""
+    return next(pid for pid, words in belonging_to(running.note.runtime).items() if f" {part} run" in words)
+
+
+def on_record(running: Up, rule: str) -> int:
+    """Uses that the server's audit log has."""
+    found = records(running.state / "server" / "audit.jsonl")
+    return sum(
+        each["details"]["count"]
+        for each in found
+        if each["action"] == "break-glass.use" and each["subject"] == rule
+    )
 
 
 async def vestibule(running: Up, *words: str) -> Any:
@@ -60,7 +71,7 @@ async def test_it_ends_on_time_and_its_uses_are_on_record_when_the_server_is_bac
             async with asyncio.timeout(5):
                 while await ask() != 200:
                     await asyncio.sleep(0.02)
-            server = server_of(running)
+            server = process_of(running, "server")
             os.kill(server, signal.SIGSTOP)
             try:
                 used = 0
@@ -72,16 +83,58 @@ async def test_it_ends_on_time_and_its_uses_are_on_record_when_the_server_is_bac
                 assert await ask() == 403
             finally:
                 os.kill(server, signal.SIGCONT)
-
-        def on_record() -> int:
-            found = records(running.state / "server" / "audit.jsonl")
-            return sum(
-                each["details"]["count"]
-                for each in found
-                if each["action"] == "break-glass.use" and each["subject"] == opened["rule"]
-            )
-
-        await until(lambda: on_record() >= used + 1, "every use on record")
-        assert on_record() == used + 1
+        await until(lambda: on_record(running, opened["rule"]) >= used + 1, "every use on record")
+        assert on_record(running, opened["rule"]) == used + 1
         running.process.send_signal(signal.SIGINT)
         await running.end()
+
+
+async def test_uses_while_the_agent_is_away_are_on_record_once(tmp_path: Path) -> None:
+    async with up(tmp_path) as running:
+        proxy = f"http://{running.envelope['data']['egress']['reports']}"
+        async with httpx.AsyncClient(mounts={"http://": httpx.AsyncHTTPTransport(proxy=proxy)}) as caller:
+
+            async def ask() -> int:
+                return (await caller.post("http://payments/v1/charges", content="{}")).status_code
+
+            opened = await vestibule(
+                running,
+                *("break-glass", "open", "--from", "reports", "--to", "payments", "--for", "9m"),
+                *("--reason", "an outage", "--ticket", "INC-9", "--approver", "ann"),
+            )
+            async with asyncio.timeout(5):
+                while await ask() != 200:
+                    await asyncio.sleep(0.02)
+            used = 1
+            agent = process_of(running, "agent")
+            # It hears of these late, by both ways.
+            os.kill(agent, signal.SIGSTOP)
+            for _ in range(5):
+                assert await ask() == 200
+                used += 1
+            os.kill(agent, signal.SIGCONT)
+            await until(lambda: on_record(running, opened["rule"]) >= used, "uses of a slow agent")
+            # What it was sent of these ends with it.
+            os.kill(agent, signal.SIGSTOP)
+            for _ in range(5):
+                assert await ask() == 200
+                used += 1
+            await asyncio.to_thread(kept_on_disk, running.note.runtime)
+            os.kill(agent, signal.SIGKILL)
+            await until(lambda: on_record(running, opened["rule"]) >= used, "uses that the agent never heard")
+            assert await ask() == 200
+            used += 1
+            await until(lambda: on_record(running, opened["rule"]) >= used, "the next use")
+            assert on_record(running, opened["rule"]) == used
+        running.process.send_signal(signal.SIGINT)
+        await running.end()
+
+
+def kept_on_disk(runtime: Path) -> None:
+    """Wait until a sidecar keeps uses on disk, for nobody else to read."""
+    deadline = time.monotonic() + 30
+    while not (found := list(runtime.rglob("uses/*.jsonl"))):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert found[0].stat().st_mode & 0o777 == 0o600
+    assert found[0].parent.stat().st_mode & 0o777 == 0o700

@@ -16,10 +16,13 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from tests.e2e.mesh_lab import Lab, Reply, client_tls, intent_of, rule, service, spiffe_id, wire
+from tests.e2e.mesh_lab import Lab, Reply, client_tls, intent_of, rule, service, spiffe_id, until, wire
 from tests.e2e.shared_mesh import Shared
 
+from vestibule.doors.access_entries import EntryLines, LogName, Reporter
 from vestibule.intent.model import Intent, Issuer
+from vestibule.observe.decision_settings import DecisionLogSettings
+from vestibule.observe.decisions import DecisionLog
 from vestibule.policy import Effect, Rule, TokenDemand
 
 INTERNAL = "https://tokens.example.org"
@@ -244,6 +247,42 @@ def test_the_meshs_own_tokens_have_to_be_access_tokens(mesh: Shared[Payments]) -
         for typ in (None, "JWT", "logout+jwt", "at+jwtx"):
             await _is(await payments.ask("/charge", token(typ=typ)), 403, "VST4001")
         await _is(await payments.ask("/charge", token(typ="application/at+jwt")), 200)
+
+    mesh.run(story)
+
+
+def test_chosen_claims_of_a_token_that_was_verified_are_in_the_decision_log(mesh: Shared[Payments]) -> None:
+    async def story(payments: Payments) -> None:
+        proxy = payments.lab.proxies["payments-1"]
+        written: list[dict[str, Any]] = []
+
+        class Written:
+            def take(self, text: str, *, allowed: bool) -> None:
+                written.append(json.loads(text))
+
+        log = DecisionLog(DecisionLogSettings(claims=("sub", "dept")), [Written()])
+        lines = EntryLines(
+            LogName.parse("vestibule/inbound/payments/http"),
+            Reporter("payments", str(spiffe_id("payments")), "payments-1"),
+        )
+        shown = token(sub="user-of-the-log", dept="fin")
+        await _is(await payments.ask("/finance", shown), 200)
+        # Nobody vouches for what this one says.
+        await _is(await payments.ask("/finance", token(OTHER_KEY, sub="somebody-of-the-log")), 401)
+
+        def told() -> list[dict[str, Any]]:
+            written.clear()
+            log.append([lines.http(entry) for _, entry in proxy.requests])
+            ours = [each for each in written if each["claims"].get("sub") == "user-of-the-log"]
+            return ours if any(each["status"] == 401 for each in written) else []
+
+        (found,) = await until(told, "the decision")
+        assert found["claims"] == {"sub": "user-of-the-log", "dept": "fin"}
+        assert (found["rule"], found["verdict"]) == ("payments/finance", "allowed")
+        text = json.dumps(written)
+        assert "somebody-of-the-log" not in text
+        assert shown not in text
+        assert "client_id" not in text
 
     mesh.run(story)
 

@@ -250,6 +250,10 @@ class Agent:
         # Sidecars and their Envoys
         self.grants = Grants()
         self.views = ViewCache(settings.data_dir / "views.json")
+        self.emergency_uses = EmergencyUses(
+            UsesFile(settings.data_dir / "break-glass.sealed", sealer, settings.trust_domain),
+            BreakGlassReports(Client(self.channel, break_glass.REPORTS)),
+        )
         self.sidecars = Sidecars(
             upstream=MeshApi(Client(self.channel, NODE)),
             identities=self.workloads.ids,
@@ -258,6 +262,7 @@ class Agent:
             views=self.views,
             checks=Checks(ask, enters_networks=os.geteuid() == 0),
             locality=settings.locality,
+            uses=self.emergency_uses,
         )
         self.traffic = TrafficReporting(self.sidecars, TrafficReports(Client(self.channel, REPORTS)))
         self.sync.on_news(self.sidecars.wake)
@@ -269,10 +274,6 @@ class Agent:
         self.strangers = Strangers(clock)
         self.access_log = AccessLog(settings.data_dir / "access.jsonl")
         self.decisions = Decisions(settings.decision_log, settings.data_dir, self.views.commit_of)
-        self.emergency_uses = EmergencyUses(
-            UsesFile(settings.data_dir / "break-glass.sealed", sealer, settings.trust_domain),
-            BreakGlassReports(Client(self.channel, break_glass.REPORTS)),
-        )
         self.started_at = clock.now()
 
     # ---------------------------------------------------------------------------------- running

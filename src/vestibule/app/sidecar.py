@@ -47,6 +47,7 @@ from vestibule.proxy.envoy import ENVOY, Envoy, EnvoyPlan
 from vestibule.proxy.host_files import HostFiles
 from vestibule.proxy.layout import EGRESS_PORT, LOOPBACK, Layout
 from vestibule.proxy.listeners import AppListeners, all_listening
+from vestibule.proxy.printed_uses import PrintedUses
 from vestibule.records import Boundary, Health, Instance, ServiceView
 
 APP: Final = "app"
@@ -54,12 +55,14 @@ READY: Final = "sidecar ready:"
 """How the one line begins that a sidecar prints once its instance is registered."""
 
 _DIRECTORY: Final = "sc"
+_USES: Final = "uses"
 _WATCH_EVERY: Final = 1.0
 _LOOK_EVERY: Final = 0.025
 _EGRESS_WITHIN: Final = 5.0
 _LISTENING_WITHIN: Final = 10.0
 _CALLERS_WITHIN: Final = 3.0
 _DEREGISTER_WITHIN: Final = 2.0
+_USES_WITHIN: Final = 1.0
 _COUNT_EVERY: Final = 2.0
 _COUNTING_SHARE: Final = 0.05
 
@@ -129,7 +132,9 @@ async def run_sidecar(settings: SidecarSettings, *, on_ready: Callable[[Instance
         try:
             address = walls.enter(alive(directory))
             settings = replace(settings, ingress_host=address or settings.ingress_host)
-            return await Sidecar(settings, ledger, home, walls, binary, shutdown, on_ready).run()
+            sidecar = Sidecar(settings, ledger, home, walls, binary, shutdown, on_ready)
+            sidecar.uses.adopt(alive(directory))
+            return await sidecar.run()
         finally:
             walls.take_down()
             remove_homes(settings.run_directory, alive(directory) - {ledger.directory.name})
@@ -194,8 +199,16 @@ class Sidecar:
             plan.host_socket,
             owner=settings.walls.proxy_user,
         )
+        self.uses = PrintedUses(
+            settings.run_directory / _USES, settings.service, ledger.directory.name, self.attachment
+        )
+        self.attachment.on_taken = self.uses.taken
         self.envoy = Envoy(
-            plan, ledger, on_start=lambda child: self.attachment.vouch(child, ENVOY), on_end=self._envoy_gone
+            plan,
+            ledger,
+            on_start=lambda child: self.attachment.vouch(child, ENVOY),
+            on_end=self._envoy_gone,
+            on_line=self.uses.hear,
         )
         self.app = Supervised(
             self._app_spec(), ledger, on_start=self._app_started, on_end=self._gone, on_change=self._app_moved
@@ -236,6 +249,7 @@ class Sidecar:
                 raise
             raise _first(foreseen) from None
         finally:
+            self.uses.close()
             self.host_secrets.close()
             self.layout.close()
         return 0
@@ -250,6 +264,7 @@ class Sidecar:
         self.host_secrets.open()
         background.append(tasks.create_task(self.control.run(), name="control"))
         background.append(tasks.create_task(self.host_secrets.run(), name="host-secrets"))
+        background.append(tasks.create_task(self.uses.run(), name="uses"))
         background.append(tasks.create_task(self.envoy.run(), name="envoy"))
         background.append(tasks.create_task(self._follow_views(), name="views"))
         background.append(tasks.create_task(self._count(), name="counters"))
@@ -493,6 +508,7 @@ class Sidecar:
         await self.attachment.deregister(_DEREGISTER_WITHIN)
         await self.app.stop()
         await self.envoy.stop()
+        await _soon(lambda: not (len(self.uses) and self.attachment.welcomes), _USES_WITHIN)
 
 
 def default_workers(processors: int) -> int:

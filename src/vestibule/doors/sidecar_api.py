@@ -10,14 +10,15 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from vestibule.agent.sidecars import Attachment, Done, Event, Grants, Session, Sidecars, Welcomed
+from vestibule.agent.sidecars import Attachment, Done, Event, Grants, Session, Sidecars, Taken, Welcomed
 from vestibule.agent.sidecars.codes import OUT_OF_STEP
 from vestibule.agent.sidecars.sessions import SUPERVISED
+from vestibule.calls.printed_uses import printed_from_wire
 from vestibule.calls.traffic_reports import traffic_from_wire
 from vestibule.errors import VestibuleError
 from vestibule.net.grpc import Servable, Stream, serve
 from vestibule.net.peer import Peer, peer_of
-from vestibule.records import Address, Boundary, CheckView, Health, Instance, ServiceView
+from vestibule.records import Address, Boundary, CheckView, Health, Instance, PrintedUse, ServiceView
 from vestibule.spiffe import Selector, SpiffeId
 from vestibule.wire.gen.vestibule.node.v1 import node_pb2 as wire
 
@@ -104,10 +105,19 @@ async def _step(message: wire.AttachRequest, session: Session) -> None:
             await session.deregister()
         case "drain":
             await session.drain(min(message.drain.wait_ms / 1000, LONGEST_DRAIN))
+        case "uses":
+            await session.used(message.uses.number, _uses(message.uses))
         case "traffic":
             session.count(traffic_from_wire(message.traffic))
         case other:
             raise OUT_OF_STEP.error(f"a sidecar cannot send {other or 'an empty step'} now")
+
+
+def _uses(message: wire.AttachRequest.Uses) -> tuple[PrintedUse, ...]:
+    try:
+        return printed_from_wire(message.uses)
+    except (ValueError, OverflowError) as error:
+        raise OUT_OF_STEP.error(f"what the sidecar says of uses of break-glass: {error}") from error
 
 
 async def _tell(stream: Stream, session: Session) -> None:
@@ -122,6 +132,8 @@ def _response(event: Event) -> wire.AttachResponse:
                 spiffe_id=str(spiffe_id), trust_domain=str(spiffe_id.trust_domain)
             )
             return wire.AttachResponse(welcome=welcome)
+        case Taken(number):
+            return wire.AttachResponse(taken=wire.AttachResponse.Taken(number=number))
         case Done(what):
             return wire.AttachResponse(done=wire.AttachResponse.Done(what=what))
         case ServiceView():

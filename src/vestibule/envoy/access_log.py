@@ -32,7 +32,7 @@ from vestibule.envoy.names import DECIDED
 from vestibule.envoy.places import ads, agent_service
 from vestibule.envoy.protos import packed, seconds, serialized
 from vestibule.envoy.rbac import SHADOW_PREFIX
-from vestibule.records import BREAK_GLASS
+from vestibule.records import BREAK_GLASS, LONGEST_TOLD
 from vestibule.xds.resources import TOKEN_BUCKET, Resource
 
 SERVED_PER_SECOND: Final = 20
@@ -99,7 +99,8 @@ def emergencies(service: str, port: str, *, is_mcp: bool = False) -> Iterator[Ac
         filter=_either(_by_break_glass(_HTTP_RBAC), _by_break_glass(_CENTRAL)),
         typed_config=packed(config),
     )
-    yield _printed(_HTTP_RBAC, {"method": "%REQ(:METHOD)%", "path": "%PATH(NQ)%", **_STATUS})
+    for place in (_HTTP_RBAC, _CENTRAL):
+        yield _printed(place, port, _REQUEST)
 
 
 def _inbound_tags(is_mcp: bool) -> Mapping[str, str]:
@@ -119,7 +120,7 @@ def emergency_connections(service: str, port: str) -> Iterator[AccessLog]:
         filter=_by_break_glass(_NETWORK_RBAC),
         typed_config=packed(als_pb2.TcpGrpcAccessLogConfig(common_config=common)),
     )
-    yield _printed(_NETWORK_RBAC, {"stream": "%STREAM_ID%"})
+    yield _printed(_NETWORK_RBAC, port, {"stream": "%STREAM_ID%"})
 
 
 def outbound(service: str = "", port: str = "") -> AccessLog:
@@ -213,14 +214,15 @@ def _common(
     return common
 
 
-def _printed(place: _Place, more: Mapping[str, str]) -> AccessLog:
-    """A line of JSON on the proxy's standard error, which its sidecar keeps."""
+def _printed(place: _Place, port: str, more: Mapping[str, str]) -> AccessLog:
+    """A line of JSON on the proxy's standard error, for its sidecar (``proxy.printed_uses``), of bounded length."""
     config = stream_pb2.StderrAccessLog()
     config.log_format.json_format.update(
         {
             "break_glass": f"%DYNAMIC_METADATA({place[0]}:{place[1]})%",
-            "time": "%START_TIME%",
+            "time": "%START_TIME(%s.%6f)%",
             "caller": "%DOWNSTREAM_PEER_URI_SAN%",
+            "port": port,
             "address": "%DOWNSTREAM_REMOTE_ADDRESS%",
             **more,
         }
@@ -230,7 +232,12 @@ def _printed(place: _Place, more: Mapping[str, str]) -> AccessLog:
     )
 
 
-_STATUS: Final = {"status": "%RESPONSE_CODE%", "request_id": "%REQ(X-REQUEST-ID)%"}
+_REQUEST: Final = {
+    "method": "%REQ(:METHOD):32%",
+    "path": f"%PATH(NQ):{LONGEST_TOLD}%",
+    "status": "%RESPONSE_CODE%",
+    "request_id": "%REQ(X-REQUEST-ID):100%",
+}
 
 
 def _status_of_failure() -> AccessLogFilter:

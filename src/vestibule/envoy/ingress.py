@@ -58,8 +58,9 @@ def resources(
 
     ``traffic`` is what is in force of the service's, ``version`` the intent's, ``policy`` what decides about a port,
     ``issuers`` whose tokens count.
-    ``refused`` is what is revoked, and ``cut`` tells the newest revocation that concerns callers of a port: with
-    another one, what is under way there ends.  ``decide`` is who decides where a proxy alone could.
+    ``refused`` is what is revoked, and ``cut`` tells what was last taken from callers of a port, by revocation or by
+    the end of break-glass: with something else, what is under way there ends.  ``decide`` is who decides where a
+    proxy alone could.
     """
     slots = revoked.slots(refused)
     yield from (slots[is_http] for is_http in (True, False) if is_http in _kinds(service, instance))

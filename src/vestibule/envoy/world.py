@@ -262,8 +262,8 @@ class World:
 
     ``revocations`` is what is revoked, without what is over, and ``distrust`` which callees that concerns. ``as_of``
     is the latest of the intent's expiries that has passed, if any has: what lasts until then or less has ended.
-    ``emergencies`` are the permissions of break-glass that hold. ``read`` is the very intent that was read, where
-    ``intent`` has parts of older ones.
+    ``emergencies`` are the permissions of break-glass that hold, ``ended`` those that have ended. ``read`` is the very
+    intent that was read, where ``intent`` has parts of older ones.
     """
 
     intent: Intent
@@ -274,6 +274,7 @@ class World:
     distrust: Distrust = field(default_factory=Distrust)
     as_of: datetime | None = None
     emergencies: tuple[Emergency, ...] = ()
+    ended: tuple[Emergency, ...] = ()
     read: Intent | None = field(default=None, repr=False)
     compiled: dict[tuple[str, str], Resource] = field(default_factory=dict, init=False, repr=False)
     """Endpoints as compiled already, by name and by the place that they are seen from."""
@@ -395,13 +396,23 @@ class World:
         return self.distrust.lists_about(callee)
 
     def cut(self, policy: PortPolicy) -> str:
-        """The newest revocation that concerns callers of a port; what it is worth is only that it changes.
+        """What was last taken from callers of a port; what it is worth is only that it changes.
 
-        Of what names no identity nobody knows here whose it is: it concerns everybody.
+        That is the newest revocation, and the end of the last permission of break-glass.  Of a revocation that names no
+        identity nobody knows here whose it is: it concerns everybody.
         """
         newest = _newest(self.revocations)
         concerned = map(newest.of_callers, (*policy.allow, *policy.emergencies))
-        return _told(max(newest.others, max(concerned, default=0)))
+        revoked = _told(max(newest.others, max(concerned, default=0)))
+        return "/".join(filter(None, (revoked, self._last_ended(policy))))
+
+    def _last_ended(self, policy: PortPolicy) -> str:
+        ended = [
+            each
+            for each in self._ended.get(policy.service, ())
+            if each.port in ("", policy.port) and (policy.is_http or not (each.method or each.path))
+        ]
+        return max(ended, key=lambda each: (each.ends_at, each.id)).rule if ended else ""
 
     def cut_off(self, callee: SpiffeId) -> str:
         """The newest revocation that concerns a callee, likewise."""
@@ -456,6 +467,14 @@ class World:
         for each in self.emergencies:
             found[each.service].append(rule_of(each))
         return {service: tuple(rules) for service, rules in found.items()}
+
+    @cached_property
+    def _ended(self) -> dict[str, list[Emergency]]:
+        """By service."""
+        found: defaultdict[str, list[Emergency]] = defaultdict(list)
+        for each in self.ended:
+            found[each.service].append(each)
+        return found
 
     @cached_property
     def _instances(self) -> dict[str, Instance]:

@@ -109,6 +109,11 @@ class BreakGlass:
         now = self._clock.now()
         return tuple(each for each in self._known.values() if each.holds(now))
 
+    def ended(self) -> tuple[Emergency, ...]:
+        """What has ended in the last 90 days."""
+        now = self._clock.now()
+        return tuple(each for each in self._known.values() if not each.holds(now))
+
     def next_end(self, now: datetime) -> datetime | None:
         """When the next of them ends by itself."""
         return min((each.expires_at for each in self._known.values() if each.holds(now)), default=None)

@@ -21,6 +21,10 @@ class Permissions(Protocol):
         """Those that hold now, in the order in which they were opened."""
         ...
 
+    def ended(self) -> tuple[Emergency, ...]:
+        """Those that have ended and are still known."""
+        ...
+
     def next_end(self, now: datetime) -> datetime | None:
         """When the next of them ends by itself."""
         ...
@@ -38,6 +42,10 @@ class NoPermissions:
         return self._never
 
     def holding(self) -> tuple[Emergency, ...]:
+        """Nothing."""
+        return ()
+
+    def ended(self) -> tuple[Emergency, ...]:
         """Nothing."""
         return ()
 

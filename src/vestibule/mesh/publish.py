@@ -267,6 +267,7 @@ class Publisher:
             revocations=self._unexpired.of(self._revocations.now, now),
             as_of=last_expiry(intent, now),
             emergencies=self._permissions.holding(),
+            ended=self._permissions.ended(),
         )
 
     def _compiler_of(self, version: str | None) -> Compiler | None:

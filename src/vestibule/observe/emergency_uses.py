@@ -1,6 +1,7 @@
 """Calls that only break-glass allowed, on their way from this node's proxies to the server's audit log.
 
 None is forgotten: what the server has not yet put on record is kept on disk, sealed, through outages and restarts.
+They come by two ways, told by the proxies and printed by them, and count once, whichever way is the first.
 Calls of one kind become one use with their number, so that a flood of them cannot fill the disk.
 """
 
@@ -10,10 +11,13 @@ import asyncio
 import json
 import logging
 import secrets
+from base64 import b64decode, b64encode
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import datetime
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -23,8 +27,8 @@ from vestibule.keys.sealing import Sealer
 from vestibule.observe.access_log import AccessLine
 from vestibule.observe.access_record import AccessRecord
 from vestibule.observe.codes import LOG_NOT_WRITTEN
-from vestibule.records import OTHERS, EmergencyUse
-from vestibule.spiffe import TrustDomain
+from vestibule.records import OTHERS, EmergencyUse, PrintedUse
+from vestibule.spiffe import SpiffeId, TrustDomain
 
 EVERY: Final = 1.0
 """Seconds between two reports, at least."""
@@ -34,6 +38,11 @@ MOST_USES: Final = 100
 MOST_KINDS: Final = 1000
 """Kinds of calls that wait; what would be one more is counted without its path."""
 MOST_IDS: Final = 16
+MOST_SEEN: Final = 20_000
+"""Calls of which it is known that they came already by one of the ways."""
+_DIGEST: Final = 8
+_PRINTED_ID: Final = 100
+"""Characters of a request's id that proxies print."""
 CONTEXT: Final = b"vestibule agent uses of break-glass"
 
 _log = logging.getLogger(__name__)
@@ -55,22 +64,36 @@ class UsesFile:
         self._sealer = sealer
         self._context = CONTEXT + b":" + trust_domain.name.encode()
 
-    def load(self) -> tuple[str, list[EmergencyUse], list[EmergencyUse]]:
-        """A report that was not answered (its name, what it says), and what was not yet reported."""
+    def load(self) -> tuple[str, list[EmergencyUse], list[EmergencyUse], list[bytes]]:
+        """A report that was not answered (its name, what it says), what was not yet reported, and calls that came."""
         try:
             document = json.loads(self._sealer.unseal(self._path.read_bytes(), context=self._context))
-            return document["batch"], _uses(document["sent"]), _uses(document["waiting"])
+            seen = b64decode(document.get("seen", ""))
+            calls = [seen[start : start + _DIGEST] for start in range(0, len(seen), _DIGEST)]
+            return document["batch"], _uses(document["sent"]), _uses(document["waiting"]), calls
         except FileNotFoundError:
-            return "", [], []
+            return "", [], [], []
         except (OSError, VestibuleError, ValueError, KeyError, TypeError) as error:
             _log.error("uses of break-glass that were kept cannot be read, and were set aside: %s", error)
             with suppress(OSError):
                 self._path.replace(self._path.with_suffix(".unreadable"))
-            return "", [], []
+            return "", [], [], []
 
-    def save(self, batch: str, sent: Iterable[EmergencyUse], waiting: Iterable[EmergencyUse]) -> None:
+    def save(
+        self,
+        batch: str,
+        sent: Iterable[EmergencyUse],
+        waiting: Iterable[EmergencyUse],
+        seen: Iterable[bytes] = (),
+    ) -> None:
         """Replace what is kept.  Raises: VST8201."""
-        document = {"batch": batch, "sent": _documents(sent), "waiting": _documents(waiting)}
+        calls = b64encode(b"".join(seen)).decode()
+        document = {
+            "batch": batch,
+            "sent": _documents(sent),
+            "waiting": _documents(waiting),
+            "seen": calls,
+        }
         sealed = self._sealer.seal(json.dumps(document).encode(), context=self._context)
         try:
             write_private(self._path, sealed)
@@ -87,14 +110,17 @@ class EmergencyUses:
         self._batch = ""
         self._sent: list[EmergencyUse] = []
         self._waiting: dict[tuple[str, ...], EmergencyUse] = {}
+        self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._arrived = asyncio.Event()
         self._unsaved = False
+        self._saving = asyncio.Lock()
         self.not_saved: VestibuleError | None = None
         """Why what waits is not on disk, while it is not."""
 
     def load(self) -> None:
         """Take up what an earlier run left."""
-        self._batch, self._sent, waiting = self._file.load()
+        self._batch, self._sent, waiting, seen = self._file.load()
+        self._seen.update(dict.fromkeys(seen))
         for each in waiting:
             self._add(each)
         if self._sent or self._waiting:
@@ -109,12 +135,55 @@ class EmergencyUses:
         """Take what break-glass allowed out of lines of the access log."""
         for line in lines:
             if line.by_break_glass:
-                use = use_of(AccessRecord.from_json(line.text))
-                if _kind(use) not in self._waiting:
-                    _log.warning("%s", sentence(use))
-                self._add(use)
-                self._unsaved = True
-                self._arrived.set()
+                record = AccessRecord.from_json(line.text)
+                self._hear(use_of(record), record.source_address, record.request_id)
+
+    async def take(
+        self, service: str, spiffe_id: SpiffeId, instance_id: str, uses: Iterable[PrintedUse]
+    ) -> None:
+        """Take what a sidecar read of its proxy's output; the proxy is the one that was attested.
+
+        Returns once all of it is on disk.  Raises: VST8201.
+        """
+        for each in uses:
+            use = EmergencyUse(
+                rule=each.rule,
+                service=service,
+                spiffe_id=str(spiffe_id),
+                instance_id=instance_id,
+                caller=each.caller,
+                port=each.port,
+                method=each.method,
+                path=each.path,
+                count=each.count,
+                first=each.time,
+                last=each.time,
+                request_ids=(each.request_id,) if each.request_id else (),
+            )
+            self._hear(use, each.address, each.request_id)
+        await self._save()
+        if self._unsaved and self.not_saved is not None:
+            raise self.not_saved
+
+    def _hear(self, use: EmergencyUse, address: str, request_id: str) -> None:
+        """Once, however often and by whichever way it is told.
+
+        A call is known by when it began, to the microsecond, and by the connection on which it came: its request's id
+        is the caller's choice.
+        """
+        place = address.replace("[", "").replace("]", "")
+        text = f"{use.spiffe_id} {use.rule} {use.first.isoformat()} {place} {request_id[:_PRINTED_ID]}"
+        digest = blake2b(text.encode(), digest_size=_DIGEST).digest()
+        if digest in self._seen:
+            return
+        self._seen[digest] = None
+        while len(self._seen) > MOST_SEEN:
+            self._seen.popitem(last=False)
+        if _kind(use) not in self._waiting:
+            _log.warning("%s", sentence(use))
+        self._add(use)
+        self._unsaved = True
+        self._arrived.set()
 
     def _add(self, use: EmergencyUse) -> None:
         key = _kind(use)
@@ -146,10 +215,14 @@ class EmergencyUses:
             await self._save()
 
     async def _save(self) -> None:
+        async with self._saving:
+            await self._save_alone()
+
+    async def _save_alone(self) -> None:
         if not self._unsaved:
             return
         self._unsaved = False
-        state = (self._batch, tuple(self._sent), tuple(self._waiting.values()))
+        state = (self._batch, tuple(self._sent), tuple(self._waiting.values()), tuple(self._seen))
         try:
             await asyncio.to_thread(self._file.save, *state)
         except VestibuleError as error:

@@ -60,7 +60,8 @@ class Spec:
     """How to run one process.  Durations in seconds.
 
     ``command`` is asked anew for every start, so that each gets descriptors of its own.  ``log`` captures stdout and
-    stderr; None leaves them as ours, unless ``ready`` or ``keep_tail`` needs them.  ``attempts`` bounds how often
+    stderr; None leaves them as ours, unless ``ready`` or ``keep_tail`` needs them, or ``on_line``, which hears each
+    line.  ``attempts`` bounds how often
     it may end in a row before it was ready for the first time; ``ready_within`` bounds each of these starts
     (None: for ever).
     """
@@ -75,6 +76,7 @@ class Spec:
     grace: float = 10.0
     log: BoundedFile | None = None
     keep_tail: bool = False
+    on_line: Callable[[str], None] | None = None
 
 
 class Supervised:
@@ -110,7 +112,8 @@ class Supervised:
         self._killing = asyncio.Event()
         self._done = asyncio.Event()
         self._capture: Capture | None = None
-        if spec.log is not None or spec.keep_tail or isinstance(spec.ready, ReadyLine):
+        heard = spec.on_line is not None or isinstance(spec.ready, ReadyLine)
+        if spec.log is not None or spec.keep_tail or heard:
             self._capture = Capture(spec.log, self._on_line)
 
     async def run(self) -> int:
@@ -256,6 +259,8 @@ class Supervised:
         return True
 
     def _on_line(self, line: str) -> None:
+        if self.spec.on_line is not None:
+            self.spec.on_line(line)
         ready = self.spec.ready
         if isinstance(ready, ReadyLine) and not self.ready.is_set() and line.startswith(ready.prefix):
             self.ready_line = line

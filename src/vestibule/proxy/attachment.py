@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +17,13 @@ from typing import Final
 
 import vestibule
 from vestibule.calls.mesh_api import instance_to_wire, view_from_wire
+from vestibule.calls.printed_uses import printed_to_wire
 from vestibule.calls.traffic_reports import traffic_to_wire
 from vestibule.calls.unix import unix_channel
 from vestibule.errors import CATALOGUE, ErrorCode, Fault, Kind, VestibuleError
 from vestibule.net.grpc import Client, Stream
 from vestibule.processes import Backoff, Child
-from vestibule.records import Instance, ProxyTraffic, ServiceView
+from vestibule.records import Instance, PrintedUse, ProxyTraffic, ServiceView
 from vestibule.wire.gen.vestibule.node.v1 import node_pb2 as wire
 
 SIDECAR: Final = wire.DESCRIPTOR.services_by_name["Sidecar"]
@@ -38,7 +40,8 @@ class Attachment:
     """Keeps the sidecar attached while ``run`` runs.
 
     ``view`` is the newest description of the service and ``problem`` the newest refusal; ``changed`` is replaced
-    and set whenever anything here changes.  ``registered`` says whether the server has taken the instance as it is now.
+    and set whenever anything here changes.  ``registered`` says whether the server has taken the instance as it is now,
+    ``welcomes`` how often the agent has welcomed us, 0 while it is not there.  ``on_taken`` hears what it took.
     """
 
     socket: Path
@@ -50,6 +53,9 @@ class Attachment:
     problem: VestibuleError | None = None
     attached: bool = False
     registered: bool = False
+    welcomes: int = 0
+    on_taken: Callable[[int], None] = lambda _number: None
+    _met: int = 0
     _vouched: dict[int, wire.AttachRequest.Vouch] = field(default_factory=dict)
     _instance: Instance | None = None
     _sent: Instance | None = None
@@ -72,6 +78,7 @@ class Attachment:
                 self._complain(error)
             finally:
                 self.attached = self.registered = self._pending = False
+                self.welcomes = 0
                 self._outbox = self._sent = None
                 self._tell()
             failures = _BACKOFF.failures(failures, loop.time() - began)
@@ -105,6 +112,12 @@ class Attachment:
         outbox = self._outbox
         if self.attached and outbox is not None and outbox.qsize() < _CROWDED:
             outbox.put_nowait(wire.AttachRequest(traffic=traffic_to_wire(traffic)))
+
+    def hand_over(self, number: int, uses: Sequence[PrintedUse]) -> None:
+        """What break-glass let through; ``on_taken`` hears the number once the agent has it."""
+        self._send(
+            wire.AttachRequest(uses=wire.AttachRequest.Uses(number=number, uses=map(printed_to_wire, uses)))
+        )
 
     async def deregister(self, within: float) -> bool:
         """Callers shall leave the instance.  False when the agent could not confirm it in time (seconds)."""
@@ -167,9 +180,13 @@ class Attachment:
                 _log.info("attached to the agent %sas %s", again, message.welcome.spiffe_id)
                 self.spiffe_id = message.welcome.spiffe_id
                 self.attached, self.problem = True, None
+                self._met += 1
+                self.welcomes = self._met
                 self._announce()
             case "service":
                 self.view = view_from_wire(message.service)
+            case "taken":
+                self.on_taken(message.taken.number)
             case "done":
                 self._done(message.done.what)
             case "problem":

@@ -41,6 +41,8 @@ _LINGER: Final = 1
 """Seconds for which a replaced Envoy lives on after its drain."""
 _READY_WITHIN: Final = 30.0
 _FEWEST_FILES: Final = 1024
+_PRINTED_WITHIN: Final = 500
+"""Milliseconds for which a line of a log may wait."""
 _WHO: Final = "/server_info"
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where shm_open(3) puts it
 _INITIALIZING: Final = 1
@@ -113,7 +115,9 @@ class Envoy:
         *,
         on_start: Callable[[Child], None],
         on_end: Callable[[Child, int], None],
+        on_line: Callable[[str], None] | None = None,
     ) -> None:
+        """``on_line`` hears what any of them prints."""
         check_path(plan.admin_socket)
         check_path(plan.agent_socket)
         self.plan = plan
@@ -121,6 +125,7 @@ class Envoy:
         self._ledger = ledger
         self._on_start = on_start
         self._on_end = on_end
+        self._on_line = on_line
         self._log = BoundedFile(plan.log)
         self._count = 0
         self._replacing = asyncio.Lock()
@@ -281,6 +286,7 @@ class Envoy:
             ready=Probe(lambda child: self._serves(new)),
             log=self._log,
             grace=5.0,
+            on_line=self._on_line,
         )
         if within is not None:
             spec = replace(spec, ready_within=within, restart=Restart.NEVER)
@@ -302,6 +308,8 @@ class Envoy:
             *("--drain-time-s", str(drain)),
             *("--drain-strategy", "immediate"),
             *("--log-level", "warning"),
+            # What break-glass allowed is printed for the sidecar; by itself Envoy waits for ten seconds.
+            *("--file-flush-interval-msec", str(_PRINTED_WITHIN)),
         )
         return Command(
             argv=argv,

@@ -7,6 +7,7 @@ from vestibule.records.emergency import (
     OTHERS,
     Emergency,
     EmergencyUse,
+    PrintedUse,
 )
 from vestibule.records.federation import BundleDeletion, EndpointProfile, FederationRelationship
 from vestibule.records.identity import (
@@ -76,6 +77,7 @@ __all__ = [
     "Lease",
     "LowerAuthority",
     "PortView",
+    "PrintedUse",
     "ProxyTraffic",
     "PublishedCrl",
     "PublishedJwtKey",

@@ -48,9 +48,33 @@ class Emergency:
         """What logs name in place of a rule."""
         return f"{BREAK_GLASS}{self.id}"
 
+    @property
+    def ends_at(self) -> datetime:
+        """When it ends by itself, or was ended."""
+        return self.expires_at if self.closed_at is None else min(self.closed_at, self.expires_at)
+
     def holds(self, now: datetime) -> bool:
         """Whether it still allows anything."""
         return self.closed_at is None and now < self.expires_at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrintedUse:
+    """A call that was let through by one permission, as its proxy printed it.
+
+    ``address`` is where it came from.  Of ``count`` greater than 1 nothing else is known, the last having been at
+    ``time``.
+    """
+
+    rule: str
+    time: datetime
+    caller: str
+    address: str
+    port: str
+    method: str = ""
+    path: str = ""
+    request_id: str = ""
+    count: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -236,6 +236,7 @@ worlds = st.builds(
     svid_ttls=lives,
     as_of=NOWS,
     emergencies=st.sampled_from([(), (OPENED,)]),
+    ended=st.sampled_from([(), (OPENED,)]),
     revocations=st.sampled_from([Revocations(), REVOKED]),
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -14,7 +15,7 @@ from vestibule.mesh import Discovery, Publisher
 from vestibule.mesh.revision import Revision
 from vestibule.records import Emergency
 from vestibule.testing import FakeClock
-from vestibule.xds.resources import CLUSTER, EXTENSION, Snapshot
+from vestibule.xds.resources import CLUSTER, EXTENSION, LISTENER, Snapshot
 
 LEDGER = b"service: ledger\nports: {http: {protocol: http}, raw: {protocol: tcp}}\nallow: []\n"
 
@@ -46,6 +47,9 @@ class Permissions:
 
     def holding(self) -> tuple[Emergency, ...]:
         return tuple(each for each in self.known if each.holds(self.clock.now()))
+
+    def ended(self) -> tuple[Emergency, ...]:
+        return tuple(each for each in self.known if not each.holds(self.clock.now()))
 
     def next_end(self, now: datetime) -> datetime | None:
         return min((each.expires_at for each in self.known if each.holds(now)), default=None)
@@ -85,6 +89,33 @@ async def test_it_is_pushed_when_it_is_opened_and_taken_back_when_it_is_over(roo
     assert b"spiffe://example.org/ns/prod/sa/ledger" in opened
     room.clock.advance(timedelta(hours=1))
     assert policy(await room.next(PAYMENTS)) == before
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+async def test_its_end_exchanges_the_listener_so_that_what_is_under_way_ends(
+    room: Glass, by_hand: bool
+) -> None:
+    def listener(snapshot: Snapshot) -> bytes:
+        return snapshot.of_type(LISTENER)["ingress/http"].body
+
+    before = listener(await room.next(PAYMENTS))
+    emergency = room.permissions.open("payments", "ledger", port="http")
+    assert listener(await room.next(PAYMENTS)) == before
+    if by_hand:
+        room.permissions.known = [replace(emergency, closed_at=room.clock.now())]
+        room.permissions.revision.bump()
+    else:
+        room.clock.advance(timedelta(hours=1))
+    cut = listener(await room.next(PAYMENTS))
+    assert cut != before
+    # Another one, of another port, changes nothing here.
+    room.permissions.known.append(replace(emergency, id="other", port="raw", closed_at=room.clock.now()))
+    room.permissions.revision.bump()
+    assert await room.quiet(PAYMENTS)
+    assert listener(await room.next(PAYMENTS)) == cut
+    room.permissions.known.append(replace(emergency, id="whole", port="", closed_at=room.clock.now()))
+    room.permissions.revision.bump()
+    assert listener(await room.next(PAYMENTS)) not in (before, cut)
 
 
 async def test_the_caller_learns_the_way(room: Glass) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from vestibule.observe.access_log import AccessLine
 from vestibule.observe.access_record import SCHEMA
 from vestibule.observe.codes import LOG_NOT_WRITTEN
 from vestibule.observe.emergency_uses import MOST_KINDS, MOST_USES, EmergencyUses, UsesFile
-from vestibule.records import OTHERS, EmergencyUse
-from vestibule.spiffe import TrustDomain
+from vestibule.records import OTHERS, EmergencyUse, PrintedUse
+from vestibule.spiffe import SpiffeId, TrustDomain
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 RULE = "break-glass/k7f2m9qa"
+PORTS = itertools.count(1000)
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +65,7 @@ def line(path: str = "/x", *, by_break_glass: bool = True, **other: Any) -> Acce
         "reporter_spiffe_id": "spiffe://example.org/ns/prod/sa/payments",
         "reporter_instance": "i-1",
         "source_spiffe_id": "spiffe://example.org/ns/prod/sa/orders",
+        "source_address": f"10.0.0.1:{next(PORTS)}",
         "destination_port": "http",
         "request_id": "r-1",
         "method": "GET",
@@ -151,7 +154,7 @@ async def test_they_outlive_a_restart_of_the_agent(room: Room) -> None:
     room.server.away = False
     async with room.running(again):
         await until(lambda: room.server.count == 2)
-        await until(lambda: room.file.load() == ("", [], []))
+        await until(lambda: room.file.load()[:3] == ("", [], []))
 
 
 async def test_a_report_whose_answer_was_lost_comes_again_under_the_same_name(room: Room) -> None:
@@ -200,3 +203,67 @@ async def test_what_cannot_be_kept_is_still_reported_and_said_so(
         room.uses.append([line()])
         await until(lambda: room.server.count == 1)
         assert isinstance(room.uses.not_saved, VestibuleError)
+
+
+PAYMENTS = SpiffeId.parse("spiffe://example.org/ns/prod/sa/payments")
+
+
+def printed(**other: Any) -> PrintedUse:
+    """As a sidecar read it; the call of ``line`` from port 99, unless said otherwise."""
+    return PrintedUse(
+        **{
+            "rule": RULE,
+            "time": NOW,
+            "caller": "spiffe://example.org/ns/prod/sa/orders",
+            "address": "10.0.0.1:99",
+            "port": "http",
+            "method": "GET",
+            "path": "/x",
+            "request_id": "r-1",
+            **other,
+        }
+    )
+
+
+async def test_a_call_that_is_told_and_printed_counts_once_whichever_is_first(room: Room) -> None:
+    told = line(source_address="10.0.0.1:99")
+    room.uses.append([told])
+    await room.uses.take("payments", PAYMENTS, "i-1", [printed()])
+    assert room.uses.waiting == 1
+    later = NOW + timedelta(microseconds=1)
+    await room.uses.take("payments", PAYMENTS, "i-1", [printed(time=later)])
+    room.uses.append([line(source_address="10.0.0.1:99", time=later.isoformat())])
+    assert room.uses.waiting == 2
+
+
+async def test_a_restart_forgets_nothing_of_what_counted_already(room: Room) -> None:
+    room.server.away = True
+    room.uses.append([line(source_address="10.0.0.1:99")])
+    await room.uses.take("payments", PAYMENTS, "i-1", [printed(path="/other", address="10.0.0.1:98")])
+    again = room.another()
+    await again.take("payments", PAYMENTS, "i-2", [printed(), printed(address="10.0.0.1:98")])
+    assert again.waiting == 2
+
+
+async def test_another_call_is_another_use_though_its_caller_chose_the_same_id(room: Room) -> None:
+    await room.uses.take(
+        "payments", PAYMENTS, "i-1", [printed(), printed(address="10.0.0.1:98"), printed(rule=RULE + "x")]
+    )
+    assert room.uses.waiting == 3
+
+
+async def test_who_let_it_through_is_who_was_attested(room: Room) -> None:
+    await room.uses.take("payments", PAYMENTS, "i-1", [printed(count=7)])
+    async with room.running():
+        await until(lambda: room.server.count == 7)
+    (use,) = room.server.reports[0][1]
+    assert (use.service, use.spiffe_id, use.instance_id) == ("payments", str(PAYMENTS), "i-1")
+
+
+async def test_what_is_not_on_disk_is_not_taken(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise LOG_NOT_WRITTEN.error("disk full")
+
+    monkeypatch.setattr(room.file, "save", broken)
+    with pytest.raises(VestibuleError, match="disk full"):
+        await room.uses.take("payments", PAYMENTS, "i-1", [printed()])

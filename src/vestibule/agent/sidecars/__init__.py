@@ -10,6 +10,8 @@ from vestibule.agent.sidecars.sessions import (
     Process,
     Session,
     Sidecars,
+    Taken,
+    Uses,
     Welcomed,
 )
 from vestibule.agent.sidecars.views import ViewCache
@@ -25,7 +27,9 @@ __all__ = [
     "Process",
     "Session",
     "Sidecars",
+    "Taken",
     "Target",
+    "Uses",
     "Verdict",
     "ViewCache",
     "Welcomed",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias
@@ -27,7 +27,7 @@ from vestibule.agent.sidecars.leases import RETRY_FIRST, RETRY_LONGEST, Leases, 
 from vestibule.agent.sidecars.views import ViewCache
 from vestibule.agent.sidecars.waiting import first_of
 from vestibule.errors import Kind, VestibuleError
-from vestibule.records import Boundary, Health, Instance, Keeper, ProxyTraffic, ServiceView
+from vestibule.records import Boundary, Health, Instance, Keeper, PrintedUse, ProxyTraffic, ServiceView
 from vestibule.spiffe import Selector, SpiffeId
 from vestibule.xds.resources import ProxyKey
 
@@ -81,7 +81,24 @@ class Done:
     what: str
 
 
-Event: TypeAlias = Welcomed | ServiceView | Done | VestibuleError
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Uses of break-glass up to this number are on disk."""
+
+    number: int
+
+
+class Uses(Protocol):
+    """Where uses of break-glass are kept (``observe.emergency_uses``)."""
+
+    async def take(
+        self, service: str, spiffe_id: SpiffeId, instance_id: str, uses: Sequence[PrintedUse]
+    ) -> None:
+        """Returns once they are on disk.  Raises: VST8201."""
+        ...
+
+
+Event: TypeAlias = Welcomed | ServiceView | Done | Taken | VestibuleError
 """What a session tells its sidecar."""
 
 
@@ -129,7 +146,9 @@ class Sidecars:
         views: ViewCache,
         checks: Checks,
         locality: str = "",
+        uses: Uses | None = None,
     ) -> None:
+        self.uses = uses
         self.upstream = upstream
         self.identities = identities
         self.vouched = vouched
@@ -291,6 +310,13 @@ class Session:
         """What the sidecar's proxy has counted."""
         self.traffic = traffic
         self.sidecars.counted.set()
+
+    async def used(self, number: int, uses: Sequence[PrintedUse]) -> None:
+        """What its proxy printed of calls that break-glass let through.  Raises: VST2134, VST8201."""
+        if self.spiffe_id is None or self.sidecars.uses is None:
+            raise OUT_OF_STEP.error("a sidecar tells of uses of break-glass after its welcome")
+        await self.sidecars.uses.take(self.service, self.spiffe_id, self.instance_id, uses)
+        self.events.put_nowait(Taken(number))
 
     async def drain(self, within: float) -> None:
         """The instance is about to stop: callers leave it, which is waited for, for so many seconds at most."""

@@ -583,6 +583,51 @@ class DrainInstanceResponse(_message.Message):
 Global___DrainInstanceResponse: _TypeAlias = DrainInstanceResponse  # noqa: Y015
 
 @_typing.final
+class PrintedUse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    rule: _builtins.str
+    time: _builtins.int
+    """Unix microseconds"""
+    caller: _builtins.str
+    address: _builtins.str
+    port: _builtins.str
+    method: _builtins.str
+    path: _builtins.str
+    request_id: _builtins.str
+    count: _builtins.int
+    """more than 1: calls of which nothing else is known"""
+    def __init__(
+        self,
+        *,
+        rule: _builtins.str = ...,
+        time: _builtins.int = ...,
+        caller: _builtins.str = ...,
+        address: _builtins.str = ...,
+        port: _builtins.str = ...,
+        method: _builtins.str = ...,
+        path: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "caller", b"caller", "count", b"count", "method", b"method", "path", b"path", "port", b"port", "request_id", b"request_id", "rule", b"rule", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrintedUse: _TypeAlias = PrintedUse  # noqa: Y015
+
+@_typing.final
 class AttachRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -689,6 +734,29 @@ class AttachRequest(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
+    class Uses(_message.Message):
+        """What only break-glass allowed, as the sidecar's proxy printed it; number names what is handed over so far."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NUMBER_FIELD_NUMBER: _builtins.int
+        USES_FIELD_NUMBER: _builtins.int
+        number: _builtins.int
+        @_builtins.property
+        def uses(self) -> _containers.RepeatedCompositeFieldContainer[Global___PrintedUse]: ...
+        def __init__(
+            self,
+            *,
+            number: _builtins.int = ...,
+            uses: _abc.Iterable[Global___PrintedUse] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "uses", b"uses"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class Drain(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -712,6 +780,7 @@ class AttachRequest(_message.Message):
     DEREGISTER_FIELD_NUMBER: _builtins.int
     TRAFFIC_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    USES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___AttachRequest.Hello: ...
     @_builtins.property
@@ -728,6 +797,10 @@ class AttachRequest(_message.Message):
 
     @_builtins.property
     def drain(self) -> Global___AttachRequest.Drain: ...
+    @_builtins.property
+    def uses(self) -> Global___AttachRequest.Uses:
+        """answered once the agent has them on disk"""
+
     def __init__(
         self,
         *,
@@ -738,12 +811,13 @@ class AttachRequest(_message.Message):
         deregister: Global___AttachRequest.Deregister | None = ...,
         traffic: _traffic_pb2.Traffic | None = ...,
         drain: Global___AttachRequest.Drain | None = ...,
+        uses: Global___AttachRequest.Uses | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["deregister", b"deregister", "drain", b"drain", "hello", b"hello", "register", b"register", "step", b"step", "traffic", b"traffic", "vouch", b"vouch", "withdraw", b"withdraw"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deregister", b"deregister", "drain", b"drain", "hello", b"hello", "register", b"register", "step", b"step", "traffic", b"traffic", "uses", b"uses", "vouch", b"vouch", "withdraw", b"withdraw"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deregister", b"deregister", "drain", b"drain", "hello", b"hello", "register", b"register", "step", b"step", "traffic", b"traffic", "vouch", b"vouch", "withdraw", b"withdraw"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deregister", b"deregister", "drain", b"drain", "hello", b"hello", "register", b"register", "step", b"step", "traffic", b"traffic", "uses", b"uses", "vouch", b"vouch", "withdraw", b"withdraw"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_step: _TypeAlias = _typing.Literal["hello", "vouch", "withdraw", "register", "deregister", "traffic", "drain"]  # noqa: Y015
+    _WhichOneofReturnType_step: _TypeAlias = _typing.Literal["hello", "vouch", "withdraw", "register", "deregister", "traffic", "drain", "uses"]  # noqa: Y015
     _WhichOneofArgType_step: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_step) -> _WhichOneofReturnType_step | None: ...
 
@@ -791,9 +865,26 @@ class AttachResponse(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
-    class Problem(_message.Message):
+    class Taken(_message.Message):
         """Why a step was refused; the stream goes on."""
 
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NUMBER_FIELD_NUMBER: _builtins.int
+        number: _builtins.int
+        def __init__(
+            self,
+            *,
+            number: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Problem(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         CODE_FIELD_NUMBER: _builtins.int
@@ -819,6 +910,7 @@ class AttachResponse(_message.Message):
     SERVICE_FIELD_NUMBER: _builtins.int
     DONE_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    TAKEN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___AttachResponse.Welcome: ...
     @_builtins.property
@@ -829,6 +921,8 @@ class AttachResponse(_message.Message):
     def done(self) -> Global___AttachResponse.Done: ...
     @_builtins.property
     def problem(self) -> Global___AttachResponse.Problem: ...
+    @_builtins.property
+    def taken(self) -> Global___AttachResponse.Taken: ...
     def __init__(
         self,
         *,
@@ -836,12 +930,13 @@ class AttachResponse(_message.Message):
         service: Global___ServiceView | None = ...,
         done: Global___AttachResponse.Done | None = ...,
         problem: Global___AttachResponse.Problem | None = ...,
+        taken: Global___AttachResponse.Taken | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "problem", b"problem", "service", b"service", "step", b"step", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "problem", b"problem", "service", b"service", "step", b"step", "taken", b"taken", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "problem", b"problem", "service", b"service", "step", b"step", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "problem", b"problem", "service", b"service", "step", b"step", "taken", b"taken", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_step: _TypeAlias = _typing.Literal["welcome", "service", "done", "problem"]  # noqa: Y015
+    _WhichOneofReturnType_step: _TypeAlias = _typing.Literal["welcome", "service", "done", "problem", "taken"]  # noqa: Y015
     _WhichOneofArgType_step: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_step) -> _WhichOneofReturnType_step | None: ...
 
