@@ -14,7 +14,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,12 +103,20 @@ class WatchedStream:
 
     async def send(self, request: DeltaRequest) -> None:
         await self.stream.send(request)
+        self._note(request)
+
+    def send_at_once(self, request: DeltaRequest) -> bool:
+        if sent := self.stream.send_at_once(request):
+            self._note(request)
+        return sent
+
+    def _note(self, request: DeltaRequest) -> None:
         if request.type_url == ROUTES and request.nonce and request.error is None:
             # What is sent leaves in a moment, together with what others send.
             asyncio.get_running_loop().call_soon(self.fleet.answered, self.proxy)
 
-    async def receive(self) -> DeltaResponse | None:
-        return await self.stream.receive()
+    async def each(self, take: Callable[[DeltaResponse], bool]) -> DeltaResponse | None:
+        return await self.stream.each(take)
 
 
 class Proxy:

@@ -18,9 +18,9 @@ from typing import Final, Protocol
 from vestibule.agent.keeping_snapshots import Files
 from vestibule.agent.kept_snapshots import KeptSnapshots
 from vestibule.errors import VestibuleError
-from vestibule.xds.client import DeltaClient
+from vestibule.xds.client import Change, DeltaClient
 from vestibule.xds.messages import DeltaRequest, DeltaResponse, Event, Settled
-from vestibule.xds.relayed import Relayed
+from vestibule.xds.relayed import Answer, Relayed
 from vestibule.xds.resources import DECISIONS, RELAYED_TYPES, ProxyKey, Resource, Snapshot
 
 RETRY_FIRST: Final = 0.2
@@ -36,8 +36,15 @@ class UpstreamStream(Protocol):
 
     async def send(self, request: DeltaRequest) -> None: ...
 
-    async def receive(self) -> DeltaResponse | None:
-        """The next response; None when the server ended the stream."""
+    def send_at_once(self, request: DeltaRequest) -> bool:
+        """Send without waiting; False if that cannot be."""
+        ...
+
+    async def each(self, take: Callable[[DeltaResponse], bool]) -> DeltaResponse | None:
+        """Call ``take`` with every response; returns the first that it does not take, None at the end of the stream.
+
+        ``take`` may be asked twice about one that it does not take.
+        """
         ...
 
 
@@ -186,6 +193,8 @@ class _Line:
         self._files = files
         self._heard = False
         self._answerable = asyncio.Event()
+        self._unsent: list[Answer] = []
+        self._stream: UpstreamStream | None = None
 
     def settled(self, event: Settled) -> None:
         before = self.relayed.snapshot
@@ -230,14 +239,27 @@ class _Line:
             for task in done:
                 task.result()
         finally:
+            self._stream = None
             for task in talks:
                 task.cancel()
             await asyncio.gather(*talks, return_exceptions=True)
 
     async def _listen(self, stream: UpstreamStream) -> None:
-        while (response := await stream.receive()) is not None:
+        while (response := await stream.each(self._take_at_once)) is not None:
             self._heard = True
             await self._take(stream, response)
+
+    def _take_at_once(self, response: DeltaResponse) -> bool:
+        """What needs nobody else; whether it did."""
+        if response.type_url == DECISIONS and response.resources:
+            return False
+        try:
+            change = self._client.read(response)
+        except VestibuleError:
+            return False
+        self._heard = True
+        self._hand_on(change)
+        return True
 
     async def _take(self, stream: UpstreamStream, response: DeltaResponse) -> None:
         try:
@@ -248,22 +270,40 @@ class _Line:
             return
         if change.type_url == DECISIONS and change.resources:
             await asyncio.to_thread(self._prepare, list(change.resources.values()))
+        self._hand_on(change)
+
+    def _hand_on(self, change: Change) -> None:
         self.relayed.receive(change)
         self._tell_feeds()
         self._tell_upstream()
 
     async def _answer(self, stream: UpstreamStream) -> None:
+        self._unsent = []
+        self._stream = stream
         while True:
             await self._answerable.wait()
+            while self._unsent or self.relayed.has_answers:
+                self._unsent += self.relayed.take_answers()
+                await stream.send(self._request(self._unsent[0]))
+                del self._unsent[0]
             self._answerable.clear()
-            for answer in self.relayed.take_answers():
-                if answer.error is None:
-                    await stream.send(self._client.accept(answer.type_url, answer.nonce))
-                else:
-                    await stream.send(self._client.refuse(answer.type_url, answer.nonce, answer.error))
+
+    def _request(self, answer: Answer) -> DeltaRequest:
+        if answer.error is None:
+            return self._client.accept(answer.type_url, answer.nonce)
+        return self._client.refuse(answer.type_url, answer.nonce, answer.error)
 
     def _tell_upstream(self) -> None:
-        if self.relayed.has_answers:
+        """At once, if nobody has to wait for it; else ``_answer`` does."""
+        if not self.relayed.has_answers:
+            return
+        if self._stream is None or self._answerable.is_set():
+            self._answerable.set()
+            return
+        self._unsent = self.relayed.take_answers()
+        while self._unsent and self._stream.send_at_once(self._request(self._unsent[0])):
+            del self._unsent[0]
+        if self._unsent:
             self._answerable.set()
 
     def _tell_feeds(self) -> None:

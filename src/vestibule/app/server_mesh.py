@@ -45,8 +45,8 @@ from vestibule.spiffe import SpiffeId
 from vestibule.telemetry.metrics import Metrics
 from vestibule.wire.gen.vestibule.admin.v1 import admin_pb2 as wire
 from vestibule.xds.ledger import Ledger, Row
-from vestibule.xds.messages import Event
-from vestibule.xds.resources import ProxyKey
+from vestibule.xds.messages import Event, Settled
+from vestibule.xds.resources import ENDPOINTS, EXTENSION, ProxyKey
 
 Background: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 """Work that lasts as long as the server, and can be begun anew."""
@@ -289,9 +289,13 @@ class IntentMesh:
         }
 
     def _heard(self, proxy: ProxyKey, event: Event) -> None:
+        if not isinstance(event, Settled):
+            return  # Nobody here wants to know.
         self.rolling.heard(proxy, event)
-        self._departures.heard(proxy, event)
-        self._unenforced.heard(proxy, event)
+        if event.type_url == ENDPOINTS:
+            self._departures.heard(proxy, event)
+        elif event.type_url == EXTENSION:
+            self._unenforced.heard(proxy, event)
 
     def instances(self) -> tuple[Instance, ...]:
         """All instances that are registered."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -11,7 +11,7 @@ from grpclib.client import Channel
 from h2.exceptions import ProtocolError
 
 from vestibule.net.codes import UNREACHABLE
-from vestibule.net.grpc import Client, Stream, send_at_once
+from vestibule.net.grpc import Client, Stream, read_each, send_at_once
 from vestibule.xds.messages import DeltaRequest, DeltaResponse
 from vestibule.xds.protobuf import delta_request_to, delta_response_from
 from vestibule.xds.resources import ProxyKey
@@ -36,9 +36,24 @@ class AdsStream:
         except ProtocolError as error:
             raise UNREACHABLE.error("the stream to the server is closed") from error
 
+    def send_at_once(self, request: DeltaRequest) -> bool:
+        """Send one request without waiting; False if that cannot be."""
+        try:
+            return send_at_once(self._stream, delta_request_to(request).SerializeToString())
+        except ProtocolError:
+            return False
+
     async def receive(self) -> DeltaResponse | None:
         """The next response; None when the server ended the stream.  Heartbeats are no changes, and left out."""
         message = await self._stream.recv_message()
+        return None if message is None else delta_response_from(message)[0]
+
+    async def each(self, take: Callable[[DeltaResponse], bool]) -> DeltaResponse | None:
+        """Call ``take`` with every response as it comes; returns the first of which it says False twice.
+
+        None when the server ended the stream.
+        """
+        message = await read_each(self._stream, lambda each: take(delta_response_from(each)[0]))
         return None if message is None else delta_response_from(message)[0]
 
 

@@ -11,7 +11,7 @@ import logging
 import os
 import ssl
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from google.rpc import status_pb2
 from grpclib.config import Configuration
@@ -25,6 +25,7 @@ from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
 from vestibule.net.caller import peer_chain
 from vestibule.net.codes import SERVER_NOT_TRUSTED, UNREACHABLE
+from vestibule.net.data_frames import PlainData, PlainFrames, hand_over
 from vestibule.net.tls import client_context
 from vestibule.pki.revocation import verify_unrevoked
 from vestibule.records import Address
@@ -171,6 +172,7 @@ class _ServerProtocol(H2Protocol):
         self._bundle = bundle
         self._clock = clock
         self._revocations = revocations
+        self._plain: PlainFrames | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if self._bundle is not None:
@@ -181,6 +183,11 @@ class _ServerProtocol(H2Protocol):
                 transport.close()
                 return
         super().connection_made(transport)
+        self._plain = PlainFrames(self.connection._connection, self._take_data)
+
+    def _take_data(self, event: PlainData) -> None:
+        if not hand_over(self.processor.streams.get(event.stream_id), event):
+            self.processor.process_data_received(cast(Any, event))
 
     def _verify(self, chain: Sequence[bytes], bundle: TrustBundle) -> None:
         found = verify_unrevoked(chain, bundle, self._clock.now(), self._revocations())
@@ -188,8 +195,17 @@ class _ServerProtocol(H2Protocol):
             raise SERVER_NOT_TRUSTED.error(f"it proved to be {found}")
 
     def data_received(self, data: bytes) -> None:
-        if self.refusal is None:
+        if self.refusal is not None:
+            return
+        if self._plain is not None:
+            data = self._plain.receive(data)
+        if data:
             super().data_received(data)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._plain = None
+        if self.refusal is None:
+            super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         if self.refusal is None:
@@ -198,10 +214,6 @@ class _ServerProtocol(H2Protocol):
     def resume_writing(self) -> None:
         if self.refusal is None:
             super().resume_writing()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        if self.refusal is None:
-            super().connection_lost(exc)
 
 
 class RawDetails(StatusDetailsCodecBase):

@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from h2.exceptions import ProtocolError
 
 from vestibule.errors import VestibuleError
-from vestibule.net.grpc import Stream, send_at_once, send_serialized
+from vestibule.net.grpc import Stream, read_each, send_at_once, send_serialized
 from vestibule.xds.codes import CLIENT_STUCK
 from vestibule.xds.delta import DeltaStream
 from vestibule.xds.messages import Event, SotwRequest, SotwResponse
@@ -162,18 +162,22 @@ class _Serving(Generic[_Request, _Response]):
             raise cause_of(failures) from None
 
     async def _read(self) -> None:
-        while (message := await self._stream.recv_message()) is not None:
-            if (snapshot := self._on_request(message)) is not None:
-                self._machine.update(snapshot)
-            self._machine.receive(self._decode(message))
-            self._tell()
+        await read_each(self._stream, self._take)
+
+    def _take(self, message: Any) -> bool:
+        if (snapshot := self._on_request(message)) is not None:
+            self._machine.update(snapshot)
+        self._machine.receive(self._decode(message))
+        self._tell()
+        return True
 
     async def _follow(self, snapshots: AsyncIterator[Snapshot]) -> None:
         async for snapshot in snapshots:
             self._machine.update(snapshot)
-            if not self._news.is_set() and not self._sending:
-                self._write_at_once()
-            self._tell()
+            if self._news.is_set() or self._sending:
+                self._tell()
+            elif self._write_at_once():
+                self._report()
 
     async def _allow_breaking(self) -> None:
         await asyncio.sleep(BREAK_AFTER)
@@ -195,16 +199,20 @@ class _Serving(Generic[_Request, _Response]):
                 self._sending = False
             self._report()
 
-    def _write_at_once(self) -> None:
-        """What follows from a new snapshot, as far as the client reads: no task has to wake up for it."""
+    def _write_at_once(self) -> bool:
+        """What follows from a new snapshot, as far as the client reads: no task has to wake up for it.
+
+        Whether that was all there is to send now.
+        """
         try:
             while (message := self._next_message()) is not None:
                 if not send_at_once(self._stream, message):
                     self._unsent = message
                     self._news.set()
-                    return
+                    return False
         except ProtocolError:
-            return  # as above
+            pass  # as above
+        return True
 
     def _next_message(self) -> bytes | None:
         message, self._unsent = self._unsent, None

@@ -10,7 +10,7 @@ class Revision:
 
     def __init__(self) -> None:
         self._value = 1
-        self._next = asyncio.Event()
+        self._next: asyncio.Event | None = None
 
     @property
     def value(self) -> int:
@@ -19,12 +19,15 @@ class Revision:
     def bump(self) -> None:
         """Something changed."""
         self._value += 1
-        self._next.set()
-        self._next = asyncio.Event()
+        if self._next is not None:
+            self._next.set()
+            self._next = None
 
     async def changed(self, since: int) -> int:
         """Wait until the number differs from ``since``; returns it."""
         while self._value == since:
+            if self._next is None:
+                self._next = asyncio.Event()
             await self._next.wait()
         return self._value
 

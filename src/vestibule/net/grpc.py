@@ -10,6 +10,7 @@ with the code, too: it is all that Envoy and other people's clients show.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import re
 import struct
@@ -22,7 +23,7 @@ from urllib.parse import quote, unquote
 
 import grpclib.client
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
@@ -31,6 +32,7 @@ from h2.exceptions import ProtocolError
 
 from vestibule.errors import CATALOGUE, ErrorCode, Kind, VestibuleError
 from vestibule.net.codes import INTERNAL, REMOTE_REFUSED, SHUTTING_DOWN, UNREACHABLE
+from vestibule.net.data_frames import put
 
 _PREFIX: Final = struct.Struct(">?I")
 """Whether a message is compressed, and its length."""
@@ -181,7 +183,7 @@ def send_at_once(stream: Stream, data: bytes) -> bool:
         return False
     most = h2.max_outbound_frame_size
     for start in range(0, len(framed), most):
-        h2.send_data(inner.id, framed[start : start + most])
+        put(h2, inner.id, framed[start : start + most])
     if not getattr(connection, "flush_is_due", False):
         connection.flush_is_due = True
         asyncio.get_running_loop().call_soon(_flush, connection)
@@ -195,6 +197,44 @@ def _flush(connection: Any) -> None:
     connection.flush_is_due = False
     if not connection.is_closing():
         connection.flush()
+
+
+async def read_each(stream: Stream, take: Callable[[Any], bool]) -> Any | None:
+    """Call ``take`` with every message as it comes, until it says False, or the other side ends the stream.
+
+    Returns the message that was not taken, or None at the end; raises what ``take`` raises, and as ``recv_message``.
+    A message that arrives in one piece is taken right there: no task has to wake up for it.
+    """
+    inner, kind = getattr(stream, "_stream", None), getattr(stream, "_recv_type", None)
+    context = contextvars.copy_context()
+    failure: Exception | None = None
+
+    def at_once(data: bytes) -> bool:
+        nonlocal failure
+        try:
+            message = cast(Any, kind).FromString(data)
+        except DecodeError:
+            return False  # It is read again below, and refused.
+        try:
+            return context.run(take, message)
+        except Exception as error:  # noqa: BLE001 - raised below, which the message wakes up
+            failure = error
+            return False
+
+    while True:
+        if inner is not None and kind is not None:
+            # What comes in pieces is put together the usual way, and what comes after it waits behind it.
+            inner.is_fresh = inner.buffer._unacked.empty() and not inner.buffer._acked_size
+            inner.at_once = at_once
+        try:
+            message = await stream.recv_message()
+        finally:
+            if inner is not None:
+                inner.at_once = None
+        if failure is not None:
+            raise failure
+        if message is None or not take(message):
+            return message
 
 
 def _clipped(text: str) -> str:

@@ -29,6 +29,7 @@ from h2.settings import SettingCodes
 
 from vestibule.errors import VestibuleError
 from vestibule.net.codes import MALFORMED_MESSAGE, MESSAGE_TOO_LARGE, SHUTTING_DOWN
+from vestibule.net.data_frames import PlainFrames, hand_over
 from vestibule.net.grpc import Servable, Stream, refuse
 from vestibule.net.handshakes import TlsListener
 from vestibule.net.peer import Peer
@@ -222,6 +223,7 @@ class _Connection(H2Protocol):
         self.closed = asyncio.Event()
         self._shares = shares
         self._share: Share | None = None
+        self._plain: PlainFrames | None = None
 
     @property
     def tls(self) -> ssl.SSLObject | None:
@@ -240,6 +242,7 @@ class _Connection(H2Protocol):
         # RFC 9113, section 5.5: frames of unknown types are ignored; grpclib would end the connection.
         self.processor.processors[UnknownFrameReceived] = _ignore
         self.processor.processors[DataReceived] = self._take_data
+        self._plain = PlainFrames(self.connection._connection, self._take_data)
         h2 = self.connection._connection
         h2.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: MAX_STREAMS_PER_CONNECTION})
         self.connection.flush()
@@ -253,7 +256,10 @@ class _Connection(H2Protocol):
             self._serve_fast(self._unary, data)
             return
         try:
-            super().data_received(data)
+            if self._plain is not None:
+                data = self._plain.receive(data)
+            if data:
+                super().data_received(data)
             self._refuse_overlong_frame()
             self._refuse_to_hoard()
         except Exception as error:  # noqa: BLE001 - whatever a peer sends may cost it its connection, no more
@@ -291,8 +297,9 @@ class _Connection(H2Protocol):
     def _take_data(self, event: DataReceived) -> None:
         if not event.flow_controlled_length:
             return  # An empty frame says nothing, and no window bounds how many may come.
-        self.processor.process_data_received(event)
         stream = cast(Any, self.processor.streams.get(event.stream_id))
+        if not hand_over(stream, event):
+            self.processor.process_data_received(event)
         if stream is not None:
             stream.frames = frames = getattr(stream, "frames", 0) + 1
             if frames > CRUMBS_FROM and stream.data_received < CRUMBS * frames:
@@ -316,6 +323,7 @@ class _Connection(H2Protocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         share, self._share = self._share, None
+        self._plain = None
         try:
             if share is not None:
                 self._shares.leave(share)

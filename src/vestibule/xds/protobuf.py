@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final
 
 from envoy.service.discovery.v3 import discovery_pb2 as pb
@@ -61,11 +62,22 @@ def delta_response_bytes(response: DeltaResponse) -> bytes:
 
     Protobuf reads fields that follow one another as one message, and these follow in the order of their numbers.
     """
-    head = pb.DeltaDiscoveryResponse(system_version_info=response.version).SerializeToString()
-    tail = pb.DeltaDiscoveryResponse(
-        type_url=response.type_url, nonce=response.nonce, removed_resources=response.removed
-    ).SerializeToString()
-    return b"".join((head, *map(_entry, response.resources), tail))
+    tail = _tail(response.type_url, response.nonce, response.removed)
+    return b"".join((_head(response.version), *map(_entry, response.resources), tail))
+
+
+@lru_cache(maxsize=64)
+def _head(version: str) -> bytes:
+    written: bytes = pb.DeltaDiscoveryResponse(system_version_info=version).SerializeToString()
+    return written
+
+
+@lru_cache(maxsize=1024)
+def _tail(type_url: str, nonce: str, removed: tuple[str, ...]) -> bytes:
+    """Streams that have lasted equally long have the same."""
+    message = pb.DeltaDiscoveryResponse(type_url=type_url, nonce=nonce, removed_resources=removed)
+    written: bytes = message.SerializeToString()
+    return written
 
 
 def _entry(resource: Resource) -> bytes:

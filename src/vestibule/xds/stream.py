@@ -12,7 +12,7 @@ from vestibule.xds.codes import NODE_CHANGED, NODE_MISSING, TOO_MUCH, TYPE_MISSI
 from vestibule.xds.messages import Accepted, Event, Refused, Sent, Settled
 from vestibule.xds.order import Gate, Step, gate, steps_for
 from vestibule.xds.resources import CLUSTER, ENDPOINTS, Resource, Snapshot, short_hash
-from vestibule.xds.subscription import Delivery, Subscription
+from vestibule.xds.subscription import NOTHING, Delivery, Subscription
 
 MAX_NAMES: Final = 10_000
 MAX_NAME_BYTES: Final = 2_048
@@ -39,6 +39,7 @@ class XdsStream:
         self._nonces = itertools.count(1)
         self._events: list[Event] = []
         self._endpoints = _Endpoints()
+        self._idle: bool | None = True
         self._unasked = {url: Subscription(url) for url in types}
 
     @property
@@ -66,7 +67,15 @@ class XdsStream:
     @property
     def is_idle(self) -> bool:
         """Whether there is nothing to send, whatever may be sent now."""
-        return all(subscription.is_idle for subscription in self._subscriptions.values())
+        if self._idle is None:
+            self._idle = self._lacks_nothing()
+        return self._idle
+
+    def _lacks_nothing(self) -> bool:
+        for subscription in self._subscriptions.values():  # noqa: SIM110 - of all that is here this is done most
+            if not subscription.is_idle:
+                return False
+        return True
 
     def take_events(self) -> list[Event]:
         """What happened since the last call."""
@@ -136,6 +145,7 @@ class XdsStream:
     def _hand_out(
         self, subscription: Subscription, delivery: Delivery, sent: Iterable[Resource] | None = None
     ) -> str:
+        self._idle = None
         nonce = str(next(self._nonces))
         subscription.deliver(nonce, delivery, sent=sent)
         if subscription.type_url == CLUSTER and (endpoints := self._subscriptions.get(ENDPOINTS)) is not None:
@@ -160,19 +170,20 @@ class XdsStream:
 
     def _settle(self) -> None:
         """Tell, once for each snapshot and outcome, which types need nothing more."""
+        self._idle = None
         snapshot = self._snapshot
         if snapshot is None:
             return
         for url in self._served:
             asked = self._subscriptions.get(url)
-            subscription = asked or self._unasked[url]
+            subscription = self._unasked[url] if asked is None else asked
             refusals = subscription.refusals
-            if subscription.announced is not None and _same(subscription.announced, (snapshot, refusals)):
+            announced = subscription.announced
+            if announced is not None and announced[0] is snapshot and announced[1] == refusals:
                 continue
             done = self._may_break if asked is None else self._is_settled(asked)
             if done and snapshot.knows(url):
-                outcome = (snapshot, refusals)
-                subscription.announced = outcome
+                subscription.announced = snapshot, refusals
                 event = Settled(
                     type_url=url, snapshot=snapshot, refused=refusals, asked=subscription is asked
                 )
@@ -183,12 +194,8 @@ class XdsStream:
             subscription.unacknowledged
             or subscription.on_trial
             or subscription.must_answer
-            or subscription.plan
+            or (subscription.plan is not NOTHING and subscription.plan)
         )
-
-
-def _same(one: tuple[object, object], other: tuple[object, object]) -> bool:
-    return one[0] is other[0] and one[1] == other[1]
 
 
 class _Endpoints:
@@ -201,8 +208,10 @@ class _Endpoints:
         self._made: Mapping[str, Resource] = {}
         self._made_from: tuple[Mapping[str, Resource], Mapping[str, Resource], frozenset[str]] | None = None
 
-    def of(self, snapshot: Snapshot, asked: Iterable[str]) -> Mapping[str, Resource]:
+    def of(self, snapshot: Snapshot, asked: Collection[str]) -> Mapping[str, Resource]:
         endpoints, clusters = snapshot.of_type(ENDPOINTS), snapshot.of_type(CLUSTER)
+        if not asked:
+            return endpoints
         empty = frozenset(name for name in asked if name not in endpoints and name in clusters)
         if not empty:
             return endpoints

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from vestibule.xds.messages import WILDCARD
@@ -38,7 +39,8 @@ class Plan:
         return bool(self.upserts or self.removals or self.absences)
 
 
-_NOTHING: Final = Plan()
+NOTHING: Final = Plan()
+_NO_REFUSALS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Subscription:
@@ -171,7 +173,7 @@ class Subscription:
         has, desired = self._has, self._desired
         upserts = tuple([each for each in desired.values() if has.get(each.name) != each.version])
         gone = sorted([name for name in has if name not in desired])
-        return Plan(upserts, tuple(gone)) if upserts or gone else _NOTHING
+        return Plan(upserts, tuple(gone)) if upserts or gone else NOTHING
 
     def _covered(self) -> Iterable[Resource]:
         if self.wildcard:
@@ -213,6 +215,8 @@ class Subscription:
         plan = self._plan
         if plan is None:
             plan = self.plan
+        if plan is NOTHING:
+            return not (self.must_answer or self._suspects)
         return not (plan.upserts or plan.removals or plan.absences or self.must_answer or self._suspects)
 
     @property
@@ -227,10 +231,10 @@ class Subscription:
         return not (self.plan.removals or any(d.removed for d in self.unacknowledged.values()))
 
     @property
-    def refusals(self) -> dict[str, str]:
+    def refusals(self) -> Mapping[str, str]:
         """What is wanted and was refused, with the client's words."""
         if not self._refused:
-            return {}
+            return _NO_REFUSALS
         return {
             name: error
             for name, (version, error) in self._refused.items()
