@@ -30,6 +30,7 @@ from google.protobuf.json_format import ParseDict
 from tests.component.xds_peers import Agent, Server, start_agent, until
 
 from vestibule.envoy.bootstrap import bootstrap
+from vestibule.envoy.names import BOOTSTRAP_CLUSTERS
 from vestibule.proxy.binary import find_envoy
 from vestibule.xds.ledger import Ledger, Status
 from vestibule.xds.resources import CLUSTER, ENDPOINTS, EXTENSION, LISTENER, ROUTES, Resource, Snapshot
@@ -208,7 +209,7 @@ class Lab:
 
     async def clusters(self) -> set[str]:
         found = json.loads(await self.admin("/clusters?format=json"))["cluster_statuses"]
-        return {each["name"] for each in found} - {"vestibule_agent"}
+        return {each["name"] for each in found} - set(BOOTSTRAP_CLUSTERS)
 
     async def until_stat(self, name: str, value: int) -> None:
         async with asyncio.timeout(20):

@@ -421,8 +421,17 @@ class IntentMesh:
 class Draining:
     """Discovery, whose callers' departure is waited for."""
 
-    def __init__(self, discovery: MeshDiscovery, departures: Departures, *, shared: bool) -> None:
+    def __init__(
+        self,
+        discovery: MeshDiscovery,
+        departures: Departures,
+        *,
+        shared: bool,
+        elsewhere: float = ELSEWHERE,
+    ) -> None:
+        """``shared``: other servers have the same database; callers that they lead get ``elsewhere`` seconds."""
         self._shared = shared
+        self._elsewhere = elsewhere
         self._discovery = discovery
         self._departures = departures
         self.changed = discovery.changed
@@ -445,7 +454,7 @@ class Draining:
             return await self._departures.left(instance, within)
         # Callers that other servers lead do not say here that they have left: they are given time to.
         behind, _ = await asyncio.gather(
-            self._departures.left(instance, within), asyncio.sleep(min(within, ELSEWHERE))
+            self._departures.left(instance, within), asyncio.sleep(min(within, self._elsewhere))
         )
         return behind
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from vestibule.xds.messages import Accepted, Event, Refused, Sent, Settled
 from vestibule.xds.resources import AGGREGATED_TYPES, ProxyKey
@@ -27,8 +27,7 @@ class Status(Enum):
     STALE = "STALE"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class Row(NamedTuple):
     """One proxy and one type.
 
     ``sent``, ``accepted`` and ``settled`` are versions of snapshots: of the last response, of the last that was
@@ -37,13 +36,13 @@ class Row:
 
     proxy: ProxyKey
     type_url: str
+    updated_at: datetime
     sent: str = ""
     accepted: str = ""
     settled: str = ""
     nonce: str = ""
     error: str | None = None
     status: Status = Status.NOT_SENT
-    updated_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,15 +76,15 @@ class _Entry:
 
     def row(self, proxy: ProxyKey, url: str) -> Row:
         return Row(
-            proxy=proxy,
-            type_url=url,
-            sent=self.sent,
-            accepted=self.accepted,
-            settled=self.settled,
-            nonce=self.nonce,
-            error=self.error,
-            status=self.status,
-            updated_at=self.updated_at,
+            proxy,
+            url,
+            self.updated_at,
+            self.sent,
+            self.accepted,
+            self.settled,
+            self.nonce,
+            self.error,
+            self.status,
         )
 
 
