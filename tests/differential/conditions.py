@@ -163,7 +163,12 @@ class _Writer:
 
     def domain(self) -> Written:
         name = self._random.choice(("example.org", "other.example"))
-        return _made(f"caller.trust_domain == '{name}'", lambda _: name == "example.org", "trust_domain")
+        operator = self._random.choice(("==", "!="))
+        return _made(
+            f"caller.trust_domain {operator} '{name}'",
+            lambda call: (str(call.caller).split("/")[2] == name) is (operator == "=="),
+            "trust_domain",
+        )
 
     def time(self) -> Written:
         end = self._random.choice((datetime(2020, 1, 1, tzinfo=UTC), datetime(2090, 1, 1, tzinfo=UTC)))

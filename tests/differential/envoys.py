@@ -19,6 +19,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     HttpConnectionManager,
 )
 from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
+from tests.differential.callers import ELSEWHERE
 from tests.differential.naive import TOKEN_REFUSED, Answer
 from tests.differential.requests import Ask
 from tests.differential.tokens import issuers
@@ -64,6 +65,7 @@ class Envoys:
         self._asked = directory / "decisions.sock"
         self._engines = {policy.service: Decider(Engine(policy), "example.org") for policy in policies}
         self._authority = TestAuthority("example.org")
+        self._other = TestAuthority(ELSEWHERE)
         self._directory = directory
         self._log = directory / "access.log"
         # Sockets in a directory of our own: two Envoys may share a port, and nobody would notice.
@@ -143,7 +145,8 @@ class Envoys:
 
     def _context(self, caller: SpiffeId) -> ssl.SSLContext:
         if caller not in self._contexts:
-            self._contexts[caller] = client_tls(self._authority.svid(caller.path), self._directory)
+            by = self._other if caller.trust_domain.name == ELSEWHERE else self._authority
+            self._contexts[caller] = client_tls(by.svid(caller.path), self._directory)
         return self._contexts[caller]
 
     def _listener(self, policy: PortPolicy, at: Path) -> dict[str, Any]:
@@ -178,7 +181,7 @@ class Envoys:
 
     def _tls(self) -> dict[str, Any]:
         own = certificate_secret("own", self._authority.svid("/ns/prod/sa/app"))
-        roots = validation_secret("roots", [self._authority.bundle])
+        roots = validation_secret("roots", [self._authority.bundle, self._other.bundle])
         secret = _secret(own)["tls_certificate"]
         common = {
             "tls_certificates": [secret],

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Final
 
 from tests.differential import tokens
-from tests.differential.callers import CALLERS
+from tests.differential.callers import CALLERS, ELSEWHERE
 from tests.differential.conditions import About, Written, written
 from tests.differential.naive import Reading
 
@@ -22,7 +22,10 @@ LABELS: Final = {
     CALLERS[5]: {"env": "prod", "tier": "1"},
 }
 OWN_LABELS: Final = {"tier": "1", "env": "prod"}
-_ABOVE: Final = tuple(SpiffeId.parse(f"{_ROOT}{path}") for path in ("", "/ns", "/ns/prod", "/ns/prod/sa/web"))
+_ABOVE: Final = (
+    *(SpiffeId.parse(f"{_ROOT}{path}") for path in ("", "/ns", "/ns/prod", "/ns/prod/sa/web")),
+    SpiffeId.parse(f"spiffe://{ELSEWHERE}"),
+)
 METHODS: Final = ("GET", "POST", "PUT", "DELETE")
 SEGMENTS: Final = ("v1", "a", "b", "x.y", "a-b")
 _PATTERN_SEGMENTS: Final = (*SEGMENTS, "{id}", "{other}")
@@ -104,10 +107,11 @@ class _Maker:
         name = f"break-glass/{self._service}-{number}"
         rule = Rule(
             name=name,
-            callers=(IdentityMatch(id=self._random.choice(CALLERS)),),
-            port="http",
+            callers=(replace(self._match(), until=None),),
+            port=self._random.choice(("http", None)),
+            methods=frozenset({self._random.choice(METHODS)} if self._random.random() < 0.3 else ()),
             paths=(self._pattern(),) if self._random.random() < 0.7 else (),
-            expires=self._now + _DAY,
+            expires=self._now + self._random.choice((_DAY, _DAY, _DAY, -_DAY)),
         )
         self._operators[name] = ("break-glass", *_shape_of(rule, self._now))
         return rule

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.e2e
 
 def test_engine_plain_reading_and_envoys_decide_alike_and_by_the_same_rules() -> None:
     with tempfile.TemporaryDirectory(prefix="vd", dir="/tmp") as directory:
-        result = compare(6_000, 7, Path(directory), each=300)
+        result = compare(6_000, 8, Path(directory), each=300)
     assert not result.differences, "\n".join(result.lines())
     assert result.near >= result.requests / 10
     assert result.not_http < result.requests / 10
