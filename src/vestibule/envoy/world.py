@@ -27,6 +27,8 @@ from vestibule.records import Distrust, Emergency, Instance
 from vestibule.spiffe import Revocations, RevokedIdentity, RevokedJwtKey, SpiffeId
 from vestibule.xds.resources import Resource
 
+_CLOCKS_APART: Final = timedelta(minutes=1)
+"""How far those of servers may be from each other, for the order in which permissions of break-glass end."""
 DEFAULT_SVID_TTL: Final = timedelta(hours=1)
 
 
@@ -412,7 +414,11 @@ class World:
             for each in self._ended.get(policy.service, ())
             if each.port in ("", policy.port) and (policy.is_http or not (each.method or each.path))
         ]
-        return max(ended, key=lambda each: (each.ends_at, each.id)).rule if ended else ""
+        newest = max((each.ends_at for each in ended), default=None)
+        if newest is None:
+            return ""
+        # What another server ended may seem to be older than what ended before.
+        return ",".join(sorted(each.id for each in ended if newest - each.ends_at < _CLOCKS_APART))
 
     def cut_off(self, callee: SpiffeId) -> str:
         """The newest revocation that concerns a callee, likewise."""

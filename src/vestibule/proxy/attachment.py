@@ -114,7 +114,12 @@ class Attachment:
             outbox.put_nowait(wire.AttachRequest(traffic=traffic_to_wire(traffic)))
 
     def hand_over(self, number: int, uses: Sequence[PrintedUse]) -> None:
-        """What break-glass let through; ``on_taken`` hears the number once the agent has it."""
+        """What break-glass let through; ``on_taken`` hears the number once the agent has it.
+
+        An agent that does not read is not told more and more: whoever hears nothing tells it again.
+        """
+        if self._outbox is None or self._outbox.qsize() >= _CROWDED:
+            return
         self._send(
             wire.AttachRequest(uses=wire.AttachRequest.Uses(number=number, uses=map(printed_to_wire, uses)))
         )

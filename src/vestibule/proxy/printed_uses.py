@@ -100,7 +100,7 @@ class PrintedUses:
         """Take a line of the proxy's output; most are about something else."""
         if BREAK_GLASS not in line or (use := _use_of(line)) is None:
             return
-        if (stream := _stream_of(line)) and self._knows((use.rule, stream)):
+        if '"stream"' in line and (stream := _stream_of(line)) and self._knows((use.rule, stream)):
             # A connection that lasts is printed again and again.
             return
         if len(self._held) < MOST_HELD:
