@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from envoy.config.core.v3.address_pb2 import Address, SocketAddress
 from envoy.config.listener.v3.listener_pb2 import Listener
-from envoy.config.route.v3.route_components_pb2 import VirtualHost
+from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
 from google.protobuf.message import DecodeError
 
 from vestibule.xds.codes import RESOURCE_INVALID
@@ -171,7 +171,19 @@ _SOMEWHERE: Final = Address(socket_address=SocketAddress(address="127.0.0.1", po
 
 @lru_cache(maxsize=16_384)
 def _host(body: bytes) -> tuple[tuple[str, ...], frozenset[Reference]]:
-    return _walked(VirtualHost.FromString(body))
+    host = VirtualHost.FromString(body)
+    parts = [_route(each.SerializeToString(deterministic=True)) for each in host.routes]
+    host.ClearField("routes")
+    parts.append(_walked(host))
+    if any(broken for broken, _ in parts):
+        return _walked(VirtualHost.FromString(body))
+    return (), frozenset().union(*(references for _, references in parts))
+
+
+@lru_cache(maxsize=16_384)
+def _route(body: bytes) -> tuple[tuple[str, ...], frozenset[Reference]]:
+    """Those that answer by themselves are the same in many hosts."""
+    return _walked(Route.FromString(body))
 
 
 def _refers(message: Any) -> Iterator[Reference]:
