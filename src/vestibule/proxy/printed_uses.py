@@ -38,6 +38,7 @@ COUNTED_FOR: Final = 10.0
 """Seconds for which such a number grows, before it is kept as well."""
 LONGEST_FILE: Final = 64 * 1024 * 1024
 _MOST_CONNECTIONS: Final = 10_000
+_ESCAPE: Final = re.compile(r"\\(\\|[0-3][0-7]{2})")
 _RULE: Final = re.compile(rf'"break_glass":\s*"({re.escape(BREAK_GLASS)}[A-Za-z0-9]{{1,64}})')
 
 _log = logging.getLogger(__name__)
@@ -224,7 +225,7 @@ def _use_of(line: str) -> PrintedUse | None:
     if (found := _RULE.search(line)) is None:
         return None
     try:
-        if (use := _read(json.loads(line), "break_glass")) is not None:
+        if (use := _read(json.loads(_as_json(line)), "break_glass")) is not None:
             return use
     except (ValueError, TypeError, AttributeError, OverflowError, KeyError):
         pass
@@ -234,9 +235,14 @@ def _use_of(line: str) -> PrintedUse | None:
     )
 
 
+def _as_json(line: str) -> str:
+    """Bytes that are no UTF-8 Envoy writes in octal, which JSON does not know: a caller must not hide behind them."""
+    return _ESCAPE.sub(lambda found: found[0] if found[1] == "\\" else "\ufffd", line)
+
+
 def _stream_of(line: str) -> str:
     try:
-        return str(json.loads(line).get("stream") or "")
+        return str(json.loads(_as_json(line)).get("stream") or "")
     except (ValueError, AttributeError):
         return ""
 
@@ -265,7 +271,9 @@ def _instant(text: object) -> datetime:
 
 
 def _text(value: object) -> str:
-    return "" if value is None or value == "-" else str(value)
+    # What is no character cannot be sent.
+    text = "" if value is None or value == "-" else str(value)
+    return text.encode(errors="replace").decode()
 
 
 def _written_down(use: PrintedUse) -> str:

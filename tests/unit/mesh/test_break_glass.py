@@ -306,6 +306,7 @@ async def test_a_use_that_cannot_be_put_on_record_is_to_be_reported_again(room: 
         (AGENT, {"method": "DELETE"}, "not what this permission allows"),
         (AGENT, {"path": "/v1/charges"}, "not what this permission allows"),
         (AGENT, {"method": OTHERS, "path": OTHERS}, "ok"),
+        (AGENT, {"method": OTHERS, "path": OTHERS, "caller": OTHERS, "port": OTHERS}, "ok"),
         (AGENT, {"path": "/v1/refunds/".ljust(LONGEST_TOLD, "x")}, "ok"),
     ],
 )

@@ -173,6 +173,15 @@ async def test_a_connection_that_is_printed_again_and_again_is_one_use(room: Roo
     assert len(room.uses) == 2
 
 
+async def test_nobody_hides_behind_bytes_that_are_no_text(room: Room) -> None:
+    async with room.running():
+        for odd in (r"\377\200", r"\ud800", r"\\377"):
+            room.uses.hear(line(request_id="ID").replace("ID", odd))
+        await until(lambda: len(room.agent.got) == 3)
+    assert [each.request_id for each in room.agent.got] == ["\ufffd\ufffd", "?", r"\377"]
+    assert all(each.caller for each in room.agent.got)
+
+
 async def test_a_line_that_cannot_be_read_is_still_a_use(room: Room) -> None:
     async with room.running():
         room.uses.hear(line()[:-30])
