@@ -122,7 +122,8 @@ def test_claims_are_logged_only_if_they_are_asked_for() -> None:
 
 
 def test_fields_are_masked_and_named() -> None:
-    (found,) = decided(ordinary("/secret"), mask=("path", "caller_address", "claims")).found
+    hidden = ordinary("/secret", source_address="")
+    (found,) = decided(hidden, mask=("path", "caller_address", "claims")).found
     assert (found["path"], found["masked"]) == (MASKED, ["path"])
     assert "secret" not in json.dumps(found)
 
