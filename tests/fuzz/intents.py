@@ -12,6 +12,7 @@ Document = dict[str, Any]
 SERVICES = ("web", "orders", "payments", "db", "tools")
 PROTOCOLS = {"web": "http", "orders": "http2", "payments": "grpc", "db": "tcp", "tools": "mcp"}
 VERSIONS = ("v1", "v2", "v3")
+KEY_FILE = "keys/internal.json"
 
 durations = st.sampled_from(["10ms", "250ms", "1s", "2s"])
 per_cents = st.sampled_from([0.5, 1, 12.25, 50, 100])
@@ -95,12 +96,52 @@ def matches(protocol: str) -> st.SearchStrategy[Document]:
     )
 
 
-def rules(protocol: str, *, port: str | None) -> st.SearchStrategy[Document]:
+conditions = st.sampled_from(
+    [
+        'caller.labels["tier"] == service.labels["tier"]',
+        '"x-tenant" in request.headers && request.headers["x-tenant"].startsWith("a")',
+        '!(request.time.getDayOfWeek("Europe/Paris") in [1, 2, 3])',
+        'environment == "dev" || request.method == "POST"',
+        'request.path.matches("/a/[0-9]+")',
+    ]
+)
+tokens = st.fixed_dictionaries(
+    {"audience": st.just("payments")},
+    optional={
+        "issuer": st.just("internal"),
+        "scopes": subset(("a:b", "c")),
+        "claims": st.just({"dept": "fin"}),
+        "bound": st.booleans(),
+    },
+)
+mcp_keys: dict[str, st.SearchStrategy[Any]] = {
+    "tools": subset(("read", "list_*")),
+    "resources": subset(("file:///a", "file:///b/*")),
+    "prompts": subset(("review",)),
+    "mcp_methods": subset(("logging/setLevel", "tools/list")),
+}
+
+
+def rules(
+    protocol: str, *, port: str | None, inside: bool = True, allows: bool = True
+) -> st.SearchStrategy[Document]:
+    """``inside``: of a service, not of a host outside."""
     said = {"from": callers, **({"port": st.just(port)} if port else {})}
-    more: dict[str, st.SearchStrategy[Any]] = {"mode": st.just("enforce")}
+    more: dict[str, st.SearchStrategy[Any]] = {
+        "mode": st.sampled_from(["enforce", "shadow"] if inside else ["enforce"]),
+        "expires": instants,
+        "reason": st.just("why"),
+    }
     if protocol != "tcp":
         more |= {"methods": methods(protocol), "paths": subset(("/a/**", "/b", "/c/{id}"))}
-    return st.fixed_dictionaries(said, optional=more)
+        more |= {"when": conditions, "token": tokens} if inside else {}
+    if protocol == "mcp" and inside:
+        more |= mcp_keys
+    ends = {"reason": more["reason"], "expires": more["expires"]}
+    rest = {key: value for key, value in more.items() if key not in ends}
+    anyone = st.fixed_dictionaries({**said, **ends, "from": st.just("anyone")}, optional=rest)
+    named = st.fixed_dictionaries(said, optional=more)
+    return named | anyone if inside and not allows else named
 
 
 def numbered(items: Sequence[Any]) -> list[Document]:
@@ -173,6 +214,10 @@ def services(draw: st.DrawFn, name: str) -> Document:
                 ]
             ),
         }
+    denials = st.lists(rules(protocol, port=port, allows=False), min_size=1, max_size=2)
+    keys["deny"] = denials.map(
+        lambda found: [{**each, "id": f"d{each_id}"} for each_id, each in enumerate(found)]
+    )
     return {
         "service": name,
         "ports": {"main": {"protocol": protocol}},
@@ -203,7 +248,7 @@ def externals(draw: st.DrawFn, name: str) -> Document:
         "external": name,
         "hosts": draw(subset(("api.example.com:443", "10.0.0.1:8443"))),
         "protocol": protocol,
-        "allow": numbered(draw(st.lists(rules(protocol, port=None), min_size=1, max_size=2))),
+        "allow": numbered(draw(st.lists(rules(protocol, port=None, inside=False), min_size=1, max_size=2))),
         **draw(some(**keys)),
     }
 
@@ -252,8 +297,24 @@ def meshes(draw: st.DrawFn) -> Document:
         "mesh": "shop",
         "trust_domain": "example.org",
         "environment": "prod",
-        "roles": {"staff": ["web", "spiffe://example.org/ns/staff/**"]},
-        **draw(some(defaults=defaults, rollout=rollouts, identity=st.just("/{mesh}/{service}"))),
+        "roles": {
+            "staff": ["web", "spiffe://example.org/ns/staff/**", {"who": "orders", "until": draw(instants)}]
+        },
+        "issuers": {
+            "internal": {
+                "issuer": "https://tokens.example.org",
+                "keys": KEY_FILE,
+                **draw(some(longest=st.just("1h"))),
+            }
+        },
+        **draw(
+            some(
+                defaults=defaults,
+                rollout=rollouts,
+                identity=st.just("/{mesh}/{service}"),
+                decide=st.sampled_from(["local", "central"]),
+            )
+        ),
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from tests.fuzz.intents import Document, intents
+from tests.fuzz.intents import KEY_FILE, Document, intents
 from tests.unit.intent.reading import records, whole_language
 from tests.unit.intent.test_schemas import agrees
 
@@ -19,6 +19,8 @@ from vestibule.envoy.compile import compile_proxy
 from vestibule.envoy.names import BOOTSTRAP_CLUSTERS
 from vestibule.envoy.world import World
 from vestibule.intent import Intent, Loaded, Severity, expired, language, load_files
+from vestibule.pki.jwk import jwk_parameters
+from vestibule.pki.keys import generate_key
 from vestibule.records import Address, Instance
 from vestibule.spiffe import SpiffeId
 from vestibule.xds.inspection import check
@@ -45,6 +47,9 @@ ODD: tuple[Any, ...] = (
     {"a": {}},
     ["a"],
 )
+KEYS = json.dumps(
+    {"keys": [{**jwk_parameters(generate_key().public_key()), "kid": "a", "alg": "ES256", "use": "sig"}]}
+).encode()
 broad = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -55,7 +60,8 @@ def _whole_language() -> Iterator[None]:
 
 
 def read(files: dict[str, Document]) -> Loaded:
-    return load_files({name: json.dumps(document).encode() for name, document in files.items()})
+    contents = {name: json.dumps(document).encode() for name, document in files.items()}
+    return load_files({**contents, KEY_FILE: KEYS})
 
 
 def kind_of(file: str) -> str:
