@@ -15,6 +15,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Final, Protocol
 
+from vestibule.envoy.mcp import Said
 from vestibule.envoy.trees import Predicate
 from vestibule.policy import Effect, IdentityMatch, PathPattern, Rule
 from vestibule.policy.codes import TOO_MANY_IN_A_ROW
@@ -45,16 +46,20 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A rule that decides about a caller's calls if they have one of its methods, and all of ``asked`` holds."""
+    """A rule that decides about a caller's calls if they have one of its methods, and all of ``asked`` holds.
+
+    Of calls by MCP, only about those that are ``said``, if any are.
+    """
 
     rank: int
     rule: Rule = field(compare=False)
     asked: tuple[Predicate, ...]
+    said: Said | None = None
 
     @property
     def is_certain(self) -> bool:
         """Whether nothing is left to ask but the method."""
-        return not self.asked
+        return not self.asked and self.said is None
 
 
 class Layer:
@@ -82,6 +87,9 @@ class Asking(Protocol):
 
     def of_rule(self, rule: Rule, key: Key) -> tuple[Predicate, ...] | None:
         """For a rule about the callers of a key, besides path, method and caller; None if it never matches."""
+
+    def of_message(self, rule: Rule) -> Said | None:
+        """The messages of MCP that a rule names; None if it names all."""
 
     def known_callers(self, rule: Rule) -> Iterable[Key]:
         """Callers who need entries of their own though the rule does not name them one by one."""
@@ -152,7 +160,7 @@ class Place:
             choices.append(choice)
             if choice.is_certain and not choice.rule.methods:
                 break
-        _check_length(choices)
+        check_length(choices)
         return tuple(choices)
 
     def _choice(self, rank: int, key: Key, terms: Sequence[Term], ask: Asking) -> Choice | None:
@@ -168,7 +176,7 @@ class Place:
             first.append(ask.of_time(max(ends)))
         if rule.expires is not None:
             first.append(ask.of_time(rule.expires))
-        return Choice(rank, rule, (*first, *asked))
+        return Choice(rank, rule, (*first, *asked), ask.of_message(rule))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -248,7 +256,8 @@ def wider_keys(key: Key) -> tuple[Key, ...]:
     return tuple(found)
 
 
-def _check_length(choices: Sequence[Choice]) -> None:
+def check_length(choices: Sequence[Choice]) -> None:
+    """Whether one call may have to ask so many.  Raises: VST4050."""
     # Break-glass is bounded where it is opened.  If it counted here, opening it could keep from a proxy whatever else
     # changes, its own end included.
     uncertain = [

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from typing import Final
@@ -94,26 +95,46 @@ def refusals(policy: PortPolicy) -> list[tuple[Predicate, OnMatch]]:
     ]
 
 
-@lru_cache(maxsize=4096)
-def asked(demand: McpDemand, *, denies: bool) -> Predicate | None:
-    """Whether a message is one of those that a rule names; None if it names all.
+@dataclass(frozen=True, slots=True)
+class Said:
+    """The messages that a rule names, by what is kept of them: some whole, and all with some beginnings."""
 
-    Of permissions, the upkeep of a session is a part.
-    """
+    whole: frozenset[str]
+    beginnings: frozenset[str]
+
+
+@lru_cache(maxsize=4096)
+def said(demand: McpDemand, *, denies: bool) -> Said | None:
+    """Those of a rule; None if it names all.  Of permissions, the upkeep of a session is a part."""
     if demand == McpDemand():
         return None
-    wanted = [f"{re.escape(method)} .*" for method in demand.methods]
-    wanted += _targets((CALL_TOOL,), demand.tools)
-    wanted += _targets((GET_PROMPT,), demand.prompts)
-    wanted += _targets(RESOURCE_METHODS, demand.resources)
+    whole: set[str] = set()
+    beginnings = {f"{method} " for method in demand.methods}
+    for methods, names in (
+        ((CALL_TOOL,), demand.tools),
+        ((GET_PROMPT,), demand.prompts),
+        (RESOURCE_METHODS, demand.resources),
+    ):
+        for method, name in product(methods, names):
+            if name.endswith("*"):
+                beginnings.add(f"{method} {name[:-1]}")
+            else:
+                whole.add(f"{method} {name}")
     if not denies:
-        wanted.append(f"(?:{_any((*UPKEEP, REPLY))})? .*")
+        beginnings.update(f"{method} " for method in ("", *UPKEEP, REPLY))
+    return Said(frozenset(whole), frozenset(beginnings))
+
+
+def is_said(said: Said) -> Predicate:
+    """Whether a message is among them, where many cannot be told apart in one look."""
+    wanted = [re.escape(each) for each in sorted(said.whole)]
+    wanted += [f"{re.escape(each)}.*" for each in sorted(said.beginnings)]
     return _matches("|".join(wanted), _SAID)
 
 
-def _targets(methods: Iterable[str], names: Iterable[str]) -> list[str]:
-    wanted = [f"{re.escape(each[:-1])}.*" if each.endswith("*") else re.escape(each) for each in names]
-    return [f"(?:{_any(methods)}) (?:{'|'.join(wanted)})"] if wanted else []
+def what_is_said() -> trees.Input:
+    """What ``Said`` speaks of."""
+    return _state(_SAID)
 
 
 def _both_read(named: Iterable[str]) -> str:

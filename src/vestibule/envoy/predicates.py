@@ -71,11 +71,9 @@ class OfRequests:
         return found
 
     def of_rule(self, rule: Rule, key: Key) -> tuple[Predicate, ...] | None:
-        """Tokens, MCP and conditions.  What no proxy can ask is as if its evaluation failed."""
+        """Tokens and conditions.  What no proxy can ask is as if its evaluation failed."""
         asked: tuple[Predicate, ...] = ()
         denies = is_denial(rule)
-        if rule.mcp is not None and (named := mcp.asked(rule.mcp, denies=denies)) is not None:
-            asked = (named,)
         if rule.token is not None:
             if (issuer := self._issuers.named(rule.token.issuer)) is None:
                 return None
@@ -88,6 +86,10 @@ class OfRequests:
             unless = trees.negated(tokens.held(rule.token))
             return (*asked, unless if left is None else trees.any_of((unless, trees.all_of(left))))
         return None if left is None else asked + left
+
+    def of_message(self, rule: Rule) -> mcp.Said | None:
+        """By what the filters for MCP have read."""
+        return None if rule.mcp is None else mcp.said(rule.mcp, denies=is_denial(rule))
 
     def _left(self, when: Condition, rule: Rule, key: Key) -> tuple[Predicate, ...] | None:
         """What is left of a condition for the callers of a key."""
@@ -164,6 +166,11 @@ class OfConnections:
             return ()
         return () if is_denial(rule) else None
 
+    def of_message(self, rule: Rule) -> mcp.Said | None:
+        """Connections have none."""
+        del rule
+        return None
+
     def of_path(self, patterns: Iterable[PathPattern]) -> Predicate:
         """Never asked."""
         raise AssertionError(f"connections have no paths such as {next(iter(patterns))}")
@@ -203,6 +210,9 @@ def before(end: datetime) -> Predicate:
 
 @lru_cache(maxsize=16_384)
 def _fits(patterns: tuple[PathPattern, ...]) -> Predicate:
+    if len(patterns) == 1:
+        # What RE2 knows to be the beginning it compares as a whole; its automaton, which is large, begins after it.
+        return trees.single(trees.header(":path"), trees.regex(f"^{_regex_of(patterns[0])}"))
     wanted = "|".join(f"(?:{_regex_of(each)})" for each in patterns)
     return trees.single(trees.header(":path"), trees.regex(wanted))
 

@@ -10,6 +10,7 @@ Envoy's ``:path`` includes the query.  A path ``/p`` is therefore matched as ``/
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -20,7 +21,18 @@ from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
 from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb2
 
 from vestibule.envoy import cel, mcp, predicates, trees
-from vestibule.envoy.candidates import ANYONE, Asking, Choice, Key, Place, Places, Ranked, is_denial, is_wide
+from vestibule.envoy.candidates import (
+    ANYONE,
+    Asking,
+    Choice,
+    Key,
+    Place,
+    Places,
+    Ranked,
+    check_length,
+    is_denial,
+    is_wide,
+)
 from vestibule.envoy.tokens import NO_ISSUERS, Issuers
 from vestibule.envoy.trees import OnMatch, Predicate
 from vestibule.policy import NOT_NORMAL, Mode, PortPolicy, Rule
@@ -173,17 +185,85 @@ def _by_caller(entries: Mapping[Key, OnMatch], otherwise: OnMatch | None) -> OnM
 def _by_method(
     choices: Sequence[Choice], otherwise: OnMatch | None, callers: Mapping[Key, OnMatch] | None = None
 ) -> OnMatch | None:
-    """By method, then one by one; ``callers`` where the caller is not known yet."""
+    """By method, then by message, then one by one; ``callers`` where the caller is not known yet."""
     methods = sorted({method for each in choices for method in each.rule.methods})
-    rest = _one_by_one([each for each in choices if not each.rule.methods], otherwise, callers)
+    rest = _by_message([each for each in choices if not each.rule.methods], otherwise, callers)
     found = {
-        method: _one_by_one(
+        method: _by_message(
             [each for each in choices if not each.rule.methods or method in each.rule.methods], None, callers
         )
         for method in methods
     }
     entries = {method: each for method, each in found.items() if each is not None}
     return trees.exact_map(trees.header(":method"), entries, rest)
+
+
+def _by_message(
+    choices: Sequence[Choice], otherwise: OnMatch | None, callers: Mapping[Key, OnMatch] | None
+) -> OnMatch | None:
+    """What is said in MCP is looked up where rules name it.  An entry holds all rules that speak of what it stands
+    for, so that a miss below it leads to nothing that was not asked."""
+    if all(each.said is None for each in choices):
+        return _one_by_one(choices, otherwise, callers)
+    messages = _Messages(choices)
+    asking = any(each.asked for each in choices)
+    if len(messages) * len(callers or "-") > (_FEW_MESSAGES if asking else _MANY_MESSAGES):
+        asked = [_asking_what_is_said(each) for each in choices]
+        check_length(asked)
+        return _one_by_one(asked, otherwise, callers)
+
+    def ask(found: Sequence[Choice]) -> OnMatch:
+        return _some(_one_by_one(found, None, callers))
+
+    rest = _one_by_one([each for each in choices if each.said is None], otherwise, callers)
+    source = mcp.what_is_said()
+    beginnings = {text: ask(messages.all_with(text)) for text in messages.beginnings}
+    whole = {text: ask(messages.about(text)) for text in messages.whole}
+    return trees.exact_map(source, whole, trees.prefix_map(source, beginnings, rest))
+
+
+class _Messages:
+    """Which of some rules speak of which messages."""
+
+    def __init__(self, choices: Sequence[Choice]) -> None:
+        self._choices = [replace(each, said=None) for each in choices]
+        self._of_all = [place for place, each in enumerate(choices) if each.said is None]
+        self.whole: defaultdict[str, list[int]] = defaultdict(list)
+        self.beginnings: defaultdict[str, list[int]] = defaultdict(list)
+        for place, each in enumerate(choices):
+            for text in each.said.whole if each.said is not None else ():
+                self.whole[text].append(place)
+            for text in each.said.beginnings if each.said is not None else ():
+                self.beginnings[text].append(place)
+
+    def __len__(self) -> int:
+        return len(self.whole) + len(self.beginnings)
+
+    def about(self, text: str) -> list[Choice]:
+        """The rules that speak of a message, in their order."""
+        return self._at({*self.whole[text], *self._with(text)})
+
+    def all_with(self, beginning: str) -> list[Choice]:
+        """The rules that speak of all messages with a beginning, in their order."""
+        return self._at(self._with(beginning))
+
+    def _with(self, text: str) -> set[int]:
+        starts = (text[:end] for end in range(len(text) + 1))
+        return {place for start in starts for place in self.beginnings.get(start, ())}
+
+    def _at(self, places: set[int]) -> list[Choice]:
+        return [self._choices[place] for place in sorted(places.union(self._of_all))]
+
+
+_FEW_MESSAGES: Final = 200
+_MANY_MESSAGES: Final = 50_000
+"""How many entries are worth it: where rules ask for more, each of them holds a copy of that."""
+
+
+def _asking_what_is_said(choice: Choice) -> Choice:
+    if choice.said is None:
+        return choice
+    return replace(choice, asked=(mcp.is_said(choice.said), *choice.asked), said=None)
 
 
 def _one_by_one(

@@ -60,14 +60,17 @@ def regex_of(predicate: bytes) -> str:
 @given(demands, messages, st.booleans())
 def test_a_proxy_asks_what_a_rule_names(demand: McpDemand, message: McpCall, denies: bool) -> None:
     assume(message.method is None or message.method in TARGETED or not message.target)
-    predicate = mcp.asked(demand, denies=denies)
+    named = mcp.said(demand, denies=denies)
     call = Call(caller=AGENT, port="mcp", method="POST", mcp=message)
     expected = mcp_matches(demand, message) or (not denies and is_upkeep(call))
 
     if message.target and "\n" in message.target:
         return  # refused before rules; Python's dot would not match it either
-    actual = predicate is None or bool(re.fullmatch(regex_of(predicate), said(message)))
+    text = said(message)
+    actual = named is None or text in named.whole or text.startswith(tuple(named.beginnings))
     assert actual is expected
+    if named is not None:
+        assert bool(re.fullmatch(regex_of(mcp.is_said(named)), text)) is expected
 
 
 @given(messages)

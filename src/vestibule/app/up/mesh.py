@@ -169,6 +169,8 @@ class Mesh:
             name="server",
             command=lambda: command,
             ready=ReadyLine(SERVER_READY),
+            # It reads the whole intent before: ten thousand rules take a busy machine long.
+            ready_within=120.0,
             attempts=1,
             log=BoundedFile(self.places.logs / "server.log"),
             grace=10.0,
