@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from envoy.config.rbac.v3 import rbac_pb2
 from envoy.extensions.filters.http.mcp.v3 import mcp_pb2
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from xds.type.matcher.v3.matcher_pb2 import Matcher
 
 from vestibule.envoy import access_log, http, mcp, mcp_replies, rbac, replies
-from vestibule.policy import Call, IdentityMatch, McpCall, McpDemand, PortPolicy, Rule
+from vestibule.policy import Call, Effect, Engine, IdentityMatch, McpCall, McpDemand, PortPolicy, Rule
 from vestibule.policy.mcp import (
     BODY_NOT_PLAIN,
     KNOWN_METHODS,
@@ -168,3 +170,62 @@ def test_whoever_comes_in_plain_text_sends_plain_messages_too() -> None:
     refused = BODY_NOT_PLAIN.encode()
     assert refused in rbac.http_rbac_of_anybody(rules, speaks_mcp=True).SerializeToString()
     assert refused not in rbac.http_rbac_of_anybody(rules).SerializeToString()
+
+
+few_names = st.lists(st.sampled_from(NAMES), max_size=2).map(tuple)
+few = st.builds(McpDemand, tools=few_names, prompts=few_names, methods=st.sampled_from(((), ("tools/list",))))
+
+
+usual = st.builds(
+    McpCall,
+    method=st.sampled_from(("tools/call", "prompts/get")),
+    target=st.sampled_from(("read_note", "read_", "read_notes", "a.b", "axb", "a(b|c", "[x]")),
+) | st.builds(McpCall, method=st.sampled_from(("tools/list", "tasks/get")), target=st.none())
+
+
+@given(st.lists(st.tuples(few, st.booleans()), max_size=6), usual)
+def test_of_many_rules_a_proxy_finds_the_one_that_decides(
+    demands: list[tuple[McpDemand, bool]], message: McpCall
+) -> None:
+    rules = [
+        Rule(
+            name=f"r{number}",
+            callers=(IdentityMatch(id=AGENT),),
+            effect=Effect.DENY if denies else Effect.ALLOW,
+            mcp=demand,
+        )
+        for number, (demand, denies) in enumerate(demands)
+    ]
+    policy = PortPolicy(
+        service="notes",
+        port="mcp",
+        is_mcp=True,
+        deny=tuple(each for each in rules if each.effect is Effect.DENY),
+        allow=tuple(each for each in rules if each.effect is Effect.ALLOW),
+    )
+    expected = Engine(policy).decide(Call(caller=AGENT, port="mcp", method="POST", path="/", mcp=message))
+    tree = rbac.http_rbac(replace(policy, is_mcp=False)).matcher
+
+    assert (
+        found_in(tree.on_no_match.matcher if tree.HasField("on_no_match") else None, said(message))
+        == expected.rule
+    )
+
+
+def found_in(matcher: Matcher | None, text: str) -> str | None:
+    """The rule that a tree leads to which looks only at the caller, ``AGENT``, and at what is said."""
+    if matcher is None:
+        return None
+    tree = matcher.matcher_tree
+    value = str(AGENT) if "UriSan" in tree.input.typed_config.type_url else text
+    entries = {
+        **{key: then for key, then in tree.exact_match_map.map.items() if key == value},
+        **{key: then for key, then in tree.prefix_match_map.map.items() if value.startswith(key)},
+    }
+    ways = [entries[key] for key in sorted(entries, key=len, reverse=True)]
+    for way in [*ways, *([matcher.on_no_match] if matcher.HasField("on_no_match") else [])]:
+        if way.HasField("action"):
+            return str(rbac_pb2.Action.FromString(way.action.typed_config.value).name)
+        if (name := found_in(way.matcher, text)) is not None:
+            return name
+    return None
