@@ -230,5 +230,11 @@ def _config(name: str, hosts: Iterable[VirtualHost], *, before: Iterable[bytes] 
     Fields are written in the order of their numbers, so that these are the bytes of all of it written at once.
     """
     named = serialized(route_pb2.RouteConfiguration(name=name))
-    rest = serialized(route_pb2.RouteConfiguration(virtual_hosts=hosts))
+    rest = serialized(
+        route_pb2.RouteConfiguration(
+            virtual_hosts=hosts,
+            # Envoy writes it on requests that it takes for ones from outside, as it does the app's here.
+            request_headers_to_remove=["x-envoy-external-address"],
+        )
+    )
     return Resource.of(ROUTES, name, b"".join((named, *before, rest)))

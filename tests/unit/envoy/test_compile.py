@@ -155,6 +155,14 @@ def test_listeners_of_upstreams_that_are_gone_still_answer() -> None:
     assert statuses == {"payments/http": 0, "ledger": 403, "lost": 404}
 
 
+def test_where_the_app_is_no_callee_is_told() -> None:
+    laid_out = instance("web", 1, upstreams={"payments/http": at(1)})
+    routes = compiled(world(laid_out)).of_type(ROUTES)
+    for name in ("egress", "upstream/payments/http"):
+        config = route_pb2.RouteConfiguration.FromString(routes[name].body)
+        assert "x-envoy-external-address" in config.request_headers_to_remove
+
+
 def test_no_host_name_has_two_meanings() -> None:
     # "payments.shop" could be payments in the mesh shop, or the port payments of the service shop.
     odd = (
