@@ -260,9 +260,7 @@ def check_length(choices: Sequence[Choice]) -> None:
     """Whether one call may have to ask so many.  Raises: VST4050."""
     # Break-glass is bounded where it is opened.  If it counted here, opening it could keep from a proxy whatever else
     # changes, its own end included.
-    uncertain = [
-        each for each in choices if not each.is_certain and not each.rule.name.startswith(BREAK_GLASS)
-    ]
+    uncertain = [each for each in choices if each.asked and not each.rule.name.startswith(BREAK_GLASS)]
     if len(uncertain) > MOST_IN_A_ROW:
         raise TOO_MANY_IN_A_ROW.error(
             f"{len(uncertain)} rules, {uncertain[0].rule.name} the first, have to be asked one after the other about "

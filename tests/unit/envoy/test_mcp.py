@@ -212,6 +212,17 @@ def test_of_many_rules_a_proxy_finds_the_one_that_decides(
     )
 
 
+def test_a_thousand_rules_of_one_caller_that_differ_in_the_tool_are_not_asked_one_by_one() -> None:
+    rules = tuple(
+        Rule(name=f"r{number}", callers=(IdentityMatch(id=AGENT),), mcp=McpDemand(tools=(f"tool_{number}",)))
+        for number in range(1_000)
+    )
+    tree = rbac.http_rbac(PortPolicy(service="notes", port="mcp", allow=rules)).matcher.on_no_match.matcher
+
+    assert found_in(tree, "tools/call tool_700") == "r700"
+    assert found_in(tree, "tools/call tool_7000") is None
+
+
 def found_in(matcher: Matcher | None, text: str) -> str | None:
     """The rule that a tree leads to which looks only at the caller, ``AGENT``, and at what is said."""
     if matcher is None:
