@@ -44,12 +44,12 @@ SCRIPT: Final = """\
 local paths, at = {%s}, math.random(%d)
 request = function()
   at = at %% #paths + 1
-  return wrk.format("GET", paths[at], {host = "callee"})
+  return wrk.format("GET", paths[at], {Host = "callee"})
 end
 done = function(summary, latency, requests)
   local e = summary.errors
-  local failed = e.connect + e.read + e.write + e.status + e.timeout
-  io.write(string.format("RESULT %%d %%d %%d\\n", summary.requests, summary.duration, failed))
+  local failed = e.connect + e.read + e.write + e.timeout
+  io.write(string.format("RESULT %%d %%d %%d %%d\\n", summary.requests, summary.duration, e.status, failed))
 end
 """
 
