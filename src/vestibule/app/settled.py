@@ -6,8 +6,8 @@ import gc
 from typing import Final
 
 YOUNG: Final = 100_000
-"""Objects that are made before the collector looks at them: a change for thousands of proxies makes millions, nearly all
-of which live until the next change or die by themselves."""
+"""Objects that are made before the collector looks at them: a change for thousands of proxies makes millions, nearly
+all of which live until the next change or die by themselves."""
 
 
 def settle() -> None:
