@@ -7,7 +7,7 @@ counted here are records.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -102,14 +102,12 @@ def count(
     )
 
 
-def found_log(log: Path | None) -> Path:
-    """The access log that is meant.  Raises: VST9106."""
-    if log is not None and log.exists():
-        return log
-    for place in PLACES if log is None else ():
-        if place.exists():
-            return place
-    raise NO_ACCESS_LOG.error(f"there is no access log {log}" if log else "there is no access log here")
+def found_log(log: Path | None, places: Sequence[Path] = PLACES, what: str = "access log") -> Path:
+    """The log that is meant: the one that is named, else the first that is there.  Raises: VST9106."""
+    found = next((each for each in ((log,) if log is not None else places) if each.exists()), None)
+    if found is None:
+        raise NO_ACCESS_LOG.error(f"there is no {what} {log if log is not None else 'here'}")
+    return found
 
 
 def _show(columns: list[str], rows: list[dict[str, Any]]) -> None:

@@ -13,11 +13,11 @@ from typing import IO, Annotated, Any, Final
 import typer
 from rich.markup import escape
 
-from vestibule.cli.codes import NO_ACCESS_LOG
+from vestibule.cli.calls import found_log
 from vestibule.cli.durations import parse_duration
 from vestibule.cli.output import Exit, Output, OutputOption, answer, console, run
 from vestibule.cli.run_state import STATE_DIRECTORY
-from vestibule.cli.sockets import ServerSocketOption, find_sockets
+from vestibule.cli.sockets import ServerSocketOption
 from vestibule.errors import VestibuleError
 from vestibule.observe.decisions import SCHEMA
 
@@ -63,7 +63,7 @@ def decisions(
     """
 
     async def main() -> Exit:
-        place = _found(log)
+        place = found_log(log, PLACES, "decision log")
         places = await _places(server_socket)
         start = datetime.now(UTC) - parse_duration(since) if since else None
         wanted = Wanted(caller, service, verdict, rule, request, start)
@@ -85,9 +85,9 @@ def decisions(
 async def _places(socket: Path | None) -> Mapping[tuple[str, str], str]:
     """Where the rules of the intent in force are written, by its version and their names; nothing without a server."""
     try:
-        from vestibule.cli.intent_places import running
+        from vestibule.cli.intent_places import meant
 
-        found = await running(find_sockets(server=socket).existing_server())
+        found = await meant(None, None, socket)
     except (ModuleNotFoundError, VestibuleError):
         return {}
     assert found.intent is not None
@@ -205,15 +205,6 @@ def _decision(line: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return found if isinstance(found, dict) and found.get("schema") == SCHEMA else None
-
-
-def _found(log: Path | None) -> Path:
-    if log is not None and log.exists():
-        return log
-    for place in PLACES if log is None else ():
-        if place.exists():
-            return place
-    raise NO_ACCESS_LOG.error(f"there is no decision log {log}" if log else "there is no decision log here")
 
 
 def _tell(decision: dict[str, Any], output: Output) -> None:

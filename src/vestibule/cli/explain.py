@@ -15,8 +15,6 @@ from vestibule.cli.output import Exit, Output, OutputOption, answer, run
 from vestibule.cli.sockets import ServerSocketOption, find_sockets
 
 if TYPE_CHECKING:
-    from vestibule.cli.intent_places import Found
-    from vestibule.intent import Intent
     from vestibule.observe.access_record import AccessRecord
     from vestibule.policy import Rule
 
@@ -87,7 +85,7 @@ def explain(
             socket = find_sockets(server=server_socket).existing_server()
             found = await running(socket)
             emergencies = await explanations.open_emergencies(socket)
-        known = _holding(found)
+        known = found.held
         records = _recorded(request_id, log) if request_id else ()
         asked = (
             explanations.of_records(records, known)
@@ -109,12 +107,6 @@ def explain(
         return Exit.FINE if told.allowed else Exit.FINDINGS
 
     run(output, "explain", main)
-
-
-def _holding(found: Found) -> Intent:
-    if found.intent is None:
-        raise next(each.error for each in found.problems)
-    return found.intent
 
 
 def _recorded(request_id: str, logs: list[Path] | None) -> tuple[AccessRecord, ...]:

@@ -96,9 +96,7 @@ def of_records(records: Sequence[AccessRecord], intent: Intent) -> Asked:
 def _name(intent: Intent, caller: SpiffeId) -> str:
     if caller == ANYBODY:
         return SHOWN
-    gateways = {each.spiffe_id: name for name, each in intent.gateways.items()}
-    known = gateways | {each.spiffe_id: name for name, each in intent.services.items()}
-    return known.get(caller, str(caller))
+    return next((name for name, each in intent.identities.items() if each == caller), str(caller))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

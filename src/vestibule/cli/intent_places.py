@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vestibule.calls.git import Revision
 from vestibule.cli.codes import NO_INTENT_RUNS
+from vestibule.cli.sockets import find_sockets
 from vestibule.errors import Where
 from vestibule.intent import Intent, Loaded, Problem, load_files, load_tree
 from vestibule.intent.files import Directory, Tree
@@ -27,6 +28,13 @@ class Found:
     problems: tuple[Problem, ...] = ()
     prefix: str = ""
     version: str | None = None
+
+    @property
+    def held(self) -> Intent:
+        """The intent.  Raises: the first of its problems, if it does not hold."""
+        if self.intent is None:
+            raise next(each.error for each in self.problems)
+        return self.intent
 
     def where(self, where: Where | None) -> str | None:
         """A place in it, as it can be opened from here."""
@@ -93,6 +101,13 @@ def find(text: str, environment: str | None, around: Path | None = None) -> Foun
         prefix=place.prefix,
         version=loaded.intent.version if loaded.intent else None,
     )
+
+
+async def meant(text: str | None, environment: str | None, server_socket: Path | None) -> Found:
+    """What is written there, or what runs where nothing is named.  Raises: as ``find`` and ``running``, and VST9102."""
+    if text is not None:
+        return find(text, environment)
+    return await running(find_sockets(server=server_socket).existing_server())
 
 
 async def running(socket: Path) -> Found:

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from vestibule.cli.codes import MISSING_EXTRA
 from vestibule.cli.output import Exit, Output, OutputOption, answer, console, error_line, run
-from vestibule.cli.sockets import ServerSocketOption, find_sockets
+from vestibule.cli.sockets import ServerSocketOption
 from vestibule.clock import SystemClock
 
 if TYPE_CHECKING:
@@ -34,16 +34,13 @@ def lint(
 
     async def main() -> Exit:
         try:
-            from vestibule.cli.intent_places import find, running
+            from vestibule.cli.intent_places import meant
             from vestibule.intent import expired
             from vestibule.intent.lints import hints, weaknesses
         except ModuleNotFoundError as error:
             raise MISSING_EXTRA.error(f"policy lint needs {error.name}, which is not installed") from error
 
-        if place is None:
-            found = await running(find_sockets(server=server_socket).existing_server())
-        else:
-            found = find(place, environment)
+        found = await meant(place, environment, server_socket)
         if found.intent is None:
             errors = [each.error for each in found.problems]
             answer(output, "policy-lint", {"findings": []}, lambda: None, errors=errors)

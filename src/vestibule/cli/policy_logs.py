@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -15,7 +16,7 @@ from vestibule.cli.calls import found_log
 from vestibule.cli.codes import MISSING_EXTRA
 from vestibule.cli.durations import parse_duration
 from vestibule.cli.output import Exit, Output, OutputOption, answer, console, run
-from vestibule.cli.sockets import ServerSocketOption, find_sockets
+from vestibule.cli.sockets import ServerSocketOption
 from vestibule.observe.access_log import read
 from vestibule.observe.access_record import AccessRecord, Direction, Layer, Verdict
 from vestibule.policy.suggestions import Seen, Suggestion, suggest
@@ -153,28 +154,23 @@ def records(log: Path | None, service: str | None, since: str | None) -> Iterabl
 async def intent_of(place: str | None, socket: Path | None, *, required: bool = False) -> Found:
     """The intent that is meant; unless ``required``, nothing where none runs."""
     try:
-        from vestibule.cli.intent_places import Found, find, running
+        from vestibule.cli.intent_places import Found, meant
         from vestibule.errors import VestibuleError
     except ModuleNotFoundError as error:
         raise MISSING_EXTRA.error(f"this needs {error.name}, which is not installed") from error
 
-    if place is not None:
-        found = find(place, None)
-        if found.intent is None:
-            raise next(each.error for each in found.problems)
-        return found
     try:
-        return await running(find_sockets(server=socket).existing_server())
+        found = await meant(place, None, socket)
     except VestibuleError:
-        if required:
+        if required or place is not None:
             raise
         return Found(name="nothing", intent=None)
+    return replace(found, intent=found.held)
 
 
 def names_of(intent: Intent) -> dict[str, str]:
     """What services and gateways are called, by their identities."""
-    gateways = {str(each.spiffe_id): name for name, each in intent.gateways.items()}
-    return gateways | {str(each.spiffe_id): name for name, each in intent.services.items()}
+    return {str(spiffe_id): name for name, spiffe_id in intent.identities.items()}
 
 
 def _rules(intent: Intent, service: str | None) -> Iterable[Rule]:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from vestibule.cli.codes import MISSING_EXTRA
 from vestibule.cli.output import Exit, Output, OutputOption, answer, console, run
-from vestibule.cli.sockets import ServerSocketOption, find_sockets
+from vestibule.cli.sockets import ServerSocketOption
 
 if TYPE_CHECKING:
     from vestibule.intent import Intent
@@ -57,14 +57,11 @@ def matrix(
 
     async def main() -> Exit:
         try:
-            from vestibule.cli.intent_places import find, running
+            from vestibule.cli.intent_places import meant
         except ModuleNotFoundError as error:
             raise MISSING_EXTRA.error(f"policy matrix needs {error.name}, which is not installed") from error
 
-        if place is None:
-            found = await running(find_sockets(server=server_socket).existing_server())
-        else:
-            found = find(place, environment)
+        found = await meant(place, environment, server_socket)
         if found.intent is None:
             errors = [each.error for each in found.problems]
             answer(output, "policy-matrix", {"ports": []}, lambda: None, errors=errors)
@@ -85,16 +82,11 @@ def _ports(intent: Intent, service: str | None) -> Iterable[tuple[Service, Port]
 
 
 def _callers(intent: Intent) -> list[str]:
-    return sorted({*intent.services, *intent.gateways})
-
-
-def _identities(intent: Intent) -> dict[str, SpiffeId]:
-    gateways = {name: each.spiffe_id for name, each in intent.gateways.items()}
-    return gateways | {name: each.spiffe_id for name, each in intent.services.items()}
+    return sorted(intent.identities)
 
 
 def _row(intent: Intent, service: Service, port: Port) -> dict[str, Any]:
-    identities = _identities(intent)
+    identities = intent.identities
     allow, deny = service.rules_for(port.name), service.denials_for(port.name)
     return {
         "port": f"{service.name}/{port.name}",

@@ -159,6 +159,12 @@ class Intent:
     gateways: Mapping[str, Gateway] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     version: str = "none"
 
+    @property
+    def identities(self) -> Mapping[str, SpiffeId]:
+        """Whoever calls by a name of their own: gateways and services."""
+        gateways = {name: each.spiffe_id for name, each in self.gateways.items()}
+        return gateways | {name: each.spiffe_id for name, each in self.services.items()}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class App:

@@ -273,8 +273,7 @@ def caller_of(text: str, intent: Intent) -> SpiffeId:
         return ANYBODY
     if "://" in text:
         return SpiffeId.parse(text)
-    known = {**{each.name: each.spiffe_id for each in intent.gateways.values()}}
-    known |= {each.name: each.spiffe_id for each in intent.services.values()}
+    known = intent.identities
     if text not in known:
         fix = advice(text, known, "services")
         raise codes.UNKNOWN_NAME.error(f"there is no service {text!r}", advice=fix)
