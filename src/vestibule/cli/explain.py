@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +16,7 @@ from vestibule.cli.sockets import ServerSocketOption, find_sockets
 
 if TYPE_CHECKING:
     from vestibule.observe.access_record import AccessRecord
-    from vestibule.policy import Rule
+    from vestibule.records import Emergency
 
 
 def explain(
@@ -78,7 +78,7 @@ def explain(
 
         if bool(request_id) == bool(caller and target):
             raise USAGE.error("explain wants CALLER and SERVICE, or --request ID")
-        emergencies: Mapping[str, tuple[Rule, ...]] = {}
+        emergencies: Sequence[Emergency] = ()
         if intent is not None:
             found = find(intent, environment)
         else:

@@ -11,17 +11,18 @@ from typing import Any
 from vestibule.cli.codes import NO_SUCH_REQUEST
 from vestibule.cli.intent_places import Found
 from vestibule.envoy.central import decided_where
+from vestibule.envoy.world import World
 from vestibule.errors import VestibuleError
 from vestibule.intent import Intent
 from vestibule.intent.journeys import Journey, journey
 from vestibule.intent.model import Port, Service
 from vestibule.intent.plaintext import ANYBODY, SHOWN, plaintext_rules
 from vestibule.intent.policy_cases import caller_of, target_of
-from vestibule.intent.port_policies import port_policy
 from vestibule.observe.access_record import AccessRecord, Direction
-from vestibule.policy import Call, IdentityMatch, McpCall, PathPattern, PortPolicy, Rule
+from vestibule.policy import Call, McpCall, PortPolicy, Rule
 from vestibule.policy.explaining import Explanation
 from vestibule.policy.explaining import explain as explained_by
+from vestibule.records import Emergency
 from vestibule.spiffe import SpiffeId
 
 
@@ -123,7 +124,7 @@ class Told:
 def explained(
     found: Found,
     asked: Asked,
-    emergencies: Mapping[str, tuple[Rule, ...]],
+    emergencies: Sequence[Emergency],
     records: Sequence[AccessRecord] = (),
 ) -> Told:
     """Follow the call through both proxies."""
@@ -145,15 +146,14 @@ def explained(
             explanation=explained_by(policy, call),
             records=tuple(records),
         )
-    own = tuple(
-        each for each in emergencies.get(asked.service.name, ()) if each.port in (None, asked.port.name)
-    )
-    policy = replace(port_policy(intent, asked.service, asked.port), emergencies=own)
+    world = World(intent=intent, emergencies=tuple(emergencies))
+    policy = world.policy(asked.service.name, asked.port.name)
     travels = journey(
         intent,
         call.caller,
         asked.service,
         asked.port,
+        policy,
         method=call.method,
         path=call.path,
         headers=call.headers,
@@ -177,8 +177,8 @@ def is_plain(call: Call) -> bool:
     return call.caller == ANYBODY
 
 
-async def open_emergencies(socket: Path) -> Mapping[str, tuple[Rule, ...]]:
-    """What break-glass permits on a server now, by service."""
+async def open_emergencies(socket: Path) -> tuple[Emergency, ...]:
+    """What break-glass permits on a server now."""
     from vestibule.calls.unix import unix_channel
     from vestibule.net.grpc import Client
     from vestibule.wire.gen.vestibule.admin.v1 import break_glass_pb2 as wire
@@ -188,23 +188,24 @@ async def open_emergencies(socket: Path) -> Mapping[str, tuple[Rule, ...]]:
         client = Client(channel, wire.DESCRIPTOR.services_by_name["BreakGlassAdmin"])
         response = await client.unary("List", wire.ListEmergenciesRequest())
     except VestibuleError:
-        return {}  # a server that knows none
+        return ()  # a server that knows none
     finally:
         channel.close()
-    found: dict[str, tuple[Rule, ...]] = {}
-    for each in response.emergencies:
-        if each.open:
-            found[each.service] = (*found.get(each.service, ()), _emergency(each))
-    return found
+    return tuple(_emergency(each) for each in response.emergencies if each.open)
 
 
-def _emergency(each: Any) -> Rule:
-    return Rule(
-        name=f"break-glass/{each.id}",
-        callers=tuple(map(IdentityMatch.parse, each.callers)),
-        port=each.port or None,
-        methods=frozenset({each.method} if each.method else ()),
-        paths=(PathPattern.parse(each.path),) if each.path else (),
-        expires=datetime.fromtimestamp(each.expires_at, UTC),
+def _emergency(each: Any) -> Emergency:
+    return Emergency(
+        id=each.id,
+        callers=tuple(each.callers),
+        service=each.service,
+        port=each.port,
+        method=each.method,
+        path=each.path,
         reason=each.reason,
+        ticket=each.ticket,
+        approver=each.approver,
+        opener=each.opener,
+        opened_at=datetime.fromtimestamp(each.opened_at, UTC),
+        expires_at=datetime.fromtimestamp(each.expires_at, UTC),
     )

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 
 from vestibule.intent.model import Intent, Port, Service
 from vestibule.intent.traffic import Route, RouteMatch, Traffic, ValueMatch
-from vestibule.policy import PathPattern, may_call
+from vestibule.policy import PathPattern, PortPolicy, may_call
 from vestibule.spiffe import SpiffeId
 
 _LASTS: Final = timedelta(0)
@@ -47,14 +47,15 @@ def journey(
     caller: SpiffeId,
     service: Service,
     port: Port,
+    policy: PortPolicy,
     *,
     method: str | None,
     path: str | None,
     headers: Mapping[str, str],
     now: datetime,
 ) -> Journey:
-    """How a request of ``caller`` travels.  ``path`` with its query; TCP has none."""
-    if not may_call(service.rules_for(port.name), caller):
+    """How a request of ``caller`` travels.  ``policy`` is the port's; ``path`` has its query; TCP has none."""
+    if not may_call((*policy.allow, *policy.emergencies), caller):
         return Journey(sent=False)
     name = f"{service.name}/{port.name}"
     if method is None or path is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import pytest
 from tests.unit.cli.test_policy import line, record
 
 from vestibule.app.main import cli
+from vestibule.cli.explanations import Asked, explained
+from vestibule.cli.intent_places import find
 from vestibule.observe.access_record import Direction, Verdict
+from vestibule.records import Emergency
 
 FILES = {
     "mesh.yaml": "mesh: shop\ntrust_domain: example.org\nenvironment: prod\n"
@@ -172,3 +176,28 @@ def test_a_request_that_was_not_recorded_says_where_it_was_looked_for(
     log = str(tmp_path / "access.jsonl")
     code, _, err = run(capsys, "--request", "r-9", "--log", log, "--intent", str(shop))
     assert (code, "VST9109" in err, log in err) == (4, True, True)
+
+
+def test_what_break_glass_permits_leaves_the_callers_proxy(shop: Path) -> None:
+    now = datetime.now(UTC)
+    found = find(str(shop), None)
+    web = found.held.identities["web"]
+    permission = Emergency(
+        id="x",
+        callers=(str(web),),
+        service="payments",
+        reason="fire",
+        ticket="T",
+        approver="a",
+        opener="b",
+        opened_at=now,
+        expires_at=now + timedelta(hours=1),
+    )
+    asked = Asked.of(
+        found.held, "web", "payments", method="PUT", path="/x", headers={}, tokens={}, mcp=None, at=now
+    )
+    shut, opened = (explained(found, asked, given) for given in ((), (permission,)))
+    assert (shut.allowed, shut.journey is not None and shut.journey.sent) == (False, False)
+    assert opened.explanation.decision.rule == "break-glass/x"
+    assert opened.journey is not None
+    assert opened.journey.sent

@@ -9,6 +9,7 @@ import pytest
 from tests.unit.intent.reading import accepted, read
 
 from vestibule.intent.journeys import Journey, journey
+from vestibule.intent.port_policies import port_policy
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 PAYMENTS = """\
@@ -44,6 +45,7 @@ def travels(method: str = "GET", path: str = "/v1/a", port: str = "http", **more
         intent.services[more.pop("caller", "orders")].spiffe_id,
         service,
         service.ports[port],
+        port_policy(intent, service, service.ports[port]),
         method=method,
         path=path,
         headers=more,
