@@ -1,0 +1,95 @@
+"""What a request asks for, before anybody has decided whether it may.
+
+Each engine has a file in this folder with a ``Backend``: it turns a request into an ``Operation`` (pure: nothing is
+read or changed yet); the pipeline asks whether the caller may, records it, runs it, records what came of it, answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Protocol
+
+from vestibule.secrets.ports import Verb
+from vestibule.spiffe import SpiffeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who asks, and how that is known: ``mtls``, ``jwt-svid`` or ``token`` (``accessor`` names it in the audit log)."""
+
+    spiffe_id: SpiffeId
+    via: str = "mtls"
+    accessor: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VaultRequest:
+    """One request.  ``path`` is what follows ``/v1/``, without empty segments.
+
+    ``method`` is one of GET, LIST, POST, PATCH and DELETE: PUT comes as POST, and GET with ``list=true`` as LIST.
+    ``body`` may hold secrets.
+    """
+
+    method: str
+    path: str
+    caller: Caller
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    wrap_ttl: timedelta | None = None
+    token: str = field(default="", repr=False)
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseAnswer:
+    """The lease of what is answered: its ID, how long it lasts from now, whether it can be renewed."""
+
+    lease_id: str
+    duration: timedelta
+    renewable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What is answered: ``data`` inside Vault's envelope, or ``top`` in its place; nothing at all is 204.
+
+    ``detail`` is what the audit log keeps of the outcome (a version, a lease's ID; never a secret).
+    """
+
+    data: Mapping[str, Any] | None = field(default=None, repr=False)
+    top: Mapping[str, Any] | None = field(default=None, repr=False)
+    auth: Mapping[str, Any] | None = field(default=None, repr=False)
+    lease: LeaseAnswer | None = None
+    status: int = 0
+    warnings: Sequence[str] = ()
+    detail: Mapping[str, str | int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """What would be done: ``verb`` on the logical path ``resource`` is what must be allowed.
+
+    ``changes`` says that something is changed, so that it is on record before it happens, too.  ``open`` operations are
+    for every caller that has an identity (looking at one's own token, unwrapping); ``operators`` for administrators.
+    """
+
+    verb: Verb
+    resource: str
+    run: Callable[[], Awaitable[Answer]]
+    changes: bool = False
+    open: bool = False
+    operators: bool = False
+    detail: Mapping[str, str | int] = field(default_factory=dict)
+
+
+class Backend(Protocol):
+    """One engine's part of the API."""
+
+    def operation(self, request: VaultRequest) -> Operation | None:
+        """What the request asks for; ``request.path`` still begins with the mount (``secret/data/a``).
+
+        None when there is no such path.  Raises: errors of kind INVALID for a body or query that makes no sense.
+        """
+        ...

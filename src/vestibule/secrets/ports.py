@@ -1,0 +1,123 @@
+"""What the engines of the secret manager stand on: encrypted storage, access, and a record of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol, TypeAlias
+
+from vestibule.errors import Where
+from vestibule.spiffe import SpiffeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """What is kept under one key.  ``value`` is a secret; ``revision`` counts its changes from 1."""
+
+    value: bytes
+    revision: int
+
+    def __repr__(self) -> str:
+        return f"Item(revision={self.revision})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Put:
+    """Keep a value under a key.
+
+    ``expected`` is the revision that must be there now: 0 for nothing, None for whatever there is.
+    """
+
+    space: str
+    key: str
+    value: bytes
+    expected: int | None = None
+
+    def __repr__(self) -> str:
+        return f"Put(space={self.space!r}, key={self.key!r}, expected={self.expected})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remove:
+    """Forget what is kept under a key; ``expected`` as for ``Put``.  Nothing there to forget is no error."""
+
+    space: str
+    key: str
+    expected: int | None = None
+
+
+Change: TypeAlias = Put | Remove
+
+
+class Barrier(Protocol):
+    """Encrypted storage.  A *space* belongs to one engine (``kv``, ``database``, …); a key is a path in it.
+
+    Values are encrypted before they reach the database, and tied to space, key and revision.
+    Every method but ``is_sealed`` raises VST5000 while sealed; and what the store raises (VST80nn).
+    """
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether nothing can be read now."""
+        ...
+
+    async def get(self, space: str, key: str) -> Item | None:
+        """What is kept under ``key``."""
+        ...
+
+    async def keys(self, space: str, prefix: str = "", *, after: str = "", limit: int = 1000) -> list[str]:
+        """Up to ``limit`` whole keys that begin with ``prefix``, in byte order, behind ``after``."""
+        ...
+
+    async def children(self, space: str, prefix: str, *, after: str = "", limit: int = 1000) -> list[str]:
+        """Up to ``limit`` next segments below ``prefix`` (empty, or ends with ``/``), in byte order.
+
+        One with something below it ends with ``/``.  The cost grows with what is returned, not with what is kept.
+        """
+        ...
+
+    async def apply(self, changes: Sequence[Change]) -> tuple[int, ...]:
+        """Make all changes durably, or none; the revisions that are there now (0: removed).
+
+        Raises: VST5001 when an expectation is not met.
+        """
+        ...
+
+    def mac(self, purpose: str, data: bytes) -> bytes:
+        """HMAC-SHA256 under a key derived for ``purpose``, which lasts as long as what is kept."""
+        ...
+
+
+class Verb(Enum):
+    """What is done with a secret."""
+
+    READ = "read"
+    WRITE = "write"
+    LIST = "list"
+    ROTATE = "rotate"
+    USE = "use"
+    """To have something encrypted, signed, …, with a key that stays inside."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessDecision:
+    """May it be done, and why.
+
+    ``rule`` is the rule that decided (``group/rule-id``), None where no rule matches; ``commit`` that of the intent it
+    stands in; ``shadow`` the verdict as it would be with shadow rules, where that differs.
+    """
+
+    allowed: bool
+    rule: str | None = None
+    commit: str = ""
+    where: Where | None = None
+    shadow: bool | None = None
+
+
+class Access(Protocol):
+    """Who may do what with which secret.  Default deny."""
+
+    def decide(self, caller: SpiffeId, verb: Verb, path: str) -> AccessDecision:
+        """``path`` is a logical one: ``secret/payments/db``, ``database/creds/payments``, ``transit/encrypt/cards``."""
+        ...
