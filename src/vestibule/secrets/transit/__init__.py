@@ -1,0 +1,1 @@
+"""Encryption, signatures and hashes as a service: keys that stay inside, for callers who may use them."""
