@@ -68,11 +68,24 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Owned:
+    """Something that belongs to one identity, such as a lease.
+
+    For whom ``owner`` names (None: there is no such thing) ``verb`` on the resource suffices, or, where that is None,
+    being the owner; everybody else needs the operation's own verb.
+    """
+
+    owner: Callable[[], Awaitable[SpiffeId | None]]
+    verb: Verb | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
     """What would be done: ``verb`` on the logical path ``resource`` is what must be allowed.
 
     ``changes`` says that something is changed, so that it is on record before it happens, too.  ``open`` operations are
     for every caller that has an identity (looking at one's own token, unwrapping); ``operators`` for administrators.
+    ``owned`` eases what its owner needs; it is asked before anything else, also of ``operators``' operations.
     """
 
     verb: Verb
@@ -81,6 +94,7 @@ class Operation:
     changes: bool = False
     open: bool = False
     operators: bool = False
+    owned: Owned | None = None
     detail: Mapping[str, str | int] = field(default_factory=dict)
 
 
