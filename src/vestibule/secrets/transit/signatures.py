@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from base64 import b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
@@ -56,7 +56,7 @@ class Marshaling(Enum):
 class Signing:
     """How a signature is made.  ``prehashed`` input is a digest already."""
 
-    hash: hashes.HashAlgorithm = HASHES["sha2-256"]
+    hash: hashes.HashAlgorithm = field(default_factory=hashes.SHA256)
     prehashed: bool = False
     padding: Padding = Padding.PSS
     marshaling: Marshaling = Marshaling.ASN1
