@@ -43,6 +43,7 @@ from vestibule.records.revocation import (
     identity_digest,
 )
 from vestibule.records.rollout import IntentOutcome, KeptIntent, RolloutRecord
+from vestibule.records.secrets import Place, SealedRow
 from vestibule.records.traffic import ProxyTraffic, Requests
 
 __all__ = [
@@ -76,6 +77,7 @@ __all__ = [
     "KeptIntent",
     "Lease",
     "LowerAuthority",
+    "Place",
     "PortView",
     "PrintedUse",
     "ProxyTraffic",
@@ -83,6 +85,7 @@ __all__ = [
     "PublishedJwtKey",
     "Requests",
     "RolloutRecord",
+    "SealedRow",
     "ServiceView",
     "UpstreamRoot",
     "UpstreamView",

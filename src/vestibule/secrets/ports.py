@@ -13,7 +13,11 @@ from vestibule.spiffe import SpiffeId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """What is kept under one key.  ``value`` is a secret; ``revision`` counts its changes from 1."""
+    """What is kept under one key.  ``value`` is a secret.
+
+    ``revision`` is the number of the change that wrote it.  Numbers grow over all that is kept, and are never used
+    again, not even for a key that was removed: they are no count of the key's own changes.
+    """
 
     value: bytes
     revision: int

@@ -13,6 +13,7 @@ from vestibule.store.ports import (
     JoinTokens,
     Page,
     Relationships,
+    SealedRows,
     Store,
 )
 
@@ -32,6 +33,7 @@ __all__ = [
     "Match",
     "Page",
     "Relationships",
+    "SealedRows",
     "Store",
     "Subscription",
 ]

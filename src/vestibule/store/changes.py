@@ -23,6 +23,7 @@ KINDS: Final = (
     "administrators",
     "rollout",
     "emergencies",
+    "secrets",
 )
 
 

@@ -7,11 +7,11 @@ VST8003 (damaged), VST8005 (a value that cannot be kept), VST8006 (unreachable),
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from vestibule.errors import VestibuleError
 from vestibule.records import (
@@ -29,9 +29,11 @@ from vestibule.records import (
     JwtKey,
     KeptIntent,
     LowerAuthority,
+    Place,
     PublishedCrl,
     PublishedJwtKey,
     RolloutRecord,
+    SealedRow,
     UpstreamRoot,
 )
 from vestibule.spiffe import Revocation, Selector, SpiffeId, TrustBundle, TrustDomain
@@ -39,6 +41,9 @@ from vestibule.store.changes import Changes
 from vestibule.store.filters import AgentFilter, EntryFilter
 
 T = TypeVar("T")
+
+Rewrite: TypeAlias = Callable[[Mapping[Place, SealedRow]], Sequence[SealedRow | Place]]
+"""From the rows that are there, what shall be: a row in place of what its place holds, a place for nothing there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -487,6 +492,50 @@ class Emergencies(Protocol):
         ...
 
 
+class SealedRows(Protocol):
+    """What the secret manager keeps, encrypted: a body under each place, which is a space and a key in it."""
+
+    async def get(self, space: str, key: str) -> SealedRow | None:
+        """The row at a place, of the last commit; made to be cheap: no cache is needed in front of it."""
+        ...
+
+    async def keys(self, space: str, prefix: str = "", *, after: str = "", limit: int = 1000) -> list[str]:
+        """Up to ``limit`` keys that begin with ``prefix``, in byte order, behind ``after``."""
+        ...
+
+    async def children(self, space: str, prefix: str, *, after: str = "", limit: int = 1000) -> list[str]:
+        """Up to ``limit`` next segments below ``prefix`` (empty, or ends with ``/``), in byte order, behind ``after``.
+
+        One with something below it ends with ``/``.  What is below it is skipped, not read.
+        """
+        ...
+
+    async def revise(self, places: Sequence[Place], change: Rewrite, *, quiet: bool = False) -> None:
+        """Make of the rows at ``places`` what ``change`` makes of them, in one step; ``quiet`` tells nobody.
+
+        ``change`` may raise, and then nothing is changed.  It may be called with what is there only, and only once.
+        """
+        ...
+
+    async def sealed_before(self, key_id: int, limit: int) -> list[Place]:
+        """Up to ``limit`` places of rows that an older key of the keyring sealed: a ``key_id`` from 1 up to this."""
+        ...
+
+    def snapshot(self, *, bodies: bool = True) -> AsyncGenerator[SealedRow, None]:
+        """All rows, by place, as they are at one instant; without ``bodies`` these are empty.
+
+        An asynchronous generator, to be closed: it holds a connection while it runs.
+        """
+        ...
+
+    async def replace_all(self, rows: AsyncIterable[SealedRow], *, overwrite: bool) -> bool:
+        """Keep these rows in place of all, in one step; False, and nothing is done, where there are some already.
+
+        ``overwrite`` does it even then.  ``rows`` may raise, and then nothing is changed.
+        """
+        ...
+
+
 class Store(Protocol):
     """Everything that is kept."""
 
@@ -530,6 +579,8 @@ class Store(Protocol):
     def intents(self) -> IntentHistory: ...
     @property
     def emergencies(self) -> Emergencies: ...
+    @property
+    def sealed_rows(self) -> SealedRows: ...
     @property
     def changes(self) -> Changes: ...
     @property

@@ -17,7 +17,7 @@ class MemoryBarrier:
     def __init__(self) -> None:
         self.is_sealed = False
         self._kept: dict[str, dict[str, Item]] = {}
-        self._revisions: dict[tuple[str, str], int] = {}
+        self._changes = 0
 
     async def get(self, space: str, key: str) -> Item | None:
         return self._space(space).get(key)
@@ -39,6 +39,7 @@ class MemoryBarrier:
             there = self._space(each.space).get(each.key)
             if each.expected is not None and each.expected != (there.revision if there else 0):
                 raise CONFLICT.error(f"{each.key} is not at revision {each.expected}")
+        self._changes += 1
         return tuple(self._change(each) for each in changes)
 
     def mac(self, purpose: str, data: bytes) -> bytes:
@@ -50,10 +51,8 @@ class MemoryBarrier:
         if not isinstance(change, Put):
             space.pop(change.key, None)
             return 0
-        place = change.space, change.key
-        self._revisions[place] = self._revisions.get(place, 0) + 1
-        space[change.key] = Item(value=change.value, revision=self._revisions[place])
-        return self._revisions[place]
+        space[change.key] = Item(value=change.value, revision=self._changes)
+        return self._changes
 
     def _space(self, space: str) -> dict[str, Item]:
         if self.is_sealed:

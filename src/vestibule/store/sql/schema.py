@@ -51,6 +51,7 @@ REVISIONS: Final = (
     "0012",
     "0013",
     "0014",
+    "0015",
 )
 """All versions of the schema, oldest first; the last one is what is below."""
 
@@ -371,4 +372,16 @@ rollout = Table(
     Column("revision", Integer, nullable=False),
     Column("document", Text, nullable=False),
     info={KIND: "rollout"},
+)
+
+sealed_rows = Table(
+    "sealed_rows",
+    metadata,
+    Column("space", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("revision", BigInteger, nullable=False),
+    Column("key_id", Integer, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("sealed_rows_by_key_id", "key_id"),
+    info={KIND: "secrets"},
 )

@@ -18,6 +18,7 @@ from vestibule.store.sql.join_tokens import SqlJoinTokens
 from vestibule.store.sql.relationships import SqlRelationships
 from vestibule.store.sql.revocations import SqlAgentMarks, SqlCrls, SqlLowerAuthorities, SqlRevocations
 from vestibule.store.sql.schema import published_wit_keys, wit_keys
+from vestibule.store.sql.sealed_rows import SqlSealedRows
 from vestibule.store.sql.trust import (
     SqlAppendedAuthorities,
     SqlAuthorities,
@@ -53,6 +54,7 @@ class SqlStore:
         self.administrators = SqlAdministrators(database, self.changes)
         self.intents = SqlIntentHistory(database, self.changes)
         self.emergencies = SqlEmergencies(database, self.changes)
+        self.sealed_rows = SqlSealedRows(database, self.changes)
 
     def observe(self, observer: Callable[[str, float, str], None]) -> None:
         """Tell of every transaction from now on; see ``Database.observe``."""
