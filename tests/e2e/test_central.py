@@ -21,7 +21,7 @@ from vestibule.doors.access_entries import EntryLines, LogName, Reporter
 from vestibule.envoy import central
 from vestibule.intent.model import Decide, DenyDetail, Intent
 from vestibule.observe.access_record import AccessRecord, Verdict
-from vestibule.policy import Mode, Rule
+from vestibule.policy import McpDemand, Mode, Rule
 
 SMALL = when(
     "request.body.amount < 100.0", rule("payments/small", "orders", methods="POST", paths="/v1/charges")
@@ -34,12 +34,26 @@ READ = rule("payments/read", "orders", methods="GET", paths="/v1/**")
 SECRET = denying(rule("payments/secret", "orders", paths="/v1/secret"))
 SHADOW = replace(rule("payments/shadow", "orders", paths="/shadow"), mode=Mode.SHADOW)
 
+NOTES = replace(
+    service(
+        "notes",
+        replace(rule("notes/read", "orders"), mcp=McpDemand(tools=("read_*",))),
+        when(
+            "request.body.params.arguments.amount < 100.0",
+            replace(rule("notes/pay", "orders"), mcp=McpDemand(tools=("pay",))),
+        ),
+        detail=DenyDetail.CALLER,
+        mcp="mcp",
+    ),
+    deny=(replace(denying(rule("notes/no-drop", "orders")), mcp=McpDemand(tools=("read_secrets",))),),
+)
+
 
 def mesh(
     *allow: Rule, deny: tuple[Rule, ...] = (SECRET,), decide: Decide = Decide.LOCAL, version: str = "v1"
 ) -> Intent:
     payments = replace(service("payments", *allow, detail=DenyDetail.CALLER), deny=deny)
-    intent = intent_of(payments, service("orders"), version=version)
+    intent = intent_of(payments, service("orders"), NOTES, version=version)
     return replace(intent, mesh=replace(intent.mesh, decide=decide))
 
 
@@ -50,7 +64,22 @@ USUAL = mesh(READ, SMALL, TENANT, CASTING, SHADOW)
 class Story:
     lab: Lab
     proxy: AskingProxy
+    notes: AskingProxy
     last: str = ""
+
+    async def say(self, method: str, caller: str = "orders", **params: Any) -> tuple[int, str]:
+        """A message of MCP; the answer's status, and the error in it."""
+        message = {"jsonrpc": "2.0", "id": 7, "method": method, "params": params}
+        body = json.dumps(message).encode()
+        types = "application/json, text/event-stream"
+        head = ["POST /mcp HTTP/1.1", "host: notes", "content-type: application/json", f"accept: {types}"]
+        head += [f"content-length: {len(body)}", "", ""]
+        tls = client_tls(self.lab.issue(spiffe_id(caller)), self.lab.directory)
+        async with wire(self.notes.instance.ingress["mcp"], tls) as connection:
+            reply = await connection.send("\r\n".join(head).encode() + body)
+        if reply.status == 200:
+            return 200, ""
+        return reply.status, str(json.loads(reply.body)["error"]["data"]["error"])
 
     async def ask(
         self, method: str, path: str, body: bytes = b"", *headers: str, caller: str = "orders"
@@ -85,10 +114,11 @@ async def _story() -> AsyncIterator[Story]:
     lab = Lab(USUAL)
     lab.kind = AskingProxy
     async with lab:
-        proxy = await lab.add("payments")
+        proxy, notes = await lab.add("payments"), await lab.add("notes")
         assert isinstance(proxy, AskingProxy)
+        assert isinstance(notes, AskingProxy)
         await lab.ready()
-        yield Story(lab, proxy)
+        yield Story(lab, proxy, notes)
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +162,37 @@ def test_a_rule_may_look_at_the_body(shared: Shared[Story]) -> None:
         assert (refused.status, refused.error) == (403, "VST4001")
         record = await story.record()
         assert (record.verdict, record.details) == (Verdict.DENIED, "ext_authz_denied")
+
+    shared.run(tell)
+
+
+def test_a_rule_about_tools_may_look_at_their_arguments(shared: Shared[Story]) -> None:
+    async def tell(story: Story) -> None:
+        assert await story.say("initialize", protocolVersion="2025-06-18") == (200, "")
+        assert await story.say("tools/list") == (200, "")
+        assert await story.say("tools/call", name="read_note") == (200, "")
+        assert await story.say("tools/call", name="pay", arguments={"amount": 5}) == (200, "")
+        assert await story.say("tools/call", name="pay", arguments={"amount": 500}) == (403, "VST4001")
+        assert await story.say("tools/call", name="pay", arguments={}) == (403, "VST4001")
+        assert await story.say("tools/call", name="read_secrets") == (403, "VST4001")
+        assert await story.say("tools/call", name="other") == (403, "VST4001")
+        assert await story.say("tools/list", caller="payments") == (403, "VST4001")
+        # What is no message of MCP is refused before anybody is asked.
+        asked = len(story.notes.asked)
+        assert await story.say("tools/unheard-of") == (403, "VST3024")
+        assert len(story.notes.asked) == asked
+
+    shared.run(tell)
+
+
+def test_messages_are_decided_centrally_where_the_mesh_says_so(shared: Shared[Story]) -> None:
+    async def tell(story: Story) -> None:
+        await story.become(mesh(READ, SMALL, decide=Decide.CENTRAL, version="v-mcp"))
+        asked = len(story.notes.asked)
+        assert await story.say("tools/call", name="read_note") == (200, "")
+        assert await story.say("tools/call", name="other") == (403, "VST4001")
+        assert len(story.notes.asked) == asked + 2
+        await story.become(replace(USUAL, version="v-mcp-over"))
 
     shared.run(tell)
 
@@ -304,7 +365,7 @@ def test_a_service_without_the_policy_refuses_with_503(shared: Shared[Story]) ->
     shared.run(tell)
 
 
-def test_a_service_that_says_nothing_costs_two_seconds_and_a_503(shared: Shared[Story]) -> None:
+def test_a_service_that_says_nothing_costs_three_seconds_and_a_503(shared: Shared[Story]) -> None:
     async def tell(story: Story) -> None:
         with story.proxy.frozen():
             reply = await story.ask("POST", "/v1/charges", b'{"amount": 5}')

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from tests.network_lab import own_network, why_not
 
@@ -168,6 +169,29 @@ async def test_while_it_runs_it_is_healthy_and_ctrl_c_leaves_nothing(tmp_path: P
         assert RunState.read(running.state) is None
         check = await asyncio.to_thread(run, "check", "--output", "json", cwd=tmp_path)
         assert check.returncode == 3
+
+
+async def test_where_all_is_decided_centrally_calls_wait_for_an_agent_that_restarts(tmp_path: Path) -> None:
+    """Envoys ask again, the agent knows them again at once, and decides by what it kept."""
+    mesh = small_mesh(tmp_path / "mesh")
+    (mesh / "app.py").write_text(APP.replace("500", "204"))
+    with (mesh / "mesh.yaml").open("a") as file:
+        file.write("decide: central\n")
+    async with up(tmp_path, str(mesh)) as running:
+        egress = running.envelope["data"]["egress"]["web"]
+        async with httpx.AsyncClient(proxy=f"http://{egress}", timeout=30) as client:
+            assert (await client.get("http://api/")).status_code == 204
+            assert (await client.post("http://api/")).status_code == 403
+            (agent,) = [
+                pid for pid, words in belonging_to(running.note.runtime).items() if " agent run" in words
+            ]
+            os.kill(agent, signal.SIGKILL)
+            assert (await client.post("http://api/")).status_code in (403, 503)
+            # On a machine that is busy it may take longer than a proxy waits.
+            async with asyncio.timeout(60):
+                while (await client.get("http://api/")).status_code != 204:
+                    pass
+            assert (await client.post("http://api/")).status_code == 403
 
 
 async def test_after_a_kill_the_next_start_works_and_leaves_nothing(tmp_path: Path) -> None:

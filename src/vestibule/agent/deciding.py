@@ -20,10 +20,16 @@ _log = logging.getLogger(__name__)
 
 
 class Deciding:
-    """``holdings`` tells what a proxy has now; None for one that is not connected."""
+    """``holdings`` tells what a proxy has now; None for one that is not connected, of which ``expect`` hears then."""
 
-    def __init__(self, holdings: Callable[[ProxyKey], Snapshot | None], trust_domain: TrustDomain) -> None:
+    def __init__(
+        self,
+        holdings: Callable[[ProxyKey], Snapshot | None],
+        trust_domain: TrustDomain,
+        expect: Callable[[ProxyKey], None] = lambda _: None,
+    ) -> None:
         self._holdings = holdings
+        self._expect = expect
         self.counts: Counter[str] = Counter()
         """Answers since the start: ``allowed``, ``denied``, ``undecided``."""
         self._engines = Engines(str(trust_domain))
@@ -38,8 +44,13 @@ class Deciding:
         return None if resource is None else self._engines.of(resource.version, resource.body)
 
     def check(self, proxy: ProxyKey) -> None:
-        """Whether anything is known yet of what the proxy should have.  Raises: VST4131."""
+        """Whether anything is known yet of what the proxy should have.  Raises: VST4131.
+
+        After a restart an Envoy's calls may come before it asks for its configuration: the policy is taken up from
+        disk then, and found when it asks again.
+        """
         if self._holdings(proxy) is None:
+            self._expect(proxy)
             raise NO_POLICY_HERE.error(
                 f"the Envoy of {proxy.spiffe_id} has not asked for its configuration yet"
             )

@@ -76,6 +76,7 @@ class Relay:
         self._lines: dict[ProxyKey, _Line] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._files = Files(kept)
+        self._expected: set[ProxyKey] = set()
 
     async def run(self) -> None:
         """Keep the streams upstream, until cancelled."""
@@ -106,8 +107,22 @@ class Relay:
             async for snapshot in feed.snapshots():
                 yield snapshot
 
+    def expect(self, proxy: ProxyKey) -> None:
+        """Take up what is kept for a proxy now; its Envoy will ask for it in a moment, others ask already."""
+        if self._tasks is None or proxy in self._lines or proxy in self._expected:
+            return
+        self._expected.add(proxy)
+        self._tasks.create_task(self._take_up(proxy), name=f"take up {proxy.instance_id}")
+
+    async def _take_up(self, proxy: ProxyKey) -> None:
+        try:
+            async with self.attach(proxy):
+                pass
+        finally:
+            self._expected.discard(proxy)
+
     def holdings(self, proxy: ProxyKey) -> Snapshot | None:
-        """What a connected proxy should have now; None for others."""
+        """What a connected or expected proxy should have now; None for others."""
         line = self._lines.get(proxy)
         return None if line is None else line.relayed.snapshot
 

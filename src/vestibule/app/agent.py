@@ -268,7 +268,7 @@ class Agent:
         self.sync.on_news(self.sidecars.wake)
         self.proxies = settings.data_dir / "proxies"
         self.relay = Relay(AdsCalls(self.channel), KeptSnapshots(self.proxies, sealer))
-        self.deciding = Deciding(self.relay.holdings, settings.trust_domain)
+        self.deciding = Deciding(self.relay.holdings, settings.trust_domain, self.relay.expect)
         self.relay.prepare = self.deciding.prepare
         self.ledger = Ledger()
         self.strangers = Strangers(clock)

@@ -45,6 +45,9 @@ CONNECTIONS: Final = 256
 CALLS: Final = 1024
 """Of one client at once; one more is refused at once, which its Envoy takes for 503."""
 
+NOT_FOLLOWED: Final = ("break-glass", "revocations")
+"""What only sidecars enforce.  Both are kept by a server; this service has none, and must not seem to know of them."""
+
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 _log = logging.getLogger(__name__)
 
@@ -165,6 +168,7 @@ class AuthzService:
             "age_seconds": age,
             "is_newest": not problems,
             "problems": problems[:3],
+            "not_followed": list(NOT_FOLLOWED),
         }
 
     async def _follow(self) -> None:

@@ -42,11 +42,12 @@ from vestibule.xds.resources import DECISIONS, Resource
 MANY_CALLERS: Final = 2000
 """More callers than these in one rule are no longer sent to every proxy."""
 
-TIMEOUT: Final = 2.0
+TIMEOUT: Final = 3.0
 """Seconds that a proxy waits for a decision, retries included; then the call is refused with 503.  An agent that was
-restarted knows its proxies again in about one."""
+restarted knows its proxies again in less than two."""
 
-RETRIES: Final = 8
+RETRIES: Final = 32
+"""More than there is time for: an agent that is away is asked again until ``TIMEOUT``."""
 
 MAX_BODY: Final = 64 * 1024
 """Bytes of a body that rules may look at; requests with longer ones are refused with 413."""
@@ -161,7 +162,7 @@ def question(policy: PortPolicy) -> ext_authz_pb2.ExtAuthz:
     service.retry_policy.retry_on = "unavailable,connect-failure,refused-stream,reset"
     service.retry_policy.num_retries.value = RETRIES
     service.retry_policy.retry_back_off.base_interval.CopyFrom(seconds(0.1))
-    service.retry_policy.retry_back_off.max_interval.CopyFrom(seconds(0.5))
+    service.retry_policy.retry_back_off.max_interval.CopyFrom(seconds(0.3))
     config = ext_authz_pb2.ExtAuthz(
         grpc_service=service,
         transport_api_version=config_source_pb2.V3,

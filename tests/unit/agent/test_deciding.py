@@ -37,6 +37,15 @@ def test_a_proxy_of_which_nothing_is_known_yet_is_told_to_wait() -> None:
         deciding.check(OTHER)
 
 
+def test_a_proxy_whose_calls_come_before_it_is_expected() -> None:
+    expected: list[ProxyKey] = []
+    deciding = Deciding(HAS.get, DOMAIN, expected.append)
+    deciding.check(PROXY)
+    with pytest.raises(VestibuleError, match="VST4131"):
+        deciding.check(OTHER)
+    assert expected == [OTHER]
+
+
 def test_a_policy_that_cannot_be_read_is_told_when_it_comes(caplog: pytest.LogCaptureFixture) -> None:
     deciding = Deciding(HAS.get, DOMAIN)
     with caplog.at_level(logging.ERROR):

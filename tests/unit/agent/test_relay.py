@@ -12,7 +12,7 @@ from vestibule.agent.kept_snapshots import KeptSnapshots
 from vestibule.agent.relay import Relay
 from vestibule.keys.sealing import Sealer
 from vestibule.spiffe import SpiffeId
-from vestibule.xds.resources import ProxyKey
+from vestibule.xds.resources import DECISIONS, ProxyKey, Resource, Snapshot
 
 PROXY = ProxyKey(SpiffeId.parse("spiffe://example.org/web"), "i-1")
 
@@ -40,5 +40,26 @@ async def test_a_surprise_on_one_stream_does_not_end_the_relay(tmp_path: Path) -
             await upstream.opened.wait()
             upstream.opened.clear()
     assert not running.done()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_what_is_kept_of_an_expected_proxy_is_taken_up_before_its_envoy_comes(tmp_path: Path) -> None:
+    kept = KeptSnapshots(tmp_path, Sealer(b"k" * 32))
+    kept.save(PROXY, Snapshot.of("v1", [Resource.of(DECISIONS, "http", b"{}")]))
+    relay = Relay(Surprising(), kept, linger=0.0)
+    prepared: list[list[Resource]] = []
+    relay.prepare = prepared.append
+    relay.expect(PROXY)
+    assert relay.holdings(PROXY) is None
+    running = asyncio.create_task(relay.run())
+    async with asyncio.timeout(5):
+        while relay.holdings(PROXY) is None:
+            relay.expect(PROXY)
+            await asyncio.sleep(0)
+        assert [[each.name for each in policies] for policies in prepared] == [["http"]]
+        # Nobody came for it, and it is let go of again.
+        while relay.holdings(PROXY) is not None:
+            await asyncio.sleep(0.01)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
