@@ -55,6 +55,8 @@ class LeaseAnswer:
 class Answer:
     """What is answered: ``data`` inside Vault's envelope, or ``top`` in its place; nothing at all is 204.
 
+    ``status`` 0 is the usual one.  404 with neither data nor warnings is ``{"errors": []}``, else the envelope.
+
     ``detail`` is what the audit log keeps of the outcome (a version, a lease's ID; never a secret).
     """
 
@@ -86,6 +88,8 @@ class Operation:
     ``changes`` says that something is changed, so that it is on record before it happens, too.  ``open`` operations are
     for every caller that has an identity (looking at one's own token, unwrapping); ``operators`` for administrators.
     ``owned`` eases what its owner needs; it is asked before anything else, also of ``operators``' operations.
+    ``waits`` says that ``run`` may take up to a minute by itself, so that access is decided again behind it, before
+    the answer leaves.
     """
 
     verb: Verb
@@ -95,6 +99,7 @@ class Operation:
     open: bool = False
     operators: bool = False
     owned: Owned | None = None
+    waits: bool = False
     detail: Mapping[str, str | int] = field(default_factory=dict)
 
 
