@@ -166,6 +166,32 @@ def test_a_rule_may_look_at_the_body(shared: Shared[Story]) -> None:
     shared.run(tell)
 
 
+def test_a_shadow_rule_changes_nothing_of_who_decides_and_refuses_no_long_body(shared: Shared[Story]) -> None:
+    async def tell(story: Story) -> None:
+        tried = replace(SMALL, mode=Mode.SHADOW)
+        await story.become(mesh(READ, tried, version="v-tried"))
+        asked = len(story.proxy.asked)
+        assert (await story.ask("POST", "/v1/charges", b'{"amount": 5}')).status == 403
+        record = await story.record()
+        assert (record.verdict, record.shadow_verdict, record.shadow_rule) == (Verdict.DENIED, "", "")
+        assert (await story.ask("GET", "/v1/charges")).status == 200
+        assert len(story.proxy.asked) == asked
+
+        charge = rule("payments/charge", "orders", methods="POST", paths="/v1/charges")
+        await story.become(mesh(tried, charge, decide=Decide.CENTRAL, version="v-tried-centrally"))
+        assert (await story.ask("POST", "/v1/charges", b'{"amount": 5}')).status == 200
+        record = await story.record()
+        assert (record.shadow_verdict, record.shadow_rule) == ("allowed", "payments/small")
+        long = b'{"amount": 5, "more": "%s"}' % (b"x" * central.MAX_BODY)
+        assert (await story.ask("POST", "/v1/charges", long)).status == 200
+        assert story.lab.apps["payments"].seen[-1].body == long
+        record = await story.record()
+        assert (record.shadow_verdict, record.shadow_rule) == ("allowed", "payments/charge")
+        await story.become(replace(USUAL, version="v-tried-over"))
+
+    shared.run(tell)
+
+
 def test_a_rule_about_tools_may_look_at_their_arguments(shared: Shared[Story]) -> None:
     async def tell(story: Story) -> None:
         assert await story.say("initialize", protocolVersion="2025-06-18") == (200, "")

@@ -47,6 +47,7 @@ def document(told: Told) -> dict[str, Any]:
             "decided": {"by": "decision service" if told.central else "proxy", "why": told.central or None},
             "otherwise": why.otherwise.name if why.otherwise else None,
             "shadow": None if shadow is None else {"allowed": shadow.allowed, "rule": shadow.rule},
+            "shadow_unjudged": list(told.unjudged),
             "near": [_near(each, told) for each in why.near],
         },
         "records": [_record(each) for each in told.records],
@@ -178,6 +179,8 @@ def _callee_lines(told: Told) -> Iterator[str]:
         word = "allowed" if shadow.allowed else "denied"
         by = f" by {shadow.rule}" if shadow.rule else ""
         yield f"[dim]if rules in shadow mode counted:[/] {word}{escape(by)}"
+    for name in told.unjudged:
+        yield f"[dim]not judged in shadow mode, as the proxy alone decides here (VST0077):[/] {escape(name)}"
 
 
 def _near_lines(near: Near, told: Told) -> Iterator[str]:

@@ -20,6 +20,7 @@ from vestibule.intent.plaintext import ANYBODY, SHOWN, plaintext_rules
 from vestibule.intent.policy_cases import caller_of, target_of
 from vestibule.observe.access_record import AccessRecord, Direction
 from vestibule.policy import Call, McpCall, PortPolicy, Rule
+from vestibule.policy.central import unjudged
 from vestibule.policy.explaining import Explanation
 from vestibule.policy.explaining import explain as explained_by
 from vestibule.records import Emergency
@@ -102,7 +103,10 @@ def _name(intent: Intent, caller: SpiffeId) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """The whole answer.  ``central`` says why a decision service has a say; empty where the proxy alone decides."""
+    """The whole answer.  ``central`` says why a decision service has a say; empty where the proxy alone decides.
+
+    ``unjudged`` are rules in shadow mode that would need one where there is none.
+    """
 
     found: Found
     asked: Asked
@@ -110,6 +114,7 @@ class Told:
     explanation: Explanation
     records: tuple[AccessRecord, ...] = ()
     central: str = ""
+    unjudged: tuple[str, ...] = ()
 
     @property
     def allowed(self) -> bool:
@@ -162,13 +167,16 @@ def explained(
     # A record of the callee's has the path that arrived.
     arrived = any(each.direction is Direction.INBOUND for each in records)
     arriving = replace(call, path=travels.path) if travels.path and not arrived else call
+    central = decided_where(policy, intent.mesh.decide)
+    trying = unjudged((*policy.deny, *policy.allow)) if central is None and policy.is_http else ()
     return Told(
         found=found,
         asked=asked,
         journey=travels,
         explanation=explained_by(policy, arriving),
         records=tuple(records),
-        central=central.why if (central := decided_where(policy, intent.mesh.decide)) else "",
+        central="" if central is None else central.why,
+        unjudged=tuple(each.name for each in trying),
     )
 
 

@@ -13,7 +13,7 @@ were part of a route: for a moment, everybody would be let through.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -35,12 +35,10 @@ from vestibule.envoy.protos import packed, seconds
 from vestibule.intent.model import Decide
 from vestibule.policy import Condition, McpDemand, Mode, PortPolicy, Rule
 from vestibule.policy import expressions as ex
+from vestibule.policy.central import MANY_CALLERS, enforced_centrally, why_central
 from vestibule.policy.documents import to_bytes
 from vestibule.policy.mcp import KNOWN_METHODS, named_methods
 from vestibule.xds.resources import DECISIONS, Resource
-
-MANY_CALLERS: Final = 2000
-"""More callers than these in one rule are no longer sent to every proxy."""
 
 TIMEOUT: Final = 3.0
 """Seconds that a proxy waits for a decision, retries included; then the call is refused with 503.  An agent that was
@@ -78,7 +76,7 @@ def decided_where(policy: PortPolicy, decide: Decide) -> Central | None:
     if not policy.is_http:
         return None
     denials, permissions = policy.deny, (*policy.emergencies, *policy.allow)
-    reasons = [why for rule in (*denials, *permissions) if (why := _why_central(rule))]
+    reasons = list(enforced_centrally((*denials, *permissions)))
     if not reasons and decide is not Decide.CENTRAL:
         return None
     denied = _before_central(denials)
@@ -97,7 +95,7 @@ def decided_where(policy: PortPolicy, decide: Decide) -> Central | None:
     if _has_shadows(policy):
         # So that the proxy says also of what it decides alone what rules in shadow mode would make of it.
         asked.append(replace(through, mode=Mode.SHADOW))
-    return Central(why=why, local=replace(local, allow=(*local.allow, *asked)))
+    return Central(why=why, local=without_unjudged(replace(local, allow=(*local.allow, *asked))))
 
 
 def _has_shadows(policy: PortPolicy) -> bool:
@@ -114,23 +112,34 @@ def _through(policy: PortPolicy) -> Rule:
 
 
 def _before_central(rules: Sequence[Rule]) -> tuple[Rule, ...]:
-    """The rules before the first that proxies cannot judge, of whatever mode."""
-    end = next((place for place, rule in enumerate(rules) if _why_central(rule)), len(rules))
+    """The rules before the first that is enforced and that proxies cannot judge."""
+    central = (place for place, rule in enumerate(rules) if rule.mode is Mode.ENFORCE and why_central(rule))
+    end = next(central, len(rules))
     return tuple(rules[:end])
 
 
-def _why_central(rule: Rule) -> str:
-    if rule.when is not None and rule.when.central:
-        used = " and ".join(sorted(_central_names(rule.when)))
-        return f"{rule.name} asks for {used}, which no proxy knows"
-    exact = sum(not each.below for each in rule.callers)
-    if exact > MANY_CALLERS:
-        return f"{rule.name} names {exact} callers, which are not sent to every proxy"
-    return ""
+def without_unjudged(policy: PortPolicy) -> PortPolicy:
+    """The same for a proxy alone: of calls for which a shadow rule would be judged elsewhere, it says nothing.
+
+    What is enforced is the same.
+    """
+    deny, allow = (tuple(map(_unsaid, rules)) for rules in (policy.deny, policy.allow))
+    return policy if (deny, allow) == (policy.deny, policy.allow) else replace(policy, deny=deny, allow=allow)
 
 
-def _central_names(when: Condition) -> Iterator[str]:
-    return (each for each in when.uses if each in ("request.body", "attributes"))
+def _unsaid(rule: Rule) -> Rule:
+    """A shadow rule that may or may not match, as one that matches and whose verdict is not told."""
+    if rule.mode is not Mode.SHADOW or not why_central(rule):
+        return rule
+    many = len(rule.callers) > MANY_CALLERS
+    return replace(
+        rule,
+        name=ASKED,
+        when=None,
+        token=None,
+        callers=() if many else rule.callers,
+        anyone=many or rule.anyone,
+    )
 
 
 # ------------------------------------------------------------------------------------------ compiled
@@ -183,9 +192,14 @@ def question(policy: PortPolicy) -> ext_authz_pb2.ExtAuthz:
         tokens = ("authorization",) if TOKENS in config.metadata_context_namespaces else ()
         for name in sorted({*_ALWAYS, *tokens, *wanted}):
             config.allowed_headers.patterns.append(string_pb2.StringMatcher(exact=name))
-    if any("request.body" in each.uses for each in conditions):
+    asking = [
+        rule for rule in (*policy.deny, *policy.allow) if rule.when and "request.body" in rule.when.uses
+    ]
+    if asking:
         config.with_request_body.max_request_bytes = MAX_BODY
         config.with_request_body.pack_as_bytes = True
+        # Nobody is refused for the sake of what is being tried out: a longer body is as if it were not there.
+        config.with_request_body.allow_partial_message = all(rule.mode is Mode.SHADOW for rule in asking)
     return config
 
 

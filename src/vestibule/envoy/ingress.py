@@ -117,7 +117,7 @@ def _policy(policy: PortPolicy, port: Port, issuers: Issuers, decide: Decide) ->
     if not port.protocol.is_http:
         config = rbac.network_rbac(policy)
     elif asked is None:
-        config = rbac.http_rbac(policy, issuers)
+        config = rbac.http_rbac(central.without_unjudged(policy), issuers)
     else:
         config = central.both(rbac.http_rbac(asked.local, issuers), policy)
     extension = extension_pb2.TypedExtensionConfig(name=name, typed_config=packed(config))

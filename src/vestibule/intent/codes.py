@@ -303,6 +303,13 @@ DENIES_NOTHING = _intent(
     "rules that are written later.",
     advice="Keep it if that is what it is for; else remove it, or correct what it names.",
 )
+SHADOW_UNJUDGED = _intent(
+    "VST0077",
+    "shadow-unjudged",
+    meaning="A rule in shadow mode needs a decision service, and its port is decided by the proxy alone. A rule that "
+    "is tried out does not change who decides, so nothing judges it: access logs say nothing about shadow then.",
+    advice="Try it with vestibule policy test, or say decide: central in mesh.yaml while it is in shadow mode.",
+)
 EXPIRED = _intent(
     "VST0066",
     "expired",

@@ -14,10 +14,11 @@ from typing import Final
 
 from vestibule.errors import ErrorCode, Where
 from vestibule.intent import codes
-from vestibule.intent.model import Intent
+from vestibule.intent.model import Decide, Intent, Service
 from vestibule.intent.problems import Problem, Severity, nearest
 from vestibule.intent.rule_index import MeetingIndex, RuleIndex
 from vestibule.policy import Effect, IdentityMatch, Mode, Rule
+from vestibule.policy.central import enforced_centrally, unjudged, why_central
 from vestibule.policy.path_sets import EVERY_PATH
 from vestibule.spiffe import SpiffeId
 
@@ -42,6 +43,9 @@ def weaknesses(intent: Intent, now: datetime) -> tuple[Problem, ...]:
         found += islice(_denied_whole(allow, deny), MOST_TOLD)
         found += islice(_over_broad(allow, known), MOST_TOLD)
         found += islice(_of_nobody((*allow, *deny), known, now), MOST_TOLD)
+    if intent.mesh.decide is Decide.LOCAL:
+        for service in intent.services.values():
+            found += islice(_unjudged(service), MOST_TOLD)
     return tuple(found)
 
 
@@ -107,6 +111,19 @@ def _of_nobody(rules: Iterable[Rule], known: _Known, now: datetime) -> Iterator[
                 meant = f"; did you mean {close!r}?" if close else ""
                 message = f"the rule {rule.name} names {match.id}, and there is no service {name!r}{meant}"
                 yield _warning(codes.NAMES_NOBODY, message, rule.where)
+
+
+def _unjudged(service: Service) -> Iterator[Problem]:
+    rules = (*service.deny, *service.allow)
+    trying = list(unjudged(rules))
+    for port in service.ports.values() if trying else ():
+        of_port = [rule for rule in rules if rule.port in (None, port.name)]
+        if not port.protocol.is_http or any(enforced_centrally(of_port)):
+            continue
+        for rule in trying:
+            if rule.port in (None, port.name):
+                message = f"{why_central(rule)}: in shadow mode it is not judged on the port {port.name}"
+                yield _warning(codes.SHADOW_UNJUDGED, message, rule.where)
 
 
 class _Known:

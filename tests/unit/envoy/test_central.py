@@ -10,6 +10,7 @@ from vestibule.envoy.names import ASKED
 from vestibule.intent.model import Decide
 from vestibule.intent.words import NOT_SERVICES
 from vestibule.policy import Condition, Effect, IdentityMatch, Mode, PortPolicy, Rule
+from vestibule.policy.central import MANY_CALLERS
 from vestibule.spiffe import SpiffeId
 
 ORDERS = IdentityMatch(id=SpiffeId.parse("spiffe://example.org/orders"))
@@ -64,12 +65,34 @@ def test_after_a_central_denial_nothing_is_allowed_by_the_proxy() -> None:
     assert names(found.local.allow) == [ASKED]
 
 
-def test_a_central_rule_in_shadow_mode_counts_too() -> None:
+def test_a_rule_in_shadow_mode_does_not_change_who_decides() -> None:
     shadow = replace(NO_BODY, mode=Mode.SHADOW)
-    found = central.decided_where(policy(PLAIN, deny=(shadow, NO)), Decide.LOCAL)
+    tried = policy(PLAIN, deny=(shadow, NO))
+    assert central.decided_where(tried, Decide.LOCAL) is None
+    # Of calls that it may be about the proxy says nothing that it does not know.
+    alone = central.without_unjudged(tried)
+    assert [(each.name, each.mode, each.when) for each in alone.deny] == [
+        (ASKED, Mode.SHADOW, None),
+        ("payments/no", Mode.ENFORCE, None),
+    ]
+    assert central.without_unjudged(policy(PLAIN, deny=(NO,))) == policy(PLAIN, deny=(NO,))
+
+
+def test_where_a_decision_service_is_asked_anyway_a_shadow_rule_takes_nothing_from_the_proxy() -> None:
+    shadow = replace(NO_BODY, mode=Mode.SHADOW)
+    found = central.decided_where(policy(PLAIN, BODY, deny=(shadow, NO)), Decide.LOCAL)
     assert found is not None
-    assert found.local.deny == ()
-    assert [each.mode for each in found.local.allow] == [Mode.ENFORCE, Mode.SHADOW]
+    assert names(found.local.deny) == [ASKED, "payments/no"]
+    assert names(found.local.allow) == ["payments/plain", ASKED, ASKED]
+    assert [each.mode for each in found.local.allow] == [Mode.ENFORCE, Mode.ENFORCE, Mode.SHADOW]
+    assert found.why == "payments/body asks for request.body, which no proxy knows"
+
+
+def test_nobody_is_refused_for_a_long_body_that_only_a_shadow_rule_looks_at() -> None:
+    shadow = replace(NO_BODY, mode=Mode.SHADOW)
+    asked = central.question(policy(PLAIN, deny=(shadow,))).with_request_body
+    assert (asked.max_request_bytes, asked.allow_partial_message) == (65536, True)
+    assert not central.question(policy(BODY, deny=(shadow,))).with_request_body.allow_partial_message
 
 
 def test_a_mesh_that_says_so_keeps_denials_and_break_glass_in_the_proxy() -> None:
@@ -88,9 +111,11 @@ def test_tcp_is_always_decided_by_the_proxy() -> None:
 def test_a_rule_that_names_thousands_is_not_sent_to_proxies() -> None:
     many = tuple(
         IdentityMatch(id=SpiffeId.parse(f"spiffe://example.org/u{number}"))
-        for number in range(central.MANY_CALLERS + 1)
+        for number in range(MANY_CALLERS + 1)
     )
     found = central.decided_where(policy(replace(PLAIN, callers=many)), Decide.LOCAL)
+    tried = central.without_unjudged(policy(replace(PLAIN, callers=many, mode=Mode.SHADOW)))
+    assert [(each.name, each.callers, each.anyone) for each in tried.allow] == [(ASKED, (), True)]
     assert found is not None
     assert found.why == "payments/plain names 2001 callers, which are not sent to every proxy"
     assert central.decided_where(policy(replace(PLAIN, callers=many[:-1])), Decide.LOCAL) is None

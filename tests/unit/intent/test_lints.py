@@ -48,6 +48,15 @@ def test_a_rule_that_is_denied_whole_allows_nothing() -> None:
     assert weak(rules + deny.replace("DELETE]", "DELETE], when: request.host == 'a'")) == []
 
 
+def test_a_shadow_rule_that_no_proxy_can_judge_is_told_of() -> None:
+    tried = "{id: a, from: [orders], when: 'request.body.n > 1', mode: shadow}"
+    told_of = "VST0077 payments/a asks for request.body, which no proxy knows: in shadow mode it is not judged on the port http"
+    assert weak(f"allow: [{tried}]\n") == [f"services/payments.yaml:3:9 {told_of}"]
+    assert weak(f"allow: [{tried}]\n", "decide: central\n") == []
+    enforced = "{id: b, from: [bob], when: 'request.body.n > 2'}"
+    assert weak(f"allow: [{tried}, {enforced}]\n") == []
+
+
 @pytest.mark.parametrize(
     ("rule", "is_told"),
     [
