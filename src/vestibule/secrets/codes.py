@@ -18,6 +18,44 @@ CONFLICT = define(
     meaning="What was to be changed was changed by somebody else meanwhile, or is not at the version that was named.",
     advice="Read it again, and repeat the change on what is there now.",
 )
+TAMPERED = define(
+    "VST5002",
+    "secrets-tampered",
+    Kind.INTERNAL,
+    Fault.OPERATOR,
+    meaning="A row of the database is not what the secret manager wrote: it was changed, exchanged with another row or "
+    "with an older state of itself, or it is damaged.  It was not used, and the audit log has it "
+    "(`secrets.tampering`).",
+    advice="Find out who can write to the database.  Write the secret anew, or restore the last backup; what was kept "
+    "there should be replaced where it is used, too.",
+)
+ROLLED_BACK = define(
+    "VST5003",
+    "secrets-rolled-back",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="The database is older than what the secret manager wrote last: somebody put back an older copy, or a "
+    "standby that was behind took over.  Secrets that were replaced or removed since are back.",
+    advice="Put the newest database in place.  If the older one is meant, unseal and accept the rollback explicitly; "
+    "then replace what was changed in between.",
+)
+ROOT_KEY_REFUSED = define(
+    "VST5004",
+    "root-key-refused",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="The root key that the seal gives does not open the keyring in the database: the two do not belong "
+    "together.",
+    advice="Look whether the database and the seal (key file, token, shares) are of the same installation and age.",
+)
+DATA_KEY_EXHAUSTED = define(
+    "VST5005",
+    "data-key-exhausted",
+    Kind.EXHAUSTED,
+    Fault.OPERATOR,
+    meaning="The data key has encrypted as much as one key may, and could not be replaced by a new one in time.",
+    advice="Rotate it: `vestibule secret rotate-keys`.  The server does so by itself, half way; its log says why not.",
+)
 TOKEN_REFUSED = define(
     "VST5550",
     "secret-token-refused",

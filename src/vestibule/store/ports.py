@@ -521,8 +521,8 @@ class SealedRows(Protocol):
         """Up to ``limit`` places of rows that an older key of the keyring sealed: a ``key_id`` from 1 up to this."""
         ...
 
-    def snapshot(self, *, bodies: bool = True) -> AsyncGenerator[SealedRow, None]:
-        """All rows, by place, as they are at one instant; without ``bodies`` these are empty.
+    def snapshot(self, *, bodies_of: str | None = None) -> AsyncGenerator[SealedRow, None]:
+        """All rows, by place, as they are at one instant; with ``bodies_of``, those of other spaces have empty bodies.
 
         An asynchronous generator, to be closed: it holds a connection while it runs.
         """

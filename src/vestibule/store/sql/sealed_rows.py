@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import LargeBinary, and_, delete, literal, or_, select, tuple_
+from sqlalchemy import ColumnElement, LargeBinary, and_, case, delete, literal, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vestibule.records import Place, SealedRow
@@ -17,6 +17,7 @@ from vestibule.store.sql.upserts import inserting
 
 _COLUMNS: Final = (table.c.space, table.c.key, table.c.revision, table.c.key_id, table.c.body)
 _AT_ONCE: Final = 100
+_WITHOUT_BODIES: Final = 2000
 _FIRST_LOOK: Final = 64
 _FURTHER_LOOK: Final = 1024
 _BEHIND_SLASH: Final = chr(ord("/") + 1)
@@ -80,14 +81,15 @@ class SqlSealedRows:
         found = await self._database.quick(_OLDER, {"key_id": key_id, "limit": limit})
         return [(space, key) for space, key in found]
 
-    async def snapshot(self, *, bodies: bool = True) -> AsyncGenerator[SealedRow, None]:
+    async def snapshot(self, *, bodies_of: str | None = None) -> AsyncGenerator[SealedRow, None]:
         """All rows, by place, in one reading transaction."""
-        body = table.c.body if bodies else literal(b"", LargeBinary).label("body")
-        query = (
-            select(*_COLUMNS[:-1], body)
-            .order_by(table.c.space, table.c.key)
-            .limit(_AT_ONCE if bodies else 5000)
-        )
+        body: ColumnElement[bytes] = table.c.body
+        if bodies_of is not None:
+            body = case((table.c.space == bodies_of, table.c.body), else_=literal(b"", LargeBinary)).label(
+                "body"
+            )
+        size = _AT_ONCE if bodies_of is None else _WITHOUT_BODIES
+        query = select(*_COLUMNS[:-1], body).order_by(table.c.space, table.c.key).limit(size)
         after: Place = ("", "")
         async with self._database.read() as connection:
             while True:
@@ -118,7 +120,8 @@ class SqlSealedRows:
     async def _looked(self, space: str, start: _Start, limit: int) -> list[str]:
         query = _FROM if start.at else _BEHIND
         rows = await self._database.quick(query, {"space": space, "key": start.key, "limit": limit})
-        return [key for (key,) in rows]
+        # SQLite keeps what is no text behind all texts, if somebody puts it there.
+        return [key for (key,) in rows if isinstance(key, str)]
 
 
 class _Start(NamedTuple):
