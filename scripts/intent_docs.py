@@ -28,6 +28,7 @@ SCHEMAS = ROOT / "docs" / "schemas"
 WARNINGS: Final = (
     *(codes.NOBODY_ALLOWED, codes.RETRIED_UNSAFELY, codes.NEVER_ALLOWED, codes.EXPIRED, codes.DENIED_WHOLE),
     *(codes.OVER_BROAD, codes.NAMES_NOBODY, codes.ROLE_UNUSED, codes.RULES_OVERLAP, codes.DENIES_NOTHING),
+    *(codes.SECRETS_OVER_BROAD, codes.SECRET_PATH_UNASKED),
 )
 _SECTION = re.compile(r"<!-- (keys: [^>]+|later|codes) -->\n.*?<!-- end -->", re.DOTALL)
 

@@ -283,6 +283,49 @@ def gateways(draw: st.DrawFn, name: str) -> Document:
     }
 
 
+secret_paths = st.sampled_from(
+    [
+        ["secret/a/**", "secret/b"],
+        ["secret/{team}/db", "secret/*/x/**"],
+        ["database/creds/a", "transit/encrypt/{key}"],
+        ["secret/a/b"],
+    ]
+)
+secret_conditions = st.sampled_from(
+    [
+        'caller.labels["tier"] == "critical" || environment == "dev"',
+        'request.time > timestamp("2026-01-01T00:00:00Z")',
+    ]
+)
+
+
+def secret_rules(*, allows: bool) -> st.SearchStrategy[Document]:
+    verbs = st.sampled_from([["read"], ["read", "list"], ["write", "rotate"]])
+    more: dict[str, st.SearchStrategy[Any]] = {
+        "when": secret_conditions,
+        "mode": st.sampled_from(["enforce", "shadow"]),
+    }
+    ends: dict[str, st.SearchStrategy[Any]] = {"expires": instants, "reason": st.just("why")}
+    said: dict[str, st.SearchStrategy[Any]] = {"paths": secret_paths}
+    if allows:
+        said |= {"may": verbs}
+    else:
+        more |= {"may": verbs}
+    anyone = st.fixed_dictionaries({**said, **ends, "from": st.just("anyone")}, optional=more)
+    return anyone | st.fixed_dictionaries({**said, "from": callers}, optional={**more, **ends})
+
+
+@st.composite
+def secrets(draw: st.DrawFn, name: str) -> Document:
+    denials = draw(st.lists(secret_rules(allows=False), max_size=2))
+    return {
+        "secrets": name,
+        "allow": numbered(draw(st.lists(secret_rules(allows=True), max_size=2))),
+        "deny": [{"id": f"d{number}", **each} for number, each in enumerate(denials)],
+        **draw(some(owner=st.just("team"))),
+    }
+
+
 @st.composite
 def meshes(draw: st.DrawFn) -> Document:
     defaults = some(
@@ -322,10 +365,13 @@ def meshes(draw: st.DrawFn) -> Document:
 def intents(draw: st.DrawFn) -> dict[str, Document]:
     """Documents by file."""
     files: dict[str, Document] = {"mesh.yaml": draw(meshes())}
-    for name in SERVICES:
-        files[f"services/{name}.yaml"] = draw(services(name))
+    # What is small goes first: of what is drawn last, little is left when much was drawn before.
+    if draw(st.booleans()):
+        files["secrets/payments.yaml"] = draw(secrets("payments"))
     if draw(st.booleans()):
         files["egress/stripe.yaml"] = draw(externals("stripe"))
     files["gateways/edge.yaml"] = draw(gateways("edge"))
+    for name in SERVICES:
+        files[f"services/{name}.yaml"] = draw(services(name))
     # Some parts are constants; whoever changes a document must not change those.
     return deepcopy(files)

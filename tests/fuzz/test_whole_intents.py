@@ -28,7 +28,13 @@ from vestibule.xds.resources import ProxyKey
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 AGENT = SpiffeId.parse("spiffe://example.org/spire/agent/test")
-KINDS = {"mesh.yaml": "mesh", "services": "service", "egress": "external", "gateways": "gateway"}
+KINDS = {
+    "mesh.yaml": "mesh",
+    "services": "service",
+    "egress": "external",
+    "gateways": "gateway",
+    "secrets": "secrets",
+}
 # Odd values for any key.
 ODD: tuple[Any, ...] = (
     None,
@@ -187,7 +193,7 @@ def test_the_intents_that_are_tried_say_all_that_can_be_said() -> None:
     seen: set[tuple[str, str]] = set()
     known = {(record.title, key.name) for record in records() for key in record.keys}
 
-    @settings(max_examples=200, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=300, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(files=intents())
     def look(files: dict[str, Document]) -> None:
         for file, document in files.items():

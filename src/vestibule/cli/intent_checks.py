@@ -80,6 +80,7 @@ def data_of(
         "services": sorted({name for intent in intents for name in intent.services}),
         "externals": sorted({name for intent in intents for name in intent.externals}),
         "gateways": sorted({name for intent in intents for name in intent.gateways}),
+        "secrets": sorted({name for intent in intents for name in intent.secrets}),
         "rules": list(dict.fromkeys(rule.name for intent in intents for rule in _rules(intent))),
         "environments": {
             each.environment: each.intent.version if each.intent else None
@@ -91,9 +92,9 @@ def data_of(
 
 
 def _rules(intent: Intent) -> list[Rule]:
-    said = [(*each.allow, *each.deny) for each in intent.services.values()] + [
-        each.allow for each in intent.externals.values()
-    ]
+    said = [(*each.allow, *each.deny) for each in intent.services.values()]
+    said += [each.allow for each in intent.externals.values()]
+    said += [(*each.allow, *each.deny) for each in intent.secrets.values()]
     return [rule for rules in said for rule in rules]
 
 
@@ -102,6 +103,7 @@ def summary(intent: Intent, environment: str | None) -> str:
     parts = [count(len(intent.services), "service")]
     parts += [count(len(intent.externals), "external")] if intent.externals else []
     parts += [count(len(intent.gateways), "gateway")] if intent.gateways else []
+    parts += [count(len(intent.secrets), "group") + " of secrets"] if intent.secrets else []
     where = f" in {environment}" if environment else ""
     rules = count(len(_rules(intent)), "rule")
     return f"{intent.mesh.name}{where}: {', '.join(parts)}, {rules}, version {intent.version}"

@@ -113,17 +113,13 @@ def _count(number: int, noun: str, nouns: str = "") -> str:
 
 def _subjects(found: Difference) -> list[str]:
     """Whatever anything is said of; the mesh first, then by name."""
-    names = {each.target.name if each.target.port else f"egress {each.target.name}" for each in found.access}
+    names = {each.target.subject for each in found.access}
     names |= {each.subject for each in found.settings}
     return sorted(names, key=lambda name: (name != MESH, name))
 
 
 def _access_of(found: Difference, subject: str) -> list[AccessChange]:
-    return [
-        each
-        for each in found.access
-        if (each.target.name if each.target.port else f"egress {each.target.name}") == subject
-    ]
+    return [each for each in found.access if each.target.subject == subject]
 
 
 def _settings_of(found: Difference, subject: str) -> list[SettingChange]:
@@ -145,7 +141,7 @@ def markdown(plan: Plan) -> str:
     if plan.difference.is_empty:
         lines += ["Nothing changes.", ""]
     if losses:
-        lines += ["> **Calls are lost.** Whoever makes them will be denied.", ""]
+        lines += ["> **Calls or secrets are lost.** Whoever asks for them will be denied.", ""]
     for subject in _subjects(plan.difference):
         lines += [f"**{_plain(subject)}**", ""]
         for change in _access_of(plan.difference, subject):
@@ -205,6 +201,7 @@ def _access(change: AccessChange, plan: Plan) -> dict[str, Any]:
         "callers": list(change.callers),
         "target": change.target.name,
         "port": change.target.port or None,
+        "secrets": change.target.secrets,
         "methods": {"but" if change.calls.methods.but else "only": sorted(change.calls.methods.names)},
         "path": str(change.calls.paths.pattern),
         "but": list(map(str, change.calls.paths.but)),

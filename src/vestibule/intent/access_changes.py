@@ -10,9 +10,12 @@ from typing import Final
 from vestibule.errors import Where
 from vestibule.intent import plaintext
 from vestibule.intent.model import Intent
+from vestibule.intent.secret_groups import VERBS
+from vestibule.intent.secret_policies import NAME, secret_policy
 from vestibule.policy import IdentityMatch, Rule
 from vestibule.policy.differences import Calls, Permissions
 from vestibule.policy.identities import BELOW
+from vestibule.policy.path_sets import PathSet
 from vestibule.spiffe import SpiffeId
 
 OTHERS: Final = " (others)"
@@ -42,7 +45,7 @@ _ANYBODY: Final = Caller(name=plaintext.SHOWN, before=plaintext.ANYBODY, after=p
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What is called: a port of a service, or (without a port) a host outside.
+    """What is called: a port of a service, or (without a port) a host outside, or the secret manager.
 
     ``sole``: the service has no other port, so that its name says enough.
     """
@@ -50,6 +53,12 @@ class Target:
     name: str
     port: str = ""
     sole: bool = True
+    secrets: bool = False
+
+    @property
+    def subject(self) -> str:
+        """As people find it in the intent."""
+        return self.name if self.port or self.secrets else f"egress {self.name}"
 
     def __str__(self) -> str:
         return self.name if self.sole else f"{self.name}/{self.port}"
@@ -74,8 +83,17 @@ class AccessChange:
         if len(shown) > MOST_SHOWN:
             shown[MOST_SHOWN - 1 :] = [f"{len(shown) - MOST_SHOWN + 1} more"]
         who = " and ".join((", ".join(shown[:-1]), shown[-1])) if several else shown[0]
+        if self.target.secrets:
+            return f"{who} {verb} {self._verbs()} on {self._secrets()}"
         what = "connections" if self.tcp else str(self.calls)
         return f"{who} {verb} {what} {'to' if self.tcp else 'on'} {self.target}"
+
+    def _verbs(self) -> str:
+        return ", ".join(each for each in VERBS if self.calls.methods.matches(each))
+
+    def _secrets(self) -> str:
+        paths = "every secret" if self.calls.paths == PathSet() else str(self.calls.paths).replace(" /", " ")
+        return " ".join(filter(None, (paths.removeprefix("/"), self.calls.condition)))
 
 
 def access_changes(old: Intent | None, new: Intent | None) -> tuple[AccessChange, ...]:
@@ -93,7 +111,17 @@ def access_changes(old: Intent | None, new: Intent | None) -> tuple[AccessChange
         if before != after:
             changes += _changes(target, (_ANYBODY,), before, after, gains=True, tcp=tcp)
             changes += _changes(target, (_ANYBODY,), after, before, gains=False, tcp=tcp)
-    return tuple(changes)
+    return (*changes, *_secret_changes(old, new, members))
+
+
+def _secret_changes(old: Intent | None, new: Intent | None, members: _Members) -> Iterator[AccessChange]:
+    before, after = _secret_rules(old), _secret_rules(new)
+    if before == after and not members.renamed:
+        return
+    target = Target(name=NAME, secrets=True)
+    callers = list(_touched(members, before, after))
+    yield from _changes(target, callers, before, after, gains=True, tcp=False)
+    yield from _changes(target, callers, after, before, gains=False, tcp=False)
 
 
 def _changes(
@@ -232,6 +260,13 @@ def _rules(intent: Intent | None, target: Target) -> tuple[Rule, ...]:
         return intent.externals[target.name].allow
     service = intent.services[target.name]
     return (*service.denials_for(target.port), *service.rules_for(target.port))
+
+
+def _secret_rules(intent: Intent | None) -> tuple[Rule, ...]:
+    if intent is None or not intent.secrets:
+        return ()
+    policy = secret_policy(intent)
+    return (*policy.deny, *policy.allow)
 
 
 def _plain_rules(intent: Intent | None, target: Target) -> tuple[Rule, ...]:

@@ -26,14 +26,14 @@ STRAY_FILE = _intent(
     "stray-intent-file",
     meaning="A file or folder in the intent directory looks like intent but would not be read.",
     advice="Services belong in services/NAME.yaml, outside hosts in egress/NAME.yaml, gateways in "
-    "gateways/NAME.yaml, the mesh in mesh.yaml, apps of `vestibule up` in up.yaml.",
+    "gateways/NAME.yaml, rules for secrets in secrets/NAME.yaml, the mesh in mesh.yaml, apps of `vestibule up` in up.yaml.",
 )
 FILE_NAME_MISMATCH = _intent(
     "VST0004",
     "intent-file-name-mismatch",
     meaning="A file or folder is not named after what it declares, so that who owns the file does not say who "
     "owns what is in it.",
-    advice="Name it services/SERVICE.yaml, egress/EXTERNAL.yaml, gateways/GATEWAY.yaml or "
+    advice="Name it services/SERVICE.yaml, egress/EXTERNAL.yaml, gateways/GATEWAY.yaml, secrets/GROUP.yaml or "
     "environments/ENVIRONMENT, or correct the name inside.",
 )
 TOO_MANY_PROBLEMS = _intent(
@@ -313,7 +313,7 @@ SHADOW_UNJUDGED = _intent(
 EXPIRED = _intent(
     "VST0066",
     "expired",
-    meaning="Something holds until an instant that has passed: the proxies act as if it were not there.",
+    meaning="Something holds until an instant that has passed: it is as if it were not there.",
     advice="Remove it, or say a later time.",
 )
 CREDENTIAL_IN_PLAIN_TEXT = _intent(
@@ -341,4 +341,23 @@ NAME_TAKEN = _intent(
     meaning="A service, an external and a gateway share one space of names, since callers use them as host names "
     "and identities are made of them; two files declare the same name.",
     advice="Rename one of the two.",
+)
+SECRET_PATH = _intent(
+    "VST0080",
+    "secret-path-refused",
+    meaning="A rule for secrets names a path that is in none of the mounts that rules speak of, or is not written as "
+    "such paths are.",
+    advice="Write it as secret/payments/db, secret/payments/**, database/creds/payments or transit/encrypt/cards.",
+)
+SECRETS_OVER_BROAD = _intent(
+    "VST0081",
+    "over-broad-secret-rule",
+    meaning="A rule lets everybody of the mesh, or more, at secrets; or somebody change everything in a mount.",
+    advice="Name the callers, and only the paths and verbs that they need.",
+)
+SECRET_PATH_UNASKED = _intent(
+    "VST0082",
+    "secret-path-unasked",
+    meaning="A rule for secrets names a path that no request asks for, since the mount has nothing of that name.",
+    advice="Correct the path: database/creds/ROLE, transit/encrypt/KEY and the like.",
 )

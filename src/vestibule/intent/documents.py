@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
-from vestibule.intent import codes, outside_keys, service_keys
-from vestibule.intent.files import EGRESS, GATEWAYS, SERVICES, shown
+from vestibule.intent import codes, outside_keys, secret_keys, service_keys
+from vestibule.intent.files import EGRESS, GATEWAYS, SECRETS, SERVICES, shown
 from vestibule.intent.nodes import START, Position, parse
 from vestibule.intent.not_yet import NOT_YET
 from vestibule.intent.problems import Findings
@@ -18,12 +18,13 @@ _KINDS: Final[Mapping[str, tuple[Record, Key[str], str]]] = {
     SERVICES: (service_keys.SERVICE_FILE, service_keys.SERVICE, "service"),
     EGRESS: (outside_keys.EXTERNAL_FILE, outside_keys.EXTERNAL, "external"),
     GATEWAYS: (outside_keys.GATEWAY_FILE, outside_keys.GATEWAY, "gateway"),
+    SECRETS: (secret_keys.SECRETS_FILE, secret_keys.SECRETS, "group"),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declared:
-    """A file of ``services/``, ``egress/`` or ``gateways/``, and what it declares."""
+    """A file of ``services/``, ``egress/``, ``gateways/`` or ``secrets/``, and what it declares."""
 
     folder: str
     name: str
@@ -85,7 +86,8 @@ def _declared(folder: str, path: str, content: bytes, place: str, refused: froze
 
 def _refuse_shared_names(declared: Iterable[Declared]) -> None:
     folders: dict[str, str] = {}
-    for each in declared:
+    # Nobody calls a group of secrets: its name is one among groups.
+    for each in (each for each in declared if each.folder != SECRETS):
         if folders.setdefault(each.name, each.folder) != each.folder:
             message = f"the name {each.name!r} is taken, in {folders[each.name]}/"
             each.findings.add(codes.NAME_TAKEN, message, each.at)

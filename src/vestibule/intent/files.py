@@ -23,11 +23,16 @@ EGRESS: Final = "egress"
 GATEWAYS: Final = "gateways"
 CERTS: Final = "certs"
 KEYS: Final = "keys"
+SECRETS: Final = "secrets"
 ENVIRONMENTS: Final = "environments"
 MAX_BYTES: Final = 1024 * 1024
 _YAML: Final = (".yaml", ".yml")
 # What is read of each folder.
-_FOLDERS: Final = {SERVICES: ".yaml", EGRESS: ".yaml", GATEWAYS: ".yaml", CERTS: ".pem", KEYS: ".json"}
+_FOLDERS: Final = {
+    **dict.fromkeys((SERVICES, EGRESS, GATEWAYS, SECRETS), ".yaml"),
+    CERTS: ".pem",
+    KEYS: ".json",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ def build_rules(service: str, fields: Fields, ports: Ports, names: Names, findin
     allow, deny = fields.get(service_keys.ALLOW), fields.get(service_keys.DENY)
     if allow is None and ports:
         warn_of_nobody(service, fields, service_keys.PORTS, findings)
-    _refuse_repeats((allow, deny), findings)
+    refuse_repeats((allow, deny), findings)
     return Rules(
         allow=_built(service, allow, Effect.ALLOW, ports, names, findings),
         deny=_built(service, deny, Effect.DENY, ports, names, findings),
@@ -54,11 +54,11 @@ def _built(
         if (rule := _rule(service, item, known, effect, names, findings)) and findings.count == before:
             rules.append((item, replace(rule, port=port)))
     refuse_redundant_rules(rules, findings)
-    _refuse_crowds(rules, findings)
+    refuse_crowds(rules, findings)
     return tuple(rule for _, rule in rules)
 
 
-def _refuse_crowds(rules: list[tuple[At[Fields], Rule]], findings: Findings) -> None:
+def refuse_crowds(rules: list[tuple[At[Fields], Rule]], findings: Findings) -> None:
     """Note rules that could only be asked one after the other, once for a port."""
     for port in dict.fromkeys(rule.port for _, rule in rules):
         found = crowded(rule for _, rule in rules if rule.port in (None, port))
@@ -78,7 +78,7 @@ def build_outside_rules(
     if listed is None:
         warn_of_nobody(name, fields, outside_keys.EXTERNAL, findings)
     port = Port(name=name, protocol=protocol)
-    _refuse_repeats((listed,), findings)
+    refuse_repeats((listed,), findings)
     built = (
         [(item, _rule(f"egress/{name}", item, port, Effect.ALLOW, names, findings)) for item in listed.value]
         if listed
@@ -97,7 +97,7 @@ def warn_of_nobody(name: str, fields: Fields, callable_by: Key[Any], findings: F
         findings.add(codes.NOBODY_ALLOWED, message, place, severity=Severity.WARNING)
 
 
-def _refuse_repeats(lists: Iterable[Listed], findings: Findings) -> None:
+def refuse_repeats(lists: Iterable[Listed], findings: Findings) -> None:
     """A rule's name says which rule it is, so what allows and what denies do not share any."""
     ids: dict[str, Position] = {}
     for item in (each for listed in lists if listed for each in listed.value):

@@ -10,6 +10,7 @@ from vestibule.intent.nodes import Position
 from vestibule.intent.outside_keys import EXTERNAL_FILE, GATEWAY_FILE
 from vestibule.intent.problems import Findings
 from vestibule.intent.scalars import As, Either
+from vestibule.intent.secret_keys import SECRETS_FILE
 from vestibule.intent.service_keys import SERVICE_FILE
 from vestibule.intent.shapes import Choice, Fields, Key, Many, Record, Schema, Table, Text, Whole
 from vestibule.intent.terms import (
@@ -172,6 +173,7 @@ FILES: Final = {
     "service": SERVICE_FILE,
     "external": EXTERNAL_FILE,
     "gateway": GATEWAY_FILE,
+    "secrets": SECRETS_FILE,
     "up": UP_FILE,
 }
 

@@ -17,6 +17,7 @@ from vestibule.intent import codes
 from vestibule.intent.model import Decide, Intent, Service
 from vestibule.intent.problems import Problem, Severity, nearest
 from vestibule.intent.rule_index import MeetingIndex, RuleIndex
+from vestibule.intent.secret_policies import secret_policy
 from vestibule.policy import Effect, IdentityMatch, Mode, Rule
 from vestibule.policy.central import enforced_centrally, unjudged, why_central
 from vestibule.policy.path_sets import EVERY_PATH
@@ -28,6 +29,7 @@ MOST_COMPARISONS: Final = 200_000
 MOST_TOLD: Final = 100
 """Of one kind and service."""
 
+_LOOKING: Final = frozenset({"read", "list"})
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -46,13 +48,17 @@ def weaknesses(intent: Intent, now: datetime) -> tuple[Problem, ...]:
     if intent.mesh.decide is Decide.LOCAL:
         for service in intent.services.values():
             found += islice(_unjudged(service), MOST_TOLD)
+    allow, deny = _of_secrets(intent)
+    found += islice(_denied_whole(allow, deny), MOST_TOLD)
+    found += islice(_opening_secrets(allow, known), MOST_TOLD)
+    found += islice(_of_nobody((*allow, *deny), known, now), MOST_TOLD)
     return tuple(found)
 
 
 def hints(intent: Intent) -> tuple[Problem, ...]:
     """Rules that overlap, and denials of what nobody allows."""
     found: list[Problem] = []
-    for allow, deny in _rules(intent):
+    for allow, deny in (*_rules(intent), _of_secrets(intent)):
         found += islice(_overlapping(allow), MOST_TOLD)
         found += islice(_denying_nothing(allow, deny), MOST_TOLD)
     return tuple(found)
@@ -63,6 +69,11 @@ def _rules(intent: Intent) -> Iterator[tuple[tuple[Rule, ...], tuple[Rule, ...]]
         yield service.allow, service.deny
     for external in intent.externals.values():
         yield external.allow, ()
+
+
+def _of_secrets(intent: Intent) -> tuple[tuple[Rule, ...], tuple[Rule, ...]]:
+    policy = secret_policy(intent)
+    return policy.allow, policy.deny
 
 
 def _warning(code: ErrorCode, message: str, where: Where | None) -> Problem:
@@ -98,6 +109,21 @@ def _over_broad(allow: Iterable[Rule], known: _Known) -> Iterator[Problem]:
         elif (wide := next((each for each in rule.callers if known.is_wide(each)), None)) is not None:
             message = f"the rule {rule.name} lets {wide}, which is every service here, make every call"
             yield _warning(codes.OVER_BROAD, message, rule.where)
+
+
+def _opening_secrets(allow: Iterable[Rule], known: _Known) -> Iterator[Problem]:
+    for rule in allow:
+        if rule.when or rule.mode is Mode.SHADOW:
+            continue
+        whole = next((path for path in rule.paths if path.below and len(path.segments) == 1), None)
+        wide = next((each for each in rule.callers if known.is_wide(each)), None)
+        if rule.anyone or wide is not None:
+            who = "anyone" if rule.anyone else f"{wide}, which is every service here,"
+            message = f"the rule {rule.name} lets {who} at {', '.join(map(str, rule.paths))}"
+            yield _warning(codes.SECRETS_OVER_BROAD, message, rule.where)
+        elif whole is not None and not rule.methods <= _LOOKING:
+            message = f"the rule {rule.name} lets its callers change all of {whole}"
+            yield _warning(codes.SECRETS_OVER_BROAD, message, rule.where)
 
 
 def _of_nobody(rules: Iterable[Rule], known: _Known, now: datetime) -> Iterator[Problem]:

@@ -19,6 +19,7 @@ from vestibule.intent.files import (
     ENVIRONMENTS,
     GATEWAYS,
     MESH,
+    SECRETS,
     SERVICES,
     UP,
     Directory,
@@ -35,6 +36,8 @@ from vestibule.intent.ports import build_ports
 from vestibule.intent.problems import Findings, Problem, Severity, nearest
 from vestibule.intent.remembering import Memory
 from vestibule.intent.roles import resolve_roles, unused_roles
+from vestibule.intent.secret_groups import SecretGroup
+from vestibule.intent.secret_rules import build_secrets
 from vestibule.intent.shapes import At, Fields
 from vestibule.records import Boundary
 
@@ -102,6 +105,7 @@ def load_files(
         services=MappingProxyType(parts.services),
         externals=MappingProxyType(parts.externals),
         gateways=MappingProxyType(parts.gateways),
+        secrets=MappingProxyType(parts.secrets),
         version=version_of(chosen.contents),
     )
     return _loaded(intent, tuple(problems), chosen.files)
@@ -224,6 +228,7 @@ class _Parts:
     services: dict[str, Service] = field(default_factory=dict)
     externals: dict[str, External] = field(default_factory=dict)
     gateways: dict[str, Gateway] = field(default_factory=dict)
+    secrets: dict[str, SecretGroup] = field(default_factory=dict)
 
     @classmethod
     def build(
@@ -258,6 +263,8 @@ class _Parts:
         if each.folder == EGRESS:
             if external := build_external(each.name, fields, names, defaults, files, each.findings):
                 self.externals[each.name] = external
+        elif each.folder == SECRETS:
+            self.secrets[each.name] = build_secrets(each.name, fields, names, each.findings)
         elif gateway := build_gateway(each.name, fields, names, defaults, each.findings):
             self.gateways[each.name] = gateway
 

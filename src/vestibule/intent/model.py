@@ -11,6 +11,7 @@ from typing import Final
 
 from vestibule.errors import Where
 from vestibule.intent.outside import External, Gateway
+from vestibule.intent.secret_groups import SecretGroup
 from vestibule.intent.traffic import CircuitLimits, OutlierDetection, Retry, Traffic
 from vestibule.policy import IdentityMatch, Rule
 from vestibule.records import Boundary
@@ -157,6 +158,7 @@ class Intent:
     services: Mapping[str, Service] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     externals: Mapping[str, External] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     gateways: Mapping[str, Gateway] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    secrets: Mapping[str, SecretGroup] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     version: str = "none"
 
     @property

@@ -23,11 +23,11 @@ def port_policy(intent: Intent, service: Service, port: Port) -> PortPolicy:
         is_mcp=port.protocol is Protocol.MCP,
         environment=intent.mesh.environment,
         labels=service.labels,
-        callers=_labels_of_callers(intent, (*allow, *deny)),
+        callers=labels_of_callers(intent, (*allow, *deny)),
     )
 
 
-def _labels_of_callers(intent: Intent, rules: tuple[Rule, ...]) -> Mapping[SpiffeId, Mapping[str, str]]:
+def labels_of_callers(intent: Intent, rules: tuple[Rule, ...]) -> Mapping[SpiffeId, Mapping[str, str]]:
     """The labels of the services that rules with conditions speak of: only conditions ask for labels."""
     asking = [rule for rule in rules if rule.when is not None]
     if not asking:

@@ -15,7 +15,8 @@ from typing import Any, Final
 from vestibule.intent.files import MESH
 from vestibule.intent.model import Intent, Mesh, Service
 from vestibule.intent.outside import External, Gateway, HostPort
-from vestibule.policy import IdentityMatch, Mode, PathPattern
+from vestibule.intent.secret_groups import SecretGroup
+from vestibule.policy import IdentityMatch, Mode, PathPattern, Rule
 from vestibule.spiffe import SpiffeId, TrustDomain
 
 _WRITTEN: Final = {
@@ -66,7 +67,7 @@ class Detail:
 class SettingChange:
     """A thing of one subject was added, removed or changed.
 
-    ``subject`` is a service's name, ``egress NAME``, ``gateway NAME`` or ``mesh.yaml``; ``item`` is ``route ID`` and
+    ``subject`` is a service's name, ``egress NAME``, ``gateway NAME``, ``secrets NAME`` or ``mesh.yaml``; ``item`` is ``route ID`` and
     the like, or empty for the subject itself.
     """
 
@@ -134,7 +135,10 @@ def _compared(subject: str, old: Items, new: Items) -> Iterator[SettingChange]:
 # ------------------------------------------------------------------------------------ what there is to tell
 
 
-def _things(intent: Intent | None) -> dict[str, Mesh | Service | External | Gateway]:
+Thing = Mesh | Service | External | Gateway | SecretGroup
+
+
+def _things(intent: Intent | None) -> dict[str, Thing]:
     if intent is None:
         return {}
     return {
@@ -142,14 +146,19 @@ def _things(intent: Intent | None) -> dict[str, Mesh | Service | External | Gate
         **intent.services,
         **{f"egress {name}": each for name, each in intent.externals.items()},
         **{f"gateway {name}": each for name, each in intent.gateways.items()},
+        **{f"secrets {name}": each for name, each in intent.secrets.items()},
     }
 
 
-def _items(subject: Mesh | Service | External | Gateway) -> Items:
+def _items(subject: Thing) -> Items:
     """A route, a port, a listener, a limit: each an item of its own, so that its change reads as one."""
     items: Items = {}
     if isinstance(subject, Mesh):
         return {"": {"mesh": subject.name, **dict(_flat("", subject))}}
+    if isinstance(subject, SecretGroup):
+        shadow = (rule for rule in (*subject.allow, *subject.deny) if rule.mode is Mode.SHADOW)
+        items.update({_shadow_item(rule): _secret_rule(rule) for rule in shadow})
+        return items | {"": dict(_flat("", subject))}
     routes = subject.routes if isinstance(subject, Gateway) else subject.traffic.routes
     for route in routes:
         items[f"route {route.name.rpartition('/')[2]}"] = dict(_flat("", route))
@@ -167,10 +176,19 @@ def _items(subject: Mesh | Service | External | Gateway) -> Items:
         for rule in (*subject.allow, *subject.deny):
             # What is tried out gives and takes no call, so it is told here.
             if rule.mode is Mode.SHADOW:
-                items[f"shadow rule {rule.name.rpartition('/')[2]}"] = dict(_flat("", rule))
+                items[_shadow_item(rule)] = dict(_flat("", rule))
         plain = replace(plain, ports={})
     items[""] = dict(_flat("", plain))
     return items
+
+
+def _shadow_item(rule: Rule) -> str:
+    return f"shadow rule {rule.name.rpartition('/')[2]}"
+
+
+def _secret_rule(rule: Rule) -> dict[str, str]:
+    """What are methods inside is written ``may``."""
+    return {"may" if key == "methods" else key: value for key, value in _flat("", rule)}
 
 
 def _flat(key: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -145,4 +145,4 @@ def _but_rules(intent: Intent) -> Intent:
     services = {name: replace(each, allow=()) for name, each in intent.services.items()}
     outside = {name: replace(each, allow=()) for name, each in intent.externals.items()}
     mesh = replace(intent.mesh, roles={})
-    return replace(intent, services=services, externals=outside, mesh=mesh, version="")
+    return replace(intent, services=services, externals=outside, secrets={}, mesh=mesh, version="")

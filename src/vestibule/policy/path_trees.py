@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from vestibule.policy.paths import PathPattern, Placeholder, Segment
 
@@ -77,4 +78,5 @@ def meet(one: PathPattern, other: PathPattern) -> PathPattern | None:
             segments.append(mine)
         else:
             return None
-    return PathPattern(segments=(*segments, *beyond), below=longer.below and (bool(beyond) or shorter.below))
+    below = longer.below and (bool(beyond) or shorter.below)
+    return replace(longer, segments=(*segments, *beyond), below=below)

@@ -43,6 +43,7 @@ def test_the_examples_together_are_an_intent_that_holds() -> None:
         "services/payments.yaml",
         "egress/stripe.yaml",
         "gateways/edge.yaml",
+        "secrets/payments.yaml",
         "up.yaml",
     }
 
