@@ -25,8 +25,8 @@ STRAY_FILE = _intent(
     "VST0003",
     "stray-intent-file",
     meaning="A file or folder in the intent directory looks like intent but would not be read.",
-    advice="Services belong in services/NAME.yaml, outside hosts in egress/NAME.yaml, gateways in "
-    "gateways/NAME.yaml, rules for secrets in secrets/NAME.yaml, the mesh in mesh.yaml, apps of `vestibule up` in up.yaml.",
+    advice="Services belong in services/NAME.yaml, outside hosts in egress/NAME.yaml, gateways in gateways/NAME.yaml, "
+    "rules for secrets in secrets/NAME.yaml, the mesh in mesh.yaml, apps of `vestibule up` in up.yaml.",
 )
 FILE_NAME_MISMATCH = _intent(
     "VST0004",

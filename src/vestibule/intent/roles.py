@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
-from vestibule.intent import codes, language, rule_keys, secret_keys, service_keys
+from vestibule.intent import codes, language, rule_keys, service_keys
 from vestibule.intent.problems import Findings
 from vestibule.intent.resolving import Names, ends_by, longest, matches_of
 from vestibule.intent.shapes import At, Fields

@@ -1,4 +1,4 @@
-"""Patterns of secrets' paths, as rules write them: ``secret/payments/db``, ``secret/{team}/db``, ``secret/payments/**``."""
+"""Patterns of secrets' paths: ``secret/payments/db``, ``secret/{team}/db``, ``secret/payments/**``."""
 
 from __future__ import annotations
 

@@ -67,8 +67,8 @@ class Detail:
 class SettingChange:
     """A thing of one subject was added, removed or changed.
 
-    ``subject`` is a service's name, ``egress NAME``, ``gateway NAME``, ``secrets NAME`` or ``mesh.yaml``; ``item`` is ``route ID`` and
-    the like, or empty for the subject itself.
+    ``subject`` is a service's name, ``egress NAME``, ``gateway NAME``, ``secrets NAME`` or ``mesh.yaml``; ``item`` is
+    ``route ID`` and the like, or empty for the subject itself.
     """
 
     subject: str

@@ -52,7 +52,7 @@ def refused(group: str) -> tuple[str, str, str]:
 def test_a_group_says_who_may_do_what() -> None:
     group = intent().secrets["payments"]
     (own,), (no_web,) = group.allow, group.deny
-    assert (own.name, own.methods, [*map(str, own.paths)]) == (
+    assert (own.name, set(own.methods), [*map(str, own.paths)]) == (
         "payments/own",
         {"read", "list"},
         ["secret/payments/**", "database/creds/payments"],
