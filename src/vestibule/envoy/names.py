@@ -13,6 +13,12 @@ DECISIONS_CLUSTER: Final = "vestibule_decisions"
 SIDECAR_CLUSTER: Final = "vestibule_sidecar"
 """The sidecar's own socket, for secrets that are made of files of the host."""
 
+PLATFORM_SERVER_CLUSTER: Final = "vestibule_server"
+"""The server's private socket, for the secrets of the Envoy in front of its own services."""
+
+PLATFORM_APP_CLUSTER: Final = "vestibule_platform"
+"""Those services, on a private socket of the server."""
+
 SIDECAR_MARK: Final = "vestibule_sidecar"
 """The key in a node's metadata by which a sidecar's own Envoy is known not to be anybody else's."""
 

@@ -160,9 +160,11 @@ class Issuance:
         await self._audit.record([_event(actor, SvidRequest(entry_id="", csr=csr), issued, "svid.mint")])
         return issued
 
-    async def for_server(self, server_id: SpiffeId, key: PublicKey) -> IssuedSvid:
-        """The server's own SVID.  Raises: errors of the audit log."""
-        issued = await self._issue(server_id, key, self._default_ttl)
+    async def for_server(
+        self, server_id: SpiffeId, key: PublicKey, dns_names: Sequence[str] = ()
+    ) -> IssuedSvid:
+        """An SVID of the server's own.  Raises: errors of the audit log."""
+        issued = await self._issue(server_id, key, self._default_ttl, dns_names)
         self._gate.note([issued.record])
         await self._audit.record([_event("server", SvidRequest(entry_id="", csr=b""), issued)])
         return issued

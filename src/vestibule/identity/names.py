@@ -6,11 +6,18 @@ from vestibule.identity.codes import FOREIGN_TRUST_DOMAIN, RESERVED_ID
 from vestibule.spiffe import SpiffeId, TrustDomain
 
 AGENT_PREFIX = "/spire/agent/"
+PLATFORM_PREFIX = "/vestibule/"
+"""What the server's own services are called below it."""
 
 
 def server_id(trust_domain: TrustDomain) -> SpiffeId:
     """The server's own ID."""
     return SpiffeId.of(trust_domain, "/spire/server")
+
+
+def secrets_id(trust_domain: TrustDomain) -> SpiffeId:
+    """The secret manager's."""
+    return SpiffeId.of(trust_domain, f"{PLATFORM_PREFIX}secrets")
 
 
 def member_id(spiffe_id: SpiffeId, trust_domain: TrustDomain) -> SpiffeId:
@@ -23,9 +30,17 @@ def member_id(spiffe_id: SpiffeId, trust_domain: TrustDomain) -> SpiffeId:
 
 
 def workload_id(spiffe_id: SpiffeId, trust_domain: TrustDomain) -> SpiffeId:
-    """``spiffe_id`` if it may be a workload's: a member outside of ``/spire/``.  Raises: VST1204, VST1205."""
+    """``spiffe_id`` if it may be a workload's: a member outside of ``/spire/`` and ``/vestibule/``.
+
+    Raises: VST1204, VST1205.
+    """
     if member_id(spiffe_id, trust_domain).is_reserved:
         raise RESERVED_ID.error(f"{spiffe_id} lies below /spire/, which is kept for servers and agents")
+    if f"{spiffe_id.path}/".startswith(PLATFORM_PREFIX):
+        raise RESERVED_ID.error(
+            f"{spiffe_id} lies below /vestibule/, which is kept for the server's own services",
+            advice="Choose another path.",
+        )
     return spiffe_id
 
 

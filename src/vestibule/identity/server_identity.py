@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Sequence
 from typing import Final
 
 from vestibule.clock import Clock
@@ -17,7 +18,7 @@ from vestibule.identity.names import server_id
 from vestibule.pki.chains import is_sound
 from vestibule.pki.keys import generate_key, key_to_pkcs8
 from vestibule.pki.renewal import renew_at
-from vestibule.spiffe import TrustDomain, X509Svid
+from vestibule.spiffe import SpiffeId, TrustDomain, X509Svid
 
 RETRY_SECONDS: Final = 5.0
 
@@ -25,15 +26,26 @@ _log = logging.getLogger(__name__)
 
 
 class ServerIdentity:
-    """Holds ``spiffe://TD/spire/server``; every renewal brings a new key."""
+    """Holds ``spiffe://TD/spire/server``; every renewal brings a new key.
+
+    Or another identity of the server's own, with DNS names, if there are clients that look for one.
+    """
 
     def __init__(
-        self, issuance: Issuance, clock: Clock, trust_domain: TrustDomain, authorities: Authorities
+        self,
+        issuance: Issuance,
+        clock: Clock,
+        trust_domain: TrustDomain,
+        authorities: Authorities,
+        *,
+        spiffe_id: SpiffeId | None = None,
+        dns_names: Sequence[str] = (),
     ) -> None:
         self._issuance = issuance
         self._authorities = authorities
         self._clock = clock
-        self._id = server_id(trust_domain)
+        self._id = spiffe_id or server_id(trust_domain)
+        self._dns_names = tuple(dns_names)
         self._svid: X509Svid | None = None
         self._tried = -1
         self._due = clock.now()
@@ -70,7 +82,7 @@ class ServerIdentity:
             try:
                 await self._renew()
             except VestibuleError as error:
-                _log.error("cannot renew the server's own SVID: %s", error)
+                _log.error("cannot renew the SVID of %s: %s", self._id, error)
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _until_due(self) -> None:
@@ -86,7 +98,7 @@ class ServerIdentity:
     async def _renew(self) -> None:
         key = generate_key()
         now = self._clock.now()
-        issued = await self._issuance.for_server(self._id, key.public_key())
+        issued = await self._issuance.for_server(self._id, key.public_key(), self._dns_names)
         self._svid = X509Svid(
             spiffe_id=self._id,
             chain=issued.chain,

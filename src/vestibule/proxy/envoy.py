@@ -23,7 +23,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from vestibule.clock import time_zones
 from vestibule.envoy.bootstrap import HEAP_BYTES, bootstrap
 from vestibule.errors import VestibuleError
 from vestibule.net.unix import MAX_PATH_BYTES, check_path
@@ -32,6 +31,7 @@ from vestibule.processes.codes import NOT_WRITABLE
 from vestibule.proxy.admin import Admin
 from vestibule.proxy.binary import check_version, hot_restart_version
 from vestibule.proxy.codes import ENVOY_INCOMPATIBLE, ENVOY_NOT_REPLACED
+from vestibule.proxy.environment import envoy_environment
 
 ENVOY: Final = "envoy"
 _SETTLE: Final = 0.3
@@ -313,7 +313,7 @@ class Envoy:
         )
         return Command(
             argv=argv,
-            env=_environment(),
+            env=envoy_environment(),
             cwd=plan.directory,
             user=plan.user,
             limits=((resource.RLIMIT_NOFILE, self._files()), (resource.RLIMIT_CORE, 0)),
@@ -420,8 +420,3 @@ def shared_memory(directory: Path) -> set[Path]:
 
 def _memory_name(base_id: int) -> str:
     return f"envoy_shared_memory_{base_id * 10}"
-
-
-def _environment() -> dict[str, str]:
-    zones = time_zones()
-    return {"PATH": os.defpath} if zones is None else {"PATH": os.defpath, "TZDIR": str(zones)}

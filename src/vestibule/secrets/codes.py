@@ -88,3 +88,11 @@ WRAPPING_UNFIT = define(
     meaning="A wrapped answer lasts between one second and a day, and has something in it.",
     advice="Send X-Vault-Wrap-TTL with such a duration.",
 )
+ACCESS_DENIED = define(
+    "VST5300",
+    "secret-access-denied",
+    Kind.DENIED,
+    Fault.CALLER,
+    meaning="No rule of the intent's `secrets/` lets the caller do this with that path, or a deny rule forbids it.",
+    advice="Ask the owner of the secret for a rule; `vestibule explain` tells which rule decides.",
+)

@@ -2,6 +2,74 @@
 
 from vestibule.errors import Fault, Kind, define
 
+NOT_THE_PLATFORM = define(
+    "VST5200",
+    "not-the-platform-envoy",
+    Kind.DENIED,
+    Fault.PEER,
+    meaning="A process other than the platform's Envoy connected to one of the server's private sockets, where callers "
+    "are believed to be who Envoy says they are.  It was cut off before a byte was read.",
+    advice="Call the secret manager at its port, with an SVID.  If nobody did this on purpose, look at what else runs "
+    "as the server's user.",
+)
+NO_CALLER = define(
+    "VST5201",
+    "caller-unknown",
+    Kind.UNAUTHENTICATED,
+    Fault.CALLER,
+    meaning="A request does not prove who makes it: its certificate is none of the trust domain's, has ended or was "
+    "revoked, or its token does not count.",
+    advice="Present a current X.509-SVID of the trust domain, or log in anew.",
+)
+BAD_PATH = define(
+    "VST5202",
+    "secret-path-not-normal",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A path is not written in the one form that it has: it holds empty or dot segments, encoded slashes, "
+    "control characters, or characters that look like others.",
+    advice="Write the path plainly; percent-encode only what a URL cannot hold.",
+)
+BAD_REQUEST = define(
+    "VST5203",
+    "secret-request-malformed",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A request's body, query or headers make no sense: the body must be one JSON object.",
+    advice="Compare the request with the API's documentation; the message says what is wrong.",
+)
+TOO_LARGE = define(
+    "VST5204",
+    "secret-request-too-large",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A request's body is longer than 2 MiB.",
+    advice="Keep a value within 1 MiB, or keep large files elsewhere and only their key here.",
+)
+NO_SUCH_PATH = define(
+    "VST5205",
+    "secret-path-unknown",
+    Kind.NOT_FOUND,
+    Fault.CALLER,
+    meaning="The API has nothing at this path, or not with this method.",
+    advice="Compare path and method with docs/secrets-api.md; engines are mounted at fixed places.",
+)
+OPERATORS_ONLY = define(
+    "VST5206",
+    "secret-operators-only",
+    Kind.DENIED,
+    Fault.CALLER,
+    meaning="Only administrators of the server may do this, and the caller is none.",
+    advice="Use an identity in the server's setting `admin_ids` (or an entry with `admin`), or the operator's socket.",
+)
+METHOD_REFUSED = define(
+    "VST5207",
+    "secret-method-unknown",
+    Kind.UNIMPLEMENTED,
+    Fault.CALLER,
+    meaning="The API knows GET, LIST, POST, PUT, PATCH, DELETE and HEAD, and nothing else.",
+    advice="Use one of these.",
+)
 VAULT_FIELD = define(
     "VST5210",
     "secret-request-field",

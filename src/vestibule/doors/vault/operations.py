@@ -90,6 +90,7 @@ class Operation:
     ``owned`` eases what its owner needs; it is asked before anything else, also of ``operators``' operations.
     ``waits`` says that ``run`` may take up to a minute by itself, so that access is decided again behind it, before
     the answer leaves.
+    What is not ``recorded`` tells nothing but whether the manager works, as probes ask time and again.
     """
 
     verb: Verb
@@ -100,6 +101,7 @@ class Operation:
     operators: bool = False
     owned: Owned | None = None
     waits: bool = False
+    recorded: bool = True
     detail: Mapping[str, str | int] = field(default_factory=dict)
 
 

@@ -1,0 +1,275 @@
+"""Vault's HTTP dialect: requests are parsed, answered by the pipeline, and written in Vault's envelope.
+
+One ASGI function without middleware and without a router: what a read costs is mostly this.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
+from typing import Any, Final, Protocol
+from urllib.parse import parse_qsl
+from uuid import uuid4
+
+from vestibule.doors.vault.codes import BAD_REQUEST, METHOD_REFUSED, NO_CALLER, TOO_LARGE
+from vestibule.doors.vault.envelope import envelope, is_empty, wrapped_envelope
+from vestibule.doors.vault.fields import duration
+from vestibule.doors.vault.operations import Answer, Caller, VaultRequest
+from vestibule.doors.vault.paths import path_of
+from vestibule.doors.vault.pipeline import Handler
+from vestibule.envoy.platform import MAX_REQUEST_BYTES
+from vestibule.errors import Kind, VestibuleError
+from vestibule.net.codes import INTERNAL
+from vestibule.spiffe import SpiffeId
+
+STATUS_OF_KIND: Final[Mapping[Kind, int]] = {
+    Kind.INVALID: 400,
+    Kind.NOT_FOUND: 404,
+    Kind.ALREADY_EXISTS: 400,
+    Kind.UNAUTHENTICATED: 403,
+    Kind.DENIED: 403,
+    Kind.PRECONDITION: 400,
+    Kind.EXHAUSTED: 429,
+    Kind.UNAVAILABLE: 503,
+    Kind.UNIMPLEMENTED: 405,
+    Kind.INTERNAL: 500,
+}
+"""Vault's own: a failed check-and-set is 400, an unknown caller 403."""
+
+_METHODS: Final = {
+    "GET": "GET",
+    "HEAD": "GET",
+    "LIST": "LIST",
+    "POST": "POST",
+    "PUT": "POST",
+    "PATCH": "PATCH",
+    "DELETE": "DELETE",
+}
+_WITH_BODY: Final = frozenset({"POST", "PATCH", "DELETE"})
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_JSON: Final = (b"content-type", b"application/json")
+_NO_STORE: Final = (b"cache-control", b"no-store")
+_MOST_QUERY: Final = 32
+_DEEPEST: Final = "the body is nested too deeply"
+_ROOT_NAMESPACES: Final = frozenset({b"", b"root", b"/", b"root/"})
+
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+
+_log = logging.getLogger(__name__)
+
+
+class Callers(Protocol):
+    """Who asks (``callers.Callers``)."""
+
+    async def of(self, path: str, body: Mapping[str, Any], mtls: SpiffeId | None, token: str) -> Caller:
+        """``mtls`` is the connection's identity.  Raises: errors of kind UNAUTHENTICATED or DENIED."""
+        ...
+
+
+class Connected:
+    """The connection's identity and nothing else, where there are no tokens."""
+
+    async def of(self, path: str, body: Mapping[str, Any], mtls: SpiffeId | None, token: str) -> Caller:
+        """Raises: VST5201."""
+        del path, body, token
+        if mtls is None:
+            raise NO_CALLER.error("there is no client certificate")
+        return Caller(spiffe_id=mtls)
+
+
+Identify = Callable[[bytes], SpiffeId]
+"""The caller by the header that Envoy sets.  Raises: VST5201."""
+
+WITHOUT_TOKEN: Final = frozenset({"sys/health", "sys/seal-status", "sys/init", "sys/unseal"})
+"""What has to work while nobody's token can be read."""
+
+
+class VaultApp:
+    """The ASGI app.  It believes its headers: it must be served to the platform's Envoy alone."""
+
+    def __init__(self, handle: Handler, identify: Identify, callers: Callers | None = None) -> None:
+        self._handle = handle
+        self._identify = identify
+        self._callers = callers or Connected()
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        """One request."""
+        head = _Head(scope["headers"])
+        bare = scope["method"] == "HEAD"
+        try:
+            status, body = await self._answer(scope, head, receive)
+        except VestibuleError as error:
+            status, body = status_of(error), _errors(error)
+        except Exception:  # noqa: BLE001 - a bug is told to the log, and to the caller as one
+            _log.exception("request %s failed", head.request_id)
+            status, body = 500, _errors(INTERNAL.error("the request failed"))
+        headers = [_NO_STORE, (b"content-length", b"%d" % len(body))]
+        if body:
+            headers.append(_JSON)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if bare else body})
+
+    async def _answer(self, scope: Mapping[str, Any], head: _Head, receive: Receive) -> tuple[int, bytes]:
+        method = _METHODS.get(scope["method"])
+        if method is None:
+            raise METHOD_REFUSED.error(f"the method {scope['method'][:20]!r} is not served")
+        path = path_of(scope["raw_path"])
+        query = _query(scope["query_string"])
+        if method == "GET" and query.get("list", "").lower() in ("true", "1"):
+            method = "LIST"
+        if head.namespace not in _ROOT_NAMESPACES:
+            raise BAD_REQUEST.error("there are no namespaces here", advice="Leave X-Vault-Namespace out.")
+        # Before anything is read of what is sent.
+        mtls = self._identify(head.certificate) if head.certificate else None
+        body = await _body(head, receive) if method in _WITH_BODY else {}
+        token = "" if path in WITHOUT_TOKEN else head.token
+        request = VaultRequest(
+            method=method,
+            path=path,
+            caller=await self._callers.of(path, body, mtls, token),
+            query=query,
+            body=body,
+            wrap_ttl=_wrap_ttl(head.wrap_ttl),
+            token=token,
+            request_id=head.request_id,
+        )
+        answer, wrapped = await self._handle(request)
+        return written(answer, wrapped, request.request_id)
+
+
+class _Head:
+    """The headers that matter, each at most once."""
+
+    __slots__ = ("certificate", "length", "namespace", "request_id", "token", "wrap_ttl")
+
+    def __init__(self, headers: list[tuple[bytes, bytes]]) -> None:
+        found: dict[bytes, bytes] = {}
+        twice = False
+        for name, value in headers:
+            if name in _WANTED:
+                twice = twice or name in found
+                found[name] = value
+        get = found.get
+        # Two certificates are nobody's.
+        self.certificate = b"" if twice else get(b"x-forwarded-client-cert", b"")
+        bearer = get(b"authorization", b"")
+        token = get(b"x-vault-token") or (bearer[7:] if bearer[:7].lower() == b"bearer " else b"")
+        self.token = token.decode("latin-1")
+        self.wrap_ttl = get(b"x-vault-wrap-ttl", b"")
+        self.namespace = get(b"x-vault-namespace", b"")
+        self.length = get(b"content-length", b"")
+        sent = get(b"x-request-id", b"")
+        self.request_id = sent.decode("ascii") if _REQUEST_ID.fullmatch(sent) else str(uuid4())
+
+
+_WANTED: Final = frozenset(
+    {
+        b"x-forwarded-client-cert",
+        b"x-vault-token",
+        b"authorization",
+        b"x-vault-wrap-ttl",
+        b"x-vault-namespace",
+        b"content-length",
+        b"x-request-id",
+    }
+)
+
+
+def status_of(error: VestibuleError) -> int:
+    """The HTTP status of an error."""
+    return 413 if error.code is TOO_LARGE else STATUS_OF_KIND[error.code.kind]
+
+
+def written(answer: Answer, wrapped: Mapping[str, Any] | None, request_id: str) -> tuple[int, bytes]:
+    """The status and the body: Vault's envelope, or what stands in its place."""
+    if wrapped is not None:
+        return 200, _dumped(wrapped_envelope(wrapped, request_id))
+    if answer.top is not None:
+        return answer.status or 200, _dumped(answer.top)
+    if is_empty(answer):
+        return answer.status or 204, b""
+    return answer.status or 200, _dumped(envelope(answer, request_id))
+
+
+def _errors(error: VestibuleError) -> bytes:
+    return _dumped({"errors": [f"{error.code.code} {error.message}"]})
+
+
+def _dumped(document: Any) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode("ascii")
+
+
+def _query(text: bytes) -> dict[str, str]:
+    if not text:
+        return {}
+    try:
+        pairs = parse_qsl(
+            text.decode("ascii"), keep_blank_values=True, max_num_fields=_MOST_QUERY, errors="strict"
+        )
+    except (ValueError, UnicodeDecodeError) as error:
+        raise BAD_REQUEST.error("the query cannot be read") from error
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise BAD_REQUEST.error("a part of the query is there twice")
+    return found
+
+
+async def _body(head: _Head, receive: Receive) -> Mapping[str, Any]:
+    """The JSON object that was sent; nothing is an empty one.  Raises: VST5203, VST5204."""
+    if head.length.isdigit() and int(head.length) > MAX_REQUEST_BYTES:
+        raise TOO_LARGE.error(f"a body of {int(head.length)} bytes; {MAX_REQUEST_BYTES} is the limit")
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise BAD_REQUEST.error("the client left")
+        part = message.get("body", b"")
+        size += len(part)
+        if size > MAX_REQUEST_BYTES:
+            raise TOO_LARGE.error(f"a body of more than {MAX_REQUEST_BYTES} bytes")
+        parts.append(part)
+        if not message.get("more_body"):
+            break
+    return _object(b"".join(parts))
+
+
+def _object(data: bytes) -> Mapping[str, Any]:
+    if not data.strip():
+        return {}
+    try:
+        document = json.loads(data, parse_constant=_no_constant, object_pairs_hook=_once)
+    except RecursionError:
+        raise BAD_REQUEST.error(_DEEPEST) from None
+    except ValueError:
+        # What the parser says quotes the body, which may be a secret.
+        raise BAD_REQUEST.error("the body is not JSON, or not unambiguous JSON") from None
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise BAD_REQUEST.error("the body is not a JSON object")
+    return document
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of two values of one name, readers choose differently."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("twice")
+    return found
+
+
+def _no_constant(_name: str) -> Any:
+    raise ValueError("NaN and Infinity are not JSON")
+
+
+def _wrap_ttl(value: bytes) -> timedelta | None:
+    if not value:
+        return None
+    ttl = duration({"X-Vault-Wrap-TTL": value.decode("latin-1")}, "X-Vault-Wrap-TTL")
+    if not ttl:
+        raise BAD_REQUEST.error("X-Vault-Wrap-TTL is no time")
+    return ttl

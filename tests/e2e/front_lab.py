@@ -1,0 +1,190 @@
+"""The platform's Envoy in front of Vault's API, over doubles of the engines: a door without a house behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+from tests.e2e.mesh_lab import DOMAIN, ENVOY, PATIENCE, free_address, spiffe_id, until
+
+from vestibule.app.platform_front import Front, FrontPlan
+from vestibule.audit import AuditEvent
+from vestibule.clock import SystemClock
+from vestibule.doors.platform_sds import Credentials
+from vestibule.doors.vault.app import VaultApp
+from vestibule.doors.vault.certificates import Certificates
+from vestibule.doors.vault.operations import Answer, Operation, VaultRequest
+from vestibule.doors.vault.pipeline import Pipeline
+from vestibule.errors import VestibuleError
+from vestibule.net.tls import load_svid
+from vestibule.secrets.ports import Verb
+from vestibule.spiffe import Revocations, SpiffeId, X509Svid
+from vestibule.testing import TestAuthority
+from vestibule.testing.barrier import TableAccess
+
+SECRETS = SpiffeId.of(DOMAIN, "/vestibule/secrets")
+VERBS = {"GET": Verb.READ, "LIST": Verb.LIST, "POST": Verb.WRITE, "PATCH": Verb.WRITE, "DELETE": Verb.WRITE}
+
+
+class Notes:
+    """An audit log in memory, which can be made to fail."""
+
+    def __init__(self) -> None:
+        self.events: list[AuditEvent] = []
+        self.failure: VestibuleError | None = None
+
+    async def record(self, events: Sequence[AuditEvent]) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.events += events
+
+
+class Shelf:
+    """``secret/…``: keeps what is posted under its path, and tells who asked."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Mapping[str, Any]] = {"secret/own": {"password": "swordfish"}}
+
+    def operation(self, request: VaultRequest) -> Operation | None:
+        async def run() -> Answer:
+            if request.method == "LIST":
+                return Answer(data={"keys": sorted(self.kept)})
+            if request.method == "POST":
+                self.kept[request.path] = request.body
+                return Answer()
+            found = self.kept.get(request.path)
+            return Answer(status=404, top={"errors": []}) if found is None else Answer(data=found)
+
+        return Operation(
+            verb=VERBS[request.method], resource=request.path, run=run, changes=request.method == "POST"
+        )
+
+
+@dataclass
+class Room:
+    """One front, with everything that stands behind it at hand."""
+
+    front: Front
+    address: str
+    authority: TestAuthority
+    access: TableAccess
+    notes: Notes
+    shelf: Shelf
+    revocations: list[Revocations]
+    current: Credentials
+    changed: asyncio.Condition
+    _clients: list[httpx.AsyncClient] = field(default_factory=list)
+
+    def svid(self, service: str) -> X509Svid:
+        return self.authority.svid(spiffe_id(service))
+
+    def allow(self, service: str, verb: Verb, path: str, rule: str = "own/rule") -> None:
+        self.access.rules[spiffe_id(service), verb, path] = rule
+
+    def client(self, svid: X509Svid | None, *, http2: bool = False) -> httpx.AsyncClient:
+        made = httpx.AsyncClient(
+            base_url=f"https://{self.address}",
+            verify=tls_of(svid, self.authority),
+            http2=http2,
+            timeout=PATIENCE,
+        )
+        self._clients.append(made)
+        return made
+
+    async def rotate(self, credentials: Credentials) -> None:
+        async with self.changed:
+            self.current = credentials
+            self.changed.notify_all()
+
+    async def credentials(self) -> AsyncIterator[Credentials]:
+        given = None
+        while True:
+            async with self.changed:
+                if given is self.current:
+                    await self.changed.wait()
+                given = self.current
+            yield given
+
+    async def close(self) -> None:
+        for each in self._clients:
+            await each.aclose()
+
+
+def tls_of(svid: X509Svid | None, authority: TestAuthority) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(cadata=authority.certificate)
+    if svid is not None:
+        load_svid(context, svid)
+    return context
+
+
+@asynccontextmanager
+async def opened() -> AsyncIterator[Room]:
+    authority, notes, shelf, access = TestAuthority(DOMAIN), Notes(), Shelf(), TableAccess({})
+    bundle = authority.bundle
+    revocations = [Revocations()]
+    certificates = Certificates(lambda: bundle, lambda: revocations[0], SystemClock())
+    pipeline = Pipeline({"secret": shelf}, access, notes, is_operator=lambda _request: False)
+    app = VaultApp(pipeline.answer, certificates.caller_of)
+    listen = free_address()
+    with tempfile.TemporaryDirectory(prefix="vestibule-front-") as directory:
+        plan = FrontPlan(
+            trust_domain=DOMAIN,
+            listen=listen,
+            directory=Path(directory, "p"),
+            binary=Path(str(ENVOY)),
+            log=Path(directory, "envoy.log"),
+            svid_seconds=3600,
+            drain=0.5,
+        )
+        front = Front(plan, app, lambda: room.credentials())
+        room = Room(
+            front=front,
+            address=str(listen),
+            authority=authority,
+            access=access,
+            notes=notes,
+            shelf=shelf,
+            revocations=revocations,
+            current=Credentials(authority.svid(SECRETS), authority.bundle),
+            changed=asyncio.Condition(),
+        )
+        with front:
+            running = asyncio.create_task(front.run())
+            try:
+                await until(lambda: front.envoy.is_ready or running.done(), "ready")
+                yield room
+            finally:
+                await room.close()
+                await front.stop()
+                await running
+
+
+class Shared:
+    """One front for all tests of a module, in the main thread, from which alone processes are started."""
+
+    def __enter__(self) -> Self:
+        self._runner = asyncio.Runner()
+        self._made = opened()
+        self._room = self._runner.run(self._made.__aenter__())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._runner.run(self._made.__aexit__(None, None, None))
+        self._runner.close()
+
+    def run(self, story: Callable[[Room], Coroutine[Any, Any, None]]) -> None:
+        self._runner.run(_within(story(self._room)))
+
+
+async def _within(story: Coroutine[Any, Any, None]) -> None:
+    async with asyncio.timeout(60):
+        await story
