@@ -9,8 +9,9 @@ from vestibule.doors.vault.operations import Answer
 
 
 def is_empty(answer: Answer) -> bool:
-    """Whether there is nothing to answer: 204."""
-    return answer.data is None and answer.top is None and answer.auth is None and answer.lease is None
+    """Whether there is nothing to answer: 204, or 404 without a word."""
+    told = (answer.data, answer.top, answer.auth, answer.lease, answer.warnings or None)
+    return all(each is None for each in told)
 
 
 def envelope(answer: Answer, request_id: str) -> dict[str, Any]:
