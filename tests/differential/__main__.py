@@ -9,15 +9,25 @@ from pathlib import Path
 
 from tests.differential.comparison import compare
 
+from vestibule.envoy import rbac
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Decide calls three times and compare.")
     parser.add_argument("--requests", type=int, default=30_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--central", action="store_true", help="let the Envoys ask a decision service")
+    parser.add_argument("--grouped", action="store_true", help="write callers who are alike as one")
     options = parser.parse_args()
+    if options.grouped:
+        rbac._MANY_ALIKE = 0  # type: ignore[misc]
     with tempfile.TemporaryDirectory(prefix="vd", dir="/tmp") as directory:
-        result = compare(options.requests, options.seed, Path(directory), central=options.central)
+        result = compare(
+            options.requests,
+            options.seed,
+            Path(directory),
+            central=options.central,
+        )
     sys.stdout.write("".join(f"{line}\n" for line in result.lines()))
     return 1 if result.differences else 0
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from tests.differential.comparison import compare
 
+from vestibule.envoy import rbac
+
 pytestmark = pytest.mark.e2e
 
 
@@ -23,4 +25,11 @@ def test_engine_plain_reading_and_envoys_decide_alike_and_by_the_same_rules() ->
 def test_a_decision_service_decides_alike_and_by_the_same_rules() -> None:
     with tempfile.TemporaryDirectory(prefix="vd", dir="/tmp") as directory:
         result = compare(3_000, 11, Path(directory), each=300, central=True)
+    assert not result.differences, "\n".join(result.lines())
+
+
+def test_callers_who_are_written_as_one_are_told_apart_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rbac, "_MANY_ALIKE", 0)
+    with tempfile.TemporaryDirectory(prefix="vd", dir="/tmp") as directory:
+        result = compare(3_000, 12, Path(directory), each=300)
     assert not result.differences, "\n".join(result.lines())

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from vestibule.cli.intent_places import Place, directory_place, place_of
 from vestibule.cli.output import error_line
 from vestibule.clock import SystemClock
-from vestibule.errors import Kind, VestibuleError
+from vestibule.errors import Kind, VestibuleError, Where
 from vestibule.intent import Intent, Problem, Severity, environments_of, expired, load_up
 from vestibule.intent.files import read_tree
 from vestibule.intent.lints import weaknesses
+from vestibule.intent.port_policies import port_policy
 from vestibule.policy import Rule
 
 
@@ -48,10 +50,34 @@ def _check_one(place: Place, environment: str | None) -> Checked:
         problems += _up_problems(place.directory, loaded.intent, environment)
     if loaded.intent is not None:
         now = SystemClock().now()
-        problems += (*expired(loaded.intent, now), *weaknesses(loaded.intent, now))
+        problems += (
+            *expired(loaded.intent, now),
+            *weaknesses(loaded.intent, now),
+            *_too_large(loaded.intent),
+        )
     placed = tuple(map(place.placed, problems))
     failed = any(found.severity is Severity.ERROR for found in placed)
     return Checked(environment=environment, intent=None if failed else loaded.intent, problems=placed)
+
+
+def _too_large(intent: Intent) -> Iterator[Problem]:
+    """Ports whose rules no proxy would be sent.  Only labels of callers make few rules large."""
+    for service in intent.services.values():
+        for port in service.ports.values():
+            policy = port_policy(intent, service, port)
+            if not (policy.is_http and policy.callers):
+                continue
+            # Heavy, and needed for few intents.
+            from vestibule.envoy.central import decided_where, without_unjudged
+            from vestibule.envoy.rbac import http_rbac
+
+            asked = decided_where(policy, intent.mesh.decide)
+            try:
+                http_rbac(without_unjudged(policy) if asked is None else asked.local)
+            except VestibuleError as error:
+                where = next((rule.where for rule in service.allow if rule.where), None)
+                place = where or Where(file=f"services/{service.name}.yaml")
+                yield Problem(code=error.code, message=error.message, advice=error.advice, where=place)
 
 
 def _up_problems(directory: Path, intent: Intent | None, environment: str | None) -> tuple[Problem, ...]:

@@ -132,8 +132,7 @@ class OfRequests:
         not_meant = [each for each in meant if self._folded(when, each) != folded]
         if not not_meant:
             return ()
-        pattern = "|".join(map(re.escape, not_meant))
-        return (trees.negated(trees.single(trees.caller(), trees.regex(pattern))),)
+        return (trees.negated(trees.caller_among(not_meant)),)
 
     def of_path(self, patterns: Iterable[PathPattern]) -> Predicate:
         """Patterns with ``{segment}``, on a path that may have a query."""

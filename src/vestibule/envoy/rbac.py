@@ -36,9 +36,13 @@ from vestibule.envoy.candidates import (
 from vestibule.envoy.tokens import NO_ISSUERS, Issuers
 from vestibule.envoy.trees import OnMatch, Predicate
 from vestibule.policy import NOT_NORMAL, Mode, PortPolicy, Rule
+from vestibule.policy.codes import POLICY_TOO_LARGE
 
 PLAINTEXT_ENDED: Final = "vestibule/plaintext-ended"
 """The name under which calls in plain text are refused when their time is over."""
+
+MOST_BYTES: Final = 16 * 2**20
+"""Of the rules of one port, which are sent to each of its proxies: twice what ten thousand usual ones need."""
 
 SHADOW_PREFIX: Final = "vestibule_"
 """How the names begin under which Envoy keeps what shadow rules would have decided: counters, and metadata."""
@@ -59,7 +63,7 @@ def http_rbac(policy: PortPolicy, issuers: Issuers = NO_ISSUERS) -> http_rbac_pb
     """Denials, permissions of break-glass, rules that allow, in this order; else no.  The port speaks HTTP.
 
     Rules in shadow mode decide nothing; what they would have decided is kept for the access log.
-    Raises: VST4050.
+    Raises: VST4050, VST4052.
     """
     config = http_rbac_pb2.RBAC.FromString(
         trees.field(_HTTP_MATCHER, trees.matcher_of(_http_root(policy, issuers, shadow=False)))
@@ -67,7 +71,17 @@ def http_rbac(policy: PortPolicy, issuers: Issuers = NO_ISSUERS) -> http_rbac_pb
     if has_shadows(policy):
         config.shadow_matcher.MergeFromString(trees.matcher_of(_http_root(policy, issuers, shadow=True)))
         config.shadow_rules_stat_prefix = SHADOW_PREFIX
+    _check_size(policy, config.ByteSize())
     return config
+
+
+def _check_size(policy: PortPolicy, size: int) -> None:
+    """Raises: VST4052."""
+    if size > MOST_BYTES:
+        raise POLICY_TOO_LARGE.error(
+            f"the rules of {policy.service}/{policy.port} are {size / 2**20:.1f} MiB when compiled; "
+            f"{MOST_BYTES // 2**20} MiB are the most"
+        )
 
 
 def http_rbac_of_anybody(
@@ -179,7 +193,32 @@ def _action(choice: Choice) -> OnMatch:
 def _by_caller(entries: Mapping[Key, OnMatch], otherwise: OnMatch | None) -> OnMatch | None:
     below = {key: found for key, found in entries.items() if is_wide(key)}
     exact = {key: found for key, found in entries.items() if not is_wide(key)}
-    return trees.exact_map(trees.caller(), exact, trees.prefix_map(trees.caller(), below, otherwise))
+    rest = trees.prefix_map(trees.caller(), below, otherwise)
+    if len(exact) > _MANY_ALIKE:
+        alike = _alike(exact)
+        asked = [(trees.caller_among(keys), found) for found, keys in alike.items()]
+        rest = trees.first_of(asked, rest)
+        grouped = {key for keys in alike.values() for key in keys}
+        exact = {key: found for key, found in exact.items() if key not in grouped}
+    return trees.exact_map(trees.caller(), exact, rest)
+
+
+_MANY_ALIKE: Final = 16
+_MOST_GROUPS: Final = 32
+"""From how many callers on of whom the same is asked that is written once, and how many such groups there may be.
+
+A group is asked for by a pattern, which takes longer than a look into a map: worth it only where a map would be large.
+"""
+
+
+def _alike(exact: Mapping[Key, OnMatch]) -> dict[OnMatch, list[Key]]:
+    """The largest groups of callers for whom the same stands in the map, by what that is."""
+    groups: defaultdict[OnMatch, list[Key]] = defaultdict(list)
+    for key, found in exact.items():
+        groups[found].append(key)
+    large = [(found, keys) for found, keys in groups.items() if len(keys) > _MANY_ALIKE]
+    large.sort(key=lambda each: len(each[0]) * len(each[1]), reverse=True)
+    return dict(large[:_MOST_GROUPS])
 
 
 def _by_method(

@@ -9,7 +9,8 @@ list the next entry.  (tests/e2e/test_nested_misses.py holds Envoy to it.)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Final, NewType
 
@@ -190,6 +191,16 @@ def header(name: str) -> Input:
 def caller() -> Input:
     """The SPIFFE ID in the certificate that the other side showed."""
     return source(ssl_inputs_pb2.UriSanInput())
+
+
+def caller_among(keys: Iterable[str]) -> Predicate:
+    """Whether the caller is one of some, whose SPIFFE IDs begin alike as a rule."""
+    ids = sorted(keys)
+    first, last = ids[0], ids[-1]
+    differ = (place for place, (one, other) in enumerate(zip(first, last, strict=False)) if one != other)
+    start = first[: next(differ, min(len(first), len(last)))]
+    ends = "|".join(re.escape(each.removeprefix(start)) for each in ids)
+    return single(caller(), regex(f"{re.escape(start)}(?:{ends})"))
 
 
 def source(config: Message) -> Input:

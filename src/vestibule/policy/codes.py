@@ -40,6 +40,17 @@ TOO_MANY_IN_A_ROW = define(
     advice="Let the paths begin with different fixed segments (/v1/orders/{id}, not /{kind}/{id}), name paths or "
     "callers in the rules, or write one rule with one condition instead of many.",
 )
+POLICY_TOO_LARGE = define(
+    "VST4052",
+    "policy-too-large",
+    Kind.INVALID,
+    Fault.OPERATOR,
+    meaning="The rules of a port, compiled for its proxies, are larger than what is sent to them.  What callers "
+    "are is worked out when rules are compiled: where many rules compare labels of the caller with something that "
+    "only the request tells, there is something else to ask for every caller.",
+    advice="Compare labels with fixed values or the service's own labels, name callers or roles in the rules, or say "
+    "decide: central.",
+)
 MALFORMED_CONDITION = define(
     "VST4040",
     "malformed-condition",

@@ -97,6 +97,35 @@ def test_labels_of_many_callers_are_put_into_many_rules_in_reasonable_time() -> 
     assert time.monotonic() - started < 8
 
 
+def labelled(conditions: list[str], labels: dict[str, list[str]]) -> PortPolicy:
+    callers = {
+        spiffe_id(f"service-{n}"): {name: values[n % len(values)] for name, values in labels.items()}
+        for n in range(400)
+    }
+    rules = tuple(
+        replace(rule(f"x/r{n}", paths=f"/v{n}/**"), anyone=True, when=Condition.parse(each))
+        for n, each in enumerate(conditions)
+    )
+    return PortPolicy(service="x", port="http", allow=rules, callers=callers)
+
+
+def test_callers_for_whom_the_same_is_left_of_a_condition_are_written_once() -> None:
+    asking = [f"caller.labels.tier == 'gold' && request.headers['x'] == '{n}'" for n in range(40)]
+    few = rbac.http_rbac(labelled(asking, {"tier": ["gold", "silver"]})).ByteSize()
+    assert few < 40 * 400 * 40
+    many = rbac.http_rbac(labelled(asking, {"tier": ["gold", "silver"], "me": list(map(str, range(400)))}))
+    assert many.ByteSize() == few
+
+
+def test_what_is_too_large_to_be_sent_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    asking = [f"caller.labels.me == request.headers['x{n}']" for n in range(3)]
+    everybody = labelled(asking, {"me": list(map(str, range(400)))})
+    rbac.http_rbac(everybody)
+    monkeypatch.setattr(rbac, "MOST_BYTES", 2**16)
+    with pytest.raises(VestibuleError, match="VST4052"):
+        rbac.http_rbac(everybody)
+
+
 def test_an_end_in_the_distant_past_is_one() -> None:
     ended = less_than(int(datetime(1960, 1, 1, tzinfo=UTC).timestamp() * 1000))
     assert re.fullmatch(ended, "0" * 13) is None
