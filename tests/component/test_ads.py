@@ -269,6 +269,53 @@ async def test_an_agents_cache_holds_the_last_good_across_a_rollback(server: Ser
         assert proxy.has[LISTENER] == {"in": "in="}
 
 
+async def test_what_was_refused_and_taken_back_is_tried_again_when_it_is_wanted_again(
+    server: Server, directory: Path
+) -> None:
+    server.shelf.put(FULL)
+    newer = world("v2", cds="a b", eds="a b", lds="in", rds="out", ecds="rbac=bad")
+    async with agent_of(directory, server) as agent, small_proxy(agent.channel()) as proxy:
+        await until(lambda: server.version() == "v1")
+        server.shelf.put(newer)
+        await until(lambda: server.row("ecds").status is Sync.ERROR)
+        server.shelf.put(FULL)
+        await until(lambda: server.version() == "v1")
+        proxy.is_choosy = False
+        server.shelf.put(newer)
+        await until(lambda: server.version() == "v2")
+        assert proxy.has[EXTENSION] == {"rbac": "rbac=bad"}
+
+
+async def test_an_envoy_in_the_place_of_another_is_asked_for_what_that_one_refused(
+    server: Server, directory: Path
+) -> None:
+    server.shelf.put(FULL)
+    async with agent_of(directory, server) as agent:
+        async with small_proxy(agent.channel()):
+            await until(lambda: server.version() == "v1")
+            server.shelf.put(world("v2", cds="a b", eds="a b", lds="in", rds="out", ecds="rbac=bad"))
+            await until(lambda: server.row("ecds").status is Sync.ERROR)
+            # Both are there for a while, as when one takes over from the other.
+            beside = small_proxy(agent.channel())
+            proxy = await beside.__aenter__()
+            proxy.is_choosy = False
+            await until(lambda: proxy.is_complete)
+            assert proxy.has[EXTENSION] == {"rbac": "rbac="}
+        try:
+            await until(lambda: server.version() == "v2")
+            assert proxy.has[EXTENSION] == {"rbac": "rbac=bad"}
+            assert server.row("ecds").status is Sync.SYNCED
+        finally:
+            await beside.__aexit__(None, None, None)
+        # And one that is started anew.
+        server.shelf.put(world("v3", cds="a b", eds="a b", lds="in", rds="out", ecds="rbac=bad3"))
+        async with small_proxy(agent.channel()):
+            await until(lambda: server.row("ecds").status is Sync.ERROR)
+        async with small_proxy(agent.channel()) as proxy:
+            proxy.is_choosy = False
+            await until(lambda: server.version() == "v3")
+
+
 async def test_what_was_deleted_during_an_outage_is_deleted_after_it(server: Server, directory: Path) -> None:
     server.shelf.put(FULL)
     async with agent_of(directory, server) as agent, small_proxy(agent.channel()) as proxy:

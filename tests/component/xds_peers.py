@@ -111,9 +111,10 @@ def as_agent(service: Servable, agent: SpiffeId = AGENT) -> Servable:
 
 
 class SmallProxy:
-    """A proxy that wants everything, and refuses resources whose body contains ``bad``."""
+    """A proxy that wants everything, and refuses resources whose body contains ``bad``, while it is that choosy."""
 
     def __init__(self, stream: AdsStream, node_id: str = "self-styled") -> None:
+        self.is_choosy = True
         self._stream = stream
         self._client = DeltaClient(AGGREGATED_TYPES, node_id=node_id)
         self.has: dict[str, dict[str, str]] = {url: {} for url in AGGREGATED_TYPES}
@@ -134,7 +135,9 @@ class SmallProxy:
             await self._stream.send(self._judge(change))
 
     def _judge(self, change: Change) -> DeltaRequest:
-        bad = [name for name, resource in change.resources.items() if b"bad" in resource.body]
+        bad = [
+            name for name, resource in change.resources.items() if self.is_choosy and b"bad" in resource.body
+        ]
         if bad:
             return self._client.refuse(change.type_url, change.nonce, f"unknown field in {bad[0]}")
         for name, resource in change.resources.items():

@@ -24,6 +24,7 @@ STEPS = [
     "egress-verifies",
     "plain-text-ends",
     "bad-commit-refused",
+    "refusal-rolled-back",
     "spike-rolled-back",
     "plan-replays",
     "weekdays-only",
@@ -57,6 +58,8 @@ def test_the_tour_of_the_shop_holds_every_claim() -> None:
     assert measured["canary-moves"]["failed_meanwhile"] == 0
     assert measured["budget-holds"]["tries"] < measured["budget-holds"]["tries_without_budget"]
     assert measured["plain-text-ends"]["transport"] == {"plaintext": 16, "mtls": 44}
+    assert measured["refusal-rolled-back"]["outcome"] == "refused"
+    assert measured["refusal-rolled-back"]["failed_meanwhile"] == 0
     assert measured["spike-rolled-back"]["outcome"] == "refused"
     assert measured["scopes-needed"]["statuses"]["right scope"] == 200
     assert measured["shadow-then-enforce"]["would_change"]["calls"] >= 7

@@ -267,7 +267,7 @@ class Shop:
 
 
 class FarNode:
-    """A second node: an agent elsewhere, and while it is entered one more instance of payments v1."""
+    """A second node: an agent elsewhere, and while ``instance`` is entered one more instance of payments v1."""
 
     def __init__(self, shop: Shop) -> None:
         self._shop = shop
@@ -277,23 +277,31 @@ class FarNode:
         # Meanwhile there are other things to see.
         self._joining.start()
 
-    def __enter__(self) -> None:
+    @contextmanager
+    def instance(self, envoy: Path | None = None) -> Iterator[None]:
+        """One more instance of payments v1, with an Envoy of its node's own."""
         self._joining.join()
         assert self._joined, [each.said for each in self._programs]
         run, apps = self._shop.note.runtime, self._shop.intent / "apps"
         words = (
             *("sidecar", "--service", "payments", "--version", "v1", "--agent-socket", run / "far.sock"),
-            *("--run-dir", run, "--log-dir", self._shop.directory, "--drain", "0", "--output", "json"),
+            *("--run-dir", self.run_directory, "--log-dir", self._shop.directory, "--drain", "1"),
+            *(("--envoy", envoy) if envoy is not None else ()),
+            *("--output", "json"),
             *("--", "/usr/bin/env", "PLACE=v1-far", sys.executable, apps / "payments.py"),
         )
+        payments = self._start("far-payments", *words)
         try:
-            self._start("far-payments", *words).ready(PATIENCE)
-        except BaseException:
-            self.stop()
-            raise
+            payments.ready(PATIENCE)
+            yield
+        finally:
+            payments.stop()
+            self._programs.remove(payments)
 
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+    @property
+    def run_directory(self) -> Path:
+        """Where sidecars of this node alone have their sockets."""
+        return self._shop.note.runtime / "f"
 
     def stop(self) -> None:
         """In order; nothing is left."""

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from math import sqrt
+from pathlib import Path
 from typing import Any, Final
 
 from tests.e2e.outside_lab import PublicAuthority
 from tests.tour.shop import MESH, PAYMENTS, Shop, canary, places, statuses, until, vestibule
 
 from vestibule.cli.calls import count
+from vestibule.proxy.binary import find_envoy
 
 ORDERS: Final = "spiffe://example.org/ns/prod/sa/orders"
 CALLS: Final = 300
@@ -77,7 +79,7 @@ def canary_moves(shop: Shop, found: dict[str, Any]) -> str:
 
 @step("calls stay in their region while it is well, go to the other one when it is not, and come back")
 def locality_fails_over(shop: Shop, found: dict[str, Any]) -> str:
-    with shop.far:
+    with shop.far.instance():
         health = "health: {http: /healthz, every: 500ms, timeout: 500ms, unhealthy: 2}\n"
         shop.commit("Stay near", canary(0) + health + "locality: {prefer: region, failover: [us-east]}\n")
 
@@ -344,6 +346,74 @@ def bad_commit_refused(shop: Shop, found: dict[str, Any]) -> str:
     )
 
 
+@step(
+    "a commit that one node's Envoy refuses is taken back everywhere by itself, and holds once that Envoy can"
+)
+def refusal_rolled_back(shop: Shop, found: dict[str, Any]) -> str:
+    shop.commit("To every region, within nine seconds", canary(0) + "timeout: 9s\n")
+    good = shop.rollout()["good"]
+    with shop.far.instance(_envoy_without(shop, LIMITER)), shop.load() as load:
+        until(lambda: "v1-far" in places(load.answers), "calls to the far node")
+        began = time.monotonic()
+        bad = shop.push("A thousand in a second", canary(0) + "limits: [{requests: 1000/s}]\n")[:12]
+        until(lambda: shop.rollout()["failed"] == bad, lambda: str(shop.rollout()))
+        taken_back = time.monotonic() - began
+        until(lambda: _all_have(shop, good), lambda: str(shop.rollout()))
+        told, seen = shop.rollout(), _as_operators_see(shop, bad)
+        before = len(load.answers)
+        until(lambda: "v1-far" in places(load.answers[before:]), "calls to the node that refused it")
+        # What an operator does about it.
+        vestibule("replace-envoy payments", "--envoy", find_envoy(), "--run-dir", shop.far.run_directory)
+        vestibule("rollout resume", "--reason", "the far node has our Envoy now", *shop.operator)
+        until(lambda: _all_have(shop, bad), lambda: str(shop.rollout()))
+        before = len(load.answers)
+        until(lambda: "v1-far" in places(load.answers[before:]), "calls to the new Envoy")
+    found.update(reason=told["reason"], seconds_to_decide=round(taken_back, 2), **seen)
+    found.update(good_with_the_new_envoy=shop.rollout()["good"] == bad)
+    found.update(calls_meanwhile=len(load.answers), failed_meanwhile=load.failed)
+    assert f"Didn't find a registered implementation for '{LIMITER}'" in told["reason"], told
+    assert told["reason"].startswith("payments-"), told
+    assert (seen["rollout_exit_code"], seen["outcome"]) == (1, "refused"), seen
+    assert all((seen["status_says"], seen["audited"])), seen
+    assert load.failed == 0, [each for each in load.answers if each.status != 200][:3]
+    return (
+        f"taken back after {taken_back:.1f} s: {told['reason']}; with another Envoy there, `rollout resume` made it "
+        f"good; 0 of {len(load.answers)} calls failed"
+    )
+
+
+LIMITER: Final = "envoy.filters.http.local_ratelimit"
+
+
+def _envoy_without(shop: Shop, extension: str) -> Path:
+    """An Envoy that has one HTTP filter less, as one that a node's people have built by themselves may."""
+    path = shop.directory / "envoy-of-our-own"
+    path.write_text(
+        f'#!/bin/sh\nexec "{find_envoy()}" --disable-extensions envoy.filters.http/{extension} "$@"\n'
+    )
+    path.chmod(0o755)
+    return path
+
+
+def _all_have(shop: Shop, version: str) -> bool:
+    now = shop.rollout()
+    return bool(now["good"] == version and not now["behind"] and now["phase"] in ("steady", "refused"))
+
+
+def _as_operators_see(shop: Shop, bad: str) -> dict[str, Any]:
+    """What commands and the audit log say about a commit that was taken back."""
+    looked = vestibule("rollout --watch", *shop.operator)
+    history = vestibule("rollout history", *shop.operator).envelope["data"]
+    warnings = vestibule("status", *shop.operator).envelope["data"]["server"]["warnings"]
+    audited = vestibule("audit list", shop.audit_log, "--action", "intent.refuse").envelope["data"]
+    return {
+        "rollout_exit_code": looked.code,
+        "outcome": {each["version"]: each["outcome"] for each in history}[bad],
+        "status_says": [each for each in warnings if f"intent {bad} was taken back" in each],
+        "audited": [each for each in audited["records"] if bad in str(each)],
+    }
+
+
 @step("a commit that makes calls fail is taken back by itself")
 def spike_rolled_back(shop: Shop, found: dict[str, Any]) -> str:
     good = shop.rollout()["good"]
@@ -355,12 +425,7 @@ def spike_rolled_back(shop: Shop, found: dict[str, Any]) -> str:
         until(lambda: shop.rollout()["failed"] == bad, lambda: str(shop.rollout()))
         taken_back = time.monotonic() - began
         found["reason"] = shop.rollout()["reason"]
-
-        def all_have_the_good_one() -> bool:
-            now = shop.rollout()
-            return bool(now["good"] == good and not now["behind"])
-
-        until(all_have_the_good_one, lambda: str(shop.rollout()))
+        until(lambda: _all_have(shop, good), lambda: str(shop.rollout()))
         well = time.monotonic() - began
         after = shop.calls(40)
     history = vestibule("rollout history", *shop.operator).envelope["data"]

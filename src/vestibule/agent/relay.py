@@ -92,13 +92,18 @@ class Relay:
     async def attach(self, proxy: ProxyKey) -> AsyncIterator[Feed]:
         """What an Envoy's stream is served from, until the block is left."""
         line = self._lines.get(proxy) or self._open(proxy, await asyncio.to_thread(self._load, proxy))
+        if not line.feeds:
+            line.is_another()
         feed = Feed(line)
         line.feeds.add(feed)
         try:
             yield feed
         finally:
             line.feeds.discard(feed)
-            if not line.feeds:
+            if line.feeds:
+                # An Envoy that was replaced is gone.
+                line.is_another()
+            else:
                 asyncio.get_running_loop().call_later(self._linger, self._close_if_idle, line)
 
     async def watch(self, proxy: ProxyKey) -> AsyncIterator[Snapshot]:
@@ -208,6 +213,7 @@ class _Line:
         self._files = files
         self._heard = False
         self._answerable = asyncio.Event()
+        self._afresh = asyncio.Event()
         self._unsent: list[Answer] = []
         self._stream: UpstreamStream | None = None
 
@@ -218,6 +224,11 @@ class _Line:
             if self.relayed.snapshot is not before:
                 self._tell_feeds()
         self._tell_upstream()
+
+    def is_another(self) -> None:
+        """The Envoy may be another than before, which may take what that one refused: it is asked for again."""
+        if self.relayed.forgive():
+            self._afresh.set()
 
     def stop(self) -> None:
         if self.task is not None:
@@ -242,12 +253,14 @@ class _Line:
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load only
 
     async def _converse(self, stream: UpstreamStream) -> None:
-        """Hand on what comes and answer what was judged, until the server ends the stream."""
+        """Hand on what comes and answer what was judged, until the server ends the stream or it is to begin anew."""
+        self._afresh.clear()
         for request in self._client.opening(self.relayed.begin()):
             await stream.send(request)
         talks = (
             asyncio.create_task(self._listen(stream), name="relay changes"),
             asyncio.create_task(self._answer(stream), name="relay answers"),
+            asyncio.create_task(self._afresh.wait(), name="relay afresh"),
         )
         try:
             done, _ = await asyncio.wait(talks, return_when=asyncio.FIRST_COMPLETED)

@@ -107,7 +107,7 @@ class ServerAdsDoor:
 
     async def delta_aggregated_resources(self, stream: Stream) -> None:
         """AggregatedDiscoveryService.DeltaAggregatedResources.  Raises: VST3100 to VST3107."""
-        await self.follow(stream, serve_delta, RELAYED_TYPES)
+        await self.follow(stream, partial(serve_delta, restates=True), RELAYED_TYPES)
 
     async def stream_aggregated_resources(self, stream: Stream) -> None:
         """AggregatedDiscoveryService.StreamAggregatedResources.  Raises: VST3100 to VST3107."""

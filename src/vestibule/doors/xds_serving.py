@@ -52,15 +52,16 @@ async def serve_delta(
     on_event: OnEvent = ignore,
     on_request: OnRequest = as_it_is,
     node_required: bool = True,
+    restates: bool = False,
 ) -> None:
     """Serve incremental xDS until the client ends the stream.
 
     ``snapshots`` gives what the client should have, newest last; what it raises ends the stream with that error.
     ``types`` are those that may be asked for: with one, requests may leave the type out.  ``on_event`` is called
-    with what was sent, accepted, refused and settled.
+    with what was sent, accepted, refused and settled.  ``restates``: the client is a relay (``XdsStream``).
     Raises: VST3100, VST3101, VST3102, VST3103, VST3104, VST3105; what ``snapshots`` raises.
     """
-    machine = DeltaStream(types, node_required=node_required)
+    machine = DeltaStream(types, node_required=node_required, restates=restates)
     await _Serving(machine, stream, delta_request_from, delta_response_bytes, on_event, on_request).run(
         snapshots
     )

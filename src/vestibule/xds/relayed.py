@@ -123,9 +123,7 @@ class Relayed:
 
         What the proxy refused is left out, so that upstream offers it again and hears of the refusal again.
         """
-        self._pending.clear()
-        self._accepted.clear()
-        self._answers.clear()
+        self._drop_answers()
         return {
             url: {
                 name: resource.version
@@ -134,6 +132,27 @@ class Relayed:
             }
             for url in self._types
         }
+
+    def forgive(self) -> bool:
+        """Another process is the proxy now: what the one before refused is unknown, and to be offered anew upstream.
+
+        Returns whether there was anything.  What is served stays as it is until then.
+        """
+        for (url, name), (version, _) in self._refused.items():
+            wanted = self._wanted[url].get(name)
+            if wanted is not None and wanted.version == version:
+                self._want_what_is_served(url, name)
+        forgiven, self._refused = bool(self._refused), {}
+        if forgiven:
+            # The stream upstream is at its end: what it sent would count as taken, with nothing refused any more.
+            self._drop_answers()
+        return forgiven
+
+    def _want_what_is_served(self, url: str, name: str) -> None:
+        if (good := self._good.get(url, {}).get(name)) is not None:
+            self._wanted[url][name] = good
+        else:
+            del self._wanted[url][name]
 
     def receive(self, change: Change) -> None:
         """Upstream wants this changed."""
@@ -166,6 +185,11 @@ class Relayed:
         return answers
 
     # -------------------------------------------------------------------------------------------------- inside
+
+    def _drop_answers(self) -> None:
+        self._pending.clear()
+        self._accepted.clear()
+        self._answers.clear()
 
     def _advance(self, url: str) -> None:
         self._revision += 1

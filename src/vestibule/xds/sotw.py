@@ -36,7 +36,7 @@ class SotwStream(XdsStream):
         self._absent = absent
         self._last_nonce: dict[str, str] = {}
         self._states: dict[tuple[str, str], tuple[Resource, ...]] = {}
-        self._refused_states: dict[tuple[str, str], str] = {}
+        self._refused_states: dict[tuple[str, str], tuple[str, tuple[Resource, ...]]] = {}
         self._accepted: dict[str, tuple[Resource, ...]] = {}
         self._named: set[str] = set()
         self._presented: dict[str, str] = {}
@@ -74,7 +74,7 @@ class SotwStream(XdsStream):
         if request.error is None:
             self._accepted[url] = state
             return
-        self._refused_states[url, _identity(state)] = request.error[:MAX_ERROR_CHARACTERS]
+        self._refused_states[url, _identity(state)] = request.error[:MAX_ERROR_CHARACTERS], state
         _trim(self._refused_states)
         # It refused with that also what we sent to undo something it may have taken meanwhile.
         sure = () if self._under_way(url) else self._accepted.get(url, ())
@@ -86,8 +86,17 @@ class SotwStream(XdsStream):
     def update(self, snapshot: Snapshot) -> None:
         """A newer snapshot; one that was not sent yet is skipped."""
         super().update(snapshot)
+        self._pardon()
         self._settle_claims()
         self._settle()
+
+    def _pardon(self) -> None:
+        """States with something that was refused, and was not wanted meanwhile, may be tried again."""
+        for url, subscription in self._subscriptions.items():
+            if pardoned := subscription.take_pardoned():
+                for key, (_, state) in list(self._refused_states.items()):
+                    if key[0] == url and any((each.name, each.version) in pardoned for each in state):
+                        del self._refused_states[key]
 
     def _resubscribe(self, subscription: Subscription, names: tuple[str, ...], first: bool) -> None:
         """Nothing named, ever, means everything; once something was named, nothing means nothing."""
@@ -146,7 +155,7 @@ class SotwStream(XdsStream):
                 changes += subscription.supersede()
             resources = subscription.whole({each.name: each for each in changes}, without=removals)
             unproven = subscription.unproven(resources)
-            error = self._refused_states.get((url, _identity(resources)))
+            error, _ = self._refused_states.get((url, _identity(resources)), (None, ()))
             if error is None:
                 self._sent_for[url] = self._snapshot
                 return self._respond(subscription, unproven, removals, resources)

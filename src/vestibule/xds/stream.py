@@ -24,11 +24,13 @@ class XdsStream:
     """One stream of one client: fed with requests and snapshots, it says what to send next.
 
     ``types`` are the types that may be asked for.  With several (ADS) a request must name its type, and unknown
-    types are answered as empty; with one, the type may be left out and no other is served.
+    types are answered as empty; with one, the type may be left out and no other is served.  A client that is a relay
+    keeps apart what is wanted and what it serves: with ``restates`` it hears that what it refused is wanted no longer.
     """
 
-    def __init__(self, types: Collection[str], *, node_required: bool = True) -> None:
+    def __init__(self, types: Collection[str], *, node_required: bool = True, restates: bool = False) -> None:
         self._served = tuple(types)
+        self._restates = restates
         self._node_required = node_required
         self._node: str | None = None
         self._first = True
@@ -95,7 +97,7 @@ class XdsStream:
             return subscription, False
         if len(self._subscriptions) >= MAX_TYPES:
             raise TOO_MUCH.error(f"more than {MAX_TYPES} types on one stream")
-        subscription = self._subscriptions[type_url] = Subscription(type_url)
+        subscription = self._subscriptions[type_url] = Subscription(type_url, restates=self._restates)
         self._steps = steps_for(self._subscriptions)
         return subscription, True
 

@@ -46,13 +46,15 @@ _NO_REFUSALS: Final[Mapping[str, str]] = MappingProxyType({})
 class Subscription:
     """The bookkeeping of one type on one stream.
 
-    A refused response of one resource condemns that resource until its version changes.  A refused response of
+    A refused response of one resource condemns that resource for as long as it is wanted.  A refused response of
     several is halved and tried again, so that what is wrong is found and what is right gets through; the same
-    bytes are never sent twice.
+    bytes are not sent twice, unless something else was wanted in between.  With ``restates`` the client is told once
+    more what it has when that is wanted again in the place of what it refused.
     """
 
-    def __init__(self, type_url: str) -> None:
+    def __init__(self, type_url: str, *, restates: bool = False) -> None:
         self.type_url = type_url
+        self._restates = restates
         self.names: set[str] = set()
         self.wildcard = False
         self.must_answer = False
@@ -66,6 +68,7 @@ class Subscription:
         self._told_absent: set[str] = set()
         self._owed: set[str] = set()
         self._refused: dict[str, tuple[str, str]] = {}
+        self._pardoned: set[tuple[str, str]] = set()
         self._suspects: deque[dict[str, Resource]] = deque()
         self._plan: Plan | None = None
 
@@ -140,6 +143,23 @@ class Subscription:
         if desired is not self._desired:
             self._desired = desired
             self._plan = None
+            if self._refused:
+                self._pardon()
+
+    def _pardon(self) -> None:
+        """What was refused and is no longer wanted is tried again when it is wanted again: its cause may be gone."""
+        for name, (version, _) in list(self._refused.items()):
+            wanted = self._desired.get(name)
+            if wanted is None or wanted.version != version:
+                del self._refused[name]
+                self._pardoned.add((name, version))
+                if self._restates and wanted is not None and self._has.get(name) == wanted.version:
+                    self._owed.add(name)
+
+    def take_pardoned(self) -> set[tuple[str, str]]:
+        """Names and versions that were refused, and may be tried again by now."""
+        pardoned, self._pardoned = self._pardoned, set()
+        return pardoned
 
     # -------------------------------------------------------------------------------------- what is lacking
 

@@ -42,8 +42,10 @@ class DeltaTalk:
     A response reads "cds +a=1 +b -c"; each is remembered under its type for ``ack`` and ``nack``.
     """
 
-    def __init__(self, snapshot: Snapshot | None = None, *, may_break: bool = True) -> None:
-        self.machine = DeltaStream(tuple(TYPES.values()))
+    def __init__(
+        self, snapshot: Snapshot | None = None, *, may_break: bool = True, restates: bool = False
+    ) -> None:
+        self.machine = DeltaStream(tuple(TYPES.values()), restates=restates)
         self.nonces: dict[str, list[str]] = {}
         self.responses: list[DeltaResponse] = []
         self.events: list[Event] = []

@@ -174,6 +174,30 @@ def test_going_back_to_what_was_good_needs_nothing_sent() -> None:
     assert talk.settled()["ecds"] == {}
 
 
+def test_what_was_refused_is_offered_again_once_it_was_not_wanted_meanwhile() -> None:
+    talk = in_sync()
+    bad = world("2", cds="a b", eds="a b", lds="in", rds="out", ecds="rbac=bad")
+    talk.update(bad)
+    talk.nack("ecds")
+    assert talk.update(FULL) == []
+    assert talk.update(bad) == ["ecds +rbac=bad"]
+    talk.ack("ecds")
+    assert talk.settled()["ecds"] == {}
+
+
+def test_a_relay_hears_that_what_it_refused_is_wanted_no_longer() -> None:
+    talk = DeltaTalk(world("1", ecds="rbac other"), restates=True)
+    talk.say("ecds", "*")
+    talk.ack("ecds")
+    assert talk.update(world("2", ecds="rbac=bad other new=bad")) == ["ecds +new=bad +rbac=bad"]
+    assert talk.nack("ecds") == ["ecds +rbac=bad", "ecds +new=bad"]
+    talk.nack("ecds")
+    talk.nack("ecds")
+    assert talk.update(world("3", ecds="rbac other")) == ["ecds +rbac", "ecds -new"]
+    talk.ack("ecds", "ecds")
+    assert talk.update(world("3", ecds="rbac other")) == []
+
+
 def test_a_refused_response_of_many_is_halved_until_the_culprit_is_alone() -> None:
     talk = DeltaTalk(world("1", ecds="a b c d"))
     assert talk.say("ecds", "*") == ["ecds +a +b +c +d"]

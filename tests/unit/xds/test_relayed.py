@@ -117,6 +117,41 @@ def test_a_known_refusal_is_given_again_for_parts_that_upstream_tries() -> None:
     assert talk.answers() == [(bad, "no"), (fine, None)]
 
 
+def test_what_is_refused_and_then_wanted_no_longer_may_be_asked_for_again() -> None:
+    talk = RelayTalk()
+    for items in ("a", "a=bad"):
+        talk.upstream("cds", items)
+        talk.settles("cds", **({"a": "no"} if "bad" in items else {}))
+    talk.upstream("cds", "a")
+    talk.upstream("cds", "a=bad")
+    assert talk.served("cds") == "a=bad"
+
+
+def test_what_one_process_refused_is_asked_of_the_next() -> None:
+    talk = RelayTalk()
+    talk.upstream("cds", "a b")
+    talk.settles("cds")
+    talk.upstream("cds", "a=bad new=bad")
+    talk.settles("cds", a="no", new="never")
+    talk.answers()
+    late = talk.upstream("cds", "a=bad")
+    assert talk.relayed.forgive()
+    # Nothing says yes to what nobody has taken, and what is served stays.
+    talk.settles("cds")
+    assert (talk.answers(), talk.served("cds")) == ([], "a b")
+    kept = talk.relayed.snapshot
+    assert kept is not None
+    assert talk.relayed.begin()[TYPES["cds"]] == {
+        name: each.version for name, each in kept.of_type(TYPES["cds"]).items()
+    }
+    again = talk.upstream("cds", "a=bad new=bad")
+    assert again != late
+    assert talk.served("cds") == "a=bad b new=bad"
+    talk.settles("cds")
+    assert talk.answers() == [(again, None)]
+    assert not talk.relayed.forgive()
+
+
 def test_a_late_refusal_takes_back_what_was_said() -> None:
     talk = RelayTalk()
     nonce = talk.upstream("ecds", "rbac=bad")

@@ -129,6 +129,19 @@ def test_a_refused_state_is_not_sent_again_until_it_changes() -> None:
     assert talk.ack("cds", "eds") == []
 
 
+def test_a_refused_state_is_offered_again_once_it_was_not_wanted_meanwhile() -> None:
+    talk = SotwTalk(world("1", lds="a b"))
+    talk.say("lds", "")
+    talk.ack("lds")
+    bad = world("2", lds="a=bad b")
+    assert talk.update(bad) == ["lds a=bad b"]
+    assert talk.nack("lds") == []
+    talk.update(world("1", lds="a b"))
+    assert talk.update(bad) == ["lds a=bad b"]
+    talk.ack("lds")
+    assert talk.settled()["lds"] == {}
+
+
 def test_a_refused_response_of_many_is_halved() -> None:
     talk = SotwTalk(world("1", cds="a b c"))
     assert talk.say("cds") == ["cds a b c"]
