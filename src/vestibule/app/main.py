@@ -34,6 +34,7 @@ GROUPS: Final = {
     "revoke": "Take back identities, certificates, agents, authorities.",
     "break-glass": "What no rule allows, permitted for a while in an emergency.",
     "policy": "Rules: tested, shown, learned from what was called.",
+    "secret": "Secrets: who may have them, and what was done with them.",
     "rollout": "How a new intent reaches the proxies: shown, steered.",
     "audit": "The log of administrative and issuing acts.",
     "logger": "How much a running server or agent writes into its log.",
@@ -85,6 +86,10 @@ COMMANDS: Final = {
         "vestibule.cli.policy_shadow:shadow", "What would change if rules in shadow mode counted."
     ),
     "policy unused": Lazy("vestibule.cli.policy_logs:unused", "Rules that no recorded call needed."),
+    "secret who-can-read": Lazy(
+        "vestibule.cli.secret_policy:who_can_read", "Who may read a secret now, and by which rule."
+    ),
+    "secret what-can": Lazy("vestibule.cli.secret_policy:what_can", "What an identity may do with secrets."),
     "rollout show": Lazy(
         "vestibule.cli.rollout:rollout", "Show which intent the proxies have, and who is behind and why."
     ),

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -18,12 +18,21 @@ if TYPE_CHECKING:
     from vestibule.observe.access_record import AccessRecord
     from vestibule.records import Emergency
 
+OF_SECRET: Final = "secret:"  # noqa: S105 - the beginning of a target
+"""Begins a target that is a secret and no service."""
+
 
 def explain(
     caller: Annotated[
         str, typer.Argument(metavar="CALLER", help="A service, a gateway, spiffe://…, or plaintext.")
     ] = "",
-    target: Annotated[str, typer.Argument(metavar="SERVICE[/PORT]", help="What is called.")] = "",
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="SERVICE[/PORT]|secret:PATH",
+            help="What is called; or a secret, and METHOD is a verb then.",
+        ),
+    ] = "",
     method: Annotated[str, typer.Argument(metavar="METHOD")] = "GET",
     path: Annotated[str, typer.Argument(metavar="PATH", help="As it is asked, with its query.")] = "/",
     header: Annotated[
@@ -66,6 +75,7 @@ def explain(
 ) -> None:
     """Say whether a call is allowed, by which rule, and if not, what the nearest rule misses.
 
+    Of a secret (`explain payments secret:payments/db read`) it says whether it may be read, written, and so on.
     Tells what the caller's proxy does with it, and what the callee's decides.  Exits 0 if it is allowed, 1 if not.
     """
 
@@ -78,6 +88,10 @@ def explain(
 
         if bool(request_id) == bool(caller and target):
             raise USAGE.error("explain wants CALLER and SERVICE, or --request ID")
+        if target.startswith(OF_SECRET):
+            return await _of_secret(
+                caller, target, method, _instant(at), (intent, environment, server_socket), output
+            )
         emergencies: Sequence[Emergency] = ()
         if intent is not None:
             found = find(intent, environment)
@@ -107,6 +121,26 @@ def explain(
         return Exit.FINE if told.allowed else Exit.FINDINGS
 
     run(output, "explain", main)
+
+
+async def _of_secret(
+    caller: str,
+    target: str,
+    verb: str,
+    at: datetime,
+    place: tuple[str | None, str | None, Path | None],
+    output: Output,
+) -> Exit:
+    from vestibule.cli import secret_explanations
+    from vestibule.cli.intent_places import meant
+
+    found = await meant(*place)
+    verb = "read" if verb == "GET" else verb
+    told = secret_explanations.explained(found, caller, target.removeprefix(OF_SECRET), verb, at)
+    answer(
+        output, "explain-secret", secret_explanations.document(told), lambda: secret_explanations.show(told)
+    )
+    return Exit.FINE if told.allowed else Exit.FINDINGS
 
 
 def _recorded(request_id: str, logs: list[Path] | None) -> tuple[AccessRecord, ...]:

@@ -84,16 +84,20 @@ class AccessChange:
             shown[MOST_SHOWN - 1 :] = [f"{len(shown) - MOST_SHOWN + 1} more"]
         who = " and ".join((", ".join(shown[:-1]), shown[-1])) if several else shown[0]
         if self.target.secrets:
-            return f"{who} {verb} {self._verbs()} on {self._secrets()}"
+            return f"{who} {verb} {', '.join(verbs_of(self.calls))} on {paths_of(self.calls)}"
         what = "connections" if self.tcp else str(self.calls)
         return f"{who} {verb} {what} {'to' if self.tcp else 'on'} {self.target}"
 
-    def _verbs(self) -> str:
-        return ", ".join(each for each in VERBS if self.calls.methods.matches(each))
 
-    def _secrets(self) -> str:
-        paths = "every secret" if self.calls.paths == PathSet() else str(self.calls.paths).replace(" /", " ")
-        return " ".join(filter(None, (paths.removeprefix("/"), self.calls.condition)))
+def verbs_of(calls: Calls) -> tuple[str, ...]:
+    """What may be done with secrets, of calls to the secret manager."""
+    return tuple(each for each in VERBS if calls.methods.matches(each))
+
+
+def paths_of(calls: Calls) -> str:
+    """With which secrets, and under which condition."""
+    paths = "every secret" if calls.paths == PathSet() else str(calls.paths).removeprefix("/")
+    return " ".join(filter(None, (paths, calls.condition)))
 
 
 def access_changes(old: Intent | None, new: Intent | None) -> tuple[AccessChange, ...]:
@@ -199,6 +203,11 @@ def _touched(members: _Members, before: Sequence[Rule], after: Sequence[Rule]) -
         ids = {each for each in (caller.before, caller.after) if each is not None}
         if caller.before != caller.after or any(changed.of(each) for each in ids):
             yield caller
+
+
+def callers_of(intent: Intent, rules: Sequence[Rule]) -> Iterator[Caller]:
+    """Everybody whom these rules of an intent can tell apart."""
+    return _callers(_Members(_members(intent), _members(intent)), rules)
 
 
 def _callers(members: _Members, rules: Sequence[Rule]) -> Iterator[Caller]:
