@@ -182,8 +182,8 @@ class IdentityOnly:
 ELSEWHERE: Final = 1.0
 """Seconds in which callers that other servers of the database lead have left an instance that stops.
 
-Who they are and what they have confirmed is kept at those servers only, and which servers there are is kept nowhere: there is
-nothing to wait for but the time in which the change feed tells them (well below a second), and some to spare.
+Who they are and what they have confirmed is known at those servers only, and which servers there are is kept nowhere:
+there is nothing to wait for but the time in which the change feed tells them (well below a second), and some to spare.
 """
 
 _log = logging.getLogger(__name__)
