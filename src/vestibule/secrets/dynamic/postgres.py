@@ -1,0 +1,172 @@
+"""Users of a PostgreSQL database."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import psycopg
+from psycopg import sql
+
+from vestibule.errors import VestibuleError
+from vestibule.secrets.dynamic.codes import STATEMENT_FAILED, USER_REMAINS
+from vestibule.secrets.dynamic.ports import NewUser, Statements
+from vestibule.secrets.dynamic.postgres_failures import is_collision, using
+from vestibule.secrets.dynamic.postgres_pool import Connection, ConnectionPool
+from vestibule.secrets.dynamic.statements import EXPIRATION, NAME, PASSWORD, statements
+from vestibule.store.sql.postgres_address import PostgresAddress
+
+_RENEW: Final = statements(["ALTER ROLE {{name}} VALID UNTIL {{expiration}}"], frozenset((NAME, EXPIRATION)))
+_PASSWORD: Final = statements(["ALTER ROLE {{name}} PASSWORD {{password}}"], frozenset((NAME, PASSWORD)))
+_EXISTS: Final = (
+    "SELECT rolcanlogin AND coalesce(rolvaliduntil > now(), true) FROM pg_roles WHERE rolname = %s"
+)
+_SESSIONS: Final = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s"
+_TAKE_OVER: Final = ("REASSIGN OWNED BY {} TO CURRENT_USER", "DROP OWNED BY {}", "DROP ROLE IF EXISTS {}")
+MOST_COLLISIONS: Final = 8
+_SUPERUSER: Final = "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresSettings:
+    """``size``: connections at a time; ``lifetime`` of each in seconds, 0 for ever.
+
+    ``hashed``: the database is told verifiers (SCRAM-SHA-256), so that no password is in its log or ours.
+    """
+
+    size: int = 4
+    lifetime: float = 0
+    hashed: bool = True
+
+
+class PostgresEngine:
+    """``ports.CredentialEngine`` of one PostgreSQL."""
+
+    def __init__(self, address: PostgresAddress, settings: PostgresSettings) -> None:
+        self._pool = ConnectionPool(address, size=settings.size, lifetime=settings.lifetime)
+        self._hashed = settings.hashed
+
+    async def verify(self) -> None:
+        """See ``CredentialEngine``."""
+        async with self._pool.connection() as connection:
+            with using():
+                await connection.execute("SELECT 1")
+
+    async def create(self, user: NewUser) -> None:
+        """See ``CredentialEngine``."""
+        async with self._pool.connection() as connection:
+            values = {
+                NAME: user.name,
+                PASSWORD: self._told(connection, user.name, user.password),
+                EXPIRATION: _shown(user.expires),
+            }
+            try:
+                await self._run(connection, user.creation, values, hidden=(user.password, values[PASSWORD]))
+            except VestibuleError:
+                with suppress(VestibuleError):
+                    await self._run(connection, user.rollback, {NAME: user.name})
+                raise
+
+    async def renew(self, name: str, expires: datetime, statements: Statements) -> None:
+        """See ``CredentialEngine``."""
+        values = {NAME: name, EXPIRATION: _shown(expires)}
+        async with self._pool.connection() as connection:
+            if await self._state(connection, name) is None:
+                raise STATEMENT_FAILED.error("the user is no longer there")
+            await self._run(connection, statements or _RENEW, values)
+
+    async def set_password(self, name: str, password: str, statements: Statements) -> None:
+        """See ``CredentialEngine``."""
+        async with self._pool.connection() as connection:
+            values = {NAME: name, PASSWORD: self._told(connection, name, password)}
+            await self._run(connection, statements or _PASSWORD, values, hidden=(password, values[PASSWORD]))
+
+    async def revoke(self, name: str, statements: Statements) -> None:
+        """See ``CredentialEngine``."""
+        async with self._pool.connection() as connection:
+            if await self._state(connection, name) is None:
+                return
+            if not statements:
+                await self._drop(connection, name)
+                return
+            await self._run(connection, statements, {NAME: name})
+            if await self._state(connection, name):
+                raise USER_REMAINS.error("after the revocation statements the user can still log in")
+
+    async def close(self) -> None:
+        """See ``CredentialEngine``."""
+        await self._pool.close()
+
+    # ------------------------------------------------------------------------------------------------ steps
+
+    async def _drop(self, connection: Connection, name: str) -> None:
+        """Take a user away, whatever it owns, may or does.
+
+        1. It can no longer log in, at once and for good.
+        2. Its sessions end.
+        3. What it owns in this database becomes ours, so that no data is lost; what it was granted is taken back.
+        4. It is gone.
+        """
+        user = sql.Identifier(name)
+        with using():
+            await connection.execute(
+                sql.SQL("ALTER ROLE {} NOLOGIN VALID UNTIL '-infinity'").format(user)
+            )  # 1
+            await self._join(connection, user)
+            await connection.execute(_SESSIONS, (name,))  # 2
+            taken_over = (sql.SQL(each).format(user) for each in _TAKE_OVER)  # 3, 4
+            await _together(connection, [each.as_bytes(connection) for each in taken_over])
+
+    async def _join(self, connection: Connection, user: sql.Identifier) -> None:
+        """Who is no superuser has to be a member of a role to end its sessions and to take over what it owns."""
+        row = await (await connection.execute(_SUPERUSER)).fetchone()
+        if row is not None and not row[0]:
+            with suppress(psycopg.errors.InvalidGrantOperation):
+                await connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(user))
+
+    async def _state(self, connection: Connection, name: str) -> bool | None:
+        """Whether a user can log in; None where there is none."""
+        with using():
+            row = await (await connection.execute(_EXISTS, (name,))).fetchone()
+        return None if row is None else bool(row[0])
+
+    async def _run(
+        self,
+        connection: Connection,
+        given: Statements,
+        values: Mapping[str, str],
+        hidden: Sequence[str] = (),
+    ) -> None:
+        texts = [each.filled(values).encode() for each in given]
+        with using(hidden):
+            await _together(connection, texts)
+
+    def _told(self, connection: Connection, name: str, password: str) -> str:
+        """What the database is told to be the password."""
+        if not self._hashed:
+            return password
+        return connection.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256").decode()
+
+
+async def _together(connection: Connection, texts: Sequence[bytes]) -> None:
+    """All of them, or none; again, where others changed the same at the same moment."""
+    for attempt in range(MOST_COLLISIONS):
+        try:
+            async with connection.transaction():
+                for text in texts:
+                    await connection.execute(text)
+        except psycopg.Error as error:
+            if not is_collision(error) or attempt == MOST_COLLISIONS - 1:
+                raise
+            await asyncio.sleep(random.uniform(0, 0.02 * (attempt + 1)))  # noqa: S311 (to part, not to hide)
+        else:
+            return
+
+
+def _shown(instant: datetime) -> str:
+    return instant.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S+00")
