@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 
 from starlette.routing import Route
@@ -17,6 +18,7 @@ from vestibule.app.intent_source import source_of
 from vestibule.app.server_rollout import break_glass_metrics, rollout_metrics, unenforced_metrics
 from vestibule.app.server_services import Services
 from vestibule.app.server_settings import ServerSettings
+from vestibule.audit import RecordFilter, latest
 from vestibule.clock import Clock
 from vestibule.doors.admin_api import MeshStatus
 from vestibule.doors.ads import ServerAdsDoor
@@ -229,6 +231,7 @@ class IntentMesh:
             clock,
             intents=self.rolling.in_force,
             entitled=services.entitlements.is_entitled,
+            recorded=partial(_reported, services.audit_log.path),
         )
         self._discovery = MeshDiscovery(
             services.store.instances,
@@ -276,6 +279,7 @@ class IntentMesh:
         await self._discovery.load()
         await self._lifetimes.load()
         await self.break_glass.load()
+        await self.break_glass.take_up()
         await self.rolling.load()
 
     def background(self) -> Mapping[str, Background]:
@@ -497,3 +501,13 @@ async def mesh_of(settings: ServerSettings, services: Services, clock: Clock) ->
     mesh = IntentMesh(source, services, ttl, clock, pages, environment, shared=shared)
     await mesh.load()
     yield mesh
+
+
+_LATEST: Final = 4 * 2**20
+"""Bytes of the audit log: reports that were not answered come again within seconds."""
+
+
+def _reported(log: Path) -> Iterator[tuple[str, str]]:
+    """Agents and the names of their reports of uses of break-glass that are on record."""
+    for record in latest(log, RecordFilter(action="break-glass.use"), _LATEST):
+        yield record["details"]["agent"], record["details"]["batch"]

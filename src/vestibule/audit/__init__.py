@@ -4,7 +4,7 @@ from vestibule.audit.chain import Link
 from vestibule.audit.deferred import DeferringAudit
 from vestibule.audit.log import AuditLog
 from vestibule.audit.ports import Audit, AuditEvent, Detail, EmergencyAudit
-from vestibule.audit.reading import RecordFilter, records
+from vestibule.audit.reading import RecordFilter, latest, records
 from vestibule.audit.verification import AuditReport, verify
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "EmergencyAudit",
     "Link",
     "RecordFilter",
+    "latest",
     "records",
     "verify",
 ]

@@ -73,6 +73,11 @@ class AuditLog:
         self.found_torn = False
         """Whether ``open`` found a line that a crash had left unfinished."""
 
+    @property
+    def path(self) -> Path:
+        """Where its newest file is."""
+        return self._path
+
     async def open(self) -> None:
         """Find the end of the log, or begin one; no other process may write to it until ``close``.
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
+from os import SEEK_END
 from pathlib import Path
 from typing import Any
 
@@ -51,5 +52,21 @@ def records(path: Path, wanted: RecordFilter | None = None) -> Iterator[dict[str
                     record = decode(line.removesuffix(b"\n"))
                     if record is not None and wanted.admits(record):
                         yield record
+    except OSError as error:
+        raise AUDIT_UNAVAILABLE.error(f"{path} can not be read: {error.strerror}") from error
+
+
+def latest(path: Path, wanted: RecordFilter, most: int) -> Iterator[dict[str, Any]]:
+    """The records among the last ``most`` bytes of a log, newest file first.  Raises: VST8100."""
+    try:
+        for file in reversed(all_files(path)):
+            with file.open("rb") as lines:
+                size = lines.seek(0, SEEK_END)
+                lines.seek(max(0, size - most))
+                # Of the first line there may be only the end, which is no record.
+                found = (decode(line.removesuffix(b"\n")) for line in lines)
+                yield from (record for record in found if record is not None and wanted.admits(record))
+            if (most := most - size) <= 0:
+                return
     except OSError as error:
         raise AUDIT_UNAVAILABLE.error(f"{path} can not be read: {error.strerror}") from error

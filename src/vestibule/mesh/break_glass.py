@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -73,8 +73,13 @@ class BreakGlass:
         *,
         intents: Callable[[], Sequence[Intent]],
         entitled: Callable[[SpiffeId, SpiffeId], bool],
+        recorded: Callable[[], Iterable[tuple[str, str]]] = lambda: (),
     ) -> None:
-        """``intents`` are in force, that of most proxies first.  ``entitled``: an agent, to an identity."""
+        """``intents`` are in force, that of most proxies first.  ``entitled``: an agent, to an identity.
+
+        ``recorded`` reads which agent's reports of uses this server put on record last, by their names.
+        """
+        self._recorded = recorded
         self._entitled = entitled
         self._store = store
         self._audit = audit
@@ -91,6 +96,14 @@ class BreakGlass:
     async def load(self) -> None:
         """Read what is kept.  Raises: errors of the store."""
         self._known = {each.id: each for each in await self._store.emergencies.all()}
+
+    async def take_up(self) -> None:
+        """At the start, before agents report: what they reported to a former run of this server counts once.
+
+        Raises: VST8100.
+        """
+        for agent, batch in await asyncio.to_thread(lambda: list(self._recorded())):
+            self._batches[SpiffeId.parse(agent), batch] = None
 
     async def run(self) -> None:
         """Follow what other servers do, and put on record what ends by itself."""

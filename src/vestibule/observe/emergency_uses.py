@@ -2,7 +2,8 @@
 
 None is forgotten: what the server has not yet put on record is kept on disk, sealed, through outages and restarts.
 They come by two ways, told by the proxies and printed by them, and count once, whichever way is the first.
-Calls of one kind become one use with their number, so that a flood of them cannot fill the disk.
+Calls of one kind become one use with their number, so that a flood of them cannot fill the disk; and of one caller
+only so many uses are sent at once, so that a flood of kinds cannot fill the audit log (``emergency_budgets``).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from vestibule.keys.sealing import Sealer
 from vestibule.observe.access_log import AccessLine
 from vestibule.observe.access_record import AccessRecord
 from vestibule.observe.codes import LOG_NOT_WRITTEN
+from vestibule.observe.emergency_budgets import Budgets
 from vestibule.records import OTHERS, EmergencyUse, PrintedUse
 from vestibule.spiffe import SpiffeId, TrustDomain
 
@@ -104,12 +106,14 @@ class UsesFile:
 class EmergencyUses:
     """Collects uses and reports them, each report until it is on record."""
 
-    def __init__(self, file: UsesFile, upstream: Upstream) -> None:
+    def __init__(self, file: UsesFile, upstream: Upstream, budgets: Budgets | None = None) -> None:
         self._file = file
         self._upstream = upstream
         self._batch = ""
         self._sent: list[EmergencyUse] = []
         self._waiting: dict[tuple[str, ...], EmergencyUse] = {}
+        self._due: dict[tuple[str, ...], float] = {}
+        self._budgets = budgets or Budgets()
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._arrived = asyncio.Event()
         self._unsaved = False
@@ -179,6 +183,7 @@ class EmergencyUses:
         self._seen[digest] = None
         while len(self._seen) > MOST_SEEN:
             self._seen.popitem(last=False)
+        use = self._budgets.named(use)
         if _kind(use) not in self._waiting:
             _log.warning("%s", sentence(use))
         self._add(use)
@@ -191,7 +196,16 @@ class EmergencyUses:
             use = replace(use, path=OTHERS, method=OTHERS)
             key = _kind(use)
         known = self._waiting.get(key)
+        if known is None:
+            self._due[key] = self._budgets.due(use)
         self._waiting[key] = use if known is None else _sum(known, use)
+
+    def _take_due(self) -> list[EmergencyUse]:
+        """What is to be reported now, some at a time."""
+        keys = [key for key, at in self._due.items() if self._budgets.is_due(at)][:MOST_USES]
+        for key in keys:
+            del self._due[key]
+        return [self._waiting.pop(key) for key in keys]
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -202,6 +216,8 @@ class EmergencyUses:
             await self._save()
             if await self._report():
                 pause = EVERY
+                if self._waiting:
+                    self._arrived.set()
             else:
                 self._arrived.set()
                 pause = min(pause * 2, RETRY_LONGEST)
@@ -232,12 +248,10 @@ class EmergencyUses:
             self.not_saved = None
 
     async def _report(self) -> bool:
-        """Report all that waits, some at a time; whether all of it is on record."""
-        while self._sent or self._waiting:
+        """Report all that is due, some at a time; whether all of it is on record."""
+        while self._sent or (due := self._take_due()):
             if not self._sent:
-                self._batch = secrets.token_hex(12)
-                keys = list(self._waiting)[:MOST_USES]
-                self._sent = [self._waiting.pop(key) for key in keys]
+                self._batch, self._sent = secrets.token_hex(12), due
                 # A report keeps its name over restarts, so that it counts once.
                 self._unsaved = True
                 await self._save()

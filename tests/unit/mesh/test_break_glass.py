@@ -283,6 +283,26 @@ async def test_a_report_that_comes_twice_counts_once(room: Room) -> None:
     assert [each.uses for each in await room.glass.all()] == [6]
 
 
+async def test_a_report_that_a_former_run_put_on_record_counts_once(room: Room) -> None:
+    emergency = (await room.glass.open(ORDER)).emergency
+    await room.glass.used(AGENT, "batch-1", [room.use(emergency.rule)])
+    again = BreakGlass(
+        room.store,
+        room.records,
+        room.clock,
+        intents=lambda: (room.intent,),
+        entitled=lambda agent, _: agent == AGENT,
+        recorded=lambda: [(str(AGENT), "batch-1")],
+    )
+    await again.load()
+    await again.take_up()
+    before = len(room.records.events)
+    await again.used(AGENT, "batch-1", [room.use(emergency.rule)])
+    assert len(room.records.events) == before
+    await again.used(AGENT, "batch-2", [room.use(emergency.rule)])
+    assert len(room.records.events) == before + 1
+
+
 async def test_a_use_that_cannot_be_put_on_record_is_to_be_reported_again(room: Room) -> None:
     emergency = (await room.glass.open(ORDER)).emergency
     room.records.full = AUDIT_UNAVAILABLE.error("full")

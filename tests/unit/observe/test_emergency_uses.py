@@ -17,10 +17,12 @@ import pytest
 from vestibule.errors import VestibuleError
 from vestibule.keys.sealing import Sealer
 from vestibule.net.codes import UNREACHABLE
-from vestibule.observe import emergency_uses
+from vestibule.observe import emergency_budgets, emergency_uses
 from vestibule.observe.access_log import AccessLine
 from vestibule.observe.access_record import SCHEMA
 from vestibule.observe.codes import LOG_NOT_WRITTEN
+from vestibule.observe.emergency_budgets import MOST_KINDS as MOST_KINDS_AT_ONCE
+from vestibule.observe.emergency_budgets import Budgets
 from vestibule.observe.emergency_uses import MOST_KINDS, MOST_USES, EmergencyUses, UsesFile
 from vestibule.records import OTHERS, EmergencyUse, PrintedUse
 from vestibule.spiffe import SpiffeId, TrustDomain
@@ -178,12 +180,45 @@ async def test_calls_of_one_kind_are_one_use_with_their_number(room: Room) -> No
 
 
 async def test_a_flood_of_different_paths_is_counted_and_bounded(room: Room) -> None:
-    flood = MOST_KINDS + 500
-    room.uses.append([line(f"/{number}") for number in range(flood)])
+    """Twenty kinds of one caller are told apart; the rest of the minute is one record, when it is over."""
+    now = [0.0]
+    room.uses = EmergencyUses(room.file, room.server, Budgets(lambda: now[0]))
+    room.uses.append([line(f"/{number}") for number in range(500)])
+    room.uses.append([line("/3"), line("/other", source_spiffe_id="spiffe://example.org/ns/prod/sa/web")])
     async with room.running():
-        await until(lambda: room.server.count == flood)
+        await until(lambda: room.server.count == MOST_KINDS_AT_ONCE + 2)
+        # One kind that came before is told again only when the minute is over.
+        room.uses.append([line("/3") for _ in range(5)])
+        now[0] += emergency_budgets.WINDOW
+        await until(lambda: room.server.count == 507)
+    told = [each for _, uses in room.server.reports for each in uses]
+    assert [(each.path, each.method, each.count) for each in told if each.count > 2] == [
+        (OTHERS, OTHERS, 480),
+        ("/3", "GET", 5),
+    ]
+    assert len(told) == MOST_KINDS_AT_ONCE + 1 + 2
+    # A new minute, a new account.
+    async with room.running():
+        room.uses.append([line("/new")])
+        await until(lambda: room.server.count == 508)
+
+
+async def test_what_waits_for_the_end_of_its_minute_outlives_the_agent(room: Room) -> None:
+    room.uses = EmergencyUses(room.file, room.server, Budgets(lambda: 0.0))
+    async with room.running():
+        room.uses.append([line(f"/{number}") for number in range(100)])
+        await until(lambda: room.server.count == MOST_KINDS_AT_ONCE and not room.uses._unsaved)
+    assert room.uses.waiting == 80
+    assert room.another().waiting == 80
+
+
+async def test_more_kinds_than_can_wait_are_counted_without_their_paths(room: Room) -> None:
+    callers = [f"spiffe://example.org/ns/prod/sa/s{number}" for number in range(MOST_KINDS + 50)]
+    room.uses.append([line("/x", source_spiffe_id=each) for each in callers])
+    assert room.uses.waiting == len(callers)
+    async with room.running():
+        await until(lambda: room.server.count >= MOST_KINDS)
     assert all(len(uses) <= MOST_USES for _, uses in room.server.reports)
-    assert any(each.path == OTHERS and each.count == 500 for _, uses in room.server.reports for each in uses)
 
 
 async def test_a_file_that_cannot_be_read_is_set_aside(room: Room, tmp_path: Path) -> None:
