@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from vestibule.audit import AuditEvent
+from vestibule.audit.codes import AUDIT_UNAVAILABLE
 from vestibule.store import Store
 from vestibule.store.sqlite import open_store
 from vestibule.testing import FakeClock
@@ -17,12 +18,15 @@ NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 
 class Recording:
-    """``audit.Audit`` in memory."""
+    """``audit.Audit`` in memory; ``broken``, it refuses, as a full disk would."""
 
     def __init__(self) -> None:
         self.events: list[AuditEvent] = []
+        self.broken = False
 
     async def record(self, events: Sequence[AuditEvent]) -> None:
+        if self.broken:
+            raise AUDIT_UNAVAILABLE.error("the audit log cannot be written")
         self.events.extend(events)
 
     def actions(self) -> list[str]:

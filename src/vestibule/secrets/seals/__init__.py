@@ -1,0 +1,1 @@
+"""Seals: what keeps the root key while it is not in memory."""
