@@ -7,10 +7,10 @@ MALFORMED_PATH = define(
     "secret-path-malformed",
     Kind.INVALID,
     Fault.CALLER,
-    meaning="The path of a secret is written in a way that could be read in two ways, or by nobody: empty or dot "
-    "segments, control characters, escapes, characters that stand for others (Unicode's NFKC), or too much of it.",
-    advice="Write segments of letters, digits and punctuation, separated by single slashes: payments/db.  What is "
-    "refused is listed in docs/secrets-kv.md.",
+    meaning="The path of a secret is written in a way that could be read in two ways, or means something in rules and "
+    "to proxies: empty or dot segments, escapes, spaces, what is not ASCII, * ; ? # and the like, or too much of it.",
+    advice="Write segments of letters, digits and . _ ~ @ : + = , ! $ & ' ( ) - with single slashes between them: "
+    "payments/db.",
 )
 MALFORMED_VALUE = define(
     "VST5101",

@@ -1,23 +1,24 @@
-"""Paths of secrets: one spelling for each, so that what a rule names is what is read."""
+"""Paths of secrets: one spelling for each, so that what a rule names is what is read.
+
+A path is what a URL's path may hold as it is (RFC 3986, ``pchar``), without escapes, and without ``*`` and ``;``, which
+mean something in rules and to some proxies.  So it is ASCII: what looks alike is alike; there is nothing to compose,
+to fold or to decode.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import Final
-from unicodedata import category, is_normalized
 
 from vestibule.secrets.versions.codes import MALFORMED_PATH
 
 LONGEST_PATH: Final = 512
-"""Bytes in UTF-8."""
+"""Characters."""
 
 LONGEST_SEGMENT: Final = 255
 
-_PLAIN: Final = re.compile(r"(?!\.{1,2}(?:/|$))[\w.~@+=:,-]+(?:/(?!\.{1,2}(?:/|$))[\w.~@+=:,-]+)*", re.ASCII)
-"""Nearly all paths; these need no closer look."""
-
-_MEANING: Final = frozenset('\\%;?#"<>*{}')
-"""What means something in URLs, in patterns of rules, or is a separator to some proxies."""
+_SEGMENT: Final = r"(?!\.{1,2}(?:/|$))[A-Za-z0-9._~@:+=,!$&'()-]+"
+_PATH: Final = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
 
 
 def secret_path(text: str) -> str:
@@ -25,10 +26,14 @@ def secret_path(text: str) -> str:
 
     Raises: VST5100.
     """
-    if len(text) <= LONGEST_SEGMENT and _PLAIN.fullmatch(text):
-        return text
-    if fault := _fault(text):
-        raise MALFORMED_PATH.error(f"the path {text[:100]!r} {fault}")
+    if len(text) > LONGEST_PATH:
+        raise MALFORMED_PATH.error(f"the path is longer than {LONGEST_PATH} characters: {text[:50]!r}…")
+    if not _PATH.fullmatch(text):
+        raise MALFORMED_PATH.error(f"the path {text!r} {_fault(text)}")
+    if len(text) > LONGEST_SEGMENT and max(map(len, text.split("/"))) > LONGEST_SEGMENT:
+        raise MALFORMED_PATH.error(
+            f"the path has a segment of more than {LONGEST_SEGMENT} characters: {text!r}"
+        )
     return text
 
 
@@ -38,28 +43,6 @@ def folder(text: str) -> str:
 
 
 def _fault(text: str) -> str:
-    """What is wrong with a path, empty if nothing is."""
-    if any(_is_odd(each) for each in text):
-        return "has characters that are not for the eye, or that mean something elsewhere"
-    # NFKC is stricter than NFC: it also refuses what looks like something else, as full-width letters do.
-    if not is_normalized("NFKC", text):
-        return "has characters that stand for others, or is not composed (Unicode's NFKC)"
-    if len(text.encode()) > LONGEST_PATH:
-        return f"is longer than {LONGEST_PATH} bytes"
-    return next(filter(None, map(_segment_fault, text.split("/"))), "")
-
-
-def _is_odd(character: str) -> bool:
-    # C*: control, format (turned and invisible writing), surrogates, private, not assigned; Z*: spaces but our own.
-    kind = category(character)
-    return kind[0] == "C" or (kind[0] == "Z" and character != " ") or character in _MEANING
-
-
-def _segment_fault(segment: str) -> str:
-    if segment in ("", ".", ".."):
+    if {"", ".", ".."} & set(text.split("/")):
         return "has empty or dot segments"
-    if segment != segment.strip():
-        return "has a segment that begins or ends with a space"
-    if len(segment.encode()) > LONGEST_SEGMENT:
-        return f"has a segment of more than {LONGEST_SEGMENT} bytes"
-    return ""
+    return "has characters other than letters and digits of ASCII and . _ ~ @ : + = , ! $ & ' ( ) -"

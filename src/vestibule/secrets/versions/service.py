@@ -45,8 +45,8 @@ SETTINGS_KEY: Final = "all"
 ATTEMPTS: Final = 16
 """Of one change, before others are said to be too busy.  In one process, changes of a secret take turns."""
 
-PAGE: Final = 10_000
-"""Names that are asked of the store at once."""
+PAGE: Final = 1000
+"""Names that are asked of the store at once; others have their turn in between."""
 
 LONGEST_WAIT: Final = timedelta(seconds=60)
 """Of a request for something newer; proxies between us and the caller let go of longer ones."""
@@ -121,6 +121,7 @@ class Versions:
             if len(page) < size:
                 break
             after = page[-1]
+            await asyncio.sleep(0)
         return found
 
     # ------------------------------------------------------------------------------------------ writing

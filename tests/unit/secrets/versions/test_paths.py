@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,10 +23,7 @@ from vestibule.secrets.versions.paths import LONGEST_PATH, LONGEST_SEGMENT, fold
         "a/..b",
         "a/...",
         "team-a/api_key@prod",
-        "käse/größe",
-        "鍵/秘密",
-        "with space/in it",
-        "a=b,c:d+e~f",
+        "a=b,c:d+e~f/!$&'()",
         "x" * LONGEST_SEGMENT,
         "/".join(["x" * 127] * 4),
     ],
@@ -67,11 +66,14 @@ def test_this_is_the_path_of_a_secret(path: str) -> None:
         'a"b',
         "<a>",
         "\ud800",
+        "käse",
+        "鍵/秘密",
+        "a b",
+        "a^b",
         " a",
         "a/b ",
         "a/ /b",
         "x" * (LONGEST_SEGMENT + 1),
-        "é" * (LONGEST_SEGMENT // 2 + 1),
         "/".join(["x" * 100] * 6),
     ],
 )
@@ -88,7 +90,7 @@ def test_a_folder_is_the_root_or_ends_with_a_slash() -> None:
         folder("a/b/")
 
 
-@given(st.text())
+@given(st.text(st.sampled_from("ab./-~@%; *é\x00")) | st.text())
 def test_what_is_taken_is_short_and_has_no_empty_or_dot_segment(text: str) -> None:
     try:
         path = secret_path(text)
@@ -96,4 +98,6 @@ def test_what_is_taken_is_short_and_has_no_empty_or_dot_segment(text: str) -> No
         return
     assert len(path.encode()) <= LONGEST_PATH
     assert not {"", ".", ".."} & set(path.split("/"))
+    assert path.isascii()
     assert path.isprintable()
+    assert quote(path, safe="/~@:+=,!$&'()-._") == path
