@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,15 @@ from typing import Any, TypeAlias
 import pytest
 
 from vestibule.errors import VestibuleError
+from vestibule.keys.secrets import secret_in_file
+from vestibule.keys.token import Token
+from vestibule.keys.token_ciphers import TokenCipher
 from vestibule.secrets.seals.file import FileSeal
 from vestibule.secrets.seals.ports import Plan, Seal
 from vestibule.secrets.seals.shares import ShamirSeal
+from vestibule.secrets.seals.token import Pkcs11Seal
 from vestibule.secrets.seals.wrapping import decode, encode
+from vestibule.testing.softhsm import SoftToken, softhsm_module
 
 ROOT = bytes(range(32))
 PLAN = Plan(shares=5, threshold=3)
@@ -22,11 +28,34 @@ Make: TypeAlias = Callable[[], Seal]
 """The seal as another process of the same installation has it."""
 
 
-@pytest.fixture(params=["file", "shamir"])
+def of_a_token(path: Path, *, rsa: bool) -> Make:
+    module = softhsm_module()
+    if module is None:
+        pytest.skip("SoftHSM2 is not installed")
+    soft = SoftToken(path / "token")
+    token = Token(module, soft.label, secret_in_file(soft.pin_file))
+    if rsa:
+        asyncio.run(token.ask(make_rsa_pair))
+    return lambda: Pkcs11Seal(TokenCipher(token, "test/seal"))
+
+
+def make_rsa_pair(session: Any) -> None:
+    import pkcs11
+
+    session.generate_keypair(pkcs11.KeyType.RSA, 2048, store=True, label="test/seal")
+
+
+MAKERS: dict[str, Callable[[Path], Make]] = {
+    "file": lambda path: lambda: FileSeal(path / "keys" / "seal.kek"),
+    "shamir": lambda _: ShamirSeal,
+    "pkcs11": lambda path: of_a_token(path, rsa=False),
+    "pkcs11-rsa": lambda path: of_a_token(path, rsa=True),
+}
+
+
+@pytest.fixture(params=MAKERS)
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
-    if request.param == "file":
-        return lambda: FileSeal(tmp_path / "keys" / "seal.kek")
-    return ShamirSeal
+    return MAKERS[request.param](tmp_path)
 
 
 async def test_the_root_key_comes_back_in_another_process(make: Make) -> None:

@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from vestibule.errors import VestibuleError
-from vestibule.keys.pkcs11 import Pkcs11KeyManager, clear_openssl_errors
+from vestibule.keys.pkcs11 import Pkcs11KeyManager
 from vestibule.keys.secrets import Secret
+from vestibule.keys.token import clear_openssl_errors
 from vestibule.keys.token_keys import TokenKey
 from vestibule.testing import TestAuthority
 from vestibule.testing.softhsm import PIN, SoftToken, softhsm_module
@@ -117,7 +118,7 @@ async def test_a_wrong_pin_is_tried_once_and_never_shown(
     with pytest.raises(VestibuleError, match="VST1107") as refused:
         await keys.generate("a")
     assert "no-such-pin" not in str(refused.value) + repr(keys) + repr(keys.__dict__)
-    monkeypatch.setattr(keys, "_open", lambda *_, **__: pytest.fail("it knocked again"))
+    monkeypatch.setattr(keys._token, "_open", lambda *_, **__: pytest.fail("it knocked again"))
     for _ in range(3):
         with pytest.raises(VestibuleError, match="VST1107"):
             await keys.key_ids()

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vestibule.errors import VestibuleError
+from vestibule.keys.secrets import secret_in_file
+from vestibule.keys.token import Token
+from vestibule.keys.token_ciphers import TokenCipher
 from vestibule.secrets.seals.file import FileSeal
 from vestibule.secrets.seals.ports import Plan
 from vestibule.secrets.seals.shares import ShamirSeal
+from vestibule.secrets.seals.token import Pkcs11Seal
 from vestibule.secrets.seals.wrapping import decode
+from vestibule.testing.softhsm import SoftToken, softhsm_module
 
 ROOT = bytes(range(32))
 PLAN = Plan(shares=5, threshold=3)
@@ -97,3 +103,61 @@ def test_a_malformed_document_is_refused(text: bytes) -> None:
     with pytest.raises(VestibuleError) as error:
         decode(text)
     assert error.value.code.code == "VST5015"
+
+
+@pytest.fixture
+def token(tmp_path: Path) -> SoftToken:
+    if softhsm_module() is None:
+        pytest.skip("SoftHSM2 is not installed")
+    return SoftToken(tmp_path / "token")
+
+
+def seal_of(token: SoftToken, label: str = "test/seal") -> Pkcs11Seal:
+    module = softhsm_module()
+    assert module is not None
+    return Pkcs11Seal(TokenCipher(Token(module, token.label, secret_in_file(token.pin_file)), label))
+
+
+async def test_a_token_that_is_away_is_waited_for_and_one_without_the_key_is_refused(
+    token: SoftToken,
+) -> None:
+    seal = seal_of(token)
+    wrapped = await seal.wrap(ROOT, PLAN)
+    away = token.store.rename(token.directory / "away")
+    for attempt in (seal.unwrap(wrapped.document), seal.wrap(ROOT, PLAN)):
+        with pytest.raises(VestibuleError) as error:
+            await attempt
+        assert error.value.code.code == "VST5014"
+    away.rename(token.store)
+    assert await seal.unwrap(wrapped.document) == ROOT
+    with pytest.raises(VestibuleError) as error:
+        await seal_of(token, "another/label").unwrap(wrapped.document)
+    assert error.value.code.code == "VST5015"
+
+
+@pytest.mark.parametrize(
+    "change", [{"key": ""}, {"key": 7}, {"key": "AAAA"}, {"how": "rot13"}, {"key": "A" * 64}]
+)
+async def test_what_a_token_wrapped_cannot_be_changed(token: SoftToken, change: dict[str, object]) -> None:
+    seal = seal_of(token)
+    wrapped = await seal.wrap(ROOT, PLAN)
+    with pytest.raises(VestibuleError) as error:
+        await seal.unwrap({**wrapped.document, **change})
+    assert error.value.code.code == "VST5015"
+
+
+async def test_the_tokens_key_stays_in_it(token: SoftToken) -> None:
+    import pkcs11
+
+    await seal_of(token).wrap(ROOT, PLAN)
+    module = softhsm_module()
+    assert module is not None
+
+    def look(session: Any) -> None:
+        (key,) = session.get_objects({pkcs11.Attribute.LABEL: "test/seal"})
+        assert key[pkcs11.Attribute.SENSITIVE]
+        assert not key[pkcs11.Attribute.EXTRACTABLE]
+        with pytest.raises(pkcs11.AttributeSensitive):
+            key[pkcs11.Attribute.VALUE]
+
+    await Token(module, token.label, secret_in_file(token.pin_file)).ask(look)
