@@ -69,6 +69,8 @@ class Relay:
     ) -> None:
         self.prepare: Callable[[list[Resource]], None] = lambda _: None
         """Called in a thread with policies for the decision service, before what needs them is handed on."""
+        self.revise: Callable[[Snapshot], Snapshot] = lambda kept: kept
+        """Called in a thread with what was kept, which may be older than what else is known."""
         self._upstream = upstream
         self._kept = kept
         self._types = tuple(types)
@@ -153,6 +155,7 @@ class Relay:
             _log.warning("the configuration kept for %s is of no use: %s", proxy.spiffe_id, error)
             return None
         if kept is not None:
+            kept = self.revise(kept)
             self.prepare(list(kept.of_type(DECISIONS).values()))
         return kept
 

@@ -98,7 +98,7 @@ from vestibule.records import Address
 from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain
 from vestibule.telemetry.levels import LogControl
 from vestibule.xds.ledger import Ledger
-from vestibule.xds.resources import ProxyKey
+from vestibule.xds.resources import ProxyKey, Snapshot
 
 DRAIN_SECONDS: Final = 3.0
 _WORD: Final = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"  # regions as the intent names them
@@ -270,6 +270,7 @@ class Agent:
         self.relay = Relay(AdsCalls(self.channel), KeptSnapshots(self.proxies, sealer))
         self.deciding = Deciding(self.relay.holdings, settings.trust_domain, self.relay.expect)
         self.relay.prepare = self.deciding.prepare
+        self.relay.revise = self._overlaid
         self.ledger = Ledger()
         self.strangers = Strangers(clock)
         self.access_log = AccessLog(settings.data_dir / "access.jsonl")
@@ -488,6 +489,15 @@ class Agent:
         if not self.cache.ready:
             return "the agent has not yet learned from the server what it may serve"
         return None if self.cache.now.bundle is not None else "the agent has no trust bundle"
+
+    def _overlaid(self, kept: Snapshot) -> Snapshot:
+        """What a proxy took last, with what was revoked since: the two are kept in different files."""
+        if not self.cache.revocations.entries:
+            return kept
+        # A third of a second, at every start of an agent, for what is needed rarely.
+        from vestibule.envoy.overlay import overlaid
+
+        return overlaid(kept, self.cache.revocations)
 
     async def _wake_sidecars(self) -> None:
         """A sidecar that waits for its identity looks again when the entries have changed."""

@@ -209,11 +209,18 @@ def slots(refused: Refused) -> dict[bool, Resource]:
         nobody = network_rbac_pb2.RBAC(stat_prefix=_STATS)
         return {True: _slot(HTTP, NOTHING), False: _slot(TCP, packed(nobody))}
     matcher = _tree(refused)
-    http, tcp = (
-        http_rbac_pb2.RBAC(matcher=matcher),
-        network_rbac_pb2.RBAC(matcher=matcher, stat_prefix=_STATS),
-    )
-    return {True: _slot(HTTP, packed(http)), False: _slot(TCP, packed(tcp))}
+    return {is_http: _asking(matcher, is_http=is_http) for is_http in (True, False)}
+
+
+def slot_before(refused: Refused, then: Matcher, *, is_http: bool) -> Resource:
+    """A slot for what is revoked and, of those who are not, for what another one asks."""
+    return _asking(_tree(refused, Matcher.OnMatch(matcher=then)), is_http=is_http)
+
+
+def _asking(matcher: Matcher, *, is_http: bool) -> Resource:
+    if is_http:
+        return _slot(HTTP, packed(http_rbac_pb2.RBAC(matcher=matcher)))
+    return _slot(TCP, packed(network_rbac_pb2.RBAC(matcher=matcher, stat_prefix=_STATS)))
 
 
 def _slot(name: str, config: Any) -> Resource:
@@ -221,11 +228,11 @@ def _slot(name: str, config: Any) -> Resource:
     return Resource.of(EXTENSION, name, serialized(extension))
 
 
-def _tree(refused: Refused) -> Matcher:
-    """Each question that has an answer, one after the other; who is not refused by any is let through."""
-    otherwise = _action(_NOT_REVOKED, allow=True)
+def _tree(refused: Refused, then: Matcher.OnMatch | None = None) -> Matcher:
+    """Each question that has an answer, one after the other; who is not refused by any is let through, or ``then``."""
+    through = otherwise = then or _action(_NOT_REVOKED, allow=True)
     if refused.identities:
-        on = {name: _born_before(since) for name, since in refused.identities}
+        on = {name: _born_before(since, through) for name, since in refused.identities}
         otherwise = _map(_extension("caller", ssl_inputs_pb2.UriSanInput()), on, otherwise)
     for matcher in _authorities(refused):
         matcher.on_no_match.CopyFrom(otherwise)
@@ -239,13 +246,13 @@ def _tree(refused: Refused) -> Matcher:
     return otherwise.matcher
 
 
-def _born_before(since: int | None) -> Matcher.OnMatch:
+def _born_before(since: int | None, through: Matcher.OnMatch) -> Matcher.OnMatch:
     denied = _action(f"{REVOKED}/identity")
     if since is None:
         return denied
     # What does not say when it was issued counts as old.
     newer = _matches(_BORN, _from_on(since))
-    entry = Matcher.MatcherList.FieldMatcher(predicate=newer, on_match=_action(_NOT_REVOKED, allow=True))
+    entry = Matcher.MatcherList.FieldMatcher(predicate=newer, on_match=through)
     return Matcher.OnMatch(
         matcher=Matcher(matcher_list=Matcher.MatcherList(matchers=[entry]), on_no_match=denied)
     )
