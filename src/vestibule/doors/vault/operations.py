@@ -87,6 +87,7 @@ class Operation:
 
     ``changes`` says that something is changed, so that it is on record before it happens, too.  ``open`` operations are
     for every caller that has an identity (looking at one's own token, unwrapping); ``operators`` for administrators.
+    ``or_operators`` lets administrators do without a rule, unless one forbids it.
     ``owned`` eases what its owner needs; it is asked before anything else, also of ``operators``' operations.
     ``waits`` says that ``run`` may take up to a minute by itself, so that access is decided again behind it, before
     the answer leaves.
@@ -99,6 +100,7 @@ class Operation:
     changes: bool = False
     open: bool = False
     operators: bool = False
+    or_operators: bool = False
     owned: Owned | None = None
     waits: bool = False
     recorded: bool = True

@@ -110,7 +110,10 @@ class Pipeline:
             return self._access.decide(caller, owned.verb, operation.resource)
         if operation.operators:
             return AccessDecision(allowed=self._is_operator(request), rule=_OPERATORS)
-        return self._access.decide(caller, verb, operation.resource)
+        decision = self._access.decide(caller, verb, operation.resource)
+        if operation.or_operators and decision.rule is None and self._is_operator(request):
+            return AccessDecision(allowed=True, rule=_OPERATORS)
+        return decision
 
     async def _done(
         self, request: VaultRequest, operation: Operation
