@@ -154,6 +154,7 @@ TABLE: Final[Mapping[str, Who]] = {
     f"{_NODE}/DrainInstance": Who.AGENT,
     "/vestibule.node.v1.TrafficReports/Report": Who.AGENT,
     "/vestibule.node.v1.BreakGlassReports/Report": Who.AGENT,
+    f"{_ADMIN}.SecretsAdmin/Call": Who.LOCAL,
     f"{_ADMIN}.BreakGlassAdmin/Open": OPERATOR,
     f"{_ADMIN}.BreakGlassAdmin/Close": OPERATOR,
     f"{_ADMIN}.BreakGlassAdmin/List": OPERATOR,

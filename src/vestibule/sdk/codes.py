@@ -55,3 +55,45 @@ NO_PEER_CERTIFICATE = define(
     "SDK.",
     advice="Ask after the handshake, on a connection made with client_context or server_context.",
 )
+NO_SECRETS_ADDRESS = define(
+    "VST2406",
+    "secrets-address-unknown",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="Nothing says where the secret manager is, or what says it is no address: none was given and neither "
+    "VESTIBULE_UPSTREAM_SECRETS nor VAULT_ADDR is set.",
+    advice="Give http://HOST:PORT of the sidecar's upstream, or https://HOST:PORT of the secret manager itself; "
+    "`vestibule up` and `vestibule sidecar` set the variables for the apps that they start.",
+)
+SECRETS_UNREACHABLE = define(
+    "VST2407",
+    "secrets-unreachable",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="The secret manager did not answer, or what answered does not speak its language.",
+    advice="Look at the address and at the sidecar (vestibule status); try again: nothing is known of what was asked.",
+)
+SECRETS_REFUSED = define(
+    "VST2408",
+    "secrets-refused",
+    Kind.PRECONDITION,
+    Fault.CALLER,
+    meaning="The secret manager refused a request for a reason that this version has no code for.",
+    advice="Read the message; it is the secret manager's own.",
+)
+NO_SUCH_SECRET = define(
+    "VST2409",
+    "no-such-secret",
+    Kind.NOT_FOUND,
+    Fault.CALLER,
+    meaning="There is nothing at a secret's path, or the version that is meant was deleted or destroyed.",
+    advice="Check the path (vestibule secret list) and its history (vestibule secret history).",
+)
+CREDENTIAL_ENDED = define(
+    "VST2410",
+    "credential-ended",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="A credential that was to be kept renewed has ended, and no other one could be had until then.",
+    advice="Read the reason in the message; the secret manager or its database was away for too long.",
+)

@@ -25,6 +25,7 @@ from vestibule.doors import (
     revocation_admin,
     revocation_feed,
     rollout_api,
+    secrets_admin,
     server_why,
     templates_api,
     traffic_reports,
@@ -67,6 +68,7 @@ DOORS = {
     grpc_health.SERVICE: grpc_health.HealthDoor,
     rollout_api.SERVICE: rollout_api.RolloutDoor,
     traffic_reports.SERVICE: traffic_reports.TrafficReportsDoor,
+    secrets_admin.SERVICE: secrets_admin.SecretsAdminDoor,
     break_glass_api.ADMIN: break_glass_api.BreakGlassDoor,
     break_glass_api.REPORTS: break_glass_api.BreakGlassReportsDoor,
 }

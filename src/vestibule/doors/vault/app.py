@@ -235,10 +235,11 @@ async def _body(head: _Head, receive: Receive) -> Mapping[str, Any]:
         parts.append(part)
         if not message.get("more_body"):
             break
-    return _object(b"".join(parts))
+    return object_of(b"".join(parts))
 
 
-def _object(data: bytes) -> Mapping[str, Any]:
+def object_of(data: bytes) -> Mapping[str, Any]:
+    """The JSON object of a body; nothing is an empty one.  Raises: VST5203."""
     if not data.strip():
         return {}
     try:

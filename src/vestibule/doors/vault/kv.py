@@ -75,7 +75,7 @@ class KvBackend:
     def _wait(self, request: VaultRequest, path: str) -> Operation:
         than = kv_forms.number_of_query(request.query, "wait_newer")
         patience = min(fields.duration(request.query, "wait") or USUAL_WAIT, LONGEST_WAIT)
-        who = str(request.caller.spiffe_id)
+        who = request.caller.name
 
         async def run() -> Answer:
             return _read_answer(await self._versions.wait_newer(path, than, who, patience))
@@ -278,7 +278,7 @@ _KINDS: Final = frozenset(kind for kind, _ in _MAKERS)
 
 
 def _actor(request: VaultRequest) -> Actor:
-    return Actor(name=str(request.caller.spiffe_id), request_id=request.request_id)
+    return Actor(name=request.caller.name, request_id=request.request_id)
 
 
 def _read_answer(reading: Reading | None) -> Answer:

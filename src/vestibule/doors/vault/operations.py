@@ -9,19 +9,31 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from vestibule.secrets.ports import Verb
 from vestibule.spiffe import SpiffeId
 
+OPERATOR: Final = "operator"
+"""How it is known who asks, where that came over the server's private socket."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who asks, and how that is known: ``mtls``, ``jwt-svid`` or ``token`` (``accessor`` names it in the audit log)."""
+    """Who asks, and how that is known: ``mtls``, ``jwt-svid``, ``token`` (``accessor`` names it in the audit log).
+
+    Or ``operator``, who is named by ``operator`` and may do everything; the SPIFFE ID is nobody else's then.
+    """
 
     spiffe_id: SpiffeId
     via: str = "mtls"
     accessor: str = ""
+    operator: str = ""
+
+    @property
+    def name(self) -> str:
+        """As records name it."""
+        return self.operator or str(self.spiffe_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,113 @@
+"""The client for code that blocks: the other one, on an event loop in a thread of its own.
+
+So connections, renewals and a rotating SVID are looked after in the background here, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from vestibule.sdk.secrets.answers import Credential, Secret
+from vestibule.sdk.secrets.client import AsyncSecrets
+from vestibule.sdk.tls import Holder
+
+T = TypeVar("T")
+
+
+class HeldCredential:
+    """``current`` is good for as long as the block is entered."""
+
+    def __init__(self, kept: Any) -> None:
+        self._kept = kept
+
+    @property
+    def current(self) -> Credential:
+        """Raises: VST2410 where it has ended and no other came."""
+        found: Credential = self._kept.current
+        return found
+
+
+class Secrets:
+    """``AsyncSecrets`` without asyncio.  Methods may be called from any thread, not from a running event loop."""
+
+    def __init__(self, address: str | None = None, *, source: Holder | None = None) -> None:
+        """Raises: VST2406."""
+        self._client = AsyncSecrets(address, source=source)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="vestibule secrets", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Raises: VST2402 where an SVID is needed and none comes."""
+        self._thread.start()
+        try:
+            self._wait(self._client.__aenter__())
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._wait(self._client.__aexit__(None, None, None))
+        finally:
+            self._stop()
+
+    def read(self, path: str, version: int = 0) -> Secret:
+        """As ``AsyncSecrets.read``."""
+        return self._wait(self._client.read(path, version))
+
+    def write(self, path: str, data: Mapping[str, Any], *, expected: int | None = None) -> int:
+        """As ``AsyncSecrets.write``."""
+        return self._wait(self._client.write(path, data, expected=expected))
+
+    def list(self, path: str = "") -> list[str]:
+        """As ``AsyncSecrets.list``."""
+        return self._wait(self._client.list(path))
+
+    def watch(self, path: str, after: int = 0) -> Iterator[Secret]:
+        """As ``AsyncSecrets.watch``: blocks until there is something newer."""
+        versions = self._client.watch(path, after)
+        try:
+            while True:
+                yield self._wait(_next(versions))
+        finally:
+            self._wait(_closed(versions))
+
+    @contextmanager
+    def credential(self, path: str) -> Iterator[HeldCredential]:
+        """As ``AsyncSecrets.credential``; renewed in the background."""
+        kept = self._client.credential(path)
+        self._wait(kept.__aenter__())
+        try:
+            yield HeldCredential(kept)
+        finally:
+            self._wait(kept.__aexit__(None, None, None))
+
+    def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            # Such as Ctrl-C: nobody waits for it any more.
+            future.cancel()
+            raise
+
+    def _stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _next(versions: AsyncIterator[Secret]) -> Secret:
+    return await anext(versions)
+
+
+async def _closed(versions: Any) -> None:
+    await versions.aclose()
