@@ -1,10 +1,11 @@
 """A sidecar with ten thousand rules, against one with ten: what rules cost a request.
 
 Both are whole meshes by `vestibule up`, with the same two services; only the rules of the called one differ.  They are
-a mix: whole paths, beginnings, templates and conditions in CEL.  Requests go to very many of the paths, one after the
-other, so that no cache is flattered; every fifth goes where no rule allows anything.  Short runs alternate, and ratios
-are taken run by run.  Besides throughput, which the load and the caller's sidecar share in, it tells the processor time
-of the callee's Envoy alone.
+a mix: whole paths, beginnings, templates and conditions in CEL.  Two thousand requests are sent in turn, to as many of
+the ten thousand rules, so that no cache is flattered; every fifth goes where no rule allows anything.  The other side
+gets as many, as long, of the same kinds in the same order, so that what sends, carries and logs them has as much to do.
+Short runs alternate, and ratios are taken run by run.  Besides throughput, which the load, the agent and the caller's
+sidecar share in, it tells the processor time of the callee's Envoy alone.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ MANY, FEW = 10_000, 10
 _mesh.WITHIN = 600.0  # ten thousand rules are read by every part
 THROUGHPUT: Final = 0.95
 WARM_UP: Final = 0.3
-PATHS: Final = 2_000
-"""Asked for in turn, of those that some rule allows."""
+REQUESTS: Final = 2_000
+"""Sent in turn."""
 REFUSED_OF_TEN: Final = 2
 
 UP: Final = """\
@@ -41,10 +42,16 @@ apps:
   callee: {run: [python, %(backend)s, %(port_file)s]}
 """
 SCRIPT: Final = """\
-local paths, at = {%s}, math.random(%d)
+local paths, made, at = {%s}, {}, 0
+init = function()
+  for i, path in ipairs(paths) do
+    made[i] = wrk.format("GET", path, {Host = "callee"})
+  end
+  at = math.random(#made)
+end
 request = function()
-  at = at %% #paths + 1
-  return wrk.format("GET", paths[at], {Host = "callee"})
+  at = at %% #made + 1
+  return made[at]
 end
 done = function(summary, latency, requests)
   local e = summary.errors
@@ -72,25 +79,38 @@ class Run:
         return self.callee / self.requests * 1e6
 
 
-def rules(count: int) -> list[tuple[str, str]]:
-    """Each rule in the intent's words, and a path that it allows."""
+def rules(count: int) -> list[str]:
+    """In the intent's words."""
     made = []
     for number in range(count):
-        allow, path, when = kinds(number)[number % 10]
+        allow, _, when = kinds(number)[number % 10]
         more = f', when: "{when}"' if when else ""
-        text = f"  - {{id: r{number}, from: [caller], methods: [GET], paths: [{allow!r}]{more}}}"
-        made.append((text, path))
+        made.append(f"  - {{id: r{number}, from: [caller], methods: [GET], paths: [{allow!r}]{more}}}")
     return made
 
 
-def kinds(number: int) -> list[tuple[str, str, str]]:
+def kinds(number: int, asked: int = 0) -> list[tuple[str, str, str]]:
     """What each of ten rules allows, a path of it, and a condition."""
-    whole = (f"/v1/whole{number}/x", f"/v1/whole{number}/x", "")
-    below = (f"/v1/below{number}/**", f"/v1/below{number}/a/b", "")
-    template = (f"/v1/of{number}/{{id}}/lines", f"/v1/of{number}/7/lines", "")
-    condition = f"request.host.startsWith('callee') && request.path.endsWith('{number}/y')"
-    cel = (f"/v1/asked{number}/y", f"/v1/asked{number}/y", condition)
+    name = f"{number:04}"  # as long where there are few
+    whole = (f"/v1/whole{name}/x", f"/v1/whole{name}/x", "")
+    below = (f"/v1/below{name}/**", f"/v1/below{name}/a/{asked:04}", "")
+    template = (f"/v1/of{name}/{{id}}/lines", f"/v1/of{name}/{asked:04}/lines", "")
+    condition = f"request.host.startsWith('callee') && request.path.endsWith('{name}/y')"
+    cel = (f"/v1/asked{name}/y", f"/v1/asked{name}/y", condition)
     return [whole, whole, whole, whole, below, below, below, template, template, cel]
+
+
+def paths(count: int) -> list[str]:
+    """To rules of the same kinds in the same order, whatever their number; a part to where none allows anything."""
+    made = []
+    for asked, chosen in enumerate(random.Random(7).sample(range(MANY), REQUESTS)):
+        number = chosen % count
+        _, path, _ = kinds(number, asked)[number % 10]
+        if asked % (10 // REFUSED_OF_TEN) == 0:
+            # As long; at the side of what is allowed, or where no rule says anything.
+            path = path.replace("/below", "/above") if "/below" in path else f"{path[:-1]}_"
+        made.append(path)
+    return made
 
 
 def main() -> int:
@@ -115,16 +135,9 @@ class Side:
     def __init__(self, directory: Path, count: int, connections: int) -> None:
         self._connections = connections
         directory.mkdir()
-        made = rules(count)
-        self.mesh = Mesh(_intent(directory, made), directory / "state")
-        chosen = random.Random(7).sample(made, min(PATHS, count))
-        # For a part of those that are allowed, one as long that is not: at their side, or where no rule says anything.
-        paths = [path for _, path in chosen]
-        for place in range(0, len(paths), 10 // REFUSED_OF_TEN):
-            path = paths[place]
-            paths[place] = f"{path[:-1]}_" if "/below" not in path else path.replace("/below", "/above")
+        self.mesh = Mesh(_intent(directory, rules(count)), directory / "state")
         self._script = directory / "load.lua"
-        self._script.write_text(SCRIPT % (",".join(f'"{path}"' for path in paths), len(paths)))
+        self._script.write_text(SCRIPT % ",".join(f'"{path}"' for path in paths(count)))
 
     def run(self, seconds: float) -> Run:
         callee = [pid for pid, admin in self.mesh.envoys.items() if _service(admin) == "callee"]
@@ -149,13 +162,13 @@ def _service(admin: Path) -> str:
     return str(node["cluster"])
 
 
-def _intent(directory: Path, made: list[tuple[str, str]]) -> Path:
+def _intent(directory: Path, made: list[str]) -> Path:
     intent = directory / "intent"
     (intent / "services").mkdir(parents=True)
     backend, port_file = Path(__file__).with_name("_backend.py").resolve(), directory / "port"
     (intent / "mesh.yaml").write_text("mesh: bench\ntrust_domain: bench.example\nenvironment: bench\n")
     (intent / "services/caller.yaml").write_text("service: caller\n")
-    lines = ["service: callee", "ports: {http: {protocol: http}}", "allow:", *(text for text, _ in made)]
+    lines = ["service: callee", "ports: {http: {protocol: http}}", "allow:", *made]
     (intent / "services/callee.yaml").write_text("\n".join(lines) + "\n")
     (intent / "up.yaml").write_text(UP % {"backend": backend, "port_file": port_file})
     return intent

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import socket
 import ssl
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
+from unittest import mock
 
 from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
 from envoy.extensions.access_loggers.file.v3 import file_pb2
@@ -28,7 +31,7 @@ from tests.e2e.static_envoy import StaticEnvoy, as_json
 
 from vestibule.doors.checks import Answering
 from vestibule.doors.ext_authz import MAX_MESSAGE, METHOD, AuthorizationDoor
-from vestibule.envoy import http, rbac, tokens
+from vestibule.envoy import frequent, http, rbac, tokens
 from vestibule.envoy.bootstrap import bootstrap
 from vestibule.envoy.central import both, decided_where
 from vestibule.envoy.names import ASKED, DECIDED, DECISIONS_CLUSTER
@@ -208,16 +211,26 @@ def _cluster(at: Path) -> dict[str, Any]:
 def filters_of(policy: PortPolicy, *, central: bool = False) -> list[tuple[str, Any]]:
     """What decides, in the order of a listener's filters; ``central``: a decision service as far as one may."""
     known = issuers()
-    decided = rbac.http_rbac(policy, known)
-    if central:
-        asked = decided_where(policy, Decide.CENTRAL)
-        assert asked is not None
-        decided = both(rbac.http_rbac(asked.local, known), policy)
+    with _order_of(policy):
+        decided = rbac.http_rbac(policy, known)
+        if central:
+            asked = decided_where(policy, Decide.CENTRAL)
+            assert asked is not None
+            decided = both(rbac.http_rbac(asked.local, known), policy)
     verified = tokens.authentication(policy, known)
     return [
         *([("token", verified)] if verified is not None else []),
         ("policy", decided),
     ]
+
+
+@contextmanager
+def _order_of(policy: PortPolicy) -> Iterator[None]:
+    """Every second policy is compiled as if each of its callers were named in very many places."""
+    with ExitStack() as changed:
+        if policy.service.endswith(tuple("13579")):
+            changed.enter_context(mock.patch.multiple(frequent, MANY_PLACES=1, MOST_COPIED=math.inf))
+        yield
 
 
 def _secret(body: bytes) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 First what no rule can allow is refused: paths that are not normal.  Then come two trees, the one of denials and, where
 it leads nowhere, the one of permissions.  A tree looks at the path, then the caller, then the method, each in one
 map lookup; only what no map can hold (``{segment}`` in paths, times, conditions, tokens) is asked rule by rule, and
-only of the rules that speak of this caller there.  See ``candidates`` for what stands where, and why.
+only of the rules that speak of this caller there.  See ``candidates`` for what stands where, and why.  For a caller
+named in very many places, the path comes last (``frequent``).
 
 Envoy's ``:path`` includes the query.  A path ``/p`` is therefore matched as ``/p`` and as ``/p?…``.
 """
@@ -33,6 +34,7 @@ from vestibule.envoy.candidates import (
     is_denial,
     is_wide,
 )
+from vestibule.envoy.frequent import Spot, about, frequent, methods_first, spots
 from vestibule.envoy.tokens import NO_ISSUERS, Issuers
 from vestibule.envoy.trees import OnMatch, Predicate
 from vestibule.policy import NOT_NORMAL, Mode, PortPolicy, Rule
@@ -137,38 +139,74 @@ def _guarded(root: OnMatch | None, until: datetime | None) -> OnMatch:
 
 def _tree(rules: Sequence[Ranked], ask: Asking, otherwise: OnMatch | None) -> OnMatch | None:
     """The first of the rules that matches, else ``otherwise``."""
-    places, leaves = Places.of(rules, ask), _Leaves(ask)
-    everywhere = leaves.of(Place((places.anywhere,)), otherwise)
+    found, leaves = list(spots(Places.of(rules, ask), ask)), _Leaves()
+    first = frequent(found)
+    by_name = {
+        key: _some(_of_caller([(spot, about(key, entries)) for spot, entries in found], leaves))
+        for key in first
+    }
+    for key in first:
+        for _, entries in found:
+            entries.pop(key, None)
+    everywhere = leaves.of(found[0][1], otherwise)
+    rest = _by_path([(spot, leaves.of(entries)) for spot, entries in found[1:]], everywhere)
+    return trees.exact_map(trees.caller(), by_name, rest)
+
+
+def _of_caller(told: Sequence[tuple[Spot, tuple[Choice, ...]]], leaves: _Leaves) -> OnMatch | None:
+    """What is said of one caller: by method, where that comes first, and by path."""
+    told = [(spot, choices) for spot, choices in told if choices]
+    methods = methods_first(choices for _, choices in told)
+    if methods is None:
+        return _by_path([(spot, leaves.once(choices)) for spot, choices in told], None)
+
+    def of(method: str | None) -> OnMatch | None:
+        left = ((spot, _with_method(choices, method)) for spot, choices in told)
+        return _by_path([(spot, _by_message(choices, None, None)) for spot, choices in left if choices], None)
+
+    rest = of(None)
+    return trees.exact_map(trees.header(":method"), {each: _some(of(each)) for each in methods}, rest)
+
+
+def _with_method(choices: Sequence[Choice], method: str | None) -> list[Choice]:
+    """The rules that speak of a method; None stands for those that no rule names."""
+    return [each for each in choices if not each.rule.methods or method in each.rule.methods]
+
+
+def _by_path(found: Iterable[tuple[Spot, OnMatch | None]], otherwise: OnMatch | None) -> OnMatch | None:
+    """Whole paths, then the longest beginning, then what is said of all of them."""
     beginnings: dict[str, OnMatch] = {}
-    for start, place in places.beginnings():
-        if (found := leaves.of(place)) is not None:
-            beginnings[f"{start}/"] = found
     whole: dict[str, OnMatch] = {}
-    for path, place in places.paths():
-        if (found := leaves.of(place)) is not None:
-            whole[path] = beginnings[f"{path}?"] = found
+    for spot, then in found:
+        if then is None:
+            continue
+        if spot.path is None:
+            otherwise = then
+        elif spot.whole:
+            whole[spot.path] = beginnings[f"{spot.path}?"] = then
+        else:
+            beginnings[f"{spot.path}/"] = then
     source = trees.header(":path")
-    return trees.exact_map(source, whole, trees.prefix_map(source, beginnings, everywhere))
+    return trees.exact_map(source, whole, trees.prefix_map(source, beginnings, otherwise))
 
 
 class _Leaves:
     """What is looked at once the path is known.  Equal parts are made once."""
 
-    def __init__(self, ask: Asking) -> None:
-        self._ask = ask
+    def __init__(self) -> None:
         self._made: dict[tuple[Choice, ...], OnMatch] = {}
 
-    def of(self, place: Place, otherwise: OnMatch | None = None) -> OnMatch | None:
+    def of(self, entries: dict[Key, tuple[Choice, ...]], otherwise: OnMatch | None = None) -> OnMatch | None:
         """By caller, then by method."""
-        entries = place.entries(self._ask)
         anyone = entries.pop(ANYONE, ())
         rest = _by_method(anyone, otherwise) if anyone else otherwise
         if (only := _only_choice(entries)) is not None:
             return _by_method((only,), rest, dict.fromkeys(entries, _action(only)))
-        found = {key: self._once(choices) for key, choices in entries.items()}
+        found = {key: self.once(choices) for key, choices in entries.items()}
         return _by_caller(found, rest)
 
-    def _once(self, choices: tuple[Choice, ...]) -> OnMatch:
+    def once(self, choices: tuple[Choice, ...]) -> OnMatch:
+        """What one entry says."""
         if (made := self._made.get(choices)) is None:
             made = self._made[choices] = _some(_by_method(choices, None))
         return made
@@ -369,5 +407,6 @@ def network_rbac(policy: PortPolicy) -> network_rbac_pb2.RBAC:
 def _connections(policy: PortPolicy, *, shadow: bool) -> OnMatch | None:
     denials, permissions = _ranked(policy, shadow=shadow)
     ask = predicates.OfConnections()
-    leaves = _Leaves(ask)
-    return leaves.of(Place.everywhere(denials, ask), leaves.of(Place.everywhere(permissions, ask)))
+    leaves = _Leaves()
+    denied, allowed = (Place.everywhere(each, ask).entries(ask) for each in (denials, permissions))
+    return leaves.of(denied, leaves.of(allowed))
