@@ -33,6 +33,10 @@ def _nobody(_events: Sequence[AuditEvent], _seconds: float, _kept: bool) -> None
     """Nobody looks."""
 
 
+def _nothing(_lines: bytes) -> None:
+    """Nobody follows."""
+
+
 class _Call:
     """One call of ``record`` and what became of it."""
 
@@ -70,6 +74,8 @@ class AuditLog:
         self._link = Link()
         self.observe: Observer = _nobody
         """Told of every call of ``record`` that was not empty: its events, how long it took, whether they are kept."""
+        self.appended: Callable[[bytes], None] = _nothing
+        """Given every line that is durable now, from the thread that wrote it."""
         self.found_torn = False
         """Whether ``open`` found a line that a crash had left unfinished."""
 
@@ -77,6 +83,11 @@ class AuditLog:
     def path(self) -> Path:
         """Where its newest file is."""
         return self._path
+
+    @property
+    def end(self) -> Link:
+        """The last record's number and hash."""
+        return self._link
 
     async def open(self) -> None:
         """Find the end of the log, or begin one; no other process may write to it until ``close``.
@@ -212,6 +223,7 @@ class AuditLog:
         self._unclean = False
         self._size += len(lines)
         self._link = link
+        self.appended(lines)
 
     def _make_room(self) -> None:
         """Begin a new file if this one is full.  A failure leaves the log as it was, or as ``open`` can go on with."""
