@@ -203,6 +203,16 @@ COMMANDS: Final = {
     "audit export": Lazy("vestibule.cli.audit_records:export", "Write records for other programs."),
     "audit anchor": Lazy("vestibule.cli.audit:anchor", "Print the end of a log, to be kept elsewhere."),
     "audit verify": Lazy("vestibule.cli.audit:check", "Check that an audit log is whole."),
+    "audit key": Lazy("vestibule.cli.audit_proofs:key", "Print the key that signs the log's checkpoints."),
+    "audit prove": Lazy(
+        "vestibule.cli.audit_proofs:prove_record", "Prove one record to somebody who sees no other."
+    ),
+    "audit check-proof": Lazy(
+        "vestibule.cli.audit_proofs:check_proof", "Check such a proof, without the log."
+    ),
+    "audit search": Lazy(
+        "vestibule.cli.audit_search:search", "Find a word in the records of one log or several."
+    ),
 }
 
 cli: Final = program(

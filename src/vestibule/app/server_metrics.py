@@ -62,6 +62,16 @@ def server_metrics(metrics: Metrics, services: Services, clock: Clock) -> None:
         lambda: services.audit.deferred,
     )
     _watch_store(metrics, services)
+    metrics.gauge(
+        "audit_checkpointed_records",
+        "Records of the audit log that the newest signed checkpoint covers.",
+        lambda: services.checkpointer.latest.size if services.checkpointer.latest else 0,
+    )
+    metrics.gauge(
+        "audit_checkpoints_failing",
+        "Whether checkpoints of the audit log can not be written now.",
+        lambda: bool(services.checkpointer.failing),
+    )
     _watch_audit(metrics, services)
 
 

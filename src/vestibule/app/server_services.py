@@ -15,6 +15,7 @@ from vestibule.app.server_state import State, opened_state
 from vestibule.app.server_store import ownership
 from vestibule.app.server_upstream import upstream_of
 from vestibule.audit import AuditLog, DeferringAudit
+from vestibule.audit.checkpointing import Checkpointer
 from vestibule.clock import Clock
 from vestibule.identity.administration import Administration, Defaults
 from vestibule.identity.authorities import Authorities
@@ -57,6 +58,7 @@ class Services:
 
     store: Store
     audit_log: AuditLog
+    checkpointer: Checkpointer
     audit: DeferringAudit
     authorities: Authorities
     upstream: UpstreamAuthority | None
@@ -117,6 +119,7 @@ async def opened(
             yield Services(
                 store=state.store,
                 audit_log=state.log,
+                checkpointer=state.checkpointer,
                 audit=state.audit,
                 authorities=signing.authorities,
                 upstream=upstream,

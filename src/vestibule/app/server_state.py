@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vestibule.app.codes import DATA_IN_USE, FOREIGN_DATA
+from vestibule.app.server_audit import opened_log
 from vestibule.app.server_settings import ServerSettings
 from vestibule.app.server_store import opened_store
 from vestibule.audit import AuditLog, DeferringAudit
+from vestibule.audit.checkpointing import Checkpointer
 from vestibule.clock import Clock
 from vestibule.processes import private_directory
 from vestibule.processes.codes import NOT_WRITABLE
@@ -27,6 +29,7 @@ class State:
 
     store: Store
     log: AuditLog
+    checkpointer: Checkpointer
     audit: DeferringAudit
     issued: IssuedFiles
     clock: Clock
@@ -43,28 +46,21 @@ async def opened_state(settings: ServerSettings, clock: Clock) -> AsyncIterator[
     with _sole_user(data):
         store = await opened_store(settings, clock)
         try:
-            log = AuditLog(
-                data / "audit.jsonl",
-                clock,
-                max_bytes=settings.audit_file_size,
-                max_files=settings.audit_files,
-            )
-            audit = DeferringAudit(log, clock)
-            await log.open()
-            issued = IssuedFiles(data / "issued")
-            try:
-                await _check_trust_domain(store, settings.trust_domain)
-                yield State(
-                    store=store,
-                    log=log,
-                    audit=audit,
-                    issued=issued,
-                    clock=clock,
-                    domain=settings.trust_domain,
-                )
-            finally:
-                await log.close()
-                issued.close()
+            async with opened_log(settings, clock) as (log, checkpointer):
+                issued = IssuedFiles(data / "issued")
+                try:
+                    await _check_trust_domain(store, settings.trust_domain)
+                    yield State(
+                        store=store,
+                        log=log,
+                        checkpointer=checkpointer,
+                        audit=DeferringAudit(log, clock),
+                        issued=issued,
+                        clock=clock,
+                        domain=settings.trust_domain,
+                    )
+                finally:
+                    issued.close()
         finally:
             await store.close()
 

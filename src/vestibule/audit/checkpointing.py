@@ -25,6 +25,7 @@ from vestibule.audit.notes import NoteSigner
 from vestibule.clock import Clock
 
 EVERY_SECONDS: Final = 60.0
+FIRST_SECONDS: Final = 2.0
 MOST_RECORDS: Final = 1000
 LARGEST_FILE: Final = 4 * 2**20
 HASH_BYTES: Final = 32
@@ -70,13 +71,15 @@ class Checkpointer:
             self._loop.call_soon_threadsafe(self._many.set)
 
     async def run(self) -> None:
-        """Make a checkpoint whenever one is due."""
+        """Make a checkpoint whenever one is due; the first soon, for a server that fell has left records without."""
+        seconds = FIRST_SECONDS
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(EVERY_SECONDS):
+                async with asyncio.timeout(seconds):
                     await self._many.wait()
             self._many.clear()
             await self.checkpoint()
+            seconds = EVERY_SECONDS
 
     async def checkpoint(self) -> None:
         """Make one now, if there is anything new.  A failure is told, and tried again."""
@@ -92,7 +95,7 @@ class Checkpointer:
 
     def _checkpoint(self) -> Checkpoint | None:
         self._keep_leaves()
-        if self.latest is not None and self.latest.size == self._edge.size:
+        if self._edge.size == (self.latest.size if self.latest else 0):
             return None
         made = checkpoints.made(self._signer, self._edge.size, self._edge.root, self._clock.now())
         self._bound()

@@ -36,7 +36,7 @@ class NoteVerifier:
         key_id, _, key = rest.partition("+")
         try:
             body = b64decode(key, validate=True)
-        except binascii.Error:
+        except ValueError:  # of base64, too
             raise ValueError("the key is not base64") from None
         if not _NAME.fullmatch(name) or len(body) != 33 or body[:1] != _ED25519:
             raise ValueError("it has not the form NAME+ID+KEY of an Ed25519 key")

@@ -10,6 +10,10 @@ import typer
 from rich.markup import escape
 
 from vestibule.audit import AuditReport, Link, verify
+from vestibule.audit.checkpoints import SUFFIX
+from vestibule.audit.checkpoints import read as read_checkpoints
+from vestibule.audit.notes import NoteVerifier
+from vestibule.audit.signed_verification import SignedReport, verify_signed
 from vestibule.cli.codes import USAGE
 from vestibule.cli.output import Exit, Output, OutputOption, answer, console, run
 from vestibule.cli.run_state import STATE_DIRECTORY, RunState
@@ -36,20 +40,97 @@ AnchorOption = Annotated[
 ]
 
 
-def check(path: PathArgument = None, output: OutputOption = Output.TEXT, anchor: AnchorOption = None) -> None:
+KeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--key",
+        metavar="FILE|KEY",
+        help="The key that signs checkpoints, as `audit key` printed it and you kept it; without it, the one beside "
+        "the log, which who can write the log can replace, too.",
+    ),
+]
+CheckpointOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--checkpoint", metavar="FILE", help="Checkpoints that were kept elsewhere; may be repeated."
+    ),
+]
+
+
+def check(
+    path: PathArgument = None,
+    output: OutputOption = Output.TEXT,
+    anchor: AnchorOption = None,
+    key: KeyOption = None,
+    checkpoint: CheckpointOption = None,
+) -> None:
     """Check that no record of an audit log was changed, removed or inserted.  Exits 1 if one was.
 
-    What was cut off at the end leaves no trace in the log itself: keep what `audit anchor` prints somewhere else, and
-    give it as --anchor.
+    The chain shows what was edited, removed or put in another order; the signed checkpoints show, too, that the log was
+    written anew by somebody who has not the key.  What was cut off after the last checkpoint leaves no trace in the log
+    itself: keep checkpoints, or what `audit anchor` prints, somewhere else, and give them.
     """
 
     async def main() -> Exit:
         log = path or find_log()
         report = verify(log, None if anchor is None else parse_anchor(anchor))
-        answer(output, "audit-verification", document(log, report), lambda: _show(log, report))
-        return Exit.FINE if report.ok else Exit.FINDINGS
+        signed = _signed(log, key, checkpoint or []) if report.ok else None
+        data = document(log, report) | {"checkpoints": None if signed is None else _signed_document(signed)}
+        answer(
+            output, "audit-verification", data, lambda: _show_all(log, report, signed, given=key is not None)
+        )
+        return Exit.FINE if report.ok and (signed is None or signed.ok) else Exit.FINDINGS
 
     run(output, "audit-verification", main)
+
+
+def _signed(log: Path, key: str | None, kept: list[Path]) -> SignedReport | None:
+    """What the checkpoints say; None where there are none and nobody asks for any."""
+    beside = log.with_name(f"{log.name}{SUFFIX}").exists()
+    if not beside and key is None and not kept:
+        return None
+    return verify_signed(log, find_key(log, key), [each for file in kept for each in read_checkpoints(file)])
+
+
+def find_key(log: Path, key: str | None) -> NoteVerifier:
+    """The key that was given, as text or in a file; else the one beside the log.  Raises: VST9100."""
+    text, beside = key or "", log.parent / f"{log.name}.pub"
+    try:
+        if key is None:
+            text = beside.read_text("utf-8")
+        elif "+" not in key or Path(key).is_file():
+            text = Path(key).read_text("utf-8")
+        return NoteVerifier.parse(text)
+    except (OSError, ValueError) as error:
+        where = str(beside) if key is None else key[:100]
+        raise USAGE.error(f"{where} is no key: {error}", advice="Give what `audit key` printed.") from error
+
+
+def _signed_document(signed: SignedReport) -> dict[str, object]:
+    return {
+        "whole": signed.ok,
+        "count": signed.checkpoints,
+        "records": signed.covered,
+        "at": None if signed.at is None else signed.at.isoformat(),
+        "problem": signed.problem or None,
+    }
+
+
+def _show_all(log: Path, report: AuditReport, signed: SignedReport | None, *, given: bool) -> None:
+    _show(log, report)
+    if signed is None:
+        return
+    if not signed.ok:
+        console.print(f"[bold red]✗[/] {escape(signed.problem)}")
+        return
+    at = "" if signed.at is None else f", the newest of {signed.at:%Y-%m-%d %H:%M:%S}Z"
+    console.print(
+        f"[bold green]✓[/] {signed.checkpoints} signed checkpoint(s) of up to {signed.covered} records{at}"
+    )
+    if not given:
+        console.print(
+            "  by the key beside the log: compare it with the one you noted (`audit key`), or give --key"
+        )
 
 
 def anchor(path: PathArgument = None, output: OutputOption = Output.TEXT) -> None:

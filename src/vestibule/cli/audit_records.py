@@ -62,7 +62,7 @@ def list_records(
 
         def text() -> None:
             for each in newest:
-                console.print(escape(_line(each)))
+                console.print(escape(line(each)))
             console.print(f"Found {len(newest)} record{'' if len(newest) == 1 else 's'}")
 
         answer(output, "audit-records", {"records": newest}, text)
@@ -134,8 +134,8 @@ def _cell(value: Any) -> str:
 
 def _filter(since: str, until: str, actor: str, action: str, subject: str, outcome: str) -> RecordFilter:
     return RecordFilter(
-        since=_instant(since),
-        until=_instant(until),
+        since=instant(since),
+        until=instant(until),
         actor=actor,
         action=action,
         subject=subject,
@@ -143,7 +143,8 @@ def _filter(since: str, until: str, actor: str, action: str, subject: str, outco
     )
 
 
-def _instant(text: str) -> datetime | None:
+def instant(text: str) -> datetime | None:
+    """An instant, or so long ago; None for nothing.  Raises: VST9100."""
     if not text:
         return None
     try:
@@ -159,7 +160,8 @@ def _instant(text: str) -> datetime | None:
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
-def _line(record: dict[str, Any]) -> str:
+def line(record: dict[str, Any]) -> str:
+    """One record in one line."""
     outcome = "" if record["outcome"] == "ok" else f" {record['outcome']}"
     return f"{record['seq']} {record['time'][:19]}Z {record['actor']} {record['action']} {record['subject']}{outcome}"
 

@@ -12,7 +12,9 @@ import pytest
 import typer
 
 from vestibule.audit import AuditEvent, AuditLog, verify
-from vestibule.cli import audit, audit_records
+from vestibule.audit.checkpointing import Checkpointer
+from vestibule.audit.notes import NoteSigner
+from vestibule.cli import audit, audit_proofs, audit_records, audit_search
 from vestibule.cli.output import Exit, Output
 from vestibule.cli.run_state import RunState
 from vestibule.clock import SystemClock
@@ -116,3 +118,87 @@ def test_records_are_listed_shown_and_exported(tmp_path: Path, capsys: pytest.Ca
     assert [each["seq"] for each in json.loads(capsys.readouterr().out)["data"]] == [1, 2, 3]
     assert left(lambda: audit_records.export(log, form=audit_records.Form.CSV)) == Exit.FINE
     assert capsys.readouterr().out.splitlines()[0].startswith("seq,time,actor,action")
+
+
+SIGNER = NoteSigner("vestibule.audit/example.org/one", bytes(32))
+
+
+async def a_signed_log(path: Path) -> Path:
+    await a_log(path, 5)
+    checkpointer = Checkpointer(path, SIGNER, SystemClock())
+    await checkpointer.open(5)
+    await checkpointer.checkpoint()
+    path.with_name(f"{path.name}.pub").write_text(f"{SIGNER.verifier}\n")
+    return path
+
+
+def told(work: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    with pytest.raises(typer.Exit) as left:
+        work()
+    return int(left.value.exit_code), capsys.readouterr().out
+
+
+def test_a_log_is_checked_against_its_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = asyncio.run(a_signed_log(tmp_path / "audit.jsonl"))
+    code, text = told(lambda: audit.check(log), capsys)
+    assert code == Exit.FINE
+    assert "1 signed checkpoint(s) of up to 5 records" in text
+    assert "by the key beside the log" in text
+    code, text = told(lambda: audit.check(log, key=str(SIGNER.verifier)), capsys)
+    assert code == Exit.FINE
+    assert "beside the log" not in text
+
+
+def test_a_log_that_was_written_anew_is_a_finding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = asyncio.run(a_signed_log(tmp_path / "audit.jsonl"))
+    log.unlink()
+    asyncio.run(a_log(log, 5))
+    code, text = told(lambda: audit.check(log, Output.JSON), capsys)
+    assert code == Exit.FINDINGS
+    data = json.loads(text)["data"]
+    assert data["whole"]
+    assert data["checkpoints"]["problem"] == "record 1 is not the one that was signed"
+
+
+def test_a_record_is_proven_and_the_proof_is_checked_elsewhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, proof = asyncio.run(a_signed_log(tmp_path / "audit.jsonl")), tmp_path / "proof"
+    for output in (Output.TEXT, Output.JSON):
+        code, text = told(lambda output=output: audit_proofs.prove_record(2, log, output), capsys)  # type: ignore[misc]
+        assert code == Exit.FINE
+        proof.write_text(text)
+        code, text = told(lambda: audit_proofs.check_proof(str(proof), str(SIGNER.verifier)), capsys)
+        assert code == Exit.FINE
+        assert "record 2 is in the log vestibule.audit/example.org/one" in text
+    other = NoteSigner(SIGNER.name, bytes(31) + b"1").verifier
+    code, text = told(lambda: audit_proofs.check_proof(str(proof), str(other)), capsys)
+    assert code == Exit.FINDINGS
+    assert "not signed" in text
+
+
+def test_the_key_beside_a_log_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = asyncio.run(a_signed_log(tmp_path / "audit.jsonl"))
+    assert told(lambda: audit_proofs.key(log), capsys) == (Exit.FINE, f"{SIGNER.verifier}\n")
+
+
+@pytest.mark.parametrize("key", ["nothing", "a+b+c", "/does/not/exist"])
+def test_what_is_no_key_is_a_usage_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    log = asyncio.run(a_signed_log(tmp_path / "audit.jsonl"))
+    code, _ = told(lambda: audit.check(log, key=key), capsys)
+    assert code == Exit.USAGE
+
+
+def test_a_word_is_found_in_the_logs_of_several_servers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (asyncio.run(a_log(tmp_path / name / "audit.jsonl")) for name in ("a", "b"))
+    code, text = told(lambda: audit_search.search("example.org/1", [first, second]), capsys)
+    assert code == Exit.FINE
+    assert "Found 2 records" in text
+    assert str(second) in text
+    assert "Found 0 records" in told(lambda: audit_search.search("nobody", [first]), capsys)[1]
+    code, text = told(lambda: audit_search.search("svid.*", [first], output=Output.JSON), capsys)
+    assert len(json.loads(text)["data"]["records"]) == 3
