@@ -48,8 +48,8 @@ ATTEMPTS: Final = 16
 PAGE: Final = 1000
 """Names that are asked of the store at once; others have their turn in between."""
 
-LONGEST_WAIT: Final = timedelta(seconds=60)
-"""Of a request for something newer; proxies between us and the caller let go of longer ones."""
+LONGEST_WAIT: Final = timedelta(seconds=50)
+"""Of a request for something newer; the proxy in front of us lets go of requests after a minute."""
 
 SWEEP_PAUSE: Final = 1.0
 """Seconds between two looks at what others, on other servers, have changed."""
