@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import hmac
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -21,6 +21,7 @@ from vestibule.audit import Audit, AuditEvent
 from vestibule.errors import VestibuleError
 from vestibule.records import Place, SealedRow
 from vestibule.secrets.codes import (
+    BACKUP_UNREADABLE,
     CONFLICT,
     DATA_KEY_EXHAUSTED,
     ROLLED_BACK,
@@ -38,6 +39,9 @@ SPACE: Final = "barrier"
 SEAL: Final[Place] = (SPACE, "seal")
 KEYRING: Final[Place] = (SPACE, "keyring")
 HEAD: Final[Place] = (SPACE, "head")
+RESTORED: Final[Place] = (SPACE, "restored")
+"""There after a restore: revisions may have been used already in a time that is now undone, so a new data key is due.
+Whoever puts it there from outside makes us rotate a key, and nothing else."""
 
 _REENCRYPTED_AT_ONCE: Final = 32
 _MAX_PURPOSES: Final = 256
@@ -195,6 +199,40 @@ class SealedBarrier:
         """Write under a new data key from now on; its number.  What there is stays readable."""
         return (await self._change_keyring(Keyring.rotated)).active
 
+    async def was_restored(self) -> bool:
+        """Whether a backup was put in place, and no new data key has been made since."""
+        return await self._rows.get(*RESTORED) is not None
+
+    async def snapshot(self, findings: list[str]) -> AsyncGenerator[SealedRow, None]:
+        """All rows as they are, encrypted, at one instant.
+
+        When it has ended, the spaces in which rows are missing or not the newest are among the ``findings``.
+        """
+        unlocked, head = self._open_to(""), None
+        counted = Tallies(unlocked.tally_key)
+        async with aclosing(self._rows.snapshot()) as rows:
+            async for row in rows:
+                if row.place == HEAD:
+                    head = row
+                elif row.place != RESTORED:
+                    counted.add(row.space, row.key, row.revision)
+                yield row
+        if head is None or not unlocked.reads(head):
+            findings.append(SPACE)
+        else:
+            findings += differing(Head.decode(unlocked.cipher.open(head)).spaces, counted.result())
+
+    async def replace(self, rows: AsyncIterable[SealedRow], *, overwrite: bool) -> bool:
+        """Put other rows in place of all, and lock; False where there are some, unless they may be overwritten.
+
+        Raises: VST5006 when they are not those of a barrier; then nothing is changed.
+        """
+        if not await self._rows.replace_all(_restored(rows), overwrite=overwrite):
+            return False
+        self._generation = 0
+        self.lock()
+        return True
+
     async def reseal(self, seal: bytes, root_key: bytes | None = None) -> None:
         """Keep another seal, and with it, if given, another root key."""
 
@@ -246,7 +284,8 @@ class SealedBarrier:
                 if row.place == HEAD:
                     head = row
                     continue
-                counted.add(row.space, row.key, row.revision)
+                if row.place != RESTORED:
+                    counted.add(row.space, row.key, row.revision)
                 if values and row.space != SPACE and not unlocked.reads(row):
                     unreadable.append(row.place)
         if head is None or not unlocked.cipher.knows(head.key_id):
@@ -330,6 +369,8 @@ class SealedBarrier:
                 draft.keep(_seal_row(seal, draft.revision))
             draft.keep(after.keyring_row(draft.revision))
             draft.go_on_with(after)
+            if after.ring.active != draft.unlocked.ring.active:
+                draft.drop(RESTORED)
             return after
 
         async with self._changing:
@@ -492,6 +533,10 @@ class _Draft:
         self._tallies.add(row.space, row.key, row.revision)
         self._changed.append(row)
 
+    def drop(self, place: Place) -> None:
+        """A row that is in no tally."""
+        self._changed.append(place)
+
     def go_on_with(self, unlocked: _Unlocked) -> None:
         """Seal from here on, and the head, with another keyring."""
         if unlocked.cipher.active != self.cipher.active:
@@ -517,6 +562,18 @@ class _Draft:
         row = self.there.get(place)
         if row is not None and is_numbered(row):  # else it is not in the tally either
             self._tallies.remove(row.space, row.key, row.revision)
+
+
+async def _restored(rows: AsyncIterable[SealedRow]) -> AsyncIterator[SealedRow]:
+    found = set()
+    async for row in rows:
+        if row.space == SPACE:
+            found.add(row.place)
+        if row.place != RESTORED:
+            yield row
+    if not found >= {SEAL, KEYRING, HEAD}:
+        raise BACKUP_UNREADABLE.error("the backup is not one of a secret manager")
+    yield SealedRow(space=SPACE, key=RESTORED[1], revision=1, key_id=0, body=b"")
 
 
 def _seal_row(seal: bytes, revision: int) -> SealedRow:

@@ -56,6 +56,23 @@ DATA_KEY_EXHAUSTED = define(
     meaning="The data key has encrypted as much as one key may, and could not be replaced by a new one in time.",
     advice="Rotate it: `vestibule secret rotate-keys`.  The server does so by itself, half way; its log says why not.",
 )
+BACKUP_UNREADABLE = define(
+    "VST5006",
+    "secrets-backup-unreadable",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A backup of the secret manager cannot be read: another passphrase or key, a file that was changed "
+    "or is not whole, or no backup at all.  Nothing was changed.",
+    advice="Look for the passphrase, the key or the shares of the time when it was made, or take another backup.",
+)
+RESTORE_REFUSED = define(
+    "VST5007",
+    "secrets-restore-refused",
+    Kind.PRECONDITION,
+    Fault.CALLER,
+    meaning="There are secrets in the database already, which a restore would replace.",
+    advice="Back them up first, then say that they may be overwritten (`--overwrite`).",
+)
 TOKEN_REFUSED = define(
     "VST5550",
     "secret-token-refused",

@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Final
 
 from vestibule.audit import Audit, AuditEvent, Detail
 from vestibule.errors import VestibuleError
 from vestibule.records import Place
 from vestibule.secrets.anchor import Anchor
+from vestibule.secrets.backups import BackupHeader, BackupReader, RootKey, Unwrapping, Wrapping, encrypted
 from vestibule.secrets.barrier import SealedBarrier
-from vestibule.secrets.codes import ROLLED_BACK, SEALED
+from vestibule.secrets.codes import RESTORE_REFUSED, ROLLED_BACK, SEALED
 from vestibule.secrets.keyring import new_key
 from vestibule.secrets.seals.codes import (
     CEREMONY,
@@ -335,6 +338,56 @@ class Sealing:
             raise CEREMONY.error("the rekey waits for " + ("old shares" if verifying else "the new shares"))
         return self._rekey
 
+    # ------------------------------------------------------------------------------------------- backup
+
+    async def backup(
+        self, wrapping: Wrapping | None, *, actor: str, now: datetime, findings: list[str]
+    ) -> AsyncGenerator[bytes, None]:
+        """The file of a backup, piece by piece (``secrets.backups``); without ``wrapping`` it opens with our root key.
+
+        ``findings`` then has the spaces in which rows were missing or not the newest.  Raises: VST5000, VST8100.
+        """
+        self._check_open()
+        generation, row = self._barrier.generation, await self._barrier.seal_row()
+        wrapping = wrapping or RootKey(self._barrier.root_key, row.body if row else b"")
+        await self._record(actor, "backup", generation=generation)
+        async with aclosing(self._barrier.snapshot(findings)) as rows:
+            async for piece in encrypted(
+                rows, wrapping, created_at=now.isoformat(timespec="seconds"), generation=generation
+            ):
+                yield piece
+
+    async def restore(
+        self,
+        pieces: AsyncIterable[bytes],
+        unwrapping: Unwrapping | None,
+        *,
+        actor: str,
+        overwrite: bool = False,
+        shares: Sequence[bytes] = (),
+    ) -> BackupHeader:
+        """Put a backup in place of what there is; sealed after that, and to be unsealed by the seal that it has.
+
+        Without ``unwrapping``, the seal in the backup gives the key, from these ``shares`` if it needs any.
+        Raises: VST5006, VST5007, as ``unseal``, and the store's errors; then nothing is changed.
+        """
+        async with self._lock:
+            reader = BackupReader(pieces)
+            header = await reader.header()
+            if unwrapping is None:
+                document = decode(header.seal)
+                unwrapping = RootKey(await self._of(document).unwrap(document, shares))
+            await self._record(actor, "restore-begin", made_at=header.created_at)
+            rows = reader.rows(header, unwrapping)
+            if not await self._barrier.replace(rows, overwrite=overwrite):
+                raise RESTORE_REFUSED.error("there are secrets in the database")
+            self._rekey = None
+            self.reset()
+            # From here on an older database than this one is a rollback again.
+            await self._record(actor, "restore", made_at=header.created_at, generation=header.generation)
+            await self._anchor.keep(header.generation)
+            return header
+
     # ------------------------------------------------------------------------------------------- upkeep
 
     async def run(self) -> None:
@@ -419,6 +472,10 @@ class Sealing:
         try:
             if generation < known:
                 await self._record(actor, "accept-rollback", generation=generation, before=known)
+            if generation < known or await self._barrier.was_restored():
+                # What was written in the time that is undone must not fit among what is written from now on.
+                await self._barrier.rotate()
+                generation = self._barrier.generation
             await self._record(actor, "unseal", generation=generation)
             await self._anchor.keep(generation)
         except BaseException:
