@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vestibule.doors.vault.kv import KvBackend
 from vestibule.doors.vault.operations import Answer, Caller, Operation, VaultRequest
@@ -434,3 +437,60 @@ async def test_what_the_mount_mandates_no_secret_can_lift(door: Door) -> None:
         assert answer.warnings == (
             '"cas_required" set to false, but is mandated by backend config. This value will be ignored.',
         )
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+FIELDS = (
+    "data",
+    "options",
+    "versions",
+    "version",
+    "max_versions",
+    "cas_required",
+    "delete_version_after",
+    "custom_metadata",
+)
+BODIES = st.dictionaries(
+    st.sampled_from(FIELDS),
+    JSON
+    | st.fixed_dictionaries({"cas": JSON})
+    | st.lists(st.integers(-1, 3))
+    | st.sampled_from(["1", "-1s", "9" * 30]),
+)
+QUERIES = st.dictionaries(
+    st.sampled_from(["version", "depth", "after", "limit", "wait"]),
+    st.text(max_size=4) | st.integers(-1, 3).map(str),
+    max_size=2,
+)
+KINDS = ("data", "metadata", "subkeys", "delete", "undelete", "destroy", "rollback", "config", "other", "")
+REQUESTS = st.tuples(
+    st.sampled_from(["GET", "POST", "PATCH", "DELETE", "LIST"]),
+    st.builds(
+        "secret/{}/{}".format, st.sampled_from(KINDS), st.sampled_from(["", "a", "a/b", "..", "é", "a//b"])
+    ),
+    BODIES,
+    QUERIES,
+)
+
+
+@given(st.lists(REQUESTS, max_size=12))
+async def test_whatever_is_sent_is_answered_or_refused(
+    requests: list[tuple[str, str, dict[str, Any], dict[str, str]]],
+) -> None:
+    door = Door()
+    await door.put(n=1)
+    refused = []
+    for method, path, body, query in requests:
+        try:
+            operation = door.operation(method, path, body, **query)
+            answer = Answer() if operation is None else await operation.run()
+        except VestibuleError as error:
+            refused.append(error.code)
+            continue
+        assert answer.status in (0, 404)
+        json.dumps(answer.data)
+    assert {each.kind for each in refused} <= {Kind.INVALID, Kind.NOT_FOUND}
