@@ -6,7 +6,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from tests.ports import free_port
 
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -140,10 +140,7 @@ def running(bin_: Path) -> Iterator[Postgres]:
         if os.geteuid() == 0:
             account = _account()
             os.chown(directory, account.pw_uid, account.pw_gid)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        cluster = Postgres(bin_, directory, port)
+        cluster = Postgres(bin_, directory, free_port())
         cluster.initialise()
         cluster.start()
         try:

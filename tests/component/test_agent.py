@@ -21,6 +21,7 @@ import httpx
 import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf import json_format
+from tests.ports import free_port
 
 from vestibule.agent.bootstrap import FirstTrust
 from vestibule.agent.codes import (
@@ -785,9 +786,7 @@ async def test_the_admin_socket_tells_how_the_agent_is_but_no_key(world: Field) 
 
 
 async def test_health_pages_and_metrics_answer_where_they_are_asked_for(world: Field) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     await world.agent(await world.first_settings(health=Address(host="127.0.0.1", port=port)))
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         assert (await client.get("/live")).status_code == 200

@@ -17,7 +17,8 @@ from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
 from envoy.service.auth.v3 import external_auth_pb2 as pb
 from grpclib.client import Channel
 from tests.component.git_lab import MESH, WEB, Repository, intent_repository, needs
-from tests.e2e.mesh_lab import client_tls, free_port
+from tests.e2e.mesh_lab import client_tls
+from tests.ports import free_port
 
 from vestibule.doors.ext_authz import SERVICE
 from vestibule.envoy.tls_secrets import certificate_secret

@@ -18,6 +18,7 @@ import pytest
 from tests.component.fake_agent import FakeAgent, until, view
 from tests.component.test_sidecar import Running, Stage, role
 from tests.network_lab import STRANGER, add_rules, asks, other_python, own_network, tables
+from tests.ports import free_port
 
 from vestibule.wire.gen.vestibule.node.v1 import node_pb2 as wire
 
@@ -116,7 +117,6 @@ async def test_guard_the_rules_of_a_killed_sidecar_stay_until_the_next_start_and
 
 
 async def test_guard_an_app_port_held_by_another_user_is_not_believed(stage: Stage) -> None:
-    from tests.e2e.mesh_lab import free_port
 
     port = free_port()
     other = await asyncio.create_subprocess_exec(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.component.git_lab import MESH, Repository, intent_repository, needs, ssh_key
+from tests.ports import free_port
 
 from vestibule.calls.git import Access, Mirror, Place, Ref
 from vestibule.clock import SystemClock
@@ -26,7 +27,7 @@ class Host:
     def __init__(self, directory: Path, program: str, repository: Repository) -> None:
         self.key, self.stranger = ssh_key(directory, "ann"), ssh_key(directory, "eve")
         host_key = ssh_key(directory, "host")
-        self.port = _free_port()
+        self.port = free_port()
         served = directory / "serve"
         # What the client asks for is not looked at: this is all that there is.
         served.write_text(
@@ -115,11 +116,6 @@ async def test_a_host_that_shows_another_key_is_told_nothing(host: Host, tmp_pat
         assert reading.intent is None
         assert [each.code.code for each in reading.problems] == ["VST3228"], reading.problems
     assert "Accepted publickey" not in host.log.read_text()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
 
 
 def _until_listening(port: int, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.component.fake_agent import until
-from tests.e2e.mesh_lab import free_port
+from tests.ports import free_port
 
 from vestibule.envoy.bootstrap import bootstrap
 from vestibule.errors import VestibuleError

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import socket
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +13,7 @@ import httpx
 import pytest
 from tests.component.server_lab import running, short_directory
 from tests.component.test_server_process import arguments, finished, start
+from tests.ports import free_port
 from tests.unit.identity.ca.lab import Asking, RootLab
 
 from vestibule.app.server_settings import KeyStorage, Upstream
@@ -92,12 +92,6 @@ def fetched(url: str) -> tuple[int, str]:
             time.sleep(0.05)
         else:
             return answer.status_code, answer.text
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 async def test_below_an_intermediate_in_files_a_server_issues_and_its_bundle_is_the_root() -> None:

@@ -18,6 +18,7 @@ import pytest
 from tests.component.server_lab import short_directory
 from tests.crash.clients import operator
 from tests.crash.programs import Field, Program
+from tests.ports import free_port
 
 from vestibule.calls.identity_api import IdentityApi
 from vestibule.calls.unix import unix_channel
@@ -111,7 +112,7 @@ def shifted(program: Program, library: Path, file: Path) -> Shifted:
 @pytest.fixture
 async def world(library: Path) -> object:
     with short_directory() as directory:
-        place = Field(directory, _free_port(), lifetimes=("--ca-ttl", "24h"))
+        place = Field(directory, free_port(), lifetimes=("--ca-ttl", "24h"))
         server = shifted(place.server(), library, directory / "server.clock")
         server.program.start()
         agent: Shifted | None = None
@@ -142,14 +143,6 @@ async def world(library: Path) -> object:
             for each in (server, agent):
                 if each is not None and each.program.process is not None:
                     each.program.kill()
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_the_library_shifts_the_wall_clock_and_nothing_else(library: Path, tmp_path: Path) -> None:

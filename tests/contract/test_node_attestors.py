@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from tests.ports import free_port
 from tests.unit.attest.node.clouds import NOW, TD, Amazon, Company, Google, KubeApi, new_key
 from tests.unit.identity.world import World, identity_world
 
@@ -78,13 +79,10 @@ async def x509pop(directory: Path, world: World, stack: AsyncExitStack) -> Case:
 
 
 async def http_challenge(directory: Path, world: World, stack: AsyncExitStack) -> Case:
-    import socket
 
     from vestibule.attest.node.http_challenge import HttpChallengeAttestor, HttpChallengeSettings
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
 
     async def fetch(host: str, asked_port: int, target: str) -> object:
         assert host == "node-1.example.org"

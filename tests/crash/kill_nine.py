@@ -15,7 +15,6 @@ import asyncio
 import os
 import random
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from pathlib import Path
 from tests.crash.clients import Client, all_entries, operator
 from tests.crash.journal import Journal
 from tests.crash.programs import PYTHON, Field, Program
+from tests.ports import free_port
 
 from vestibule.calls.identity_api import IdentityApi
 from vestibule.calls.unix import unix_channel
@@ -261,18 +261,12 @@ class Campaign:
 async def campaign(kills: int, seed: int, keep: bool = False, kind: type[Campaign] = Campaign) -> Report:
     """One run in a directory of its own, which stays if ``keep`` or if something is wrong."""
     directory = Path(tempfile.mkdtemp(prefix="vc-", dir="/tmp"))
-    report = await kind(Field(directory, _free_port()), seed).run(kills)
+    report = await kind(Field(directory, free_port()), seed).run(kills)
     if keep or report.violations:
         report.violations.append(f"see {directory}") if report.violations else None
     else:
         shutil.rmtree(directory, ignore_errors=True)
     return report
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def main() -> int:

@@ -9,7 +9,6 @@ import os
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.e2e.front_door import Program, holds_none, processes_of, until, vestibule
+from tests.ports import free_port
 
 from vestibule.calls.unix import unix_channel
 from vestibule.cli.server_calls import ServerCalls, check, to_wire
@@ -320,11 +320,6 @@ def _may_mount() -> bool:
     with suppress(OSError):
         return os.geteuid() == 0 and subprocess.run(tried, capture_output=True, check=False).returncode == 0
     return False
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import shutil
 import socket
 import ssl
@@ -29,6 +28,7 @@ from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
 from envoy.service.accesslog.v3 import als_pb2
 from envoy.service.discovery.v3 import ads_pb2
 from envoy.service.secret.v3 import sds_pb2
+from tests.ports import free_port
 
 from vestibule.doors.host_secrets import HostSecretsDoor
 from vestibule.doors.xds_serving import serve_delta
@@ -103,18 +103,6 @@ def intent_of(*services: Service, version: str = "v1", timeout: float = 5.0) -> 
         defaults=Defaults(timeout=timedelta(seconds=timeout)),
     )
     return Intent(mesh=mesh, services={each.name: each for each in services}, version=version)
-
-
-def free_port() -> int:
-    """A port below those that the kernel gives to outgoing connections, which could take it before an Envoy does."""
-    while True:
-        with socket.socket() as sock:
-            port = random.randint(20_000, 32_000)
-            try:
-                sock.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 def free_address() -> Address:

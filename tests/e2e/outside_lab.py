@@ -19,7 +19,8 @@ from cryptography.x509.oid import NameOID
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import RequestReceived
-from tests.e2e.mesh_lab import Seen, free_port
+from tests.e2e.mesh_lab import Seen
+from tests.ports import free_port
 
 from vestibule.intent.outside import HostPort
 

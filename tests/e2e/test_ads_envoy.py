@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
@@ -28,6 +27,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import (
 )
 from google.protobuf.json_format import ParseDict
 from tests.component.xds_peers import Agent, Server, start_agent, until
+from tests.ports import free_port
 
 from vestibule.envoy.bootstrap import bootstrap
 from vestibule.envoy.names import BOOTSTRAP_CLUSTERS
@@ -120,7 +120,7 @@ class Lab:
         self.variant = variant
         self.server = Server()
         self.agent: Agent | None = None
-        self.port = _free_port()
+        self.port = free_port()
         self._envoy: asyncio.subprocess.Process | None = None
 
     def world(
@@ -215,12 +215,6 @@ class Lab:
         async with asyncio.timeout(20):
             while await self.stat(name) != value:
                 await asyncio.sleep(0.02)
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @asynccontextmanager
@@ -342,7 +336,7 @@ async def test_what_was_deleted_while_envoy_was_disconnected_is_deleted(lab: Lab
 
 async def test_what_envoy_refuses_is_in_the_ledger_and_the_old_goes_on(lab: Lab) -> None:
     """T11."""
-    nobody = listener(_free_port(), address="192.0.2.1", name="elsewhere")
+    nobody = listener(free_port(), address="192.0.2.1", name="elsewhere")
     lab.server.shelf.put(lab.world("bad", "a", more=(nobody,)))
     await until(lambda: lab.server.row("lds").status is Status.ERROR, 20)
     error = lab.server.row("lds").error
@@ -363,7 +357,7 @@ async def test_what_envoy_refuses_is_in_the_ledger_and_the_old_goes_on(lab: Lab)
 async def test_envoy_and_agent_start_during_an_outage_of_the_server(lab: Lab) -> None:
     await lab.put(lab.world("v1", "a", "b", to="b"))
     # What Envoy refused must not come back to it after the outage either.
-    nobody = listener(_free_port(), address="192.0.2.1", name="elsewhere")
+    nobody = listener(free_port(), address="192.0.2.1", name="elsewhere")
     lab.server.shelf.put(lab.world("bad", "a", "b", to="b", more=(nobody,)))
     await until(lambda: lab.server.row("lds").status is Status.ERROR, 20)
     await lab.server.stop()

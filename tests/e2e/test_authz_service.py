@@ -16,8 +16,9 @@ from pathlib import Path
 import httpx
 import pytest
 from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
-from tests.e2e.mesh_lab import client_tls, free_port, spiffe_id
+from tests.e2e.mesh_lab import client_tls, spiffe_id
 from tests.e2e.static_envoy import StaticEnvoy
+from tests.ports import free_port
 
 from vestibule.envoy.tls_secrets import certificate_secret
 from vestibule.testing import TestAuthority

@@ -14,8 +14,8 @@ from typing import Any, Final
 import pytest
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2
 from tests.conditions import some_conditions
-from tests.e2e.mesh_lab import free_port
 from tests.e2e.static_envoy import StaticEnvoy, as_json
+from tests.ports import free_port
 
 from vestibule.envoy import trees
 from vestibule.envoy.conditions import JWT_METADATA, MCP_METADATA, predicate

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from typing import Final
 import pytest
 from tests.e2e.doc_pages import Command, Console, File, parts_of
 from tests.e2e.doc_shell import Shell
+from tests.ports import free_port
 
 pytestmark = pytest.mark.xdist_group("docs")  # minutes of commands: beside the other meshes, not after them
 
@@ -85,7 +85,7 @@ def test_the_commands_of_a_page_answer_what_it_says(page: Path, scene: Scene) ->
     parts = parts_of(page)
     if not any(isinstance(part, Console) and not part.not_run for part in parts):
         return
-    ports = _free_ports(len(PORTS))
+    ports = [str(free_port()) for _ in PORTS]
     try:
         with Shell(scene.directory, scene.environment) as shell:
             for part in parts:
@@ -177,14 +177,6 @@ def _tidy_up(scene: Scene) -> None:
         ours = scene.directory / "shop" / path.relative_to(SHOP)
         if ours.read_bytes() != path.read_bytes():
             shutil.copy(path, ours)
-
-
-def _free_ports(count: int) -> list[str]:
-    taken = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [str(each.getsockname()[1]) for each in taken]
-    for each in taken:
-        each.close()
-    return ports
 
 
 def _with_ports(text: str, ports: list[str]) -> str:

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 from tests.e2e.front_door import Program, until, vestibule
-from tests.e2e.mesh_lab import free_port
 from tests.e2e.outside_lab import PublicAuthority
+from tests.ports import free_port
 
 APP = """
 import os, urllib.error, urllib.request

@@ -17,6 +17,7 @@ import httpx
 import pytest
 from cryptography import x509
 from tests.component.server_lab import Lab, running, short_directory
+from tests.ports import free_port
 
 from vestibule.agent.bootstrap import FirstTrust
 from vestibule.app.agent import AgentSettings, run_agent
@@ -50,7 +51,7 @@ class Stage:
     ports: list[socket.socket] = field(default_factory=list)
 
     async def start_envoy(self, **places: str) -> None:
-        self.tls_port, self.plain_port = _free_port(), _free_port()
+        self.tls_port, self.plain_port = free_port(), free_port()
         text = CONFIG.read_text(encoding="utf-8")
         all_places = {
             "ADMIN_SOCKET": str(self.directory / "envoy-admin.sock"),
@@ -126,12 +127,6 @@ class Stage:
         return await asyncio.wait_for(
             asyncio.open_connection("127.0.0.1", self.tls_port, ssl=context), PATIENCE
         )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def ask(reader: Any, writer: Any) -> bytes:

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from tests.component.federation_lab import Domain, domains, until
 from tests.component.test_federation import fetched, healthy
-from tests.e2e.test_envoy_sds import _free_port
+from tests.ports import free_port
 
 from vestibule.cli.bundle_files import to_message
 from vestibule.net.tls import load_svid
@@ -118,7 +118,7 @@ async def test_envoys_of_two_trust_domains_talk_and_a_partner_speaks_for_itself_
         entry = await west.entry(await west.agent(), "/server", "east.org", "mint.org")
         await until(lambda: fetched(east))
         await until(lambda: fetched(west))
-        tls_port, plain_port = _free_port(), _free_port()
+        tls_port, plain_port = free_port(), free_port()
         inward = {
             "@type": f"{TLS}.DownstreamTlsContext",
             "require_client_certificate": True,

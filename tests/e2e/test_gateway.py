@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.mesh_lab import Lab, Proxy, Reply, free_port, intent_of, rule, service, spiffe_id, until, wire
+from tests.e2e.mesh_lab import Lab, Proxy, Reply, intent_of, rule, service, spiffe_id, until, wire
 from tests.e2e.outside_lab import PublicAuthority
 from tests.e2e.shared_mesh import Shared
+from tests.ports import free_port
 
 from vestibule.doors.access_entries import EntryLines, LogName, Reporter
 from vestibule.intent.outside import Gateway, GatewayListener, GatewayTls

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 from tests.component.git_lab import Repository, needs, ssh_key
-from tests.e2e.bad_input_lab import MESH, SERVICES, Platform, free_port, platform_in_a_short_place
+from tests.e2e.bad_input_lab import MESH, SERVICES, Platform, platform_in_a_short_place
 from tests.e2e.bad_input_mesh import Mesh
 from tests.e2e.front_door import until, vestibule
+from tests.ports import free_port
 
 ORDERS = SERVICES["orders"]
 CLOSED = ORDERS.replace("[GET]", "[POST]")

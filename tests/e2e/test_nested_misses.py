@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2
-from tests.e2e.mesh_lab import free_port
 from tests.e2e.static_envoy import StaticEnvoy, as_json
+from tests.ports import free_port
 from xds.type.matcher.v3.string_pb2 import StringMatcher
 
 from vestibule.envoy import trees

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from tests.ports import free_port
 
 VESTIBULE: Final = [sys.executable, "-m", "vestibule"]
 ME: Final = f"unix:uid:{os.geteuid()}"
@@ -99,9 +99,7 @@ class Mesh:
 @pytest.fixture
 def mesh() -> Iterator[Mesh]:
     directory = Path(tempfile.mkdtemp(prefix="vi", dir="/tmp"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     mesh = Mesh(directory, port)
     try:
         mesh.start_server()

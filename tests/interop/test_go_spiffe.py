@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any, Final
 import pytest
 from tests.interop.foreign import HERE, built, needed, programs
 from tests.interop.mesh import Mesh, eventually, mesh
+from tests.ports import free_port
 
 __all__ = ["mesh", "programs"]
 
@@ -132,9 +132,7 @@ def test_go_programs_call_each_other_over_mtls_while_their_certificates_rotate(
 
 def test_the_two_programs_of_the_walk_through_greet_each_other(mesh: Mesh, programs: Path) -> None:
     needed("go")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     module = programs / "walk-through"
     shutil.copytree(SOURCES, module)
     for source in module.glob("hello-*/main.go"):

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from tests.e2e.mesh_lab import PATIENCE, Lab, free_port, intent_of, rule, service
+from tests.e2e.mesh_lab import PATIENCE, Lab, intent_of, rule, service
+from tests.ports import free_port
 
 from vestibule.intent.model import DenyDetail
 from vestibule.policy import McpDemand

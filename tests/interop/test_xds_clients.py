@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from typing import Any, Final
 import httpx
 import pytest
 from ruamel.yaml import YAML
+from tests.ports import free_port
 
 from vestibule.cli.run_state import RunState
 from vestibule.proxy.binary import find_envoy
@@ -198,12 +198,6 @@ def bootstrap_by_hand(mesh: Running, port: int) -> dict[str, Any]:
     (listener,) = document["static_resources"]["listeners"]
     listener["address"]["socket_address"]["port_value"] = port
     return dict(document)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

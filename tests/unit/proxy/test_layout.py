@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.e2e.mesh_lab import free_port
+from tests.ports import free_port
 
 from vestibule.errors import VestibuleError
 from vestibule.processes import reserve

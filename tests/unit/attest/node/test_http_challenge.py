@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.ports import free_port
 from tests.unit.attest.doubles import FakeHttp
 from tests.unit.attest.node.clouds import NOW, TD
 
@@ -125,9 +126,7 @@ async def test_redirects_and_other_answers_are_refused(resolve: dict[str, list[s
 
 async def test_the_agent_serves_the_nonce_on_one_path_while_it_attests(resolve: dict[str, list[str]]) -> None:
     resolve[HOST] = ["127.0.0.1"]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     settings = HttpChallengeProofSettings(hostname=HOST, port=port, address="127.0.0.1")
     proof = HttpChallengeProof(settings)
 
