@@ -50,6 +50,7 @@ ISSUERS = {
         longest=timedelta(hours=1),
     ),
     "partner": Issuer(name="partner", issuer=OUTSIDE, keys=_key_set(("p", OTHER_KEY))),
+    "workloads": Issuer(name="workloads", issuer="", keys="", longest=timedelta(hours=1), svids=True),
 }
 
 
@@ -65,6 +66,7 @@ RULES = (
     _demanding("unbound", "web", "/unbound", bound=False),
     _demanding("partner", "web", "/partner", issuer="partner", bound=False),
     replace(_demanding("orders", "orders", "/charge"), name="payments/orders"),
+    _demanding("svid", "web", "/svid", issuer="workloads", svid=True),
     rule("payments/plain", "web", paths="/plain"),
 )
 DENY = (
@@ -302,3 +304,41 @@ def test_a_token_in_the_query_or_another_header_is_not_looked_at(mesh: Shared[Pa
         await _is(await payments.ask("/charge", token(), header="x-authorization"), 403, "VST4001")
 
     mesh.run(story)
+
+
+def jwt_svid(key: Any, kid: str, **changes: Any) -> str:
+    """As the Workload API gives them: no issuer, no client, for whom it is in ``sub``."""
+    said = {"iss": None, "client_id": None, "scope": None, "sub": str(WEB), **changes}
+    return token(key, kid=kid, typ="JWT", **said)
+
+
+def test_jwt_svids_of_the_mesh_count_by_the_keys_that_it_has_now(mesh: Shared[Payments]) -> None:
+    first, second = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+
+    async def tell(payments: Payments) -> None:
+        async def has(*keys: tuple[str, Any]) -> None:
+            payments.lab.world = replace(payments.lab.world, jwt_keys=_key_set(*keys) if keys else "")
+            await payments.lab.tell()
+            await payments.lab.settle()
+
+        assert (await payments.ask("/svid", jwt_svid(first, "1"))).status in (401, 403)
+        await has(("1", first))
+        assert (await payments.ask("/svid", jwt_svid(first, "1"))).status == 200
+        assert (await payments.ask("/svid")).error == "VST4001"
+        assert (await payments.ask("/svid", jwt_svid(first, "1", aud="other"))).status in (401, 403)
+        assert (await payments.ask("/svid", jwt_svid(first, "1", sub=str(ORDERS)))).error == "VST4001"
+        assert (await payments.ask("/svid", jwt_svid(second, "1"))).error == "VST4051"
+        assert (
+            await payments.ask("/svid", jwt_svid(first, "1", exp=int(time.time()) - 100))
+        ).error == "VST4051"
+        # Another issuer's tokens are none of these, whatever they say.
+        assert (await payments.ask("/svid", token(sub=str(WEB)))).error == "VST4001"
+        # A key is known before it signs, and for as long as what it signed lasts.
+        await has(("1", first), ("2", second))
+        assert (await payments.ask("/svid", jwt_svid(first, "1"))).status == 200
+        assert (await payments.ask("/svid", jwt_svid(second, "2"))).status == 200
+        await has(("2", second))
+        assert (await payments.ask("/svid", jwt_svid(first, "1"))).error == "VST4051"
+        assert (await payments.ask("/svid", jwt_svid(second, "2"))).status == 200
+
+    mesh.run(tell)

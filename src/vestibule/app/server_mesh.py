@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -30,6 +31,7 @@ from vestibule.doors.node_api import Discovery
 from vestibule.doors.rollout_api import RolloutDoor
 from vestibule.doors.traffic_reports import TrafficReportsDoor
 from vestibule.errors import VestibuleError
+from vestibule.identity.authorities import Authorities
 from vestibule.identity.beacon import Beacon
 from vestibule.intent import Intent, load_files
 from vestibule.mesh import CommitInfo, Publisher, Rolling, Source, SvidLifetimes, injected
@@ -42,8 +44,9 @@ from vestibule.mesh.kept_intents import unpack
 from vestibule.mesh.rollout_view import RolloutView, view_of
 from vestibule.mesh.unenforced import Unenforced
 from vestibule.net.grpc import Servable
+from vestibule.pki.bundles import to_oidc_jwks
 from vestibule.records import Instance, Lease, ProxyTraffic, Requests, ServiceView
-from vestibule.spiffe import SpiffeId
+from vestibule.spiffe import SpiffeId, TrustBundle
 from vestibule.telemetry.metrics import Metrics
 from vestibule.wire.gen.vestibule.admin.v1 import admin_pb2 as wire
 from vestibule.xds.ledger import Ledger, Row
@@ -254,6 +257,7 @@ class IntentMesh:
             clock,
             self.break_glass,
             services.distrusting,
+            _JwtKeys(services.authorities),
         )
         self.rolling.compares_with(self._publisher.compiled)
         ads = ServerAdsDoor(
@@ -511,3 +515,30 @@ def _reported(log: Path) -> Iterator[tuple[str, str]]:
     """Agents and the names of their reports of uses of break-glass that are on record."""
     for record in latest(log, RecordFilter(action="break-glass.use"), _LATEST):
         yield record["details"]["agent"], record["details"]["batch"]
+
+
+class _JwtKeys:
+    """The keys of the trust domain's JWT-SVIDs, as proxies are told them; they follow the rotation of authorities."""
+
+    def __init__(self, authorities: Authorities) -> None:
+        self._authorities = authorities
+        self._of: TrustBundle | None = None
+        self._written = ""
+
+    @property
+    def now(self) -> str:
+        """As a JWK set; empty where there are none."""
+        bundle = self._authorities.bundle()
+        if bundle is not self._of:
+            self._of = bundle
+            self._written = json.dumps(to_oidc_jwks(bundle)) if bundle.jwt_authorities else ""
+        return self._written
+
+    @property
+    def revision(self) -> int:
+        """Counts the changes."""
+        return self._authorities.revision
+
+    async def changed(self, since: int) -> int:
+        """Wait until ``revision`` differs from ``since``; returns it."""
+        return await self._authorities.changed(since)

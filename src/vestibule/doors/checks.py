@@ -206,9 +206,7 @@ def call_of(asked: Any, port: str, decider: Decider, now: Callable[[], datetime]
         host=http.host,
         headers=headers,
         time=asked.request.time.ToDatetime(UTC) if asked.request.HasField("time") else now(),
-        tokens=_tokens(
-            asked.metadata_context.filter_metadata, headers.get("authorization", ""), decider.trust_domain
-        ),
+        tokens=_tokens(asked.metadata_context.filter_metadata, headers.get("authorization", ""), decider),
         mcp=_mcp(asked.metadata_context.filter_metadata) if decider.engine.policy.is_mcp else None,
         body=_json_of(http),
         attributes=attributes_of(asked),
@@ -291,7 +289,7 @@ def _bounded(digits: str) -> int:
 
 
 def _tokens(
-    metadata: Mapping[str, Any], authorization: str, trust_domain: str
+    metadata: Mapping[str, Any], authorization: str, decider: Decider
 ) -> dict[str, Mapping[str, Any]]:
     """The claims of the tokens that the proxy verified, by issuer; without those that no rule may rely on.
 
@@ -307,7 +305,9 @@ def _tokens(
             continue
         header = told.get(name + _HEADER)
         kind = str(header.get("typ", "")) if isinstance(header, dict) else ""
-        if not _is_own(str(claims.get("iss", "")), trust_domain) or _ACCESS_TOKEN.fullmatch(kind):
+        is_svid = name in decider.engine.svids
+        is_own = _is_own(str(claims.get("iss", "")), decider.trust_domain)
+        if is_svid or not is_own or _ACCESS_TOKEN.fullmatch(kind):
             found[name] = claims
     return found
 

@@ -133,10 +133,10 @@ def predicates(demand: TokenDemand, *, denies: bool, own: bool) -> tuple[Predica
     No token at all is never what is demanded.  ``own``: of the mesh's own issuer.
     """
     asked = [
-        _claim(demand.issuer, "iss", value_pb2.ValueMatcher(present_match=True)),
+        _claim(demand.issuer, "sub" if demand.svid else "iss", value_pb2.ValueMatcher(present_match=True)),
         trees.single(trees.header("authorization"), trees.regex(_ONLY_BEARER)),
     ]
-    if own:
+    if own and not demand.svid:
         kind = value_pb2.ValueMatcher(string_match=_text(_RFC_9068))
         asked.append(_claim(demand.issuer + _HEADER_SUFFIX, "typ", kind))
     return (*asked, _of_claims(demand, denies=denies))
@@ -163,7 +163,7 @@ def _as_condition(demand: TokenDemand) -> ex.Expression:
         found = ex.Operation(ex.INDEX, (claims, ex.Constant(name)))
         parts.append(ex.Operation(ex.EQUAL, (found, ex.Constant(value))))
     if demand.bound:
-        parts.append(_is_caller(_presenter(claims)))
+        parts.append(_is_caller(ex.Field(claims, "sub") if demand.svid else _presenter(claims)))
     return _all(parts)
 
 

@@ -264,8 +264,9 @@ class World:
 
     ``revocations`` is what is revoked, without what is over, and ``distrust`` which callees that concerns. ``as_of``
     is the latest of the intent's expiries that has passed, if any has: what lasts until then or less has ended.
-    ``emergencies`` are the permissions of break-glass that hold, ``ended`` those that have ended. ``read`` is the very
-    intent that was read, where ``intent`` has parts of older ones.
+    ``emergencies`` are the permissions of break-glass that hold, ``ended`` those that have ended. ``jwt_keys`` are the
+    keys of the trust domain's JWT-SVIDs, as a JWK set. ``read`` is the very intent that was read, where ``intent`` has
+    parts of older ones.
     """
 
     intent: Intent
@@ -277,6 +278,7 @@ class World:
     as_of: datetime | None = None
     emergencies: tuple[Emergency, ...] = ()
     ended: tuple[Emergency, ...] = ()
+    jwt_keys: str = ""
     read: Intent | None = field(default=None, repr=False)
     compiled: dict[tuple[str, str], Resource] = field(default_factory=dict, init=False, repr=False)
     """Endpoints as compiled already, by name and by the place that they are seen from."""
@@ -338,7 +340,8 @@ class World:
     def issuers(self) -> Issuers:
         """Whose tokens count."""
         known = sorted(self.mesh.issuers.values(), key=lambda each: each.name)
-        return Issuers(tuple(known), str(self.mesh.trust_domain))
+        said = (replace(each, keys=self.jwt_keys) if each.svids else each for each in known)
+        return Issuers(tuple(each for each in said if each.keys), str(self.mesh.trust_domain))
 
     @property
     def version(self) -> str:

@@ -18,7 +18,8 @@ HOST_PATTERN: Final = rf"(\*|(\*\.)?{DNS_NAME})"
 IP: Final = r"[0-9a-fA-F.:]{2,39}"
 HOST_AND_PORT: Final = rf"({DNS_NAME}|\[[0-9a-fA-F:.]{{2,39}}\]):[0-9]{{1,5}}"
 CERTIFICATES: Final = r"certs/[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.pem"
-KEY_SET: Final = r"keys/[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.json"
+KEY_SET: Final = r"keys/[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.json|spiffe"
+OWN_KEYS: Final = "spiffe"
 FILE: Final = r"/[^\s]*[^/\s]"
 
 
@@ -91,11 +92,12 @@ def certificates(text: str) -> str:
 
 
 def key_set(text: str) -> str:
-    """The name of a file of the intent that holds a JWK set.  Raises: VST0025."""
+    """The name of a file of the intent that holds a JWK set, or ``OWN_KEYS``.  Raises: VST0025."""
     if re.fullmatch(KEY_SET, text):
         return text
     raise codes.MALFORMED_VALUE.error(
-        f"{shown(text)} is not a file of the intent", advice="Put it in keys/ and write keys/NAME.json."
+        f"{shown(text)} is not a file of the intent",
+        advice="Put it in keys/ and write keys/NAME.json; or write spiffe, for the mesh's own JWT-SVIDs.",
     )
 
 

@@ -49,6 +49,7 @@ def build_token(fields: Fields, names: Names, findings: Findings) -> TokenDemand
         if claims
         else (),
         bound=said.value.value(rule_keys.BOUND, True),
+        svid=issuer in names.svids,
     )
 
 

@@ -73,9 +73,12 @@ ROLES: Final = Key(
     ),
     "Names for sets of callers, used in rules as role:NAME; roles may hold roles.",
 )
-ISS: Final = Key("issuer", ISSUER, "What its tokens have as `iss`.", required=True)
+ISS: Final = Key("issuer", ISSUER, "What its tokens have as `iss`; may be left out with `keys: spiffe` only.")
 KEYS: Final = Key(
-    "keys", KEY_SET, "Its public keys: a JWK set in a file of the intent, keys/NAME.json.", required=True
+    "keys",
+    KEY_SET,
+    "Its public keys: a JWK set in a file of the intent, keys/NAME.json; or spiffe, for JWT-SVIDs of this mesh.",
+    required=True,
 )
 LONGEST: Final = Key(
     "longest",

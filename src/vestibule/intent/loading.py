@@ -29,7 +29,13 @@ from vestibule.intent.files import (
     read_tree,
 )
 from vestibule.intent.gateways import build_gateway
-from vestibule.intent.meshes import build_defaults, build_issuers, build_mesh, names_of_issuers
+from vestibule.intent.meshes import (
+    build_defaults,
+    build_issuers,
+    build_mesh,
+    issuers_of_svids,
+    names_of_issuers,
+)
 from vestibule.intent.model import App, Defaults, Intent, Service, UpFile
 from vestibule.intent.outside import External, Gateway
 from vestibule.intent.ports import build_ports
@@ -217,6 +223,7 @@ def _names(
         trust_domain=resolving.trust_domain(mesh),
         ports=ports,
         issuers=names_of_issuers(mesh),
+        svids=issuers_of_svids(mesh),
     )
     return resolve_roles(mesh, names, findings)
 

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from vestibule.errors import Where
 from vestibule.intent import bounds_keys, codes, language, traffic_keys
+from vestibule.intent.addresses import OWN_KEYS
 from vestibule.intent.files import KEYS
 from vestibule.intent.key_sets import why_not
 from vestibule.intent.model import (
@@ -61,6 +62,15 @@ def names_of_issuers(fields: Fields | None) -> tuple[str, ...] | None:
     return tuple(table.value) if table else ()
 
 
+def issuers_of_svids(fields: Fields | None) -> frozenset[str]:
+    """Those among them whose tokens are JWT-SVIDs of the mesh."""
+    table = fields.get(language.ISSUERS) if fields else None
+    records = table.value.items() if table else ()
+    return frozenset(
+        name for name, (_, record) in records if record and record.value.value(language.KEYS, "") == OWN_KEYS
+    )
+
+
 def build_issuers(fields: Fields | None, files: Mapping[str, bytes], findings: Findings) -> dict[str, Issuer]:
     """Whose tokens count; those in error are left out."""
     table = fields.get(language.ISSUERS) if fields else None
@@ -69,13 +79,21 @@ def build_issuers(fields: Fields | None, files: Mapping[str, bytes], findings: F
     for name, (_, record) in table.value.items() if table else ():
         issuer = record.value.get(language.ISS) if record else None
         keys = record.value.get(language.KEYS) if record else None
-        if record is None or issuer is None or keys is None:
+        if record is None or keys is None:
+            continue
+        longest = record.value.value(language.LONGEST, None)
+        if keys.value == OWN_KEYS:
+            iss = issuer.value if issuer else ""
+            issuers[name] = Issuer(name=name, issuer=iss, keys="", longest=longest, svids=True)
+            continue
+        if issuer is None:
+            if not record.value.place(language.ISS):
+                findings.add(codes.MISSING_KEY, f"the issuer {name!r} lacks 'issuer'", record.at)
             continue
         if said.setdefault(issuer.value, name) != name:
             message = f"the tokens of {issuer.value} are those of {said[issuer.value]!r} already"
             findings.add(codes.DUPLICATE_ITEM, message, issuer.at)
         if (found := _key_set(keys, files, findings)) is not None:
-            longest = record.value.value(language.LONGEST, None)
             issuers[name] = Issuer(name=name, issuer=issuer.value, keys=found, longest=longest)
     return issuers
 

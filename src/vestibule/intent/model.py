@@ -83,13 +83,15 @@ class Decide(Enum):
 class Issuer:
     """Whose JWTs count: the ``iss`` claim, and the issuer's public keys as a JWK set (RFC 7517), in JSON.
 
-    ``longest`` is the longest life of a token that is accepted.
+    ``longest`` is the longest life of a token that is accepted.  ``svids``: the tokens are JWT-SVIDs of the mesh's own
+    trust domain, whose keys the server knows; ``keys`` is empty until it has said them, and ``issuer`` if any is fine.
     """
 
     name: str
     issuer: str
     keys: str = field(repr=False)
     longest: timedelta | None = None
+    svids: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

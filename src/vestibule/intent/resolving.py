@@ -22,7 +22,8 @@ from vestibule.spiffe import SpiffeId, TrustDomain
 class Names:
     """What names may refer to.  A None stands for something that is declared and itself in error.
 
-    ``issuers`` are the names of those whose tokens count; None: they are in error.
+    ``issuers`` are the names of those whose tokens count; None: they are in error.  ``svids`` are those whose tokens
+    are JWT-SVIDs.
     """
 
     services: Mapping[str, SpiffeId | None]
@@ -31,6 +32,7 @@ class Names:
     gateways: Mapping[str, SpiffeId | None] = field(default_factory=lambda: MappingProxyType({}))
     roles_known: bool = True
     issuers: tuple[str, ...] | None = ()
+    svids: frozenset[str] = frozenset()
     ports: Mapping[str, Mapping[str, Port | None]] = field(default_factory=lambda: MappingProxyType({}))
 
 

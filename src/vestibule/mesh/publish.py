@@ -76,6 +76,34 @@ class DistrustSource(Protocol):
         ...
 
 
+class JwtKeySource(Protocol):
+    """The keys of the trust domain's JWT-SVIDs."""
+
+    @property
+    def now(self) -> str:
+        """As a JWK set."""
+        ...
+
+    @property
+    def revision(self) -> int: ...
+
+    async def changed(self, since: int) -> int:
+        """As above."""
+        ...
+
+
+class NoJwtKeys:
+    """Where there is nobody to say which."""
+
+    now = ""
+    revision = 0
+
+    async def changed(self, since: int) -> int:
+        """Never."""
+        await asyncio.Event().wait()
+        return since
+
+
 class NobodyDistrusted:
     """Where there is nobody to say so."""
 
@@ -86,6 +114,10 @@ class NobodyDistrusted:
         """Never."""
         await asyncio.Event().wait()
         return since
+
+
+class _Changing(Protocol):
+    async def changed(self, since: int) -> int: ...
 
 
 class NothingRevoked:
@@ -119,10 +151,12 @@ class Publisher:
         clock: Clock | None = None,
         permissions: Permissions | None = None,
         distrust: DistrustSource | None = None,
+        jwt_keys: JwtKeySource | None = None,
     ) -> None:
         self._permissions = permissions or NoPermissions()
         self._revocations = NothingRevoked() if revocations is None else revocations
         self._distrust = NobodyDistrusted() if distrust is None else distrust
+        self._jwt_keys = NoJwtKeys() if jwt_keys is None else jwt_keys
         self._unexpired = Unexpired()
         self._slots: tuple[Resource, ...] = ()
         self._intents = intents
@@ -167,14 +201,14 @@ class Publisher:
         )
         while True:
             seen = [(each, each.value) for each in revisions]
-            revoked, distrusted = self._revocations.revision, self._distrust.revision
+            others = [(each, each.revision) for each in (self._revocations, self._distrust, self._jwt_keys)]
             now = self._clock.now()
             if self._gather(now):
                 await self._compile_all()
             endings = [next_expiry(each, now) for each in self._intents.in_force()]
             endings.append(self._permissions.next_end(now))
             ends = min((each for each in endings if each is not None), default=None)
-            await self._next_change(seen, revoked, distrusted, ends)
+            await self._next_change(seen, others, ends)
 
     def _enforce(self, now: datetime) -> None:
         """What is revoked is refused by everybody who has anything, from now on."""
@@ -193,13 +227,15 @@ class Publisher:
         return compilation if snapshot is compilation.snapshot else Compilation(snapshot, compilation.trace)
 
     async def _next_change(
-        self, seen: Iterable[tuple[Revision, int]], revoked: int, distrusted: int, ends: datetime | None
+        self,
+        seen: Iterable[tuple[Revision, int]],
+        others: Iterable[tuple[_Changing, int]],
+        ends: datetime | None,
     ) -> None:
         """Until something changes, or the instant at which something in the intent ends by itself."""
         waiting: list[asyncio.Future[None] | asyncio.Future[int]] = [
             asyncio.ensure_future(first_change(*seen)),
-            asyncio.ensure_future(self._revocations.changed(revoked)),
-            asyncio.ensure_future(self._distrust.changed(distrusted)),
+            *(asyncio.ensure_future(each.changed(since)) for each, since in others),
         ]
         if ends is not None:
             waiting.append(asyncio.ensure_future(self._clock.sleep_until(ends)))
@@ -268,6 +304,7 @@ class Publisher:
             as_of=last_expiry(intent, now),
             emergencies=self._permissions.holding(),
             ended=self._permissions.ended(),
+            jwt_keys=self._jwt_keys.now if any(each.svids for each in intent.mesh.issuers.values()) else "",
         )
 
     def _compiler_of(self, version: str | None) -> Compiler | None:

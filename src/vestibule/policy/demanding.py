@@ -59,7 +59,16 @@ def _says(demand: TokenDemand, token: Mapping[str, Any], _: Call) -> bool:
 
 
 def _is_bound(demand: TokenDemand, token: Mapping[str, Any], call: Call) -> bool:
-    return not demand.bound or presenter(token) == str(call.caller)
+    if not demand.bound:
+        return True
+    return (_subject(token) if demand.svid else presenter(token)) == str(call.caller)
+
+
+def _subject(token: Mapping[str, Any]) -> str:
+    who = token.get("sub")
+    if not isinstance(who, str):
+        raise _odd("sub")
+    return who
 
 
 def presenter(token: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ class TokenDemand:
 
     ``issuer`` is a name in the mesh's list of issuers.  All ``scopes`` must be there (RFC 6749, section 3.3), and each
     of ``claims`` must have that text.  ``bound``: whoever presents it (the outermost ``act.sub``, else ``client_id``)
-    must be the caller of the connection.
+    must be the caller of the connection.  ``svid``: it is a JWT-SVID, which is presented by whom it is of (``sub``).
     """
 
     issuer: str
@@ -19,6 +19,7 @@ class TokenDemand:
     scopes: tuple[str, ...] = ()
     claims: tuple[tuple[str, str], ...] = ()
     bound: bool = True
+    svid: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

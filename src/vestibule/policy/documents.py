@@ -145,6 +145,7 @@ def _token(token: TokenDemand) -> dict[str, Any]:
         "scopes": list(token.scopes),
         "claims": [list(each) for each in token.claims],
         "bound": token.bound,
+        **({"svid": True} if token.svid else {}),
     }
 
 
@@ -155,6 +156,7 @@ def _token_of(document: Mapping[str, Any]) -> TokenDemand:
         scopes=tuple(document["scopes"]),
         claims=tuple((name, value) for name, value in document["claims"]),
         bound=document["bound"],
+        svid=document.get("svid", False),
     )
 
 

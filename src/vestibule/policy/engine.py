@@ -47,6 +47,10 @@ class Engine:
         rules = (*policy.deny, *policy.emergencies, *policy.allow)
         shadowed = any(rule.mode is Mode.SHADOW for rule in rules)
         self._shadow = self._index(*Mode) if shadowed else None
+        self.svids = frozenset(
+            rule.token.issuer for rule in rules if rule.token is not None and rule.token.svid
+        )
+        """The issuers whose tokens are JWT-SVIDs."""
         self._methods = named_methods(rules)
         self._is_mcp = policy.is_mcp
 

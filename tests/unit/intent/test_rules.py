@@ -247,6 +247,17 @@ def test_keys_that_verify_nothing_are_refused(keys: str | None, code: str) -> No
     assert only(read(mesh=MESH + ISSUERS, keys=keys))[0] == f"mesh.yaml:4:66 {code}"
 
 
+def test_the_meshs_own_jwt_svids_need_no_address_and_no_file() -> None:
+    found = accepted(read(with_rule("token: {audience: a}"), MESH + "issuers: {own: {keys: spiffe}}\n"))
+    issuer = found.mesh.issuers["own"]
+    assert (issuer.svids, issuer.issuer, issuer.keys) == (True, "", "")
+    (rule,) = (each for each in found.services["payments"].allow if each.token)
+    assert rule.token is not None
+    assert rule.token.svid
+    place, message, _ = only(read(mesh=MESH + "issuers: {own: {keys: keys/a.json}}\n"))
+    assert place.endswith("VST0021"), message
+
+
 def test_what_refers_to_an_issuer_in_error_is_not_called_unknown() -> None:
     token = with_rule("token: {audience: a}")
     assert only(read(token, MESH + "issuers: []\n"))[0] == "mesh.yaml:4:10 VST0022"
