@@ -42,4 +42,8 @@ class Databases:
             await self.static_roles.run()
         finally:
             # Also when this is cancelled: what listens at the other end should not have to find out by itself.
-            await asyncio.shield(self._engines.close())
+            await asyncio.shield(self.close())
+
+    async def close(self) -> None:
+        """Close all connections; they are opened again when they are needed."""
+        await self._engines.close()

@@ -17,8 +17,6 @@ from vestibule.store.sql.postgres_address import PostgresAddress
 
 CONNECT_SECONDS: Final = 8.0
 WAIT_SECONDS: Final = 15.0
-PROVEN_SECONDS: Final = 1.0
-"""A connection that was idle for longer is asked for a sign of life before it is used."""
 # Ours end well before a lease is given up; a template's backslashes mean what they mean to us.
 _OPTIONS: Final = (
     "-c statement_timeout=15s -c lock_timeout=10s -c idle_in_transaction_session_timeout=20s "
@@ -32,7 +30,6 @@ Connection: TypeAlias = "psycopg.AsyncConnection[Any]"
 class _Idle:
     connection: Connection
     opened: float
-    used: float
 
 
 class ConnectionPool:
@@ -75,15 +72,14 @@ class ConnectionPool:
 
     async def _working(self) -> _Idle:
         while self._idle:
-            each, now = self._idle.pop(), time.monotonic()
-            if self._lifetime and now - each.opened > self._lifetime:
+            each = self._idle.pop()
+            if self._lifetime and time.monotonic() - each.opened > self._lifetime:
                 await _closed(each.connection)
-            elif now - each.used < PROVEN_SECONDS or await _lives(each.connection):
+            elif await _lives(each.connection):
                 return each
             else:
                 await _closed(each.connection)
-        now = time.monotonic()
-        return _Idle(await self._opened(), opened=now, used=now)
+        return _Idle(await self._opened(), opened=time.monotonic())
 
     async def _opened(self) -> Connection:
         with connecting():
@@ -99,10 +95,12 @@ class ConnectionPool:
         except psycopg.Error:
             await _closed(each.connection)
             return
+        except BaseException:
+            await _closed(each.connection)
+            raise
         if self._closed:
             await _closed(each.connection)
             return
-        each.used = time.monotonic()
         self._idle.append(each)
 
 
@@ -112,6 +110,9 @@ async def _lives(connection: Connection) -> bool:
             await connection.execute("SELECT 1")
     except (psycopg.Error, TimeoutError):
         return False
+    except BaseException:
+        await _closed(connection)
+        raise
     return True
 
 

@@ -14,7 +14,7 @@ import secrets
 import string
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from vestibule.audit import AuditEvent
@@ -225,14 +225,18 @@ class Leases:
         self._endings.wake()
         return len(found)
 
-    async def revoke_owner(self, owner: SpiffeId, reason: str) -> int:
-        """End all of an identity; how many."""
+    async def revoke_owner(
+        self, owner: SpiffeId, reason: str, means: Callable[[datetime], bool] = lambda issued: True
+    ) -> int:
+        """End all of an identity that began when ``means`` says so; how many."""
         found: list[str] = []
         while page := await self._book.owned_by(owner, after=found[-1] if found else "", limit=PAGE):
             found += page
-        await self._mark(found, reason)
+        kept = [each for lease_id in found if (each := await self._book.get(lease_id)) is not None]
+        meant = [each.lease.id for each in kept if means(each.lease.issued)]
+        await self._mark(meant, reason)
         self._endings.wake()
-        return len(found)
+        return len(meant)
 
     async def force(self, prefix: str, reason: str) -> list[str]:
         """End all below a prefix and forget them, also where the credential could not be taken away; those IDs."""

@@ -429,10 +429,3 @@ async def test_only_administrators_forget_what_could_not_be_revoked(door: Door) 
 async def test_what_is_no_lease_id_is_refused(door: Door, lease_id: str) -> None:
     for what in ("lookup", "renew", "revoke"):
         assert await door.refused("POST", f"sys/leases/{what}", {"lease_id": lease_id}) == "VST5404"
-
-
-async def test_a_revoked_identity_loses_its_credentials(door: Door) -> None:
-    await door.credentials()
-    await door.lending.revoked(PAYMENTS, ORDERS)
-    await door.lending.leases.round()
-    assert not [each for each in door.database.users if each.startswith("v-")]
