@@ -96,3 +96,12 @@ MALFORMED_REQUEST = define(
     meaning="A request about versioned secrets lacks what it needs, or has it in a form that makes no sense.",
     advice="Compare the request with the page of the API that docs/secrets-kv.md names.",
 )
+VERSION_LOST = define(
+    "VST5111",
+    "secret-version-lost",
+    Kind.INTERNAL,
+    Fault.OPERATOR,
+    meaning="What a version of a secret holds is not in the database, although nothing was deleted through Vestibule: "
+    "somebody has removed a row, or the database is damaged.",
+    advice="Look for who writes to the database beside Vestibule, and restore what is missing from a backup.",
+)

@@ -20,7 +20,7 @@ from vestibule.errors import VestibuleError
 from vestibule.secrets.codes import CONFLICT
 from vestibule.secrets.ports import Barrier, Change, Item, Put, Remove
 from vestibule.secrets.versions import edits
-from vestibule.secrets.versions.codes import NO_SUCH_VERSION, TOO_BUSY
+from vestibule.secrets.versions.codes import NO_SUCH_VERSION, TOO_BUSY, VERSION_LOST
 from vestibule.secrets.versions.edits import Edit
 from vestibule.secrets.versions.paths import folder, secret_path
 from vestibule.secrets.versions.rows import (
@@ -83,8 +83,9 @@ class Versions:
         return await self._older(path, item, number)
 
     async def _older(self, path: str, item: Item | None, number: int) -> Reading | None:
-        while item is not None:
-            row = read_row(item.value)
+        seen = 0
+        while item is not None and item.revision != seen:
+            row, seen = read_row(item.value), item.revision
             version = row.secret.versions.get(number)
             if version is None:
                 return None
@@ -92,8 +93,10 @@ class Versions:
                 return Reading(version=version, custom=row.secret.custom, data=None)
             if (text := await self._text(path, row, number)) is not None:
                 return Reading(version=version, custom=row.secret.custom, data=data_of(text))
-            # Forgotten between both looks; the row says how.
+            # Forgotten between both looks?  Then the row is another one now.
             item = await self._barrier.get(SPACE, path)
+        if item is not None:
+            raise VERSION_LOST.error(f"version {number} of {path} should be there, and is not")
         return None
 
     async def _text(self, path: str, row: Row, number: int) -> bytes | None:

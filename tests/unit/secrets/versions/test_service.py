@@ -10,7 +10,7 @@ import pytest
 
 from vestibule.errors import ErrorCode, VestibuleError
 from vestibule.secrets.codes import CONFLICT, SEALED
-from vestibule.secrets.ports import Change, Item, Put
+from vestibule.secrets.ports import Change, Item, Put, Remove
 from vestibule.secrets.versions import Actor, SettingChange, Versions
 from vestibule.secrets.versions.codes import (
     CAS_MISMATCH,
@@ -19,6 +19,7 @@ from vestibule.secrets.versions.codes import (
     MALFORMED_SETTINGS,
     NO_SUCH_VERSION,
     TOO_BUSY,
+    VERSION_LOST,
 )
 from vestibule.secrets.versions.service import ATTEMPTS, SPACE, TEXTS
 from vestibule.testing.barrier import MemoryBarrier
@@ -440,6 +441,18 @@ async def test_a_version_that_is_pruned_while_it_is_read_is_not_there(
             return await barrier.get(space, key)
 
     assert await Versions(Late(), clock).read(PATH, 1) is None
+
+
+async def test_a_version_whose_row_somebody_removed_is_lost_and_not_looked_for_for_ever(
+    versions: Versions, barrier: Kept
+) -> None:
+    await put(versions, 1, 2)
+    await barrier.apply([Remove(space=TEXTS, key=f"{PATH}@1")])
+    with pytest.raises(VestibuleError, match=f"version 1 of {PATH} should be there") as refused:
+        await versions.read(PATH, 1)
+    assert refusal(refused) is VERSION_LOST
+    with pytest.raises(VestibuleError):
+        await versions.rollback(PATH, 1, ANN)
 
 
 async def test_other_troubles_of_storage_are_told_as_they_are(versions: Versions, barrier: Kept) -> None:
