@@ -19,7 +19,7 @@ from vestibule.secrets.dynamic import Databases
 from vestibule.secrets.dynamic.engines import ENGINES, Open
 from vestibule.secrets.leases import Leases, Record
 from vestibule.secrets.ports import Barrier
-from vestibule.spiffe import RevokedIdentity
+from vestibule.spiffe import RevokedIdentity, SpiffeId
 from vestibule.telemetry.metrics import Metrics
 
 RETRY: Final = timedelta(seconds=5)
@@ -50,6 +50,15 @@ class Lending:
     def background(self) -> Mapping[str, Callable[[], Coroutine[Any, Any, None]]]:
         """What goes on behind the doors, by name."""
         return {"secrets-leases": self.leases.run, "secrets-databases": self.databases.run}
+
+    async def revoked(self, *identities: SpiffeId) -> None:
+        """Identities that were revoked lose all that they were lent."""
+        for each in identities:
+            await self.leases.revoke_owner(each, "identity revoked")
+
+    def measured(self, metrics: Metrics) -> None:
+        """Register what is counted."""
+        lending_metrics(metrics, self)
 
     async def follow(self, revocations: RevocationList) -> None:
         """Identities that are revoked lose what they were lent before; whenever there are new ones, for ever."""
