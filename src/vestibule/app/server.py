@@ -335,7 +335,7 @@ class _Server:
         services = self._services
         yield "store", services.store.run
         yield "deferred-records", services.audit.run
-        yield "audit-checkpoints", services.checkpointer.run
+        yield from services.following.background()
         yield "clock", self._watch_clock
         yield "entitlements", services.entitlements.run
         yield "authorities", services.authorities.run

@@ -65,12 +65,24 @@ def server_metrics(metrics: Metrics, services: Services, clock: Clock) -> None:
     metrics.gauge(
         "audit_checkpointed_records",
         "Records of the audit log that the newest signed checkpoint covers.",
-        lambda: services.checkpointer.latest.size if services.checkpointer.latest else 0,
+        lambda: _checkpointed(services),
     )
     metrics.gauge(
         "audit_checkpoints_failing",
         "Whether checkpoints of the audit log can not be written now.",
-        lambda: bool(services.checkpointer.failing),
+        lambda: bool(services.following.checkpointer.failing),
+    )
+    metrics.gauges(
+        "audit_sink_behind_records",
+        "Records that a place does not have yet that they are carried to.",
+        "sink",
+        lambda: {each.name: services.audit_log.end.seq - each.sent for each in services.following.forwarders},
+    )
+    metrics.gauges(
+        "audit_sink_failing",
+        "Whether a place takes no audit records now.",
+        "sink",
+        lambda: {each.name: bool(each.failing) for each in services.following.forwarders},
     )
     _watch_audit(metrics, services)
 
@@ -113,6 +125,11 @@ def _watch_store(metrics: Metrics, services: Services) -> None:
             failures.labels(operation, failure).inc()
 
     services.store.observe(observe)
+
+
+def _checkpointed(services: Services) -> int:
+    latest = services.following.checkpointer.latest
+    return latest.size if latest else 0
 
 
 def _watch_audit(metrics: Metrics, services: Services) -> None:

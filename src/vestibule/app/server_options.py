@@ -151,6 +151,28 @@ class IssuingOptions:
             help="A name, or a pattern such as org_*, that entries' claims may have. Repeatable. [default: *]",
         ),
     ] = None
+    audit_sinks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--audit-sink",
+            metavar="URL",
+            help="Where audit records are carried to, too: syslog:/dev/log, syslog+tcp://HOST:PORT, https://HOST/PATH, "
+            "otlp+https://HOST. Repeatable.",
+        ),
+    ] = None
+    audit_sink_token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--audit-sink-token-file", help="For http and otlp: the bearer token, mode 600; read each time."
+        ),
+    ] = None
+    audit_sink_ca: Annotated[
+        Path | None,
+        typer.Option(
+            "--audit-sink-ca",
+            help="For https: the authorities of their certificates, PEM. [default: the system's]",
+        ),
+    ] = None
     template_identities: Annotated[
         int | None,
         typer.Option(

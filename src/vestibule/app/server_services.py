@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from vestibule.app.bundle_endpoints import bundle_endpoints
 from vestibule.app.server_attestors import node_attestors
+from vestibule.app.server_audit import Following
 from vestibule.app.server_ceremony import can_sign
 from vestibule.app.server_keys import key_manager
 from vestibule.app.server_settings import ServerSettings
@@ -15,7 +16,6 @@ from vestibule.app.server_state import State, opened_state
 from vestibule.app.server_store import ownership
 from vestibule.app.server_upstream import upstream_of
 from vestibule.audit import AuditLog, DeferringAudit
-from vestibule.audit.checkpointing import Checkpointer
 from vestibule.clock import Clock
 from vestibule.identity.administration import Administration, Defaults
 from vestibule.identity.authorities import Authorities
@@ -58,7 +58,7 @@ class Services:
 
     store: Store
     audit_log: AuditLog
-    checkpointer: Checkpointer
+    following: Following
     audit: DeferringAudit
     authorities: Authorities
     upstream: UpstreamAuthority | None
@@ -119,7 +119,7 @@ async def opened(
             yield Services(
                 store=state.store,
                 audit_log=state.log,
-                checkpointer=state.checkpointer,
+                following=state.following,
                 audit=state.audit,
                 authorities=signing.authorities,
                 upstream=upstream,

@@ -105,6 +105,9 @@ class ServerSettings:
     database: SecretReference | None = None
     audit_file_size: Size = AUDIT_FILE_SIZE
     audit_files: int = 32
+    audit_sinks: tuple[str, ...] = ()
+    audit_sink_token_file: Path | None = None
+    audit_sink_ca: Path | None = None
     upstream_cert: Path | None = None
     upstream_key: Path | None = None
     upstream_roots: Path | None = None
@@ -309,7 +312,7 @@ _PATHS: Final = frozenset(
         *("data_dir", "socket_path", "kek_file", "intent", "oidc_tls_cert", "oidc_tls_key"),
         *("pkcs11_module", "pkcs11_pin_file", "upstream_workload_api"),
         *("federation_bundle_endpoint_tls_cert", "federation_bundle_endpoint_tls_key", "federation_web_ca"),
-        *("upstream_cert", "upstream_key", "upstream_roots"),
+        *("upstream_cert", "upstream_key", "upstream_roots", "audit_sink_token_file", "audit_sink_ca"),
     }
 )
 _NUMBERS: Final = frozenset(
@@ -343,7 +346,7 @@ def _typed(name: str, value: Any) -> Any:
         return value if isinstance(value, SecretReference) else SecretReference.parse(str(value))
     if name == "node_attestors":
         return choices_of(value)
-    if name in ("admin_ids", "allowed_jwt_claims"):
+    if name in ("admin_ids", "allowed_jwt_claims", "audit_sinks"):
         return _texts(name, value)
     if isinstance(value, FromGit):
         return value

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vestibule.app.codes import DATA_IN_USE, FOREIGN_DATA
-from vestibule.app.server_audit import opened_log
+from vestibule.app.server_audit import Following, opened_log
 from vestibule.app.server_settings import ServerSettings
 from vestibule.app.server_store import opened_store
 from vestibule.audit import AuditLog, DeferringAudit
-from vestibule.audit.checkpointing import Checkpointer
 from vestibule.clock import Clock
 from vestibule.processes import private_directory
 from vestibule.processes.codes import NOT_WRITABLE
@@ -29,7 +28,7 @@ class State:
 
     store: Store
     log: AuditLog
-    checkpointer: Checkpointer
+    following: Following
     audit: DeferringAudit
     issued: IssuedFiles
     clock: Clock
@@ -46,14 +45,14 @@ async def opened_state(settings: ServerSettings, clock: Clock) -> AsyncIterator[
     with _sole_user(data):
         store = await opened_store(settings, clock)
         try:
-            async with opened_log(settings, clock) as (log, checkpointer):
+            async with opened_log(settings, clock) as (log, following):
                 issued = IssuedFiles(data / "issued")
                 try:
                     await _check_trust_domain(store, settings.trust_domain)
                     yield State(
                         store=store,
                         log=log,
-                        checkpointer=checkpointer,
+                        following=following,
                         audit=DeferringAudit(log, clock),
                         issued=issued,
                         clock=clock,

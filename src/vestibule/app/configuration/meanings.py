@@ -134,6 +134,15 @@ SERVER: Final = {
     ),
     "intent.git.max_size": Meaning("The most that is fetched and kept.", "--intent-git-max-size"),
     "node_attestors": Meaning("How nodes may attest: names, each with its settings.", "--node-attestor"),
+    "audit_sinks": Meaning(
+        "Where audit records are carried to, too, each at least once and in their order: `syslog:/dev/log`, "
+        "`syslog+tcp://HOST:PORT`, `https://HOST/PATH`, `otlp+https://HOST`.",
+        "--audit-sink",
+    ),
+    "audit_sink_token_file": Meaning(
+        "For http and otlp: the bearer token, mode 600; it is read for each batch."
+    ),
+    "audit_sink_ca": Meaning("For https: the authorities of the certificates, PEM; otherwise the system's."),
     "allowed_jwt_claims": Meaning("Which custom claims entries may put into JWT-SVIDs; `*` allows all."),
     "template_identities": Meaning("How many identities an entry with a template may give."),
     "ratelimit_attestation": Meaning(
