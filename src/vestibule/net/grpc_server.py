@@ -28,6 +28,7 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 
 from vestibule.errors import VestibuleError
+from vestibule.net.accepting import PlainListener
 from vestibule.net.codes import MALFORMED_MESSAGE, MESSAGE_TOO_LARGE, SHUTTING_DOWN
 from vestibule.net.data_frames import PlainFrames, hand_over
 from vestibule.net.grpc import Servable, Stream, refuse
@@ -94,21 +95,16 @@ class GrpcServer:
         self._streaming: set[asyncio.Task[Any]] = set()
         self._unary: set[asyncio.Task[Any]] = set()
         self._connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
-        self._listeners: list[asyncio.AbstractServer | TlsListener] = []
+        self._listeners: list[PlainListener | TlsListener] = []
         self._draining = False
         tracked = [self._tracked(service) for service in services]
         self._grpclib = _Protocols(tracked, self._connections, Shares(quota), fast)
 
     async def listen(self, sock: socket.socket, *, tls: ssl.SSLContext | None = None) -> None:
         """Accept connections on ``sock``, which is ours from here on."""
-        loop = asyncio.get_running_loop()
-        if tls is not None:
-            guarded = TlsListener(sock, tls, self._grpclib.protocol)
-            guarded.start()
-            self._listeners.append(guarded)
-            return
-        make = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
-        listener = await make(self._grpclib.protocol, sock=sock)
+        make = self._grpclib.protocol
+        listener = PlainListener(sock, make) if tls is None else TlsListener(sock, tls, make)
+        listener.start()
         self._listeners.append(listener)
 
     async def adopt(self, sock: socket.socket) -> asyncio.Event:
@@ -130,6 +126,8 @@ class GrpcServer:
         """End every call that is left with UNAVAILABLE and close all connections."""
         self._draining = True
         self._stop_listening()
+        # One that was accepted just before is not made yet, and would outlive us.
+        self._grpclib.closed = True
         await _cancel(self._streaming | self._unary)
         for connection in list(self._connections):
             connection.say_goodbye()
@@ -215,8 +213,11 @@ class _Connection(H2Protocol):
     ``peer`` is the process at the other end, where the socket is one that can tell (``net.peer``).
     """
 
-    def __init__(self, inner: H2Protocol, shares: Shares, fast: Fast | None = None) -> None:
+    def __init__(
+        self, inner: H2Protocol, shares: Shares, is_over: Callable[[], bool], fast: Fast | None = None
+    ) -> None:
         super().__init__(inner.handler, inner.config, inner.h2_config)
+        self._is_over = is_over
         self._fast = fast
         self._unary: UnaryConnection | None = None
         self.peer: Peer | None = None
@@ -233,7 +234,8 @@ class _Connection(H2Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Before anything else: the sooner we look, the smaller the chance that the peer has ended.
         self.peer = Peer.of_transport(transport)
-        self._share = self._shares.connect(peer_name(transport, self.peer))
+        if not self._is_over():
+            self._share = self._shares.connect(peer_name(transport, self.peer))
         if self._share is None:
             cast(asyncio.Transport, transport).abort()
             return
@@ -381,6 +383,7 @@ class _Protocols(grpclib.server.Server):
         fast: Fast | None,
     ) -> None:
         super().__init__(services)
+        self.closed = False
         self._fast = fast
         self._mapping = _Methods(self._mapping)
         self._connections = connections
@@ -388,6 +391,6 @@ class _Protocols(grpclib.server.Server):
 
     def protocol(self) -> _Connection:
         inner = self._protocol_factory()
-        connection = _Connection(inner, self._shares, self._fast)
+        connection = _Connection(inner, self._shares, lambda: self.closed, self._fast)
         self._connections.add(connection)
         return connection

@@ -48,6 +48,7 @@ class TlsListener:
         self._unfinished: Counter[str] = Counter()
         self._told: set[str] = set()
         self._handshakes: set[asyncio.Task[None]] = set()
+        self._accepted: set[socket.socket] = set()
         self._accepting: asyncio.Task[None] | None = None
 
     @property
@@ -66,6 +67,9 @@ class TlsListener:
         for task in (self._accepting, *self._handshakes):
             if task is not None:
                 task.cancel()
+        # Their tasks have not begun, and never will.
+        for connection in self._accepted:
+            connection.close()
         self._sock.close()
 
     async def _accept(self) -> None:
@@ -86,12 +90,14 @@ class TlsListener:
                 self._tell(source)
                 continue
             self._unfinished[source] += 1
+            self._accepted.add(connection)
             task = loop.create_task(self._shake_hands(connection, source), name="tls-handshake")
             self._handshakes.add(task)
             task.add_done_callback(self._handshakes.discard)
 
     async def _shake_hands(self, connection: socket.socket, source: str) -> None:
         loop = asyncio.get_running_loop()
+        self._accepted.discard(connection)
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await loop.connect_accepted_socket(

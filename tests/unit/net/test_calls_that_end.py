@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +144,23 @@ async def test_a_client_that_leaves_leaves_no_trace_in_the_log_of_a_call_that_en
                     stream._channel.close()
                 await asyncio.gather(task, return_exceptions=True)
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_connection_that_comes_just_before_the_end_is_not_left_open(
+    short_dir: Path, turns: int
+) -> None:
+    server = GrpcServer([serve(NODE, Silent())])
+    listener = listen_unix(short_dir / "s", PUBLIC)
+    await server.listen(listener.sock)
+    with socket.socket(socket.AF_UNIX) as late:
+        late.connect(str(short_dir / "s"))
+        late.setblocking(False)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await server.close()
+        async with asyncio.timeout(10):
+            with suppress(ConnectionError):
+                while await asyncio.get_running_loop().sock_recv(late, 1000):
+                    pass
+    listener.close()
