@@ -14,10 +14,11 @@ from typing import Any
 Answer = tuple[int, object]
 
 
-def call(method: str, url: str, request_id: str | None = None) -> Answer:
+def call(method: str, url: str, request_id: str | None = None, body: object = None) -> Answer:
     """Call another service by its name; urllib finds the proxy in HTTP_PROXY or http_proxy by itself."""
     headers = {"x-request-id": request_id} if request_id else {}
-    request = urllib.request.Request(url, method=method, headers=headers)
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data=data, method=method, headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=10) as response:
             return response.status, _content(response.read())

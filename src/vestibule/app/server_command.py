@@ -15,6 +15,7 @@ from vestibule.app.server_options import (
     IssuingOptions,
     KeysOptions,
     PlacesOptions,
+    SecretsOptions,
     given,
 )
 from vestibule.app.server_settings import server_settings
@@ -39,6 +40,7 @@ def run(
     agents: AgentsOptions,
     keys: KeysOptions,
     above: AboveOptions,
+    secrets: SecretsOptions,
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
     log_format: Annotated[LogFormat, typer.Option("--log-format", help="Of the log lines.")] = LogFormat.TEXT,
     output: OutputOption = Output.TEXT,
@@ -52,7 +54,7 @@ def run(
     import uvloop
 
     async def main() -> Exit:
-        told = given(places, intent, issuing, federating, agents, keys, above)
+        told = given(places, intent, issuing, federating, agents, keys, above, secrets)
         defaults = {
             "data_dir": Path("/var/lib/vestibule/server"),
             "socket_path": runtime_directory() / SERVER_SOCKET,

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from vestibule.app.codes import NO_INTENT_DIRECTORY
 from vestibule.app.intent_source import source_of
+from vestibule.app.platform_services import platform_services
 from vestibule.app.server_rollout import break_glass_metrics, rollout_metrics, unenforced_metrics
 from vestibule.app.server_services import Services
 from vestibule.app.server_settings import ServerSettings
@@ -37,6 +38,7 @@ from vestibule.intent import Intent, load_files
 from vestibule.mesh import CommitInfo, Publisher, Rolling, Source, SvidLifetimes, injected
 from vestibule.mesh import Discovery as MeshDiscovery
 from vestibule.mesh.break_glass import BreakGlass, sentence
+from vestibule.mesh.built_in import BuiltIn, WithBuiltIn
 from vestibule.mesh.cut_off import CutOff
 from vestibule.mesh.departures import Departures
 from vestibule.mesh.error_rates import Count, Report, Side
@@ -91,6 +93,10 @@ class Mesh(Protocol):
 
     def warnings(self) -> Sequence[str]:
         """What an operator should know, in sentences."""
+        ...
+
+    def intent_in_force(self) -> Intent | None:
+        """The intent of most proxies, before the platform's own services are added."""
         ...
 
     def measured(self, metrics: Metrics) -> None:
@@ -173,6 +179,10 @@ class IdentityOnly:
         """There is nothing to say."""
         return ()
 
+    def intent_in_force(self) -> Intent | None:
+        """There is none."""
+        return None
+
     def measured(self, metrics: Metrics) -> None:
         """There is nothing to count."""
         rollout_metrics(metrics)
@@ -207,8 +217,9 @@ class IntentMesh:
         environment: str | None = None,
         *,
         shared: bool = False,
+        built_in: tuple[BuiltIn, ...] = (),
     ) -> None:
-        """``shared``: other servers have the same database."""
+        """``shared``: other servers have the same database.  ``built_in`` are services of the server's own."""
         self._issuance = services.issuance
         self._entitlements = services.entitlements
         self._clock = clock
@@ -238,7 +249,7 @@ class IntentMesh:
         )
         self._discovery = MeshDiscovery(
             services.store.instances,
-            self.rolling,
+            WithBuiltIn(self.rolling, built_in),
             clock,
             self.break_glass,
             shared=shared,
@@ -258,6 +269,7 @@ class IntentMesh:
             self.break_glass,
             services.distrusting,
             _JwtKeys(services.authorities),
+            built_in,
         )
         self.rolling.compares_with(self._publisher.compiled)
         ads = ServerAdsDoor(
@@ -322,6 +334,10 @@ class IntentMesh:
         door = TrafficReportsDoor(self._entitlements, self._discovery.instance, self._counted, limits)
         uses = BreakGlassReportsDoor(self.break_glass.used, limits)
         return (door.servable(), uses.servable())
+
+    def intent_in_force(self) -> Intent | None:
+        """None before the first."""
+        return next(iter(self.rolling.in_force()), None)
 
     def warnings(self) -> Sequence[str]:
         """What an operator should know of the rollout, and of instances."""
@@ -502,7 +518,8 @@ async def mesh_of(settings: ServerSettings, services: Services, clock: Clock) ->
     pages = () if webhook is None else (webhook.route,)
     ttl, environment = settings.default_x509_svid_ttl, settings.environment
     shared = settings.database is not None
-    mesh = IntentMesh(source, services, ttl, clock, pages, environment, shared=shared)
+    built_in = platform_services(settings)
+    mesh = IntentMesh(source, services, ttl, clock, pages, environment, shared=shared, built_in=built_in)
     await mesh.load()
     yield mesh
 

@@ -14,9 +14,9 @@ import typer
 
 from vestibule.app.codes import INVALID_SETTING
 from vestibule.app.git_settings import ForcePush
-from vestibule.app.server_settings import KeyStorage, Upstream
+from vestibule.app.server_settings import KeyStorage, SealKind, Upstream
 
-_ADDRESSES: Final = frozenset({"bind", "health", "oidc", "federation_bundle_endpoint"})
+_ADDRESSES: Final = frozenset({"bind", "health", "oidc", "federation_bundle_endpoint", "secrets"})
 
 
 class BundleEndpointProfile(str, Enum):  # noqa: UP042 - typer shows the values of str enums
@@ -315,6 +315,42 @@ class KeysOptions:
     ] = None
     pkcs11_pin_fd: Annotated[
         int | None, typer.Option("--pkcs11-pin-fd", help="Or an inherited descriptor to read it from.")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretsOptions:
+    """The secret manager."""
+
+    secrets_seal: Annotated[
+        SealKind | None,
+        typer.Option(
+            "--secrets-seal", help="What seals what is kept; off: no secret manager. [default: off]"
+        ),
+    ] = None
+    secrets_seal_file: Annotated[
+        Path | None,
+        typer.Option("--secrets-seal-file", help="Of the seal file. [default: DATA_DIR/secrets.kek]"),
+    ] = None
+    secrets: Annotated[
+        str | None,
+        typer.Option(
+            "--secrets",
+            metavar="HOST:PORT",
+            help="Vault's API, for whoever has an SVID. [default: 127.0.0.1:8200]",
+        ),
+    ] = None
+    secrets_advertised: Annotated[
+        str | None,
+        typer.Option(
+            "--secrets-advertised", metavar="IP", help="Where proxies reach it. [default: the address]"
+        ),
+    ] = None
+    secrets_dns_names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--secrets-dns-name", help="A name in its certificate, for clients without a sidecar. Repeatable."
+        ),
     ] = None
 
 

@@ -21,6 +21,7 @@ from vestibule.doors.limits import ATTESTATIONS_PER_SECOND, MOST_PER_SECOND, SIG
 from vestibule.errors import VestibuleError
 from vestibule.identity.entry_rules import DEFAULT_IDENTITIES, MOST_IDENTITIES
 from vestibule.identity.rotation import notice, refresh_hint
+from vestibule.pki.names import dns_name
 from vestibule.records import Address, EndpointProfile
 from vestibule.spiffe import SpiffeId, TrustDomain
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT: Final = 8081
 DEFAULT_HEALTH_PORT: Final = 8082
+DEFAULT_SECRETS_PORT: Final = 8200
 LEAST_AUDIT_FILE: Final = 2**20
 AUDIT_FILE_SIZE: Final = Size(64 * 2**20)
 SHORTEST_CA: Final = timedelta(seconds=6)
@@ -42,6 +44,14 @@ class KeyStorage(str, Enum):  # noqa: UP042 - typer shows the values of str enum
     DISK = "disk"
     MEMORY = "memory"
     PKCS11 = "pkcs11"
+
+
+class SealKind(str, Enum):  # noqa: UP042 - typer shows the values of str enums
+    """What keeps the secret manager's root key while the server is not running; ``off``: there is no secret manager."""
+
+    OFF = "off"
+    FILE = "file"
+    SHAMIR = "shamir"
 
 
 class Upstream(str, Enum):  # noqa: UP042 - typer shows the values of str enums
@@ -64,7 +74,8 @@ class ServerSettings:
     the only one, and keeps its state in its data directory.
 
     A port of 0 lets the kernel choose; ``health_port`` of ``None`` serves no health pages, ``oidc_port`` of ``None``
-    no discovery pages, ``federation_bundle_endpoint_port`` of ``None`` no bundle endpoint.
+    no discovery pages, ``federation_bundle_endpoint_port`` of ``None`` no bundle endpoint.  The secret manager is there
+    with a ``secrets_seal`` only; ``secrets_advertised`` is the host by which proxies reach it.
     ``federation_permit_local`` lets bundles be fetched from this machine and from link-local addresses;
     ``federation_shortest_refresh`` is the least time between two fetches of one bundle.
     """
@@ -125,6 +136,12 @@ class ServerSettings:
     federation_shortest_refresh: timedelta = timedelta(minutes=1)
     ratelimit_attestation: int = ATTESTATIONS_PER_SECOND
     ratelimit_signing: int = SIGNATURES_PER_SECOND
+    secrets_seal: SealKind = SealKind.OFF
+    secrets_seal_file: Path | None = None
+    secrets_address: str = "127.0.0.1"
+    secrets_port: int = DEFAULT_SECRETS_PORT
+    secrets_advertised: str = ""
+    secrets_dns_names: tuple[str, ...] = ()
     node_attestors: tuple[Choice, ...] = (Choice(name="join_token"),)
     drain: timedelta = field(default=timedelta(seconds=5))
 
@@ -164,9 +181,29 @@ class ServerSettings:
             _check_issuer(self.jwt_issuer)
         if self.oidc_port is not None:
             self._check_oidc()
+        self._check_secrets()
         self._check_upstream()
         self._check_upstream_files()
         self._check_token()
+
+    def _check_secrets(self) -> None:
+        if self.secrets_seal is SealKind.OFF:
+            if self.secrets_seal_file is not None or self.secrets_advertised or self.secrets_dns_names:
+                raise INVALID_SETTING.error("settings of secrets mean nothing without secrets_seal")
+            return
+        if not self.secrets_port:
+            raise INVALID_SETTING.error("secrets_port must be a port: proxies are told of it")
+        if self.secrets_seal_file is not None and self.secrets_seal is not SealKind.FILE:
+            raise INVALID_SETTING.error("secrets_seal_file needs secrets_seal file")
+        if not _is_ip(self.secrets_address) or not _is_ip(self.secrets_advertised or self.secrets_address):
+            raise INVALID_SETTING.error("secrets_address and secrets_advertised must be IP addresses")
+        for name in self.secrets_dns_names:
+            dns_name(name)
+        if ip_address(self.secrets_address).is_unspecified and not self.secrets_advertised:
+            raise INVALID_SETTING.error(
+                f"secrets_address {self.secrets_address} is no address to reach anybody at",
+                advice="Say in secrets_advertised where proxies reach the secret manager.",
+            )
 
     def _check_upstream_files(self) -> None:
         files = (self.upstream_cert, self.upstream_key)
@@ -249,6 +286,22 @@ class ServerSettings:
         return self.federation_bundle_endpoint_refresh_hint or usual
 
     @property
+    def secrets_place(self) -> Address:
+        """Where proxies reach the secret manager."""
+        return Address(host=self.secrets_advertised or self.secrets_address, port=self.secrets_port)
+
+    @property
+    def secrets_names(self) -> tuple[str, ...]:
+        """The DNS names in the secret manager's certificate, for clients that look for one."""
+        local = ("localhost",) if _is_loopback(self.secrets_address) else ()
+        return tuple(dict.fromkeys((*self.secrets_dns_names, *local)))
+
+    @property
+    def secrets_key(self) -> Path:
+        """The file that seals the secret manager."""
+        return self.secrets_seal_file or self.data_dir / "secrets.kek"
+
+    @property
     def kek(self) -> Path:
         """The file that holds the key-encryption key."""
         return self.kek_file or self.data_dir / "kek"
@@ -262,6 +315,13 @@ def _check_issuer(text: str) -> None:
         raise INVALID_SETTING.error(
             f"jwt_issuer {text!r} is not https://HOST[/PATH] without a slash at its end"
         )
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        return bool(ip_address(host))
+    except ValueError:
+        return False
 
 
 def _is_loopback(host: str) -> bool:
@@ -309,7 +369,15 @@ def _read(path: Path) -> ReadFile:
 
 _PATHS: Final = frozenset(
     {
-        *("data_dir", "socket_path", "kek_file", "intent", "oidc_tls_cert", "oidc_tls_key"),
+        *(
+            "data_dir",
+            "socket_path",
+            "kek_file",
+            "secrets_seal_file",
+            "intent",
+            "oidc_tls_cert",
+            "oidc_tls_key",
+        ),
         *("pkcs11_module", "pkcs11_pin_file", "upstream_workload_api"),
         *("federation_bundle_endpoint_tls_cert", "federation_bundle_endpoint_tls_key", "federation_web_ca"),
         *("upstream_cert", "upstream_key", "upstream_roots", "audit_sink_token_file", "audit_sink_ca"),
@@ -335,7 +403,9 @@ _DURATIONS: Final = frozenset(
 _SWITCHES: Final = frozenset(
     {"disable_jwt_svids", "experimental_wit_svids", "federation_permit_local", "prune_tofu_agents"}
 )
-_PORTS: Final = frozenset({"bind_port", "health_port", "oidc_port", "federation_bundle_endpoint_port"})
+_PORTS: Final = frozenset(
+    {"bind_port", "health_port", "oidc_port", "federation_bundle_endpoint_port", "secrets_port"}
+)
 
 
 def _typed(name: str, value: Any) -> Any:
@@ -346,7 +416,7 @@ def _typed(name: str, value: Any) -> Any:
         return value if isinstance(value, SecretReference) else SecretReference.parse(str(value))
     if name == "node_attestors":
         return choices_of(value)
-    if name in ("admin_ids", "allowed_jwt_claims", "audit_sinks"):
+    if name in ("admin_ids", "allowed_jwt_claims", "audit_sinks", "secrets_dns_names"):
         return _texts(name, value)
     if isinstance(value, FromGit):
         return value
@@ -376,6 +446,12 @@ def _typed(name: str, value: Any) -> Any:
             return EndpointProfile(value.value if isinstance(value, Enum) else value)
         except ValueError as error:
             raise INVALID_SETTING.error(f"{name} {value!r} is neither https_spiffe nor https_web") from error
+    if name == "secrets_seal":
+        try:
+            return SealKind(value)
+        except ValueError as error:
+            known = ", ".join(each.value for each in SealKind)
+            raise INVALID_SETTING.error(f"secrets_seal {value!r} is none of: {known}") from error
     if name == "key_storage":
         try:
             return KeyStorage(value)
@@ -395,7 +471,7 @@ def _texts(name: str, value: Any) -> tuple[Any, ...]:
 
 
 def _port(name: str, value: Any) -> int | None:
-    if value == "off" and name != "bind_port":
+    if value == "off" and name not in ("bind_port", "secrets_port"):
         return None
     try:
         return int(str(value))

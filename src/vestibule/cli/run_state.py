@@ -32,6 +32,7 @@ class RunState:
     trust_bundle: Path
     server_address: str
     health_address: str
+    secrets_address: str = ""
 
     @property
     def is_running(self) -> bool:

@@ -33,6 +33,7 @@ from vestibule.envoy.protos import serialized
 from vestibule.envoy.routes import Calls
 from vestibule.envoy.trees import field
 from vestibule.envoy.world import Destination, HostNames, World
+from vestibule.intent.built_in import SECRETS_SERVICE
 from vestibule.policy.codes import CALL_DENIED
 from vestibule.records import Address, Instance
 from vestibule.spiffe import SpiffeId
@@ -123,7 +124,9 @@ def _domains(known: HostNames) -> _Domains:
 
 @lru_cache(maxsize=4096)
 def _http_listener(name: str, address: Address, service: str, port: str) -> Resource:
-    manager = http.egress(name, access_log.outbound(service, port))
+    manager = http.egress(
+        name, access_log.outbound(service, port), custom_methods=name == f"upstream/{SECRETS_SERVICE}"
+    )
     filters = listener_components_pb2.FilterChain(filters=[http.network_filter(manager)])
     return listeners.outbound(name, address, filters)
 

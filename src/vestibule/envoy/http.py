@@ -90,10 +90,15 @@ def ingress(
     return manager
 
 
-def egress(name: str, log: AccessLog) -> Hcm:
-    """Requests from the app, in plain text, also in a proxy's absolute form."""
+def egress(name: str, log: AccessLog, *, custom_methods: bool = False) -> Hcm:
+    """Requests from the app, in plain text, also in a proxy's absolute form.
+
+    With ``custom_methods`` also such as Vault's LIST, which Envoy otherwise answers 400 over HTTP/1.1.
+    """
     manager = basic("egress", name, log, [switched.http_filter(), router()])
     manager.forward_client_cert_details = Hcm.SANITIZE
+    if custom_methods:
+        manager.http_protocol_options.allow_custom_methods = True
     # A kindness to clients, not a defence: the callee decides about what arrives there.
     manager.normalize_path.CopyFrom(BoolValue(value=True))
     manager.merge_slashes = True

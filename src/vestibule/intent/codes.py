@@ -342,6 +342,13 @@ NAME_TAKEN = _intent(
     "and identities are made of them; two files declare the same name.",
     advice="Rename one of the two.",
 )
+BUILT_IN_NAME = _intent(
+    "VST0078",
+    "built-in-name",
+    meaning="A service, an external or a gateway has the name of a service of the platform's own, which every app "
+    "reaches by it: `secrets` is the secret manager.",
+    advice="Choose another name.",
+)
 SECRET_PATH = _intent(
     "VST0080",
     "secret-path-refused",

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Final
 
 from vestibule.intent import codes, outside_keys, secret_keys, service_keys
+from vestibule.intent.built_in import BUILT_IN
 from vestibule.intent.files import EGRESS, GATEWAYS, SECRETS, SERVICES, shown
 from vestibule.intent.nodes import START, Position, parse
 from vestibule.intent.not_yet import NOT_YET
@@ -88,6 +89,9 @@ def _refuse_shared_names(declared: Iterable[Declared]) -> None:
     folders: dict[str, str] = {}
     # Nobody calls a group of secrets: its name is one among groups.
     for each in (each for each in declared if each.folder != SECRETS):
+        if each.name in BUILT_IN:
+            message = f"the name {each.name!r} is that of a service of the platform"
+            each.findings.add(codes.BUILT_IN_NAME, message, each.at)
         if folders.setdefault(each.name, each.folder) != each.folder:
             message = f"the name {each.name!r} is taken, in {folders[each.name]}/"
             each.findings.add(codes.NAME_TAKEN, message, each.at)

@@ -18,6 +18,7 @@ from vestibule.envoy.revoked import slots
 from vestibule.envoy.world import World, last_expiry, next_expiry, refused_of
 from vestibule.errors import VestibuleError
 from vestibule.intent import Intent
+from vestibule.mesh.built_in import BuiltIn, WithBuiltIn, instances
 from vestibule.mesh.discovery import Discovery
 from vestibule.mesh.intents import Intents
 from vestibule.mesh.permissions import NoPermissions, Permissions
@@ -152,6 +153,7 @@ class Publisher:
         permissions: Permissions | None = None,
         distrust: DistrustSource | None = None,
         jwt_keys: JwtKeySource | None = None,
+        built_in: tuple[BuiltIn, ...] = (),
     ) -> None:
         self._permissions = permissions or NoPermissions()
         self._revocations = NothingRevoked() if revocations is None else revocations
@@ -159,7 +161,9 @@ class Publisher:
         self._jwt_keys = NoJwtKeys() if jwt_keys is None else jwt_keys
         self._unexpired = Unexpired()
         self._slots: tuple[Resource, ...] = ()
-        self._intents = intents
+        self._completed = WithBuiltIn(intents, built_in)
+        self._intents: Intents = self._completed
+        self._built_in = tuple(instances(built_in))
         self._clock = clock or SystemClock()
         self._discovery = discovery
         self._lifetimes = lifetimes
@@ -175,7 +179,8 @@ class Publisher:
     def compiled(self, proxy: ProxyKey, intent: Intent) -> Snapshot | None:
         """What a proxy would have by another intent; None if nothing can be compiled for it."""
         try:
-            return compile_proxy(self._world(intent, self._clock.now()), proxy)
+            completed = self._completed.complete(intent)
+            return compile_proxy(self._world(completed, self._clock.now()), proxy)
         except Exception:  # noqa: BLE001 - to compare with, it is as good as none
             return None
 
@@ -296,7 +301,7 @@ class Publisher:
     def _world(self, intent: Intent, now: datetime) -> World:
         return World(
             intent=intent,
-            instances=self._discovery.instances(),
+            instances=(*self._discovery.instances(), *self._built_in),
             svid_ttls=self._lifetimes.ttls,
             default_svid_ttl=self._lifetimes.default,
             distrust=self._distrust.now,

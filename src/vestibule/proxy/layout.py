@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from vestibule.intent.built_in import SECRETS_SERVICE
 from vestibule.net.unix import check_path
 from vestibule.processes import Reservation, reserve, reserve_preferably
 from vestibule.proxy.codes import APP_PORT_UNKNOWN, BAD_ADDRESS
@@ -107,6 +108,9 @@ class Layout:
         env["VESTIBULE_EGRESS"] = self._url(self.egress, "http")
         env.update(self._listen_variables(view))
         env.update(self._upstream_variables(view))
+        if (vault := env.get(f"VESTIBULE_UPSTREAM_{_variable(SECRETS_SERVICE)}", "")).startswith("http://"):
+            # Where Vault's clients look; an app that was told another place keeps it.
+            env.setdefault("VAULT_ADDR", vault)
         if self.boundary is not Boundary.UNIX:
             env["HTTP_PROXY"] = env["http_proxy"] = env["VESTIBULE_EGRESS"]
             env["NO_PROXY"] = env["no_proxy"] = _NO_PROXY

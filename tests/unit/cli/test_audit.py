@@ -68,11 +68,13 @@ def test_a_log_that_is_not_there_is_an_error_with_a_code(
 
 def test_without_a_path_it_is_the_log_of_the_run_in_this_directory(tmp_path: Path) -> None:
     assert audit.find_log(tmp_path) == audit.SYSTEM_LOG
-    places = {name: tmp_path / name for name in ("intent", "runtime", "server_socket", "agent_socket")}
     RunState(
         pid=os.getpid(),
         start_time=procfs.start_time(os.getpid()) or 0,
-        **places,
+        intent=tmp_path,
+        runtime=tmp_path,
+        server_socket=tmp_path,
+        agent_socket=tmp_path,
         admin_socket=tmp_path,
         access_log=tmp_path,
         trust_bundle=tmp_path,

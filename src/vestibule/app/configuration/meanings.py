@@ -48,6 +48,24 @@ SERVER: Final = {
         "The certificate of the discovery pages, PEM; without it on loopback only.", "--oidc-tls-cert"
     ),
     "oidc_tls_key": Meaning("The private key of the discovery pages, PEM.", "--oidc-tls-key"),
+    "secrets_seal": Meaning(
+        "What seals what the secret manager keeps: off (there is none), file (a key in a file) or shamir (shares).",
+        "--secrets-seal",
+    ),
+    "secrets_seal_file": Meaning(
+        "The file of the seal file, mode 600; DATA_DIR/secrets.kek unless it is said here.",
+        "--secrets-seal-file",
+    ),
+    "secrets_address": Meaning("Where the secret manager serves Vault's API: the address.", "--secrets"),
+    "secrets_port": Meaning("Where the secret manager serves Vault's API: the port.", "--secrets"),
+    "secrets_advertised": Meaning(
+        "The IP address at which proxies reach the secret manager, where it listens at every address.",
+        "--secrets-advertised",
+    ),
+    "secrets_dns_names": Meaning(
+        "DNS names in the secret manager's certificate, for clients that come without a sidecar.",
+        "--secrets-dns-name",
+    ),
     "agent_ttl": Meaning(
         "For how long agents' own certificates are valid; otherwise as workloads'.", "--agent-ttl"
     ),

@@ -30,6 +30,7 @@ def server(
     intent: Path | Committed,
     port: int,
     health_port: int,
+    secrets_port: int,
     chosen: str | None = None,
 ) -> Command:
     """The server, on loopback ports of its own; ``chosen`` is one of the intent's environments."""
@@ -40,6 +41,9 @@ def server(
             *("--data-dir", str(places.server_data)),
             *("--bind", f"{HOST}:{port}"),
             *("--health", f"{HOST}:{health_port}"),
+            # On one machine, whoever has the state has the key beside it as well.
+            *("--secrets-seal", "file"),
+            *("--secrets", f"{HOST}:{secrets_port}"),
             *("--socket", str(places.server_socket)),
             *_source(intent),
             *(("--environment", chosen) if chosen else ()),

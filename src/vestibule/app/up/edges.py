@@ -21,7 +21,7 @@ METHODS_BY_HARM: Final = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DEL
 PLAIN_HTTP: Final = (Protocol.HTTP, Protocol.HTTP2)
 """Protocols in which one request can be written down without knowing the service.  gRPC and TCP need its client."""
 
-STRANGER_PATH: Final = "/vestibule/proof/stranger"
+STRANGER_PATH: Final = "/proof/stranger"
 
 
 @dataclass(frozen=True, slots=True)

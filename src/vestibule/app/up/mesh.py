@@ -23,10 +23,11 @@ from vestibule.app.up.timeline import Timeline
 from vestibule.cli.run_state import RunState
 from vestibule.errors import VestibuleError
 from vestibule.pki.bundles import to_pem
-from vestibule.processes import BoundedFile, Ledger, ReadyLine, Spec, procfs, reserve
+from vestibule.processes import BoundedFile, Ledger, ReadyLine, Spec, procfs, reserve, reserve_preferably
 from vestibule.spiffe import SpiffeId
 
 SERVER_READY: Final = "vestibule server ready:"
+SECRETS_PORT: Final = 8200
 
 
 class Mesh:
@@ -42,6 +43,8 @@ class Mesh:
         self._agent_id: SpiffeId | None = None
         self._registered = asyncio.Event()
         self._port, self._health_port = _free_ports(2)
+        # Held, since only Envoy listens there, which may share it.
+        self._secrets = reserve_preferably(commands.HOST, SECRETS_PORT)
         self.server = Kept(self._server_spec(), ledger)
         self.sidecars = tuple(
             SidecarPart(places, ledger, instance, plan.directory) for instance in plan.instances
@@ -99,6 +102,7 @@ class Mesh:
             trust_bundle=self.places.trust_bundle,
             server_address=f"{commands.HOST}:{self._port}",
             health_address=f"{commands.HOST}:{self._health_port}",
+            secrets_address=f"{commands.HOST}:{self._secrets.port}",
         ).write(self.places.state)
 
     async def run(self) -> None:
@@ -118,6 +122,7 @@ class Mesh:
             raise first_foreseen(errors) from None
         finally:
             self.operator.close()
+            self._secrets.release()
 
     async def stop(self) -> None:
         """End everything in order."""
@@ -164,6 +169,7 @@ class Mesh:
             chosen=self.plan.environment,
             port=self._port,
             health_port=self._health_port,
+            secrets_port=self._secrets.port,
         )
         return Spec(
             name="server",

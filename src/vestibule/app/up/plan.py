@@ -18,7 +18,7 @@ from vestibule.spiffe import SpiffeId
 
 EXAMPLE: Final = Path("examples", "shop")
 PYTHONS: Final = frozenset({"python", "python3"})
-FOLDERS: Final = frozenset({"services", "egress", "gateways", "certs", "environments"})
+FOLDERS: Final = frozenset({"services", "secrets", "egress", "gateways", "certs", "environments"})
 NOT_COPIED: Final = frozenset({".vestibule", "__pycache__", ".git", ".hg", ".svn"})
 LINKED: Final = frozenset({".venv", "venv", "node_modules", "target", ".tox"})
 """Directories of dependencies: large, only read by apps, and so lent to a copy instead of copied."""

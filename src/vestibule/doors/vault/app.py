@@ -190,7 +190,7 @@ def written(answer: Answer, wrapped: Mapping[str, Any] | None, request_id: str) 
         return 200, _dumped(wrapped_envelope(wrapped, request_id))
     if answer.top is not None:
         return answer.status or 200, _dumped(answer.top)
-    if is_empty(answer):
+    if is_empty(answer) and not answer.warnings:
         # Clients take an error without a word for "not there".
         return (answer.status, _dumped({"errors": []})) if answer.status >= 400 else (204, b"")
     return answer.status or 200, _dumped(envelope(answer, request_id))

@@ -86,3 +86,12 @@ VAULT_UNAUTHENTICATED = define(
     meaning="Who asks for the secret is not known: there is no client certificate, and no token that is accepted.",
     advice="Ask through the sidecar, with an X.509-SVID, or with a JWT-SVID made for the secret manager's SPIFFE ID.",
 )
+FIXED = define(
+    "VST5208",
+    "secret-setting-fixed",
+    Kind.UNIMPLEMENTED,
+    Fault.CALLER,
+    meaning="Mounts, authentication methods, audit logs and policies are not changed by the API: engines stand at "
+    "fixed places, and the intent in Git says who may do what.",
+    advice="Change secrets/NAME.yaml in the intent, or the server's settings.",
+)

@@ -92,6 +92,10 @@ class Pipeline:
         await self._record(note, "ok", **answer.detail)  # 6
         return answer, wrapped
 
+    async def may(self, request: VaultRequest) -> bool:
+        """Whether a request would be let through; nothing happens.  Raises: VST5205, and what the engine says of it."""
+        return (await self._decide(request, self._operation(request))).allowed
+
     def _operation(self, request: VaultRequest) -> Operation:
         first, _, rest = request.path.partition("/")
         below = f"{first}/{rest.partition('/')[0]}" if first == "sys" else first

@@ -1,0 +1,328 @@
+"""The secret manager of a server: what it consists of, what is in front of it, and what goes on behind."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Final, Protocol
+
+from prometheus_client import Histogram
+
+from vestibule.app.platform_front import Front, FrontPlan
+from vestibule.app.server_lending import Lending, lending_metrics
+from vestibule.app.server_mesh import Background, Mesh
+from vestibule.app.server_services import Services
+from vestibule.app.server_settings import SealKind, ServerSettings
+from vestibule.clock import Clock
+from vestibule.doors.health import Check
+from vestibule.doors.platform_sds import Credentials
+from vestibule.doors.secrets_admin import SecretsAdminDoor
+from vestibule.doors.vault.app import VaultApp
+from vestibule.doors.vault.auth import AuthBackend
+from vestibule.doors.vault.callers import Callers
+from vestibule.doors.vault.certificates import Certificates
+from vestibule.doors.vault.kv import KvBackend
+from vestibule.doors.vault.operations import Backend, VaultRequest
+from vestibule.doors.vault.pipeline import Pipeline
+from vestibule.doors.vault.policies import policies_of
+from vestibule.doors.vault.sys import SysBackend
+from vestibule.doors.vault.sys_seal import SealBackend
+from vestibule.doors.vault.transit import TransitBackend
+from vestibule.doors.vault.wrapping import WrappingBackend, wrapped_answer
+from vestibule.errors import VestibuleError
+from vestibule.identity.beacon import first
+from vestibule.identity.names import secrets_id
+from vestibule.identity.server_identity import ServerIdentity
+from vestibule.net.grpc import Servable
+from vestibule.pki.revocation import revoked, unrevoked
+from vestibule.proxy.binary import find_envoy
+from vestibule.records import Address
+from vestibule.secrets.access import IntentAccess
+from vestibule.secrets.anchor import Anchors, AuditAnchor, FileAnchor
+from vestibule.secrets.barrier import SealedBarrier
+from vestibule.secrets.client_tokens import ClientTokens
+from vestibule.secrets.sealing import Sealing
+from vestibule.secrets.seals.file import FileSeal
+from vestibule.secrets.seals.ports import Seal
+from vestibule.secrets.seals.shares import ShamirSeal
+from vestibule.secrets.transit.engine import Transit
+from vestibule.secrets.versions import Versions
+from vestibule.secrets.wrapping import Wrapping
+from vestibule.spiffe import TrustBundle, TrustDomain
+from vestibule.telemetry.metrics import Metrics
+
+SOCKETS: Final = ".d"
+"""What the directory of the private sockets is called after the operator's socket."""
+
+_log = logging.getLogger(__name__)
+
+
+class Secrets(Protocol):
+    """What a server needs of its secret manager, whether or not there is one."""
+
+    def background(self) -> Mapping[str, Background]:
+        """What goes on behind the doors, by name."""
+        ...
+
+    def checks(self) -> Mapping[str, Check]:
+        """What readiness depends on."""
+        ...
+
+    def warnings(self) -> Sequence[str]:
+        """What an operator should know."""
+        ...
+
+    def measured(self, metrics: Metrics) -> None:
+        """Register what is counted."""
+        ...
+
+    @property
+    def operators(self) -> Sequence[Servable]:
+        """gRPC services for operators on the server's own socket."""
+        ...
+
+    async def drain(self) -> None:
+        """Finish what is in flight."""
+        ...
+
+
+class NoSecrets:
+    """A server without a secret manager."""
+
+    operators: Sequence[Servable] = ()
+
+    def background(self) -> Mapping[str, Background]:
+        """Nothing."""
+        return {}
+
+    def checks(self) -> Mapping[str, Check]:
+        """None."""
+        return {}
+
+    def warnings(self) -> Sequence[str]:
+        """None."""
+        return ()
+
+    def measured(self, metrics: Metrics) -> None:
+        """Nothing is counted."""
+        _register(metrics, lambda: 0, lambda: 0, lambda: 0)
+        lending_metrics(metrics, None)
+
+    async def drain(self) -> None:
+        """Nothing is in flight."""
+
+
+class SecretManager:
+    """All of it, connected; the front is opened by ``secrets_of``."""
+
+    def __init__(
+        self, settings: ServerSettings, services: Services, mesh: Mesh, clock: Clock, identity: ServerIdentity
+    ) -> None:
+        self._settings = settings
+        self._services = services
+        self._clock = clock
+        self._identity = identity
+        self._seconds: Histogram | None = None
+        store = services.store
+        self.barrier = SealedBarrier(store.sealed_rows, store.changes, services.audit)
+        self.sealing = Sealing(
+            self.barrier,
+            _seal(settings),
+            audit=services.audit,
+            anchor=_anchor(settings),
+            leads=lambda: store.leads,
+        )
+        self._lending = Lending(self.barrier, clock, services.audit.record_or_defer, lambda: store.leads)
+        self._tokens = ClientTokens(self.barrier, clock)
+        self._wrapping = Wrapping(self.barrier, clock)
+        self._transit = Transit(self.barrier, clock)
+        self._versions = Versions(self.barrier, clock)
+        self.access = IntentAccess(mesh.intent_in_force, clock)
+        self.pipeline = Pipeline(
+            self._backends(),
+            self.access,
+            services.audit,
+            is_operator=self._is_operator,
+            wrap=partial(wrapped_answer, self._wrapping),
+            counts=self._count,
+        )
+        certificates = Certificates(services.authorities.bundle, lambda: services.revocations.now, clock)
+        callers = Callers(self._tokens, self._bundle_of, str(secrets_id(settings.trust_domain)), clock)
+        self.pipeline.backends["sys"] = self._sys()
+        self.operators: Sequence[Servable] = (
+            SecretsAdminDoor(self.pipeline.answer, settings.trust_domain).servable(),
+        )
+        app = VaultApp(self.pipeline.answer, certificates.caller_of, callers)
+        self.front = Front(self._plan(), app, self._credentials)
+
+    def _backends(self) -> dict[str, Backend]:
+        return {
+            "secret": KvBackend(self._versions),
+            "transit": TransitBackend(self._transit),
+            "auth": AuthBackend(self._tokens, self._clock),
+            "sys/wrapping": WrappingBackend(self._wrapping),
+            **self._lending.backends,
+        }
+
+    def _sys(self) -> Backend:
+        settings = self._settings
+        seal = SealBackend(
+            self.sealing,
+            self._clock,
+            cluster=str(settings.trust_domain),
+            storage="sqlite" if settings.database is None else "postgresql",
+            forget=self._transit.forget,
+        )
+        return SysBackend(seal, may=self.pipeline.may, policies=self._policies, hashed=self._hashed)
+
+    def _policies(self) -> Mapping[str, str]:
+        intent = self.access.intent
+        return {} if intent is None else policies_of(intent)
+
+    def _hashed(self, text: str) -> str:
+        return f"hmac-sha256:{self.barrier.mac('audit', text.encode()).hex()}"
+
+    def _plan(self) -> FrontPlan:
+        settings = self._settings
+        socket = settings.socket_path
+        return FrontPlan(
+            trust_domain=settings.trust_domain,
+            listen=Address(host=settings.secrets_address, port=settings.secrets_port),
+            directory=socket.with_name(f"{socket.name.removesuffix('.sock')}{SOCKETS}"),
+            binary=find_envoy(),
+            log=settings.data_dir / "platform-envoy.log",
+            svid_seconds=settings.default_x509_svid_ttl.total_seconds(),
+            drain=settings.drain.total_seconds(),
+        )
+
+    def background(self) -> Mapping[str, Background]:
+        return {
+            "secrets-sealing": self.sealing.run,
+            "secrets-identity": self._identity.run,
+            "secrets-own-revocation": self._replace_own_when_revoked,
+            "secrets-front": self.front.run,
+            "secrets-tokens": self._tokens.run,
+            "secrets-wrapping": self._wrapping.run,
+            "secrets-versions": self._follow_versions,
+            "secrets-lent": self._take_back_what_was_lent,
+            **self._lending.background(),
+        }
+
+    def checks(self) -> Mapping[str, Check]:
+        async def front() -> str | None:
+            return None if self.front.envoy.is_ready else "the Envoy in front of the secret manager is not up"
+
+        return {"secrets": front}
+
+    def warnings(self) -> Sequence[str]:
+        if self.barrier.is_sealed:
+            return ("the secret manager is sealed",)
+        return ()
+
+    def measured(self, metrics: Metrics) -> None:
+        http = self.front.http
+        self._seconds = _register(
+            metrics,
+            lambda: self.barrier.is_sealed,
+            lambda: self.front.envoy.restarts,
+            lambda: 0 if http is None else http.refused,
+        )
+        self._lending.measured(metrics)
+
+    async def drain(self) -> None:
+        await self.front.stop()
+
+    def _count(self, verb: str, outcome: str, seconds: float) -> None:
+        if self._seconds is not None:
+            self._seconds.labels(verb, outcome).observe(seconds)
+
+    def _bundle_of(self, trust_domain: TrustDomain) -> TrustBundle | None:
+        own = self._services.authorities.bundle()
+        if own.trust_domain != trust_domain:
+            return None
+        return unrevoked(own, self._services.revocations.now, self._clock.now())
+
+    def _is_operator(self, request: VaultRequest) -> bool:
+        return self._services.administration.scope_of(request.caller.spiffe_id).full
+
+    async def _follow_versions(self) -> None:
+        """Who waits for a new version hears of one that another server has written."""
+        await self._versions.follow(self._services.store.changes.subscribe("secrets"))
+
+    async def _take_back_what_was_lent(self) -> None:
+        """Who is revoked loses the credentials that were made for it."""
+        await self._lending.follow(self._services.revocations)
+
+    async def _credentials(self) -> AsyncIterator[Credentials]:
+        authorities, revocations, identity = (
+            self._services.authorities,
+            self._services.revocations,
+            self._identity,
+        )
+        while True:
+            seen = authorities.revision, revocations.revision, identity.revision
+            bundle = unrevoked(authorities.bundle(), revocations.now, self._clock.now())
+            yield Credentials(identity.svid, bundle)
+            await first(authorities.changed(seen[0]), revocations.changed(seen[1]), identity.changed(seen[2]))
+
+    async def _replace_own_when_revoked(self) -> None:
+        revocations, identity = self._services.revocations, self._identity
+        while True:
+            seen = revocations.revision
+            if revoked(revocations.now, identity.svid.chain, self._clock.now()) is not None:
+                with suppress(VestibuleError):
+                    await identity.renew()
+            await revocations.changed(seen)
+
+
+def _seal(settings: ServerSettings) -> Seal:
+    if settings.secrets_seal is SealKind.SHAMIR:
+        return ShamirSeal()
+    return FileSeal(settings.secrets_key)
+
+
+def _anchor(settings: ServerSettings) -> Anchors:
+    data = settings.data_dir
+    return Anchors([FileAnchor(data / "secrets.generation"), AuditAnchor(data / "audit.jsonl")])
+
+
+def _register(
+    metrics: Metrics, sealed: Callable[[], int], restarts: Callable[[], int], refused: Callable[[], int]
+) -> Histogram:
+    """What is counted; the histogram hears of each request."""
+    metrics.gauge("secrets_sealed", "1 while the secret manager is sealed.", sealed)
+    metrics.gauge("secrets_proxy_restarts", "How often the Envoy in front of it was started again.", restarts)
+    metrics.gauge("secrets_strangers", "Other processes that came to its private socket.", refused)
+    return metrics.histogram(
+        "secrets_request_seconds",
+        "How long requests to the secret manager took, by what was asked for and what came of it.",
+        "verb",
+        "outcome",
+    )
+
+
+@asynccontextmanager
+async def secrets_of(
+    settings: ServerSettings, services: Services, mesh: Mesh, clock: Clock
+) -> AsyncIterator[Secrets]:
+    """The secret manager that the settings ask for.
+
+    Raises: VST2310, VST2311, VST7003, VST7004 (its private directory), VST7100 (no Envoy), errors of the audit log.
+    """
+    if settings.secrets_seal is SealKind.OFF:
+        yield NoSecrets()
+        return
+    identity = ServerIdentity(
+        services.issuance,
+        clock,
+        settings.trust_domain,
+        services.authorities,
+        spiffe_id=secrets_id(settings.trust_domain),
+        dns_names=settings.secrets_names,
+    )
+    await identity.start()
+    manager = SecretManager(settings, services, mesh, clock, identity)
+    with manager.front:
+        yield manager
