@@ -14,9 +14,11 @@ from typing import Final
 from vestibule.errors import VestibuleError
 from vestibule.policy.decisions import Decision, Verdict
 from vestibule.policy.demanding import meets_token
+from vestibule.policy.demands import McpDemand
 from vestibule.policy.facts import Call
 from vestibule.policy.identities import IdentityMatch
 from vestibule.policy.mcp import is_upkeep, mcp_matches, mcp_refusal, named_methods
+from vestibule.policy.mcp_index import Messages
 from vestibule.policy.paths import NOT_NORMAL, PathPattern, is_normal
 from vestibule.policy.port_policies import PortPolicy
 from vestibule.policy.rules import Mode, Rule
@@ -99,7 +101,7 @@ class Engine:
 
     def _first(self, index: _Node, memberships: _Memberships, call: Call, path: str | None) -> _Entry | None:
         candidates: list[_Entry] = []
-        _collect(index, path, memberships, call.method, candidates)
+        _collect(index, path, memberships, call, candidates)
         if len(candidates) > 1:
             candidates.sort(key=_rank)
         for entry in candidates:
@@ -125,6 +127,7 @@ class Engine:
 
 
 _DENIED: Final = Decision(allowed=False)
+_ANY_MESSAGE: Final = McpDemand()
 
 
 @dataclass(slots=True, eq=False)
@@ -137,13 +140,16 @@ class _Entry:
     group: int
     temporary: bool
     plain: bool = field(init=False)
+    free: bool = field(init=False)
+    """Whether nothing is asked but path, method, caller and what is said in MCP."""
     verdict: Verdict = field(init=False)
     decision: Decision = field(init=False)
 
     def __post_init__(self) -> None:
         rule = self.rule
-        asks = (rule.when, rule.token, rule.mcp, rule.expires)
-        self.plain = not self.temporary and all(each is None for each in asks)
+        asks = (rule.when, rule.token, rule.expires)
+        self.free = not self.temporary and all(each is None for each in asks)
+        self.plain = self.free and rule.mcp is None
         self.verdict = Verdict(allowed=not self.denies, rule=rule.name)
         self.decision = Decision(allowed=not self.denies, rule=rule.name)
 
@@ -161,12 +167,18 @@ def _lasts(until: datetime | None, call: Call, entry: _Entry) -> bool:
 class _Speaking:
     """The rules that speak of one place among the paths, by group of callers and then by method."""
 
-    __slots__ = ("groups",)
+    __slots__ = ("groups", "messages")
 
     def __init__(self) -> None:
         self.groups: dict[int, dict[str | None, list[_Entry]]] = {}
+        self.messages: dict[int, Messages[_Entry]] = {}
 
     def add(self, entry: _Entry) -> None:
+        demand = entry.rule.mcp
+        if demand is not None and demand != _ANY_MESSAGE:
+            messages = self.messages.setdefault(entry.group, Messages())
+            messages.add(entry, demand, entry.rule.methods, keeps=not entry.denies, certain=entry.free)
+            return
         methods = self.groups.setdefault(entry.group, {None: []})
         named = entry.rule.methods
         for method in named:
@@ -177,8 +189,12 @@ class _Speaking:
             if not (entries and entries[-1].plain):
                 entries.append(entry)
 
-    def collect(self, memberships: _Memberships, method: str | None, found: list[_Entry]) -> None:
+    def collect(self, memberships: _Memberships, call: Call, found: list[_Entry]) -> None:
         """Those of a caller's groups that ask for this method or for none."""
+        method = call.method
+        for group, messages in self.messages.items():
+            if group in memberships:
+                found += messages.about(call)
         groups = self.groups
         fewer, others = (groups, memberships) if len(groups) < len(memberships) else (memberships, groups)
         for group in fewer:
@@ -225,15 +241,15 @@ def _nodes(top: _Node, paths: Sequence[PathPattern]) -> Iterator[tuple[_Node, bo
 
 
 def _collect(
-    top: _Node, path: str | None, memberships: _Memberships, method: str | None, found: list[_Entry]
+    top: _Node, path: str | None, memberships: _Memberships, call: Call, found: list[_Entry]
 ) -> None:
     """What may decide about a call with a normal path, in no order; without a path, what speaks of every call."""
     if top.here is not None:
-        top.here.collect(memberships, method, found)
+        top.here.collect(memberships, call, found)
     if path is None:
         return
     if top.below is not None:
-        top.below.collect(memberships, method, found)
+        top.below.collect(memberships, call, found)
     level = [top]
     for part in path[1:].split("/", _MOST_SEGMENTS):
         following: list[_Node] = []
@@ -241,17 +257,17 @@ def _collect(
             if (named := node.parts.get(part)) is not None:
                 following.append(named)
                 if named.below is not None:
-                    named.below.collect(memberships, method, found)
+                    named.below.collect(memberships, call, found)
             if (other := node.any) is not None and part:
                 following.append(other)
                 if other.below is not None:
-                    other.below.collect(memberships, method, found)
+                    other.below.collect(memberships, call, found)
         if not following:
             return
         level = following
     for node in level:
         if node.here is not None:
-            node.here.collect(memberships, method, found)
+            node.here.collect(memberships, call, found)
 
 
 _MOST_SEGMENTS: Final = 1024

@@ -109,6 +109,17 @@ def fits(pattern: str, target: str) -> bool:
     return target.startswith(pattern[:-1]) if pattern.endswith("*") else target == pattern
 
 
+def things(demand: McpDemand) -> Iterable[tuple[str, str]]:
+    """What a demand names: pairs of a kind (``kind_of``) and a pattern."""
+    parts = ((CALL_TOOL, demand.tools), (GET_PROMPT, demand.prompts), (RESOURCE_METHODS[0], demand.resources))
+    return ((kind, pattern) for kind, patterns in parts for pattern in patterns)
+
+
+def kind_of(method: str) -> str:
+    """The method that stands for all that are about things of the same kind."""
+    return RESOURCE_METHODS[0] if method in RESOURCE_METHODS else method
+
+
 def is_upkeep(call: Call) -> bool:
     """Whether a client only keeps its session: it initialises, pings, lists, notifies and replies, reads the
     stream (GET) and ends the session (DELETE)."""
