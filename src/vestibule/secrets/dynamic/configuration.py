@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -19,10 +20,18 @@ from vestibule.secrets.dynamic.codes import (
 )
 from vestibule.secrets.dynamic.engines import Engines
 from vestibule.secrets.dynamic.records import Database, Role
-from vestibule.secrets.dynamic.statements import EXPIRATION, NAME, PASSWORD, Statement, statements
+from vestibule.secrets.dynamic.statements import (
+    EXPIRATION,
+    NAME,
+    PASSWORD,
+    Statement,
+    statements,
+    unspeakable,
+)
 from vestibule.secrets.leases import Leases
 
 MOST_CONNECTIONS: Final = 64
+_ALLOWED: Final = re.compile(r"[\w.-]{0,128}\*?", re.ASCII)
 IN_CREATION: Final = frozenset((NAME, PASSWORD, EXPIRATION))
 IN_REVOCATION: Final = frozenset((NAME,))
 IN_RENEWAL: Final = frozenset((NAME, EXPIRATION))
@@ -122,11 +131,10 @@ class Configuration:
             raise MALFORMED_DATABASE.error("connection_url is needed")
         if not 1 <= database.max_open_connections <= MOST_CONNECTIONS:
             raise MALFORMED_DATABASE.error(f"max_open_connections is not within 1 and {MOST_CONNECTIONS}")
-        if not all(
-            each.removesuffix("*").replace("*", "") == each.removesuffix("*")
-            for each in database.allowed_roles
-        ):
-            raise MALFORMED_DATABASE.error("allowed_roles are names, or end with *")
+        if not all(_ALLOWED.fullmatch(each) for each in database.allowed_roles):
+            raise MALFORMED_DATABASE.error("allowed_roles are names, or beginnings of names with *")
+        if any(map(unspeakable, (database.connection_url, database.username, database.password))):
+            raise MALFORMED_DATABASE.error("URL, user or password hold what is no text")
         statements(database.root_rotation_statements, IN_ROTATION)
         address_of(database, database.password)
 

@@ -150,7 +150,10 @@ class PostgresEngine:
         """What the database is told to be the password."""
         if not self._hashed:
             return password
-        return connection.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256").decode()
+        with using((password,)):
+            return connection.pgconn.encrypt_password(
+                password.encode(), name.encode(), b"scram-sha-256"
+            ).decode()
 
 
 async def _together(connection: Connection, texts: Sequence[bytes]) -> None:

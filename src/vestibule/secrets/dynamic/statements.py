@@ -95,8 +95,8 @@ def statements(texts: Iterable[str], allowed: frozenset[str]) -> tuple[Statement
 
 def _put(piece: Piece, values: Mapping[str, str]) -> str:
     value = values[piece.place]
-    if "\\" in value or "\0" in value:
-        raise _malformed(f"{{{{{piece.place}}}}} holds a backslash or NUL")
+    if "\\" in value or unspeakable(value):
+        raise _malformed(f"{{{{{piece.place}}}}} holds a backslash, or what is no text")
     if piece.around is Around.IDENTIFIER:
         return value.replace('"', '""')
     if piece.around is Around.LITERAL:
@@ -107,6 +107,11 @@ def _put(piece: Piece, values: Mapping[str, str]) -> str:
         return value
     # The spaces keep it apart from whatever stands beside it.
     return f' "{value.replace(chr(34), chr(34) * 2)}" ' if piece.place == NAME else f" '{_doubled(value)}' "
+
+
+def unspeakable(text: str) -> bool:
+    """NUL, or halves of characters, which JSON can hold and UTF-8 cannot."""
+    return "\0" in text or any("\ud800" <= each <= "\udfff" for each in text)
 
 
 def _doubled(value: str) -> str:
@@ -127,8 +132,8 @@ def _malformed(why: str) -> VestibuleError:
 
 
 def _split(text: str) -> Iterator[Statement]:
-    if len(text) > LONGEST or "\0" in text:
-        raise _malformed("it is too long, or holds NUL")
+    if len(text) > LONGEST or unspeakable(text):
+        raise _malformed("it is too long, or holds what is no text")
     pieces: list[Piece] = []
     for each in _Reader(text).pieces():
         if each is not None:

@@ -33,8 +33,9 @@ from vestibule.secrets.dynamic.codes import (
 )
 from vestibule.secrets.dynamic.configuration import IN_ROTATION
 from vestibule.secrets.dynamic.engines import Engines
+from vestibule.secrets.dynamic.names import LONGEST_NAME
 from vestibule.secrets.dynamic.records import LEAST_PERIOD, Account, StaticRole
-from vestibule.secrets.dynamic.statements import statements
+from vestibule.secrets.dynamic.statements import statements, unspeakable
 from vestibule.secrets.leases import Record
 from vestibule.secrets.waiting import until
 
@@ -247,6 +248,8 @@ class StaticRoles:
     def _new(self, usernames: tuple[str, ...]) -> StaticRole:
         if not usernames or len(set(usernames)) != len(usernames):
             raise MALFORMED_DATABASE.error("username is needed, and another one to take turns with")
+        if any(unspeakable(each) or "\\" in each or len(each.encode()) > LONGEST_NAME for each in usernames):
+            raise MALFORMED_DATABASE.error("this is no name of a user")
         accounts = tuple(Account(username=each) for each in usernames)
         return StaticRole(database="", accounts=accounts, period=timedelta(0), due=self._clock.now())
 

@@ -24,6 +24,11 @@ ACTOR: Final = "server"
 """Who ends a lease in time."""
 EXPIRED: Final = "expired"
 UNFINISHED: Final = "never handed out"
+PATIENCE: Final = timedelta(seconds=90)
+"""How long a credential may take until its owner has it; a lease that is pending for longer is given up.
+
+What was asked of a database before that cannot happen any more after it.
+"""
 ATTEMPT_SECONDS: Final = 25.0
 """An attempt that hangs for longer has failed."""
 FIRST_RETRY: Final = timedelta(seconds=1)
@@ -147,6 +152,11 @@ class Endings:
             self.failures += 1
             await self._fail(kept, problem, tried=True)
             return problem
+        over = kept.lease.issued + PATIENCE
+        if not kept.lease.told and self._clock.now() < over:
+            # What was given up may still be on its way to the database: it is looked for once more.
+            await self._book.put(replace(kept.lease, due=over, problem=""), kept)
+            return None
         await self._tell(kept.lease, "ok")
         await self._book.remove(kept)
         _log.info("lease %s of %s has ended: %s", kept.lease.id, kept.lease.owner, kept.lease.reason)

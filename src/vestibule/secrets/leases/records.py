@@ -44,7 +44,7 @@ class Lease:
     ``latest`` is beyond what it cannot be renewed, ``ttl`` by how long it is renewed unless asked otherwise.
     ``target`` names what the credential is for (a database), ``credential`` is all that its engine needs to take it
     away: never a secret.  ``due`` is when something has to be done about it, ``problem`` why that did not work so
-    far, ``reason`` why it is being revoked.
+    far, ``reason`` why it is being revoked.  ``told``: its owner was told of the credential, so that it was made.
     """
 
     id: str
@@ -61,6 +61,7 @@ class Lease:
     attempts: int = 0
     problem: str = ""
     reason: str = ""
+    told: bool = False
 
     @property
     def mount(self) -> str:
@@ -106,6 +107,7 @@ def encode(lease: Lease) -> bytes:
             "attempts": lease.attempts,
             "problem": lease.problem,
             "reason": lease.reason,
+            "told": lease.told,
         }
     ).encode()
 
@@ -128,4 +130,5 @@ def decode(kept: bytes) -> Lease:
         attempts=row["attempts"],
         problem=row["problem"],
         reason=row["reason"],
+        told=row["told"],
     )

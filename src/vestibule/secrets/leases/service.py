@@ -30,7 +30,7 @@ from vestibule.secrets.leases.codes import (
     TOO_MANY_LEASES,
     UNKNOWN_LEASE,
 )
-from vestibule.secrets.leases.ending import Endings
+from vestibule.secrets.leases.ending import PATIENCE, Endings
 from vestibule.secrets.leases.ports import LeasedEngine, NotMadeError, Record
 from vestibule.secrets.leases.records import Lane, Lease, LeaseState
 from vestibule.secrets.ports import Barrier
@@ -38,8 +38,6 @@ from vestibule.spiffe import SpiffeId
 
 MOST_PER_IDENTITY: Final = 200
 """Leases that one identity may hold, so that one that asks anew with every request harms only itself."""
-PATIENCE: Final = timedelta(seconds=90)
-"""How long a credential may take until its owner has it; a lease that is pending for longer is given up."""
 MAKE_SECONDS: Final = 45.0
 """Well below: what is given up must not be made after that."""
 MOST_CONFLICTS: Final = 5
@@ -132,7 +130,7 @@ class Leases:
             slow = NOT_IN_TIME.error(f"{kept.lease.target} did not answer within {MAKE_SECONDS:.0f} s")
             await self._give_up(kept, str(slow))
             raise slow from error
-        lease = replace(kept.lease, state=LeaseState.ACTIVE, due=kept.lease.expires)
+        lease = replace(kept.lease, state=LeaseState.ACTIVE, due=kept.lease.expires, told=True)
         try:
             return (await self._book.put(lease, kept)).lease  # 3
         except VestibuleError as error:

@@ -216,6 +216,8 @@ async def test_a_configuration_that_does_not_work_is_not_kept_unless_asked_for(w
         {"max_open_connections": 0},
         {"max_open_connections": 1000},
         {"allowed_roles": ("a*b",)},
+        {"username": "\ud800"},
+        {"password": "nul\0"},
         {"root_rotation_statements": ("ALTER ROLE {{nobody}}",)},
     ],
 )
@@ -396,6 +398,8 @@ async def test_the_user_of_a_static_role_stays_the_same(world: World) -> None:
         (STATIC, ("app", "app")),
         ({**STATIC, "statements": ("ALTER ROLE {{name}} {{expiration}}",)}, ("app",)),
         (STATIC, ("back\\slash",)),
+        (STATIC, ("\ud800",)),
+        (STATIC, ("x" * 64,)),
     ],
 )
 async def test_a_static_role_that_makes_no_sense_is_refused(

@@ -48,6 +48,7 @@ def test_statements_are_read_as_postgresql_reads_them(text: str, expected: list[
         "SELECT '", 'SELECT "', "SELECT $$", "SELECT $a$ $b$", "/* no end", "SELECT E'\\'",
         "SELECT {{", "SELECT {{nothing}}", "SELECT {{name}", "SELECT '{{nothing}}'", 'SELECT "{{password}}"',
         "SELECT $${{nothing}}$$", "COMMIT", " rollback ; SELECT 1", "SELECT 1; BEGIN", "end", "SELECT \0",
+        "SELECT \ud800",
         "SELECT " + "x" * 70_000,
     ],
 )  # fmt: skip

@@ -14,8 +14,7 @@ from vestibule.audit.codes import AUDIT_UNAVAILABLE
 from vestibule.errors import VestibuleError
 from vestibule.secrets.dynamic.codes import DATABASE_UNREACHABLE, STATEMENT_FAILED
 from vestibule.secrets.leases import Lease, Leases, LeaseState, NewLease, NotMadeError
-from vestibule.secrets.leases.ending import LAST_RETRY, retry_after
-from vestibule.secrets.leases.service import PATIENCE
+from vestibule.secrets.leases.ending import LAST_RETRY, PATIENCE, retry_after
 from vestibule.spiffe import SpiffeId
 from vestibule.testing import FakeClock
 from vestibule.testing.barrier import MemoryBarrier
@@ -146,6 +145,22 @@ async def test_what_fails_half_way_is_revoked_although_nobody_was_told_of_it(ben
     with pytest.raises(VestibuleError):
         await bench.grant(make=half)
     assert bench.engine.existing
+    await bench.leases.round()
+    assert not bench.engine.existing
+
+
+async def test_what_was_given_up_is_looked_for_until_it_cannot_come_any_more(bench: Bench) -> None:
+    async def lost(lease: Lease) -> None:
+        raise STATEMENT_FAILED.error("the connection broke")
+
+    with pytest.raises(VestibuleError):
+        await bench.grant(make=lost)
+    await bench.leases.round()
+    (left,) = await bench.leases.children("database/creds/payments")
+    late = await bench.leases.lookup(f"database/creds/payments/{left}")
+    assert late is not None
+    await bench.engine.make(late)
+    bench.clock.advance(PATIENCE)
     await bench.leases.round()
     assert not bench.engine.existing
     assert await bench.leases.children("database/creds/payments") == []
