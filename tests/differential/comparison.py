@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
+from tests.differential.bodies import BODIES
 from tests.differential.envoys import Envoys, Told
 from tests.differential.naive import NOT_NORMAL, TOKEN_REFUSED, Answer, Naive
 from tests.differential.policies import Sample, samples
@@ -56,7 +57,7 @@ def compare(requests: int, seed: int, directory: Path, *, each: int = 500, centr
     """``requests`` in all, ``each`` of them to one policy; ``central``: the Envoys ask a decision service."""
     random = Random(seed)
     result = Result(seed)
-    made = samples(max(1, requests // each), random, datetime.now(UTC))
+    made = samples(max(1, requests // each), random, datetime.now(UTC), central=central)
     asked = [asks(sample, each, random) for sample in made]
     envoys = Envoys([sample.policy for sample in made], directory, central=central)
     with envoys:
@@ -145,5 +146,6 @@ def call_of(ask: Ask, now: datetime) -> Call:
         host="app",
         headers={"host": "app", **ask.headers},
         time=now,
+        body=BODIES[ask.body],
         tokens={NAME: ask.token.claims} if ask.token and ask.token.claims and ask.token.typed else {},
     )

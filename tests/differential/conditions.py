@@ -41,6 +41,8 @@ class About:
     labels: Mapping[str, str]
     callers: Labels
     ids: tuple[SpiffeId, ...]
+    central: bool = False
+    """Whether a decision service is asked, who knows more than proxies."""
 
 
 def written(random: Random, about: About) -> Written:
@@ -55,7 +57,8 @@ class _Writer:
 
     def condition(self, depth: int) -> Written:
         if depth == 0:
-            return self._random.choice(_ATOMS)(self)
+            atoms = (*_ATOMS, *_CENTRAL_ATOMS) if self._about.central else _ATOMS
+            return self._random.choice(atoms)(self)
         return self._random.choice(_JOINED)(self, depth - 1)
 
     # What is compared
@@ -178,6 +181,58 @@ class _Writer:
             "request.time",
         )
 
+    # What only a decision service knows
+
+    def amount(self) -> Written:
+        most = self._random.choice((5, 10, 50))
+        operator = self._random.choice(("<", ">="))
+
+        def reading(call: Call) -> bool:
+            got = _member(call.body, "amount")
+            if not isinstance(got, int):
+                raise TypeError
+            return (got < most) is (operator == "<")
+
+        return _made(f"request.body.amount {operator} {most}", reading, "request.body", operator)
+
+    def kind(self) -> Written:
+        value = self._random.choice(("a", "refund", ""))
+        return _made(
+            f"request.body.kind == {value!r}",
+            lambda call: _member(call.body, "kind") == value,
+            "request.body",
+            "==",
+        )
+
+    def has_kind(self) -> Written:
+        def reading(call: Call) -> bool:
+            if not isinstance(call.body, dict):
+                raise TypeError
+            return "kind" in call.body
+
+        return _made("has(request.body.kind)", reading, "request.body", "has()")
+
+    def among_items(self) -> Written:
+        value = self._random.choice(("a", "acme", "b"))
+
+        def reading(call: Call) -> bool:
+            got = _member(call.body, "items")
+            return value in got
+
+        return _made(
+            f"request.body.items.exists(each, each == {value!r})", reading, "request.body", "exists()"
+        )
+
+    def attribute(self) -> Written:
+        name = self._random.choice(("plan", "region"))
+        if self._random.random() < 0.5:
+            return _made(
+                f"{name!r} in attributes", lambda call: name in call.attributes, "attributes", "in map"
+            )
+        return _made(
+            f"attributes.{name} == 'gold'", lambda call: call.attributes[name] == "gold", "attributes"
+        )
+
     # How they are joined
 
     def both(self, depth: int) -> Written:
@@ -196,7 +251,7 @@ class _Writer:
                 try:
                     if side(call) is decided:
                         return decided
-                except (KeyError, ValueError) as error:
+                except (KeyError, ValueError, TypeError) as error:
                     failed = error
             if failed is not None:
                 raise failed
@@ -224,6 +279,12 @@ def _made(text: str, reading: Callable[[Call], Any], *operators: str) -> Written
 
 def _of(text: str, of: Written, reading: Callable[[Any], bool], *operators: str) -> Written:
     return Written(text, lambda call: reading(of.reading(call)), (*of.operators, *operators))
+
+
+def _member(body: Any, name: str) -> Any:
+    if not isinstance(body, dict):
+        raise TypeError
+    return body[name]
 
 
 def _some(time: datetime | None) -> datetime:
@@ -257,6 +318,17 @@ _ATOMS: Final[tuple[Callable[[_Writer], Written], ...]] = (
     _Writer.labelled,
     _Writer.domain,
     _Writer.time,
+)
+_CENTRAL_ATOMS: Final[tuple[Callable[[_Writer], Written], ...]] = (
+    _Writer.amount,
+    _Writer.amount,
+    _Writer.amount,
+    _Writer.kind,
+    _Writer.kind,
+    _Writer.has_kind,
+    _Writer.among_items,
+    _Writer.among_items,
+    _Writer.attribute,
 )
 _JOINED: Final[tuple[Callable[[_Writer, int], Written], ...]] = (
     _Writer.both,

@@ -265,7 +265,8 @@ async def _ask(
     lines = [f"{ask.method} {ask.path} HTTP/1.1", "host: app", f"{_NUMBER}: {number}"]
     lines += [f"{name}: {value}" for name, value in ask.headers.items()]
     lines += [f"authorization: Bearer {ask.token.text}"] if ask.token is not None else []
-    writer.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
+    lines += [f"content-length: {len(ask.body)}"] if ask.body else []
+    writer.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + ask.body)
     first, *rest = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in rest)}
     await reader.readexactly(int(headers.get("content-length", "0")))

@@ -42,16 +42,17 @@ class Sample:
     """By rule."""
 
 
-def samples(count: int, random: Random, now: datetime) -> list[Sample]:
-    return [_Maker(random, now, number).sample() for number in range(count)]
+def samples(count: int, random: Random, now: datetime, *, central: bool = False) -> list[Sample]:
+    """``central``: with conditions that only a decision service can judge."""
+    return [_Maker(random, now, number, central=central).sample() for number in range(count)]
 
 
 class _Maker:
-    def __init__(self, random: Random, now: datetime, number: int) -> None:
+    def __init__(self, random: Random, now: datetime, number: int, *, central: bool) -> None:
         self._random = random
         self._now = now.astimezone(UTC)
         self._service = f"app{number}"
-        self._about = About(self._service, "prod", OWN_LABELS, LABELS, CALLERS)
+        self._about = About(self._service, "prod", OWN_LABELS, LABELS, CALLERS, central)
         self._with_tokens = random.random() < 0.4
         self._readings: dict[str, Reading] = {}
         self._operators: dict[str, tuple[str, ...]] = {}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
 
+from tests.differential.bodies import BODIES
 from tests.differential.callers import CALLERS
 from tests.differential.conditions import HEADERS
 from tests.differential.policies import METHODS, SEGMENTS, Sample
@@ -47,10 +48,14 @@ class Ask:
     headers: dict[str, str] = field(default_factory=dict)
     edits: int | None = None
     token: Token | None = None
+    body: bytes = b""
 
 
 def asks(sample: Sample, count: int, random: Random) -> list[Ask]:
     found = [_ask(sample, random) for _ in range(count)]
+    policy = sample.policy
+    if any(rule.when and "request.body" in rule.when.uses for rule in (*policy.deny, *policy.allow)):
+        found = [replace(ask, body=random.choice(list(BODIES))) for ask in found]
     if not wants_tokens(sample.policy):
         return found
     known = some(random.randint(0, 3))
