@@ -14,12 +14,13 @@ from vestibule.doors.vault.leases import LeasesBackend
 from vestibule.doors.vault.operations import Backend
 from vestibule.errors import VestibuleError
 from vestibule.identity.revocation_list import RevocationList
+from vestibule.secrets.codes import SEALED
 from vestibule.secrets.dynamic import MOUNT as DATABASE
 from vestibule.secrets.dynamic import Databases
 from vestibule.secrets.dynamic.engines import ENGINES, Open
 from vestibule.secrets.leases import Leases, Record
 from vestibule.secrets.ports import Barrier
-from vestibule.spiffe import RevokedIdentity, SpiffeId
+from vestibule.spiffe import RevokedIdentity
 from vestibule.telemetry.metrics import Metrics
 
 RETRY: Final = timedelta(seconds=5)
@@ -51,11 +52,6 @@ class Lending:
         """What goes on behind the doors, by name."""
         return {"secrets-leases": self.leases.run, "secrets-databases": self.databases.run}
 
-    async def revoked(self, *identities: SpiffeId) -> None:
-        """Identities that were revoked lose all that they were lent."""
-        for each in identities:
-            await self.leases.revoke_owner(each, "identity revoked")
-
     def measured(self, metrics: Metrics) -> None:
         """Register what is counted."""
         lending_metrics(metrics, self)
@@ -71,7 +67,8 @@ class Lending:
                         await self.leases.revoke_owner(target.spiffe_id, "identity revoked", target.means)
                 done = listed.version
             except VestibuleError as error:
-                _log.warning("leases of revoked identities cannot be revoked now: %s", error)
+                if error.code is not SEALED:
+                    _log.warning("leases of revoked identities cannot be revoked now: %s", error)
                 await self._clock.sleep_until(self._clock.now() + RETRY)
                 continue
             await revocations.changed(seen)
