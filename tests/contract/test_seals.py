@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import pytest
 
@@ -15,6 +15,7 @@ from vestibule.keys.secrets import secret_in_file
 from vestibule.keys.token import Token
 from vestibule.keys.token_ciphers import TokenCipher
 from vestibule.secrets.seals.file import FileSeal
+from vestibule.secrets.seals.peers import PeersSeal
 from vestibule.secrets.seals.ports import Plan, Seal
 from vestibule.secrets.seals.shares import ShamirSeal
 from vestibule.secrets.seals.token import Pkcs11Seal
@@ -48,6 +49,7 @@ def make_rsa_pair(session: Any) -> None:
 MAKERS: dict[str, Callable[[Path], Make]] = {
     "file": lambda path: lambda: FileSeal(path / "keys" / "seal.kek"),
     "shamir": lambda _: ShamirSeal,
+    "peers": lambda _: lambda: PeersSeal(cast(Any, None), ()),
     "pkcs11": lambda path: of_a_token(path, rsa=False),
     "pkcs11-rsa": lambda path: of_a_token(path, rsa=True),
 }

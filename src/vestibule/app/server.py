@@ -44,11 +44,13 @@ from vestibule.doors.oidc_http import oidc_app
 from vestibule.doors.presence import PresenceDoor
 from vestibule.doors.revocation_admin import RevocationAdminDoor
 from vestibule.doors.revocation_feed import RevocationFeedDoor
+from vestibule.doors.secrets_peers import SecretsPeersDoor
 from vestibule.doors.server_why import ServerWhyDoor
 from vestibule.doors.templates_api import TemplatesDoor
 from vestibule.errors import VestibuleError
 from vestibule.identity.beacon import first
 from vestibule.identity.ca.ceremony import CeremonyUpstream
+from vestibule.identity.names import server_id
 from vestibule.identity.revocation_impact import Drill
 from vestibule.identity.why import Why
 from vestibule.net.caller import current_caller
@@ -206,6 +208,7 @@ class _Server:
             lambda: services.revocations.now,
             limits,
             self._issued_here,
+            server=server_id(settings.trust_domain),
         )
         identity = identity_services(
             services.authorities,
@@ -275,6 +278,7 @@ class _Server:
             templates.servable(),
             presence.servable(),
             feed.servable(),
+            SecretsPeersDoor(None).servable(),
             *mesh.services,
             *mesh.reports(limits),
         ]

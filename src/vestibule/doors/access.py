@@ -74,6 +74,8 @@ class Who(Flag):
     """Workloads with an SVID that was signed here; what they get, the method itself holds against their identity."""
     ADMIN = auto()
     """Workloads that administer: all of it, or within bounds where the method stands in ``BOUNDED``."""
+    SERVER = auto()
+    """Other servers of the trust domain, by the SVID that each makes for itself."""
 
 
 OPERATOR: Final = Who.LOCAL | Who.ADMIN
@@ -160,6 +162,7 @@ TABLE: Final[Mapping[str, Who]] = {
     f"{_ADMIN}.BreakGlassAdmin/List": OPERATOR,
     f"{_PRESENCE}/Return": Who.ANYONE,
     f"{_PRESENCE}/GetTime": Who.ANYONE,
+    "/vestibule.node.v1.SecretsPeers/Unseal": Who.SERVER,
     f"{_ADS}/StreamAggregatedResources": Who.AGENT | Who.WORKLOAD,
     f"{_ADS}/DeltaAggregatedResources": Who.AGENT | Who.WORKLOAD,
     **dict.fromkeys(XDS_METHODS, Who.WORKLOAD),
@@ -282,12 +285,14 @@ class Access:
         revocations: Callable[[], Revocations] = Revocations,
         limits: Limits | None = None,
         issued_here: Callable[[bytes], bool] = lambda _leaf: True,
+        server: SpiffeId | None = None,
     ) -> None:
         """``powers`` are an identity's ``admin`` and ``downstream`` entries, ``scope_of`` what it administers, now.
 
         ``bundle_of`` leaves out authorities that ``revocations`` names.  ``issued_here`` says whether a leaf (DER) was
-        signed by this server, one of the same database, or one above.
+        signed by this server, one of the same database, or one above.  ``server`` is what servers call themselves.
         """
+        self._server = server
         self._issued_here = issued_here
         self._scope_of = scope_of
         self._administrating = (limits or Limits()).administration
@@ -358,6 +363,8 @@ class Access:
             return self._unrevoked(caller)
         if caller.kind is CallerKind.WORKLOAD and Who.WORKLOAD in who and self._signed_here(caller):
             return self._unrevoked(caller)
+        if Who.SERVER in who and self._is_server(caller) and self._signed_here(caller):
+            return self._unrevoked(caller)
         if caller.kind is CallerKind.WORKLOAD and Who.DOWNSTREAM in who:  # 3
             assert caller.spiffe_id is not None
             caller = replace(caller, powers=self._powers(caller.spiffe_id))
@@ -396,6 +403,14 @@ class Access:
             return False
         set_scope(scope)
         return True
+
+    def _is_server(self, caller: Caller) -> bool:
+        """Whether it has the identity that only servers give themselves: no entry can name it."""
+        return (
+            caller.kind is CallerKind.WORKLOAD
+            and caller.spiffe_id is not None
+            and caller.spiffe_id == self._server
+        )
 
     def _signed_here(self, caller: Caller) -> bool:
         if self._issued_here(caller.chain[0]):

@@ -214,7 +214,7 @@ class SealedBarrier:
             async for row in rows:
                 if row.place == HEAD:
                     head = row
-                elif row.place != RESTORED:
+                elif _is_counted(row):
                     counted.add(row.space, row.key, row.revision)
                 yield row
         if head is None or not unlocked.reads(head):
@@ -284,7 +284,7 @@ class SealedBarrier:
                 if row.place == HEAD:
                     head = row
                     continue
-                if row.place != RESTORED:
+                if _is_counted(row):
                     counted.add(row.space, row.key, row.revision)
                 if values and row.space != SPACE and not unlocked.reads(row):
                     unreadable.append(row.place)
@@ -569,11 +569,16 @@ async def _restored(rows: AsyncIterable[SealedRow]) -> AsyncIterator[SealedRow]:
     async for row in rows:
         if row.space == SPACE:
             found.add(row.place)
-        if row.place != RESTORED:
+        if row.place == HEAD or _is_counted(row):
             yield row
     if not found >= {SEAL, KEYRING, HEAD}:
         raise BACKUP_UNREADABLE.error("the backup is not one of a secret manager")
     yield SealedRow(space=SPACE, key=RESTORED[1], revision=1, key_id=0, body=b"")
+
+
+def _is_counted(row: SealedRow) -> bool:
+    """Whether it is in the tally of its space: of the barrier's own space only what matters beyond a restart."""
+    return row.space != SPACE or row.place in (SEAL, KEYRING)
 
 
 def _seal_row(seal: bytes, revision: int) -> SealedRow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -26,6 +27,7 @@ from vestibule.doors import (
     revocation_feed,
     rollout_api,
     secrets_admin,
+    secrets_peers,
     server_why,
     templates_api,
     traffic_reports,
@@ -35,7 +37,7 @@ from vestibule.doors.identity_api import agent, bundle, entry, local_authority, 
 from vestibule.doors.limits import Limits, PerSource
 from vestibule.doors.xds_services import XDS_METHODS
 from vestibule.errors import VestibuleError
-from vestibule.identity.administration import POWERS
+from vestibule.identity.administration import NOTHING, POWERS
 from vestibule.identity.beacon import Beacon
 from vestibule.identity.codes import AGENT_BANNED, ENTRY_NOT_FOUND
 from vestibule.net.caller import Caller, CallerKind
@@ -68,6 +70,7 @@ DOORS = {
     grpc_health.SERVICE: grpc_health.HealthDoor,
     rollout_api.SERVICE: rollout_api.RolloutDoor,
     traffic_reports.SERVICE: traffic_reports.TrafficReportsDoor,
+    secrets_peers.SERVICE: secrets_peers.SecretsPeersDoor,
     secrets_admin.SERVICE: secrets_admin.SecretsAdminDoor,
     break_glass_api.ADMIN: break_glass_api.BreakGlassDoor,
     break_glass_api.REPORTS: break_glass_api.BreakGlassReportsDoor,
@@ -193,6 +196,49 @@ class Door:
         handler = Handler(answer, Cardinality.UNARY_UNARY, object, object)
         guarded = self.access.guard(Servable({self.PATH: handler})).__mapping__()[self.PATH]
         await guarded.func(cast(Any, self))
+
+
+PEERS = "/vestibule.node.v1.SecretsPeers/Unseal"
+
+
+@pytest.mark.parametrize(
+    ("trust_domain", "path", "here", "let_in"),
+    [
+        ("example.org", "/spire/server", True, True),
+        ("example.org", "/spire/server", False, False),
+        ("elsewhere.org", "/spire/server", True, False),
+        ("example.org", "/vestibule/secrets", True, False),
+        ("example.org", "/spire/agent/a", True, False),
+    ],
+)
+async def test_only_servers_of_ours_unseal_each_other(
+    monkeypatch: pytest.MonkeyPatch, trust_domain: str, path: str, here: bool, let_in: bool
+) -> None:
+    door = Door(monkeypatch)
+    svid = TestAuthority(trust_domain).svid(path)
+    kind = CallerKind.AGENT if "agent" in path else CallerKind.WORKLOAD
+    door.caller = replace(door.caller, kind=kind, spiffe_id=svid.spiffe_id, chain=svid.chain)
+    nothing: Any = lambda *_: ()  # noqa: E731
+    access = Access(
+        cast(Any, door),
+        lambda _: None,
+        FakeClock(),
+        cast(Any, door),
+        nothing,
+        lambda _: NOTHING,
+        lambda: door.revocations,
+        issued_here=lambda _leaf: here,
+        server=TestAuthority("example.org").svid("/spire/server").spiffe_id,
+    )
+    if not let_in:
+        with pytest.raises(VestibuleError, match="VST2323"):
+            await access.admit(PEERS, cast(Any, door))
+        return
+    assert (await access.admit(PEERS, cast(Any, door))).spiffe_id == svid.spiffe_id
+    revoked = Revocation(target=RevokedIdentity(spiffe_id=svid.spiffe_id), at=FakeClock().now(), version=1)
+    door.revocations = Revocations(1, (revoked,))
+    with pytest.raises(VestibuleError, match="VST2322"):
+        await access.admit(PEERS, cast(Any, door))
 
 
 async def test_what_waited_while_its_agent_was_thrown_out_does_not_leave(

@@ -86,3 +86,12 @@ NO_SHARES = define(
     meaning="The seal in use opens by itself: it has no shares.",
     advice="`vestibule secret status` says what it waits for.",
 )
+PEER_REFUSED = define(
+    "VST5030",
+    "secrets-peer-refused",
+    Kind.DENIED,
+    Fault.OPERATOR,
+    meaning="A server that asked another one for the root key is refused: unsealing by peers is not configured there, "
+    "or the claim that it must have written into their database is not there.",
+    advice="Configure `secrets_seal: peers` on both, and the same database.",
+)
