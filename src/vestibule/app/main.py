@@ -86,6 +86,20 @@ COMMANDS: Final = {
         "vestibule.cli.policy_shadow:shadow", "What would change if rules in shadow mode counted."
     ),
     "policy unused": Lazy("vestibule.cli.policy_logs:unused", "Rules that no recorded call needed."),
+    "secret put": Lazy("vestibule.cli.secret:put", "Keep a new version of a secret."),
+    "secret get": Lazy("vestibule.cli.secret:get", "Read a secret."),
+    "secret list": Lazy("vestibule.cli.secret:list_secrets", "List what is in a folder."),
+    "secret history": Lazy("vestibule.cli.secret:history", "Show the versions of a secret."),
+    "secret rollback": Lazy("vestibule.cli.secret:rollback", "Make an older version the newest again."),
+    "secret delete": Lazy("vestibule.cli.secret:delete", "Delete versions of a secret."),
+    "secret undelete": Lazy("vestibule.cli.secret:undelete", "Take back the deletion of versions."),
+    "secret destroy": Lazy("vestibule.cli.secret:destroy", "Destroy versions for good."),
+    "secret rotate": Lazy(
+        "vestibule.cli.secret:rotate", "Replace a value, a password or a key by a new one."
+    ),
+    "secret access-log": Lazy(
+        "vestibule.cli.secret_log:access_log", "Who read which secret, when, by which rule."
+    ),
     "secret who-can-read": Lazy(
         "vestibule.cli.secret_policy:who_can_read", "Who may read a secret now, and by which rule."
     ),

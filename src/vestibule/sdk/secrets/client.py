@@ -66,18 +66,18 @@ class AsyncSecrets:
 
         Raises: NoSuchSecretError, SecretDeniedError, SecretsError (VST2407: no answer, VST5000: sealed).
         """
-        return answers.secret_of(await self._ask(answers.read(path, version)), path)
+        return answers.secret_of(await self.ask(answers.read(path, version)), path)
 
     async def write(self, path: str, data: Mapping[str, Any], *, expected: int | None = None) -> int:
         """Keep a new version, and return its number; ``expected`` is the newest there must be now (0: none).
 
         Raises: SecretConflictError, and as ``read``.
         """
-        return answers.version_of(await self._ask(answers.write(path, data, expected)), path)
+        return answers.version_of(await self.ask(answers.write(path, data, expected)), path)
 
     async def list(self, path: str = "") -> list[str]:
         """The names in a folder; folders among them end with a slash.  Raises: as ``read``."""
-        return answers.names_of(await self._ask(answers.names(path)), path)
+        return answers.names_of(await self.ask(answers.names(path)), path)
 
     async def watch(self, path: str, after: int = 0) -> AsyncIterator[Secret]:
         """The newest version, and each newer one as soon as it is there; a slow reader misses what was replaced.
@@ -88,7 +88,7 @@ class AsyncSecrets:
         known, pause = after, PAUSE_FIRST
         while True:
             try:
-                reply = await self._ask(answers.read_newer(path, known, WAIT))
+                reply = await self.ask(answers.read_newer(path, known, WAIT))
                 newer, known_now = answers.newer_of(reply, path, known)
             except SecretsError as error:
                 if error.code.kind not in (Kind.UNAVAILABLE, Kind.EXHAUSTED, Kind.INTERNAL):
@@ -102,21 +102,22 @@ class AsyncSecrets:
 
     async def fetch_credential(self, path: str) -> Credential:
         """A new credential of a role, such as ``database/creds/payments``, that nobody renews.  Raises: as ``read``."""
-        reply = await self._ask(answers.credential(path))
+        reply = await self.ask(answers.credential(path))
         return answers.credential_of(reply, path, self._clock.now())
 
     async def renew(self, credential: Credential) -> Credential:
         """The same, for longer.  Raises: as ``read``; VST55nn for a lease that has ended."""
-        reply = await self._ask(answers.renew(credential.lease_id))
+        reply = await self.ask(answers.renew(credential.lease_id))
         return answers.renewed(reply, credential, self._clock.now())
 
     async def revoke(self, credential: Credential) -> None:
         """End it now.  Raises: as ``read``."""
-        answers.checked(await self._ask(answers.revoke(credential.lease_id)), credential.path)
+        answers.checked(await self.ask(answers.revoke(credential.lease_id)), credential.path)
 
     def credential(self, path: str) -> KeptCredential:
         """A credential that is renewed before its end, and replaced when it cannot be, while its block is entered."""
         return KeptCredential(self, path, self._clock)
 
-    async def _ask(self, ask: Ask) -> Reply:
+    async def ask(self, ask: Ask) -> Reply:
+        """Any request of the API, its answer as it comes.  Raises: VST2407."""
         return await self._http.ask(ask)
