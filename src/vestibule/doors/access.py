@@ -88,6 +88,10 @@ _PRESENCE: Final = "/vestibule.node.v1.Presence"
 _CEREMONY: Final = "/vestibule.admin.v1.Ceremony"
 _ADS: Final = "/envoy.service.discovery.v3.AggregatedDiscoveryService"
 
+_SECRETS: Final = (
+    *("Call", "GetSeal", "Init", "Unseal", "Seal", "RotateKeys", "Rekey", "GiveShare", "CancelRekey"),
+    *("Backup", "Restore"),
+)
 TABLE: Final[Mapping[str, Who]] = {
     f"{_SPIRE}.agent.v1.Agent/CountAgents": OPERATOR,
     f"{_SPIRE}.agent.v1.Agent/ListAgents": OPERATOR,
@@ -156,7 +160,7 @@ TABLE: Final[Mapping[str, Who]] = {
     f"{_NODE}/DrainInstance": Who.AGENT,
     "/vestibule.node.v1.TrafficReports/Report": Who.AGENT,
     "/vestibule.node.v1.BreakGlassReports/Report": Who.AGENT,
-    f"{_ADMIN}.SecretsAdmin/Call": Who.LOCAL,
+    **dict.fromkeys((f"{_ADMIN}.SecretsAdmin/{name}" for name in _SECRETS), Who.LOCAL),
     f"{_ADMIN}.BreakGlassAdmin/Open": OPERATOR,
     f"{_ADMIN}.BreakGlassAdmin/Close": OPERATOR,
     f"{_ADMIN}.BreakGlassAdmin/List": OPERATOR,

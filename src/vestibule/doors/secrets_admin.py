@@ -12,13 +12,16 @@ from typing import Final
 from urllib.parse import quote
 from uuid import uuid4
 
+from vestibule.clock import Clock
 from vestibule.doors.identity_api.values import actor, receive
+from vestibule.doors.secrets_sealing import SealingDoor
 from vestibule.doors.vault.app import object_of, written
-from vestibule.doors.vault.codes import METHOD_REFUSED
+from vestibule.doors.vault.codes import METHOD_REFUSED, NO_SECRET_MANAGER
 from vestibule.doors.vault.operations import OPERATOR, Caller, VaultRequest
 from vestibule.doors.vault.paths import path_of
 from vestibule.doors.vault.pipeline import Handler
 from vestibule.net.grpc import Servable, Stream, serve
+from vestibule.secrets.sealing import Sealing
 from vestibule.spiffe import SpiffeId, TrustDomain
 from vestibule.wire.gen.vestibule.admin.v1 import secrets_pb2 as wire
 
@@ -29,10 +32,13 @@ OPERATOR_PATH: Final = "/vestibule/operator"
 _METHODS: Final = frozenset({"GET", "LIST", "POST", "PATCH", "DELETE"})
 
 
-class SecretsAdminDoor:
-    """Translates for the pipeline."""
+class SecretsAdminDoor(SealingDoor):
+    """Translates for the pipeline, and for the ceremonies.  Without them there is no secret manager."""
 
-    def __init__(self, handle: Handler, trust_domain: TrustDomain) -> None:
+    def __init__(
+        self, handle: Handler | None, sealing: Sealing | None, trust_domain: TrustDomain, clock: Clock
+    ) -> None:
+        super().__init__(sealing, clock)
         self._handle = handle
         self._operator = SpiffeId.of(trust_domain, OPERATOR_PATH)
 
@@ -41,8 +47,10 @@ class SecretsAdminDoor:
         return serve(SERVICE, self)
 
     async def call(self, stream: Stream) -> None:
-        """Call.  Raises: VST5202, VST5203, VST5207, and what the pipeline raises."""
+        """Call.  Raises: VST5202, VST5203, VST5207, VST5208, and what the pipeline raises."""
         sent = await receive(stream)
+        if self._handle is None:
+            raise NO_SECRET_MANAGER.error("this server runs without a secret manager")
         if sent.method not in _METHODS:
             raise METHOD_REFUSED.error(f"the method {sent.method[:20]!r} is not served")
         request = VaultRequest(

@@ -70,6 +70,14 @@ METHOD_REFUSED = define(
     meaning="The API knows GET, LIST, POST, PUT, PATCH, DELETE and HEAD, and nothing else.",
     advice="Use one of these.",
 )
+NO_SECRET_MANAGER = define(
+    "VST5208",
+    "secrets-off",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="The server runs without a secret manager.",
+    advice="Choose a seal in the server's settings: secrets_seal.",
+)
 VAULT_FIELD = define(
     "VST5210",
     "secret-request-field",
