@@ -104,6 +104,14 @@ COMMANDS: Final = {
         "vestibule.cli.secret_policy:who_can_read", "Who may read a secret now, and by which rule."
     ),
     "secret what-can": Lazy("vestibule.cli.secret_policy:what_can", "What an identity may do with secrets."),
+    "secret status": Lazy("vestibule.cli.secret_seal:status", "Is the secret manager sealed, and how?"),
+    "secret init": Lazy("vestibule.cli.secret_seal:init", "Make its keys, and print the shares."),
+    "secret unseal": Lazy("vestibule.cli.secret_seal:unseal", "Give a share."),
+    "secret seal": Lazy("vestibule.cli.secret_seal:seal", "Have it forget all keys."),
+    "secret rekey": Lazy("vestibule.cli.secret_seal:rekey", "Replace the seal, and its shares."),
+    "secret rotate-keys": Lazy("vestibule.cli.secret_seal:rotate_keys", "Encrypt with a new key."),
+    "secret backup": Lazy("vestibule.cli.secret_backup:backup", "Write all secrets into one encrypted file."),
+    "secret restore": Lazy("vestibule.cli.secret_backup:restore", "Put a backup in place of what there is."),
     "rollout show": Lazy(
         "vestibule.cli.rollout:rollout", "Show which intent the proxies have, and who is behind and why."
     ),

@@ -47,7 +47,7 @@ class SecretsAdminDoor(SealingDoor):
         return serve(SERVICE, self)
 
     async def call(self, stream: Stream) -> None:
-        """Call.  Raises: VST5202, VST5203, VST5207, VST5208, and what the pipeline raises."""
+        """Call.  Raises: VST5202, VST5203, VST5207, VST5212, and what the pipeline raises."""
         sent = await receive(stream)
         if self._handle is None:
             raise NO_SECRET_MANAGER.error("this server runs without a secret manager")

@@ -105,7 +105,8 @@ class SealingDoor:
         options = first.options
 
         async def pieces() -> AsyncIterator[bytes]:
-            yield first.piece
+            if first.piece:
+                yield first.piece
             while (message := await stream.recv_message()) is not None:
                 yield message.piece
 

@@ -10,7 +10,7 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from vestibule.audit import AuditEvent
+from vestibule.audit import Audit, AuditEvent
 from vestibule.clock import Clock
 from vestibule.doors.vault.app import VaultApp
 from vestibule.doors.vault.kv import KvBackend
@@ -41,15 +41,17 @@ class MemoryVault:
     ) -> None:
         self.barrier = MemoryBarrier()
         self.audit = MemoryAudit()
-        self.versions = Versions(self.barrier, clock)
         self.caller = caller
         self.requests = 0
-        self.pipeline = Pipeline(
-            {"secret": KvBackend(self.versions), **(backends or {})},
-            access,
-            self.audit,
-            is_operator=lambda _: False,
-        )
+        self._access = access
+        self._backends = dict(backends or {})
+        self.keep_in(Versions(self.barrier, clock), self.audit)
+
+    def keep_in(self, versions: Versions, audit: Audit) -> None:
+        """Elsewhere than in memory."""
+        self.versions = versions
+        backends = {"secret": KvBackend(versions), **self._backends}
+        self.pipeline = Pipeline(backends, self._access, audit, is_operator=lambda _: False)
         self._app = VaultApp(self.pipeline.answer, lambda _: self.caller)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

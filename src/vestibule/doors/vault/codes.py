@@ -71,7 +71,7 @@ METHOD_REFUSED = define(
     advice="Use one of these.",
 )
 NO_SECRET_MANAGER = define(
-    "VST5208",
+    "VST5212",
     "secrets-off",
     Kind.PRECONDITION,
     Fault.OPERATOR,
