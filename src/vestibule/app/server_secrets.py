@@ -91,7 +91,10 @@ class Secrets(Protocol):
 class NoSecrets:
     """A server without a secret manager."""
 
-    operators: Sequence[Servable] = ()
+    def __init__(self, settings: ServerSettings, clock: Clock) -> None:
+        # Operators are told that there is none.
+        door = SecretsAdminDoor(None, None, settings.trust_domain, clock)
+        self.operators: Sequence[Servable] = (door.servable(),)
 
     def background(self) -> Mapping[str, Background]:
         """Nothing."""
@@ -152,7 +155,13 @@ class SecretManager:
         callers = Callers(self._tokens, self._bundle_of, str(secrets_id(settings.trust_domain)), clock)
         self.pipeline.backends["sys"] = self._sys()
         self.operators: Sequence[Servable] = (
-            SecretsAdminDoor(self.pipeline.answer, settings.trust_domain).servable(),
+            SecretsAdminDoor(
+                self.pipeline.answer,
+                self.sealing,
+                settings.trust_domain,
+                clock,
+                forget=self._transit.forget,
+            ).servable(),
         )
         app = VaultApp(self.pipeline.answer, certificates.caller_of, callers)
         self.front = Front(self._plan(), app, self._credentials)
@@ -312,7 +321,7 @@ async def secrets_of(
     Raises: VST2310, VST2311, VST7003, VST7004 (its private directory), VST7100 (no Envoy), errors of the audit log.
     """
     if settings.secrets_seal is SealKind.OFF:
-        yield NoSecrets()
+        yield NoSecrets(settings, clock)
         return
     identity = ServerIdentity(
         services.issuance,

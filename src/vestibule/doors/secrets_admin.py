@@ -7,6 +7,7 @@ Everything that is done is on record under ``local:uid=N``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 from urllib.parse import quote
@@ -36,9 +37,15 @@ class SecretsAdminDoor(SealingDoor):
     """Translates for the pipeline, and for the ceremonies.  Without them there is no secret manager."""
 
     def __init__(
-        self, handle: Handler | None, sealing: Sealing | None, trust_domain: TrustDomain, clock: Clock
+        self,
+        handle: Handler | None,
+        sealing: Sealing | None,
+        trust_domain: TrustDomain,
+        clock: Clock,
+        *,
+        forget: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(sealing, clock)
+        super().__init__(sealing, clock, forget)
         self._handle = handle
         self._operator = SpiffeId.of(trust_domain, OPERATOR_PATH)
 

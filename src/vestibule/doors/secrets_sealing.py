@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -20,8 +20,10 @@ from vestibule.wire.gen.vestibule.admin.v1 import secrets_pb2 as wire
 class SealingDoor:
     """Translates for ``secrets.sealing``; without one there is no secret manager."""
 
-    def __init__(self, sealing: Sealing | None, clock: Clock) -> None:
+    def __init__(self, sealing: Sealing | None, clock: Clock, forget: Callable[[], None]) -> None:
+        """``forget`` drops what engines keep in memory of what is sealed."""
         self._sealing = sealing
+        self._forget = forget
         self._clock = clock
 
     async def get_seal(self, stream: Stream) -> None:
@@ -52,6 +54,7 @@ class SealingDoor:
         """Seal.  Raises: VST8100."""
         await receive(stream)
         await self._known().seal(actor=actor())
+        self._forget()
         await stream.send_message(status_to_wire(await self._known().status()))
 
     async def rotate_keys(self, stream: Stream) -> None:
@@ -117,6 +120,7 @@ class SealingDoor:
             overwrite=options.overwrite,
             shares=tuple(options.shares),
         )
+        self._forget()
         await stream.send_message(
             wire.RestoreResponse(created_at=header.created_at, generation=header.generation)
         )
