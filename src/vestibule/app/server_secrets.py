@@ -241,6 +241,7 @@ class SecretManager:
         self._lending.measured(metrics)
 
     async def drain(self) -> None:
+        self._versions.watching.close()  # who waits for something new is not waited for
         await self.front.stop()
 
     def _count(self, verb: str, outcome: str, seconds: float) -> None:
