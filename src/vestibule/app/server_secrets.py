@@ -110,7 +110,7 @@ class NoSecrets:
 
     def measured(self, metrics: Metrics) -> None:
         """Nothing is counted."""
-        _register(metrics, lambda: 0, lambda: 0, lambda: 0)
+        _register(metrics, lambda: 0, lambda: 0, lambda: 0, lambda: 0)
         lending_metrics(metrics, None)
 
     async def drain(self) -> None:
@@ -237,6 +237,7 @@ class SecretManager:
             lambda: self.barrier.is_sealed,
             lambda: self.front.envoy.restarts,
             lambda: 0 if http is None else http.refused,
+            lambda: self._versions.watching.waiting,
         )
         self._lending.measured(metrics)
 
@@ -299,12 +300,17 @@ def _anchor(settings: ServerSettings) -> Anchors:
 
 
 def _register(
-    metrics: Metrics, sealed: Callable[[], int], restarts: Callable[[], int], refused: Callable[[], int]
+    metrics: Metrics,
+    sealed: Callable[[], int],
+    restarts: Callable[[], int],
+    refused: Callable[[], int],
+    waiting: Callable[[], int],
 ) -> Histogram:
     """What is counted; the histogram hears of each request."""
     metrics.gauge("secrets_sealed", "1 while the secret manager is sealed.", sealed)
     metrics.gauge("secrets_proxy_restarts", "How often the Envoy in front of it was started again.", restarts)
     metrics.gauge("secrets_strangers", "Other processes that came to its private socket.", refused)
+    metrics.gauge("secrets_waiting", "Requests that wait for a new version of a secret.", waiting)
     return metrics.histogram(
         "secrets_request_seconds",
         "How long requests to the secret manager took, by what was asked for and what came of it.",

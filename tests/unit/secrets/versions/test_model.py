@@ -208,4 +208,4 @@ class KeyValues(RuleBasedStateMachine):
 
 
 TestKeyValues = KeyValues.TestCase
-TestKeyValues.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestKeyValues.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
