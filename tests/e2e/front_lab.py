@@ -19,12 +19,14 @@ from vestibule.audit import AuditEvent
 from vestibule.clock import SystemClock
 from vestibule.doors.platform_sds import Credentials
 from vestibule.doors.vault.app import VaultApp
+from vestibule.doors.vault.callers import Callers
 from vestibule.doors.vault.certificates import Certificates
-from vestibule.doors.vault.operations import Answer, Operation, VaultRequest
-from vestibule.doors.vault.pipeline import Pipeline
+from vestibule.doors.vault.operations import Answer, Backend, Operation, VaultRequest
+from vestibule.doors.vault.pipeline import Pipeline, Wrap
 from vestibule.errors import VestibuleError
 from vestibule.net.tls import load_svid
-from vestibule.secrets.ports import Verb
+from vestibule.secrets.client_tokens import ClientTokens
+from vestibule.secrets.ports import Access, Verb
 from vestibule.spiffe import Revocations, SpiffeId, X509Svid
 from vestibule.testing import TestAuthority
 from vestibule.testing.barrier import TableAccess
@@ -127,13 +129,26 @@ def tls_of(svid: X509Svid | None, authority: TestAuthority) -> ssl.SSLContext:
 
 
 @asynccontextmanager
-async def opened() -> AsyncIterator[Room]:
-    authority, notes, shelf, access = TestAuthority(DOMAIN), Notes(), Shelf(), TableAccess({})
+async def opened(
+    authority: TestAuthority | None = None,
+    backends: Mapping[str, Backend] | None = None,
+    rules: Access | None = None,
+    wrap: Wrap | None = None,
+    tokens: ClientTokens | None = None,
+) -> AsyncIterator[Room]:
+    """``rules`` in the place of the table, ``backends`` in that of the shelf, for tests that need real ones."""
+    authority = authority or TestAuthority(DOMAIN)
+    notes, shelf, access = Notes(), Shelf(), TableAccess({})
     bundle = authority.bundle
     revocations = [Revocations()]
     certificates = Certificates(lambda: bundle, lambda: revocations[0], SystemClock())
-    pipeline = Pipeline({"secret": shelf}, access, notes, is_operator=lambda _request: False)
-    app = VaultApp(pipeline.answer, certificates.caller_of)
+    pipeline = Pipeline(
+        backends or {"secret": shelf}, rules or access, notes, is_operator=lambda _request: False, wrap=wrap
+    )
+    callers = None
+    if tokens is not None:
+        callers = Callers(tokens, lambda _: bundle, str(SECRETS), SystemClock())
+    app = VaultApp(pipeline.answer, certificates.caller_of, callers)
     listen = free_address()
     with tempfile.TemporaryDirectory(prefix="vestibule-front-") as directory:
         plan = FrontPlan(
@@ -154,7 +169,7 @@ async def opened() -> AsyncIterator[Room]:
             notes=notes,
             shelf=shelf,
             revocations=revocations,
-            current=Credentials(authority.svid(SECRETS), authority.bundle),
+            current=Credentials(authority.svid(SECRETS, dns_names=["localhost"]), bundle),
             changed=asyncio.Condition(),
         )
         with front:

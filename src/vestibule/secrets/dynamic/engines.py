@@ -13,7 +13,6 @@ from vestibule.secrets.dynamic.addresses import address_of
 from vestibule.secrets.dynamic.catalog import Catalog, Kept
 from vestibule.secrets.dynamic.codes import DATABASE_REFUSES, MALFORMED_DATABASE, NO_SUCH_DATABASE
 from vestibule.secrets.dynamic.ports import CredentialEngine
-from vestibule.secrets.dynamic.postgres import PostgresEngine, PostgresSettings
 from vestibule.secrets.dynamic.records import POSTGRESQL, Database
 
 Open: TypeAlias = Callable[[Database, str], Awaitable[CredentialEngine]]
@@ -24,6 +23,9 @@ _log = logging.getLogger(__name__)
 
 async def open_postgres_engine(database: Database, password: str) -> CredentialEngine:
     """Raises: VST5410, VST8008."""
+    # Here, since loading it takes a good part of the time in which a server starts.
+    from vestibule.secrets.dynamic.postgres import PostgresEngine, PostgresSettings
+
     settings = PostgresSettings(
         size=database.max_open_connections,
         lifetime=database.max_connection_lifetime.total_seconds(),

@@ -6,9 +6,6 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any, Final
 
-from psycopg import ProgrammingError
-from psycopg.conninfo import conninfo_to_dict
-
 from vestibule.store.codes import MALFORMED_ADDRESS
 
 _DEFAULTS: Final = {
@@ -36,6 +33,10 @@ class PostgresAddress:
         Unless it says otherwise, a host elsewhere must prove its name by TLS (``sslmode=verify-full``); libpq's own
         default would talk to whoever answers.  Raises: VST8008, whose text holds nothing of what was given.
         """
+        # Here, since most servers have no such address, and loading it takes long.
+        from psycopg import ProgrammingError
+        from psycopg.conninfo import conninfo_to_dict
+
         try:
             given = {
                 name: value for name, value in conninfo_to_dict(text.strip()).items() if value is not None

@@ -1,7 +1,7 @@
 """The set of proofs, in the order in which they are tried and reported.
 
-Nine hold for every run.  The tenth needs a boundary that keeps other users of the machine out, and root, who alone can
-act as another user to try it.
+Nine hold for every run.  One more is about secrets, where the intent has rules for them.  The last one needs a boundary
+that keeps other users of the machine out, and root, who alone can act as another user to try it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from vestibule.app.up.proofs import (
     plaintext_refused,
     policy_live,
     rotation_lossless,
+    secret_read,
     server_outage_survived,
     wrong_identity_refused,
 )
 from vestibule.app.up.proofs.proof import Proof
+from vestibule.app.up.secrets_edges import readable
 from vestibule.records import Boundary
 
 PROOFS: Final[tuple[Proof, ...]] = (
@@ -40,6 +42,9 @@ PROOFS: Final[tuple[Proof, ...]] = (
 
 def proofs_for(plan: Plan) -> tuple[Proof, ...]:
     """What can and must be proved of this run."""
+    proofs = PROOFS
+    if readable(plan.intent, plan.services) is not None:
+        proofs = (*proofs, secret_read.PROOF)
     if plan.boundary is Boundary.TRUST or os.geteuid() != 0:
-        return PROOFS
-    return (*PROOFS, other_uid_refused.PROOF)
+        return proofs
+    return (*proofs, other_uid_refused.PROOF)
