@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vestibule.doors.vault.paths import path_of
 from vestibule.errors import VestibuleError
+from vestibule.policy import is_normal
 from vestibule.secrets.versions.codes import MALFORMED_PATH
 from vestibule.secrets.versions.paths import LONGEST_PATH, LONGEST_SEGMENT, folder, secret_path
 
@@ -101,3 +103,13 @@ def test_what_is_taken_is_short_and_has_no_empty_or_dot_segment(text: str) -> No
     assert path.isascii()
     assert path.isprintable()
     assert quote(path, safe="/~@:+=,!$&'()-._") == path
+
+
+@given(st.from_regex(r"[a-zA-Z0-9._~@:+=,!$&'()/-]{1,40}", fullmatch=True))
+def test_what_is_taken_comes_through_urls_and_rules_as_it_is(text: str) -> None:
+    try:
+        path = secret_path(text)
+    except VestibuleError:
+        return
+    assert path_of(f"/v1/secret/data/{path}".encode()) == f"secret/data/{path}"
+    assert is_normal(f"/secret/{path}")
