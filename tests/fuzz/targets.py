@@ -24,6 +24,7 @@ from vestibule.pki.chains import leaf_facts, verify_x509_svid
 from vestibule.pki.csr import make_csr, parse_csr
 from vestibule.pki.jwt import read_jwt_svid, verify_jwt_svid
 from vestibule.pki.keys import generate_key, public_key_der
+from vestibule.secrets.dynamic.statements import statements
 from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain
 from vestibule.testing import TestAuthority
 from vestibule.wire.gen.spiffe import workload_pb2
@@ -263,7 +264,29 @@ def _intent_seeds() -> tuple[bytes, ...]:
 
 # Reading YAML takes milliseconds: too slow for a fuzzer that wants to run a million times.
 SLOW: Final = {"intent": Target(intent, _intent_seeds)}
+
+
+def sql_statements(data: bytes) -> None:
+    """Statements with places are read or refused, and what is put there does not end what it stands in."""
+    text = data.decode("utf-8", "replace")
+    try:
+        found = statements([text], frozenset(("name", "password", "expiration")))
+        for each in found:
+            values = {"name": "a-b", "password": "c", "expiration": "d"}
+            again = statements([each.filled(values)], frozenset())
+            assert len(again) == 1
+    except VestibuleError:
+        return
+
+
 TARGETS: Final = {
+    "sql_statements": Target(
+        sql_statements,
+        lambda: (
+            b"CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'; -- {{x}}\nSELECT 1",
+            b"DO $x$ BEGIN EXECUTE E'\\'{{name}}'; END $x$; DROP ROLE {{name}}",
+        ),
+    ),
     "spiffe_id": Target(spiffe_id, lambda: (b"spiffe://example.org/ns/prod/sa/web", b"SPIFFE://Example.org")),
     "csr": Target(csr, _csr_seeds),
     "certificate": Target(certificate, _issued),
