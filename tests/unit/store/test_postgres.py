@@ -368,3 +368,24 @@ def test_a_newer_database_and_one_of_others_are_refused(
     with pytest.raises(VestibuleError, match="VST8004") as caught:
         prepare(address)
     assert "9999" in caught.value.message
+
+
+async def test_quick_reads_outlive_broken_connections_and_cancelled_questions(
+    postgres: Postgres, database: str, address: PostgresAddress
+) -> None:
+    store = await open_postgres(address, FakeClock(NOW))
+    sleeping = asyncio.create_task(
+        store.database.quick("SELECT pg_sleep(:seconds)::text", {"seconds": 30})  # longer than the test
+    )
+    await asyncio.sleep(0.05)
+    sleeping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sleeping
+    assert await store.sealed_rows.get("kv", "a") is None
+    postgres.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+        "AND pid <> pg_backend_pid()",
+        database,
+    )
+    assert await store.sealed_rows.get("kv", "a") is None
+    await store.close()

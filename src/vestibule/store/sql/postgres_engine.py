@@ -8,10 +8,14 @@ nothing of isolation levels.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
+import psycopg
 from psycopg import AsyncConnection as PsycopgConnection
 from psycopg import IsolationLevel
 from sqlalchemy import Connection, event, text
@@ -56,6 +60,7 @@ class PostgresDatabase(Database):
             translated=translated,
         )
         self._origin = origin
+        self._quick = _QuickReads(address)
         event.listen(self._writer.sync_engine, "after_execute", _note_change)
 
     @asynccontextmanager
@@ -68,6 +73,64 @@ class PostgresDatabase(Database):
             if touched:
                 news = {"channel": CHANNEL, "payload": f"{self._origin} {','.join(sorted(touched))}"}
                 await connection.execute(text("SELECT pg_notify(:channel, :payload)"), news)
+
+    async def quick(self, query: str, parameters: Mapping[str, str | int]) -> Sequence[Sequence[Any]]:
+        """On connections of their own, prepared and without transactions or SQLAlchemy: a tenth of the cost."""
+        with self._observed("read"), self._translated():
+            return await self._quick.rows(query, parameters)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._quick.close()
+        await super().close()
+
+
+class _QuickReads:
+    """A few connections that each answer one question at a time, of the last commit."""
+
+    def __init__(self, address: PostgresAddress) -> None:
+        self._address = address
+        self._turns = asyncio.Semaphore(READERS)
+        self._idle: list[Raw] = []
+
+    async def rows(self, query: str, parameters: Mapping[str, str | int]) -> Sequence[Sequence[Any]]:
+        async with self._turns:
+            if self._idle:
+                connection = self._idle.pop()
+                try:
+                    return await self._asked(connection, query, parameters)
+                except psycopg.OperationalError:
+                    if not connection.broken:
+                        raise
+                    await self.close()  # the database was restarted, most likely under all of them
+            return await self._asked(await self._opened(), query, parameters)
+
+    async def close(self) -> None:
+        while self._idle:
+            await self._idle.pop().close()
+
+    async def _asked(self, connection: Raw, query: str, parameters: Mapping[str, str | int]) -> Sequence[Any]:
+        try:
+            cursor = connection.cursor(binary=True)
+            await cursor.execute(_placed(query), parameters, prepare=True)
+            rows = await cursor.fetchall()
+        except BaseException:  # cancelled, too: nobody knows in which state it is
+            await connection.close()
+            raise
+        self._idle.append(connection)
+        return rows
+
+    async def _opened(self) -> Raw:
+        connection = await opened(self._address)
+        await connection.set_autocommit(True)
+        await connection.set_read_only(True)
+        return connection
+
+
+@lru_cache(maxsize=64)
+def _placed(query: str) -> bytes:
+    """A query with psycopg's placeholders in place of ``:name``."""
+    return re.sub(r"(?<!:):(\w+)", r"%(\1)s", query).encode()
 
 
 def heard(payload: str, origin: str) -> tuple[str, ...]:
