@@ -35,6 +35,7 @@ allow:
 # It asks for what is newer than what it has, and is told as soon as there is something.
 PAYMENTS = """
 import json, os, threading, time, urllib.error, urllib.request
+from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 held = {"version": 0, "password": ""}
@@ -51,7 +52,7 @@ def follow():
     while True:
         try:
             status, body = get(f"%s?wait_newer={held['version']}&wait=20s")
-        except OSError:
+        except (OSError, HTTPException):
             status = 503
         if status == 200:
             told = json.loads(body)["data"]
