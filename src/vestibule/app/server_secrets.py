@@ -152,7 +152,13 @@ class SecretManager:
             counts=self._count,
         )
         certificates = Certificates(services.authorities.bundle, lambda: services.revocations.now, clock)
-        callers = Callers(self._tokens, self._bundle_of, str(secrets_id(settings.trust_domain)), clock)
+        callers = Callers(
+            self._tokens,
+            self._bundle_of,
+            str(secrets_id(settings.trust_domain)),
+            clock,
+            lambda: services.revocations.now,
+        )
         self.pipeline.backends["sys"] = self._sys()
         self.operators: Sequence[Servable] = (
             SecretsAdminDoor(

@@ -14,7 +14,7 @@ from vestibule.doors.vault.operations import Answer, Caller, VaultRequest
 from vestibule.errors import VestibuleError
 from vestibule.secrets.client_tokens import ClientTokens
 from vestibule.secrets.codes import TOKEN_REFUSED
-from vestibule.spiffe import SpiffeId, TrustDomain
+from vestibule.spiffe import Revocation, Revocations, RevokedIdentity, SpiffeId, TrustDomain
 from vestibule.testing import TestAuthority
 from vestibule.testing.barrier import MemoryBarrier
 from vestibule.testing.clock import FakeClock
@@ -32,7 +32,8 @@ class Lab:
         self.tokens = ClientTokens(MemoryBarrier(), self.clock)
         self.backend = AuthBackend(self.tokens, self.clock)
         bundles = {DOMAIN: self.authority.jwt_bundle}
-        self.callers = Callers(self.tokens, bundles.get, OURS, self.clock)
+        self.revocations = Revocations()
+        self.callers = Callers(self.tokens, bundles.get, OURS, self.clock, lambda: self.revocations)
 
     async def answer(
         self, path: str, caller: Caller, token: str = "", method: str = "POST", **body: Any
@@ -91,6 +92,19 @@ async def test_a_jwt_svid_for_others_one_that_ended_and_none_are_nobody(lab: Lab
                 await lab.callers.of(path, body, None, "" if body else token)
             assert refused.value.code is VAULT_UNAUTHENTICATED
             assert not token or token not in str(refused.value)
+
+
+async def test_who_is_revoked_is_nobody_whatever_was_shown_before(lab: Lab) -> None:
+    token, jwt = await lab.logged_in(), lab.jwt_svid(OURS)
+    lab.clock.advance(1)
+    target = RevokedIdentity(spiffe_id=WEB, issued_before=lab.clock.now())
+    revoked = Revocation(target=target, at=lab.clock.now(), version=1)
+    lab.revocations = Revocations(1, (revoked,))
+    for shown in (token, jwt):
+        with pytest.raises(VestibuleError, match=r"revoked|does not count"):
+            await lab.callers.of("secret/data/a", {}, None, shown)
+    again = await lab.logged_in()
+    assert (await lab.callers.of("secret/data/a", {}, None, again)).spiffe_id == WEB
 
 
 async def test_a_token_tells_of_itself_is_renewed_and_revoked(lab: Lab) -> None:
