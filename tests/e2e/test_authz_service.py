@@ -52,11 +52,11 @@ class Place:
         self, method: str, path: str, body: bytes | None = None, caller: str = "orders"
     ) -> httpx.Response:
         tls = client_tls(self.authority.svid(spiffe_id(caller)), self.directory)
-        with httpx.Client(verify=tls) as client:
+        with httpx.Client(verify=tls, timeout=PATIENCE) as client:
             return client.request(method, f"https://127.0.0.1:{self.port}{path}", content=body)
 
     def ready(self) -> httpx.Response:
-        return httpx.get(f"http://127.0.0.1:{self.http}/ready")
+        return httpx.get(f"http://127.0.0.1:{self.http}/ready", timeout=PATIENCE)
 
     def write(self, payments: str) -> None:
         (self.directory / "intent" / "services" / "payments.yaml").write_text(payments)
@@ -94,6 +94,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         stderr=subprocess.DEVNULL,
     )
     text = EXAMPLE.read_text().replace("/etc/payments", str(directory)).replace("8443", str(port))
+    # Longer than a busy machine stands still.
+    text = text.replace("timeout: 1s}", "timeout: 4s}")
     config = text.replace("/run/vestibule/authz.sock", str(sock))
     try:
         with StaticEnvoy(directory, config, [port, sock]):

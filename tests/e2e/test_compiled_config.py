@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from grpclib.client import Channel
 from tests.e2e.mesh_lab import (
+    PATIENCE,
     App,
     Echo,
     Lab,
@@ -340,11 +341,11 @@ async def test_a_tunnel_is_refused_with_an_explanation() -> None:
 
 
 async def test_failures_have_codes_of_their_own() -> None:
-    slow = intent_of(*SHOP, service("nobody", rule("nobody/any", "web")), timeout=0.3)
+    slow = intent_of(*SHOP, service("nobody", rule("nobody/any", "web")), timeout=1.0)
     async with shop(slow) as mesh, wire(mesh.egress) as web:
         reply = await web.ask("GET", "/", "nobody")
         assert (reply.status, reply.error) == (503, "VST3011")
-        mesh.app.delay = 2
+        mesh.app.delay = 5
         reply = await web.ask("GET", "/v1/charges")
         assert (reply.status, reply.error) == (504, "VST3012")
         mesh.app.delay = 0
@@ -386,7 +387,7 @@ async def test_a_tcp_port_is_open_to_those_a_rule_names_and_closed_to_others() -
         upstream = web.instance.upstreams["db"]
         reader, writer = await asyncio.open_connection(upstream.host, upstream.port)
         writer.write(b"hello")
-        assert await asyncio.wait_for(reader.read(100), 5) == b"db:hello"
+        assert await asyncio.wait_for(reader.read(100), PATIENCE) == b"db:hello"
         writer.close()
 
         address = db.instance.ingress["sql"]
@@ -394,7 +395,7 @@ async def test_a_tcp_port_is_open_to_those_a_rule_names_and_closed_to_others() -
         reader, writer = await asyncio.open_connection(address.host, address.port, ssl=tls)
         writer.write(b"hello")
         with suppress(ConnectionError, ssl.SSLError):
-            assert await asyncio.wait_for(reader.read(100), 5) == b""
+            assert await asyncio.wait_for(reader.read(100), PATIENCE) == b""
         writer.close()
 
         async with wire(web.instance.egress) as client:
@@ -452,7 +453,7 @@ async def test_a_rule_taken_away_denies_the_next_request_on_an_open_connection()
         started = time.monotonic()
         await mesh.lab.change(changed(less))
         while (await web.ask("GET", "/v1/charges")).status == 200:
-            assert time.monotonic() - started < 1
+            assert time.monotonic() - started < PATIENCE
         assert (await web.ask("GET", "/v1/charges")).status == 403
         assert (await web.ask("GET", "/v1/refunds/1")).status == 200
         # Nothing but the policy moved: nobody's connections were drained for it.
@@ -461,7 +462,7 @@ async def test_a_rule_taken_away_denies_the_next_request_on_an_open_connection()
         await mesh.lab.change(changed())
         started = time.monotonic()
         while (await web.ask("GET", "/v1/charges")).status != 200:
-            assert time.monotonic() - started < 1
+            assert time.monotonic() - started < PATIENCE
 
 
 async def test_the_last_rule_taken_away_turns_known_names_and_own_ports_into_denials() -> None:
@@ -473,12 +474,12 @@ async def test_the_last_rule_taken_away_turns_known_names_and_own_ports_into_den
             started = time.monotonic()
             for client in (by_name, by_port):
                 while (reply := await client.ask("GET", "/v1/charges")).status == 200:
-                    assert time.monotonic() - started < 2
+                    assert time.monotonic() - started < PATIENCE
                 assert reply.status == 403
             without = [each for each in changed().services.values() if each.name != "payments"]
             await mesh.lab.change(intent_of(*without))
             while (reply := await by_port.ask("GET", "/v1/charges")).status == 403:
-                assert time.monotonic() - started < 3
+                assert time.monotonic() - started < PATIENCE
             assert (reply.status, reply.error) == (404, "VST3002")
         assert mesh.web.refused == mesh.payments.refused == []
 
@@ -489,7 +490,7 @@ async def test_new_instances_are_found_and_lost_ones_left() -> None:
         await mesh.lab.ready()
 
         async def reaches(proxy: Proxy) -> None:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 while not [name for name, _ in proxy.requests if "inbound" in name]:
                     assert (await web.ask("GET", "/v1/charges")).status == 200
 
@@ -515,18 +516,25 @@ async def test_an_instance_that_died_without_a_word_costs_no_call_while_another_
 
 
 async def test_certificates_rotate_under_load_without_a_lost_request() -> None:
-    ttl = timedelta(seconds=4)
+    # Connections last for half of it; a machine that stands still for most of it loses requests.
+    ttl = timedelta(seconds=6)
     async with shop(ttl=ttl) as mesh:
-        ends = time.monotonic() + 7
+        ends = time.monotonic() + 2 * PATIENCE
         answers: list[int] = []
+
+        def serials() -> set[str]:
+            return {each.common_properties.custom_tags["peer_serial"] for _, each in mesh.payments.requests}
+
+        def goes_on() -> bool:
+            return time.monotonic() < ends and not (len(answers) > 100 and len(serials()) >= 3)
 
         async def call() -> None:
             async with wire(mesh.egress) as web:
-                while time.monotonic() < ends:
+                while goes_on():
                     answers.append((await web.ask("GET", "/v1/charges")).status)
 
         async def rotate() -> None:
-            while time.monotonic() < ends:
+            while goes_on():
                 await asyncio.sleep(1)
                 await mesh.web.rotate(ttl)
                 await mesh.payments.rotate(ttl)
@@ -537,8 +545,7 @@ async def test_certificates_rotate_under_load_without_a_lost_request() -> None:
             group.create_task(rotate())
         assert len(answers) > 100
         assert set(answers) == {200}
-        serials = {each.common_properties.custom_tags["peer_serial"] for _, each in mesh.payments.requests}
-        assert len(serials) >= 3, "connections outlived the certificates they were made with"
+        assert len(serials()) >= 3, "connections outlived the certificates they were made with"
 
 
 # ------------------------------------------------------------------------------------------ what is told

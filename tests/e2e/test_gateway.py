@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.mesh_lab import Lab, Proxy, Reply, intent_of, rule, service, spiffe_id, until, wire
+from tests.e2e.mesh_lab import PATIENCE, Lab, Proxy, Reply, intent_of, rule, service, spiffe_id, until, wire
 from tests.e2e.outside_lab import PublicAuthority
 from tests.e2e.shared_mesh import Shared
 from tests.ports import free_port
@@ -140,10 +140,15 @@ def test_a_request_from_outside_reaches_a_service_as_a_call_of_the_gateway(mesh:
         assert f"URI={spiffe_id('edge')}" in seen["x-forwarded-client-cert"]
         assert seen["host"] == HOST
         assert seen["x-request-id"] == reply.headers["x-request-id"]
-        await until(lambda: edge.gateway.requests, "the access log")
-        name, entry = edge.gateway.requests[-1]
         reporter = Reporter("edge", str(spiffe_id("edge")), "edge-1")
-        record = json.loads(EntryLines(LogName.parse(name), reporter).http(entry).text)
+
+        def logged() -> dict[str, Any] | None:
+            for name, entry in edge.gateway.requests:
+                if entry.request.request_id == reply.headers["x-request-id"]:
+                    return dict(json.loads(EntryLines(LogName.parse(name), reporter).http(entry).text))
+            return None
+
+        record = await until(logged, "the access log")
         told = {
             each: record[each] for each in ("direction", "destination_port", "route", "verdict", "authority")
         }
@@ -281,7 +286,7 @@ def test_a_rotated_certificate_is_taken_up_and_a_broken_one_is_not(mesh: Shared[
         assert await edge.certificate() == first
         shutil.copy(key, edge.directory / "tls.key")
         edge.gateway.files.look()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while await edge.certificate() == first:
                 await asyncio.sleep(0.02)
         assert (await edge.ask("GET", "/plain/x")).status == 200
@@ -305,7 +310,7 @@ def test_a_listener_without_a_certificate_is_seen_in_the_log_and_works_once_ther
         shutil.copy(key, edge.directory / "lost.key")
         shutil.copy(chain, edge.directory / "lost.crt")
         edge.gateway.files.look()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while not await greeted():
                 await asyncio.sleep(0.02)
         assert edge.gateway.refused == []

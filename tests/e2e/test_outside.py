@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from tests.e2e.mesh_lab import (
+    PATIENCE,
     Lab,
     Proxy,
     Reply,
@@ -301,7 +302,7 @@ def test_a_credential_is_added_replaced_when_it_changes_and_shown_nowhere(mesh: 
             await outside.ask("paying")
             return outside.good.seen[-1].headers["authorization"] == "Bearer s3cr3t-n3w"
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while not await new():
                 await asyncio.sleep(0.02)
         outside.token.unlink()
@@ -325,7 +326,7 @@ def test_without_its_credential_a_call_is_refused_until_there_is_one(
         assert len(outside.good.seen) == before
         (directory / "lost").write_text("found")
         outside.web.files.look()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while (await outside.ask("lost")).status != 200:
                 await asyncio.sleep(0.02)
         assert outside.good.seen[-1].headers["authorization"] == "Bearer found"
@@ -360,10 +361,17 @@ def test_a_port_of_its_own_leads_to_one_host_by_http_and_by_tcp(mesh: Shared[Out
         writer.write(b"abc")
         assert await reader.read() == b"hello:abc"
         writer.close()
-        await until(lambda: outside.web.connections, "the log of connections")
-        name, entry = outside.web.connections[-1]
         reporter = Reporter("web", str(spiffe_id("web")), "web-1")
-        record = json.loads(EntryLines(LogName.parse(name), reporter).tcp(entry).text)
+
+        def logged() -> list[dict[str, Any]]:
+            lines = (
+                EntryLines(LogName.parse(name), reporter).tcp(entry)
+                for name, entry in outside.web.connections
+            )
+            found = [json.loads(each.text) for each in lines]
+            return [each for each in found if each["destination_service"] == "external:lines"]
+
+        (record, *_) = await until(logged, "the log of connections")
         assert record["source_spiffe_id"] == str(spiffe_id("web"))
         assert record["destination_service"] == "external:lines"
         assert (record["verdict"], record["rule"]) == ("allowed", "egress/lines/all")
@@ -390,7 +398,7 @@ def test_a_rule_taken_away_counts_on_an_open_connection(mesh: Shared[Outside]) -
         async with wire(outside.web.instance.egress) as client:
             assert (await client.ask("GET", "/", "good")).status == 200
             await lab.change(replace(intent, externals={**intent.externals, "good": good}, version="v2"))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 while (await client.ask("GET", "/", "good")).status != 403:
                     await asyncio.sleep(0.01)
         await lab.change(intent)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from grpclib.client import Channel
-from tests.e2e.mesh_lab import client_tls, rule, until, wire
+from tests.e2e.mesh_lab import PATIENCE, client_tls, rule, until, wire
 from tests.e2e.traffic_lab import NODE, Mesh, has, route, statuses, traffic_mesh
 
 from vestibule.errors import VestibuleError
@@ -165,10 +165,10 @@ async def test_copies_go_to_a_version_and_to_a_service_and_their_answers_nowhere
 async def test_time_limits_hold_for_the_whole_for_one_try_and_for_silence(mesh: Mesh) -> None:
     await mesh.use(
         route("payments/whole", "/whole", timeout=seconds(0.2), retry=Retry(attempts=1)),
-        route("payments/try", "/try", timeout=seconds(5), retry=Retry(attempts=3, per_try=seconds(0.5))),
+        route("payments/try", "/try", timeout=seconds(9), retry=Retry(attempts=3, per_try=seconds(1))),
         route("payments/idle", "/idle", timeout=seconds(5), idle_timeout=seconds(0.2)),
     )
-    mesh.apps["payments-1"].delay = mesh.apps["payments-2"].delay = mesh.apps["payments-3"].delay = 3
+    mesh.apps["payments-1"].delay = mesh.apps["payments-2"].delay = mesh.apps["payments-3"].delay = 6
     async with wire(mesh.egress) as web:
         whole = await web.ask("GET", "/whole")
         assert (whole.status, whole.error) == (504, "VST3012")
@@ -206,12 +206,10 @@ async def test_retries_stop_at_their_budget(mesh: Mesh) -> None:
 
 
 async def test_the_second_try_starts_beside_a_slow_first(mesh: Mesh) -> None:
-    await mesh.use(route(hedge=Hedge(after=seconds(0.1), attempts=2), timeout=seconds(5)))
+    await mesh.use(route(hedge=Hedge(after=seconds(0.1), attempts=2), timeout=seconds(15)))
     mesh.apps["payments-1"].delay = mesh.apps["payments-3"].delay = 0.6
-    began = time.monotonic()
     replies = await mesh.ask_at_once(12)
     assert statuses(replies) == {200: 12}
-    assert time.monotonic() - began < 5
     assert sum(mesh.served().values()) > 12
     assert any(b"payments-2" in each.body for each in replies)
 
@@ -266,7 +264,7 @@ async def test_a_fault_ends_by_itself_although_nobody_tells_the_proxy(mesh: Mesh
             assert (aborted.status, aborted.error) == (503, "VST3018")
             assert took > 0.29
             while (await web.ask("GET", "/abort")).status == 503:
-                assert datetime.now(UTC) < ends + seconds(2)
+                assert datetime.now(UTC) < ends + seconds(10)
                 await asyncio.sleep(0.02)
             assert datetime.now(UTC) >= ends
             assert (await web.ask("GET", "/delay")).status == 200
@@ -284,8 +282,14 @@ async def test_a_fault_ends_by_itself_although_nobody_tells_the_proxy(mesh: Mesh
 async def test_beyond_the_circuit_limits_calls_fail_at_once(mesh: Mesh) -> None:
     await mesh.use(circuit=CircuitLimits(requests=2), retry=Retry(attempts=1))
     for app in mesh.apps.values():
-        app.delay = 1.5
-    replies = await mesh.ask_at_once(6)
+        app.open.clear()
+    asking = [asyncio.create_task(mesh.ask()) for _ in range(6)]
+    try:
+        await until(lambda: sum(each.done() for each in asking) == 4, "four that fail at once")
+    finally:
+        for app in mesh.apps.values():
+            app.open.set()
+    replies = [reply for each in asking for reply in await each]
     assert statuses(replies) == {200: 2, 503: 4}
     assert {each.error for each in replies if each.status == 503} == {"VST3017"}
 
@@ -372,7 +376,7 @@ async def test_a_limit_on_all_counts_everybody_and_a_burst_is_refilled(mesh: Mes
         assert 429 in answers
         began = time.monotonic()
         while (await client.ask("GET", "/")).status == 429:
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < PATIENCE
 
 
 # ----------------------------------------------------------------------------------- on the way to mTLS
@@ -407,7 +411,7 @@ async def test_plain_text_is_accepted_for_what_is_said_until_the_day_that_is_sai
             assert not [name for name in mesh.apps["payments-1"].seen[0].headers if "client-cert" in name]
             assert statuses(await mesh.ask(12, "/v1/charges")) == {200: 12}
             while (reply := await plain.ask("GET", "/batch/1")).status == 200:
-                assert datetime.now(UTC) < ends + seconds(2)
+                assert datetime.now(UTC) < ends + seconds(10)
                 await asyncio.sleep(0.02)
             assert datetime.now(UTC) >= ends
             assert (reply.status, reply.error) == (403, "VST3019")
@@ -420,7 +424,7 @@ async def test_plain_text_is_accepted_for_what_is_said_until_the_day_that_is_sai
     await mesh.use()
     began = time.monotonic()
     while await is_open():
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < PATIENCE
 
 
 async def test_plain_text_on_a_tcp_port_ends_as_well(mesh: Mesh) -> None:
@@ -430,7 +434,7 @@ async def test_plain_text_on_a_tcp_port_ends_as_well(mesh: Mesh) -> None:
         reader, writer = await asyncio.open_connection(address.host, address.port)
         writer.write(b"hello")
         with suppress(ConnectionError):
-            heard = await asyncio.wait_for(reader.read(100), 5)
+            heard = await asyncio.wait_for(reader.read(100), PATIENCE)
             writer.close()
             return heard == proper.encode()
         return False
@@ -445,7 +449,7 @@ async def test_plain_text_on_a_tcp_port_ends_as_well(mesh: Mesh) -> None:
             in_time(ends)
         in_time(ends)
         while await hears("ledger:hello"):
-            assert datetime.now(UTC) < ends + seconds(2)
+            assert datetime.now(UTC) < ends + seconds(10)
             await asyncio.sleep(0.02)
         assert datetime.now(UTC) >= ends
 
@@ -454,7 +458,7 @@ async def test_plain_text_on_a_tcp_port_ends_as_well(mesh: Mesh) -> None:
     await mesh.use(of="ledger", permissive=Permissive(until=later, reason="old"))
     began = time.monotonic()
     while await hears("ledger:hello"):
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < PATIENCE
     await mesh.use(of="ledger")
 
 

@@ -86,7 +86,7 @@ class Up:
     envelope: dict[str, Any]
     note: RunState
 
-    async def end(self, within: float = 30) -> int:
+    async def end(self, within: float = 60) -> int:
         async with asyncio.timeout(within):
             return await self.process.wait()
 
@@ -226,7 +226,7 @@ async def test_a_second_ctrl_c_does_not_wait_for_an_app_that_will_not_go(tmp_pat
     async with up(tmp_path, str(small_mesh(tmp_path / "mesh", stubborn=True))) as running:
         with Operator(running.note.server_socket) as operator:
             running.process.send_signal(signal.SIGINT)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while (await operator.status()).proxies:
                     await asyncio.sleep(0.05)
         # All have left the mesh; what is waited for now are the apps.
@@ -234,7 +234,7 @@ async def test_a_second_ctrl_c_does_not_wait_for_an_app_that_will_not_go(tmp_pat
         began = time.monotonic()
         running.process.send_signal(signal.SIGINT)
         await running.end()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 9  # what apps get before they are killed: 10 s
         assert belonging_to(running.note.runtime) == {}
         assert not running.note.runtime.exists()
 
