@@ -58,6 +58,43 @@ class Told:
     status: int
     answer: Answer | None
     shadow: Answer | None
+    unsaid: bool = False
+    """Whether a shadow rule may be meant that this proxy cannot judge, so that it tells nothing of shadow."""
+
+
+class Tls:
+    """What Envoys and their callers show each other."""
+
+    def __init__(self, directory: Path) -> None:
+        self._authority = TestAuthority("example.org")
+        self._other = TestAuthority(ELSEWHERE)
+        self._directory = directory
+        self._contexts: dict[SpiffeId, ssl.SSLContext] = {}
+
+    def context(self, caller: SpiffeId) -> ssl.SSLContext:
+        """For a connection of a caller's."""
+        if caller not in self._contexts:
+            by = self._other if caller.trust_domain.name == ELSEWHERE else self._authority
+            self._contexts[caller] = client_tls(by.svid(caller.path), self._directory)
+        return self._contexts[caller]
+
+    def accepting(self) -> dict[str, Any]:
+        """For a listener."""
+        own = certificate_secret("own", self._authority.svid("/ns/prod/sa/app"))
+        roots = validation_secret("roots", [self._authority.bundle, self._other.bundle])
+        secret = _secret(own)["tls_certificate"]
+        common = {
+            "tls_certificates": [secret],
+            "validation_context": _secret(roots)["validation_context"],
+        }
+        return {
+            "name": "tls",
+            "typed_config": {
+                "@type": f"{_TYPES}.transport_sockets.tls.v3.DownstreamTlsContext",
+                "common_tls_context": common,
+                "require_client_certificate": True,
+            },
+        }
 
 
 class Envoys:
@@ -67,9 +104,7 @@ class Envoys:
         self._central = central
         self._asked = directory / "decisions.sock"
         self._engines = {policy.service: Decider(Engine(policy), "example.org") for policy in policies}
-        self._authority = TestAuthority("example.org")
-        self._other = TestAuthority(ELSEWHERE)
-        self._directory = directory
+        self._tls = Tls(directory)
         self._log = directory / "access.log"
         # Sockets in a directory of our own: two Envoys may share a port, and nobody would notice.
         self._sockets = [directory / f"{number}.sock" for number in range(len(policies))]
@@ -77,7 +112,6 @@ class Envoys:
         clusters = [_cluster(self._asked)] if central else []
         resources = {"static_resources": {"listeners": listeners, "clusters": clusters}}
         self._envoy = StaticEnvoy(directory, resources, self._sockets)
-        self._contexts: dict[SpiffeId, ssl.SSLContext] = {}
 
     def __enter__(self) -> Envoys:
         self._envoy.__enter__()
@@ -126,7 +160,7 @@ class Envoys:
         connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         for number in numbers:
             if connection is None:
-                at, tls = str(self._sockets[policy]), self._context(caller)
+                at, tls = str(self._sockets[policy]), self._tls.context(caller)
                 connection = await asyncio.open_unix_connection(at, ssl=tls, server_hostname="")
             status, lasts = await _ask(*connection, asked[number], f"{policy}.{number}")
             statuses[policy, number] = status
@@ -145,12 +179,6 @@ class Envoys:
                 policy, number = map(int, said["number"].split("."))
                 found[policy, number] = _told(said)
         return found
-
-    def _context(self, caller: SpiffeId) -> ssl.SSLContext:
-        if caller not in self._contexts:
-            by = self._other if caller.trust_domain.name == ELSEWHERE else self._authority
-            self._contexts[caller] = client_tls(by.svid(caller.path), self._directory)
-        return self._contexts[caller]
 
     def _listener(self, policy: PortPolicy, at: Path) -> dict[str, Any]:
         manager = http.ingress(
@@ -179,24 +207,7 @@ class Envoys:
         return {
             "name": policy.service,
             "address": {"pipe": {"path": str(at)}},
-            "filter_chains": [{"filters": [network], "transport_socket": self._tls()}],
-        }
-
-    def _tls(self) -> dict[str, Any]:
-        own = certificate_secret("own", self._authority.svid("/ns/prod/sa/app"))
-        roots = validation_secret("roots", [self._authority.bundle, self._other.bundle])
-        secret = _secret(own)["tls_certificate"]
-        common = {
-            "tls_certificates": [secret],
-            "validation_context": _secret(roots)["validation_context"],
-        }
-        return {
-            "name": "tls",
-            "typed_config": {
-                "@type": f"{_TYPES}.transport_sockets.tls.v3.DownstreamTlsContext",
-                "common_tls_context": common,
-                "require_client_certificate": True,
-            },
+            "filter_chains": [{"filters": [network], "transport_socket": self._tls.accepting()}],
         }
 
 
@@ -291,4 +302,6 @@ def _told(said: Mapping[str, Any]) -> Told:
         return Told(status, answer, shadow)
     if not said["shadow"]:
         return Told(status, answer, None)
+    if said["shadow_rule"] == ASKED:
+        return Told(status, answer, None, unsaid=True)
     return Told(status, answer, Answer(said["shadow"] == "allowed", said["shadow_rule"] or ""))

@@ -45,6 +45,13 @@ class Naive:
         path = (call.path or "").split("?", 1)[0]
         if not normal(path):  # 1
             return Answer(False, NOT_NORMAL)
+        return self._by_rules(call, path, shadow)
+
+    def of_connection(self, call: Call) -> Answer:
+        """The same of a connection, which has no path."""
+        return self._by_rules(call, "", shadow=False)
+
+    def _by_rules(self, call: Call, path: str, shadow: bool) -> Answer:
         for rule in self._counting(self.policy.deny, shadow):  # 3
             if self._matches(rule, call, path, on_error=True):
                 return Answer(False, rule.name)

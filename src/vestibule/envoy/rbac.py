@@ -191,7 +191,7 @@ def _by_path(found: Iterable[tuple[Spot, OnMatch | None]], otherwise: OnMatch | 
 
 
 class _Leaves:
-    """What is looked at once the path is known.  Equal parts are made once."""
+    """What is looked at once the path is known.  Equal parts of one order of rules are made once."""
 
     def __init__(self) -> None:
         self._made: dict[tuple[Choice, ...], OnMatch] = {}
@@ -407,6 +407,6 @@ def network_rbac(policy: PortPolicy) -> network_rbac_pb2.RBAC:
 def _connections(policy: PortPolicy, *, shadow: bool) -> OnMatch | None:
     denials, permissions = _ranked(policy, shadow=shadow)
     ask = predicates.OfConnections()
-    leaves = _Leaves()
     denied, allowed = (Place.everywhere(each, ask).entries(ask) for each in (denials, permissions))
-    return leaves.of(denied, leaves.of(allowed))
+    # Each with leaves of its own: a denial and a permission may have the same place in their orders.
+    return _Leaves().of(denied, _Leaves().of(allowed))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from tests.e2e.mesh_lab import rule
 
 from vestibule.envoy import rbac
 from vestibule.envoy.protos import serialized
-from vestibule.policy import PortPolicy, is_normal
+from vestibule.policy import Effect, PortPolicy, is_normal
 
 PIECES = (
     "/",
@@ -59,3 +60,12 @@ def test_ten_thousand_rules_compile_in_reasonable_time_to_a_flat_tree() -> None:
     assert time.monotonic() - started < 20
     assert len(config.matcher.on_no_match.matcher.matcher_tree.exact_match_map.map) == 20_000
     assert size < 30 * 2**20
+
+
+def test_a_denial_of_connections_is_not_taken_for_the_permission_in_the_same_place_of_its_order() -> None:
+    denial = replace(rule("db/no", "web"), effect=Effect.DENY)
+    config = rbac.network_rbac(
+        PortPolicy(service="db", port="sql", deny=(denial,), allow=(rule("db/yes", "web"),), is_http=False)
+    )
+    found = re.findall(rb"db/(?:no|yes)", config.SerializeToString(deterministic=True))
+    assert sorted(found) == [b"db/no", b"db/yes"]
