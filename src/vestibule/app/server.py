@@ -278,7 +278,7 @@ class _Server:
             templates.servable(),
             presence.servable(),
             feed.servable(),
-            SecretsPeersDoor(None).servable(),
+            SecretsPeersDoor(secrets.answers).servable(),
             *mesh.services,
             *mesh.reports(limits),
         ]

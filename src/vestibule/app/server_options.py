@@ -332,6 +332,14 @@ class SecretsOptions:
         Path | None,
         typer.Option("--secrets-seal-file", help="Of the seal file. [default: DATA_DIR/secrets.kek]"),
     ] = None
+    secrets_peers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--secrets-peer",
+            metavar="HOST:PORT",
+            help="Another server on the database, for the seal peers. Repeatable.",
+        ),
+    ] = None
     secrets: Annotated[
         str | None,
         typer.Option(

@@ -13,6 +13,7 @@ from prometheus_client import Histogram
 from vestibule.app.platform_front import Front, FrontPlan
 from vestibule.app.server_lending import Lending, lending_metrics
 from vestibule.app.server_mesh import Background, Mesh
+from vestibule.app.server_seals import former_seals, seal_of
 from vestibule.app.server_services import Services
 from vestibule.app.server_settings import SealKind, ServerSettings
 from vestibule.clock import Clock
@@ -44,9 +45,7 @@ from vestibule.secrets.anchor import Anchors, AuditAnchor, FileAnchor
 from vestibule.secrets.barrier import SealedBarrier
 from vestibule.secrets.client_tokens import ClientTokens
 from vestibule.secrets.sealing import Sealing
-from vestibule.secrets.seals.file import FileSeal
-from vestibule.secrets.seals.ports import Seal
-from vestibule.secrets.seals.shares import ShamirSeal
+from vestibule.secrets.seals.peers import PeerAnswers
 from vestibule.secrets.transit.engine import Transit
 from vestibule.secrets.versions import Versions
 from vestibule.secrets.wrapping import Wrapping
@@ -83,6 +82,11 @@ class Secrets(Protocol):
         """gRPC services for operators on the server's own socket."""
         ...
 
+    @property
+    def answers(self) -> PeerAnswers | None:
+        """What other servers are given to unseal with; None where that is not configured."""
+        ...
+
     async def drain(self) -> None:
         """Finish what is in flight."""
         ...
@@ -90,6 +94,8 @@ class Secrets(Protocol):
 
 class NoSecrets:
     """A server without a secret manager."""
+
+    answers: PeerAnswers | None = None
 
     def __init__(self, settings: ServerSettings, clock: Clock) -> None:
         # Operators are told that there is none.
@@ -132,11 +138,14 @@ class SecretManager:
         self.barrier = SealedBarrier(store.sealed_rows, store.changes, services.audit)
         self.sealing = Sealing(
             self.barrier,
-            _seal(settings),
+            seal_of(settings, services, clock),
             audit=services.audit,
             anchor=_anchor(settings),
             leads=lambda: store.leads,
+            former=former_seals(settings),
         )
+        asks_peers = settings.secrets_seal is SealKind.PEERS
+        self.answers = PeerAnswers(self.barrier, store.sealed_rows, services.audit) if asks_peers else None
         self._lending = Lending(self.barrier, clock, services.audit.record_or_defer, lambda: store.leads)
         self._tokens = ClientTokens(self.barrier, clock)
         self._wrapping = Wrapping(self.barrier, clock)
@@ -292,12 +301,6 @@ class SecretManager:
                 with suppress(VestibuleError):
                     await identity.renew()
             await revocations.changed(seen)
-
-
-def _seal(settings: ServerSettings) -> Seal:
-    if settings.secrets_seal is SealKind.SHAMIR:
-        return ShamirSeal()
-    return FileSeal(settings.secrets_key)
 
 
 def _anchor(settings: ServerSettings) -> Anchors:

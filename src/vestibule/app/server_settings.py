@@ -52,6 +52,8 @@ class SealKind(str, Enum):  # noqa: UP042 - typer shows the values of str enums
     OFF = "off"
     FILE = "file"
     SHAMIR = "shamir"
+    PKCS11 = "pkcs11"
+    PEERS = "peers"
 
 
 class Upstream(str, Enum):  # noqa: UP042 - typer shows the values of str enums
@@ -138,6 +140,7 @@ class ServerSettings:
     ratelimit_signing: int = SIGNATURES_PER_SECOND
     secrets_seal: SealKind = SealKind.OFF
     secrets_seal_file: Path | None = None
+    secrets_peers: tuple[Address, ...] = ()
     secrets_address: str = "127.0.0.1"
     secrets_port: int = DEFAULT_SECRETS_PORT
     secrets_advertised: str = ""
@@ -188,13 +191,23 @@ class ServerSettings:
 
     def _check_secrets(self) -> None:
         if self.secrets_seal is SealKind.OFF:
-            if self.secrets_seal_file is not None or self.secrets_advertised or self.secrets_dns_names:
+            told = (
+                self.secrets_seal_file,
+                self.secrets_advertised,
+                self.secrets_dns_names,
+                self.secrets_peers,
+            )
+            if any(told):
                 raise INVALID_SETTING.error("settings of secrets mean nothing without secrets_seal")
             return
         if not self.secrets_port:
             raise INVALID_SETTING.error("secrets_port must be a port: proxies are told of it")
         if self.secrets_seal_file is not None and self.secrets_seal is not SealKind.FILE:
             raise INVALID_SETTING.error("secrets_seal_file needs secrets_seal file")
+        if bool(self.secrets_peers) is not (self.secrets_seal is SealKind.PEERS):
+            raise INVALID_SETTING.error("secrets_seal peers and secrets_peers need each other")
+        if self.secrets_seal is SealKind.PEERS and self.database is None:
+            raise INVALID_SETTING.error("secrets_seal peers is for several servers, which need a database")
         if not _is_ip(self.secrets_address) or not _is_ip(self.secrets_advertised or self.secrets_address):
             raise INVALID_SETTING.error("secrets_address and secrets_advertised must be IP addresses")
         for name in self.secrets_dns_names:
@@ -222,7 +235,12 @@ class ServerSettings:
 
     def _check_token(self) -> None:
         told = (self.pkcs11_module, self.pkcs11_token, self.pkcs11_pin_file, self.pkcs11_pin_fd)
-        if self.key_storage is not KeyStorage.PKCS11:
+        if self.secrets_seal is SealKind.PKCS11:
+            if self.pkcs11_module is None or not self.pkcs11_token or self.pkcs11_pin_file is None:
+                raise INVALID_SETTING.error(
+                    "secrets_seal pkcs11 needs pkcs11_module, pkcs11_token and pkcs11_pin_file"
+                )
+        elif self.key_storage is not KeyStorage.PKCS11:
             if any(each not in (None, "") for each in told):
                 raise INVALID_SETTING.error("pkcs11 settings mean nothing without key_storage pkcs11")
         elif self.pkcs11_module is None or not self.pkcs11_token:
@@ -416,7 +434,7 @@ def _typed(name: str, value: Any) -> Any:
         return value if isinstance(value, SecretReference) else SecretReference.parse(str(value))
     if name == "node_attestors":
         return choices_of(value)
-    if name in ("admin_ids", "allowed_jwt_claims", "audit_sinks", "secrets_dns_names"):
+    if name in ("admin_ids", "allowed_jwt_claims", "audit_sinks", "secrets_dns_names", "secrets_peers"):
         return _texts(name, value)
     if isinstance(value, FromGit):
         return value
@@ -467,7 +485,16 @@ def _texts(name: str, value: Any) -> tuple[Any, ...]:
         raise INVALID_SETTING.error(f"{name} is not a list")
     if name == "admin_ids":
         return tuple(each if isinstance(each, SpiffeId) else SpiffeId.parse(str(each)) for each in value)
+    if name == "secrets_peers":
+        return tuple(each if isinstance(each, Address) else _address(str(each)) for each in value)
     return tuple(str(each) for each in value)
+
+
+def _address(text: str) -> Address:
+    try:
+        return Address.parse(text)
+    except ValueError as error:
+        raise INVALID_SETTING.error(f"{text!r} is not HOST:PORT") from error
 
 
 def _port(name: str, value: Any) -> int | None:

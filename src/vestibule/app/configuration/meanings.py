@@ -49,12 +49,17 @@ SERVER: Final = {
     ),
     "oidc_tls_key": Meaning("The private key of the discovery pages, PEM.", "--oidc-tls-key"),
     "secrets_seal": Meaning(
-        "What seals what the secret manager keeps: off (there is none), file (a key in a file) or shamir (shares).",
+        "What seals what the secret manager keeps: off (there is none), file (a key in a file), shamir (shares), "
+        "pkcs11 (a key in the token) or peers (servers on one database unseal each other; shares for when none is unsealed).",
         "--secrets-seal",
     ),
     "secrets_seal_file": Meaning(
         "The file of the seal file, mode 600; DATA_DIR/secrets.kek unless it is said here.",
         "--secrets-seal-file",
+    ),
+    "secrets_peers": Meaning(
+        "The other servers, by host and port of their gRPC APIs, that a sealed one asks, with the seal peers.",
+        "--secrets-peer",
     ),
     "secrets_address": Meaning("Where the secret manager serves Vault's API: the address.", "--secrets"),
     "secrets_port": Meaning("Where the secret manager serves Vault's API: the port.", "--secrets"),
