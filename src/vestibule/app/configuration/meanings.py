@@ -50,7 +50,8 @@ SERVER: Final = {
     "oidc_tls_key": Meaning("The private key of the discovery pages, PEM.", "--oidc-tls-key"),
     "secrets_seal": Meaning(
         "What seals what the secret manager keeps: off (there is none), file (a key in a file), shamir (shares), "
-        "pkcs11 (a key in the token) or peers (servers on one database unseal each other; shares for when none is unsealed).",
+        "pkcs11 (a key in the token) or peers (servers on one database unseal each other; shares for when none "
+        "is unsealed).",
         "--secrets-seal",
     ),
     "secrets_seal_file": Meaning(
