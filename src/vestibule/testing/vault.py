@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -61,14 +62,14 @@ class MemoryVault:
         await self._app({**scope, "headers": headers}, receive, send)
 
     @asynccontextmanager
-    async def served(self) -> AsyncIterator[str]:
+    async def served(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
         """Its address while the block is entered."""
         state, config = ServerState(), http_config(self)
         server = await asyncio.get_running_loop().create_server(
-            lambda: H11Protocol(config, state, {}), "127.0.0.1", 0
+            lambda: H11Protocol(config, state, {}), "127.0.0.1", 0, ssl=tls
         )
         try:
-            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            yield f"{'http' if tls is None else 'https'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         finally:
             server.close()
             for each in list(state.connections):

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from tests.unit.sdk.test_tls import Holder
 from tests.unit.secrets.test_access import group, identity, intent, rule
 
 from vestibule.clock import SystemClock
 from vestibule.doors.vault.operations import Answer, LeaseAnswer, Operation, VaultRequest
 from vestibule.errors import VestibuleError
+from vestibule.sdk import SpiffeId, authorize_member_of, server_context
 from vestibule.sdk.secrets import (
     AsyncSecrets,
     NoSuchSecretError,
@@ -26,6 +29,7 @@ from vestibule.sdk.secrets.addresses import SecretsAddress
 from vestibule.sdk.secrets.answers import Credential
 from vestibule.secrets.access import IntentAccess
 from vestibule.secrets.ports import Verb
+from vestibule.testing import TestAuthority
 from vestibule.testing.vault import MemoryVault
 
 ALL = ["read", "write", "list"]
@@ -297,3 +301,39 @@ def test_a_credential_lasts_from_when_it_was_taken() -> None:
         path="a", username="u", password="p", lease_id="", renewable=False, taken=now, ends=now + timedelta(1)
     )
     assert one.lasts == timedelta(1)
+
+
+# ------------------------------------------------------------------------------------ with an SVID of one's own
+
+
+@asynccontextmanager
+async def over_tls(lab: Lab, authority: TestAuthority, server: SpiffeId) -> AsyncIterator[tuple[str, Holder]]:
+    """The API behind mutual TLS by the SDK's own contexts: its address, and what a client holds."""
+    both = [Holder.of(authority.svid(each), authority.bundle) for each in (server, identity("payments"))]
+    context = server_context(both[0], authorize_member_of("example.org"))
+    async with lab.vault.served(context) as address:
+        yield address, both[1]
+
+
+async def test_over_https_the_client_shows_its_svid_and_knows_the_secret_manager_by_its_id(lab: Lab) -> None:
+    authority = TestAuthority("example.org")
+    manager = SpiffeId.parse("spiffe://example.org/vestibule/secrets")
+    async with (
+        over_tls(lab, authority, manager) as (address, source),
+        AsyncSecrets(address, source=source) as secrets,
+    ):
+        await secrets.write("payments/db", {"a": "b"})
+        assert (await secrets.read("payments/db"))["a"] == "b"
+
+
+async def test_who_is_not_the_secret_manager_is_told_nothing(lab: Lab) -> None:
+    authority, before = TestAuthority("example.org"), lab.vault.requests
+    async with (
+        over_tls(lab, authority, identity("web")) as (address, source),
+        AsyncSecrets(address, source=source) as secrets,
+    ):
+        with pytest.raises(SecretsError, match="VST2404") as refused:
+            await secrets.write("payments/db", {"password": "canary"})
+        assert refused.value.code.code == "VST2407"
+        assert "canary" not in str(refused.value)
+    assert lab.vault.requests == before

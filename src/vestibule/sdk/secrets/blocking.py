@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from vestibule.sdk.secrets.addresses import SecretsAddress
 from vestibule.sdk.secrets.answers import Credential, Secret
 from vestibule.sdk.secrets.client import AsyncSecrets
 from vestibule.sdk.tls import Holder
@@ -40,6 +41,11 @@ class Secrets:
         self._client = AsyncSecrets(address, source=source)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="vestibule secrets", daemon=True)
+
+    @property
+    def address(self) -> SecretsAddress:
+        """Where it asks."""
+        return self._client.address
 
     def __enter__(self) -> Self:
         """Raises: VST2402 where an SVID is needed and none comes."""
