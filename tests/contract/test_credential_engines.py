@@ -135,6 +135,13 @@ async def test_to_revoke_again_or_what_never_was_is_no_error(home: Home) -> None
     await home.engine.revoke(made.name, ())
 
 
+async def test_a_user_may_be_revoked_by_several_at_once(home: Home) -> None:
+    made = user()
+    await home.engine.create(made)
+    await asyncio.gather(*(home.engine.revoke(made.name, ()) for _ in range(4)))
+    assert not home.lets_in(made.name, made.password)
+
+
 async def test_a_user_lasts_as_long_as_it_was_renewed_for(home: Home) -> None:
     made = user(expires=NOW - timedelta(hours=1))
     await home.engine.create(made)

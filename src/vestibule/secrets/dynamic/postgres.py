@@ -91,18 +91,26 @@ class PostgresEngine:
         async with self._pool.connection() as connection:
             if await self._state(connection, name) is None:
                 return
-            if not statements:
-                await self._drop(connection, name)
-                return
-            await self._run(connection, statements, {NAME: name})
-            if await self._state(connection, name):
-                raise USER_REMAINS.error("after the revocation statements the user can still log in")
+            try:
+                await self._revoke(connection, name, statements)
+            except VestibuleError as error:
+                # Somebody else may have dropped it in between, such as another server that was asked to.
+                if error.code is not STATEMENT_FAILED or await self._state(connection, name) is not None:
+                    raise
 
     async def close(self) -> None:
         """See ``CredentialEngine``."""
         await self._pool.close()
 
     # ------------------------------------------------------------------------------------------------ steps
+
+    async def _revoke(self, connection: Connection, name: str, given: Statements) -> None:
+        if not given:
+            await self._drop(connection, name)
+            return
+        await self._run(connection, given, {NAME: name})
+        if await self._state(connection, name):
+            raise USER_REMAINS.error("after the revocation statements the user can still log in")
 
     async def _drop(self, connection: Connection, name: str) -> None:
         """Take a user away, whatever it owns, may or does.
