@@ -94,7 +94,7 @@ class MemoryEngine:
         self._answer()
 
     async def close(self) -> None:
-        """There is nothing to close."""
+        self._database.calls.append("close")
 
     async def _reach(self, call: str) -> None:
         database = self._database

@@ -155,7 +155,11 @@ class StaticRoles:
     async def round(self) -> datetime:
         """Change all that is due; when to look again, at the latest."""
         now = self._clock.now()
-        if self._catalog.barrier.is_sealed or not self._leads():
+        if self._catalog.barrier.is_sealed:
+            # What is sealed leaves no password in memory that opens a database, and no connection.
+            await self._engines.close()
+            return now + LOOK_EVERY
+        if not self._leads():
             return now + LOOK_EVERY
         coming = await self._roles.due(BATCH)
         due = [name for at, name in coming if at <= now]

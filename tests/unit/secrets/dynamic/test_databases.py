@@ -419,6 +419,17 @@ async def test_many_that_rotate_one_role_at_once_leave_the_password_that_is_told
     assert world.database.lets_in("app", role.account.password)
 
 
+async def test_what_is_sealed_keeps_no_connection(world: World) -> None:
+    server = await world.configured()
+    await server.databases.credentials.make("payments", PAYMENTS)
+    world.database.calls.clear()
+    world.barrier.is_sealed = True
+    await server.round()
+    assert world.database.calls == ["close"]
+    world.barrier.is_sealed = False
+    await server.databases.credentials.make("payments", PAYMENTS)
+
+
 # -------------------------------------------------------------------------------------------- ends in between
 
 
