@@ -8,6 +8,7 @@ from typing import Any
 from vestibule.intent import Intent
 from vestibule.intent.policy_cases import Case
 from vestibule.intent.port_policies import port_policy
+from vestibule.intent.secret_policies import secret_policy
 from vestibule.policy import Decision, decide
 
 
@@ -39,7 +40,8 @@ class Outcome:
 
 def outcome(intent: Intent, case: Case) -> Outcome:
     """What becomes of a case by an intent."""
-    decision = decide(port_policy(intent, case.service, case.port), case.call)
+    policy = secret_policy(intent) if case.secret else port_policy(intent, case.service, case.port)
+    decision = decide(policy, case.call)
     return Outcome(case=case, decision=decision, wrong=_wrong(case, decision))
 
 

@@ -30,6 +30,8 @@ async def tried(intent: Intent, outcomes: Sequence[Outcome]) -> list[Outcome]:
 def _hindered(outcome: Outcome) -> str:
     """Why a case cannot be tried."""
     case = outcome.case
+    if case.secret:
+        return "which keeps no secrets"
     if case.dated:
         return "whose clock cannot be set"
     if case.call.body is not None:

@@ -17,7 +17,7 @@ from vestibule.intent.access_changes import callers_of, paths_of, verbs_of
 from vestibule.intent.policy_cases import caller_of
 from vestibule.intent.problems import nearest
 from vestibule.intent.secret_groups import VERBS
-from vestibule.intent.secret_paths import MOUNTS
+from vestibule.intent.secret_paths import logical
 from vestibule.intent.secret_policies import secret_policy
 from vestibule.policy import Call, Engine, Rule, is_normal
 from vestibule.policy.differences import Permissions
@@ -29,9 +29,7 @@ def logical_path(text: str) -> str:
 
     Raises: VST9100.
     """
-    path = text.strip("/")
-    if path.partition("/")[0] not in MOUNTS:
-        path = f"secret/{path}"
+    path = logical(text)
     if not path.partition("/")[2] or not is_normal(f"/{path}"):
         raise USAGE.error(
             f"{text[:100]!r} is no path of a secret", advice="Write it plainly, as secret/payments/db."

@@ -17,16 +17,20 @@ from vestibule.errors import VestibuleError, Where
 from vestibule.intent import codes, words
 from vestibule.intent.documents import read_fields
 from vestibule.intent.files import Tree, read_file
-from vestibule.intent.model import Intent, Port, Service
+from vestibule.intent.model import Intent, Port, Protocol, Service
 from vestibule.intent.plaintext import ANYBODY, SHOWN
 from vestibule.intent.problems import Findings, Problem
 from vestibule.intent.resolving import advice
+from vestibule.intent.secret_groups import VERBS
+from vestibule.intent.secret_paths import SecretPath, logical
+from vestibule.intent.secret_policies import NAME as NAME_OF_SECRETS
 from vestibule.intent.shapes import At, Choice, Fields, Key, Many, Record, Table, Text
 from vestibule.intent.terms import INSTANT, LINE, NAME, pattern
 from vestibule.policy import Call, McpCall
 from vestibule.spiffe import SpiffeId
 
 FOLDER: Final = "policy-tests"
+OF_SECRET: Final = "secret:"  # noqa: S105 - begins a target that is a secret and no service
 
 _HEADER_NAME: Final = r"[a-z0-9!#$%&'*+.^_`|~-]{1,200}"
 
@@ -68,7 +72,12 @@ CASE_NAME: Final = Key("name", LINE, "What the case shows, in a few words.", req
 CASE_FROM: Final = Key(
     "from", LINE, "Who calls: a service, a gateway, spiffe://…, or plaintext.", required=True
 )
-CASE_TO: Final = Key("to", LINE, "What is called: a service, or service/port.", required=True)
+CASE_TO: Final = Key(
+    "to",
+    LINE,
+    "What is called: a service, or service/port; or secret:PATH, of which `method` is a verb.",
+    required=True,
+)
 CASE_METHOD: Final = Key("method", Text(words.anything, {"minLength": 1}), "The HTTP method.", default="GET")
 CASE_PATH: Final = Key("path", Text(_request_path, pattern("/.*")), "The path, with its query.", default="/")
 CASE_HOST: Final = Key("host", LINE, "The host that is asked for.", default="the service's name")
@@ -125,7 +134,8 @@ CASES_FILE: Final = Record("a file of cases", (CASES,))
 class Case:
     """One call to a port of a service, and what is expected.  ``rule``: None if any will do, ``""`` for no rule.
 
-    ``dated``: it says when the call is made.
+    ``dated``: it says when the call is made.  ``secret``: what is asked for is no call but a secret, of the service and
+    port that stand for the secret manager.
     """
 
     name: str
@@ -136,6 +146,7 @@ class Case:
     rule: str | None = None
     shadow: bool | None = None
     dated: bool = False
+    secret: bool = False
     where: Where | None = field(default=None, compare=False)
 
 
@@ -175,11 +186,14 @@ def _files(tree: Tree) -> list[str]:
 def _case(item: At[Fields], intent: Intent, now: datetime, findings: Findings) -> Case | None:
     fields, before = item.value, findings.count
     target = fields.get(CASE_TO)
+    secret = target is not None and target.value.startswith(OF_SECRET)
     found = _target(target, intent, findings) if target else None
     caller = fields.get(CASE_FROM)
     spiffe_id = _caller(caller, intent, findings) if caller else None
     name, expect = fields.get(CASE_NAME), fields.get(EXPECT)
     rule = fields.get(CASE_RULE)
+    if secret:
+        _check_verb(fields, findings)
     if rule and found:
         _check_rule(rule, intent, findings)
     if findings.count > before or not (found and spiffe_id and name and expect):
@@ -189,7 +203,8 @@ def _case(item: At[Fields], intent: Intent, now: datetime, findings: Findings) -
         name=name.value,
         service=service,
         port=port,
-        call=_call(fields, spiffe_id, service, port, now),
+        call=_secret_call(fields, spiffe_id, now) if secret else _call(fields, spiffe_id, service, port, now),
+        secret=secret,
         allowed=expect.value,
         rule=None if rule is None else "" if rule.value == "none" else rule.value,
         shadow=fields.value(CASE_SHADOW, None),
@@ -215,6 +230,26 @@ def _call(fields: Fields, caller: SpiffeId, service: Service, port: Port, now: d
     )
 
 
+def _check_verb(fields: Fields, findings: Findings) -> None:
+    said = fields.get(CASE_METHOD)
+    if said and said.value not in VERBS:
+        message = f"{words.shown(said.value)} is nothing that can be done with a secret"
+        findings.add(codes.MALFORMED_VALUE, message, said.at, advice=advice(said.value, VERBS, "verbs"))
+
+
+def _secret_call(fields: Fields, spiffe_id: SpiffeId, now: datetime) -> Call:
+    path = logical(fields.value(CASE_TO, "").removeprefix(OF_SECRET))
+    verb = fields.value(CASE_METHOD, VERBS[0])
+    return Call(caller=spiffe_id, port="", method=verb, path=f"/{path}", time=fields.value(CASE_AT, now))
+
+
+def _secret_manager(fields_path: str, intent: Intent) -> tuple[Service, Port]:
+    """What stands for it.  Raises: VST0080."""
+    SecretPath.parse(logical(fields_path))
+    spiffe_id = SpiffeId.of(intent.mesh.trust_domain, "/vestibule/secrets")
+    return Service(name=NAME_OF_SECRETS, spiffe_id=spiffe_id), Port(name="", protocol=Protocol.HTTP)
+
+
 def _mcp(fields: Fields) -> McpCall:
     return McpCall(method=fields.value(MCP_METHOD, None), target=fields.value(MCP_TARGET, None))
 
@@ -226,6 +261,8 @@ def _table(fields: Fields, key: Key[Any]) -> dict[str, Any]:
 
 def _target(to: At[str], intent: Intent, findings: Findings) -> tuple[Service, Port] | None:
     try:
+        if to.value.startswith(OF_SECRET):
+            return _secret_manager(to.value.removeprefix(OF_SECRET), intent)
         return target_of(to.value, intent)
     except VestibuleError as error:
         findings.add_error(error, to.at)
@@ -242,6 +279,7 @@ def _caller(caller: At[str], intent: Intent, findings: Findings) -> SpiffeId | N
 
 def _check_rule(rule: At[str], intent: Intent, findings: Findings) -> None:
     known = {each.name for service in intent.services.values() for each in (*service.allow, *service.deny)}
+    known |= {each.name for group in intent.secrets.values() for each in (*group.allow, *group.deny)}
     if rule.value != "none" and rule.value not in known:
         message = f"there is no rule {rule.value!r}"
         findings.add(codes.UNKNOWN_NAME, message, rule.at, advice=advice(rule.value, known, "rules"))

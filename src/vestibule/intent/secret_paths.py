@@ -67,6 +67,12 @@ def _parsed(text: str) -> PathPattern:
         raise codes.SECRET_PATH.error(error.message.replace("'/", "'", 1)) from error
 
 
+def logical(text: str) -> str:
+    """A path with its mount: what begins with none is below ``secret/``."""
+    path = text.strip("/")
+    return path if path.partition("/")[0] in MOUNTS else f"secret/{path}"
+
+
 def unknown_below(path: SecretPath) -> str | None:
     """What stands below a mount that has nothing of that name; None where all is well."""
     known = MOUNTS[path.mount]

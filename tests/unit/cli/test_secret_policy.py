@@ -116,3 +116,22 @@ def test_what_can_leaves_out_what_is_denied_and_what_has_ended(intent: Path) -> 
     assert "may do nothing with any secret" in text(
         intent, "secret", "what-can", "spiffe://example.org/nobody"
     )
+
+
+CASES = """\
+cases:
+  - {name: its own, from: payments, to: 'secret:payments/db', expect: allow, rule: payments/own}
+  - {name: not to be written, from: payments, to: 'secret:secret/payments/db', method: write, expect: deny, rule: none}
+  - {name: not the root, from: payments, to: 'secret:payments/root', expect: deny, rule: payments/not-root}
+  - {name: ended, from: web, to: 'secret:old', method: rotate, at: 2019-01-01T00:00:00Z, expect: allow}
+"""
+
+
+def test_cases_beside_the_policy_may_be_about_secrets(intent: Path) -> None:
+    (intent / "policy-tests").mkdir()
+    (intent / "policy-tests" / "secrets.yaml").write_text(CASES)
+    code, out = run("policy", "test", str(intent), "--output", "json")
+    assert [each["wrong"] for each in json.loads(out)["data"]["cases"]] == [None] * 4
+    assert code == 0
+    (intent / "policy-tests" / "secrets.yaml").write_text(CASES.replace("method: rotate", "method: rotat"))
+    assert run("policy", "test", str(intent), "--output", "json")[0] == 1
