@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -90,8 +91,11 @@ async def _client(port: int, request: bytes, latencies: list[float], until: floa
     return failures
 
 
-async def _load(port: int, host: str, path: str, connections: int, seconds: float) -> Result:
-    request = f"GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n".encode()
+async def _load(
+    port: int, host: str, path: str, connections: int, seconds: float, headers: list[str]
+) -> Result:
+    lines = [f"GET {path} HTTP/1.1", f"host: {host}", *headers, "", ""]
+    request = "\r\n".join(lines).encode()
     latencies: list[float] = []
     begin = time.perf_counter()
     clients = [_client(port, request, latencies, begin + seconds) for _ in range(connections)]
@@ -108,10 +112,19 @@ async def _load(port: int, host: str, path: str, connections: int, seconds: floa
     )
 
 
-def run(port: int, *, host: str, path: str = "/", connections: int = 32, seconds: float = 3.0) -> Result:
+def run(
+    port: int,
+    *,
+    host: str,
+    path: str = "/",
+    connections: int = 32,
+    seconds: float = 3.0,
+    headers: Sequence[str] = (),
+) -> Result:
     """One run, in a process of its own."""
     command = [sys.executable, __file__, str(port), "--host", host, "--path", path]
     command += ["--connections", str(connections), "--seconds", str(seconds)]
+    command += [part for each in headers for part in ("--header", each)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=True)
     return Result(**json.loads(done.stdout))
 
@@ -123,8 +136,11 @@ def main() -> None:
     parser.add_argument("--path", default="/")
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--header", action="append", default=[])
     given = parser.parse_args()
-    result = uvloop.run(_load(given.port, given.host, given.path, given.connections, given.seconds))
+    result = uvloop.run(
+        _load(given.port, given.host, given.path, given.connections, given.seconds, given.header)
+    )
     print(json.dumps(result.__dict__))
 
 
