@@ -40,6 +40,9 @@ UPKEEP_SECONDS: Final = 1.0
 RECORDED_EVERY: Final = 600
 """Rounds of upkeep after which the audit log is told of the generation, if it moved on."""
 
+VERIFIED_EVERY: Final = 3600
+"""Rounds of upkeep after which the server that leads looks at all rows; the first time, right after unsealing."""
+
 _SERVER: Final = "server"
 _log = logging.getLogger(__name__)
 
@@ -50,7 +53,8 @@ class SealStatus:
 
     ``plan`` is None for a seal without shares (or none yet); ``progress`` counts the shares that were accepted since
     the last attempt, ``nonce`` names the attempt.  ``key_id`` and ``generation`` are 0 while sealed; ``problem`` says
-    why it does not unseal by itself.
+    why it does not unseal by itself; ``damaged`` are the spaces in which the last look at all rows found that some are
+    missing, too many or not the newest.
     """
 
     kind: str
@@ -64,6 +68,7 @@ class SealStatus:
     reencrypting: bool = False
     generation: int = 0
     problem: str = ""
+    damaged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +132,7 @@ class Sealing:
         self._given: dict[int, bytes] = {}
         self._rekey: _Rekey | None = None
         self._left: frozenset[Place] = frozenset()
+        self._damaged: tuple[str, ...] = ()
 
     # ----------------------------------------------------------------------------------------- the seal
 
@@ -145,6 +151,7 @@ class Sealing:
             reencrypting=open_ and len(self._barrier.key_ids) > 1,
             generation=self._barrier.generation if open_ else 0,
             problem="" if open_ else self._problem,
+            damaged=self._damaged,
         )
         if row is None:
             return status
@@ -441,6 +448,8 @@ class Sealing:
                         await self._record(_SERVER, "generation", generation=generation)
                         recorded = generation
                     if self._leads():
+                        if rounds % VERIFIED_EVERY == 0:
+                            self._damaged = tuple((await self._barrier.verify())[0])
                         await self._care_for_keys()
                 except (VestibuleError, OSError) as error:
                     _log.warning("upkeep of the secret manager: %s", error)

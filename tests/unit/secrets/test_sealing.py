@@ -211,6 +211,20 @@ async def test_an_anchor_that_cannot_be_read_says_nothing(tmp_path: Path, text: 
     assert await FileAnchor(path).newest() == 0
 
 
+async def test_all_rows_are_looked_at_after_unsealing(lab: Lab, path: Path) -> None:
+    await lab.sealing.init(PLAN, actor=WHO)
+    await lab.barrier.apply([put("a")])
+    old = row_of(path, "a")
+    await lab.barrier.apply([put("a"), put("b")])
+    put_back(path, "a", old)
+    async with running(lab.sealing), asyncio.timeout(30):
+        while "secrets.tampering" not in lab.audit.actions():
+            await asyncio.sleep(0.01)
+        while not (await lab.sealing.status()).damaged:
+            await asyncio.sleep(0.01)
+    assert (await lab.sealing.status()).damaged == ("kv",)
+
+
 # --------------------------------------------------------------------------------------------------- keys
 
 
