@@ -222,7 +222,7 @@ class Domain:
         for task, shutdown in self.agents:
             if not task.done():
                 shutdown.request()
-                await asyncio.wait_for(task, 20)
+                await asyncio.wait_for(task, 45)
         self.agents.clear()
 
 

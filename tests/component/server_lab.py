@@ -91,7 +91,7 @@ class Agent(Calls):
                 params=agent_pb2.AgentX509SVIDParams(csr=csr or make_csr(key)),
             )
         )
-        async with self.agents.stream("AttestAgent", timeout=20) as stream:
+        async with self.agents.stream("AttestAgent", timeout=45) as stream:
             await stream.send_message(request)
             answer = await stream.recv_message()
             await stream.end()
@@ -201,7 +201,7 @@ async def running(directory: Path, **given: Any) -> AsyncIterator[Lab]:
     shutdown, ready = Shutdown(), asyncio.get_running_loop().create_future()
     settings = settings_in(directory, **given)
     serving = asyncio.create_task(run_server(settings, on_ready=ready.set_result, shutdown=shutdown))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(45):
         await asyncio.wait({serving, ready}, return_when=asyncio.FIRST_COMPLETED)
     if serving.done():
         await serving
@@ -212,7 +212,7 @@ async def running(directory: Path, **given: Any) -> AsyncIterator[Lab]:
         for channel in (lab.operator.channel, *lab.channels):
             channel.close()
         shutdown.request()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(45):
             await serving
 
 

@@ -59,7 +59,7 @@ class Place:
         tls.set_alpn_protocols(["h2"])
         channel = Channel("127.0.0.1", self.port, ssl=tls)
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(45):
                 return await Client(channel, SERVICE).unary("Check", question(method))
         finally:
             channel.close()

@@ -77,7 +77,7 @@ class Lab:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(45):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -106,7 +106,7 @@ async def test_a_commit_in_a_repository_on_this_machine_is_live_in_less_than_a_s
         seen = lab.source.revision.value
         commit = repository.commit({"services/orders.yaml": ORDERS})
         began = asyncio.get_running_loop().time()
-        await asyncio.wait_for(lab.source.revision.changed(seen), 20)
+        await asyncio.wait_for(lab.source.revision.changed(seen), 45)
         assert asyncio.get_running_loop().time() - began < 1
     assert lab.version == commit[:12]
 

@@ -20,7 +20,7 @@ from vestibule.errors import VestibuleError
 from vestibule.proxy.binary import find_envoy
 from vestibule.proxy.codes import ENVOY_INCOMPATIBLE, ENVOY_NOT_REPLACED, ENVOY_TOO_OLD, NOT_A_SIDECAR
 
-pytestmark = [pytest.mark.xdist_group("sidecar"), pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.xdist_group("sidecar"), pytest.mark.timeout(180)]
 
 REPLACEMENTS = 2
 
@@ -31,7 +31,7 @@ async def load(*urls: str) -> AsyncIterator[tuple[list[int], list[str]]]:
     asked, failed, going = [0] * len(urls), [], [True]
 
     async def client(number: int) -> None:
-        async with httpx.AsyncClient(trust_env=False, timeout=10) as http:
+        async with httpx.AsyncClient(trust_env=False, timeout=45) as http:
             while going:
                 try:
                     response = await http.get(urls[number])
@@ -82,8 +82,8 @@ async def test_a_loop_of_replacements_under_load_loses_no_request_in_or_out(stag
             assert all(now > then for now, then in zip(asked, before, strict=True))
         # systemd's way to ask: `systemctl reload`.
         os.kill(running.pid, signal.SIGHUP)
-        await until(lambda: role(stage.agent, "envoy") not in seen, 30)
-        await until(lambda: len(stage.agent.vouched) == 2, 30)
+        await until(lambda: role(stage.agent, "envoy") not in seen, 45)
+        await until(lambda: len(stage.agent.vouched) == 2, 45)
 
     assert failed == []
     assert len(seen) == REPLACEMENTS + 1

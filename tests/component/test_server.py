@@ -57,14 +57,14 @@ async def refusal(call: Any) -> VestibuleError:
 
 
 async def attest_raw(agent: Agent, request: agent_pb2.AttestAgentRequest) -> None:
-    async with agent.agents.stream("AttestAgent", timeout=10) as stream:
+    async with agent.agents.stream("AttestAgent", timeout=45) as stream:
         await stream.send_message(request, end=True)
         await stream.recv_message()
 
 
 async def watch_while(agent: Agent, happens: Callable[[], Awaitable[object]]) -> None:
     """Watch until the stream ends, letting something happen after the first answer."""
-    async with asyncio.timeout(10), agent.node.stream("Watch") as stream:
+    async with asyncio.timeout(45), agent.node.stream("Watch") as stream:
         await stream.send_message(node_pb2.WatchRequest(), end=True)
         await stream.recv_message()
         await happens()
@@ -158,7 +158,7 @@ async def test_a_ban_holds_for_a_call_that_was_opened_before_it(lab: Lab) -> Non
     entry_id = await lab.entry("/ns/prod/sa/web", agent.id)
     params = [svid_pb2.NewX509SVIDParams(entry_id=entry_id, csr=make_csr(generate_key()))]
     with pytest.raises(VestibuleError) as caught:  # noqa: PT012
-        async with agent.svids.stream("BatchNewX509SVID", timeout=20) as stream:
+        async with agent.svids.stream("BatchNewX509SVID", timeout=45) as stream:
             await stream.send_request()  # the headers alone
             await authorized(agent)  # on the same connection, so that they have arrived
             await lab.operator.agents.unary("BanAgent", agent_pb2.BanAgentRequest(id=wire_id(agent.id)))
@@ -176,11 +176,11 @@ async def test_nonsense_of_any_size_costs_a_stranger_more_than_the_server(lab: L
     )
 
     async def attack() -> None:
-        async with stranger.agents.stream("AttestAgent", timeout=20) as stream:
+        async with stranger.agents.stream("AttestAgent", timeout=45) as stream:
             await stream.send_message(agent_pb2.AttestAgentRequest(params=params))
             await stream.recv_message()
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(45):
         attacks = [refusal(attack()) for _ in range(3)]
         *refused, result = await asyncio.gather(*attacks, agent.new_svid(entry_id))
     assert result.status.code == 0
@@ -301,7 +301,7 @@ async def test_an_agent_sees_its_entries_and_nobody_elses(lab: Lab) -> None:
 async def test_many_entries_are_synchronised_by_revision(lab: Lab) -> None:
     agent = await lab.agent()
     await lab.create(*(wire_entry(f"/w{number}", agent.id) for number in range(501)))
-    async with agent.entries.stream("SyncAuthorizedEntries", timeout=20) as stream:
+    async with agent.entries.stream("SyncAuthorizedEntries", timeout=45) as stream:
         await stream.send_message(entry_pb2.SyncAuthorizedEntriesRequest())
         first = await stream.recv_message()
         second = await stream.recv_message()
@@ -323,7 +323,7 @@ async def test_many_entries_are_synchronised_by_revision(lab: Lab) -> None:
 async def test_few_entries_are_synchronised_whole(lab: Lab) -> None:
     agent = await lab.agent()
     web = await lab.entry("/web", agent.id)
-    async with agent.entries.stream("SyncAuthorizedEntries", timeout=20) as stream:
+    async with agent.entries.stream("SyncAuthorizedEntries", timeout=45) as stream:
         mask = types_pb2.EntryMask(revision_number=True, spiffe_id=True)
         await stream.send_message(entry_pb2.SyncAuthorizedEntriesRequest(output_mask=mask), end=True)
         answer = await stream.recv_message()
@@ -339,7 +339,7 @@ async def test_a_new_entry_reaches_a_watching_agent_at_once(lab: Lab) -> None:
         status = await lab.operator.admin.unary("GetStatus", admin_pb2.GetServerStatusRequest())
         assert [(each.connected, each.banned) for each in status.agents] == [(True, False)]
         web = await lab.entry("/web", agent.id)
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(10):
             after = await stream.recv_message()
         assert before is not None
         assert after is not None
@@ -478,7 +478,7 @@ async def test_an_expired_certificate_does_not_get_through_the_handshake(lab: La
         async with running(directory, agent_ttl=timedelta(seconds=1)) as short:
             agent = await short.agent()
             assert agent.svid is not None
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(45):
                 while datetime.now(UTC) <= agent.svid.not_after:
                     await asyncio.sleep(0.05)
             # On the open connection the RPC is refused, on a new one the handshake.
@@ -536,7 +536,7 @@ async def test_garbage_on_the_port_disturbs_nobody(lab: Lab) -> None:
         ):
             reader, writer = await asyncio.open_connection(host, int(port), ssl=tls)
             writer.write(garbage)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(45):
                 try:
                     while await reader.read(1000):
                         pass
@@ -590,7 +590,7 @@ async def test_streams_end_unavailable_when_the_server_stops(lab: Lab) -> None:
     error = await refusal(watch_while(agent, stop))
     assert error.code.code == "VST9001"
     assert grpc_error(error).status is Status.UNAVAILABLE
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(45):
         await lab.serving
 
 

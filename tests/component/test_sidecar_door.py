@@ -120,7 +120,7 @@ class Agent:
     async def attached(self, instance_id: str = "i-1", **hello: Any) -> AsyncIterator[Stream]:
         channel = unix_channel(self.path)
         try:
-            async with Client(channel, SIDECAR).stream("Attach", timeout=20) as stream:
+            async with Client(channel, SIDECAR).stream("Attach", timeout=45) as stream:
                 said = wire.AttachRequest.Hello(service="web", instance_id=instance_id, **hello)
                 await stream.send_message(wire.AttachRequest(hello=said))
                 yield stream
@@ -157,7 +157,7 @@ def vouch(pid: int, role: str = "envoy") -> wire.AttachRequest:
 
 
 async def until_gone(agent: Agent) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(45):
         while agent.sidecars.sessions:
             await asyncio.sleep(0.01)
 
@@ -245,7 +245,7 @@ async def test_who_does_not_say_hello_first_is_out_of_step(agent: Agent) -> None
     channel = unix_channel(agent.path)
     try:
         with pytest.raises(VestibuleError) as caught:  # noqa: PT012
-            async with Client(channel, SIDECAR).stream("Attach", timeout=20) as stream:
+            async with Client(channel, SIDECAR).stream("Attach", timeout=45) as stream:
                 await stream.send_message(wire.AttachRequest(deregister=wire.AttachRequest.Deregister()))
                 await stream.recv_message()
         assert caught.value.code.code == "VST2134"
@@ -261,7 +261,7 @@ async def test_access_logs_of_a_stranger_are_not_taken_whatever_they_claim(agent
     message.http_logs.log_entry.append(HTTPAccessLogEntry())
     try:
         with pytest.raises(VestibuleError) as caught:  # noqa: PT012
-            async with Client(channel, ACCESS_LOGS).stream("StreamAccessLogs", timeout=20) as stream:
+            async with Client(channel, ACCESS_LOGS).stream("StreamAccessLogs", timeout=45) as stream:
                 await stream.send_message(message, end=True)
                 await stream.recv_message()
         assert caught.value.code.code == "VST2133"

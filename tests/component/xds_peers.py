@@ -250,7 +250,7 @@ async def agent_of(directory: Path, server: Server) -> AsyncIterator[Agent]:
         await agent.stop()
 
 
-async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 45.0) -> None:
     """Wait for a condition, looking often."""
     async with asyncio.timeout(seconds):
         while not condition():

@@ -131,7 +131,7 @@ class Platform:
         for program in reversed(self.programs):
             if program.runs:
                 program.stop()
-        until(lambda: not processes_of(self.directory), lambda: str(processes_of(self.directory)), 10)
+        until(lambda: not processes_of(self.directory), lambda: str(processes_of(self.directory)), 45)
 
     def destroy(self) -> None:
         """Whatever is left after a failure."""
@@ -243,9 +243,9 @@ class Platform:
         yield
         name = f"/news/{next(self._numbers)}"
         entry = self.create(name, PYTHON)
-        until(lambda: name in self.held(), lambda: self.bystander.said, 10)
+        until(lambda: name in self.held(), lambda: self.bystander.said, 45)
         self.delete(entry)
-        until(lambda: name not in self.held(), lambda: self.bystander.said, 10)
+        until(lambda: name not in self.held(), lambda: self.bystander.said, 45)
         assert self.server.runs
         assert self.agent.runs
         followed_now = self.agent.err.count("following the server's changes")

@@ -148,7 +148,7 @@ class Lab:
     async def put(self, snapshot: Snapshot) -> None:
         """Publish, and wait until Envoy has taken all of it."""
         self.server.shelf.put(snapshot)
-        await until(lambda: self.server.version() == snapshot.version, 20)
+        await until(lambda: self.server.version() == snapshot.version, 45)
 
     async def start_agent(self) -> None:
         self.agent = await start_agent(self.directory, self.server.port)
@@ -187,20 +187,20 @@ class Lab:
     async def get(self) -> int:
         """The status of one request through Envoy; 0 when it does not answer."""
         try:
-            async with httpx.AsyncClient(timeout=5) as client:
+            async with httpx.AsyncClient(timeout=45) as client:
                 return (await client.get(f"http://127.0.0.1:{self.port}/")).status_code
         except httpx.TransportError:
             return 0
 
     async def answers(self, status: int = 200) -> None:
         """Wait until requests are answered with this status."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(45):
             while await self.get() != status:
                 await asyncio.sleep(0.02)
 
     async def admin(self, path: str) -> str:
         transport = httpx.AsyncHTTPTransport(uds=str(self.directory / "admin.sock"))
-        async with httpx.AsyncClient(transport=transport, timeout=5) as client:
+        async with httpx.AsyncClient(transport=transport, timeout=45) as client:
             return (await client.get(f"http://envoy{path}")).text
 
     async def stat(self, name: str) -> int:
@@ -212,7 +212,7 @@ class Lab:
         return {each["name"] for each in found} - set(BOOTSTRAP_CLUSTERS)
 
     async def until_stat(self, name: str, value: int) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(45):
             while await self.stat(name) != value:
                 await asyncio.sleep(0.02)
 
@@ -224,7 +224,7 @@ async def load(lab: Lab, *, clients: int = 8) -> AsyncIterator[Counter[int]]:
     done = asyncio.Event()
 
     async def on_one_connection() -> None:
-        async with httpx.AsyncClient(timeout=5) as client:
+        async with httpx.AsyncClient(timeout=45) as client:
             while not done.is_set():
                 statuses[(await client.get(f"http://127.0.0.1:{lab.port}/")).status_code] += 1
 
@@ -266,7 +266,7 @@ async def lab(request: pytest.FixtureRequest, backend: int) -> AsyncIterator[Lab
             await made.start_agent()
             await made.start_envoy()
             await made.answers()
-            await until(lambda: made.server.version() == "start", 20)
+            await until(lambda: made.server.version() == "start", 45)
             yield made
         finally:
             await made.stop_envoy()
@@ -329,7 +329,7 @@ async def test_what_was_deleted_while_envoy_was_disconnected_is_deleted(lab: Lab
         await lab.until_stat("control_plane.connected_state", 0)
         lab.server.shelf.put(lab.world("v2", "a", to="a"))
         await lab.start_agent()
-        await until(lambda: lab.server.version() == "v2", 20)
+        await until(lambda: lab.server.version() == "v2", 45)
     assert set(statuses) == {200}, statuses
     assert await lab.clusters() == {"a"}
 
@@ -338,7 +338,7 @@ async def test_what_envoy_refuses_is_in_the_ledger_and_the_old_goes_on(lab: Lab)
     """T11."""
     nobody = listener(free_port(), address="192.0.2.1", name="elsewhere")
     lab.server.shelf.put(lab.world("bad", "a", more=(nobody,)))
-    await until(lambda: lab.server.row("lds").status is Status.ERROR, 20)
+    await until(lambda: lab.server.row("lds").status is Status.ERROR, 45)
     error = lab.server.row("lds").error
     assert error is not None
     assert "192.0.2.1" in error
@@ -359,7 +359,7 @@ async def test_envoy_and_agent_start_during_an_outage_of_the_server(lab: Lab) ->
     # What Envoy refused must not come back to it after the outage either.
     nobody = listener(free_port(), address="192.0.2.1", name="elsewhere")
     lab.server.shelf.put(lab.world("bad", "a", "b", to="b", more=(nobody,)))
-    await until(lambda: lab.server.row("lds").status is Status.ERROR, 20)
+    await until(lambda: lab.server.row("lds").status is Status.ERROR, 45)
     await lab.server.stop()
     await lab.stop_envoy()
     await lab.stop_agent()
@@ -373,7 +373,7 @@ async def test_envoy_and_agent_start_during_an_outage_of_the_server(lab: Lab) ->
     lab.server.shelf.put(lab.world("v2", "a", allow=False))
     await lab.server.start()
     await lab.answers(403)
-    await until(lambda: lab.server.version() == "v2", 20)
+    await until(lambda: lab.server.version() == "v2", 45)
     assert await lab.clusters() == {"a"}
 
 

@@ -119,7 +119,7 @@ class Envoy:
             reader, writer = await asyncio.open_connection(self.address.host, self.address.port, ssl=context)
             try:
                 writer.write(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
-                return (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 204")
+                return (await asyncio.wait_for(reader.readline(), 45)).startswith(b"HTTP/1.1 204")
             finally:
                 writer.close()
         except OSError:

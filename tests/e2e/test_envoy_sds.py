@@ -79,13 +79,13 @@ class Stage:
 
     async def admin(self, path: str) -> Any:
         transport = httpx.AsyncHTTPTransport(uds=str(self.directory / "envoy-admin.sock"))
-        async with httpx.AsyncClient(transport=transport, timeout=5) as client:
+        async with httpx.AsyncClient(transport=transport, timeout=45) as client:
             return (await client.get(f"http://envoy{path}")).text
 
     async def get(self) -> int:
         """Through the way out, which speaks mutual TLS to the way in; 0 where nobody answers."""
         try:
-            async with httpx.AsyncClient(timeout=5) as client:
+            async with httpx.AsyncClient(timeout=45) as client:
                 return (await client.get(f"http://127.0.0.1:{self.plain_port}/")).status_code
         except httpx.TransportError:
             return 0

@@ -99,7 +99,7 @@ async def call(port: int, svid: X509Svid) -> bool:
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     load_svid(context, svid)
     try:
-        async with httpx.AsyncClient(verify=context, timeout=5, trust_env=False) as client:
+        async with httpx.AsyncClient(verify=context, timeout=45, trust_env=False) as client:
             return (await client.get(f"https://127.0.0.1:{port}/")).status_code == 200
     except (httpx.TransportError, OSError):  # the alert may also come while the connection is being closed
         return False
@@ -150,7 +150,7 @@ async def test_envoys_of_two_trust_domains_talk_and_a_partner_speaks_for_itself_
 
             async def talking() -> bool:
                 try:
-                    async with httpx.AsyncClient(timeout=5, trust_env=False) as plain:
+                    async with httpx.AsyncClient(timeout=45, trust_env=False) as plain:
                         return (await plain.get(f"http://127.0.0.1:{plain_port}/")).status_code == 200
                 except httpx.TransportError:
                     return False
