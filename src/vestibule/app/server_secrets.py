@@ -178,7 +178,7 @@ class SecretManager:
                 forget=self._transit.forget,
             ).servable(),
         )
-        app = VaultApp(self.pipeline.answer, certificates.caller_of, callers)
+        app = VaultApp(self.pipeline.answer, certificates.caller_of, callers, services.audit)
         self.front = Front(self._plan(), app, self._credentials)
 
     def _backends(self) -> dict[str, Backend]:

@@ -5,6 +5,7 @@ One ASGI function without middleware and without a router: what a read costs is 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -14,6 +15,7 @@ from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl
 from uuid import uuid4
 
+from vestibule.audit import Audit, AuditEvent
 from vestibule.doors.vault.codes import BAD_REQUEST, METHOD_REFUSED, NO_CALLER, TOO_LARGE
 from vestibule.doors.vault.envelope import envelope, is_empty, wrapped_envelope
 from vestibule.doors.vault.fields import duration
@@ -53,6 +55,13 @@ _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _JSON: Final = (b"content-type", b"application/json")
 _NO_STORE: Final = (b"cache-control", b"no-store")
 _MOST_QUERY: Final = 32
+LARGE: Final = 64 * 1024
+"""Bytes of a body: of larger ones only some are in memory at a time, which may take fifty times as much once parsed."""
+MOST_LARGE: Final = 16
+NOBODY: Final = "unknown"
+"""Who asks, in records, where that is not known."""
+_LONGEST_TOLD: Final = 512
+_DIGITS: Final = 18
 _DEEPEST: Final = "the body is nested too deeply"
 _ROOT_NAMESPACES: Final = frozenset({b"", b"root", b"/", b"root/"})
 
@@ -91,10 +100,19 @@ WITHOUT_TOKEN: Final = frozenset({"sys/health", "sys/seal-status", "sys/init", "
 class VaultApp:
     """The ASGI app.  It believes its headers: it must be served to the platform's Envoy alone."""
 
-    def __init__(self, handle: Handler, identify: Identify, callers: Callers | None = None) -> None:
+    def __init__(
+        self,
+        handle: Handler,
+        identify: Identify,
+        callers: Callers | None = None,
+        audit: Audit | None = None,
+    ) -> None:
+        """``audit`` is told of requests that are turned away before ``handle`` hears of them."""
         self._handle = handle
         self._identify = identify
         self._callers = callers or Connected()
+        self._audit = audit
+        self._large = asyncio.Semaphore(MOST_LARGE)
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """One request."""
@@ -114,37 +132,85 @@ class VaultApp:
         await send({"type": "http.response.body", "body": b"" if bare else body})
 
     async def _answer(self, scope: Mapping[str, Any], head: _Head, receive: Receive) -> tuple[int, bytes]:
+        if not head.is_large:
+            return await self._answered(scope, head, receive)
+        async with self._large:
+            return await self._answered(scope, head, receive)
+
+    async def _answered(self, scope: Mapping[str, Any], head: _Head, receive: Receive) -> tuple[int, bytes]:
+        try:
+            request = await self._request(scope, head, receive)
+        except VestibuleError as error:
+            await self._turned_away(scope, head, error)
+            raise
+        answer, wrapped = await self._handle(request)
+        return written(answer, wrapped, request.request_id)
+
+    async def _request(self, scope: Mapping[str, Any], head: _Head, receive: Receive) -> VaultRequest:
         method = _METHODS.get(scope["method"])
         if method is None:
             raise METHOD_REFUSED.error(f"the method {scope['method'][:20]!r} is not served")
+        if head.twice:
+            # Neither of the two counts, and least of all for who asks.
+            raise BAD_REQUEST.error("a header that matters is there twice")
         path = path_of(scope["raw_path"])
         query = _query(scope["query_string"])
         if method == "GET" and query.get("list", "").lower() in ("true", "1"):
             method = "LIST"
         if head.namespace not in _ROOT_NAMESPACES:
             raise BAD_REQUEST.error("there are no namespaces here", advice="Leave X-Vault-Namespace out.")
-        # Before anything is read of what is sent.
-        mtls = self._identify(head.certificate) if head.certificate else None
-        body = await _body(head, receive) if method in _WITH_BODY else {}
-        token = "" if path in WITHOUT_TOKEN else head.token
-        request = VaultRequest(
+        body: Mapping[str, Any] = {}
+        if method in _WITH_BODY:
+            self._connected(head)  # before anything is read of what is sent
+            body = await _body(head, receive)
+
+        async def caller() -> Caller:
+            token = "" if path in WITHOUT_TOKEN else head.token
+            return await self._callers.of(path, body, self._connected(head), token)
+
+        return VaultRequest(
             method=method,
             path=path,
-            caller=await self._callers.of(path, body, mtls, token),
+            caller=await caller(),
             query=query,
             body=body,
             wrap_ttl=_wrap_ttl(head.wrap_ttl),
-            token=token,
+            token="" if path in WITHOUT_TOKEN else head.token,
             request_id=head.request_id,
+            caller_now=caller,
         )
-        answer, wrapped = await self._handle(request)
-        return written(answer, wrapped, request.request_id)
+
+    def _connected(self, head: _Head) -> SpiffeId | None:
+        return self._identify(head.certificate) if head.certificate else None
+
+    async def _turned_away(self, scope: Mapping[str, Any], head: _Head, error: VestibuleError) -> None:
+        """Put on record what has come to nothing, as far as it is known what it was."""
+        if self._audit is None:
+            return
+        try:
+            actor = str(self._connected(head) or NOBODY)
+        except VestibuleError:
+            actor = NOBODY
+        path = scope["raw_path"].decode("ascii", "backslashreplace")
+        event = AuditEvent(
+            actor=actor,
+            action="secret.request",
+            subject=path[:_LONGEST_TOLD],
+            outcome="refused",
+            details={
+                "request_id": head.request_id,
+                "method": scope["method"][:20],
+                "code": error.code.code,
+                "why": error.message[:_LONGEST_TOLD],
+            },
+        )
+        await self._audit.record([event])
 
 
 class _Head:
     """The headers that matter, each at most once."""
 
-    __slots__ = ("certificate", "length", "namespace", "request_id", "token", "wrap_ttl")
+    __slots__ = ("certificate", "is_large", "length", "namespace", "request_id", "token", "twice", "wrap_ttl")
 
     def __init__(self, headers: list[tuple[bytes, bytes]]) -> None:
         found: dict[bytes, bytes] = {}
@@ -154,7 +220,7 @@ class _Head:
                 twice = twice or name in found
                 found[name] = value
         get = found.get
-        # Two certificates are nobody's.
+        self.twice = twice
         self.certificate = b"" if twice else get(b"x-forwarded-client-cert", b"")
         bearer = get(b"authorization", b"")
         token = get(b"x-vault-token") or (bearer[7:] if bearer[:7].lower() == b"bearer " else b"")
@@ -162,6 +228,9 @@ class _Head:
         self.wrap_ttl = get(b"x-vault-wrap-ttl", b"")
         self.namespace = get(b"x-vault-namespace", b"")
         self.length = get(b"content-length", b"")
+        self.is_large = b"transfer-encoding" in found or (
+            self.length.isdigit() and int(self.length[:_DIGITS]) > LARGE
+        )
         sent = get(b"x-request-id", b"")
         self.request_id = sent.decode("ascii") if _REQUEST_ID.fullmatch(sent) else str(uuid4())
 
@@ -174,6 +243,7 @@ _WANTED: Final = frozenset(
         b"x-vault-wrap-ttl",
         b"x-vault-namespace",
         b"content-length",
+        b"transfer-encoding",
         b"x-request-id",
     }
 )
@@ -221,8 +291,8 @@ def _query(text: bytes) -> dict[str, str]:
 
 async def _body(head: _Head, receive: Receive) -> Mapping[str, Any]:
     """The JSON object that was sent; nothing is an empty one.  Raises: VST5203, VST5204."""
-    if head.length.isdigit() and int(head.length) > MAX_REQUEST_BYTES:
-        raise TOO_LARGE.error(f"a body of {int(head.length)} bytes; {MAX_REQUEST_BYTES} is the limit")
+    if head.length.isdigit() and (length := int(head.length[:_DIGITS])) > MAX_REQUEST_BYTES:
+        raise TOO_LARGE.error(f"a body of {length} bytes; {MAX_REQUEST_BYTES} is the limit")
     parts, size = [], 0
     while True:
         message = await receive()

@@ -41,7 +41,7 @@ class VaultRequest:
     """One request.  ``path`` is what follows ``/v1/``, without empty segments.
 
     ``method`` is one of GET, LIST, POST, PATCH and DELETE: PUT comes as POST, and GET with ``list=true`` as LIST.
-    ``body`` may hold secrets.
+    ``body`` may hold secrets.  ``caller_now`` finds the caller once more, and raises if it no longer is one.
     """
 
     method: str
@@ -52,6 +52,7 @@ class VaultRequest:
     wrap_ttl: timedelta | None = None
     token: str = field(default="", repr=False)
     request_id: str = ""
+    caller_now: Callable[[], Awaitable[Caller]] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +102,8 @@ class Operation:
     for every caller that has an identity (looking at one's own token, unwrapping); ``operators`` for administrators.
     ``or_operators`` lets administrators do without a rule, unless one forbids it.
     ``owned`` eases what its owner needs; it is asked before anything else, also of ``operators``' operations.
-    ``waits`` says that ``run`` may take up to a minute by itself, so that access is decided again behind it, before
-    the answer leaves.
+    ``waits`` says that ``run`` may take up to a minute by itself, so that behind it, before the answer leaves, it is
+    found out again who the caller is (it may be revoked by then), and decided again whether it may.
     What is not ``recorded`` tells nothing but whether the manager works, as probes ask time and again.
     """
 

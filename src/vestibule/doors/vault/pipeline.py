@@ -71,7 +71,7 @@ class Pipeline:
         Raises: VST5205 (no such path), VST5300, VST5206 (refused), VST8100 (no record), and what the engine raises.
         """
         began = time.perf_counter()
-        operation = self._operation(request)  # 1
+        operation = await self._known(request)  # 1
         decision = await self._decide(request, operation)  # 2
         note = _Note(request, operation, decision, began)
         if not decision.allowed:  # 3
@@ -95,6 +95,14 @@ class Pipeline:
     async def may(self, request: VaultRequest) -> bool:
         """Whether a request would be let through; nothing happens.  Raises: VST5205, and what the engine says of it."""
         return (await self._decide(request, self._operation(request))).allowed
+
+    async def _known(self, request: VaultRequest) -> Operation:
+        """What is asked for; what makes no sense is on record, too."""
+        try:
+            return self._operation(request)
+        except VestibuleError as error:
+            await self._audit.record([_senseless(request, error)])
+            raise
 
     def _operation(self, request: VaultRequest) -> Operation:
         first, _, rest = request.path.partition("/")
@@ -129,11 +137,17 @@ class Pipeline:
             # An answer in clear is not what was asked for.
             raise BAD_REQUEST.error("answers cannot be wrapped here")
         answer = await operation.run()
-        if operation.waits and not (decision := await self._decide(request, operation)).allowed:
-            raise _refusal(request, operation, decision)
+        if operation.waits:
+            await self._check_again(request, operation)
         if request.wrap_ttl is None or self._wrap is None or (answer.data is None and answer.auth is None):
             return answer, None
         return answer, await self._wrap(envelope(answer, request.request_id), request, request.wrap_ttl)
+
+    async def _check_again(self, request: VaultRequest, operation: Operation) -> None:
+        if request.caller_now is not None:
+            await request.caller_now()
+        if not (decision := await self._decide(request, operation)).allowed:
+            raise _refusal(request, operation, decision)
 
     async def _record(self, note: _Note, outcome: str, **details: Detail) -> None:
         if note.operation.recorded:
@@ -173,6 +187,21 @@ class _Note:
             outcome=outcome,
             details={**self._fixed, **details, "took_us": took},
         )
+
+
+def _senseless(request: VaultRequest, error: VestibuleError) -> AuditEvent:
+    return AuditEvent(
+        actor=request.caller.name,
+        action="secret.request",
+        subject=request.path,
+        outcome="refused",
+        details={
+            "request_id": request.request_id,
+            "via": request.caller.via,
+            "method": request.method,
+            "code": error.code.code,
+        },
+    )
 
 
 def _refusal(request: VaultRequest, operation: Operation, decision: AccessDecision) -> VestibuleError:

@@ -10,6 +10,7 @@ import pytest
 
 from vestibule.audit import AuditEvent
 from vestibule.audit.codes import AUDIT_UNAVAILABLE
+from vestibule.doors.vault.codes import NO_CALLER
 from vestibule.doors.vault.operations import Answer, Caller, Operation, Owned, VaultRequest
 from vestibule.doors.vault.pipeline import Pipeline
 from vestibule.errors import VestibuleError
@@ -179,3 +180,20 @@ async def test_what_probes_ask_is_not_recorded() -> None:
     assert await scene.pipeline.may(
         VaultRequest(method="GET", path="secret/a", caller=Caller(spiffe_id=BEN), request_id="r")
     )
+
+
+async def test_what_makes_no_sense_is_on_record_too() -> None:
+    scene = Scene()
+    error = await scene.refused(ANN, "secret/none")
+    (event,) = scene.log.events
+    assert (event.actor, event.subject, event.outcome) == (str(ANN), "secret/none", "refused")
+    assert event.details["code"] == error.code.code == "VST5205"
+
+
+async def test_who_is_revoked_while_waiting_gets_no_answer() -> None:
+    async def nobody() -> Caller:
+        raise NO_CALLER.error("it is revoked")
+
+    scene = Scene(waits=True)
+    error = await scene.refused(ANN, caller_now=nobody)
+    assert (error.code, scene.engine.runs, scene.log.outcomes) == (NO_CALLER, 1, ["error"])
