@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -234,6 +235,43 @@ async def test_sessions_end_with_the_user_and_what_it_owned_stays(
     assert own_postgres.execute(f"SELECT n FROM {table}") == [(7,)]
     assert not logs_in(own_postgres, made.name, made.password)
     own_postgres.execute(f"DROP TABLE {table}")
+
+
+async def test_what_a_user_left_behind_gives_nobody_the_power_of_who_took_it_away(
+    own_postgres: Postgres, engine: CredentialEngine
+) -> None:
+    grants = statements(["GRANT CREATE ON SCHEMA public TO {{name}}"], IN_CREATION)
+    made, other = replace(user(), creation=(*CREATION, *grants)), user()
+    await engine.create(made)
+    await engine.create(other)
+    mark = f"t{secrets.token_hex(6)}"
+    own_postgres.execute(f"CREATE TABLE hidden_{mark} AS SELECT 'swordfish' AS word")
+    with connected(own_postgres, made.name, made.password) as session:
+        session.execute(
+            f"CREATE FUNCTION who_{mark}() RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT current_user::text'"
+        )
+        session.execute(f"CREATE VIEW seen_{mark} AS SELECT word FROM hidden_{mark}")
+        session.execute(f"GRANT SELECT ON seen_{mark} TO PUBLIC")
+    await engine.revoke(made.name, ())
+    heir = names.heir(made.name)
+    with connected(own_postgres, other.name, other.password) as session:
+        assert session.execute(f"SELECT who_{mark}()").fetchone() == (heir,)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            session.execute(f"SELECT word FROM seen_{mark}")
+    assert own_postgres.execute(
+        f"SELECT rolcanlogin, rolsuper, rolcreaterole FROM pg_roles WHERE rolname = '{heir}'"
+    ) == [(False, False, False)]
+    await engine.revoke(other.name, ())
+    own_postgres.execute(f'DROP OWNED BY "{heir}"; DROP TABLE hidden_{mark}; DROP ROLE "{heir}"')
+
+
+async def test_who_owned_nothing_leaves_no_role_behind(
+    own_postgres: Postgres, engine: CredentialEngine
+) -> None:
+    made = user()
+    await engine.create(made)
+    await engine.revoke(made.name, ())
+    assert own_postgres.execute(f"SELECT 1 FROM pg_roles WHERE rolname = '{names.heir(made.name)}'") == []
 
 
 async def test_open_sessions_survive_a_new_password(own_postgres: Postgres, engine: CredentialEngine) -> None:

@@ -28,6 +28,11 @@ def username(owner: SpiffeId, role: str, now: datetime) -> str:
     return f"v-{caller}-{kind}-{_random(_NAME_ALPHABET, _RANDOM)}-{int(now.timestamp())}"[:LONGEST_NAME]
 
 
+def heir(user: str) -> str:
+    """The role that a user's tables and views go to when it is taken away.  What is cut off is the time it was made."""
+    return f"left-{user}"[:LONGEST_NAME]
+
+
 def password() -> str:
     """A new password: 238 bits of chance."""
     return _random(_PASSWORD_ALPHABET, _PASSWORD)

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, LiteralString
 
 import psycopg
 from psycopg import sql
 
 from vestibule.errors import VestibuleError
 from vestibule.secrets.dynamic.codes import STATEMENT_FAILED, USER_REMAINS
+from vestibule.secrets.dynamic.names import heir
 from vestibule.secrets.dynamic.ports import NewUser, Statements
 from vestibule.secrets.dynamic.postgres_failures import is_collision, using
 from vestibule.secrets.dynamic.postgres_pool import Connection, ConnectionPool
@@ -27,9 +28,19 @@ _EXISTS: Final = (
     "SELECT rolcanlogin AND coalesce(rolvaliduntil > now(), true) FROM pg_roles WHERE rolname = %s"
 )
 _SESSIONS: Final = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s"
-_TAKE_OVER: Final = ("REASSIGN OWNED BY {} TO CURRENT_USER", "DROP OWNED BY {}", "DROP ROLE IF EXISTS {}")
+_OWNS: Final = """
+SELECT 1 FROM pg_shdepend JOIN pg_roles ON pg_roles.oid = refobjid
+WHERE rolname = %s AND refclassid = 'pg_authid'::regclass AND deptype = 'o'
+AND dbid IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) LIMIT 1"""
+# A new owner of functions and types needs to be able to make them; of tables it does not.
+_SCHEMAS: Final = """
+SELECT nspname FROM pg_namespace WHERE has_schema_privilege(oid, 'CREATE WITH GRANT OPTION') AND oid IN (
+SELECT pronamespace FROM pg_proc JOIN pg_roles ON pg_roles.oid = proowner WHERE rolname = %s
+UNION SELECT typnamespace FROM pg_type JOIN pg_roles ON pg_roles.oid = typowner WHERE rolname = %s)"""
+_IS_THERE: Final = "SELECT 1 FROM pg_roles WHERE rolname = %s"
+_TAKEN_AWAY: Final = ("DROP OWNED BY {}", "DROP ROLE IF EXISTS {}")
 MOST_COLLISIONS: Final = 8
-_SUPERUSER: Final = "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
+_SUPERUSER: Final = "SELECT 1 FROM pg_roles WHERE rolname = current_user AND rolsuper"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,25 +128,27 @@ class PostgresEngine:
 
         1. It can no longer log in, at once and for good.
         2. Its sessions end.
-        3. What it owns in this database becomes ours, so that no data is lost; what it was granted is taken back.
-        4. It is gone.
+        3. What it owns in this database goes to a role of its own that nobody can log in as and that may nothing, so
+           that no data is lost.  Were it ours, views and SECURITY DEFINER functions that it left would run as us.
+        4. What it was granted is taken back, and it is gone.
         """
         user = sql.Identifier(name)
         with using():
             await connection.execute(
                 sql.SQL("ALTER ROLE {} NOLOGIN VALID UNTIL '-infinity'").format(user)
             )  # 1
-            await self._join(connection, user)
+            superuser = bool(await _asked(connection, _SUPERUSER))
+            if not superuser:
+                await self._join(connection, user)
             await connection.execute(_SESSIONS, (name,))  # 2
-            taken_over = (sql.SQL(each).format(user) for each in _TAKE_OVER)  # 3, 4
-            await _together(connection, [each.as_bytes(connection) for each in taken_over])
+            left = await _handed_on(connection, name, superuser=superuser)  # 3
+            gone = [sql.SQL(each).format(user) for each in _TAKEN_AWAY]  # 4
+            await _together(connection, [each.as_bytes(connection) for each in (*left, *gone)])
 
     async def _join(self, connection: Connection, user: sql.Identifier) -> None:
-        """Who is no superuser has to be a member of a role to end its sessions and to take over what it owns."""
-        row = await (await connection.execute(_SUPERUSER)).fetchone()
-        if row is not None and not row[0]:
-            with suppress(psycopg.errors.InvalidGrantOperation):
-                await connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(user))
+        """Who is no superuser has to be a member of a role to end its sessions and to give away what it owns."""
+        with suppress(psycopg.errors.InvalidGrantOperation):
+            await connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(user))
 
     async def _state(self, connection: Connection, name: str) -> bool | None:
         """Whether a user can log in; None where there is none."""
@@ -162,6 +175,31 @@ class PostgresEngine:
             return connection.pgconn.encrypt_password(
                 password.encode(), name.encode(), b"scram-sha-256"
             ).decode()
+
+
+async def _asked(connection: Connection, query: LiteralString, *names: str) -> list[str]:
+    """The first column of what is found."""
+    return [row[0] for row in await (await connection.execute(query, names)).fetchall()]
+
+
+async def _handed_on(connection: Connection, name: str, *, superuser: bool) -> list[sql.Composed]:
+    """What gives what a user owns to its heir, who is made where there is anything to inherit."""
+    if not await _asked(connection, _OWNS, name):
+        return []
+    user, to = sql.Identifier(name), sql.Identifier(heir(name))
+    there = await _asked(connection, _IS_THERE, heir(name))
+    made = [] if there else [sql.SQL("CREATE ROLE {} NOLOGIN").format(to)]
+    given = sql.SQL("REASSIGN OWNED BY {} TO {}").format(user, to)
+    if superuser:
+        return [*made, given]
+    schemas = [sql.Identifier(each) for each in await _asked(connection, _SCHEMAS, name, name)]
+    return [
+        *made,
+        sql.SQL("GRANT {} TO CURRENT_USER").format(to),
+        *(sql.SQL("GRANT CREATE ON SCHEMA {} TO {}").format(each, to) for each in schemas),
+        given,
+        *(sql.SQL("REVOKE CREATE ON SCHEMA {} FROM {}").format(each, to) for each in schemas),
+    ]
 
 
 async def _together(connection: Connection, texts: Sequence[bytes]) -> None:
