@@ -76,12 +76,19 @@ class ClientTokens:
         return token
 
     async def renew(self, token: ClientToken, increment: timedelta | None = None) -> ClientToken:
-        """The same token, lasting ``increment`` from now, as far as its last end allows.  Raises: VST5551."""
+        """The same token, lasting ``increment`` from now, as far as its last end allows.
+
+        Raises: VST5550, VST5551, VST5001 where it was changed in the same moment.
+        """
+        item = await self._barrier.get(SPACE, token.accessor)
         now = self._clock.now().replace(microsecond=0)
         renewed = replace(token, expires=min(now + (increment or USUAL), token.last))
         if renewed.expires <= now:
             raise TOKEN_SPENT.error("the token has reached its last end")
-        await self._keep(token.accessor, renewed.expires, token.last)
+        if item is not None and _expires(item.value) <= now:
+            raise TOKEN_REFUSED.error("the token has ended")
+        # Not over a revocation that came since.
+        await self._keep(token.accessor, renewed.expires, token.last, expected=item.revision if item else 0)
         return renewed
 
     async def revoke(self, token: ClientToken) -> None:
@@ -130,13 +137,18 @@ class ClientTokens:
         item = await self._barrier.get(SPACE, token.accessor)
         if item is None:
             return token
-        return replace(
-            token, expires=min(datetime.fromtimestamp(json.loads(item.value)["e"], UTC), token.last)
-        )
+        return replace(token, expires=min(_expires(item.value), token.last))
 
-    async def _keep(self, accessor: str, expires: datetime, last: datetime) -> None:
+    async def _keep(
+        self, accessor: str, expires: datetime, last: datetime, *, expected: int | None = None
+    ) -> None:
         said = {"e": expires.timestamp(), "l": last.timestamp()}
-        await self._barrier.apply([Put(space=SPACE, key=accessor, value=json.dumps(said).encode())])
+        put = Put(space=SPACE, key=accessor, value=json.dumps(said).encode(), expected=expected)
+        await self._barrier.apply([put])
+
+
+def _expires(value: bytes) -> datetime:
+    return datetime.fromtimestamp(json.loads(value)["e"], UTC)
 
 
 def _end(value: bytes) -> datetime:

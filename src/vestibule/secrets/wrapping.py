@@ -52,7 +52,32 @@ class Wrapping:
         """Keep an answer (a secret) for ``ttl``.  Raises: VST5553."""
         if not timedelta(seconds=1) <= ttl <= LONGEST:
             raise WRAPPING_UNFIT.error("a wrapped answer lasts between one second and a day")
-        wrapped = Wrapped(
+        wrapped = self._new(ttl, path, creator)
+        await self._barrier.apply([self._put(wrapped, answer)])
+        return wrapped
+
+    async def unwrap(self, token: str) -> tuple[bytes, Wrapped]:
+        """The answer, which is forgotten, and what was told of it.  Of several who ask, one gets it.
+
+        Raises: VST5552.
+        """
+        item, wrapped = await self._found(token)
+        await self._taken(token, item)
+        return _answer(item), wrapped
+
+    async def lookup(self, token: str) -> Wrapped:
+        """What waits under a token: when and by whom it was wrapped, not what it is.  Raises: VST5552."""
+        return (await self._found(token))[1]
+
+    async def rewrap(self, token: str) -> tuple[Wrapped, Wrapped]:
+        """The same answer under a new token, for as long again: the old one, and the new one.  Raises: VST5552."""
+        item, old = await self._found(token)
+        new = self._new(old.ttl, old.path, old.creator)
+        await self._taken(token, item, self._put(new, _answer(item)))
+        return old, new
+
+    def _new(self, ttl: timedelta, path: str, creator: str) -> Wrapped:
+        return Wrapped(
             token=PREFIX + secrets.token_urlsafe(32),
             accessor=secrets.token_urlsafe(18),
             created=self._clock.now(),
@@ -60,30 +85,19 @@ class Wrapping:
             path=path,
             creator=creator,
         )
-        put = Put(space=SPACE, key=self._key(wrapped.token), value=_kept(wrapped, answer), expected=0)
-        await self._barrier.apply([put])
-        return wrapped
 
-    async def unwrap(self, token: str) -> bytes:
-        """The answer, which is forgotten.  Of several who ask, one gets it.  Raises: VST5552."""
-        item, _ = await self._found(token)
+    def _put(self, wrapped: Wrapped, answer: bytes) -> Put:
+        return Put(space=SPACE, key=self._key(wrapped.token), value=_kept(wrapped, answer), expected=0)
+
+    async def _taken(self, token: str, item: Item, *instead: Put) -> None:
+        """Forget what waits under a token; with it, all or nothing, something else is kept."""
+        gone = Remove(space=SPACE, key=self._key(token), expected=item.revision)
         try:
-            await self._barrier.apply([Remove(space=SPACE, key=self._key(token), expected=item.revision)])
+            await self._barrier.apply([gone, *instead])
         except VestibuleError as error:
             if error.code is not CONFLICT:
                 raise
             raise WRAPPING_INVALID.error("the wrapping token was opened by another just now") from None
-        return b64decode(json.loads(item.value)["answer"])
-
-    async def lookup(self, token: str) -> Wrapped:
-        """What waits under a token: when and by whom it was wrapped, not what it is.  Raises: VST5552."""
-        return (await self._found(token))[1]
-
-    async def rewrap(self, token: str) -> Wrapped:
-        """The same answer under a new token, for as long again.  Raises: VST5552."""
-        wrapped = await self.lookup(token)
-        answer = await self.unwrap(token)
-        return await self.wrap(answer, wrapped.ttl, path=wrapped.path, creator=wrapped.creator)
 
     async def run(self) -> None:
         """Forget what nobody has opened in time."""
@@ -119,6 +133,10 @@ def _kept(wrapped: Wrapped, answer: bytes) -> bytes:
         "answer": b64encode(answer).decode(),
     }
     return json.dumps(said).encode()
+
+
+def _answer(item: Item) -> bytes:
+    return b64decode(json.loads(item.value)["answer"])
 
 
 def _told(value: bytes) -> Wrapped:

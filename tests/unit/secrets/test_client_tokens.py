@@ -84,6 +84,16 @@ async def test_a_revoked_token_is_refused_at_once_and_stays_so(lab: Lab) -> None
     await lab.refused(TOKEN_REFUSED, text)
 
 
+async def test_a_renewal_does_not_undo_a_revocation(lab: Lab) -> None:
+    text, _ = lab.tokens.issue(WEB)
+    read_before = await lab.tokens.read(text)
+    await lab.tokens.revoke(read_before)
+    with pytest.raises(VestibuleError) as refused:
+        await lab.tokens.renew(read_before)
+    assert refused.value.code is TOKEN_REFUSED
+    await lab.refused(TOKEN_REFUSED, text)
+
+
 async def test_its_accessor_is_enough_to_revoke_it(lab: Lab) -> None:
     text, made = lab.tokens.issue(WEB)
     await lab.tokens.revoke_accessor(made.accessor)

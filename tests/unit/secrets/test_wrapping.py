@@ -37,7 +37,7 @@ def lab() -> Lab:
 
 async def test_a_wrapped_answer_opens_once(lab: Lab) -> None:
     token = await lab.wrapped(b"the answer")
-    assert await lab.wrapping.unwrap(token) == b"the answer"
+    assert (await lab.wrapping.unwrap(token))[0] == b"the answer"
     await lab.refused(token)
 
 
@@ -64,10 +64,11 @@ async def test_what_still_waits_is_not_swept_away(lab: Lab) -> None:
 
 async def test_wrapped_anew_it_opens_with_the_new_token_only(lab: Lab) -> None:
     token = await lab.wrapped(b"the answer")
-    again = await lab.wrapping.rewrap(token)
+    old, again = await lab.wrapping.rewrap(token)
+    assert old.accessor != again.accessor
     await lab.refused(token)
     assert (again.path, again.ttl) == ("secret/data/a", MINUTE)
-    assert await lab.wrapping.unwrap(again.token) == b"the answer"
+    assert (await lab.wrapping.unwrap(again.token))[0] == b"the answer"
 
 
 async def test_the_database_does_not_know_the_token(lab: Lab) -> None:
@@ -103,3 +104,16 @@ async def test_of_two_that_open_it_at_once_one_gets_it(lab: Lab) -> None:
     await lab.wrapping.unwrap(token)
     with pytest.raises(VestibuleError):
         await other.unwrap(token)
+
+
+async def test_what_cannot_be_wrapped_anew_is_not_lost(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = await lab.wrapped(b"the answer")
+
+    async def full(_changes: object) -> tuple[int, ...]:
+        raise RuntimeError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lab.barrier, "apply", full)
+        with pytest.raises(RuntimeError):
+            await lab.wrapping.rewrap(token)
+    assert (await lab.wrapping.unwrap(token))[0] == b"the answer"

@@ -16,6 +16,7 @@ from vestibule.secrets.client_tokens import ClientToken, ClientTokens
 from vestibule.secrets.ports import Verb
 
 LOGINS: Final = ("auth/jwt/login", "auth/cert/login")
+_TOKEN: Final = "auth/token/"  # noqa: S105 (a path)
 _UNFIT: Final = ("num_uses", "period", "explicit_max_ttl")
 
 
@@ -30,7 +31,9 @@ class AuthBackend:
         """Raises: VST5210."""
         if request.path in LOGINS:
             return self._login(request) if request.method == "POST" else None
-        _, _, what = request.path.partition("auth/token/")
+        if not request.path.startswith(_TOKEN):
+            return None
+        what = request.path.removeprefix(_TOKEN)
         body = request.body
         match request.method, what:
             case "GET", "lookup-self":

@@ -139,9 +139,10 @@ class Pipeline:
         answer = await operation.run()
         if operation.waits:
             await self._check_again(request, operation)
-        if request.wrap_ttl is None or self._wrap is None or (answer.data is None and answer.auth is None):
+        if request.wrap_ttl is None or self._wrap is None or not _is_wrapped(operation, answer):
             return answer, None
-        return answer, await self._wrap(envelope(answer, request.request_id), request, request.wrap_ttl)
+        told = envelope(answer, request.request_id) if answer.top is None else answer.top
+        return answer, await self._wrap(told, request, request.wrap_ttl)
 
     async def _check_again(self, request: VaultRequest, operation: Operation) -> None:
         if request.caller_now is not None:
@@ -187,6 +188,13 @@ class _Note:
             outcome=outcome,
             details={**self._fixed, **details, "took_us": took},
         )
+
+
+def _is_wrapped(operation: Operation, answer: Answer) -> bool:
+    """Whether there is anything to wrap.  Probes are answered as they are, and what is wrapped already stays so."""
+    if answer.top is not None:
+        return operation.recorded and not answer.top.get("wrap_info")
+    return answer.data is not None or answer.auth is not None
 
 
 def _senseless(request: VaultRequest, error: VestibuleError) -> AuditEvent:

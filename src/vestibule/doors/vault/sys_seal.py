@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ _ACTIVE: Final = 200
 _UNINITIALISED: Final = 501
 _SEALED: Final = 503
 _LONGEST_SHARE: Final = 1024
+_STATUS: Final = re.compile(r"[2-5][0-9]{2}", re.ASCII)
 
 
 class SealBackend:
@@ -233,7 +235,7 @@ def _done(name: str, run: _Run, verb: Verb = Verb.WRITE) -> Operation:
 
 def _code(query: Mapping[str, str], name: str, default: int) -> int:
     text = query.get(name, "")
-    return int(text) if text.isascii() and text.isdecimal() and 200 <= int(text[:4]) <= 599 else default
+    return int(text) if _STATUS.fullmatch(text) else default
 
 
 def _plan(body: Mapping[str, Any]) -> Plan:

@@ -76,7 +76,8 @@ class WrappingBackend:
         return _open("wrap", run, changes=True)
 
     async def _unwrap(self, token: str) -> Answer:
-        return Answer(top=json.loads(await self._wrapping.unwrap(token)))
+        answer, wrapped = await self._wrapping.unwrap(token)
+        return Answer(top=json.loads(answer), detail=_detail(wrapped))
 
     async def _lookup(self, token: str) -> Answer:
         wrapped = await self._wrapping.lookup(token)
@@ -85,11 +86,22 @@ class WrappingBackend:
             "creation_ttl": told["ttl"],
             **{name: told[name] for name in ("creation_time", "creation_path")},
         }
-        return Answer(data=data, detail={"wrapping_accessor": wrapped.accessor})
+        return Answer(data=data, detail=_detail(wrapped))
 
     async def _rewrap(self, token: str) -> Answer:
-        wrapped = await self._wrapping.rewrap(token)
-        return Answer(top={"wrap_info": wrap_info(wrapped)}, detail={"wrapping_accessor": wrapped.accessor})
+        old, new = await self._wrapping.rewrap(token)
+        return Answer(
+            top={"wrap_info": wrap_info(new)}, detail={**_detail(old), "new_accessor": new.accessor}
+        )
+
+
+def _detail(wrapped: Wrapped) -> dict[str, str | int]:
+    """What was opened: the answer to which path, asked by whom."""
+    return {
+        "wrapping_accessor": wrapped.accessor,
+        "wrapped_path": wrapped.path,
+        "wrapped_by": wrapped.creator,
+    }
 
 
 def _open(what: str, run: Any, *, changes: bool = False) -> Operation:

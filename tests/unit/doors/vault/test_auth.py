@@ -151,3 +151,9 @@ def test_revoking_by_accessor_is_for_operators(lab: Lab) -> None:
 )
 def test_what_is_not_offered_has_no_path(lab: Lab, method: str, path: str) -> None:
     assert lab.backend.operation(VaultRequest(method=method, path=path, caller=Caller(spiffe_id=WEB))) is None
+
+
+async def test_paths_that_only_hold_the_name_of_another_are_none(lab: Lab) -> None:
+    for path in ("x/auth/token/create", "tokens/auth/token/revoke-self", "token"):
+        request = VaultRequest(method="POST", path=f"auth/{path}", caller=Caller(spiffe_id=WEB))
+        assert lab.backend.operation(request) is None

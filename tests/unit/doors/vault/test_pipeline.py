@@ -197,3 +197,34 @@ async def test_who_is_revoked_while_waiting_gets_no_answer() -> None:
     scene = Scene(waits=True)
     error = await scene.refused(ANN, caller_now=nobody)
     assert (error.code, scene.engine.runs, scene.log.outcomes) == (NO_CALLER, 1, ["error"])
+
+
+async def _kept(told: Mapping[str, Any], _request: VaultRequest, _ttl: timedelta) -> Mapping[str, Any]:
+    return {"told": told}
+
+
+@pytest.mark.parametrize(
+    ("answer", "wrapped"),
+    [
+        (Answer(top={"keys": ["a share"]}), True),
+        (Answer(auth={"client_token": "t"}), True),
+        (Answer(top={"wrap_info": {"token": "t"}}), False),
+        (Answer(status=404), False),
+    ],
+)
+async def test_whatever_was_to_be_wrapped_is_not_answered_in_clear(answer: Answer, wrapped: bool) -> None:
+    async def run() -> Answer:
+        return answer
+
+    class Shares:
+        def operation(self, _request: VaultRequest) -> Operation:
+            return Operation(verb=Verb.READ, resource="sys/x", run=run, open=True)
+
+    pipeline = Pipeline(
+        {"sys": Shares()}, TableAccess({}), Log(), is_operator=lambda _request: False, wrap=_kept
+    )
+    request = VaultRequest(
+        method="GET", path="sys/x", caller=Caller(spiffe_id=ANN), wrap_ttl=timedelta(minutes=1)
+    )
+    _, kept = await pipeline.answer(request)
+    assert (kept is not None) is wrapped

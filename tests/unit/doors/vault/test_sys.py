@@ -88,6 +88,8 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
 async def test_from_nothing_to_sealed_and_open_again(scene: Scene) -> None:
     assert (await scene.ask("GET", "health")).status == 501
     assert (await scene.ask("GET", "health", query={"uninitcode": "299"})).status == 299
+    for text in ("0200000", "2" * 5000, "199", "600", "-200", " 200"):
+        assert (await scene.ask("GET", "health", query={"uninitcode": text})).status == 501
     made = await scene.told("POST", "init", body={"secret_shares": 3, "secret_threshold": 2})
     assert (len(made["keys"]), len(made["keys_base64"]), made["root_token"]) == (3, 3, "")
     assert (await scene.ask("GET", "health")).status == 200
