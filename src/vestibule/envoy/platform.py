@@ -32,6 +32,8 @@ APP_IDLE_SECONDS: Final = 30
 
 MAX_CONNECTIONS: Final = 10_000
 MAX_PENDING: Final = 1024
+MAX_APP_CONNECTIONS: Final = 2560
+"""Each request takes one while it lasts, also those that wait for a new version of a secret, up to a minute."""
 HEAP_BYTES: Final = 256 << 20
 _MAX_STREAMS: Final = 256
 _FORGERIES: Final = ("x-envoy-", "x-forwarded-client_", "x-forwarded_", "x_forwarded")
@@ -294,7 +296,11 @@ def _app_cluster(socket: Path) -> dict[str, Any]:
             "common_http_protocol_options": {"idle_timeout": f"{APP_IDLE_SECONDS}s"},
         },
     )
-    thresholds = {"max_connections": 256, "max_pending_requests": MAX_PENDING, "max_requests": MAX_PENDING}
+    thresholds = {
+        "max_connections": MAX_APP_CONNECTIONS,
+        "max_pending_requests": MAX_PENDING,
+        "max_requests": MAX_APP_CONNECTIONS + MAX_PENDING,
+    }
     return {**cluster, "circuit_breakers": {"thresholds": [thresholds]}}
 
 

@@ -10,10 +10,10 @@ from typing import Final
 
 from vestibule.secrets.versions.codes import TOO_MANY_WAITING
 
-MOST_WAITING: Final = 4096
-"""In one server; each is an open request."""
+MOST_WAITING: Final = 2048
+"""In one server; each is an open request, and the proxy in front has connections for these and some hundred more."""
 
-MOST_WAITING_EACH: Final = 1024
+MOST_WAITING_EACH: Final = 256
 """Of one identity."""
 
 

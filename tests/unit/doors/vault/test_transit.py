@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 from base64 import b64decode, b64encode, urlsafe_b64decode
@@ -276,3 +277,22 @@ def _hmac_kind() -> Any:
     from vestibule.secrets.transit.kinds import KeyKind
 
     return KeyKind.HMAC
+
+
+async def test_a_large_batch_lets_others_have_their_turn(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vestibule.doors.vault.transit.TURN_SECONDS", 0.0)
+    await lab.post("keys/cards")
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    batch = [{"plaintext": b64(b"4111"), "reference": str(number)} for number in range(100)]
+    results = (await lab.post("encrypt/cards", batch_input=batch))["batch_results"]
+    task.cancel()
+    assert [each["reference"] for each in results] == [str(number) for number in range(100)]
+    assert turns >= 100
