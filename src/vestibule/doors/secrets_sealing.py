@@ -42,7 +42,7 @@ class SealingDoor:
         """Unseal.  Raises: as ``Sealing.unseal``."""
         request, known = await receive(stream), self._known()
         if request.reset:
-            known.reset()
+            await known.forget_shares(actor=actor())
             await stream.send_message(status_to_wire(await known.status()))
             return
         status = await known.unseal(
@@ -81,7 +81,7 @@ class SealingDoor:
         """GiveShare.  Raises: VST5016, and as ``Sealing.unseal``."""
         request, known = await receive(stream), self._known()
         give = known.rekey_verify if request.verifying else known.rekey_share
-        await stream.send_message(_rekey(await give(request.nonce, request.share)))
+        await stream.send_message(_rekey(await give(request.nonce, request.share, actor=actor())))
 
     async def cancel_rekey(self, stream: Stream) -> None:
         """CancelRekey."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
@@ -189,16 +189,29 @@ class Sealing:
             seal = self._of(document)
             if not self._barrier.is_sealed:
                 return await self.status()
-            if share is not None:
-                number = seal.number(document, share)
-                self._nonce = self._nonce or secrets.token_hex(16)
-                self._given[number] = share
-                plan = seal.plan(document)
-                if plan is not None and len(self._given) < plan.threshold:
+            async with self._refusals_on_record(actor, "unseal"):
+                if share is not None and not await self._enough(seal, document, share, actor):
                     return await self.status()
-            given, self._given, self._nonce = list(self._given.values()), {}, ""
-            await self._unlock(await seal.unwrap(document, given), actor, accept_rollback)
+                given, self._given, self._nonce = list(self._given.values()), {}, ""
+                await self._unlock(await seal.unwrap(document, given), actor, accept_rollback)
             return await self.status()
+
+    async def _enough(self, seal: Seal, document: Document, share: bytes, actor: str) -> bool:
+        """Take a share; whether there are enough now."""
+        number, plan = seal.number(document, share), seal.plan(document)
+        given = {**self._given, number: share}
+        if enough := plan is None or len(given) >= plan.threshold:
+            self._given = given
+        else:
+            await self._record(actor, "unseal-share", number=number, progress=len(given))
+            self._given, self._nonce = given, self._nonce or secrets.token_hex(16)
+        return enough
+
+    async def forget_shares(self, *, actor: str) -> None:
+        """Forget the shares that were given to unseal.  Raises: VST8100."""
+        async with self._lock:
+            await self._record(actor, "unseal-reset")
+            self.reset()
 
     def reset(self) -> None:
         """Forget the shares that were given to unseal."""
@@ -273,16 +286,18 @@ class Sealing:
             self._rekey = _Rekey(status, actor, encode(document))
             return await self._rewrapped(self._rekey) if present is None else status
 
-    async def rekey_share(self, nonce: str, share: bytes) -> RekeyStatus:
+    async def rekey_share(self, nonce: str, share: bytes, *, actor: str) -> RekeyStatus:
         """Take one share of the present seal; with the last, the new shares are in the answer.
 
         Raises: VST5016, and as ``unseal``.
         """
-        async with self._lock:
+        async with self._lock, self._refusals_on_record(actor, "rekey-share"):
             rekey = self._ceremony(nonce, verifying=False)
             document = await self._document()
             seal = self._of(document)
-            rekey.given[seal.number(document, share)] = share
+            number = seal.number(document, share)
+            await self._record(actor, "rekey-share", number=number)
+            rekey.given[number] = share
             rekey.status = replace(rekey.status, progress=len(rekey.given))
             if rekey.status.progress < rekey.status.required:
                 return rekey.status
@@ -291,12 +306,14 @@ class Sealing:
                 raise SEAL_REFUSED.error("the shares give another root key than the one in use")
             return await self._rewrapped(rekey)
 
-    async def rekey_verify(self, nonce: str, share: bytes) -> RekeyStatus:
+    async def rekey_verify(self, nonce: str, share: bytes, *, actor: str) -> RekeyStatus:
         """Take back one of the new shares; with the last that is needed the new seal takes the old one's place."""
-        async with self._lock:
+        async with self._lock, self._refusals_on_record(actor, "rekey-verify"):
             rekey = self._ceremony(nonce, verifying=True)
             assert rekey.wrapped is not None
-            rekey.given[self._seal.number(rekey.wrapped.document, share)] = share
+            number = self._seal.number(rekey.wrapped.document, share)
+            await self._record(actor, "rekey-verify", number=number)
+            rekey.given[number] = share
             rekey.status = replace(rekey.status, progress=len(rekey.given))
             if rekey.status.progress < rekey.status.plan.threshold:
                 return rekey.status
@@ -514,6 +531,22 @@ class Sealing:
             )
         return seal
 
-    async def _record(self, actor: str, action: str, **details: Detail) -> None:
-        event = AuditEvent(actor=actor, action=f"secrets.{action}", subject=self._seal.kind, details=details)
+    @asynccontextmanager
+    async def _refusals_on_record(self, actor: str, action: str) -> AsyncIterator[None]:
+        """What somebody tries in vain is on record; what the server itself tries again and again is in its log."""
+        try:
+            yield
+        except VestibuleError as error:
+            if actor != _SERVER:
+                await self._record(actor, action, error.code.code)
+            raise
+
+    async def _record(self, actor: str, action: str, outcome: str = "ok", **details: Detail) -> None:
+        event = AuditEvent(
+            actor=actor,
+            action=f"secrets.{action}",
+            subject=self._seal.kind,
+            outcome=outcome,
+            details=details,
+        )
         await self._audit.record([event])

@@ -58,7 +58,7 @@ async def test_nothing_that_was_planted_is_found_anywhere(
     await barrier.reencrypt()
     status = await sealing.rekey(PLAN, actor=WHO, rotate_root=True)
     for share in shares[:3]:
-        status = await sealing.rekey_share(status.nonce, share)
+        status = await sealing.rekey_share(status.nonce, share, actor="local:uid=1000")
     shares += status.shares
     roots.append(barrier.root_key)
     backup = sealing.backup(Passphrase(Secret(passphrase)), actor=WHO, now=NOW, findings=[])

@@ -150,7 +150,7 @@ class SealBackend:
         if fields.switch(body, "reset", default=False):
 
             async def reset() -> Answer:
-                self._sealing.reset()
+                await self._sealing.forget_shares(actor=request.caller.name)
                 return await self._seal_status()
 
             return _done("unseal", reset)
@@ -206,7 +206,7 @@ class SealBackend:
         give = self._sealing.rekey_verify if verifying else self._sealing.rekey_share
 
         async def run() -> Answer:
-            return Answer(top=_rekey_told(await give(nonce, share)))
+            return Answer(top=_rekey_told(await give(nonce, share, actor=request.caller.name)))
 
         return _done("rekey", run, Verb.ROTATE)
 
