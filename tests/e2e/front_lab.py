@@ -19,6 +19,7 @@ from vestibule.audit import AuditEvent
 from vestibule.clock import SystemClock
 from vestibule.doors.platform_sds import Credentials
 from vestibule.doors.vault.app import VaultApp
+from vestibule.doors.vault.auth import AuthBackend
 from vestibule.doors.vault.callers import Callers
 from vestibule.doors.vault.certificates import Certificates
 from vestibule.doors.vault.operations import Answer, Backend, Operation, VaultRequest
@@ -29,7 +30,7 @@ from vestibule.secrets.client_tokens import ClientTokens
 from vestibule.secrets.ports import Access, Verb
 from vestibule.spiffe import Revocations, SpiffeId, X509Svid
 from vestibule.testing import TestAuthority
-from vestibule.testing.barrier import TableAccess
+from vestibule.testing.barrier import MemoryBarrier, TableAccess
 
 SECRETS = SpiffeId.of(DOMAIN, "/vestibule/secrets")
 VERBS = {"GET": Verb.READ, "LIST": Verb.LIST, "POST": Verb.WRITE, "PATCH": Verb.WRITE, "DELETE": Verb.WRITE}
@@ -75,6 +76,7 @@ class Room:
 
     front: Front
     address: str
+    for_tokens: str
     authority: TestAuthority
     access: TableAccess
     notes: Notes
@@ -89,6 +91,18 @@ class Room:
 
     def allow(self, service: str, verb: Verb, path: str, rule: str = "own/rule") -> None:
         self.access.rules[spiffe_id(service), verb, path] = rule
+
+    def token_client(self, token: str = "", *, http2: bool = False) -> httpx.AsyncClient:
+        """Without certificate, at the port that asks for none."""
+        made = httpx.AsyncClient(
+            base_url=f"https://{self.for_tokens}",
+            verify=tls_of(None, self.authority),
+            headers={"x-vault-token": token} if token else {},
+            http2=http2,
+            timeout=PATIENCE,
+        )
+        self._clients.append(made)
+        return made
 
     def client(self, svid: X509Svid | None, *, http2: bool = False) -> httpx.AsyncClient:
         made = httpx.AsyncClient(
@@ -135,21 +149,29 @@ async def opened(
     rules: Access | None = None,
     wrap: Wrap | None = None,
     tokens: ClientTokens | None = None,
+    web: tuple[bytes, bytes] | None = None,
 ) -> AsyncIterator[Room]:
-    """``rules`` in the place of the table, ``backends`` in that of the shelf, for tests that need real ones."""
+    """``rules`` in the place of the table, ``backends`` in that of the shelf, for tests that need real ones.
+
+    ``web`` is shown to clients with tokens, in the place of the SVID.
+    """
     authority = authority or TestAuthority(DOMAIN)
     notes, shelf, access = Notes(), Shelf(), TableAccess({})
     bundle = authority.bundle
     revocations = [Revocations()]
     certificates = Certificates(lambda: bundle, lambda: revocations[0], SystemClock())
+    usual: dict[str, Backend] = {"secret": shelf}
+    if tokens is not None:
+        usual["auth"] = AuthBackend(tokens, SystemClock())
     pipeline = Pipeline(
-        backends or {"secret": shelf}, rules or access, notes, is_operator=lambda _request: False, wrap=wrap
+        backends or usual, rules or access, notes, is_operator=lambda _request: False, wrap=wrap
     )
     callers = None
     if tokens is not None:
-        callers = Callers(tokens, lambda _: bundle, str(SECRETS), SystemClock())
+        jwt_bundles = {DOMAIN: authority.jwt_bundle}
+        callers = Callers(tokens, jwt_bundles.get, str(SECRETS), SystemClock(), lambda: revocations[0])
     app = VaultApp(pipeline.answer, certificates.caller_of, callers)
-    listen = free_address()
+    listen, token_listen = free_address(), free_address()
     with tempfile.TemporaryDirectory(prefix="vestibule-front-") as directory:
         plan = FrontPlan(
             trust_domain=DOMAIN,
@@ -159,17 +181,20 @@ async def opened(
             log=Path(directory, "envoy.log"),
             svid_seconds=3600,
             drain=0.5,
+            token_listen=token_listen,
+            web=web is not None,
         )
         front = Front(plan, app, lambda: room.credentials())
         room = Room(
             front=front,
             address=str(listen),
+            for_tokens=str(token_listen),
             authority=authority,
             access=access,
             notes=notes,
             shelf=shelf,
             revocations=revocations,
-            current=Credentials(authority.svid(SECRETS, dns_names=["localhost"]), bundle),
+            current=Credentials(authority.svid(SECRETS, dns_names=["localhost"]), bundle, web),
             changed=asyncio.Condition(),
         )
         with front:
@@ -188,7 +213,7 @@ class Shared:
 
     def __enter__(self) -> Self:
         self._runner = asyncio.Runner()
-        self._made = opened()
+        self._made = opened(tokens=ClientTokens(MemoryBarrier(), SystemClock()))
         self._room = self._runner.run(self._made.__aenter__())
         return self
 

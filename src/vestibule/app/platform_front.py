@@ -26,7 +26,10 @@ _AGE: Final = 0.4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrontPlan:
-    """Where it is.  ``directory`` becomes private; ``svid_seconds`` is the life of an SVID, ``drain`` in seconds."""
+    """Where it is.  ``directory`` becomes private; ``svid_seconds`` the life of an SVID, ``drain`` in seconds.
+
+    At ``token_listen``, if anywhere, no certificate is asked for; with ``web`` another than the SVID is shown there.
+    """
 
     trust_domain: TrustDomain
     listen: Address
@@ -35,10 +38,12 @@ class FrontPlan:
     log: Path
     svid_seconds: float
     drain: float = 5.0
+    token_listen: Address | None = None
+    web: bool = False
 
 
 class Front:
-    """``run`` serves ``app`` at the plan's address, to whoever has an SVID of the trust domain.
+    """``run`` serves ``app`` at the plan's address, to whoever has an SVID (and see ``token_listen``).
 
     It is used in ``with``, which makes the sockets and takes the directory.
     """
@@ -61,6 +66,8 @@ class Front:
             app_socket=directory / "app.sock",
             admin_socket=directory / "admin.sock",
             connection_seconds=max(plan.svid_seconds * _AGE, 0.1),
+            token_listen=plan.token_listen,
+            web=plan.web,
         )
         self.envoy = PlatformEnvoy(
             PlatformPlan(

@@ -354,6 +354,21 @@ class SecretsOptions:
             "--secrets-advertised", metavar="IP", help="Where proxies reach it. [default: the address]"
         ),
     ] = None
+    secrets_token_port: Annotated[
+        str | None,
+        typer.Option(
+            "--secrets-token-port",
+            metavar="PORT|off",
+            help="Another port there, for clients with a token and no SVID. [default: off]",
+        ),
+    ] = None
+    secrets_token_tls_cert: Annotated[
+        Path | None,
+        typer.Option("--secrets-token-tls-cert", help="What is shown there, PEM. [default: the SVID]"),
+    ] = None
+    secrets_token_tls_key: Annotated[
+        Path | None, typer.Option("--secrets-token-tls-key", help="Its private key, PEM.")
+    ] = None
     secrets_dns_names: Annotated[
         list[str] | None,
         typer.Option(

@@ -16,6 +16,7 @@ from vestibule.app.server_mesh import Background, Mesh
 from vestibule.app.server_seals import former_seals, seal_of
 from vestibule.app.server_services import Services
 from vestibule.app.server_settings import SealKind, ServerSettings
+from vestibule.app.server_web_certificate import WebCertificate
 from vestibule.clock import Clock
 from vestibule.doors.health import Check
 from vestibule.doors.platform_sds import Credentials
@@ -25,8 +26,8 @@ from vestibule.doors.vault.auth import AuthBackend
 from vestibule.doors.vault.callers import Callers
 from vestibule.doors.vault.certificates import Certificates
 from vestibule.doors.vault.kv import KvBackend
-from vestibule.doors.vault.operations import Backend, VaultRequest
-from vestibule.doors.vault.pipeline import Pipeline
+from vestibule.doors.vault.operations import Backend
+from vestibule.doors.vault.pipeline import Pipeline, operators_of
 from vestibule.doors.vault.policies import policies_of
 from vestibule.doors.vault.sys import SysBackend
 from vestibule.doors.vault.sys_seal import SealBackend
@@ -49,7 +50,7 @@ from vestibule.secrets.seals.peers import PeerAnswers
 from vestibule.secrets.transit.engine import Transit
 from vestibule.secrets.versions import Versions
 from vestibule.secrets.wrapping import Wrapping
-from vestibule.spiffe import TrustBundle, TrustDomain
+from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain
 from vestibule.telemetry.metrics import Metrics
 
 SOCKETS: Final = ".d"
@@ -156,7 +157,7 @@ class SecretManager:
             self._backends(),
             self.access,
             services.audit,
-            is_operator=self._is_operator,
+            is_operator=operators_of(self._is_administrator),
             wrap=partial(wrapped_answer, self._wrapping),
             counts=self._count,
         )
@@ -178,6 +179,7 @@ class SecretManager:
                 forget=self._transit.forget,
             ).servable(),
         )
+        self._web = _web_certificate(settings)
         app = VaultApp(self.pipeline.answer, certificates.caller_of, callers, services.audit)
         self.front = Front(self._plan(), app, self._credentials)
 
@@ -219,6 +221,8 @@ class SecretManager:
             log=settings.data_dir / "platform-envoy.log",
             svid_seconds=settings.default_x509_svid_ttl.total_seconds(),
             drain=settings.drain.total_seconds(),
+            token_listen=settings.secrets_token_place,
+            web=self._web is not None,
         )
 
     def background(self) -> Mapping[str, Background]:
@@ -232,6 +236,7 @@ class SecretManager:
             "secrets-versions": self._follow_versions,
             "secrets-lent": self._take_back_what_was_lent,
             **self._lending.background(),
+            **({} if self._web is None else {"secrets-web-certificate": self._web.run}),
         }
 
     def checks(self) -> Mapping[str, Check]:
@@ -270,8 +275,8 @@ class SecretManager:
             return None
         return unrevoked(own, self._services.revocations.now, self._clock.now())
 
-    def _is_operator(self, request: VaultRequest) -> bool:
-        return self._services.administration.scope_of(request.caller.spiffe_id).full
+    def _is_administrator(self, spiffe_id: SpiffeId) -> bool:
+        return self._services.administration.scope_of(spiffe_id).full
 
     async def _follow_versions(self) -> None:
         """Who waits for a new version hears of one that another server has written."""
@@ -290,8 +295,12 @@ class SecretManager:
         while True:
             seen = authorities.revision, revocations.revision, identity.revision
             bundle = unrevoked(authorities.bundle(), revocations.now, self._clock.now())
-            yield Credentials(identity.svid, bundle)
-            await first(authorities.changed(seen[0]), revocations.changed(seen[1]), identity.changed(seen[2]))
+            web = None if self._web is None else (self._web.content, self._web.revision)
+            yield Credentials(identity.svid, bundle, None if web is None else web[0])
+            waits = [authorities.changed(seen[0]), revocations.changed(seen[1]), identity.changed(seen[2])]
+            if self._web is not None and web is not None:
+                waits.append(self._web.changed(web[1]))
+            await first(*waits)
 
     async def _replace_own_when_revoked(self) -> None:
         revocations, identity = self._services.revocations, self._identity
@@ -301,6 +310,11 @@ class SecretManager:
                 with suppress(VestibuleError):
                     await identity.renew()
             await revocations.changed(seen)
+
+
+def _web_certificate(settings: ServerSettings) -> WebCertificate | None:
+    certificate, key = settings.secrets_token_tls_cert, settings.secrets_token_tls_key
+    return None if certificate is None or key is None else WebCertificate(certificate, key)
 
 
 def _anchor(settings: ServerSettings) -> Anchors:
@@ -334,7 +348,8 @@ async def secrets_of(
 ) -> AsyncIterator[Secrets]:
     """The secret manager that the settings ask for.
 
-    Raises: VST2310, VST2311, VST7003, VST7004 (its private directory), VST7100 (no Envoy), errors of the audit log.
+    Raises: VST2310, VST2311, VST7003, VST7004 (its private directory), VST7100 (no Envoy), VST2202 (the
+    certificate for clients with tokens), errors of the audit log.
     """
     if settings.secrets_seal is SealKind.OFF:
         yield NoSecrets(settings, clock)

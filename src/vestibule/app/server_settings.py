@@ -144,6 +144,9 @@ class ServerSettings:
     secrets_address: str = "127.0.0.1"
     secrets_port: int = DEFAULT_SECRETS_PORT
     secrets_advertised: str = ""
+    secrets_token_port: int | None = None
+    secrets_token_tls_cert: Path | None = None
+    secrets_token_tls_key: Path | None = None
     secrets_dns_names: tuple[str, ...] = ()
     node_attestors: tuple[Choice, ...] = (Choice(name="join_token"),)
     drain: timedelta = field(default=timedelta(seconds=5))
@@ -196,8 +199,11 @@ class ServerSettings:
                 self.secrets_advertised,
                 self.secrets_dns_names,
                 self.secrets_peers,
+                self.secrets_token_port,
+                self.secrets_token_tls_cert,
+                self.secrets_token_tls_key,
             )
-            if any(told):
+            if any(each not in (None, "", ()) for each in told):
                 raise INVALID_SETTING.error("settings of secrets mean nothing without secrets_seal")
             return
         if not self.secrets_port:
@@ -210,12 +216,30 @@ class ServerSettings:
             raise INVALID_SETTING.error("secrets_seal peers is for several servers, which need a database")
         if not _is_ip(self.secrets_address) or not _is_ip(self.secrets_advertised or self.secrets_address):
             raise INVALID_SETTING.error("secrets_address and secrets_advertised must be IP addresses")
+        self._check_secrets_token()
         for name in self.secrets_dns_names:
             dns_name(name)
         if ip_address(self.secrets_address).is_unspecified and not self.secrets_advertised:
             raise INVALID_SETTING.error(
                 f"secrets_address {self.secrets_address} is no address to reach anybody at",
                 advice="Say in secrets_advertised where proxies reach the secret manager.",
+            )
+
+    def _check_secrets_token(self) -> None:
+        files = (self.secrets_token_tls_cert, self.secrets_token_tls_key)
+        if (files[0] is None) != (files[1] is None):
+            raise INVALID_SETTING.error("secrets_token_tls_cert and secrets_token_tls_key belong together")
+        if self.secrets_token_port is None:
+            if files[0] is not None:
+                raise INVALID_SETTING.error("secrets_token_tls_cert and _key need secrets_token_port")
+            return
+        if self.secrets_token_port in (0, self.secrets_port):
+            raise INVALID_SETTING.error(
+                "secrets_token_port must be a port, and another one than secrets_port"
+            )
+        if self.disable_jwt_svids:
+            raise INVALID_SETTING.error(
+                "secrets_token_port is for clients with JWT-SVIDs, which are disabled"
             )
 
     def _check_upstream_files(self) -> None:
@@ -309,6 +333,12 @@ class ServerSettings:
         return Address(host=self.secrets_advertised or self.secrets_address, port=self.secrets_port)
 
     @property
+    def secrets_token_place(self) -> Address | None:
+        """Where clients with tokens reach the secret manager, if anywhere."""
+        port = self.secrets_token_port
+        return None if port is None else Address(host=self.secrets_address, port=port)
+
+    @property
     def secrets_names(self) -> tuple[str, ...]:
         """The DNS names in the secret manager's certificate, for clients that look for one."""
         local = ("localhost",) if _is_loopback(self.secrets_address) else ()
@@ -398,6 +428,7 @@ _PATHS: Final = frozenset(
         ),
         *("pkcs11_module", "pkcs11_pin_file", "upstream_workload_api"),
         *("federation_bundle_endpoint_tls_cert", "federation_bundle_endpoint_tls_key", "federation_web_ca"),
+        *("secrets_token_tls_cert", "secrets_token_tls_key"),
         *("upstream_cert", "upstream_key", "upstream_roots", "audit_sink_token_file", "audit_sink_ca"),
     }
 )
@@ -422,7 +453,10 @@ _SWITCHES: Final = frozenset(
     {"disable_jwt_svids", "experimental_wit_svids", "federation_permit_local", "prune_tofu_agents"}
 )
 _PORTS: Final = frozenset(
-    {"bind_port", "health_port", "oidc_port", "federation_bundle_endpoint_port", "secrets_port"}
+    {
+        *("bind_port", "health_port", "oidc_port", "federation_bundle_endpoint_port"),
+        *("secrets_port", "secrets_token_port"),
+    }
 )
 
 

@@ -25,8 +25,8 @@ UNUSABLE_CERTIFICATE = define(
     "certificate-files-unusable",
     Kind.PRECONDITION,
     Fault.OPERATOR,
-    meaning="The certificate or key file of the OpenID Connect discovery pages, or of the bundle endpoint of the "
-    "profile https_web, cannot be used.",
+    meaning="The certificate or key file of the OpenID Connect discovery pages, of the bundle endpoint of the "
+    "profile https_web, or of the secret manager's port for clients with tokens, cannot be used.",
     advice="Give a PEM chain, leaf first, and its unencrypted PEM key, both readable by the user that runs the server.",
 )
 NO_LOG_LEVEL = define(

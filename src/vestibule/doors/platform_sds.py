@@ -6,15 +6,15 @@ It is served on a private socket, to the one process that the server started, an
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from envoy.service.secret.v3 import sds_pb2
 
 from vestibule.doors.vault.codes import NOT_THE_PLATFORM
 from vestibule.doors.xds_serving import serve_delta
-from vestibule.envoy.names import BUNDLE_SECRET, SVID_SECRET
-from vestibule.envoy.tls_secrets import certificate_secret, validation_secret
+from vestibule.envoy.names import BUNDLE_SECRET, SVID_SECRET, WEB_SECRET
+from vestibule.envoy.tls_secrets import certificate_secret, validation_secret, web_secret
 from vestibule.net.grpc import Servable, Stream, serve
 from vestibule.net.peer import Peer, peer_of
 from vestibule.spiffe import TrustBundle, X509Svid
@@ -25,14 +25,28 @@ SERVICE: Final = sds_pb2.DESCRIPTOR.services_by_name["SecretDiscoveryService"]
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What the Envoy is to have; ``bundle`` is without authorities that are revoked."""
+    """What the Envoy is to have; ``bundle`` is without authorities that are revoked.
+
+    ``web`` is the chain and the key, in PEM, that clients with tokens are shown in the place of the SVID.
+    """
 
     svid: X509Svid
     bundle: TrustBundle
+    web: tuple[bytes, bytes] | None = field(default=None, repr=False)
+
+    def secrets(self) -> list[Resource]:
+        """As Envoy gets them."""
+        found = [
+            Resource.of(SECRET, SVID_SECRET, certificate_secret(SVID_SECRET, self.svid)),
+            Resource.of(SECRET, BUNDLE_SECRET, validation_secret(BUNDLE_SECRET, [self.bundle])),
+        ]
+        if self.web is not None:
+            found.append(Resource.of(SECRET, WEB_SECRET, web_secret(WEB_SECRET, *self.web)))
+        return found
 
 
 class PlatformSdsDoor:
-    """Serves both, and again whenever they change.  ``credentials`` gives those of now, then every newer ones."""
+    """Serves them, and again whenever they change.  ``credentials`` gives those of now, then every newer ones."""
 
     def __init__(
         self, credentials: Callable[[], AsyncIterator[Credentials]], is_ours: Callable[[Peer], bool]
@@ -51,10 +65,4 @@ class PlatformSdsDoor:
 
     async def _snapshots(self) -> AsyncIterator[Snapshot]:
         async for each in self._credentials():
-            yield Snapshot.of(
-                "platform",
-                [
-                    Resource.of(SECRET, SVID_SECRET, certificate_secret(SVID_SECRET, each.svid)),
-                    Resource.of(SECRET, BUNDLE_SECRET, validation_secret(BUNDLE_SECRET, [each.bundle])),
-                ],
-            )
+            yield Snapshot.of("platform", each.secrets())

@@ -31,6 +31,9 @@ SVID_SECRET: Final = "default"  # noqa: S105 - a name, SPIRE's and Istio's
 BUNDLE_SECRET: Final = "ROOTCA"  # noqa: S105 - a name, SPIRE's and Istio's
 """The SDS secret with the bundles of every trust domain, checked by the SPIFFE validator."""
 
+WEB_SECRET: Final = "vestibule/web"  # noqa: S105 - a name
+"""The certificate that clients without an SVID are shown."""
+
 AUTHORITIES_SECRET: Final = "vestibule/authorities"  # noqa: S105 - a name
 """The SDS secret with the own trust domain's authorities alone, for Envoy's default validator, which heeds CRLs."""
 

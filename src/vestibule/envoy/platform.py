@@ -1,4 +1,6 @@
-"""What the platform's own Envoy is started with: one listener with strict mutual TLS, and our app behind it.
+"""What the platform's own Envoy is started with: a listener with strict mutual TLS, and our app behind it.
+
+A second one, where there is one, asks for no certificate and says nothing of who calls: for clients with tokens.
 
 It needs no intent and no agent: everything but its certificate and the bundle stands here, and these come from the
 server that started it, over a private Unix socket.  A broken intent so never locks anybody out.
@@ -8,11 +10,18 @@ This module imports no protobuf, so that the server starts it quickly; the resul
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from vestibule.envoy.names import BUNDLE_SECRET, PLATFORM_APP_CLUSTER, PLATFORM_SERVER_CLUSTER, SVID_SECRET
+from vestibule.envoy.names import (
+    BUNDLE_SECRET,
+    PLATFORM_APP_CLUSTER,
+    PLATFORM_SERVER_CLUSTER,
+    SVID_SECRET,
+    WEB_SECRET,
+)
 from vestibule.records import Address
 from vestibule.spiffe import TrustDomain
 
@@ -44,7 +53,10 @@ _HCM: Final = f"{_TYPES}.extensions.filters.network.http_connection_manager.v3.H
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlatformBootstrap:
-    """Where everything is.  ``connection_seconds`` is how long a connection lives: less than an SVID."""
+    """Where everything is.  ``connection_seconds`` is how long a connection lives: less than an SVID.
+
+    ``token_listen`` is for clients without certificate; they see the SVID, or with ``web`` another certificate.
+    """
 
     trust_domain: TrustDomain
     listen: Address
@@ -52,6 +64,8 @@ class PlatformBootstrap:
     app_socket: Path
     admin_socket: Path
     connection_seconds: float
+    token_listen: Address | None = None
+    web: bool = False
 
     @property
     def document(self) -> dict[str, Any]:
@@ -65,76 +79,41 @@ class PlatformBootstrap:
                 ],
             },
             "static_resources": {
-                "listeners": [self._listener()],
+                "listeners": self._listeners(),
                 "clusters": [_server_cluster(self.server_socket), _app_cluster(self.app_socket)],
             },
             "overload_manager": _overload(),
         }
 
-    def _listener(self) -> dict[str, Any]:
-        return {
-            "name": "secrets",
-            "stat_prefix": "secrets",
-            "address": {"socket_address": {"address": self.listen.host, "port_value": self.listen.port}},
-            "filter_chains": [
-                {
-                    "transport_socket": self._tls(),
-                    "transport_socket_connect_timeout": f"{HANDSHAKE_SECONDS}s",
-                    "filters": [
-                        {
-                            "name": "envoy.filters.network.http_connection_manager",
-                            "typed_config": self._manager(),
-                        }
-                    ],
-                }
-            ],
-            "per_connection_buffer_limit_bytes": 256 * 1024,
-            # A second process on the same port must fail, not get every other call.
-            "enable_reuse_port": False,
-            "access_log": [_log(_REFUSED, {"response_flag_filter": {}})],
-        }
+    def _listeners(self) -> list[dict[str, Any]]:
+        known = _listener("secrets", self.listen, self._mutual_tls(), self._manager(_BY_CERTIFICATE))
+        if self.token_listen is None:
+            return [known]
+        shown = WEB_SECRET if self.web else SVID_SECRET
+        manager = self._manager(_BY_TOKEN)
+        return [known, _listener("secrets_token", self.token_listen, _tls(shown), manager)]
 
-    def _tls(self) -> dict[str, Any]:
-        return {
-            "name": "envoy.transport_sockets.tls",
-            "typed_config": {
-                "@type": f"{_TLS}.DownstreamTlsContext",
-                "require_client_certificate": True,
-                # A resumed session would outlive the certificates it was made with.
-                "disable_stateless_session_resumption": True,
-                "disable_stateful_session_resumption": True,
-                "common_tls_context": {
-                    "tls_params": {
-                        "tls_minimum_protocol_version": "TLSv1_3",
-                        "tls_maximum_protocol_version": "TLSv1_3",
-                    },
-                    "tls_certificate_sds_secret_configs": [_secret(SVID_SECRET)],
-                    "combined_validation_context": {
-                        "default_validation_context": {
-                            "match_typed_subject_alt_names": [
-                                {"san_type": "URI", "matcher": {"prefix": f"spiffe://{self.trust_domain}/"}}
-                            ]
-                        },
-                        "validation_context_sds_secret_config": _secret(BUNDLE_SECRET),
-                    },
-                    "alpn_protocols": ["h2", "http/1.1"],
-                },
+    def _mutual_tls(self) -> dict[str, Any]:
+        names = {"san_type": "URI", "matcher": {"prefix": f"spiffe://{self.trust_domain}/"}}
+        return _tls(
+            SVID_SECRET,
+            {
+                "default_validation_context": {"match_typed_subject_alt_names": [names]},
+                "validation_context_sds_secret_config": _secret(BUNDLE_SECRET),
             },
-        }
+        )
 
-    def _manager(self) -> dict[str, Any]:
+    def _manager(self, forwarded: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "@type": _HCM,
             "stat_prefix": "secrets",
             "codec_type": "AUTO",
-            "forward_client_cert_details": "SANITIZE_SET",
-            # The chain, too: the app verifies it once more, and holds it against the list of what is revoked.
-            "set_current_client_cert_details": {"uri": True, "chain": True},
+            **forwarded,
             # Nothing is rewritten: what is not normal is refused, here or by the app.
             "normalize_path": False,
             "merge_slashes": False,
             "path_with_escaped_slashes_action": "REJECT_REQUEST",
-            # Vault's LIST is a method of its own.  Only who has an SVID gets this far.
+            # Vault's LIST is a method of its own; the app knows no other.
             "http_protocol_options": {"allow_custom_methods": True},
             "http2_protocol_options": {
                 "max_concurrent_streams": _MAX_STREAMS,
@@ -158,7 +137,6 @@ class PlatformBootstrap:
             "generate_request_id": True,
             "preserve_external_request_id": True,
             "server_header_transformation": "PASS_THROUGH",
-            "early_header_mutation_extensions": [_cleaning()],
             "http_filters": [
                 {
                     "name": "envoy.filters.http.buffer",
@@ -200,6 +178,51 @@ class PlatformBootstrap:
             },
             "access_log": [_log(_REQUEST, _FAILED)],
         }
+
+
+def _listener(name: str, at: Address, tls: dict[str, Any], manager: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "stat_prefix": name,
+        "address": {"socket_address": {"address": at.host, "port_value": at.port}},
+        "filter_chains": [
+            {
+                "transport_socket": tls,
+                "transport_socket_connect_timeout": f"{HANDSHAKE_SECONDS}s",
+                "filters": [
+                    {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
+                ],
+            }
+        ],
+        "per_connection_buffer_limit_bytes": 256 * 1024,
+        # A second process on the same port must fail, not get every other call.
+        "enable_reuse_port": False,
+        "access_log": [_log(_REFUSED, {"response_flag_filter": {}})],
+    }
+
+
+def _tls(shown: str, clients: dict[str, Any] | None = None) -> dict[str, Any]:
+    """``clients`` says which certificates are taken; without it none is asked for."""
+    validation = {} if clients is None else {"combined_validation_context": clients}
+    return {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": f"{_TLS}.DownstreamTlsContext",
+            "require_client_certificate": clients is not None,
+            # A resumed session would outlive the certificates it was made with.
+            "disable_stateless_session_resumption": True,
+            "disable_stateful_session_resumption": True,
+            "common_tls_context": {
+                "tls_params": {
+                    "tls_minimum_protocol_version": "TLSv1_3",
+                    "tls_maximum_protocol_version": "TLSv1_3",
+                },
+                "tls_certificate_sds_secret_configs": [_secret(shown)],
+                **validation,
+                "alpn_protocols": ["h2", "http/1.1"],
+            },
+        },
+    }
 
 
 _REQUEST: Final = {
@@ -270,12 +293,12 @@ def _secret(name: str) -> dict[str, Any]:
     }
 
 
-def _cleaning() -> dict[str, Any]:
+def _cleaning(*prefixes: str) -> dict[str, Any]:
     return {
         "name": "envoy.http.early_header_mutation.header_mutation",
         "typed_config": {
             "@type": f"{_TYPES}.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-            "mutations": [{"remove_on_match": {"key_matcher": {"prefix": each}}} for each in _FORGERIES],
+            "mutations": [{"remove_on_match": {"key_matcher": {"prefix": each}}} for each in prefixes],
         },
     }
 
@@ -344,3 +367,16 @@ def _overload() -> dict[str, Any]:
             }
         ],
     }
+
+
+_BY_CERTIFICATE: Final[Mapping[str, Any]] = {
+    "forward_client_cert_details": "SANITIZE_SET",
+    # The chain, too: the app verifies it once more, and holds it against the list of what is revoked.
+    "set_current_client_cert_details": {"uri": True, "chain": True},
+    "early_header_mutation_extensions": [_cleaning(*_FORGERIES)],
+}
+_BY_TOKEN: Final[Mapping[str, Any]] = {
+    # Twice, since all depends on it: behind this listener the app must never see the header.
+    "forward_client_cert_details": "SANITIZE",
+    "early_header_mutation_extensions": [_cleaning(*_FORGERIES, CALLER_HEADER)],
+}

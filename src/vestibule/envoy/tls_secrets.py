@@ -25,6 +25,12 @@ def certificate_secret(name: str, svid: X509Svid) -> bytes:
     )
 
 
+def web_secret(name: str, chain: bytes, key: bytes) -> bytes:
+    """A ``Secret`` with a chain, leaf first, and its private key, both in PEM."""
+    made = common_pb2.TlsCertificate(certificate_chain=_inline(chain), private_key=_inline(key))
+    return serialized(secret_pb2.Secret(name=name, tls_certificate=made))
+
+
 def validation_secret(name: str, bundles: Iterable[TrustBundle]) -> bytes:
     """A ``Secret`` that verifies each peer against the bundle of the peer's own trust domain, and no other.
 

@@ -36,6 +36,14 @@ def test_at_every_address_proxies_are_told_one() -> None:
     assert found.secrets_names == ()
 
 
+def test_clients_with_tokens_have_a_port_only_if_it_is_said() -> None:
+    assert settings(secrets_seal="file").secrets_token_place is None
+    assert settings(secrets_seal="file", secrets_token_port="off").secrets_token_place is None
+    assert (
+        str(settings(secrets_seal="file", secrets_token_port="8201").secrets_token_place) == "127.0.0.1:8201"
+    )
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -47,6 +55,12 @@ def test_at_every_address_proxies_are_told_one() -> None:
         {"secrets_seal": "file", "secrets_address": "vault.example.org"},
         {"secrets_seal": "file", "secrets_port": "0"},
         {"secrets_seal": "file", "secrets_port": "off"},
+        {"secrets_token_port": "8201"},
+        {"secrets_seal": "file", "secrets_token_port": "8200"},
+        {"secrets_seal": "file", "secrets_token_port": "0"},
+        {"secrets_seal": "file", "secrets_token_port": "8201", "disable_jwt_svids": True},
+        {"secrets_seal": "file", "secrets_token_tls_cert": "/c", "secrets_token_tls_key": "/k"},
+        {"secrets_seal": "file", "secrets_token_port": "8201", "secrets_token_tls_cert": "/c"},
         {"secrets_seal": "file", "secrets_dns_names": ["not a name"]},
     ],
 )

@@ -68,6 +68,18 @@ SERVER: Final = {
         "The IP address at which proxies reach the secret manager, where it listens at every address.",
         "--secrets-advertised",
     ),
+    "secrets_token_port": Meaning(
+        "A second port, at which no certificate is asked for: for clients that have a JWT-SVID and no X.509-SVID; "
+        "off unless it is said here.",
+        "--secrets-token-port",
+    ),
+    "secrets_token_tls_cert": Meaning(
+        "The certificate chain that is shown at secrets_token_port, PEM; otherwise the secret manager's SVID.",
+        "--secrets-token-tls-cert",
+    ),
+    "secrets_token_tls_key": Meaning(
+        "The private key of secrets_token_tls_cert, PEM.", "--secrets-token-tls-key"
+    ),
     "secrets_dns_names": Meaning(
         "DNS names in the secret manager's certificate, for clients that come without a sidecar.",
         "--secrets-dns-name",

@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl
 from uuid import uuid4
 
 from vestibule.audit import Audit, AuditEvent
+from vestibule.doors.vault.auth import JWT_LOGIN
 from vestibule.doors.vault.codes import BAD_REQUEST, METHOD_REFUSED, NO_CALLER, TOO_LARGE
 from vestibule.doors.vault.envelope import envelope, is_empty, wrapped_envelope
 from vestibule.doors.vault.fields import duration
@@ -161,12 +162,14 @@ class VaultApp:
             raise BAD_REQUEST.error("there are no namespaces here", advice="Leave X-Vault-Namespace out.")
         body: Mapping[str, Any] = {}
         if method in _WITH_BODY:
-            self._connected(head)  # before anything is read of what is sent
+            await self._known(head, path)  # before anything is read of what is sent
             body = await _body(head, receive)
 
         async def caller() -> Caller:
-            token = "" if path in WITHOUT_TOKEN else head.token
-            return await self._callers.of(path, body, self._connected(head), token)
+            mtls = self._connected(head)
+            # Who came without a certificate is known by the token or not at all.
+            token = "" if path in WITHOUT_TOKEN and mtls is not None else head.token
+            return await self._callers.of(path, body, mtls, token)
 
         return VaultRequest(
             method=method,
@@ -179,6 +182,15 @@ class VaultApp:
             request_id=head.request_id,
             caller_now=caller,
         )
+
+    async def _known(self, head: _Head, path: str) -> None:
+        """Strangers' bodies are not read; but for the login, which proves by its body who it is, and is short."""
+        if self._connected(head) is not None:
+            return
+        if path != JWT_LOGIN:
+            await self._callers.of(path, {}, None, head.token)
+        elif head.is_large:
+            raise TOO_LARGE.error(f"a login has at most {LARGE} bytes")
 
     def _connected(self, head: _Head) -> SpiffeId | None:
         return self._identify(head.certificate) if head.certificate else None

@@ -15,7 +15,8 @@ from vestibule.doors.vault.operations import Answer, Operation, VaultRequest
 from vestibule.secrets.client_tokens import ClientToken, ClientTokens
 from vestibule.secrets.ports import Verb
 
-LOGINS: Final = ("auth/jwt/login", "auth/cert/login")
+JWT_LOGIN: Final = "auth/jwt/login"
+LOGINS: Final = (JWT_LOGIN, "auth/cert/login")
 _TOKEN: Final = "auth/token/"  # noqa: S105 (a path)
 _UNFIT: Final = ("num_uses", "period", "explicit_max_ttl")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from vestibule.clock import Clock
 from vestibule.doors.vault import fields
-from vestibule.doors.vault.auth import LOGINS
+from vestibule.doors.vault.auth import JWT_LOGIN
 from vestibule.doors.vault.codes import VAULT_UNAUTHENTICATED
 from vestibule.doors.vault.operations import Caller
 from vestibule.doors.vault.wrapping import is_wrapping_token
@@ -49,7 +49,7 @@ class Callers:
             token = ""  # it opens what is wrapped, and says nothing of who shows it
         if mtls is not None:
             return await self._connected(mtls, token)
-        if path == LOGINS[0]:
+        if path == JWT_LOGIN:
             return self._by_jwt(fields.text(body, "jwt"))
         if token.startswith(PREFIX):
             found = await self._tokens.read(token)

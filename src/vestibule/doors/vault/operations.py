@@ -14,6 +14,9 @@ from typing import Any, Final, Protocol
 from vestibule.secrets.ports import Verb
 from vestibule.spiffe import SpiffeId
 
+CERTIFICATE: Final = "mtls"
+"""How it is known who asks, where the connection says so."""
+
 OPERATOR: Final = "operator"
 """How it is known who asks, where that came over the server's private socket."""
 
@@ -26,7 +29,7 @@ class Caller:
     """
 
     spiffe_id: SpiffeId
-    via: str = "mtls"
+    via: str = CERTIFICATE
     accessor: str = ""
     operator: str = ""
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 from vestibule.audit import Audit, AuditEvent, Detail
 from vestibule.doors.vault.codes import BAD_REQUEST, NO_SUCH_PATH, OPERATORS_ONLY
 from vestibule.doors.vault.envelope import envelope
-from vestibule.doors.vault.operations import OPERATOR, Answer, Backend, Operation, VaultRequest
+from vestibule.doors.vault.operations import CERTIFICATE, OPERATOR, Answer, Backend, Operation, VaultRequest
 from vestibule.errors import ErrorCode, VestibuleError
 from vestibule.net.codes import INTERNAL
 from vestibule.secrets.codes import ACCESS_DENIED
@@ -229,5 +229,5 @@ Handler = Callable[[VaultRequest], Awaitable[tuple[Answer, Mapping[str, Any] | N
 
 
 def operators_of(is_administrator: Callable[[SpiffeId], bool]) -> Callable[[VaultRequest], bool]:
-    """Administrators are those whom the server knows as such, by their certificates."""
-    return lambda request: is_administrator(request.caller.spiffe_id)
+    """Administrators are those whom the server knows as such, by their certificates: a token can be stolen."""
+    return lambda request: request.caller.via == CERTIFICATE and is_administrator(request.caller.spiffe_id)

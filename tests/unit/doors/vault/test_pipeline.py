@@ -12,7 +12,7 @@ from vestibule.audit import AuditEvent
 from vestibule.audit.codes import AUDIT_UNAVAILABLE
 from vestibule.doors.vault.codes import NO_CALLER
 from vestibule.doors.vault.operations import Answer, Caller, Operation, Owned, VaultRequest
-from vestibule.doors.vault.pipeline import Pipeline
+from vestibule.doors.vault.pipeline import Pipeline, operators_of
 from vestibule.errors import VestibuleError
 from vestibule.secrets.codes import CONFLICT
 from vestibule.secrets.ports import Verb
@@ -228,3 +228,10 @@ async def test_whatever_was_to_be_wrapped_is_not_answered_in_clear(answer: Answe
     )
     _, kept = await pipeline.answer(request)
     assert (kept is not None) is wrapped
+
+
+def test_who_shows_a_token_is_no_administrator() -> None:
+    is_operator = operators_of(lambda _: True)
+    for via, expected in (("mtls", True), ("token", False), ("jwt-svid", False)):
+        caller = Caller(spiffe_id=SpiffeId.parse("spiffe://example.org/admin"), via=via)
+        assert is_operator(VaultRequest(method="POST", path="sys/seal", caller=caller)) is expected
