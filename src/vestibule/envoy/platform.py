@@ -166,6 +166,15 @@ class PlatformBootstrap:
                                 "route": {
                                     "cluster": PLATFORM_APP_CLUSTER,
                                     "timeout": f"{REQUEST_SECONDS}s",
+                                    # Nothing was sent yet; a Unix socket refuses at once when many come together.
+                                    "retry_policy": {
+                                        "retry_on": "connect-failure",
+                                        "num_retries": 3,
+                                        "retry_back_off": {
+                                            "base_interval": "0.025s",
+                                            "max_interval": "0.25s",
+                                        },
+                                    },
                                 },
                             }
                         ],

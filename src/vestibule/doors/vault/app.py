@@ -52,6 +52,7 @@ _METHODS: Final = {
     "DELETE": "DELETE",
 }
 _WITH_BODY: Final = frozenset({"POST", "PATCH", "DELETE"})
+_CERTIFICATE: Final = b"x-forwarded-client-cert"
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _JSON: Final = (b"content-type", b"application/json")
 _NO_STORE: Final = (b"cache-control", b"no-store")
@@ -226,14 +227,15 @@ class _Head:
 
     def __init__(self, headers: list[tuple[bytes, bytes]]) -> None:
         found: dict[bytes, bytes] = {}
-        twice = False
+        twice: set[bytes] = set()
         for name, value in headers:
             if name in _WANTED:
-                twice = twice or name in found
+                if name in found:
+                    twice.add(name)
                 found[name] = value
         get = found.get
-        self.twice = twice
-        self.certificate = b"" if twice else get(b"x-forwarded-client-cert", b"")
+        self.twice = bool(twice)
+        self.certificate = b"" if _CERTIFICATE in twice else get(_CERTIFICATE, b"")
         bearer = get(b"authorization", b"")
         token = get(b"x-vault-token") or (bearer[7:] if bearer[:7].lower() == b"bearer " else b"")
         self.token = token.decode("latin-1")
@@ -249,7 +251,7 @@ class _Head:
 
 _WANTED: Final = frozenset(
     {
-        b"x-forwarded-client-cert",
+        _CERTIFICATE,
         b"x-vault-token",
         b"authorization",
         b"x-vault-wrap-ttl",

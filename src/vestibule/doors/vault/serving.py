@@ -22,6 +22,9 @@ from vestibule.net.peer import Peer
 KEEP_ALIVE: Final = 120
 """Seconds for which an idle connection is kept; Envoy gives its own up long before."""
 
+BACKLOG: Final = 4096
+"""Connections that may wait to be accepted: one more than that, and Envoy is refused at once, not after a while."""
+
 _LARGEST_HEAD: Final = 64 * 1024
 _DRAIN_SECONDS: Final = 5.0
 
@@ -41,7 +44,7 @@ class GuardedHttp:
     async def run(self) -> None:
         """Serve; at the end, what is being answered gets a few seconds."""
         loop = asyncio.get_running_loop()
-        server = await loop.create_unix_server(self._protocol, sock=self._sock)
+        server = await loop.create_unix_server(self._protocol, sock=self._sock, backlog=BACKLOG)
         try:
             await asyncio.Event().wait()
         finally:

@@ -95,6 +95,7 @@ async def test_a_header_that_is_there_twice_lets_nobody_be_somebody_else(scene: 
     headers: Headers = [cert(ANN), (b"x-vault-token", stolen.encode()), (twice, b"x"), (twice, b"x")]
     status, _ = await scene.send(*headers)
     assert (status, scene.asked) == (400, [])
+    assert scene.events[0].actor == (str(ANN) if b"cert" not in twice else "unknown")
 
 
 async def test_a_token_of_somebody_else_is_refused_over_mtls(scene: Scene) -> None:
