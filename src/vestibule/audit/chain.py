@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from json.encoder import encode_basestring_ascii as _quoted
 from typing import Any, Final
 
 from vestibule.audit.ports import AuditEvent, Detail
@@ -33,20 +34,18 @@ class Link:
 
 def encode(events: Iterable[AuditEvent], after: Link, now: datetime) -> tuple[bytes, Link]:
     """The lines for ``events``, and the new end of the chain."""
-    lines, seq, end = bytearray(), after.seq, after.hash
+    lines, seq, end = [], after.seq, after.hash
     time = now.isoformat(timespec="microseconds")
     for event in events:
         seq += 1
         # The fields before "hash" in order, and those after it: so the line is written once, not twice.
-        before = _canonical(
-            {"action": event.action, "actor": event.actor, "details": dict(event.details)}
-        ).removesuffix(b"}")
-        behind = _canonical(
-            {"outcome": event.outcome, "prev": end, "seq": seq, "subject": event.subject, "time": time}
-        ).removeprefix(b"{")
-        end = hashlib.sha256(b"%b,%b" % (before, behind)).hexdigest()
-        lines += b'%b,"hash":"%b",%b\n' % (before, end.encode(), behind)
-    return bytes(lines), Link(seq=seq, hash=end)
+        action, actor = _quoted(event.action), _quoted(event.actor)
+        outcome, subject = _quoted(event.outcome), _quoted(event.subject)
+        before = f'{{"action":{action},"actor":{actor},"details":{_encode(dict(event.details))}'
+        behind = f'"outcome":{outcome},"prev":"{end}","seq":{seq},"subject":{subject},"time":"{time}"}}'
+        end = hashlib.sha256(f"{before},{behind}".encode("ascii")).hexdigest()
+        lines.append(f'{before},"hash":"{end}",{behind}\n')
+    return "".join(lines).encode("ascii"), Link(seq=seq, hash=end)
 
 
 def decode(line: bytes) -> dict[str, Any] | None:

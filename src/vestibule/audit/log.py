@@ -40,12 +40,25 @@ def _nothing(_lines: bytes) -> None:
 class _Call:
     """One call of ``record`` and what became of it."""
 
-    __slots__ = ("done", "error", "events")
+    __slots__ = ("_over", "done", "error", "events")
 
-    def __init__(self, events: Sequence[AuditEvent]) -> None:
+    def __init__(self, events: Sequence[AuditEvent], over: asyncio.Future[None]) -> None:
         self.events = events
         self.done = False
         self.error: BaseException | None = None
+        self._over = over
+
+    def settle(self, error: BaseException | None) -> None:
+        """What became of it; its caller goes on."""
+        self.done, self.error = True, error
+        if not self._over.done():  # else the caller is cancelled, and may have gone
+            self._over.set_result(None)
+
+    async def settled(self) -> None:
+        """Wait for that, once; a caller that is cancelled may wait again."""
+        if self._over.cancelled():
+            self._over = self._over.get_loop().create_future()
+        await self._over
 
 
 class AuditLog:
@@ -66,7 +79,8 @@ class AuditLog:
         self._max_bytes = max_bytes
         self._max_files = max_files
         self._clock = clock
-        self._writing = asyncio.Lock()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._file = -1
         self._size = 0
         self._unclean = False
@@ -103,8 +117,8 @@ class AuditLog:
 
     async def close(self) -> None:
         """Let go of the file, after what is being written."""
-        async with self._writing:
-            self._close()
+        await self._idle.wait()
+        self._close()
 
     async def record(self, events: Sequence[AuditEvent]) -> None:
         """Keep all events, or none.  Raises: VST8100; then the caller does not act.
@@ -114,16 +128,15 @@ class AuditLog:
         if not events:
             return
         _check_sizes(events)  # before others share a flush with it, and its failure
-        call, began = _Call(events), time.monotonic()
+        loop, began = asyncio.get_running_loop(), time.monotonic()
+        call = _Call(events, loop.create_future())
         self._waiting.append(call)
+        if self._idle.is_set():
+            self._idle.clear()
+            loop.call_soon(self._write, loop)  # behind all who record something in this very moment
         try:
-            async with self._writing:
-                if not call.done:
-                    calls, self._waiting = self._waiting, []
-                    await self._write(calls)
+            await self._settled(call)
         finally:
-            if not call.done:  # cancelled before anybody began to write it
-                self._waiting.remove(call)
             self.observe(events, time.monotonic() - began, call.done and call.error is None)
         if call.error is not None:
             message = (
@@ -131,14 +144,39 @@ class AuditLog:
             )
             raise AUDIT_UNAVAILABLE.error(message) from call.error
 
-    async def _write(self, calls: Sequence[_Call]) -> None:
-        events = [event for call in calls for event in call.events]
-        writing = asyncio.ensure_future(asyncio.to_thread(self._record, events))
+    async def _settled(self, call: _Call) -> None:
+        """Wait for what becomes of a call; whoever is cancelled leaves nothing, or waits until it is on disk."""
         try:
-            await _settled(writing)
-        finally:
-            for call in calls:
-                call.done, call.error = True, writing.exception()
+            await call.settled()
+        except asyncio.CancelledError:
+            if call in self._waiting:  # nobody has begun to write it
+                self._waiting.remove(call)
+                raise
+            while not call.done:
+                with suppress(asyncio.CancelledError):
+                    await call.settled()
+            raise
+
+    def _write(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to write all that waits: in a thread, and one at a time, for the chain has one end."""
+        calls, self._waiting = self._waiting, []
+        if not calls:
+            self._idle.set()
+            return
+        events = [event for call in calls for event in call.events]
+        try:
+            writing = loop.run_in_executor(None, self._record, events)
+        except RuntimeError as error:  # the loop's threads have ended, and it is about to
+            self._written(calls, error, loop)
+            return
+        writing.add_done_callback(lambda writing: self._written(calls, writing.exception(), loop))
+
+    def _written(
+        self, calls: Sequence[_Call], error: BaseException | None, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        for call in calls:
+            call.settle(error)
+        self._write(loop)
 
     def _open(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -294,8 +332,9 @@ class AuditLog:
 
 def _check_sizes(events: Sequence[AuditEvent]) -> None:
     for event in events:
-        details = (str(value) for each in event.details.items() for value in each)
-        longest = sum(map(len, (event.actor, event.action, event.subject, event.outcome, *details)))
+        longest = len(event.actor) + len(event.action) + len(event.subject) + len(event.outcome)
+        for name, value in event.details.items():
+            longest += len(name) + len(value if type(value) is str else str(value))
         # Few are so long that it pays to look closely: a character takes at most 12 bytes of JSON.
         if longest * 12 > _LONGEST_LINE // 2 and _length(event) > _LONGEST_LINE:
             raise AUDIT_UNAVAILABLE.error("an event is too large to be recorded")
@@ -315,18 +354,6 @@ def end_of(segment: Path) -> Link:
     if record is None:
         raise AUDIT_DAMAGED.error(f"the end of {segment} is not a record")
     return Link(seq=record["seq"], hash=record["hash"])
-
-
-async def _settled(writing: asyncio.Future[None]) -> None:
-    """Wait for a write to end even if the caller is cancelled meanwhile: the chain has one end at a time."""
-    cancelled: asyncio.CancelledError | None = None
-    while not writing.done():
-        try:
-            await asyncio.wait([writing])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
 
 
 def _write_all(file: int, data: bytes) -> None:
