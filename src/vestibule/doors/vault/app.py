@@ -285,7 +285,10 @@ def _errors(error: VestibuleError) -> bytes:
 
 
 def _dumped(document: Any) -> bytes:
-    return json.dumps(document, separators=(",", ":")).encode("ascii")
+    return _encode(document).encode("ascii")
+
+
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def _query(text: bytes) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final
 
 from vestibule.doors.vault import fields
@@ -77,6 +78,7 @@ def _actor_form(actor: Actor | None) -> dict[str, str] | None:
     return None if actor is None else {"actor": actor.name, "request_id": actor.request_id}
 
 
+@lru_cache(1024)
 def instant_form(instant: datetime | None) -> str:
     """RFC 3339 in UTC as Go writes it, without zeros at the end; empty for none."""
     if instant is None:

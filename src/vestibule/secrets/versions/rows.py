@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from struct import Struct
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ from vestibule.secrets.versions.secret import Actor, Reading, Secret, Settings, 
 from vestibule.secrets.versions.values import data_of
 
 FORM: Final = 1
+_MOST_FRONTS: Final = 1024
+"""Fronts of rows, of up to some kilobytes each, that are kept parsed."""
 _LENGTHS: Final = Struct(">BII")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -53,13 +56,19 @@ def read_newest(value: bytes, now: datetime) -> Reading | None:
     """The newest version, None if there is none yet.  Raises: VST5107."""
     front, rest = _lengths(value)
     front_end = _LENGTHS.size + front
-    row, custom = _load(value[_LENGTHS.size : front_end])
-    if row is None:
+    version, custom = _front(value[_LENGTHS.size : front_end])
+    if version is None:
         return None
-    version = _to_version(row)
     if not version.is_readable(now):
         return Reading(version=version, custom=custom, data=None)
     return Reading(version=version, custom=custom, data=data_of(value[front_end + rest :]))
+
+
+@lru_cache(_MOST_FRONTS)
+def _front(text: bytes) -> tuple[Version | None, dict[str, str] | None]:
+    """What is known of the newest version, and the custom metadata; no secrets.  Nobody may change them."""
+    row, custom = _load(text)
+    return (None if row is None else _to_version(row)), custom
 
 
 def _lengths(value: bytes) -> tuple[int, int]:

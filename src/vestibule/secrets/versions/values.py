@@ -21,6 +21,8 @@ _ENCODER: Final = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
 )
 
+_DECODER: Final = json.JSONDecoder()
+
 
 def text_of(data: Data) -> bytes:
     """JSON text in UTF-8.  Raises: VST5101, VST5102."""
@@ -41,8 +43,8 @@ def text_of(data: Data) -> bytes:
 
 def data_of(text: bytes) -> dict[str, Any]:
     """What ``text_of`` wrote."""
-    # Decoded here, or json would first find out how it is encoded.
-    data: dict[str, Any] = json.loads(text.decode())
+    # Decoded here, or json would first find out how it is encoded; and there are no spaces around it to look for.
+    data: dict[str, Any] = _DECODER.raw_decode(text.decode())[0]
     return data
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ import aiosqlite
 from sqlalchemy import URL, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from vestibule.errors import VestibuleError
 from vestibule.store.codes import STORE_UNUSABLE
 from vestibule.store.sql.database import Database
 from vestibule.store.sql.failures import translated
@@ -36,7 +38,7 @@ def sqlite_database(path: Path) -> Database:
         path,
         writer=_engine(path, size=1, begin="BEGIN IMMEDIATE"),
         readers=_engine(path, size=READERS, begin="BEGIN", extra="query_only = ON"),
-        translated=_SameFile(path).translated,
+        same_file=_SameFile(path),
     )
 
 
@@ -54,23 +56,28 @@ class _SqliteDatabase(Database):
         *,
         writer: AsyncEngine,
         readers: AsyncEngine,
-        translated: Callable[[], AbstractContextManager[None]],
+        same_file: _SameFile,
     ) -> None:
-        super().__init__(writer=writer, readers=readers, translated=translated)
+        super().__init__(writer=writer, readers=readers, translated=same_file.translated)
         self._path = path
+        self._same_file = same_file
         self._direct: sqlite3.Connection | None = None
 
     async def quick(self, query: str, parameters: Mapping[str, str | int]) -> Sequence[Sequence[Any]]:
         """At once, except where SQLite says that somebody else has the file for a moment."""
-        with self._observed("read"), self._translated():
+        began = time.monotonic()
+        try:
+            self._same_file.check()
             if self._direct is None:
                 self._direct = _direct(self._path)
-            try:
-                return self._direct.execute(query, parameters).fetchall()
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-                    raise
-        return await super().quick(query, parameters)
+            rows = self._direct.execute(query, parameters).fetchall()
+        except (sqlite3.Error, VestibuleError) as error:
+            if _is_busy(error):
+                return await super().quick(query, parameters)
+            with self._observed("read"), translated():
+                raise
+        self.observe("read", time.monotonic() - began, "")
+        return rows
 
     async def close(self) -> None:
         """Close all connections."""
@@ -78,6 +85,12 @@ class _SqliteDatabase(Database):
             self._direct.close()
             self._direct = None
         await super().close()
+
+
+def _is_busy(error: sqlite3.Error | VestibuleError) -> bool:
+    if not isinstance(error, sqlite3.OperationalError):
+        return False
+    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _direct(path: Path) -> sqlite3.Connection:
@@ -121,13 +134,14 @@ class _SameFile:
     @contextmanager
     def translated(self) -> Iterator[None]:
         """Every transaction looks first.  Raises: VST8000, and the errors of SQLite in our words."""
-        self._check()
+        self.check()
         with translated():
             yield
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises: VST8000."""
         try:
-            named = self._path.stat()
+            named = os.stat(self._path)  # noqa: PTH116 - with every read, and half as long as Path's
         except OSError as error:
             if self._opened is None:
                 return  # the first transaction makes it
