@@ -88,6 +88,8 @@ time.sleep(600)
 class Answer(NamedTuple):
     status: int
     body: str
+    denied: str = ""
+    """What the header says that tells why."""
 
     @property
     def document(self) -> dict[str, Any]:
@@ -141,7 +143,8 @@ class Mesh:
         try:
             connection.request("GET", f"http://orders{path}")
             response = connection.getresponse()
-            return Answer(response.status, response.read().decode())
+            told = response.headers.get("x-vestibule-denied", "")
+            return Answer(response.status, response.read().decode(), told)
         finally:
             connection.close()
 

@@ -19,6 +19,8 @@ from tests.e2e.shared_mesh import Shared
 
 from vestibule.doors.access_entries import EntryLines, LogName, Reporter
 from vestibule.envoy import central
+from vestibule.envoy.told import HEADER
+from vestibule.errors import Where
 from vestibule.intent.model import Decide, DenyDetail, Intent
 from vestibule.observe.access_record import AccessRecord, Verdict
 from vestibule.policy import McpDemand, Mode, Rule
@@ -31,7 +33,10 @@ TENANT = when(
 )
 CASTING = when("int(request.body.n) > 5", rule("payments/casting", "orders", paths="/cast"))
 READ = rule("payments/read", "orders", methods="GET", paths="/v1/**")
-SECRET = denying(rule("payments/secret", "orders", paths="/v1/secret"))
+SECRET = replace(
+    denying(rule("payments/secret", "orders", paths="/v1/secret")),
+    where=Where(file="services/payments.yaml", line=9, column=5),
+)
 SHADOW = replace(rule("payments/shadow", "orders", paths="/shadow"), mode=Mode.SHADOW)
 
 NOTES = replace(
@@ -143,11 +148,19 @@ def saying(proxy: AskingProxy, answer: bytes | None) -> Iterator[None]:
         proxy.say = None
 
 
+def version_of(story: Story) -> str:
+    return story.lab.world.intent.version
+
+
 def test_what_the_proxy_can_decide_it_does_not_ask(shared: Shared[Story]) -> None:
     async def tell(story: Story) -> None:
         asked = len(story.proxy.asked)
         assert (await story.ask("GET", "/v1/x")).status == 200
-        assert json.loads((await story.ask("GET", "/v1/secret")).body)["rule"].endswith("[payments/secret]")
+        reply = await story.ask("GET", "/v1/secret")
+        assert json.loads(reply.body)["rule"] == "payments/secret"
+        assert (
+            reply.headers[HEADER] == f"VST4001 payments/secret services/payments.yaml:9 {version_of(story)}"
+        )
         assert (await story.ask("GET", "/v1//x")).error == "VST3001"
         assert len(story.proxy.asked) == asked
 
@@ -214,6 +227,10 @@ def test_a_rule_about_tools_may_look_at_their_arguments(shared: Shared[Story]) -
 def test_messages_are_decided_centrally_where_the_mesh_says_so(shared: Shared[Story]) -> None:
     async def tell(story: Story) -> None:
         await story.become(mesh(READ, SMALL, decide=Decide.CENTRAL, version="v-mcp"))
+        reply = await story.ask("GET", "/v1/secret")
+        told = json.loads(reply.body)
+        assert (told["rule"], told["where"]) == ("payments/secret", "services/payments.yaml:9")
+        assert reply.headers[HEADER] == "VST4001 payments/secret services/payments.yaml:9 v-mcp"
         asked = len(story.notes.asked)
         assert await story.say("tools/call", name="read_note") == (200, "")
         assert await story.say("tools/call", name="other") == (403, "VST4001")
@@ -310,7 +327,8 @@ def test_huge_headers_reach_no_decision_by_themselves(shared: Shared[Story]) -> 
 
 def test_a_caller_of_no_rule_is_denied_by_the_service(shared: Shared[Story]) -> None:
     async def tell(story: Story) -> None:
-        assert (await story.ask("POST", "/v1/charges", b'{"amount": 5}', caller="stranger")).status == 403
+        reply = await story.ask("POST", "/v1/charges", b'{"amount": 5}', caller="stranger")
+        assert (reply.status, reply.headers[HEADER]) == (403, f"VST4001 - - {version_of(story)}")
 
     shared.run(tell)
 

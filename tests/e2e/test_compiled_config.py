@@ -33,10 +33,12 @@ from tests.e2e.mesh_lab import (
     wire,
 )
 
-from vestibule.errors import VestibuleError
+from vestibule.envoy import told
+from vestibule.errors import VestibuleError, Where
 from vestibule.intent.model import DenyDetail, Intent, Service
 from vestibule.net.grpc import Client, Stream, serve
 from vestibule.net.grpc_server import GrpcServer
+from vestibule.policy import Effect, PathPattern
 from vestibule.records import Address
 from vestibule.testing import TestAuthority
 from vestibule.wire.gen.vestibule.node.v1 import node_pb2
@@ -46,6 +48,7 @@ PAYMENTS = service(
     rule("payments/charge", "web", methods="POST GET", paths="/v1/charges"),
     rule("payments/refunds", "web", methods="GET", paths="/v1/refunds/** /v1/orders/{id}/lines"),
 )
+DENIED_BY = "rbac_access_denied_matched_policy"
 SHOP = (service("web"), PAYMENTS, service("ledger"))
 
 
@@ -290,15 +293,49 @@ async def test_what_is_allowed_also_arrives_with_a_query_and_below_a_prefix() ->
 
 
 async def test_details_of_a_denial_are_told_only_where_the_intent_says_so() -> None:
-    open_about_it = replace(PAYMENTS, deny_detail=DenyDetail.CALLER)
+    denying = replace(
+        rule("payments/no-refunds", "web", paths="/v1/refunds/7 /v1/orders/{id}"),
+        effect=Effect.DENY,
+        where=Where(file="services/pay ments.yaml", line=14, column=5),
+    )
+    late = [replace(denying, name=f"payments/late-{each}", paths=()) for each in range(told.MOST)]
+    open_about_it = replace(
+        PAYMENTS,
+        deny_detail=DenyDetail.CALLER,
+        where=Where(file="services/pay ments.yaml", line=1, column=1),
+        deny=(
+            denying,
+            *(replace(each, paths=(PathPattern.parse(f"/late/{each.name[14:]}"),)) for each in late),
+        ),
+    )
+    file = "services/pay%20ments.yaml"
     async with shop(changed(open_about_it, version="abc123")) as mesh, wire(mesh.egress) as web:
-        body = json.loads((await web.ask("GET", "/v1/admin")).body)
+        reply = await web.ask("GET", "/v1/admin")
+        body = json.loads(reply.body)
         assert body["message"] == f"no rule of payments allows GET /v1/admin to {spiffe_id('web')}"
-        assert body["intent_version"] == "abc123"
-        assert body["rule"] == "rbac_access_denied_matched_policy[none]"
+        assert (body["rule"], body["where"], body["intent_version"]) == ("none", file, "abc123")
+        assert reply.headers[told.HEADER] == f"VST4001 - {file} abc123"
+        for path in ("/v1/refunds/7", "/v1/orders/12"):
+            reply = await web.ask("GET", path)
+            body = json.loads(reply.body)
+            assert (reply.status, body["rule"], body["where"]) == (403, "payments/no-refunds", f"{file}:14")
+            assert reply.headers[told.HEADER] == f"VST4001 payments/no-refunds {file}:14 abc123"
+        beyond = (await web.ask("GET", f"/late/{told.MOST - 1}")).headers[told.HEADER]
+        assert beyond == f"VST4001 {DENIED_BY}[payments/late-{told.MOST - 1}] {file} abc123"
+        allowed = await web.ask("GET", "/v1/charges")
+        assert (allowed.status, told.HEADER in allowed.headers) == (200, False)
+        async with wire(mesh.ingress, mesh.as_service("web")) as direct:
+            reply = await direct.ask("GET", "/v1//charges")
+            assert reply.headers[told.HEADER] == "VST3001 vestibule/path-not-normal - abc123"
+        mesh.lab.world = replace(mesh.lab.world, commit="4f2a")
+        await mesh.lab.change(changed(open_about_it, version="abc124"))
+        await mesh.lab.settle()
+        reply = await web.ask("GET", "/v1/refunds/7")
+        assert reply.headers[told.HEADER] == f"VST4001 payments/no-refunds {file}:14 4f2a"
     async with shop() as mesh, wire(mesh.egress) as web:
-        body = json.loads((await web.ask("GET", "/v1/admin")).body)
-        assert set(body) == {"error", "message", "request_id"}
+        reply = await web.ask("GET", "/v1/admin")
+        assert set(json.loads(reply.body)) == {"error", "message", "request_id"}
+        assert told.HEADER not in reply.headers
 
 
 # ------------------------------------------------------------------------------------------ how it is named

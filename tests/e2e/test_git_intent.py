@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import hmac
 import http.client
+import json
 import shutil
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from tests.component.git_lab import Repository, needs, ssh_key
 from tests.e2e.bad_input_lab import MESH, SERVICES, Platform, platform_in_a_short_place
@@ -54,6 +57,10 @@ class GitPlatform(Platform):
             *("--bind", f"127.0.0.1:{self.port}", "--health", f"127.0.0.1:{self.health}", "--output", "json"),
         )
         self.server.ready()
+
+    def start_agent(self, *more: object) -> None:
+        self.agent_health = free_port()
+        super().start_agent("--health", f"127.0.0.1:{self.agent_health}", *more)
 
     def commit(self, files: dict[str, str]) -> str:
         return self.repository.commit({f"mesh/{name}": text for name, text in files.items()})
@@ -132,6 +139,39 @@ def test_a_bad_or_unsigned_commit_changes_nothing_and_status_says_where_and_why(
     # Its files are those in force: nothing has to reach any proxy.
     assert intent_of(mesh)["version"] == version
     assert {each["severity"] for each in intent_of(mesh)["problems"]} <= {"warning"}
+
+
+DENYING = (
+    ORDERS.replace("owner: team", "owner: team\ndeny_detail: caller")
+    + """\
+deny:
+  - {id: no-admin, from: [web], paths: [/admin/**]}
+"""
+)
+
+
+def test_a_denial_names_rule_place_and_commit_to_the_caller_in_the_logs_and_in_a_metric(mesh: Mesh) -> None:
+    commit = git(mesh).commit({"services/orders.yaml": DENYING})
+    wanted = f"VST4001 orders/no-admin services/orders.yaml:7 {commit}"
+    until(lambda: mesh.call("/admin/x").denied == wanted, lambda: str(mesh.call("/admin/x")))
+    assert mesh.call().denied == ""
+    data = mesh.platform.directory / "agent"
+    said = {"rule": "orders/no-admin", "code": "VST4001", "where": "services/orders.yaml:7"}
+    for log in (data / "access.jsonl", data / "decisions.jsonl"):
+        # Envoy is told of a commit before its agent knows where rules stand in it: of one call or another.
+        wanted_record = {**said, "intent_commit": commit}
+        until(lambda log=log: mesh.call("/admin/x").denied and records(log, wanted_record), log.read_text)
+    series = 'vestibule_agent_denials_total{code="VST4001",rule="orders/no-admin",service="orders"}'
+    metrics = f"http://127.0.0.1:{git(mesh).agent_health}/metrics"
+    until(lambda: series in httpx.get(metrics).text, lambda: httpx.get(metrics).text)
+    git(mesh).commit({"services/orders.yaml": ORDERS})
+    until(lambda: mesh.call("/admin/x").status == 200, lambda: str(mesh.call("/admin/x")))
+
+
+def records(log: Path, said: dict[str, str]) -> bool:
+    """Whether a record of a denial by orders' proxy says this."""
+    found = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
+    return any({name: each.get(name) for name in said} == said for each in found)
 
 
 def test_a_webhook_needs_the_secret(mesh: Mesh) -> None:

@@ -19,6 +19,8 @@ import pytest
 from tests.e2e.mesh_lab import PATIENCE, Lab, Proxy, client_tls, intent_of, rule, service, until, wire
 from tests.e2e.shared_mesh import Shared
 
+from vestibule.envoy.told import HEADER
+from vestibule.errors import Where
 from vestibule.intent.model import DenyDetail
 from vestibule.intent.port_policies import port_policy
 from vestibule.policy import Call, Condition, Effect, Engine, McpCall, McpDemand
@@ -51,6 +53,8 @@ def message(method: str, **params: Any) -> dict[str, Any]:
 class Answer:
     status: int
     body: bytes
+    denied: str
+    """What the header says that tells why."""
 
     @property
     def error(self) -> dict[str, Any]:
@@ -96,7 +100,7 @@ class Mesh:
         parts = [b"%x\r\n%s\r\n" % (len(each), each) for each in (*chunks, b"")] if chunks else [data]
         async with wire(self.server.instance.ingress["mcp"], self._context(caller)) as connection:
             reply = await connection.send("\r\n".join(lines).encode() + b"\r\n\r\n", *parts)
-        return Answer(reply.status, reply.body)
+        return Answer(reply.status, reply.body, reply.headers.get(HEADER, ""))
 
     def _context(self, caller: str) -> ssl.SSLContext:
         if caller not in self._tls:
@@ -125,6 +129,7 @@ async def mesh_of_notes() -> AsyncIterator[Mesh]:
         rule("notes/no-drop", AGENT, TRUSTED),
         effect=Effect.DENY,
         mcp=McpDemand(tools=("drop_*", "list_secrets")),
+        where=Where(file="services/notes.yaml", line=20, column=5),
     )
     bad = replace(
         rule("notes/no-bad", AGENT, TRUSTED),
@@ -436,6 +441,13 @@ def test_a_client_reads_why_it_was_refused(mesh: Shared[Mesh]) -> None:
             "VST4001: no rule of notes allows tools/call delete_note"
         )
         assert document["error"]["data"]["request_id"] == "00000000-0000-4000-8000-000000000001"
+        assert answer.denied == "VST4001 - - v1"
+        by_a_rule = await mesh.send(call("drop_all"))
+        assert by_a_rule.denied == "VST4001 notes/no-drop services/notes.yaml:20 v1"
+        assert by_a_rule.error["data"]["where"] == "services/notes.yaml:20"
+        assert (await mesh.send(raw(f'"method":"ping",{CALL}'))).denied == "VST3022 - - v1"
+        assert (await mesh.send(message("acme/drop"))).denied == "VST3024 vestibule/mcp-unknown-method - v1"
+        assert (await mesh.send(call())).denied == ""
 
     mesh.run(story)
 

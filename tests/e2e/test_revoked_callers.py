@@ -33,6 +33,8 @@ from tests.e2e.thief import Signer, issued, with_another_signature
 
 from vestibule.envoy.codes import CALLER_REVOKED
 from vestibule.envoy.revoked import written
+from vestibule.envoy.told import HEADER
+from vestibule.intent.model import DenyDetail
 from vestibule.pki import profiles
 from vestibule.pki.certificates import load_certificate
 from vestibule.pki.revocation import certificate_facts
@@ -51,7 +53,9 @@ from vestibule.spiffe import (
 from vestibule.spiffe.revocations import MARK_BITS, Target
 from vestibule.xds.resources import EXTENSION, LISTENER
 
-PAYMENTS = service("payments", rule("payments/all", "web", "other"), http="http", sql="tcp")
+PAYMENTS = service(
+    "payments", rule("payments/all", "web", "other"), detail=DenyDetail.CALLER, http="http", sql="tcp"
+)
 BOUND = PATIENCE
 """Seconds within which what was under way has ended: the drain time, 1 s here, and patience with a busy machine."""
 
@@ -136,6 +140,7 @@ async def is_refused_once_revoked(
         await mesh.revoke(*targets, reason=reason)
         reply = await refused(open_already)
         assert (reply.status, reply.error) == (403, CALLER_REVOKED.code)
+        assert reply.headers[HEADER] == f"{CALLER_REVOKED.code} vestibule/revoked - v1"
         async with wire(mesh.ingress, thief) as again:
             assert (await again.ask("GET", "/a")).error == CALLER_REVOKED.code
         assert (await other.ask("GET", "/a")).status == 200

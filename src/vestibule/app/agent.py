@@ -90,6 +90,7 @@ from vestibule.net.unary_http2 import Answer
 from vestibule.net.unix import PRIVATE, PUBLIC, UnixListener, check_path, listen_unix
 from vestibule.observe.access_log import AccessLog
 from vestibule.observe.decision_settings import DecisionLogSettings
+from vestibule.observe.denials import Denials
 from vestibule.observe.emergency_uses import EmergencyUses, UsesFile
 from vestibule.processes.codes import NOT_WRITABLE
 from vestibule.processes.directories import private_directory
@@ -274,6 +275,7 @@ class Agent:
         self.ledger = Ledger()
         self.strangers = Strangers(clock)
         self.access_log = AccessLog(settings.data_dir / "access.jsonl")
+        self.denials = Denials()
         self.decisions = Decisions(settings.decision_log, settings.data_dir, self.views.commit_of)
         self.started_at = clock.now()
 
@@ -346,7 +348,7 @@ class Agent:
             *AgentAdsDoor(self.proxy_of, self.relay, self.ledger, self.clock, self.client_of).servables(),
             SidecarDoor(self.sidecars, self.grants, self.workloads.attest).servable(),
             AccessLogDoor(
-                self.reporter_of, self.access_log, self.emergency_uses, self.decisions.log
+                self.reporter_of, self.access_log, self.emergency_uses, self.decisions.log, self.denials
             ).servable(),
             AuthorizationDoor(lambda stream: self._answering_to(self.proxy_of(stream))).servable(),
             HealthDoor(self._problem).servable(),
@@ -456,6 +458,8 @@ class Agent:
             str(session.spiffe_id),
             session.instance_id,
             lambda: self._confirmed_version(proxy),
+            self.views.commit_of,
+            partial(self.views.place_of, proxy.spiffe_id),
         )
 
     async def _has_identity(self, stream: Stream) -> None:

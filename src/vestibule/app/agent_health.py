@@ -97,6 +97,7 @@ def _metrics(agent: Agent) -> Metrics:
         lambda: agent.emergency_uses.waiting,
     )
     _watch_decisions(metrics, agent)
+    _watch_denials(metrics, agent)
     _watch_checks(metrics, agent)
     _watch_sync(metrics, agent)
     _watch_attestation(metrics, agent)
@@ -125,6 +126,15 @@ def _watch_decisions(metrics: Metrics, agent: Agent) -> None:
         "agent_decisions_left_out",
         "Allowed calls that the sample of the decision log left out.",
         lambda: decisions.log.left_out,
+    )
+
+
+def _watch_denials(metrics: Metrics, agent: Agent) -> None:
+    metrics.counts(
+        "agent_denials",
+        "Calls that proxies of this node denied, as far as they logged them.",
+        ("service", "rule", "code"),
+        lambda: agent.denials.counts,
     )
 
 

@@ -270,6 +270,7 @@ class IntentMesh:
             services.distrusting,
             _JwtKeys(services.authorities),
             built_in,
+            self._commit_of,
         )
         self.rolling.compares_with(self._publisher.compiled)
         ads = ServerAdsDoor(

@@ -100,6 +100,7 @@ def view_from_wire(view: wire.ServiceView) -> ServiceView:
         ),
         intent_version=view.intent_version,
         intent_commit=view.intent_commit,
+        places=dict(view.places),
         mesh=view.mesh,
         environment=view.environment,
         check=_check(view.check) if view.HasField("check") else None,

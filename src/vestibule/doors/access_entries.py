@@ -28,9 +28,11 @@ from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from vestibule.doors.denial_codes import code_of, rule_in
 from vestibule.envoy.names import ASKED, DECIDED, NO_DECISION
-from vestibule.observe.access_log import AccessLine, Edge
+from vestibule.observe.access_log import AccessLine, Denial, Edge
 from vestibule.observe.access_record import SCHEMA, Direction, Layer, Verdict
+from vestibule.policy.codes import CALL_DENIED
 from vestibule.records import BREAK_GLASS
 
 FLAGS: Final = {
@@ -117,6 +119,10 @@ class Reporter:
     instance_id: str
     intent_version: Callable[[], str] = str
     """The version of the intent that the proxy has confirmed, asked for with each batch; empty if unknown."""
+    commit_of: Callable[[str], str] = lambda _version: ""
+    """The commit of a version; empty if unknown, or if there is none."""
+    place_of: Callable[[str, str], str] = lambda _version, _name: ""
+    """Where in a version that is written which denied (``records.ServiceView.places``); empty if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +183,17 @@ class EntryLines:
         limit = str(response.response_headers.get(_LIMIT, "")) if "RL" in flags else ""
         redirected = response.response_code.value in _REDIRECTS
         verdict = Verdict.ALLOWED if redirected else _http_verdict(details, flags)
-        return self._line(own, common, verdict, flags, limit)
+        denied = None
+        if verdict is Verdict.DENIED:
+            code = code_of(
+                details,
+                status=response.response_code.value,
+                route=common.route_name,
+                limited=bool(limit),
+                speaks_mcp="mcp_method" in common.custom_tags,
+            )
+            denied = _Denied(code, rule_in(details))
+        return self._line(own, common, verdict, flags, limit, denied)
 
     def tcp(self, entry: TCPAccessLogEntry) -> AccessLine:
         """The line of one TCP connection, or (from a listener's log) of a connection that was refused."""
@@ -191,7 +207,10 @@ class EntryLines:
             f'"layer":"{layer.value}","details":{_text(details)},'
             f'"bytes_received":{connection.received_bytes},"bytes_sent":{connection.sent_bytes}'
         )
-        return self._line(own, common, verdict, flags)
+        denied = None
+        if verdict is Verdict.DENIED:
+            denied = _Denied(code_of(details), rule_in(details))
+        return self._line(own, common, verdict, flags, denied=denied)
 
     def connection(self, entry: TCPAccessLogEntry) -> AccessLine | None:
         """As ``tcp``; None for what was told before: connections by break-glass are told of again and again."""
@@ -221,7 +240,13 @@ class EntryLines:
         return (self._reporter.service if self._inbound else self._name.service), self._name.port
 
     def _line(
-        self, own: str, common: AccessLogCommon, verdict: Verdict, flags: tuple[str, ...], limit: str = ""
+        self,
+        own: str,
+        common: AccessLogCommon,
+        verdict: Verdict,
+        flags: tuple[str, ...],
+        limit: str = "",
+        denied: _Denied | None = None,
     ) -> AccessLine:
         tags, tls = common.custom_tags, common.tls_properties
         peer = _uri_san(tls.peer_certificate_properties) if self._inbound else ""
@@ -234,6 +259,12 @@ class EntryLines:
         plaintext = self._inbound and not tls.tls_version and verdict is not Verdict.REFUSED
         failure = common.downstream_transport_failure_reason or common.upstream_transport_failure_reason
         rule = limit or _tag(tags, "rule") or _deciding_rule(common)
+        version = self._reporter.intent_version()
+        denial, why = None, ""
+        if denied is not None:
+            rule = rule or denied.rule
+            denial = Denial(service, rule, denied.code)
+            why = self._why(denial, version)
         text = (
             f'{{"schema":"{SCHEMA}","time":"{_time(common.start_time)}","verdict":"{verdict.value}",{self._constant},'
             f'"source_spiffe_id":{_text(source)},"source_address":{_text(_address(common.downstream_remote_address))},'
@@ -248,15 +279,31 @@ class EntryLines:
             f'"transport_failure":{_text(failure)},"duration_ms":{_duration(common)},'
             f'"upstream_ms":{_milliseconds(common, "time_to_first_upstream_rx_byte")},'
             f'"attempts":{common.upstream_request_attempt_count or "null"},'
-            f'"trace_id":"{_trace_id(tags)}",{_shadow(common)},{_decision_id(common)}'
-            f'"intent_version":{_text(self._reporter.intent_version())}}}'
+            f'"trace_id":"{_trace_id(tags)}",{_shadow(common)},{_decision_id(common)}{why}'
+            f'"intent_version":{_text(version)}}}'
         )
         if not self._inbound:
-            return AccessLine(text, None)
+            return AccessLine(text, None, denial=denial)
         unknown = verdict is Verdict.REFUSED or not peer
         source = PLAINTEXT if plaintext else "unknown" if unknown else peer
         edge = Edge(source, self._reporter.service, verdict.value)
-        return AccessLine(text, edge, rule.startswith(BREAK_GLASS), partial(_tokens, common))
+        return AccessLine(text, edge, rule.startswith(BREAK_GLASS), partial(_tokens, common), denial)
+
+    def _why(self, denial: Denial, version: str) -> str:
+        """By what, where that is written, and in which commit; where no rule allows it, the file is told."""
+        where = ""
+        if denial.code == CALL_DENIED.code:
+            where = self._reporter.place_of(version, denial.rule or denial.service)
+        commit = self._reporter.commit_of(version)
+        return f'"code":"{denial.code}","where":{_text(where)},"intent_commit":{_text(commit)},'
+
+
+@dataclass(frozen=True, slots=True)
+class _Denied:
+    """What Envoy itself says of a denial: an error code, and the rule if it names one."""
+
+    code: str
+    rule: str
 
 
 def _flags(common: AccessLogCommon) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 from vestibule.agent.sidecars import Attachment, Done, Event, Grants, Session, Sidecars, Taken, Welcomed
@@ -137,7 +138,8 @@ def _response(event: Event) -> wire.AttachResponse:
         case Done(what):
             return wire.AttachResponse(done=wire.AttachResponse.Done(what=what))
         case ServiceView():
-            return wire.AttachResponse(service=view_to_wire(event))
+            # Where rules are written is for the agent, which logs.
+            return wire.AttachResponse(service=view_to_wire(replace(event, places={})))
         case VestibuleError():
             problem = wire.AttachResponse.Problem(
                 code=event.code.code, message=event.message, advice=event.advice
@@ -166,6 +168,7 @@ def view_to_wire(view: ServiceView) -> wire.ServiceView:
         ],
         intent_version=view.intent_version,
         intent_commit=view.intent_commit,
+        places=view.places,
         mesh=view.mesh,
         environment=view.environment,
         check=_check(view.check) if view.check is not None else None,

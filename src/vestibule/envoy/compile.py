@@ -188,14 +188,14 @@ def _way_in(world: World, proxy: ProxyKey) -> tuple[Resource, ...]:
     assert instance is not None
     assert service is not None
     traffic, ttl = world.traffic(service.name), world.svid_ttl(proxy.spiffe_id)
-    # The version is asked for only where it is told, since it changes with every commit.
+    # What is told is asked for only where it is told, since it changes with every commit.
     return tuple(
         ingress.resources(
             service,
             traffic,
             instance,
             ttl,
-            lambda: world.version,
+            lambda: world.told(service.name),
             lambda port: world.policy(service.name, port),
             world.issuers,
             world.refused,

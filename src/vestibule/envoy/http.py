@@ -86,7 +86,9 @@ def ingress(
     manager.normalize_path.CopyFrom(BoolValue(value=False))
     asked = mcp.ASKED if speaks_mcp else replies.CALL
     answers = replies.ingress(service, tell_rule=tell_rule, plaintext=plaintext, asked=asked)
-    manager.local_reply_config.CopyFrom(mcp_replies.of(answers) if speaks_mcp else answers)
+    manager.local_reply_config.CopyFrom(
+        mcp_replies.of(answers, tell_rule=tell_rule) if speaks_mcp else answers
+    )
     return manager
 
 

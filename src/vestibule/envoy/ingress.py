@@ -35,6 +35,7 @@ from vestibule.envoy.places import ads
 from vestibule.envoy.protos import packed, seconds, serialized
 from vestibule.envoy.revoked import NOBODY, Refused
 from vestibule.envoy.tokens import NO_ISSUERS, Issuers
+from vestibule.envoy.told import Told
 from vestibule.intent.model import Decide, DenyDetail, Port, Protocol, Service
 from vestibule.intent.traffic import Permissive, Traffic
 from vestibule.policy import PortPolicy
@@ -47,7 +48,7 @@ def resources(
     traffic: Traffic,
     instance: Instance,
     svid_ttl: timedelta,
-    version: Callable[[], str],
+    told: Callable[[], Told],
     policy: Callable[[str], PortPolicy],
     issuers: Issuers = NO_ISSUERS,
     refused: Refused = NOBODY,
@@ -56,11 +57,10 @@ def resources(
 ) -> Iterator[Resource]:
     """Everything for the ports that the instance really has.
 
-    ``traffic`` is what is in force of the service's, ``version`` the intent's, ``policy`` what decides about a port,
-    ``issuers`` whose tokens count.
-    ``refused`` is what is revoked, and ``cut`` tells what was last taken from callers of a port, by revocation or by
-    the end of break-glass: with something else, what is under way there ends.  ``decide`` is who decides where a
-    proxy alone could.
+    ``traffic`` is what is in force of the service's, ``told`` what callers may learn, ``policy`` what decides about a
+    port, ``issuers`` whose tokens count.  ``refused`` is what is revoked, and ``cut`` tells what was last taken from
+    callers of a port, by revocation or by the end of break-glass: with something else, what is under way there ends.
+    ``decide`` is who decides where a proxy alone could.
     """
     slots = revoked.slots(refused)
     yield from (slots[is_http] for is_http in (True, False) if is_http in _kinds(service, instance))
@@ -83,7 +83,8 @@ def resources(
             wanted = limits.of_port(
                 service.name, traffic.limits, name, service.rules_for(name), plaintext=plain
             )
-            yield _routes(service.name, port, version() if tell_rule else "", wanted, svid_ttl)
+            centrally = tell_rule and central.decided_where(decides, decide) is not None
+            yield _routes(service.name, port, told() if tell_rule else None, centrally, wanted, svid_ttl)
         else:
             yield _tcp_listener(service.name, port, address, svid_ttl, plain, ends)
 
@@ -237,7 +238,12 @@ def _remembering_the_time() -> listener_components_pb2.Filter:
 
 @lru_cache(maxsize=4096)
 def _routes(
-    service: str, port: Port, intent_version: str, wanted: tuple[Limit, ...], svid_ttl: timedelta
+    service: str,
+    port: Port,
+    told: Told | None,
+    centrally: bool,
+    wanted: tuple[Limit, ...],
+    svid_ttl: timedelta,
 ) -> Resource:
     name = listener_name(port.name)
     action = route_components_pb2.RouteAction(
@@ -257,8 +263,8 @@ def _routes(
         route=action,
     )
     said = {"service": service, "port": port.name}
-    if intent_version:
-        said["intent_version"] = intent_version
+    if told is not None:
+        said |= told.metadata(centrally=centrally)
     route.metadata.filter_metadata[central.ROUTE].update(said)
     if wanted:
         route.typed_per_filter_config[switched.FILTER].CopyFrom(switched.on(limits.filters(wanted)))

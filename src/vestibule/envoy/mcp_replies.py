@@ -19,7 +19,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 from google.protobuf.struct_pb2 import Struct
 
-from vestibule.envoy import codes, replies
+from vestibule.envoy import codes, replies, told
 from vestibule.envoy.mcp import METADATA
 from vestibule.envoy.protos import packed
 from vestibule.policy.mcp import BODY_NOT_PLAIN, TARGET_NOT_NORMAL, UNKNOWN_METHOD
@@ -37,10 +37,13 @@ _TO_MCP: Final = "xds.route_metadata.filter_metadata['vestibule']['speaks'] == '
 _INVALID: Final = frozenset({codes.NOT_MCP.code, codes.MCP_AMBIGUOUS.code, codes.MCP_TOO_LARGE.code})
 
 
-def of(answers: LocalReplyConfig) -> LocalReplyConfig:
-    """The answers of a callee's proxy, and those about messages, as errors of JSON-RPC."""
+def of(answers: LocalReplyConfig, *, tell_rule: bool = False) -> LocalReplyConfig:
+    """The answers of a callee's proxy, and those about messages, as errors of JSON-RPC.
+
+    ``tell_rule``: refused callers learn the details, too (``told``).
+    """
     config = LocalReplyConfig()
-    for mapper in (*_about_messages(), *answers.mappers):
+    for mapper in (*_about_messages(tell_rule=tell_rule), *answers.mappers):
         changed = config.mappers.add()
         changed.CopyFrom(mapper)
         _wrap(changed.body_format_override)
@@ -59,7 +62,7 @@ def beside(answers: LocalReplyConfig) -> LocalReplyConfig:
     return config
 
 
-def _about_messages() -> Iterator[ResponseMapper]:
+def _about_messages(*, tell_rule: bool) -> Iterator[ResponseMapper]:
     large = "a message of MCP has at most a mebibyte"
     unread = "the request is no message of MCP"
     by_details = {
@@ -71,7 +74,8 @@ def _about_messages() -> Iterator[ResponseMapper]:
         "mcp_reject_no_mcp": (codes.NOT_MCP, unread),
     }
     for details, (code, message) in by_details.items():
-        yield _mapper(details, replies.body(code, message, reason="%LOCAL_REPLY_BODY%"))
+        mapper = _mapper(details, replies.body(code, message, reason="%LOCAL_REPLY_BODY%"))
+        yield told.add_header(mapper, code) if tell_rule else mapper
     by_name = {
         BODY_NOT_PLAIN: (
             codes.MCP_AMBIGUOUS,
@@ -84,7 +88,8 @@ def _about_messages() -> Iterator[ResponseMapper]:
         ),
     }
     for name, (code, message) in by_name.items():
-        yield _mapper(f"rbac_access_denied_matched_policy[{name}]", replies.body(code, message))
+        mapper = _mapper(f"rbac_access_denied_matched_policy[{name}]", replies.body(code, message))
+        yield told.add_header(mapper, code, name) if tell_rule else mapper
 
 
 def _mapper(details: str, text: SubstitutionFormatString) -> ResponseMapper:

@@ -5,6 +5,8 @@ Bodies are JSON.  gRPC callers get the same text as the status message.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from envoy.config.accesslog.v3 import accesslog_pb2
@@ -19,7 +21,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 from google.protobuf.wrappers_pb2 import UInt32Value
 
-from vestibule.envoy import codes
+from vestibule.envoy import codes, told
 from vestibule.envoy.access_log import KEPT_REQUEST_ID
 from vestibule.envoy.central import MAX_BODY
 from vestibule.envoy.limits import HEADER
@@ -64,25 +66,13 @@ def direct(status: int, code: ErrorCode, message: str) -> route_components_pb2.D
 def ingress(service: str, *, tell_rule: bool, plaintext: bool = False, asked: str = CALL) -> LocalReplyConfig:
     """The answers of a callee's proxy.
 
-    ``tell_rule``: denied callers learn the details, not only the code.  ``asked`` is what they asked for, to people.
+    ``tell_rule``: denied callers learn the details (``told``), not only the code.  ``asked`` is what they asked for, to
+    people.
     """
-    ended = body(codes.PLAINTEXT_ENDED, f"{service} no longer accepts calls in plain text")
-    more = [_mapper(_denied_by(PLAINTEXT_ENDED), ended)] if plaintext else []
-    denials = [_mapper(_status(403), body(CALL_DENIED, f"{service} does not allow this call"))]
-    if tell_rule:
-        caller = "%DOWNSTREAM_PEER_URI_SAN%"
-        denials = [
-            _mapper(_by_no_rule(), _detailed(f"no rule of {service} allows {asked} to {caller}")),
-            _mapper(_status(403), _detailed(f"a rule of {service} denies {asked} to {caller}")),
-        ]
-    revoked = _cel(f"response.code_details.startsWith('rbac_access_denied_matched_policy[{REVOKED}/')")
     mappers = [
-        _mapper(revoked, body(codes.CALLER_REVOKED, "the caller's certificate or identity was revoked")),
-        _mapper(_denied_by(NOT_NORMAL), body(codes.PATH_NOT_NORMAL, "the path is not in its normal form")),
-        *more,
-        _bad_token(service),
+        *_refusals(service, tell_rule=tell_rule, plaintext=plaintext),
         *_decided(service, asked, tell_rule=tell_rule),
-        *denials,
+        *_denials(service, asked, tell_rule=tell_rule),
         _mapper(
             _status(429),
             body(
@@ -102,17 +92,61 @@ def ingress(service: str, *, tell_rule: bool, plaintext: bool = False, asked: st
     return LocalReplyConfig(mappers=mappers)
 
 
-def _detailed(message: str, rule: str = "%RESPONSE_CODE_DETAILS%") -> SubstitutionFormatString:
-    return body(
-        CALL_DENIED,
-        message,
-        rule=rule,
-        intent_version="%METADATA(ROUTE:vestibule:intent_version)%",
-    )
+def _refusals(service: str, *, tell_rule: bool, plaintext: bool) -> Iterator[ResponseMapper]:
+    """What is refused before any rule is looked at."""
+    by_revocation = _cel(f"response.code_details.startsWith('rbac_access_denied_matched_policy[{REVOKED}/')")
+    found = [
+        (by_revocation, codes.CALLER_REVOKED, REVOKED, "the caller's certificate or identity was revoked"),
+        (_denied_by(NOT_NORMAL), codes.PATH_NOT_NORMAL, NOT_NORMAL, "the path is not in its normal form"),
+    ]
+    if plaintext:
+        ended = f"{service} no longer accepts calls in plain text"
+        found.append((_denied_by(PLAINTEXT_ENDED), codes.PLAINTEXT_ENDED, PLAINTEXT_ENDED, ended))
+    for condition, code, rule, message in found:
+        mapper = _mapper(condition, body(code, message))
+        yield told.add_header(mapper, code, rule) if tell_rule else mapper
+    bad_token = _bad_token(service)
+    yield told.add_header(bad_token, TOKEN_REFUSED) if tell_rule else bad_token
 
 
-def _by_no_rule() -> AccessLogFilter:
-    return _cel(f"response.code == 403 && {_details_of('none')}")
+def _denials(service: str, asked: str, *, tell_rule: bool) -> list[ResponseMapper]:
+    """What the proxy's own rules deny."""
+    if not tell_rule:
+        return [_mapper(_status(403), body(CALL_DENIED, f"{service} does not allow this call"))]
+    said = _Said(service, asked)
+    details = "response.code_details"
+    return [
+        said.rule_at(f"response.code == 403 && {details} in {told.DENIALS}", details),
+        said.no_rule(_cel(f"response.code == 403 && {_details_of('none')}")),
+        said.rule(_status(403), "%RESPONSE_CODE_DETAILS%"),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """Answers that say all there is to say."""
+
+    service: str
+    asked: str
+
+    def rule_at(self, condition: str, key: str) -> ResponseMapper:
+        """A rule denies that the route knows by this key."""
+        return self.rule(_cel(condition), told.looked_up(key, 0), told.looked_up(key, 1))
+
+    def rule(self, condition: AccessLogFilter, rule: str, where: str = told.FILE) -> ResponseMapper:
+        """A rule denies."""
+        message = f"a rule of {self.service} denies {self.asked} to {_CALLER}"
+        text = body(CALL_DENIED, message, rule=rule, where=where, intent_version=told.VERSION)
+        return told.add_header(_mapper(condition, text), CALL_DENIED, rule, where)
+
+    def no_rule(self, condition: AccessLogFilter) -> ResponseMapper:
+        """No rule allows it."""
+        message = f"no rule of {self.service} allows {self.asked} to {_CALLER}"
+        text = body(CALL_DENIED, message, rule="none", where=told.FILE, intent_version=told.VERSION)
+        return told.add_header(_mapper(condition, text), CALL_DENIED, where=told.FILE)
+
+
+_CALLER: Final = "%DOWNSTREAM_PEER_URI_SAN%"
 
 
 def _bad_token(service: str) -> ResponseMapper:
@@ -133,11 +167,13 @@ def _decided(service: str, asked: str, *, tell_rule: bool) -> list[ResponseMappe
     refused = "response.code_details == 'ext_authz_denied' && response.code == 403"
     denials = [_mapper(_cel(refused), body(CALL_DENIED, f"{service} does not allow this call"))]
     if tell_rule:
-        rule, caller = f"%DYNAMIC_METADATA({DECIDED}:rule)%", "%DOWNSTREAM_PEER_URI_SAN%"
-        by_a_rule = f"{refused} && 'rule' in metadata.filter_metadata['{DECIDED}']"
+        said = _Said(service, asked)
+        metadata = f"metadata.filter_metadata['{DECIDED}']"
+        by_a_rule = f"{refused} && 'rule' in {metadata}"
         denials = [
-            _mapper(_cel(by_a_rule), _detailed(f"a rule of {service} denies {asked} to {caller}", rule)),
-            _mapper(_cel(refused), _detailed(f"no rule of {service} allows {asked} to {caller}", rule)),
+            said.rule_at(f"{by_a_rule} && {metadata}['rule'] in {told.DENIALS}", f"{metadata}['rule']"),
+            said.rule(_cel(by_a_rule), f"%DYNAMIC_METADATA({DECIDED}:rule)%"),
+            said.no_rule(_cel(refused)),
         ]
     undecided = body(NO_DECISION, f"there is no decision whether {service} allows this call")
     too_large = body(BODY_TOO_LARGE, f"{service} looks at bodies of at most {MAX_BODY} bytes")

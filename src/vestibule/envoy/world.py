@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 
 from vestibule.envoy.revoked import Refused
 from vestibule.envoy.tokens import Issuers
+from vestibule.envoy.told import Told
 from vestibule.intent.model import Decide, Defaults, Intent, Mesh, Port, Service
 from vestibule.intent.outside import External, Gateway
 from vestibule.intent.port_policies import port_policy
@@ -265,7 +266,8 @@ class World:
     ``revocations`` is what is revoked, without what is over, and ``distrust`` which callees that concerns. ``as_of``
     is the latest of the intent's expiries that has passed, if any has: what lasts until then or less has ended.
     ``emergencies`` are the permissions of break-glass that hold, ``ended`` those that have ended. ``jwt_keys`` are the
-    keys of the trust domain's JWT-SVIDs, as a JWK set. ``read`` is the very intent that was read, where ``intent`` has
+    keys of the trust domain's JWT-SVIDs, as a JWK set. ``commit`` is the intent's, if it comes from a repository.
+    ``read`` is the very intent that was read, where ``intent`` has
     parts of older ones.
     """
 
@@ -279,6 +281,7 @@ class World:
     emergencies: tuple[Emergency, ...] = ()
     ended: tuple[Emergency, ...] = ()
     jwt_keys: str = ""
+    commit: str = ""
     read: Intent | None = field(default=None, repr=False)
     compiled: dict[tuple[str, str], Resource] = field(default_factory=dict, init=False, repr=False)
     """Endpoints as compiled already, by name and by the place that they are seen from."""
@@ -347,6 +350,11 @@ class World:
     def version(self) -> str:
         """The intent's."""
         return self.intent.version
+
+    def told(self, service: str) -> Told:
+        """What callers of a service may learn of its denials: places are those of the intent that was read last."""
+        read = self.read or self.intent
+        return Told.of(read.services.get(service), read.version, self.commit)
 
     @cached_property
     def host_names(self) -> HostNames:

@@ -26,6 +26,7 @@ from vestibule.mesh.codes import (
     TOO_MANY_INSTANCES,
     UNKNOWN_SERVICE,
 )
+from vestibule.mesh.denial_places import denial_places
 from vestibule.mesh.intents import Intents
 from vestibule.mesh.permissions import NoPermissions, Permissions
 from vestibule.mesh.revision import Revision, first_change
@@ -418,6 +419,7 @@ def _described(
         mesh=intent.mesh.name,
         environment=intent.mesh.environment,
         check=_check_of(service),
+        places=denial_places(service, intent.externals.values()),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -154,7 +154,10 @@ class Publisher:
         distrust: DistrustSource | None = None,
         jwt_keys: JwtKeySource | None = None,
         built_in: tuple[BuiltIn, ...] = (),
+        commit_of: Callable[[str], str] = lambda _version: "",
     ) -> None:
+        """``commit_of`` knows the commit of an intent's version."""
+        self._commit_of = commit_of
         self._permissions = permissions or NoPermissions()
         self._revocations = NothingRevoked() if revocations is None else revocations
         self._distrust = NobodyDistrusted() if distrust is None else distrust
@@ -309,6 +312,7 @@ class Publisher:
             as_of=last_expiry(intent, now),
             emergencies=self._permissions.holding(),
             ended=self._permissions.ended(),
+            commit=self._commit_of(intent.version),
             jwt_keys=self._jwt_keys.now if any(each.svids for each in intent.mesh.issuers.values()) else "",
         )
 

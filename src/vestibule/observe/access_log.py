@@ -48,17 +48,28 @@ class Edge:
 
 
 @dataclass(frozen=True, slots=True)
+class Denial:
+    """What a denial counts for: the called service, the rule (empty if none allowed it) and the error code."""
+
+    service: str
+    rule: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
 class AccessLine:
     """One record as a line of JSON (without the newline), and the edge that it counts for, if any.
 
     A call is logged by both its proxies; the callee's is the one that counts.  ``by_break_glass``: nothing else would
-    have allowed it.  ``tokens`` gives the claims of the tokens that were verified, by their issuers' names.
+    have allowed it.  ``tokens`` gives the claims of the tokens that were verified, by their issuers' names.  ``denial``
+    is there if the proxy denied it.
     """
 
     text: str
     edge: Edge | None
     by_break_glass: bool = False
     tokens: Callable[[], Mapping[str, Mapping[str, Any]]] | None = None
+    denial: Denial | None = None
 
 
 class AccessLog:

@@ -58,7 +58,9 @@ class AccessRecord:
     rules in shadow mode counted; empty where there are none.  ``decision_id`` is what a decision service called its
     answer, where one was asked.  ``mcp_method`` is what a client of MCP asked for,
     ``reply`` if it answers its server, and ``mcp_target`` the tool, prompt or resource that it named, cut to 500
-    characters.
+    characters.  Denials have an error ``code``, ``where`` in the intent what denied is written (the file, where it is
+    that no rule allows the call; empty for what is written nowhere or not known) and the ``intent_commit``, where
+    intents come from git.
     """
 
     time: datetime
@@ -101,6 +103,9 @@ class AccessRecord:
     decision_id: str = ""
     mcp_method: str = ""
     mcp_target: str = ""
+    code: str = ""
+    where: str = ""
+    intent_commit: str = ""
 
     @classmethod
     def from_json(cls, line: str) -> AccessRecord:

@@ -85,6 +85,8 @@ class DecisionLog:
             "time": record["time"],
             "verdict": _VERDICTS[record["verdict"]],
             "rule": record.get("rule", ""),
+            "where": record.get("where", ""),
+            "code": record.get("code", ""),
             "caller": record.get("source_spiffe_id", ""),
             "caller_address": record.get("source_address", ""),
             "claims": self._chosen_claims(line),

@@ -153,7 +153,9 @@ class CheckView:
 class ServiceView:
     """A service as its own sidecar sees it, before any listener exists.
 
-    ``intent_commit`` is that of ``intent_version``, where intents come from git.
+    ``intent_commit`` is that of ``intent_version``, where intents come from git.  ``places`` are where its rules that
+    deny are written (``services/payments.yaml:14``), by their names, and by its own name the file of what allows; the
+    same of the hosts outside that it may call, by ``external:NAME``.
     """
 
     service: str
@@ -165,6 +167,7 @@ class ServiceView:
     environment: str
     check: CheckView | None = None
     intent_commit: str = ""
+    places: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def is_gateway(self) -> bool:

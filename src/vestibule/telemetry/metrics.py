@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -50,6 +50,16 @@ class Metrics:
         """One value for each of what a label may name, all asked for whenever the metrics are read."""
         self.registry.register(_Labelled(f"vestibule_{name}", meaning, label, values))
 
+    def counts(
+        self,
+        name: str,
+        meaning: str,
+        labels: Sequence[str],
+        values: Callable[[], Mapping[tuple[str, ...], float]],
+    ) -> None:
+        """Counts that only grow, for each of what labels may name; asked for whenever the metrics are read."""
+        self.registry.register(_Counted(f"vestibule_{name}", meaning, labels, values))
+
     def counter(self, name: str, meaning: str, *labels: str) -> Counter:
         """A count that only grows; its name ends in ``_total`` when it is read."""
         return Counter(f"vestibule_{name}", meaning, labels, registry=self.registry)
@@ -76,4 +86,24 @@ class _Labelled(Collector):
         family = GaugeMetricFamily(self._name, self._meaning, labels=[self._label])
         for each, value in sorted(self._values().items()):
             family.add_metric([each], value)
+        return [family]
+
+
+class _Counted(Collector):
+    def __init__(
+        self,
+        name: str,
+        meaning: str,
+        labels: Sequence[str],
+        values: Callable[[], Mapping[tuple[str, ...], float]],
+    ) -> None:
+        self._name, self._meaning, self._labels, self._values = name, meaning, tuple(labels), values
+
+    def describe(self) -> Iterable[Metric]:
+        return [CounterMetricFamily(self._name, self._meaning, labels=self._labels)]
+
+    def collect(self) -> Iterable[Metric]:
+        family = CounterMetricFamily(self._name, self._meaning, labels=self._labels)
+        for each, value in sorted(self._values().items()):
+            family.add_metric(each, value)
         return [family]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +13,8 @@ from vestibule.records import CheckView, PortView, ServiceView, UpstreamView
 from vestibule.spiffe import SpiffeId
 
 MOST_COMMITS: Final = 32
+MOST_VERSIONS: Final = 4
+"""Of a service, whose rules' places are remembered: proxies may be behind what is described."""
 _log = logging.getLogger(__name__)
 
 
@@ -22,6 +25,7 @@ class ViewCache:
         self._path = path
         self._views: dict[SpiffeId, ServiceView] = {}
         self._commits: dict[str, str] = {}
+        self._places: dict[SpiffeId, dict[str, Mapping[str, str]]] = {}
         self._saved = True
 
     def load(self) -> None:
@@ -30,7 +34,7 @@ class ViewCache:
             documents = json.loads(self._path.read_text(encoding="utf-8"))
             self._views = {view.spiffe_id: view for view in map(_view, documents)}
             for view in self._views.values():
-                self._note_commit(view)
+                self._note(view)
         except FileNotFoundError:
             return
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -44,7 +48,16 @@ class ViewCache:
         """The commit of an intent by its version; empty if it is not known, or did not come from git."""
         return self._commits.get(version, "")
 
-    def _note_commit(self, view: ServiceView) -> None:
+    def place_of(self, spiffe_id: SpiffeId, version: str, name: str) -> str:
+        """Where what denied is written, by what the service's description calls it; empty if it is not known."""
+        return self._places.get(spiffe_id, {}).get(version, {}).get(name, "")
+
+    def _note(self, view: ServiceView) -> None:
+        versions = self._places.setdefault(view.spiffe_id, {})
+        versions.pop(view.intent_version, None)
+        versions[view.intent_version] = view.places
+        while len(versions) > MOST_VERSIONS:
+            del versions[next(iter(versions))]
         if view.intent_commit:
             self._commits[view.intent_version] = view.intent_commit
             while len(self._commits) > MOST_COMMITS:
@@ -55,7 +68,7 @@ class ViewCache:
         if self._views.get(view.spiffe_id) == view and self._saved:
             return
         self._views[view.spiffe_id] = view
-        self._note_commit(view)
+        self._note(view)
         self._save()
 
     def _save(self) -> None:
@@ -78,6 +91,7 @@ def _view(document: dict[str, Any]) -> ServiceView:
         upstreams=tuple(UpstreamView(**upstream) for upstream in document["upstreams"]),
         intent_version=document["intent_version"],
         intent_commit=document.get("intent_commit", ""),
+        places=document.get("places", {}),
         mesh=document["mesh"],
         environment=document["environment"],
         check=CheckView(**check) if (check := document.get("check")) else None,

@@ -225,6 +225,26 @@ class ServiceView(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class PlacesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SERVICE_FIELD_NUMBER: _builtins.int
     SPIFFE_ID_FIELD_NUMBER: _builtins.int
     PORTS_FIELD_NUMBER: _builtins.int
@@ -234,6 +254,7 @@ class ServiceView(_message.Message):
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     CHECK_FIELD_NUMBER: _builtins.int
     INTENT_COMMIT_FIELD_NUMBER: _builtins.int
+    PLACES_FIELD_NUMBER: _builtins.int
     service: _builtins.str
     spiffe_id: _builtins.str
     intent_version: _builtins.str
@@ -247,6 +268,10 @@ class ServiceView(_message.Message):
     def upstreams(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceView.Upstream]: ...
     @_builtins.property
     def check(self) -> Global___ServiceView.Check: ...
+    @_builtins.property
+    def places(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Where rules that deny are written, by their names; by names of services, the files of what allows."""
+
     def __init__(
         self,
         *,
@@ -259,10 +284,11 @@ class ServiceView(_message.Message):
         environment: _builtins.str = ...,
         check: Global___ServiceView.Check | None = ...,
         intent_commit: _builtins.str = ...,
+        places: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["check", b"check"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["check", b"check", "environment", b"environment", "intent_commit", b"intent_commit", "intent_version", b"intent_version", "mesh", b"mesh", "ports", b"ports", "service", b"service", "spiffe_id", b"spiffe_id", "upstreams", b"upstreams"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check", b"check", "environment", b"environment", "intent_commit", b"intent_commit", "intent_version", b"intent_version", "mesh", b"mesh", "places", b"places", "ports", b"ports", "service", b"service", "spiffe_id", b"spiffe_id", "upstreams", b"upstreams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
