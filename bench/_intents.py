@@ -10,24 +10,39 @@ from vestibule.spiffe import SpiffeId
 
 CALLERS = 10
 """Services that may call a service, on average."""
-MESH = "mesh: bench\ntrust_domain: bench.example\nenvironment: prod\ndefaults: {timeout: %ds}\n"
+BANNED = "/banned-"
+"""How the one identity ends that every service denies, before the number that changes."""
+MESHES = {
+    "routes": "mesh: bench\ntrust_domain: bench.example\nenvironment: prod\ndefaults: {timeout: %ds}\n",
+    "policy": "mesh: bench\ntrust_domain: bench.example\nenvironment: prod\n"
+    f"roles: {{banned: ['spiffe://bench.example{BANNED}%d']}}\n",
+}
+"""With a number that a commit changes: a timeout of all calls, or whom all services deny."""
 
 
 def service_name(number: int) -> str:
     return f"s{number:04}"
 
 
-def files(services: int, *, timeout: int = 15, hub: bool = False, seed: int = 7) -> dict[str, bytes]:
-    """An intent's files.  With ``hub`` there is one service more, which all others may call."""
+def files(
+    services: int, *, number: int = 15, hub: bool = False, seed: int = 7, change: str = "routes"
+) -> dict[str, bytes]:
+    """An intent's files.  With ``hub`` there is one service more, which all others may call.
+
+    ``change`` is what a commit of another ``number`` changes (``MESHES``).
+    """
     drawn = random.Random(seed)
-    found = {"mesh.yaml": (MESH % timeout).encode()}
+    found = {"mesh.yaml": (MESHES[change] % number).encode()}
     names = [service_name(number) for number in range(services)]
     for name in names:
         callers = sorted(drawn.sample(names, min(CALLERS, services)))
-        found[f"services/{name}.yaml"] = service(name, callers)
+        found[f"services/{name}.yaml"] = service(name, callers) + (DENYING if change == "policy" else b"")
     if hub:
         found["services/hub.yaml"] = service("hub", names)
     return found
+
+
+DENYING = b"deny:\n  - {id: banned, from: ['role:banned']}\n"
 
 
 def service(name: str, callers: list[str], path: str = "/v1/**") -> bytes:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -64,6 +65,7 @@ PARSED: dict[str, type[Message]] = {
     ROUTES: RouteConfiguration,
     EXTENSION: TypedExtensionConfig,
 }
+NUMBER = re.compile(re.escape(_intents.BANNED).encode() + rb"(\d+)")
 AT_ONCE = 8
 RENEW = 10.0
 WITHIN = 80.0
@@ -83,7 +85,7 @@ class NothingKept:
 
 
 class Watched:
-    """The upstream of an agent, noting when an answer about routes has left."""
+    """The upstream of an agent, noting when an answer about what changes has left."""
 
     def __init__(self, calls: AdsCalls, fleet: Fleet) -> None:
         self._calls = calls
@@ -111,7 +113,7 @@ class WatchedStream:
         return sent
 
     def _note(self, request: DeltaRequest) -> None:
-        if request.type_url == ROUTES and request.nonce and request.error is None:
+        if request.type_url == self.fleet.watched and request.nonce and request.error is None:
             # What is sent leaves in a moment, together with what others send.
             asyncio.get_running_loop().call_soon(self.fleet.answered, self.proxy)
 
@@ -124,7 +126,8 @@ class Proxy:
 
     def __init__(self, key: ProxyKey) -> None:
         self.key = key
-        self.timeout = 0
+        self.number = 0
+        """The one that a commit changes, as this proxy has it."""
         self.versions: dict[str, dict[str, str]] = {}
 
     async def follow(self, feed: Feed) -> None:
@@ -151,7 +154,9 @@ class Proxy:
             raise SystemExit(f"{resource.name} is not of its version")
         if resource.type_url == ROUTES and resource.name == "egress":
             (hub,) = [each for each in message.virtual_hosts if each.name == "hub"]
-            self.timeout = hub.routes[-1].route.timeout.seconds
+            self.number = hub.routes[-1].route.timeout.seconds
+        if resource.name == "policy/http" and (found := NUMBER.search(resource.body)):
+            self.number = int(found[1])
 
 
 class Agent:
@@ -248,8 +253,9 @@ class Fleet:
     """All agents and proxies of this process."""
 
     def __init__(self, given: dict[str, Any]) -> None:
+        self.watched = {"routes": ROUTES, "policy": EXTENSION}[given["change"]]
         server = Server(0, given["port"], Path(given["socket"]))
-        intent = _intents.read(_intents.files(given["services"], hub=True))
+        intent = _intents.read(_intents.files(given["services"], hub=True, change=given["change"]))
         instances = [
             _intents.instance(intent, _intents.service_name(number % given["services"]), number)
             for number in range(given["first"], given["first"] + given["proxies"])
@@ -267,13 +273,13 @@ class Fleet:
         self.renewals: list[asyncio.Task[None]] = []
 
     def answered(self, key: ProxyKey) -> None:
-        if self.proxies[key.instance_id].timeout == self.expected:
+        if self.proxies[key.instance_id].number == self.expected:
             self.times.setdefault(key.instance_id, time.time())
             if len(self.times) == len(self.proxies):
                 self.done.set()
 
-    def expect(self, timeout: int) -> None:
-        self.expected = timeout
+    def expect(self, number: int) -> None:
+        self.expected = number
         self.times.clear()
         self.done.clear()
 
@@ -309,7 +315,7 @@ class Fleet:
             case "stop":
                 await self.each("stop")
                 for proxy in self.proxies.values():
-                    proxy.versions, proxy.timeout = {}, 0
+                    proxy.versions, proxy.number = {}, 0
         return {}
 
 

@@ -157,10 +157,14 @@ def test_a_denial_names_rule_place_and_commit_to_the_caller_in_the_logs_and_in_a
     assert mesh.call().denied == ""
     data = mesh.platform.directory / "agent"
     said = {"rule": "orders/no-admin", "code": "VST4001", "where": "services/orders.yaml:7"}
-    for log in (data / "access.jsonl", data / "decisions.jsonl"):
+    access, decisions = data / "access.jsonl", data / "decisions.jsonl"
+
+    def on_record() -> bool:
         # Envoy is told of a commit before its agent knows where rules stand in it: of one call or another.
-        wanted_record = {**said, "intent_commit": commit}
-        until(lambda log=log: mesh.call("/admin/x").denied and records(log, wanted_record), log.read_text)
+        mesh.call("/admin/x")
+        return all(records(log, {**said, "intent_commit": commit}) for log in (access, decisions))
+
+    until(on_record, lambda: f"{access.read_text()}\n{decisions.read_text()}")
     series = 'vestibule_agent_denials_total{code="VST4001",rule="orders/no-admin",service="orders"}'
     metrics = f"http://127.0.0.1:{git(mesh).agent_health}/metrics"
     until(lambda: series in httpx.get(metrics).text, lambda: httpx.get(metrics).text)

@@ -229,7 +229,7 @@ def _show(found: list[dict[str, Any]]) -> None:
         asked = each["mcp_method"] or each["method"]
         what = " ".join(filter(None, (asked, each["mcp_target"] or each["path"]))) or each["layer"]
         why = each["rule"] or _reason(each)
-        why += f" ({each['where']})" if "where" in each else ""
+        why += f" ({each['where']})" if each.get("where") else ""
         shadow = (
             f" (shadow: {each['shadow_verdict']} {each['shadow_rule']})" if each["shadow_verdict"] else ""
         )

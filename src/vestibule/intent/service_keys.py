@@ -41,7 +41,7 @@ DENY: Final = Key(
 DENY_DETAIL: Final = Key(
     "deny_detail",
     Choice.of([(detail.value, detail) for detail in DenyDetail]),
-    "What a denied caller is told: the code and the request id, or also the rules it missed.",
+    "What a denied caller is told: the code and the request id, or also the rule, its place and the commit.",
     default=DenyDetail.CODE.value,
 )
 SERVICE_FILE: Final = Record(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from envoy.data.accesslog.v3.accesslog_pb2 import (
@@ -13,7 +14,7 @@ from envoy.data.accesslog.v3.accesslog_pb2 import (
 )
 
 from vestibule.doors.access_entries import EntryLines, LogName, Reporter
-from vestibule.observe.access_log import Edge
+from vestibule.observe.access_log import Denial, Edge
 from vestibule.observe.access_record import AccessRecord, Direction, Layer, Verdict
 
 ORDERS = "spiffe://example.org/ns/prod/sa/orders"
@@ -135,7 +136,60 @@ def test_every_field_of_the_schema_that_a_request_has_is_written() -> None:
         {"decision_id": "1"}
     )
     written = set(json.loads(EntryLines(INBOUND, REPORTER).http(entry).text))
-    assert written == {"schema", *AccessRecord.__dataclass_fields__}
+    assert written == {"schema", *AccessRecord.__dataclass_fields__} - {"code", "where", "intent_commit"}
+
+
+TOLD = replace(
+    REPORTER,
+    commit_of=lambda version: {"0cd8": "4f2a"}[version],
+    place_of=lambda version, name: f"{version}/{name}.yaml",
+)
+
+
+@pytest.mark.parametrize(
+    ("details", "rule", "code", "where"),
+    [
+        (
+            "[payments/no-contractors]",
+            "payments/no-contractors",
+            "VST4001",
+            "0cd8/payments/no-contractors.yaml",
+        ),
+        ("[none]", "", "VST4001", "0cd8/payments.yaml"),
+        ("[vestibule/path-not-normal]", "vestibule/path-not-normal", "VST3001", ""),
+    ],
+)
+def test_a_denial_says_by_what_where_that_is_written_and_in_which_commit(
+    details: str, rule: str, code: str, where: str
+) -> None:
+    denied = request(403, f"rbac_access_denied_matched_policy{details}")
+    line = EntryLines(INBOUND, TOLD).http(denied)
+    record = AccessRecord.from_json(line.text)
+    assert (record.rule, record.code, record.where, record.intent_commit) == (rule, code, where, "4f2a")
+    assert line.denial == Denial("payments", rule, code)
+
+
+def test_a_connection_that_is_denied_says_so_too() -> None:
+    entry = TCPAccessLogEntry()
+    entry.common_properties.connection_termination_details = (
+        "rbac_access_denied_matched_policy[payments/no-batch]"
+    )
+    line = EntryLines(INBOUND, TOLD).tcp(entry)
+    record = AccessRecord.from_json(line.text)
+    assert (record.verdict, record.rule, record.code) == (Verdict.DENIED, "payments/no-batch", "VST4001")
+    assert record.where == "0cd8/payments/no-batch.yaml"
+
+
+def test_what_is_denied_outside_is_written_where_the_host_is() -> None:
+    entry = request(403, "rbac_access_denied_matched_policy[none]")
+    entry.common_properties.route_name = "external:stripe"
+    line = EntryLines(LogName.parse("vestibule/outbound//"), TOLD).http(entry)
+    assert AccessRecord.from_json(line.text).where == "0cd8/external:stripe.yaml"
+    assert line.denial == Denial("external:stripe", "", "VST4001")
+
+
+def test_what_is_allowed_counts_for_no_denial() -> None:
+    assert EntryLines(INBOUND, TOLD).http(request()).denial is None
 
 
 def message(method: str, **tags: str) -> HTTPAccessLogEntry:

@@ -32,6 +32,7 @@ service: payments
 ports: {http: {protocol: http}, db: {protocol: tcp}}
 allow:
 - {id: pay, from: [web], port: http, methods: [POST]}
+deny: [{id: never, from: [web], port: http, paths: [/never]}]
 """,
 }
 AGENT = SpiffeId.parse("spiffe://example.org/spire/agent/join_token/a")
@@ -347,6 +348,10 @@ async def test_a_service_is_described_with_what_it_may_call(room: Room) -> None:
     payments = room.discovery.describe(identity("payments"))
     assert payments is not None
     assert payments.upstreams == ()
+    assert payments.places == {
+        "payments": "services/payments.yaml",
+        "payments/never": "services/payments.yaml:6",
+    }
     assert room.discovery.describe(identity("stranger")) is None
 
 
