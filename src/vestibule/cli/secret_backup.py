@@ -53,7 +53,8 @@ def backup(
         partial = file.with_name(f"{file.name}.partial")
         size = 0
         try:
-            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+            partial.unlink(missing_ok=True)  # one that somebody else has made would be theirs to read
+            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             with os.fdopen(descriptor, "wb") as written:
                 async for part in _parts(request, server_socket):
                     size += written.write(part.piece)

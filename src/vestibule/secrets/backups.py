@@ -77,7 +77,7 @@ class Passphrase:
     def unwrap(self, header: Mapping[str, Any]) -> bytes:
         """The key."""
         costs = {name: int(header["scrypt"][name]) for name in ("n", "r", "p")}
-        if costs["n"] > 2**20 or costs["r"] > 16 or costs["p"] > 16:
+        if costs["n"] > 2**17 or costs["r"] > 8 or costs["p"] > 8:
             raise BACKUP_UNREADABLE.error("the backup asks for more memory than is sensible")
         sealer = self._sealer(_bytes(header["salt"]), costs)
         return sealer.unseal(_bytes(header["wrapped"]), context=_CONTEXT)

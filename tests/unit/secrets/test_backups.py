@@ -192,7 +192,8 @@ async def test_a_backup_is_restored_somewhere_else(lab: Lab, there: Lab, way: st
     assert item.value == b"canary-value"
     assert await there.barrier.verify(values=True) == ([], [])
     assert there.barrier.key_id == 2
-    assert lab.audit.actions()[-3:] == ["secrets.restore-begin", "secrets.restore", "secrets.unseal"]
+    done = [each for each in lab.audit.actions() if each != "secrets.unseal-share"]
+    assert done[-3:] == ["secrets.restore-begin", "secrets.restore", "secrets.unseal"]
 
 
 async def test_what_is_there_is_overwritten_only_if_that_is_meant(lab: Lab) -> None:
