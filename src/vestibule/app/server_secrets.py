@@ -117,7 +117,7 @@ class NoSecrets:
 
     def measured(self, metrics: Metrics) -> None:
         """Nothing is counted."""
-        _register(metrics, lambda: 0, lambda: 0, lambda: 0, lambda: 0)
+        _register(metrics, lambda: 0, lambda: 0, lambda: 0, lambda: 0, lambda: 0)
         lending_metrics(metrics, None)
 
     async def drain(self) -> None:
@@ -246,15 +246,14 @@ class SecretManager:
         return {"secrets": front}
 
     def warnings(self) -> Sequence[str]:
-        if self.barrier.is_sealed:
-            return ("the secret manager is sealed",)
-        return ()
+        return ()  # how it is, ``status`` and ``check`` ask for themselves
 
     def measured(self, metrics: Metrics) -> None:
         http = self.front.http
         self._seconds = _register(
             metrics,
             lambda: self.barrier.is_sealed,
+            lambda: len(self.sealing.damaged),
             lambda: self.front.envoy.restarts,
             lambda: 0 if http is None else http.refused,
             lambda: self._versions.watching.waiting,
@@ -325,12 +324,14 @@ def _anchor(settings: ServerSettings) -> Anchors:
 def _register(
     metrics: Metrics,
     sealed: Callable[[], int],
+    damaged: Callable[[], int],
     restarts: Callable[[], int],
     refused: Callable[[], int],
     waiting: Callable[[], int],
 ) -> Histogram:
     """What is counted; the histogram hears of each request."""
     metrics.gauge("secrets_sealed", "1 while the secret manager is sealed.", sealed)
+    metrics.gauge("secrets_damaged", "Engines of which rows were tampered with in the database.", damaged)
     metrics.gauge("secrets_proxy_restarts", "How often the Envoy in front of it was started again.", restarts)
     metrics.gauge("secrets_strangers", "Other processes that came to its private socket.", refused)
     metrics.gauge("secrets_waiting", "Requests that wait for a new version of a secret.", waiting)

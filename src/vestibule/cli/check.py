@@ -17,6 +17,7 @@ from rich.markup import escape
 from vestibule.cli import findings
 from vestibule.cli.findings import Finding, Level, failed, fine, warning
 from vestibule.cli.output import Exit, Output, OutputOption, answer, console, run, sentence
+from vestibule.cli.seal_status import fetch_seal
 from vestibule.cli.sockets import (
     AdminSocketOption,
     AgentSocketOption,
@@ -89,7 +90,7 @@ def check(
     health_address: HealthOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Look at server, agent, intent, proxies, certificates and Envoy; exits 1 on findings, 3 if a part is away."""
+    """Look at server, secrets, agent, intent, proxies, certificates and Envoy; exits 1 on findings, 3 if one is off."""
 
     async def main() -> Exit:
         sockets = find_sockets(server=server_socket, agent=agent_socket, admin=admin_socket)
@@ -134,6 +135,7 @@ async def _server(
     report.add("server", [fine("server-reachable", f"the server answers ({up})"), readiness(health)])
     report.add("server", findings.authorities(status, now))
     report.add("entries", await entries(sockets.server))
+    report.add("secrets", await secrets(sockets.server))
     report.add("intent", findings.intent(status))
     report.add("proxies", findings.proxies(status))
     report.add("proxies", findings.boundaries(status))
@@ -187,6 +189,17 @@ async def entries(path: Path) -> list[Finding]:
     finally:
         channel.close()
     return list(findings.entries([each.message for each in found.warnings], found.left_out))
+
+
+async def secrets(path: Path) -> list[Finding]:
+    """Whether secrets can be had, and whether somebody has tampered with them."""
+    try:
+        seal = await fetch_seal(path)
+    except VestibuleError as error:
+        return [
+            failed("secrets-unsealed", f"the secret manager does not say how it is: {error}", error.advice)
+        ]
+    return list(findings.secrets(seal))
 
 
 def public_socket(path: Path) -> Finding:

@@ -13,7 +13,7 @@ from vestibule.records import BREAK_GLASS
 
 if TYPE_CHECKING:
     from vestibule.processes.listening import TcpListener
-    from vestibule.wire.gen.vestibule.admin.v1 import admin_pb2
+    from vestibule.wire.gen.vestibule.admin.v1 import admin_pb2, secrets_pb2
 
 RENEWAL_GRACE: Final = 60.0
 """Seconds that a renewal may be late before somebody should look: retries take their time."""
@@ -130,6 +130,38 @@ def intent(status: admin_pb2.ServerStatus) -> Iterator[Finding]:
         )
     else:
         yield fine("intent-valid", f"intent {status.intent.version} is valid and in force")
+
+
+def secrets(seal: secrets_pb2.SealStatus | None) -> Iterator[Finding]:
+    """The secret manager, if there is one, has its keys, and its rows are those that it wrote."""
+    if seal is None:
+        yield fine("secrets-unsealed", "this server has no secret manager")
+        return
+    if not seal.initialised:
+        yield failed(
+            "secrets-unsealed",
+            f"the secret manager has no keys yet (seal: {seal.kind})",
+            "vestibule secret init",
+        )
+    elif seal.sealed:
+        yield _sealed(seal)
+    else:
+        yield fine("secrets-unsealed", f"the secret manager is unsealed (seal: {seal.kind})")
+    if seal.damaged:
+        yield failed(
+            "secrets-whole",
+            f"rows of the secret manager are missing, too many or not the newest: {', '.join(seal.damaged)}",
+            "Somebody changed the database: vestibule audit list --action secrets.tampering; docs/secrets-seals.md.",
+        )
+
+
+def _sealed(seal: secrets_pb2.SealStatus) -> Finding:
+    shares = f", {seal.progress} of {seal.threshold} shares given" if seal.threshold else ""
+    why = f": {seal.problem}" if seal.problem else ""
+    message = f"the secret manager is sealed, and nobody gets a secret (seal: {seal.kind}{shares}){why}"
+    if seal.threshold:
+        return failed("secrets-unsealed", message, "Who has a share gives it here: vestibule secret unseal")
+    return failed("secrets-unsealed", message, "Mend what is in the way; then: vestibule secret unseal")
 
 
 def proxies(status: admin_pb2.ServerStatus) -> Iterator[Finding]:

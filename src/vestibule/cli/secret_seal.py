@@ -197,6 +197,7 @@ def document(found: wire.SealStatus) -> dict[str, Any]:
         "reencrypting": found.reencrypting,
         "generation": found.generation or None,
         "problem": found.problem or None,
+        "damaged": list(found.damaged),
     }
 
 
@@ -228,6 +229,8 @@ def _show(data: dict[str, Any]) -> None:
     if not data["sealed"]:
         anew = ", what older ones encrypted is being encrypted anew" if data["reencrypting"] else ""
         console.print(f"  data key {data['data_key']}{anew}, generation {data['generation']}")
+    if data["damaged"]:
+        console.print(f"  [red]rows were tampered with: {escape(', '.join(data['damaged']))}[/]")
     if data["problem"]:
         console.print(f"  [red]{escape(data['problem'])}[/]")
 

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vestibule.cli.output import Exit, Output, OutputOption, answer, complaints, console, run
+from vestibule.cli.seal_status import fetch_seal, seal_document, seal_words
 from vestibule.cli.sockets import ServerSocketOption, find_sockets
 
 if TYPE_CHECKING:
@@ -31,10 +32,12 @@ SHORT_NAMES: Final[Mapping[str, str]] = {
 
 
 def status(server_socket: ServerSocketOption = None, output: OutputOption = Output.TEXT) -> None:
-    """Show every proxy: its identity, sync per resource type, certificate and local boundary."""
+    """Show the secret manager, and every proxy: identity, sync per resource type, certificate and local boundary."""
 
     async def main() -> Exit:
-        data = document(await fetch_status(find_sockets(server=server_socket).existing_server()))
+        socket = find_sockets(server=server_socket).existing_server()
+        data = document(await fetch_status(socket))
+        data["secrets"] = seal_document(await fetch_seal(socket))
         answer(output, "status", data, lambda: _show(data))
         return Exit.FINE
 
@@ -191,6 +194,10 @@ def _show(data: Mapping[str, Any]) -> None:
         refused = any(each["severity"] == "error" for each in intent["problems"])
         what = "is not taken up" if refused else "changes nothing in the intent"
         console.print(f"  [dim]the newest commit, {escape(intent['head'][:12])}, {what}[/]")
+    if secrets := data["secrets"]:
+        fine = secrets["initialised"] and not secrets["sealed"] and not secrets["damaged"]
+        mark = "[bold green]✓[/]" if fine else "[bold red]✗[/]"
+        (console if fine else complaints).print(f"{mark} secrets {escape(seal_words(secrets))}")
     for sentence in data["server"]["warnings"]:
         complaints.print(f"[bold yellow]![/] {escape(sentence)}")
     for problem in intent["problems"]:

@@ -166,6 +166,7 @@ def status_to_wire(status: SealStatus) -> wire.SealStatus:
         reencrypting=status.reencrypting,
         generation=status.generation,
         problem=status.problem,
+        damaged=status.damaged,
     )
 
 

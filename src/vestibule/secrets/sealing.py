@@ -136,6 +136,11 @@ class Sealing:
 
     # ----------------------------------------------------------------------------------------- the seal
 
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        """The spaces in which the last look found rows that are missing, too many or not the newest."""
+        return self._damaged
+
     async def status(self) -> SealStatus:
         """How things are now.  Raises: the store's errors, VST5015."""
         row = await self._barrier.seal_row()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from vestibule.cli.output import Exit
 from vestibule.cli.sockets import Sockets
 from vestibule.processes.listening import TcpListener
 from vestibule.records import Boundary
-from vestibule.wire.gen.vestibule.admin.v1 import admin_pb2
+from vestibule.wire.gen.vestibule.admin.v1 import admin_pb2, secrets_pb2
 
 NOW = 1_000_000.0
 HOUR = 3600
@@ -250,3 +251,34 @@ def test_an_app_that_listens_beyond_loopback_is_a_way_past_its_sidecar() -> None
     assert "web/http listens on [::]:8080" in found.message
 
     assert list(findings.bypasses(admin_pb2.AgentStatus(), [inside])) == []
+
+
+def seal(**given: Any) -> secrets_pb2.SealStatus:
+    return secrets_pb2.SealStatus(**{"kind": "shamir", "initialised": True, **given})
+
+
+def test_no_secret_manager_and_one_that_is_open_are_fine() -> None:
+    assert only(findings.secrets(None)).level is Level.FINE
+    found = only(findings.secrets(seal(kind="file")))
+    assert (found.level, "unsealed (seal: file)" in found.message) == (Level.FINE, True)
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "command"),
+    [
+        (seal(initialised=False, sealed=True), "no keys yet", "vestibule secret init"),
+        (seal(sealed=True, shares=5, threshold=3, progress=1), "1 of 3 shares", "vestibule secret unseal"),
+        (seal(kind="file", sealed=True, problem="no file"), "no file", "vestibule secret unseal"),
+    ],
+)
+def test_a_secret_manager_that_gives_nobody_a_secret_is_to_be_mended(
+    status: secrets_pb2.SealStatus, said: str, command: str
+) -> None:
+    found = only(findings.secrets(status))
+    assert (found.level, said in found.message, command in found.hint) == (Level.FAILED, True, True)
+
+
+def test_rows_that_somebody_changed_are_to_be_looked_at() -> None:
+    _, found = findings.secrets(seal(damaged=["secret", "transit"]))
+    assert (found.level, "secret, transit" in found.message) == (Level.FAILED, True)
+    assert "secrets.tampering" in found.hint

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _POOL.AddSerializedFile(b'\n vestibule/admin/v1/secrets.proto\x12\x12vestibule.admin.v1\"\xbe\x01\n\x0eSecretsRequest\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12<\n\x05query\x18\x03 \x03(\x0b\x32-.vestibule.admin.v1.SecretsRequest.QueryEntry\x12\x0c\n\x04\x62ody\x18\x04 \x01(\x0c\x12\x14\n\x0cwrap_seconds\x18\x05 \x01(\r\x1a,\n\nQueryEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"C\n\x0fSecretsResponse\x12\x0e\n\x06status\x18\x01 \x01(\r\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x10\n\x0eGetSealRequest\"\r\n\x0bSealRequest\"\x14\n\x12\x43\x61ncelRekeyRequest\"\xd2\x01\n\nSealStatus\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x13\n\x0binitialised\x18\x02 \x01(\x08\x12\x0e\n\x06sealed\x18\x03 \x01(\x08\x12\x11\n\tautomatic\x18\x04 \x01(\x08\x12\x0e\n\x06shares\x18\x05 \x01(\r\x12\x11\n\tthreshold\x18\x06 \x01(\r\x12\x10\n\x08progress\x18\x07 \x01(\r\x12\x0e\n\x06key_id\x18\x08 \x01(\r\x12\x14\n\x0creencrypting\x18\t \x01(\x08\x12\x12\n\ngeneration\x18\n \x01(\x04\x12\x0f\n\x07problem\x18\x0b \x01(\t\"4\n\x0fInitSealRequest\x12\x0e\n\x06shares\x18\x01 \x01(\r\x12\x11\n\tthreshold\x18\x02 \x01(\r\"R\n\x10InitSealResponse\x12\x0e\n\x06shares\x18\x01 \x03(\x0c\x12.\n\x06status\x18\x02 \x01(\x0b\x32\x1e.vestibule.admin.v1.SealStatus\"F\n\rUnsealRequest\x12\r\n\x05share\x18\x01 \x01(\x0c\x12\r\n\x05reset\x18\x02 \x01(\x08\x12\x17\n\x0f\x61\x63\x63\x65pt_rollback\x18\x03 \x01(\x08\"!\n\x11RotateKeysRequest\x12\x0c\n\x04root\x18\x01 \x01(\x08\"\\\n\x0cRekeyRequest\x12\x0e\n\x06shares\x18\x01 \x01(\r\x12\x11\n\tthreshold\x18\x02 \x01(\r\x12\x14\n\x0cverification\x18\x03 \x01(\x08\x12\x13\n\x0brotate_root\x18\x04 \x01(\x08\"C\n\x10GiveShareRequest\x12\r\n\x05nonce\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x0c\x12\x11\n\tverifying\x18\x03 \x01(\x08\"\x9c\x01\n\x0bRekeyStatus\x12\r\n\x05nonce\x18\x01 \x01(\t\x12\x10\n\x08required\x18\x02 \x01(\r\x12\x10\n\x08progress\x18\x03 \x01(\r\x12\x0e\n\x06shares\x18\x04 \x01(\r\x12\x11\n\tthreshold\x18\x05 \x01(\r\x12\x11\n\tverifying\x18\x06 \x01(\x08\x12\x10\n\x08\x63omplete\x18\x07 \x01(\x08\x12\x12\n\nnew_shares\x18\x08 \x03(\x0c\"6\n\rBackupRequest\x12\x12\n\npassphrase\x18\x01 \x01(\t\x12\x11\n\trecipient\x18\x02 \x01(\x0c\".\n\x0b\x42\x61\x63kupPiece\x12\r\n\x05piece\x18\x01 \x01(\x0c\x12\x10\n\x08\x66indings\x18\x02 \x03(\t\"R\n\x0cRestorePiece\x12\r\n\x05piece\x18\x01 \x01(\x0c\x12\x33\n\x07options\x18\x02 \x01(\x0b\x32\".vestibule.admin.v1.RestoreOptions\"\\\n\x0eRestoreOptions\x12\x12\n\npassphrase\x18\x01 \x01(\t\x12\x13\n\x0bprivate_key\x18\x02 \x01(\x0c\x12\x0e\n\x06shares\x18\x03 \x03(\x0c\x12\x11\n\toverwrite\x18\x04 \x01(\x08\"9\n\x0fRestoreResponse\x12\x12\n\ncreated_at\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x32\x87\x07\n\x0cSecretsAdmin\x12O\n\x04\x43\x61ll\x12\".vestibule.admin.v1.SecretsRequest\x1a#.vestibule.admin.v1.SecretsResponse\x12M\n\x07GetSeal\x12\".vestibule.admin.v1.GetSealRequest\x1a\x1e.vestibule.admin.v1.SealStatus\x12Q\n\x04Init\x12#.vestibule.admin.v1.InitSealRequest\x1a$.vestibule.admin.v1.InitSealResponse\x12K\n\x06Unseal\x12!.vestibule.admin.v1.UnsealRequest\x1a\x1e.vestibule.admin.v1.SealStatus\x12G\n\x04Seal\x12\x1f.vestibule.admin.v1.SealRequest\x1a\x1e.vestibule.admin.v1.SealStatus\x12S\n\nRotateKeys\x12%.vestibule.admin.v1.RotateKeysRequest\x1a\x1e.vestibule.admin.v1.SealStatus\x12J\n\x05Rekey\x12 .vestibule.admin.v1.RekeyRequest\x1a\x1f.vestibule.admin.v1.RekeyStatus\x12R\n\tGiveShare\x12$.vestibule.admin.v1.GiveShareRequest\x1a\x1f.vestibule.admin.v1.RekeyStatus\x12U\n\x0b\x43\x61ncelRekey\x12&.vestibule.admin.v1.CancelRekeyRequest\x1a\x1e.vestibule.admin.v1.SealStatus\x12N\n\x06\x42\x61\x63kup\x12!.vestibule.admin.v1.BackupRequest\x1a\x1f.vestibule.admin.v1.BackupPiece0\x01\x12R\n\x07Restore\x12 .vestibule.admin.v1.RestorePiece\x1a#.vestibule.admin.v1.RestoreResponse(\x01\x62\x06proto3')
+DESCRIPTOR = _POOL.AddSerializedFile(b'\n vestibule/admin/v1/secrets.proto\x12\x12vestibule.admin.v1\"\xbe\x01\n\x0eSecretsRequest\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12<\n\x05query\x18\x03 \x03(\x0b\x32-.vestibule.admin.v1.SecretsRequest.QueryEntry\x12\x0c\n\x04\x62ody\x18\x04 \x01(\x0c\x12\x14\n\x0cwrap_seconds\x18\x05 \x01(\r\x1a,\n\nQueryEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"C\n\x0fSecretsResponse\x12\x0e\n\x06status\x18\x01 \x01(\r\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x10\n\x0eGetSealRequest\"\r\n\x0bSealRequest\"\x14\n\x12\x43\x61ncelRekeyRequest\"\xe3\x01\n\nSealStatus\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x13\n\x0binitialised\x18\x02 \x01(\x08\x12\x0e\n\x06sealed\x18\x03 \x01(\x08\x12\x11\n\tautomatic\x18\x04 \x01(\x08\x12\x0e\n\x06shares\x18\x05 \x01(\r\x12\x11\n\tthreshold\x18\x06 \x01(\r\x12\x10\n\x08progress\x18\x07 \x01(\r\x12\x0e\n\x06key_id\x18\x08 \x01(\r\x12\x14\n\x0creencrypting\x18\t \x01(\x08\x12\x12\n\ngeneration\x18\n \x01(\x04\x12\x0f\n\x07problem\x18\x0b \x01(\t\x12\x0f\n\x07\x64\x61maged\x18\x0c \x03(\t\"4\n\x0fInitSealRequest\x12\x0e\n\x06shares\x18\x01 \x01(\r\x12\x11\n\tthreshold\x18\x02 \x01(\r\"R\n\x10InitSealResponse\x12\x0e\n\x06shares\x18\x01 \x03(\x0c\x12.\n\x06status\x18\x02 \x01(\x0b\x32\x1e.vestibule.admin.v1.SealStatus\"F\n\rUnsealRequest\x12\r\n\x05share\x18\x01 \x01(\x0c\x12\r\n\x05reset\x18\x02 \x01(\x08\x12\x17\n\x0f\x61\x63\x63\x65pt_rollback\x18\x03 \x01(\x08\"!\n\x11RotateKeysRequest\x12\x0c\n\x04root\x18\x01 \x01(\x08\"\\\n\x0cRekeyRequest\x12\x0e\n\x06shares\x18\x01 \x01(\r\x12\x11\n\tthreshold\x18\x02 \x01(\r\x12\x14\n\x0cverification\x18\x03 \x01(\x08\x12\x13\n\x0brotate_root\x18\x04 \x01(\x08\"C\n\x10GiveShareRequest\x12\r\n\x05nonce\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x0c\x12\x11\n\tverifying\x18\x03 \x01(\x08\"\x9c\x01\n\x0bRekeyStatus\x12\r\n\x05nonce\x18\x01 \x01(\t\x12\x10\n\x08required\x18\x02 \x01(\r\x12\x10\n\x08progress\x18\x03 \x01(\r\x12\x0e\n\x06shares\x18\x04 \x01(\r\x12\x11\n\tthreshold\x18\x05 \x01(\r\x12\x11\n\tverifying\x18\x06 \x01(\x08\x12\x10\n\x08\x63omplete\x18\x07 \x01(\x08\x12\x12\n\nnew_shares\x18\x08 \x03(\x0c\"6\n\rBackupRequest\x12\x12\n\npassphrase\x18\x01 \x01(\t\x12\x11\n\trecipient\x18\x02 \x01(\x0c\".\n\x0b\x42\x61\x63kupPiece\x12\r\n\x05piece\x18\x01 \x01(\x0c\x12\x10\n\x08\x66indings\x18\x02 \x03(\t\"R\n\x0cRestorePiece\x12\r\n\x05piece\x18\x01 \x01(\x0c\x12\x33\n\x07options\x18\x02 \x01(\x0b\x32\".vestibule.admin.v1.RestoreOptions\"\\\n\x0eRestoreOptions\x12\x12\n\npassphrase\x18\x01 \x01(\t\x12\x13\n\x0bprivate_key\x18\x02 \x01(\x0c\x12\x0e\n\x06shares\x18\x03 \x03(\x0c\x12\x11\n\toverwrite\x18\x04 \x01(\x08\"9\n\x0fRestoreResponse\x12\x12\n\ncreated_at\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x04\x32\x87\x07\n\x0cSecretsAdmin\x12O\n\x04\x43\x61ll\x12\".vestibule.admin.v1.SecretsRequest\x1a#.vestibule.admin.v1.SecretsResponse\x12M\n\x07GetSeal\x12\".vestibule.admin.v1.GetSealRequest\x1a\x1e.vestibule.admin.v1.SealStatus\x12Q\n\x04Init\x12#.vestibule.admin.v1.InitSealRequest\x1a$.vestibule.admin.v1.InitSealResponse\x12K\n\x06Unseal\x12!.vestibule.admin.v1.UnsealRequest\x1a\x1e.vestibule.admin.v1.SealStatus\x12G\n\x04Seal\x12\x1f.vestibule.admin.v1.SealRequest\x1a\x1e.vestibule.admin.v1.SealStatus\x12S\n\nRotateKeys\x12%.vestibule.admin.v1.RotateKeysRequest\x1a\x1e.vestibule.admin.v1.SealStatus\x12J\n\x05Rekey\x12 .vestibule.admin.v1.RekeyRequest\x1a\x1f.vestibule.admin.v1.RekeyStatus\x12R\n\tGiveShare\x12$.vestibule.admin.v1.GiveShareRequest\x1a\x1f.vestibule.admin.v1.RekeyStatus\x12U\n\x0b\x43\x61ncelRekey\x12&.vestibule.admin.v1.CancelRekeyRequest\x1a\x1e.vestibule.admin.v1.SealStatus\x12N\n\x06\x42\x61\x63kup\x12!.vestibule.admin.v1.BackupRequest\x1a\x1f.vestibule.admin.v1.BackupPiece0\x01\x12R\n\x07Restore\x12 .vestibule.admin.v1.RestorePiece\x1a#.vestibule.admin.v1.RestoreResponse(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,31 +46,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CANCELREKEYREQUEST']._serialized_start=351
   _globals['_CANCELREKEYREQUEST']._serialized_end=371
   _globals['_SEALSTATUS']._serialized_start=374
-  _globals['_SEALSTATUS']._serialized_end=584
-  _globals['_INITSEALREQUEST']._serialized_start=586
-  _globals['_INITSEALREQUEST']._serialized_end=638
-  _globals['_INITSEALRESPONSE']._serialized_start=640
-  _globals['_INITSEALRESPONSE']._serialized_end=722
-  _globals['_UNSEALREQUEST']._serialized_start=724
-  _globals['_UNSEALREQUEST']._serialized_end=794
-  _globals['_ROTATEKEYSREQUEST']._serialized_start=796
-  _globals['_ROTATEKEYSREQUEST']._serialized_end=829
-  _globals['_REKEYREQUEST']._serialized_start=831
-  _globals['_REKEYREQUEST']._serialized_end=923
-  _globals['_GIVESHAREREQUEST']._serialized_start=925
-  _globals['_GIVESHAREREQUEST']._serialized_end=992
-  _globals['_REKEYSTATUS']._serialized_start=995
-  _globals['_REKEYSTATUS']._serialized_end=1151
-  _globals['_BACKUPREQUEST']._serialized_start=1153
-  _globals['_BACKUPREQUEST']._serialized_end=1207
-  _globals['_BACKUPPIECE']._serialized_start=1209
-  _globals['_BACKUPPIECE']._serialized_end=1255
-  _globals['_RESTOREPIECE']._serialized_start=1257
-  _globals['_RESTOREPIECE']._serialized_end=1339
-  _globals['_RESTOREOPTIONS']._serialized_start=1341
-  _globals['_RESTOREOPTIONS']._serialized_end=1433
-  _globals['_RESTORERESPONSE']._serialized_start=1435
-  _globals['_RESTORERESPONSE']._serialized_end=1492
-  _globals['_SECRETSADMIN']._serialized_start=1495
-  _globals['_SECRETSADMIN']._serialized_end=2398
+  _globals['_SEALSTATUS']._serialized_end=601
+  _globals['_INITSEALREQUEST']._serialized_start=603
+  _globals['_INITSEALREQUEST']._serialized_end=655
+  _globals['_INITSEALRESPONSE']._serialized_start=657
+  _globals['_INITSEALRESPONSE']._serialized_end=739
+  _globals['_UNSEALREQUEST']._serialized_start=741
+  _globals['_UNSEALREQUEST']._serialized_end=811
+  _globals['_ROTATEKEYSREQUEST']._serialized_start=813
+  _globals['_ROTATEKEYSREQUEST']._serialized_end=846
+  _globals['_REKEYREQUEST']._serialized_start=848
+  _globals['_REKEYREQUEST']._serialized_end=940
+  _globals['_GIVESHAREREQUEST']._serialized_start=942
+  _globals['_GIVESHAREREQUEST']._serialized_end=1009
+  _globals['_REKEYSTATUS']._serialized_start=1012
+  _globals['_REKEYSTATUS']._serialized_end=1168
+  _globals['_BACKUPREQUEST']._serialized_start=1170
+  _globals['_BACKUPREQUEST']._serialized_end=1224
+  _globals['_BACKUPPIECE']._serialized_start=1226
+  _globals['_BACKUPPIECE']._serialized_end=1272
+  _globals['_RESTOREPIECE']._serialized_start=1274
+  _globals['_RESTOREPIECE']._serialized_end=1356
+  _globals['_RESTOREOPTIONS']._serialized_start=1358
+  _globals['_RESTOREOPTIONS']._serialized_end=1450
+  _globals['_RESTORERESPONSE']._serialized_start=1452
+  _globals['_RESTORERESPONSE']._serialized_end=1509
+  _globals['_SECRETSADMIN']._serialized_start=1512
+  _globals['_SECRETSADMIN']._serialized_end=2415
 # @@protoc_insertion_point(module_scope)

@@ -164,6 +164,7 @@ class SealStatus(_message.Message):
     REENCRYPTING_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    DAMAGED_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """file, shamir, …"""
     initialised: _builtins.bool
@@ -183,6 +184,10 @@ class SealStatus(_message.Message):
     """of the database; 0 while sealed"""
     problem: _builtins.str
     """why it does not unseal by itself"""
+    @_builtins.property
+    def damaged(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """engines of which rows are missing, too many or not the newest"""
+
     def __init__(
         self,
         *,
@@ -197,10 +202,11 @@ class SealStatus(_message.Message):
         reencrypting: _builtins.bool = ...,
         generation: _builtins.int = ...,
         problem: _builtins.str = ...,
+        damaged: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["automatic", b"automatic", "generation", b"generation", "initialised", b"initialised", "key_id", b"key_id", "kind", b"kind", "problem", b"problem", "progress", b"progress", "reencrypting", b"reencrypting", "sealed", b"sealed", "shares", b"shares", "threshold", b"threshold"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["automatic", b"automatic", "damaged", b"damaged", "generation", b"generation", "initialised", b"initialised", "key_id", b"key_id", "kind", b"kind", "problem", b"problem", "progress", b"progress", "reencrypting", b"reencrypting", "sealed", b"sealed", "shares", b"shares", "threshold", b"threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
