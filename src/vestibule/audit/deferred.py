@@ -41,14 +41,16 @@ class DeferringAudit:
 
     async def record(self, events: Sequence[AuditEvent]) -> None:
         """As ``Audit.record``; what waited is written before, or nothing is."""
+        if not self._deferred:
+            await self._audit.record(events)
+            return
         late, self._deferred = self._deferred, []
         try:
             await self._audit.record([*late, *events])
         except BaseException:
             self._deferred = late + self._deferred
             raise
-        if late:
-            _log.warning("%d deferred records are in the audit log", len(late))
+        _log.warning("%d deferred records are in the audit log", len(late))
 
     async def record_or_defer(self, events: Sequence[AuditEvent]) -> None:
         """Keep the events; where that fails, remember them for later, and let the caller act.

@@ -24,6 +24,9 @@ MAX_BYTES: Final = 64 * 2**20
 MAX_FILES: Final = 32
 _LONGEST_LINE: Final = 1024 * 1024
 _NUMBER_BYTES: Final = 20
+_ROUNDS: Final = 3
+"""Of the event loop, between two flushes.  Whoever hears of the first one can then ask again, and shares the second:
+half as many flushes where much is asked, and no time at all where little is."""
 
 
 Observer: TypeAlias = Callable[[Sequence[AuditEvent], float, bool], None]
@@ -40,25 +43,19 @@ def _nothing(_lines: bytes) -> None:
 class _Call:
     """One call of ``record`` and what became of it."""
 
-    __slots__ = ("_over", "done", "error", "events")
+    __slots__ = ("done", "error", "events", "over")
 
     def __init__(self, events: Sequence[AuditEvent], over: asyncio.Future[None]) -> None:
         self.events = events
         self.done = False
         self.error: BaseException | None = None
-        self._over = over
+        self.over = over
 
     def settle(self, error: BaseException | None) -> None:
         """What became of it; its caller goes on."""
         self.done, self.error = True, error
-        if not self._over.done():  # else the caller is cancelled, and may have gone
-            self._over.set_result(None)
-
-    async def settled(self) -> None:
-        """Wait for that, once; a caller that is cancelled may wait again."""
-        if self._over.cancelled():
-            self._over = self._over.get_loop().create_future()
-        await self._over
+        if not self.over.done():  # else the caller is cancelled, and may have gone
+            self.over.set_result(None)
 
 
 class AuditLog:
@@ -133,9 +130,12 @@ class AuditLog:
         self._waiting.append(call)
         if self._idle.is_set():
             self._idle.clear()
-            loop.call_soon(self._write, loop)  # behind all who record something in this very moment
+            loop.call_soon(self._go_on, loop, 0)  # behind all who record something in this very moment
         try:
-            await self._settled(call)
+            await call.over
+        except asyncio.CancelledError:
+            await self._given_up(call)
+            raise
         finally:
             self.observe(events, time.monotonic() - began, call.done and call.error is None)
         if call.error is not None:
@@ -144,18 +144,21 @@ class AuditLog:
             )
             raise AUDIT_UNAVAILABLE.error(message) from call.error
 
-    async def _settled(self, call: _Call) -> None:
-        """Wait for what becomes of a call; whoever is cancelled leaves nothing, or waits until it is on disk."""
-        try:
-            await call.settled()
-        except asyncio.CancelledError:
-            if call in self._waiting:  # nobody has begun to write it
-                self._waiting.remove(call)
-                raise
-            while not call.done:
-                with suppress(asyncio.CancelledError):
-                    await call.settled()
-            raise
+    async def _given_up(self, call: _Call) -> None:
+        """Nothing is left of it, or it is on disk before its caller, who is cancelled, goes on."""
+        if call in self._waiting:  # nobody has begun to write it
+            self._waiting.remove(call)
+            return
+        while not call.done:
+            call.over = call.over.get_loop().create_future()  # the one before is cancelled, too
+            with suppress(asyncio.CancelledError):
+                await call.over
+
+    def _go_on(self, loop: asyncio.AbstractEventLoop, rounds: int) -> None:
+        if rounds:
+            loop.call_soon(self._go_on, loop, rounds - 1)
+        else:
+            self._write(loop)
 
     def _write(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to write all that waits: in a thread, and one at a time, for the chain has one end."""
@@ -176,7 +179,7 @@ class AuditLog:
     ) -> None:
         for call in calls:
             call.settle(error)
-        self._write(loop)
+        self._go_on(loop, _ROUNDS)
 
     def _open(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
