@@ -329,6 +329,8 @@ def test_a_caller_of_no_rule_is_denied_by_the_service(shared: Shared[Story]) -> 
     async def tell(story: Story) -> None:
         reply = await story.ask("POST", "/v1/charges", b'{"amount": 5}', caller="stranger")
         assert (reply.status, reply.headers[HEADER]) == (403, f"VST4001 - - {version_of(story)}")
+        # What answers may tell goes along with no question.
+        assert b"intent_version" not in story.proxy.asked[-1].SerializeToString()
 
     shared.run(tell)
 

@@ -35,6 +35,7 @@ from vestibule.envoy.places import ads
 from vestibule.envoy.protos import packed, seconds, serialized
 from vestibule.envoy.revoked import NOBODY, Refused
 from vestibule.envoy.tokens import NO_ISSUERS, Issuers
+from vestibule.envoy.told import ROUTE as TOLD
 from vestibule.envoy.told import Told
 from vestibule.intent.model import Decide, DenyDetail, Port, Protocol, Service
 from vestibule.intent.traffic import Permissive, Traffic
@@ -263,9 +264,9 @@ def _routes(
         route=action,
     )
     said = {"service": service, "port": port.name}
-    if told is not None:
-        said |= told.metadata(centrally=centrally)
     route.metadata.filter_metadata[central.ROUTE].update(said)
+    if told is not None:
+        route.metadata.filter_metadata[TOLD].update(told.metadata(centrally=centrally))
     if wanted:
         route.typed_per_filter_config[switched.FILTER].CopyFrom(switched.on(limits.filters(wanted)))
     host = route_components_pb2.VirtualHost(name=service, domains=["*"], routes=[route])

@@ -26,8 +26,8 @@ MOST: Final = 500
 """Rules whose lines routes tell of: 50 kB at most, sent with every commit."""
 
 NOTHING: Final = "-"
-ROUTE: Final = "vestibule"
-"""Where in a route's metadata all this stands."""
+ROUTE: Final = "vestibule.told"
+"""Where in a route's metadata all this stands: apart from what goes along with every question to a decision service."""
 
 FILE: Final = f"%METADATA(ROUTE:{ROUTE}:file)%"
 REVISION: Final = f"%METADATA(ROUTE:{ROUTE}:revision)%"
