@@ -41,6 +41,7 @@ APP_IDLE_SECONDS: Final = 30
 
 MAX_CONNECTIONS: Final = 10_000
 MAX_PENDING: Final = 1024
+APP_BUFFER_BYTES: Final = 64 * 1024
 MAX_APP_CONNECTIONS: Final = 2560
 """Each request takes one while it lasts, also those that wait for a new version of a secret, up to a minute."""
 HEAP_BYTES: Final = 256 << 20
@@ -138,13 +139,8 @@ class PlatformBootstrap:
             "preserve_external_request_id": True,
             "server_header_transformation": "PASS_THROUGH",
             "http_filters": [
-                {
-                    "name": "envoy.filters.http.buffer",
-                    "typed_config": {
-                        "@type": f"{_TYPES}.extensions.filters.http.buffer.v3.Buffer",
-                        "max_request_bytes": MAX_REQUEST_BYTES,
-                    },
-                },
+                # Bodies are not gathered here: a few hundred slow ones would fill the memory that all share.  The app
+                # bounds them, by identity.
                 {
                     "name": "envoy.filters.http.router",
                     "typed_config": {
@@ -333,7 +329,11 @@ def _app_cluster(socket: Path) -> dict[str, Any]:
         "max_pending_requests": MAX_PENDING,
         "max_requests": MAX_APP_CONNECTIONS + MAX_PENDING,
     }
-    return {**cluster, "circuit_breakers": {"thresholds": [thresholds]}}
+    return {
+        **cluster,
+        "circuit_breakers": {"thresholds": [thresholds]},
+        "per_connection_buffer_limit_bytes": APP_BUFFER_BYTES,
+    }
 
 
 def _pipe(name: str, socket: Path, options: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from uuid import uuid4
 from vestibule.audit import Audit, AuditEvent
 from vestibule.doors.vault.auth import JWT_LOGIN
 from vestibule.doors.vault.codes import BAD_REQUEST, METHOD_REFUSED, NO_CALLER, TOO_LARGE
+from vestibule.doors.vault.crowds import Crowds
 from vestibule.doors.vault.envelope import envelope, is_empty, wrapped_envelope
 from vestibule.doors.vault.fields import duration
 from vestibule.doors.vault.operations import Answer, Caller, VaultRequest
@@ -115,6 +116,7 @@ class VaultApp:
         self._callers = callers or Connected()
         self._audit = audit
         self._large = asyncio.Semaphore(MOST_LARGE)
+        self._crowds = Crowds()
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """One request."""
@@ -134,10 +136,17 @@ class VaultApp:
         await send({"type": "http.response.body", "body": b"" if bare else body})
 
     async def _answer(self, scope: Mapping[str, Any], head: _Head, receive: Receive) -> tuple[int, bytes]:
-        if not head.is_large:
-            return await self._answered(scope, head, receive)
-        async with self._large:
-            return await self._answered(scope, head, receive)
+        try:
+            who = self._connected(head)
+        except VestibuleError as error:
+            await self._turned_away(scope, head, error)
+            raise
+        # Before anything is read of what is sent, and without a record: else a crowd would only fill the log.
+        with self._crowds.place(who, large=head.is_large):
+            if not head.is_large:
+                return await self._answered(scope, head, receive)
+            async with self._large:
+                return await self._answered(scope, head, receive)
 
     async def _answered(self, scope: Mapping[str, Any], head: _Head, receive: Receive) -> tuple[int, bytes]:
         try:

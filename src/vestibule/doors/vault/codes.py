@@ -103,3 +103,12 @@ FIXED = define(
     "fixed places, and the intent in Git says who may do what.",
     advice="Change secrets/NAME.yaml in the intent, or the server's settings.",
 )
+TOO_MANY_AT_ONCE = define(
+    "VST5213",
+    "vault-too-many-at-once",
+    Kind.EXHAUSTED,
+    Fault.CALLER,
+    meaning="As many requests of one identity are under way as may be at a time: 400, 8 of more than 64 KiB.",
+    advice="Send fewer at a time, and try again after a while.  Let instances of an app wait for a secret once, and "
+    "share it.",
+)

@@ -12,6 +12,7 @@ import pytest
 from vestibule.audit import AuditEvent
 from vestibule.audit.codes import AUDIT_UNAVAILABLE
 from vestibule.doors.vault import app as vault_app
+from vestibule.doors.vault import crowds
 from vestibule.doors.vault.app import VaultApp
 from vestibule.doors.vault.callers import Callers
 from vestibule.doors.vault.codes import NO_CALLER
@@ -23,6 +24,7 @@ from vestibule.testing.clock import FakeClock
 
 ANN = SpiffeId.parse("spiffe://example.org/ann")
 BEN = SpiffeId.parse("spiffe://example.org/ben")
+CAT = SpiffeId.parse("spiffe://example.org/cat")
 Headers = Sequence[tuple[bytes, bytes]]
 
 
@@ -157,12 +159,27 @@ async def test_only_some_large_bodies_are_in_memory_at_a_time(scene: Scene) -> N
     large = b'{"data":"%b"}' % (b"x" * vault_app.LARGE)
     length = (b"content-length", b"%d" % len(large))
     asking = [
-        asyncio.create_task(scene.send(cert(ANN), length, method="POST", body=(large,)))
-        for _ in range(vault_app.MOST_LARGE + 5)
+        asyncio.create_task(scene.send(cert(each), length, method="POST", body=(large,)))
+        for each in (ANN, BEN, CAT)
+        for _ in range(crowds.MOST_LARGE_EACH)
     ]
     small = asyncio.create_task(scene.send(cert(ANN)))
     for _ in range(20):
         await asyncio.sleep(0)
     assert len(scene.asked) == vault_app.MOST_LARGE + 1  # who sends little does not wait for them
+    assert (await scene.send(cert(ANN), length, method="POST", body=(large,)))[0] == 429
     scene.opened.set()
     assert {status for status, _ in await asyncio.gather(*asking, small)} == {200}
+
+
+async def test_one_identity_takes_no_more_than_its_part(scene: Scene) -> None:
+    scene.opened.clear()
+    asking = [asyncio.create_task(scene.send(cert(ANN))) for _ in range(crowds.MOST_EACH)]
+    while len(scene.asked) < crowds.MOST_EACH:
+        await asyncio.sleep(0)
+    status, told = await scene.send(cert(ANN))
+    assert (status, told["errors"][0][:7]) == (429, "VST5213")
+    other = asyncio.create_task(scene.send(cert(BEN)))
+    scene.opened.set()
+    assert {status for status, _ in await asyncio.gather(*asking, other)} == {200}
+    assert (await scene.send(cert(ANN)))[0] == 200
