@@ -31,6 +31,7 @@ from vestibule.doors.vault.pipeline import Pipeline, operators_of
 from vestibule.doors.vault.policies import policies_of
 from vestibule.doors.vault.sys import SysBackend
 from vestibule.doors.vault.sys_seal import SealBackend
+from vestibule.doors.vault.token_hashes import unless_sealed
 from vestibule.doors.vault.transit import TransitBackend
 from vestibule.doors.vault.wrapping import WrappingBackend, wrapped_answer
 from vestibule.errors import VestibuleError
@@ -160,6 +161,7 @@ class SecretManager:
             is_operator=operators_of(self._is_administrator),
             wrap=partial(wrapped_answer, self._wrapping),
             counts=self._count,
+            hashed=unless_sealed(self._hashed),
         )
         certificates = Certificates(services.authorities.bundle, lambda: services.revocations.now, clock)
         callers = Callers(
@@ -180,7 +182,9 @@ class SecretManager:
             ).servable(),
         )
         self._web = _web_certificate(settings)
-        app = VaultApp(self.pipeline.answer, certificates.caller_of, callers, services.audit)
+        app = VaultApp(
+            self.pipeline.answer, certificates.caller_of, callers, services.audit, unless_sealed(self._hashed)
+        )
         self.front = Front(self._plan(), app, self._credentials)
 
     def _backends(self) -> dict[str, Backend]:

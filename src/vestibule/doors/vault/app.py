@@ -24,6 +24,7 @@ from vestibule.doors.vault.fields import duration
 from vestibule.doors.vault.operations import Answer, Caller, VaultRequest
 from vestibule.doors.vault.paths import path_of
 from vestibule.doors.vault.pipeline import Handler
+from vestibule.doors.vault.token_hashes import Hashed, no_hash, of_header
 from vestibule.envoy.platform import MAX_REQUEST_BYTES
 from vestibule.errors import Kind, VestibuleError
 from vestibule.net.codes import INTERNAL
@@ -109,12 +110,14 @@ class VaultApp:
         identify: Identify,
         callers: Callers | None = None,
         audit: Audit | None = None,
+        hashed: Hashed = no_hash,
     ) -> None:
-        """``audit`` is told of requests that are turned away before ``handle`` hears of them."""
+        """``audit`` is told of requests that are turned away before ``handle`` hears of them, with tokens' hashes."""
         self._handle = handle
         self._identify = identify
         self._callers = callers or Connected()
         self._audit = audit
+        self._hashed = hashed
         self._large = asyncio.Semaphore(MOST_LARGE)
         self._crowds = Crowds()
 
@@ -224,6 +227,7 @@ class VaultApp:
                 "method": scope["method"][:20],
                 "code": error.code.code,
                 "why": error.message[:_LONGEST_TOLD],
+                **of_header(head.token, self._hashed),
             },
         )
         await self._audit.record([event])

@@ -20,6 +20,7 @@ from vestibule.audit import Audit, AuditEvent, Detail
 from vestibule.doors.vault.codes import BAD_REQUEST, NO_SUCH_PATH, OPERATORS_ONLY
 from vestibule.doors.vault.envelope import envelope
 from vestibule.doors.vault.operations import CERTIFICATE, OPERATOR, Answer, Backend, Operation, VaultRequest
+from vestibule.doors.vault.token_hashes import Hashed, no_hash, of_answer, of_request
 from vestibule.errors import ErrorCode, VestibuleError
 from vestibule.net.codes import INTERNAL
 from vestibule.secrets.codes import ACCESS_DENIED
@@ -57,13 +58,16 @@ class Pipeline:
         is_operator: Callable[[VaultRequest], bool],
         wrap: Wrap | None = None,
         counts: Counts = _count_nothing,
+        hashed: Hashed = no_hash,
     ) -> None:
+        """``hashed`` makes what records have of tokens."""
         self.backends = dict(backends)
         self._access = access
         self._audit = audit
         self._is_operator = is_operator
         self._wrap = wrap
         self._counts = counts
+        self._hashed = hashed
 
     async def answer(self, request: VaultRequest) -> tuple[Answer, Mapping[str, Any] | None]:
         """What is answered, and how it is wrapped, if it is.
@@ -73,7 +77,7 @@ class Pipeline:
         began = time.perf_counter()
         operation = await self._known(request)  # 1
         decision = await self._decide(request, operation)  # 2
-        note = _Note(request, operation, decision, began)
+        note = _Note(request, operation, decision, began, of_request(request, self._hashed))
         if not decision.allowed:  # 3
             error = _refusal(request, operation, decision)
             await self._record(note, "denied", code=error.code.code)
@@ -89,7 +93,8 @@ class Pipeline:
             _log.exception("request %s failed", request.request_id)
             await self._record(note, "error", code=INTERNAL.code)
             raise INTERNAL.error("the request failed") from error
-        await self._record(note, "ok", **answer.detail)  # 6
+        issued = of_answer(answer, wrapped, self._hashed)
+        await self._record(note, "ok", **answer.detail, **issued)  # 6
         return answer, wrapped
 
     async def may(self, request: VaultRequest) -> bool:
@@ -101,7 +106,7 @@ class Pipeline:
         try:
             return self._operation(request)
         except VestibuleError as error:
-            await self._audit.record([_senseless(request, error)])
+            await self._audit.record([_senseless(request, error, of_request(request, self._hashed))])
             raise
 
     def _operation(self, request: VaultRequest) -> Operation:
@@ -162,13 +167,20 @@ class _Note:
     __slots__ = ("_fixed", "began", "operation", "request")
 
     def __init__(
-        self, request: VaultRequest, operation: Operation, decision: AccessDecision, began: float
+        self,
+        request: VaultRequest,
+        operation: Operation,
+        decision: AccessDecision,
+        began: float,
+        hashes: Mapping[str, str],
     ) -> None:
         self.request = request
         self.operation = operation
         self.began = began
         caller = request.caller
-        fixed: dict[str, Detail] = {"request_id": request.request_id, "via": caller.via, **operation.detail}
+        fixed: dict[str, Detail] = {"request_id": request.request_id, "via": caller.via}
+        fixed |= hashes
+        fixed |= operation.detail
         if decision.rule is not None:
             fixed["rule"] = decision.rule
         if decision.commit:
@@ -197,7 +209,7 @@ def _is_wrapped(operation: Operation, answer: Answer) -> bool:
     return answer.data is not None or answer.auth is not None
 
 
-def _senseless(request: VaultRequest, error: VestibuleError) -> AuditEvent:
+def _senseless(request: VaultRequest, error: VestibuleError, hashes: Mapping[str, str]) -> AuditEvent:
     return AuditEvent(
         actor=request.caller.name,
         action="secret.request",
@@ -208,6 +220,7 @@ def _senseless(request: VaultRequest, error: VestibuleError) -> AuditEvent:
             "via": request.caller.via,
             "method": request.method,
             "code": error.code.code,
+            **hashes,
         },
     )
 
