@@ -127,7 +127,8 @@ class SealBackend:
             "storage_type": self._storage,
             "cluster_name": self._cluster,
             "cluster_id": self._cluster,
-            **({"warnings": [status.problem]} if status.problem else {}),
+            # Every workload may ask: why, in full, which may name files and tokens of the server, is for operators.
+            **({"warnings": [status.problem.partition(" ")[0]]} if status.problem else {}),
         }
 
     # ------------------------------------------------------------------------------------------- ceremonies

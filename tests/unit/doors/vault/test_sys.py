@@ -16,7 +16,7 @@ from vestibule.doors.vault.sys_seal import SealBackend
 from vestibule.errors import VestibuleError
 from vestibule.secrets.anchor import FileAnchor
 from vestibule.secrets.barrier import SealedBarrier
-from vestibule.secrets.sealing import Sealing
+from vestibule.secrets.sealing import Sealing, SealStatus
 from vestibule.secrets.seals.shares import ShamirSeal
 from vestibule.spiffe import SpiffeId
 from vestibule.store.sqlite import open_store
@@ -193,3 +193,14 @@ async def test_policies_are_the_intents(scene: Scene) -> None:
     assert (await scene.told("GET", "policy"))["policies"] == ["payments"]
     assert (await scene.told("GET", "policy/payments"))["rules"] == "its rules"
     assert (await scene.told("GET", "policies/acl/payments"))["policy"] == "its rules"
+
+
+async def test_why_it_stays_sealed_is_told_by_a_code_and_names_nothing_of_the_server(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def status(_self: Sealing) -> SealStatus:
+        problem = "VST5014 /etc/vestibule/seal.kek is not there"
+        return SealStatus(kind="file", initialised=True, sealed=True, automatic=True, problem=problem)
+
+    monkeypatch.setattr(Sealing, "status", status)
+    assert (await scene.told("GET", "seal-status"))["warnings"] == ["VST5014"]
