@@ -11,7 +11,7 @@ from typing import Any, Final
 from vestibule.clock import Clock
 from vestibule.doors.vault import fields
 from vestibule.doors.vault.codes import VAULT_FIELD
-from vestibule.doors.vault.operations import Answer, Operation, VaultRequest
+from vestibule.doors.vault.operations import OPERATOR, Answer, Caller, Operation, VaultRequest
 from vestibule.secrets.client_tokens import ClientToken, ClientTokens
 from vestibule.secrets.ports import Verb
 
@@ -38,13 +38,13 @@ class AuthBackend:
         body = request.body
         match request.method, what:
             case "GET", "lookup-self":
-                return _open(what, lambda: self._lookup(request.token))
+                return _open(what, lambda: self._lookup(request.token, request.caller))
             case "POST", "lookup":
-                return _open(what, lambda: self._lookup(_given(body)))
+                return _open(what, lambda: self._lookup(_given(body), request.caller))
             case "POST", "renew-self":
-                return _open(what, lambda: self._renew(request.token, body), changes=True)
+                return _open(what, lambda: self._renew(request.token, body, request.caller), changes=True)
             case "POST", "renew":
-                return _open(what, lambda: self._renew(_given(body), body), changes=True)
+                return _open(what, lambda: self._renew(_given(body), body, request.caller), changes=True)
             case "POST", "revoke-self":
                 return _open(what, lambda: self._revoke(request.token), changes=True)
             case "POST", "revoke" | "revoke-orphan":
@@ -80,14 +80,18 @@ class AuthBackend:
 
         return _open("create", run, changes=True)
 
-    async def _lookup(self, text: str) -> Answer:
-        token = await self._tokens.read(text)
+    async def _lookup(self, text: str, caller: Caller) -> Answer:
+        token = await self._own(text, caller)
         return Answer(data=self._told(text, token), detail={"accessor": token.accessor})
 
-    async def _renew(self, text: str, body: Mapping[str, Any]) -> Answer:
+    async def _renew(self, text: str, body: Mapping[str, Any], caller: Caller) -> Answer:
         increment = fields.duration(body, "increment")
-        token = await self._tokens.renew(await self._tokens.read(text), increment)
+        token = await self._tokens.renew(await self._own(text, caller), increment)
         return _auth(text, token, self._seconds(token))
+
+    async def _own(self, text: str, caller: Caller) -> ClientToken:
+        """Whoever holds somebody else's token may take it out of the world, and nothing more.  Raises: VST5550."""
+        return await self._tokens.read(text, shown_by=None if caller.via == OPERATOR else caller.spiffe_id)
 
     async def _revoke(self, text: str) -> Answer:
         token = await self._tokens.read(text)

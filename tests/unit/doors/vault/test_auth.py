@@ -157,3 +157,22 @@ async def test_paths_that_only_hold_the_name_of_another_are_none(lab: Lab) -> No
     for path in ("x/auth/token/create", "tokens/auth/token/revoke-self", "token"):
         request = VaultRequest(method="POST", path=f"auth/{path}", caller=Caller(spiffe_id=WEB))
         assert lab.backend.operation(request) is None
+
+
+async def test_somebody_elses_token_is_neither_looked_at_nor_prolonged_but_can_be_revoked(lab: Lab) -> None:
+    token, thief = await lab.logged_in(WEB), Caller(spiffe_id=PAYMENTS)
+
+    def asked(what: str) -> VaultRequest:
+        return VaultRequest(method="POST", path=f"auth/token/{what}", caller=thief, body={"token": token})
+
+    for what in ("lookup", "renew"):
+        operation = lab.backend.operation(asked(what))
+        assert operation is not None
+        with pytest.raises(VestibuleError) as refused:
+            await operation.run()
+        assert refused.value.code is TOKEN_REFUSED
+    revoke = lab.backend.operation(asked("revoke"))
+    assert revoke is not None
+    await revoke.run()
+    with pytest.raises(VestibuleError):
+        await lab.tokens.read(token)
