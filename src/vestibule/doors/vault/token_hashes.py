@@ -58,5 +58,7 @@ def of_answer(answer: Answer, wrapped: Mapping[str, Any] | None, hashed: Hashed)
 
 
 def _told(tokens: Mapping[str, Any], hashed: Hashed) -> dict[str, str]:
+    if not any(tokens.values()):
+        return {}  # as for most requests
     found = {name: hashed(token) for name, token in tokens.items() if token and isinstance(token, str)}
     return {name: text for name, text in found.items() if text}
