@@ -32,6 +32,7 @@ STEPS = [
     "shadow-then-enforce",
     "break-glass-ends",
     "revoked-mid-connection",
+    "secret-rotated-and-withdrawn",
 ]
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.tour import authorization as authorization  # its steps come after the others
+from tests.tour import secrets as secrets
 from tests.tour.shop import Shop
 from tests.tour.steps import STEPS, Step
 

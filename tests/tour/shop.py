@@ -223,13 +223,15 @@ class Shop:
             return list(pool.map(lambda number: self.call(path.format(number), by=by), range(count)))
 
     @contextmanager
-    def load(self, threads: int = 1, pause: float = 0.03) -> Iterator[Load]:
-        """All the while orders calls payments."""
+    def load(
+        self, threads: int = 1, pause: float = 0.03, call: Callable[[], Answer] | None = None
+    ) -> Iterator[Load]:
+        """All the while orders calls payments, or what else is to be called."""
         load, done = Load(), threading.Event()
 
         def caller() -> None:
             while not done.wait(pause):
-                load.answers.append(self.call())
+                load.answers.append(self.call() if call is None else call())
 
         callers = [threading.Thread(target=caller, daemon=True) for _ in range(threads)]
         for each in callers:
