@@ -1,4 +1,4 @@
-"""Two server processes on one PostgreSQL: the one that is unsealed unseals the other, and nobody types a share twice."""
+"""Two server processes on one PostgreSQL: the one that is unsealed unseals the other, without shares."""
 
 from __future__ import annotations
 
