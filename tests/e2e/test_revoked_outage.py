@@ -35,7 +35,7 @@ async def until(condition: Callable[[], Any]) -> None:
 async def ask(address: str, svid: X509Svid, directory: Path) -> httpx.Response | None:
     """On a connection of its own; None while nobody answers."""
     try:
-        async with httpx.AsyncClient(verify=client_tls(svid, directory), timeout=20) as client:
+        async with httpx.AsyncClient(verify=client_tls(svid, directory), timeout=5) as client:
             return await client.get(f"https://{address}/", headers={"host": "api"})
     except httpx.TransportError:
         return None

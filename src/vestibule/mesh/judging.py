@@ -9,10 +9,12 @@ from typing import Final
 
 from vestibule.intent import Intent
 from vestibule.intent.access_changes import access_changes
+from vestibule.intent.model import Service
 from vestibule.mesh.error_rates import ErrorRates, Report
 from vestibule.mesh.refusals import Refusals
 from vestibule.mesh.rollout import State
 from vestibule.mesh.waves import Member, Verdict, look
+from vestibule.policy.rules import Rule
 from vestibule.records import Instance
 from vestibule.spiffe import SpiffeId
 from vestibule.xds.ledger import ProxyState
@@ -134,15 +136,19 @@ def judges_of_lockdown(good: Intent, trial: Intent) -> frozenset[SpiffeId] | Non
     changed = [
         each.spiffe_id
         for name, each in trial.services.items()
-        if name in good.services and each.allow != good.services[name].allow
+        if name in good.services and _rules(each) != _rules(good.services[name])
     ]
     if trial.mesh.roles != good.mesh.roles:
         changed += [each.spiffe_id for each in trial.services.values()]
     return frozenset(changed)
 
 
+def _rules(service: Service) -> tuple[tuple[Rule, ...], tuple[Rule, ...]]:
+    return service.allow, service.deny
+
+
 def _but_rules(intent: Intent) -> Intent:
-    services = {name: replace(each, allow=()) for name, each in intent.services.items()}
+    services = {name: replace(each, allow=(), deny=()) for name, each in intent.services.items()}
     outside = {name: replace(each, allow=()) for name, each in intent.externals.items()}
     mesh = replace(intent.mesh, roles={})
     return replace(intent, services=services, externals=outside, secrets={}, mesh=mesh, version="")

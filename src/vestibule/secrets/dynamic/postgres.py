@@ -134,9 +134,8 @@ class PostgresEngine:
         """
         user = sql.Identifier(name)
         with using():
-            await connection.execute(
-                sql.SQL("ALTER ROLE {} NOLOGIN VALID UNTIL '-infinity'").format(user)
-            )  # 1
+            closed = sql.SQL("ALTER ROLE {} NOLOGIN VALID UNTIL '-infinity'").format(user)
+            await _together(connection, [closed.as_bytes(connection)])  # 1
             superuser = bool(await _asked(connection, _SUPERUSER))
             if not superuser:
                 await self._join(connection, user)
@@ -148,7 +147,8 @@ class PostgresEngine:
     async def _join(self, connection: Connection, user: sql.Identifier) -> None:
         """Who is no superuser has to be a member of a role to end its sessions and to give away what it owns."""
         with suppress(psycopg.errors.InvalidGrantOperation):
-            await connection.execute(sql.SQL("GRANT {} TO CURRENT_USER").format(user))
+            granted = sql.SQL("GRANT {} TO CURRENT_USER").format(user)
+            await _together(connection, [granted.as_bytes(connection)])
 
     async def _state(self, connection: Connection, name: str) -> bool | None:
         """Whether a user can log in; None where there is none."""

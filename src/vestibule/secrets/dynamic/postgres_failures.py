@@ -68,6 +68,8 @@ def using(hidden: Sequence[str] = ()) -> Iterator[None]:
 
 def is_collision(error: psycopg.Error) -> bool:
     """Whether two changed the same grants at the same moment: what was rolled back is simply done again."""
+    if error.sqlstate == "23505":  # unique_violation, of a catalog of the database's own
+        return (error.diag.constraint_name or error.diag.message_primary or "").startswith("pg_")
     return error.sqlstate in ("40001", "40P01") or (
         error.sqlstate == "XX000" and "concurrently" in (error.diag.message_primary or "")
     )
