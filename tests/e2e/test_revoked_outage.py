@@ -42,7 +42,7 @@ async def ask(address: str, svid: X509Svid, directory: Path) -> httpx.Response |
 
 
 async def answer(address: str, svid: X509Svid, directory: Path) -> httpx.Response:
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(90):
         while (found := await ask(address, svid, directory)) is None:
             await asyncio.sleep(0.05)
         return found
