@@ -11,22 +11,20 @@ import hmac
 import json
 import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from vestibule.clock import Clock
-from vestibule.errors import VestibuleError
 from vestibule.secrets.codes import TOKEN_REFUSED, TOKEN_SPENT
-from vestibule.secrets.ports import Barrier, Put, Remove
+from vestibule.secrets.ports import Barrier, Put
+from vestibule.secrets.sweeping import sweeping, swept
 from vestibule.spiffe import SpiffeId
 
 SPACE: Final = "client-tokens"
 PREFIX: Final = "hvb."
 USUAL: Final = timedelta(minutes=15)
 LONGEST: Final = timedelta(hours=4)
-SWEEP_EVERY: Final = timedelta(minutes=10)
 
 _PURPOSE: Final = "client-token"
 _LONGEST_TEXT: Final = 4096
@@ -102,10 +100,7 @@ class ClientTokens:
 
     async def run(self) -> None:
         """Forget what was kept of tokens that have ended."""
-        while True:
-            await self._clock.sleep_until(self._clock.now() + SWEEP_EVERY)
-            if not self._barrier.is_sealed:
-                await self.sweep()
+        await sweeping(self._barrier, self._clock, self.sweep)
 
     async def sweep(self) -> int:
         """Forget what was kept of tokens that have ended; of how many."""
@@ -153,26 +148,6 @@ def _expires(value: bytes) -> datetime:
 
 def _end(value: bytes) -> datetime:
     return datetime.fromtimestamp(json.loads(value)["l"], UTC)
-
-
-async def swept(barrier: Barrier, space: str, now: datetime, end: Callable[[bytes], datetime]) -> int:
-    """Forget what has ended in a space; of how many."""
-    count, after = 0, ""
-    while keys := await barrier.keys(space, after=after, limit=500):
-        after = keys[-1]
-        for key in keys:
-            item = await barrier.get(space, key)
-            if item is not None and end(item.value) <= now:
-                count += await _removed(barrier, Remove(space=space, key=key, expected=item.revision))
-    return count
-
-
-async def _removed(barrier: Barrier, remove: Remove) -> bool:
-    try:
-        await barrier.apply([remove])
-    except VestibuleError:
-        return False  # somebody has changed it meanwhile: the next round looks again
-    return True
 
 
 def _parts(text: str) -> tuple[bytes, bytes]:

@@ -14,16 +14,15 @@ from typing import Final
 
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
-from vestibule.secrets.client_tokens import swept
 from vestibule.secrets.codes import CONFLICT, WRAPPING_INVALID, WRAPPING_UNFIT
 from vestibule.secrets.ports import Barrier, Item, Put, Remove
+from vestibule.secrets.sweeping import sweeping, swept
 
 SPACE: Final = "wrapping"
 PREFIX: Final = "hvw."
 """What wrapping tokens begin with: they are no logins, though clients send them in the same header."""
 
 LONGEST: Final = timedelta(days=1)
-SWEEP_EVERY: Final = timedelta(minutes=10)
 
 _PURPOSE: Final = "wrapping-token"
 _LONGEST_TEXT: Final = 128
@@ -101,10 +100,7 @@ class Wrapping:
 
     async def run(self) -> None:
         """Forget what nobody has opened in time."""
-        while True:
-            await self._clock.sleep_until(self._clock.now() + SWEEP_EVERY)
-            if not self._barrier.is_sealed:
-                await self.sweep()
+        await sweeping(self._barrier, self._clock, self.sweep)
 
     async def sweep(self) -> int:
         """Forget what nobody has opened in time; how many answers."""
