@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from vestibule.envoy.names import AGENT_CLUSTER, DECISIONS_CLUSTER, SIDECAR_CLUSTER, SIDECAR_MARK
+from vestibule.envoy.overload import overload_manager
 
 MAX_DOWNSTREAM_CONNECTIONS: Final = 50_000
 """Open connections one Envoy accepts on all its listeners together; beyond it, new ones are closed."""
@@ -96,38 +97,8 @@ def bootstrap(
 
 
 def _overload(heap_bytes: int, files: int | None) -> dict[str, Any]:
-    """Looked at four times a second, on no request's way."""
     most = MAX_DOWNSTREAM_CONNECTIONS if files is None else min(MAX_DOWNSTREAM_CONNECTIONS, files // 2)
-    heap = "envoy.resource_monitors.fixed_heap"
-    return {
-        "refresh_interval": "0.25s",
-        "resource_monitors": [
-            {
-                "name": heap,
-                "typed_config": {
-                    "@type": f"{_MONITORS}.fixed_heap.v3.FixedHeapConfig",
-                    "max_heap_size_bytes": heap_bytes,
-                },
-            },
-            {
-                "name": "envoy.resource_monitors.global_downstream_max_connections",
-                "typed_config": {
-                    "@type": f"{_MONITORS}.downstream_connections.v3.DownstreamConnectionsConfig",
-                    "max_active_downstream_connections": most,
-                },
-            },
-        ],
-        "actions": [
-            {
-                "name": f"envoy.overload_actions.{action}",
-                "triggers": [{"name": heap, "threshold": {"value": value}}],
-            }
-            for action, value in (("shrink_heap", SHRINK_AT), ("stop_accepting_requests", STOP_AT))
-        ],
-    }
-
-
-_MONITORS: Final = "type.googleapis.com/envoy.extensions.resource_monitors"
+    return overload_manager(heap_bytes, most, {"shrink_heap": SHRINK_AT, "stop_accepting_requests": STOP_AT})
 
 
 def _agent_grpc() -> dict[str, Any]:

@@ -22,6 +22,7 @@ from vestibule.envoy.names import (
     SVID_SECRET,
     WEB_SECRET,
 )
+from vestibule.envoy.overload import overload_manager
 from vestibule.records import Address
 from vestibule.spiffe import TrustDomain
 
@@ -349,33 +350,7 @@ def _pipe(name: str, socket: Path, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _overload() -> dict[str, Any]:
-    monitors = f"{_TYPES}.extensions.resource_monitors"
-    heap = "envoy.resource_monitors.fixed_heap"
-    return {
-        "refresh_interval": "0.25s",
-        "resource_monitors": [
-            {
-                "name": heap,
-                "typed_config": {
-                    "@type": f"{monitors}.fixed_heap.v3.FixedHeapConfig",
-                    "max_heap_size_bytes": HEAP_BYTES,
-                },
-            },
-            {
-                "name": "envoy.resource_monitors.global_downstream_max_connections",
-                "typed_config": {
-                    "@type": f"{monitors}.downstream_connections.v3.DownstreamConnectionsConfig",
-                    "max_active_downstream_connections": MAX_CONNECTIONS,
-                },
-            },
-        ],
-        "actions": [
-            {
-                "name": "envoy.overload_actions.stop_accepting_requests",
-                "triggers": [{"name": heap, "threshold": {"value": 0.95}}],
-            }
-        ],
-    }
+    return overload_manager(HEAP_BYTES, MAX_CONNECTIONS, {"stop_accepting_requests": 0.95})
 
 
 _BY_CERTIFICATE: Final[Mapping[str, Any]] = {
