@@ -18,7 +18,7 @@ from vestibule.audit import AuditEvent
 from vestibule.clock import SystemClock
 from vestibule.secrets.barrier import SealedBarrier
 from vestibule.secrets.keyring import new_key
-from vestibule.secrets.ports import Put
+from vestibule.store.barrier import Put
 from vestibule.store.sql.database import Database
 from vestibule.store.sql.sealed_rows import _GET
 from vestibule.store.sqlite import open_store

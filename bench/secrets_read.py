@@ -44,12 +44,12 @@ from uvicorn.server import ServerState
 from vestibule.app.settled import settle
 from vestibule.audit import AuditLog, DeferringAudit
 from vestibule.clock import SystemClock
+from vestibule.doors.platform.certificates import Certificates
+from vestibule.doors.platform.serving import http_config
 from vestibule.doors.vault.app import VaultApp
-from vestibule.doors.vault.certificates import Certificates
 from vestibule.doors.vault.kv import KvBackend
 from vestibule.doors.vault.operations import Caller, VaultRequest
 from vestibule.doors.vault.pipeline import Pipeline
-from vestibule.doors.vault.serving import http_config
 from vestibule.intent.loading import load_files
 from vestibule.secrets.access import IntentAccess
 from vestibule.secrets.barrier import SealedBarrier

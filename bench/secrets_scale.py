@@ -32,7 +32,6 @@ from vestibule.clock import SystemClock
 from vestibule.doors.vault.kv import KvBackend
 from vestibule.doors.vault.operations import Caller, VaultRequest
 from vestibule.secrets.barrier import SealedBarrier
-from vestibule.secrets.ports import Put
 from vestibule.secrets.versions import Actor, Settings, Versions
 from vestibule.secrets.versions.edits import add
 from vestibule.secrets.versions.rows import write_row
@@ -40,6 +39,7 @@ from vestibule.secrets.versions.service import SPACE
 from vestibule.secrets.versions.values import text_of
 from vestibule.spiffe import SpiffeId
 from vestibule.store import Store
+from vestibule.store.barrier import Put
 from vestibule.store.sqlite import open_store
 from vestibule.testing.barrier import MemoryBarrier
 

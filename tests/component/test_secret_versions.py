@@ -14,9 +14,9 @@ from vestibule.audit import AuditEvent
 from vestibule.clock import SystemClock
 from vestibule.errors import VestibuleError
 from vestibule.secrets.barrier import SealedBarrier
-from vestibule.secrets.codes import SEALED
 from vestibule.secrets.versions import Actor, Reading, Versions
 from vestibule.store import Store
+from vestibule.store.codes import SEALED
 from vestibule.store.postgres import open_postgres
 from vestibule.store.sql.postgres_address import PostgresAddress
 from vestibule.store.sql.postgres_preparation import prepare

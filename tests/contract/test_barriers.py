@@ -14,8 +14,8 @@ from tests.unit.secrets.conftest import NOW, Recording
 
 from vestibule.errors import VestibuleError
 from vestibule.secrets.barrier import SealedBarrier
-from vestibule.secrets.ports import Barrier, Item, Put, Remove
 from vestibule.store import Store
+from vestibule.store.barrier import Barrier, Item, Put, Remove
 from vestibule.store.postgres import open_postgres
 from vestibule.store.sql.postgres_address import PostgresAddress
 from vestibule.store.sql.postgres_preparation import prepare

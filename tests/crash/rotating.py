@@ -16,7 +16,7 @@ from pathlib import Path
 from vestibule.audit import AuditEvent
 from vestibule.clock import SystemClock
 from vestibule.secrets.barrier import SealedBarrier
-from vestibule.secrets.ports import Put, Remove
+from vestibule.store.barrier import Put, Remove
 from vestibule.store.sqlite import open_store
 
 

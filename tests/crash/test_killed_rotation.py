@@ -13,7 +13,7 @@ from tests.unit.secrets.conftest import Recording
 from vestibule.clock import SystemClock
 from vestibule.secrets.barrier import SealedBarrier
 from vestibule.secrets.keyring import new_key
-from vestibule.secrets.ports import Put
+from vestibule.store.barrier import Put
 from vestibule.store.sqlite import open_store
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("crash")]

@@ -17,11 +17,11 @@ from tests.e2e.mesh_lab import DOMAIN, ENVOY, PATIENCE, free_address, spiffe_id,
 from vestibule.app.platform_front import Front, FrontPlan
 from vestibule.audit import AuditEvent
 from vestibule.clock import SystemClock
-from vestibule.doors.platform_sds import Credentials
+from vestibule.doors.platform.certificates import Certificates
+from vestibule.doors.platform.sds import Credentials
 from vestibule.doors.vault.app import VaultApp
 from vestibule.doors.vault.auth import AuthBackend
 from vestibule.doors.vault.callers import Callers
-from vestibule.doors.vault.certificates import Certificates
 from vestibule.doors.vault.operations import Answer, Backend, Operation, VaultRequest
 from vestibule.doors.vault.pipeline import Pipeline, Wrap
 from vestibule.errors import VestibuleError

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from vestibule.doors.platform_sds import Credentials, PlatformSdsDoor
-from vestibule.doors.vault.serving import GuardedHttp
+from vestibule.doors.platform.sds import Credentials, PlatformSdsDoor
+from vestibule.doors.platform.serving import GuardedHttp
 from vestibule.envoy.platform import PlatformBootstrap
 from vestibule.net.grpc_server import GrpcServer
 from vestibule.net.unix import PRIVATE, UnixListener, check_path, listen_unix

@@ -14,13 +14,13 @@ from vestibule.doors.vault.leases import LeasesBackend
 from vestibule.doors.vault.operations import Backend
 from vestibule.errors import VestibuleError
 from vestibule.identity.revocation_list import RevocationList
-from vestibule.secrets.codes import SEALED
 from vestibule.secrets.dynamic import MOUNT as DATABASE
 from vestibule.secrets.dynamic import Databases
 from vestibule.secrets.dynamic.engines import ENGINES, Open
 from vestibule.secrets.leases import Leases, Record
-from vestibule.secrets.ports import Barrier
 from vestibule.spiffe import RevokedIdentity
+from vestibule.store.barrier import Barrier
+from vestibule.store.codes import SEALED
 from vestibule.telemetry.metrics import Metrics
 
 RETRY: Final = timedelta(seconds=5)

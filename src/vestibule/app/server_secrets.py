@@ -19,12 +19,12 @@ from vestibule.app.server_settings import SealKind, ServerSettings
 from vestibule.app.server_web_certificate import WebCertificate
 from vestibule.clock import Clock
 from vestibule.doors.health import Check
-from vestibule.doors.platform_sds import Credentials
+from vestibule.doors.platform.certificates import Certificates
+from vestibule.doors.platform.sds import Credentials
 from vestibule.doors.secrets_admin import SecretsAdminDoor
 from vestibule.doors.vault.app import VaultApp
 from vestibule.doors.vault.auth import AuthBackend
 from vestibule.doors.vault.callers import Callers
-from vestibule.doors.vault.certificates import Certificates
 from vestibule.doors.vault.kv import KvBackend
 from vestibule.doors.vault.operations import Backend
 from vestibule.doors.vault.pipeline import Pipeline, operators_of

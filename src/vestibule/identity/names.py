@@ -20,6 +20,11 @@ def secrets_id(trust_domain: TrustDomain) -> SpiffeId:
     return SpiffeId.of(trust_domain, f"{PLATFORM_PREFIX}secrets")
 
 
+def tokens_id(trust_domain: TrustDomain) -> SpiffeId:
+    """The token service's."""
+    return SpiffeId.of(trust_domain, f"{PLATFORM_PREFIX}tokens")
+
+
 def member_id(spiffe_id: SpiffeId, trust_domain: TrustDomain) -> SpiffeId:
     """``spiffe_id`` if it is of the trust domain and has a path.  Raises: VST1204, VST1205."""
     if spiffe_id.trust_domain != trust_domain:

@@ -22,17 +22,16 @@ from vestibule.errors import VestibuleError
 from vestibule.records import Place, SealedRow
 from vestibule.secrets.codes import (
     BACKUP_UNREADABLE,
-    CONFLICT,
     DATA_KEY_EXHAUSTED,
     ROLLED_BACK,
     ROOT_KEY_REFUSED,
-    SEALED,
     TAMPERED,
 )
 from vestibule.secrets.head import Head, Tallies, differing
 from vestibule.secrets.keyring import MAX_SEALED, Keyring, RowCipher, is_numbered, new_keyring
-from vestibule.secrets.ports import Change, Item, Put
 from vestibule.store import Changes, SealedRows
+from vestibule.store.barrier import Change, Item, Put
+from vestibule.store.codes import CONFLICT, SEALED
 
 SPACE: Final = "barrier"
 """The space of the barrier's own rows, which no engine may use."""
@@ -55,7 +54,7 @@ class _OutdatedError(Exception):
 
 
 class SealedBarrier:
-    """``secrets.ports.Barrier``."""
+    """``store.barrier.Barrier``."""
 
     def __init__(
         self, rows: SealedRows, changes: Changes, audit: Audit, *, max_sealed: int = MAX_SEALED

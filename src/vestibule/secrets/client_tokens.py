@@ -17,9 +17,9 @@ from typing import Final
 
 from vestibule.clock import Clock
 from vestibule.secrets.codes import TOKEN_REFUSED, TOKEN_SPENT
-from vestibule.secrets.ports import Barrier, Put
-from vestibule.secrets.sweeping import sweeping, swept
 from vestibule.spiffe import SpiffeId
+from vestibule.store.barrier import Barrier, Put
+from vestibule.store.sweeping import sweeping, swept
 
 SPACE: Final = "client-tokens"
 PREFIX: Final = "hvb."

@@ -21,7 +21,7 @@ from vestibule.records import Place
 from vestibule.secrets.anchor import Anchor
 from vestibule.secrets.backups import BackupHeader, BackupReader, RootKey, Unwrapping, Wrapping, encrypted
 from vestibule.secrets.barrier import SealedBarrier
-from vestibule.secrets.codes import RESTORE_REFUSED, ROLLED_BACK, SEALED
+from vestibule.secrets.codes import RESTORE_REFUSED, ROLLED_BACK
 from vestibule.secrets.keyring import new_key
 from vestibule.secrets.seals.codes import (
     CEREMONY,
@@ -32,6 +32,7 @@ from vestibule.secrets.seals.codes import (
 )
 from vestibule.secrets.seals.ports import Document, Plan, Seal, Wrapped
 from vestibule.secrets.seals.wrapping import decode, encode
+from vestibule.store.codes import SEALED
 
 SINGLE: Final = Plan(shares=1, threshold=1)
 RETRY_SECONDS: Final = (1.0, 30.0)

@@ -14,9 +14,10 @@ from typing import Final
 
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
-from vestibule.secrets.codes import CONFLICT, WRAPPING_INVALID, WRAPPING_UNFIT
-from vestibule.secrets.ports import Barrier, Item, Put, Remove
-from vestibule.secrets.sweeping import sweeping, swept
+from vestibule.secrets.codes import WRAPPING_INVALID, WRAPPING_UNFIT
+from vestibule.store.barrier import Barrier, Item, Put, Remove
+from vestibule.store.codes import CONFLICT
+from vestibule.store.sweeping import sweeping, swept
 
 SPACE: Final = "wrapping"
 PREFIX: Final = "hvw."

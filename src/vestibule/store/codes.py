@@ -185,3 +185,19 @@ NO_SUCH_RELATIONSHIP = define(
     meaning="There is no federation relationship with this trust domain.",
     advice="List them with vestibule federation list.",
 )
+SEALED = define(
+    "VST5000",
+    "secrets-sealed",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="The secret manager is sealed: what it keeps is encrypted with a key that it does not hold now.",
+    advice="Unseal it: `vestibule secret unseal`, once for each share that is needed.",
+)
+CONFLICT = define(
+    "VST5001",
+    "secrets-conflict",
+    Kind.PRECONDITION,
+    Fault.CALLER,
+    meaning="What was to be changed was changed by somebody else meanwhile, or is not at the version that was named.",
+    advice="Read it again, and repeat the change on what is there now.",
+)

@@ -6,13 +6,14 @@ import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
 
-from vestibule.secrets.codes import CONFLICT, SEALED
-from vestibule.secrets.ports import AccessDecision, Change, Item, Put, Verb
+from vestibule.secrets.ports import AccessDecision, Verb
 from vestibule.spiffe import SpiffeId
+from vestibule.store.barrier import Change, Item, Put
+from vestibule.store.codes import CONFLICT, SEALED
 
 
 class MemoryBarrier:
-    """``secrets.ports.Barrier`` without encryption and without a disk."""
+    """``store.barrier.Barrier`` without encryption and without a disk."""
 
     def __init__(self) -> None:
         self.is_sealed = False

@@ -13,11 +13,11 @@ from uvicorn.server import ServerState
 
 from vestibule.audit import Audit, AuditEvent
 from vestibule.clock import Clock
+from vestibule.doors.platform.serving import http_config
 from vestibule.doors.vault.app import VaultApp
 from vestibule.doors.vault.kv import KvBackend
 from vestibule.doors.vault.operations import Backend
 from vestibule.doors.vault.pipeline import Pipeline
-from vestibule.doors.vault.serving import http_config
 from vestibule.secrets.ports import Access
 from vestibule.secrets.versions import Versions
 from vestibule.spiffe import SpiffeId

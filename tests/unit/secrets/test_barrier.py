@@ -16,8 +16,8 @@ from vestibule.errors import VestibuleError
 from vestibule.records import SealedRow
 from vestibule.secrets.barrier import SPACE, SealedBarrier
 from vestibule.secrets.keyring import RowCipher, new_key
-from vestibule.secrets.ports import Item, Put, Remove
 from vestibule.store import Store
+from vestibule.store.barrier import Item, Put, Remove
 
 ROOT = bytes(range(32))
 SEAL = b"a seal"

@@ -19,10 +19,10 @@ from vestibule.keys.secrets import Secret
 from vestibule.secrets.anchor import Anchors, AuditAnchor, FileAnchor
 from vestibule.secrets.backups import Passphrase
 from vestibule.secrets.barrier import SealedBarrier
-from vestibule.secrets.ports import Put
 from vestibule.secrets.sealing import Sealing
 from vestibule.secrets.seals.shares import ShamirSeal
 from vestibule.store import Store
+from vestibule.store.barrier import Put
 from vestibule.testing import FakeClock
 
 

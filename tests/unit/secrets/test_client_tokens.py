@@ -9,8 +9,9 @@ import pytest
 
 from vestibule.errors import ErrorCode, VestibuleError
 from vestibule.secrets.client_tokens import LONGEST, PREFIX, SPACE, USUAL, ClientTokens
-from vestibule.secrets.codes import SEALED, TOKEN_REFUSED, TOKEN_SPENT
+from vestibule.secrets.codes import TOKEN_REFUSED, TOKEN_SPENT
 from vestibule.spiffe import SpiffeId
+from vestibule.store.codes import SEALED
 from vestibule.testing.barrier import MemoryBarrier
 from vestibule.testing.clock import FakeClock
 

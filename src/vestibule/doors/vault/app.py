@@ -16,8 +16,9 @@ from urllib.parse import parse_qsl
 from uuid import uuid4
 
 from vestibule.audit import Audit, AuditEvent
+from vestibule.doors.platform.codes import NO_CALLER
 from vestibule.doors.vault.auth import JWT_LOGIN
-from vestibule.doors.vault.codes import BAD_REQUEST, METHOD_REFUSED, NO_CALLER, TOO_LARGE
+from vestibule.doors.vault.codes import BAD_REQUEST, METHOD_REFUSED, TOO_LARGE
 from vestibule.doors.vault.crowds import Crowds
 from vestibule.doors.vault.envelope import envelope, is_empty, wrapped_envelope
 from vestibule.doors.vault.fields import duration

@@ -7,7 +7,7 @@ from typing import Final
 
 from vestibule.errors import CATALOGUE, ErrorCode, Kind, VestibuleError
 from vestibule.sdk.codes import NO_SUCH_SECRET, SECRETS_REFUSED
-from vestibule.secrets.codes import CONFLICT
+from vestibule.store.codes import CONFLICT
 
 _CODED: Final = re.compile(r"(VST[0-9]{4}) (.*)", re.DOTALL)
 _RULE: Final = re.compile(r"\brule (\S+) forbids it")

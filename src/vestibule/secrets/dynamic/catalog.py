@@ -20,7 +20,7 @@ from vestibule.secrets.dynamic.records import (
     encode_role,
     encode_static_role,
 )
-from vestibule.secrets.ports import Barrier, Change, Put, Remove
+from vestibule.store.barrier import Barrier, Change, Put, Remove
 
 SPACE: Final = "database"
 PAGE: Final = 1000

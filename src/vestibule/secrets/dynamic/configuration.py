@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any, Final
 
 from vestibule.errors import VestibuleError
-from vestibule.secrets.codes import CONFLICT
 from vestibule.secrets.dynamic import names
 from vestibule.secrets.dynamic.addresses import address_of, keeps_password
 from vestibule.secrets.dynamic.catalog import Catalog, Kept, checked
@@ -29,6 +28,7 @@ from vestibule.secrets.dynamic.statements import (
     unspeakable,
 )
 from vestibule.secrets.leases import Leases
+from vestibule.store.codes import CONFLICT
 
 MOST_CONNECTIONS: Final = 64
 _ALLOWED: Final = re.compile(r"[\w.-]{0,128}\*?", re.ASCII)

@@ -12,7 +12,7 @@ from vestibule.secrets.dynamic.credentials import MOUNT, DynamicCredentials
 from vestibule.secrets.dynamic.engines import ENGINES, Engines, Open
 from vestibule.secrets.dynamic.static_roles import StaticRoles
 from vestibule.secrets.leases import Leases, Record
-from vestibule.secrets.ports import Barrier
+from vestibule.store.barrier import Barrier
 
 
 class Databases:

@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import Final, TypeAlias
 
 from vestibule.errors import VestibuleError
-from vestibule.secrets.codes import CONFLICT
 from vestibule.secrets.dynamic.addresses import address_of
 from vestibule.secrets.dynamic.catalog import Catalog, Kept
 from vestibule.secrets.dynamic.codes import DATABASE_REFUSES, MALFORMED_DATABASE, NO_SUCH_DATABASE
 from vestibule.secrets.dynamic.ports import CredentialEngine
 from vestibule.secrets.dynamic.records import POSTGRESQL, Database
+from vestibule.store.codes import CONFLICT
 
 Open: TypeAlias = Callable[[Database, str], Awaitable[CredentialEngine]]
 """Opens an engine for a database with a password; connecting may wait until it is used."""

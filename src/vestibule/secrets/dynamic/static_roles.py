@@ -21,7 +21,6 @@ from typing import Any, Final
 from vestibule.audit import AuditEvent
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
-from vestibule.secrets.codes import CONFLICT
 from vestibule.secrets.dynamic import names
 from vestibule.secrets.dynamic.catalog import Catalog, Kept
 from vestibule.secrets.dynamic.codes import (
@@ -38,6 +37,7 @@ from vestibule.secrets.dynamic.records import LEAST_PERIOD, Account, StaticRole
 from vestibule.secrets.dynamic.statements import statements, unspeakable
 from vestibule.secrets.leases import Record
 from vestibule.secrets.waiting import until
+from vestibule.store.codes import CONFLICT
 
 FIRST_RETRY: Final = timedelta(seconds=2)
 LAST_RETRY: Final = timedelta(minutes=1)

@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from vestibule.secrets.leases.records import Lane, Lease, decode, encode
-from vestibule.secrets.ports import Barrier, Change, Put, Remove
 from vestibule.spiffe import SpiffeId
+from vestibule.store.barrier import Barrier, Change, Put, Remove
 
 SPACE: Final = "leases"
 PAGE: Final = 1000

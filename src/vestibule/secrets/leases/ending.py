@@ -13,12 +13,12 @@ from typing import Final
 from vestibule.audit import AuditEvent
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
-from vestibule.secrets.codes import CONFLICT
 from vestibule.secrets.leases.book import Kept, LeaseBook
 from vestibule.secrets.leases.codes import NOT_IN_TIME, UNKNOWN_LEASE
 from vestibule.secrets.leases.ports import LeasedEngine, Record
 from vestibule.secrets.leases.records import Lane, Lease, LeaseState
 from vestibule.secrets.waiting import until
+from vestibule.store.codes import CONFLICT
 
 ACTOR: Final = "server"
 """Who ends a lease in time."""

@@ -20,7 +20,6 @@ from typing import Any, Final
 from vestibule.audit import AuditEvent
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
-from vestibule.secrets.codes import CONFLICT
 from vestibule.secrets.leases.book import PAGE, Kept, LeaseBook
 from vestibule.secrets.leases.codes import (
     LEASE_CHANGED,
@@ -33,8 +32,9 @@ from vestibule.secrets.leases.codes import (
 from vestibule.secrets.leases.ending import PATIENCE, Endings
 from vestibule.secrets.leases.ports import LeasedEngine, NotMadeError, Record
 from vestibule.secrets.leases.records import Lane, Lease, LeaseState
-from vestibule.secrets.ports import Barrier
 from vestibule.spiffe import SpiffeId
+from vestibule.store.barrier import Barrier
+from vestibule.store.codes import CONFLICT
 
 MOST_PER_IDENTITY: Final = 200
 """Leases that one identity may hold, so that one that asks anew with every request harms only itself."""

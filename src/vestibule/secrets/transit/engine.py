@@ -11,8 +11,6 @@ from typing import Final
 
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
-from vestibule.secrets.codes import CONFLICT
-from vestibule.secrets.ports import Barrier, Put, Remove
 from vestibule.secrets.transit.ciphers import forget_private_keys
 from vestibule.secrets.transit.codes import (
     KEY_EXISTS,
@@ -24,6 +22,8 @@ from vestibule.secrets.transit.codes import (
 from vestibule.secrets.transit.keys import TransitKey, decoded, encoded
 from vestibule.secrets.transit.kinds import KeyKind
 from vestibule.secrets.transit.making import new_version
+from vestibule.store.barrier import Barrier, Put, Remove
+from vestibule.store.codes import CONFLICT
 
 SPACE: Final = "transit"
 SHORTEST_ROTATION: Final = timedelta(hours=1)

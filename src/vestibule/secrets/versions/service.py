@@ -17,8 +17,6 @@ from weakref import WeakValueDictionary
 
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
-from vestibule.secrets.codes import CONFLICT
-from vestibule.secrets.ports import Barrier, Change, Item, Put, Remove
 from vestibule.secrets.versions import edits
 from vestibule.secrets.versions.codes import NO_SUCH_VERSION, TOO_BUSY, VERSION_LOST
 from vestibule.secrets.versions.edits import Edit
@@ -34,6 +32,8 @@ from vestibule.secrets.versions.rows import (
 from vestibule.secrets.versions.secret import Actor, Reading, Secret, SettingChange, Settings, Written
 from vestibule.secrets.versions.values import Data, data_of, merged, text_of
 from vestibule.secrets.versions.watching import Watching
+from vestibule.store.barrier import Barrier, Change, Item, Put, Remove
+from vestibule.store.codes import CONFLICT
 
 _log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ import pytest
 
 from vestibule.audit import AuditEvent
 from vestibule.audit.codes import AUDIT_UNAVAILABLE
+from vestibule.doors.platform.codes import NO_CALLER
 from vestibule.doors.vault import app as vault_app
 from vestibule.doors.vault import crowds
 from vestibule.doors.vault.app import VaultApp
 from vestibule.doors.vault.callers import Callers
-from vestibule.doors.vault.codes import NO_CALLER
 from vestibule.doors.vault.operations import Answer, VaultRequest
 from vestibule.secrets.client_tokens import ClientTokens
 from vestibule.spiffe import SpiffeId

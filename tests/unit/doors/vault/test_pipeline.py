@@ -10,13 +10,13 @@ import pytest
 
 from vestibule.audit import AuditEvent
 from vestibule.audit.codes import AUDIT_UNAVAILABLE
-from vestibule.doors.vault.codes import NO_CALLER
+from vestibule.doors.platform.codes import NO_CALLER
 from vestibule.doors.vault.operations import Answer, Caller, Operation, Owned, VaultRequest
 from vestibule.doors.vault.pipeline import Pipeline, operators_of
 from vestibule.errors import VestibuleError
-from vestibule.secrets.codes import CONFLICT
 from vestibule.secrets.ports import Verb
 from vestibule.spiffe import SpiffeId
+from vestibule.store.codes import CONFLICT
 from vestibule.testing.barrier import TableAccess
 
 ANN = SpiffeId.parse("spiffe://example.org/ann")

@@ -11,8 +11,8 @@ from vestibule.doors.vault.pipeline import Pipeline
 from vestibule.doors.vault.token_hashes import of_answer, of_request, unless_sealed
 from vestibule.errors import VestibuleError
 from vestibule.secrets.client_tokens import ClientTokens
-from vestibule.secrets.codes import SEALED
 from vestibule.spiffe import SpiffeId
+from vestibule.store.codes import SEALED
 from vestibule.testing.barrier import MemoryBarrier, TableAccess
 from vestibule.testing.clock import FakeClock
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vestibule.secrets.ports import Change
+from vestibule.store.barrier import Change
 from vestibule.testing.barrier import MemoryBarrier
 
 

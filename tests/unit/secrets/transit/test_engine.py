@@ -7,7 +7,6 @@ from datetime import timedelta
 import pytest
 
 from vestibule.errors import ErrorCode, VestibuleError
-from vestibule.secrets.codes import SEALED
 from vestibule.secrets.transit import ciphers
 from vestibule.secrets.transit.codes import (
     KEY_EXISTS,
@@ -19,6 +18,7 @@ from vestibule.secrets.transit.codes import (
 from vestibule.secrets.transit.engine import KeySettings, Transit
 from vestibule.secrets.transit.keys import TransitKey, decoded, encoded
 from vestibule.secrets.transit.kinds import KeyKind
+from vestibule.store.codes import SEALED
 from vestibule.testing.barrier import MemoryBarrier
 from vestibule.testing.clock import FakeClock
 

@@ -9,8 +9,6 @@ from datetime import timedelta
 import pytest
 
 from vestibule.errors import ErrorCode, VestibuleError
-from vestibule.secrets.codes import CONFLICT, SEALED
-from vestibule.secrets.ports import Change, Item, Put, Remove
 from vestibule.secrets.versions import Actor, SettingChange, Versions
 from vestibule.secrets.versions.codes import (
     CAS_MISMATCH,
@@ -22,6 +20,8 @@ from vestibule.secrets.versions.codes import (
     VERSION_LOST,
 )
 from vestibule.secrets.versions.service import ATTEMPTS, SPACE, TEXTS
+from vestibule.store.barrier import Change, Item, Put, Remove
+from vestibule.store.codes import CONFLICT, SEALED
 from vestibule.testing.barrier import MemoryBarrier
 from vestibule.testing.clock import START, FakeClock
 

@@ -17,7 +17,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from vestibule.clock import Clock
-from vestibule.doors.vault.codes import NO_CALLER
+from vestibule.doors.platform.codes import NO_CALLER
 from vestibule.errors import VestibuleError
 from vestibule.pki.certificates import load_certificate
 from vestibule.pki.revocation import verify_unrevoked

@@ -11,7 +11,7 @@ from typing import Final
 
 from envoy.service.secret.v3 import sds_pb2
 
-from vestibule.doors.vault.codes import NOT_THE_PLATFORM
+from vestibule.doors.platform.codes import NOT_THE_PLATFORM
 from vestibule.doors.xds_serving import serve_delta
 from vestibule.envoy.names import BUNDLE_SECRET, SVID_SECRET, WEB_SECRET
 from vestibule.envoy.tls_secrets import certificate_secret, validation_secret, web_secret

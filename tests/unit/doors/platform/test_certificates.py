@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import pytest
 
-from vestibule.doors.vault.certificates import Certificates
-from vestibule.doors.vault.codes import NO_CALLER
+from vestibule.doors.platform.certificates import Certificates
+from vestibule.doors.platform.codes import NO_CALLER
 from vestibule.errors import VestibuleError
 from vestibule.spiffe import Revocation, Revocations, RevokedIdentity, SpiffeId, X509Svid
 from vestibule.testing import FakeClock, TestAuthority

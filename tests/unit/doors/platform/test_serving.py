@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from vestibule.doors.vault.serving import GuardedHttp
+from vestibule.doors.platform.serving import GuardedHttp
 
 ANSWER = b"HTTP/1.1 204"
 

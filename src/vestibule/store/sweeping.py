@@ -8,7 +8,7 @@ from typing import Final
 
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
-from vestibule.secrets.ports import Barrier, Remove
+from vestibule.store.barrier import Barrier, Remove
 
 SWEEP_EVERY: Final = timedelta(minutes=10)
 

@@ -16,7 +16,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from vestibule.doors.vault.codes import NOT_THE_PLATFORM
+from vestibule.doors.platform.codes import NOT_THE_PLATFORM
 from vestibule.net.peer import Peer
 
 KEEP_ALIVE: Final = 120
