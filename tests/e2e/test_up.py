@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,14 @@ def belonging_to(runtime: Path) -> dict[int, str]:
     return found
 
 
+def what_was_logged(logs: Path, lines: int = 30, width: int = 240) -> str:
+    """The end of each log, for a failure that cannot be looked into where it happened."""
+    told = []
+    for log in sorted(logs.glob("*.log")):
+        told += [f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-lines:]]
+    return "\n".join(line[:width] for line in told)
+
+
 @dataclass
 class Up:
     """A running `vestibule up`, past the moment when everything was ready."""
@@ -100,9 +108,10 @@ async def up(cwd: Path, *arguments: str) -> AsyncIterator[Up]:
         stderr=subprocess.PIPE,
     )
     assert process.stdout is not None
+    note: RunState | None = None
     try:
         text = b""
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(180):
             while not text.endswith(b"\n}\n"):
                 line = await process.stdout.readline()
                 assert line, f"it ended instead: {text!r} {await process.stderr.read()!r}"  # type: ignore[union-attr]
@@ -111,12 +120,18 @@ async def up(cwd: Path, *arguments: str) -> AsyncIterator[Up]:
         note = RunState.read(cwd / ".vestibule")
         assert note is not None
         yield Up(process, cwd / ".vestibule", json.loads(text), note)
+    except BaseException as error:
+        error.add_note(what_was_logged(cwd / ".vestibule" / "logs"))
+        if note is not None:
+            error.add_note("\n".join(f"{pid} {words}" for pid, words in belonging_to(note.runtime).items()))
+        raise
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-        for pid in belonging_to(note.runtime) if "note" in locals() and note is not None else ():
-            os.kill(pid, signal.SIGKILL)
+        for pid in belonging_to(note.runtime) if note is not None else ():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_once_proves_all_promises_in_order_and_the_last_where_it_can_be_tried(tmp_path: Path) -> None:
