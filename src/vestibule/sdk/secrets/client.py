@@ -12,12 +12,13 @@ from typing import Any, Final, Self
 
 from vestibule.clock import Clock, SystemClock
 from vestibule.errors import Kind
+from vestibule.sdk.codes import SECRETS_UNREACHABLE
+from vestibule.sdk.http import Http, HttpFailedError, HttpRequest
 from vestibule.sdk.secrets import answers
 from vestibule.sdk.secrets.addresses import SecretsAddress, secret_manager_of
 from vestibule.sdk.secrets.answers import Ask, Credential, Reply, Secret
 from vestibule.sdk.secrets.credentials import KeptCredential
 from vestibule.sdk.secrets.errors import SecretsError
-from vestibule.sdk.secrets.http import Http
 from vestibule.sdk.source import X509Source
 from vestibule.sdk.tls import Holder, client_context
 
@@ -120,4 +121,17 @@ class AsyncSecrets:
 
     async def ask(self, ask: Ask) -> Reply:
         """Any request of the API, its answer as it comes.  Raises: VST2407."""
-        return await self._http.ask(ask)
+        try:
+            answer = await self._http.ask(_request(ask))
+        except HttpFailedError as error:
+            raise SecretsError(
+                SECRETS_UNREACHABLE, f"the secret manager at {self.address} {error}"
+            ) from error
+        return answers.reply_of(answer.status, answer.body)
+
+
+def _request(ask: Ask) -> HttpRequest:
+    headers = {"x-vault-request": "true"} | ({"content-type": "application/json"} if ask.body else {})
+    return HttpRequest(
+        method=ask.method, target=ask.target, headers=headers, body=ask.body, patience=ask.patience
+    )

@@ -7,8 +7,11 @@ from typing import Final
 
 from vestibule.errors import CATALOGUE, ErrorCode, Kind, VestibuleError
 from vestibule.sdk.codes import NO_SUCH_SECRET, SECRETS_REFUSED
+from vestibule.secrets import codes as _secrets_codes
 from vestibule.store.codes import CONFLICT
 
+# Imported so that the catalogue knows the codes in the answers, with their advice.
+CODES: Final = (_secrets_codes,)
 _CODED: Final = re.compile(r"(VST[0-9]{4}) (.*)", re.DOTALL)
 _RULE: Final = re.compile(r"\brule (\S+) forbids it")
 _REQUEST: Final = re.compile(r"\(request ([A-Za-z0-9._-]+)")

@@ -1,29 +1,64 @@
-"""HTTP/1.1 for the asyncio client: one connection that is kept, and more while it is busy.
+"""HTTP/1.1 for the SDK's own clients: one connection that is kept, and more while it is busy.
 
-Only what the secret manager and Envoy answer with is understood; anything else is an error.
+Only what our services and Envoy answer with is understood; anything else is an error.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Final
-
-from vestibule.sdk.codes import SECRETS_UNREACHABLE
-from vestibule.sdk.secrets.addresses import SecretsAddress
-from vestibule.sdk.secrets.answers import Ask, Reply, reply_of
-from vestibule.sdk.secrets.errors import SecretsError
+from dataclasses import dataclass, field
+from typing import Final, Protocol
 
 LARGEST: Final = 4 * 1024 * 1024
-"""Bytes of an answer; values are 1 MiB at most."""
+"""Bytes of an answer; the largest there are, values of the secret manager, have 1 MiB at most."""
 
 _MOST_HEADERS: Final = 100
 _IDLE: Final = 8
 _REPEATABLE: Final = frozenset({"GET"})
 
 Context = Callable[[], ssl.SSLContext | None]
+
+
+class HttpAddress(Protocol):
+    """Where a service is."""
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def port(self) -> int: ...
+
+    @property
+    def host_header(self) -> str:
+        """What the request names: as a rule host and port."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpRequest:
+    """One request; ``patience``: seconds that it may take."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = field(default=b"", repr=False)
+    patience: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpAnswer:
+    """One answer, whole."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+
+class HttpFailedError(Exception):
+    """Nothing, or nothing that could be understood, was answered.  Its text says why."""
 
 
 class _GoneError(Exception):
@@ -33,37 +68,36 @@ class _GoneError(Exception):
 class Http:
     """Asks one server.  ``context``: None for plain text."""
 
-    def __init__(self, address: SecretsAddress, context: Context) -> None:
+    def __init__(self, address: HttpAddress, context: Context) -> None:
         self._address = address
         self._context = context
         self._idle: list[_Connection] = []
 
-    async def ask(self, ask: Ask) -> Reply:
-        """Ask once.  Raises: VST2407."""
+    async def ask(self, ask: HttpRequest) -> HttpAnswer:
+        """Ask once.  Raises: HttpFailedError."""
         try:
             async with asyncio.timeout(ask.patience):
-                status, body = await self._exchanged(ask)
+                return await self._exchanged(ask)
         except TimeoutError as error:
-            raise self._failed(f"does not answer within {ask.patience:g} s") from error
+            raise HttpFailedError(f"does not answer within {ask.patience:g} s") from error
         except (OSError, ssl.SSLError, asyncio.IncompleteReadError, ValueError, _GoneError) as error:
-            raise self._failed(f"cannot be asked: {str(error) or type(error).__name__}") from error
-        return reply_of(status, body)
+            raise HttpFailedError(f"cannot be asked: {str(error) or type(error).__name__}") from error
 
     def close(self) -> None:
         """Close what is kept."""
         while self._idle:
             self._idle.pop().close()
 
-    async def _exchanged(self, ask: Ask) -> tuple[int, bytes]:
+    async def _exchanged(self, ask: HttpRequest) -> HttpAnswer:
         # What may change something is never sent on a connection that may be dead: it could not be sent again.
         if ask.method in _REPEATABLE and self._idle:
             with suppress(_GoneError, ConnectionError, asyncio.IncompleteReadError):
                 return await self._over(self._idle.pop(), ask)
         return await self._over(await self._connected(), ask)
 
-    async def _over(self, connection: _Connection, ask: Ask) -> tuple[int, bytes]:
+    async def _over(self, connection: _Connection, ask: HttpRequest) -> HttpAnswer:
         try:
-            status, body = await connection.exchange(ask, self._address.host_header)
+            answer = await connection.exchange(ask, self._address.host_header)
         except BaseException:
             connection.close()
             raise
@@ -71,19 +105,16 @@ class Http:
             self._idle.append(connection)
         else:
             connection.close()
-        return status, body
+        return answer
 
     async def _connected(self) -> _Connection:
         context = self._context()
-        # Who is there is told by the SVID; a host name plays no part.
+        # With a context of the SDK, who is there is told by the SVID; a host name plays no part.
         name = self._address.host if context is not None else None
         reader, writer = await asyncio.open_connection(
             self._address.host, self._address.port, ssl=context, server_hostname=name, limit=64 * 1024
         )
         return _Connection(reader, writer)
-
-    def _failed(self, why: str) -> SecretsError:
-        return SecretsError(SECRETS_UNREACHABLE, f"the secret manager at {self._address} {why}")
 
 
 class _Connection:
@@ -92,7 +123,7 @@ class _Connection:
         self._writer = writer
         self.lasts = True
 
-    async def exchange(self, ask: Ask, host: str) -> tuple[int, bytes]:
+    async def exchange(self, ask: HttpRequest, host: str) -> HttpAnswer:
         """One request and its answer.  Raises: OSError, ValueError, IncompleteReadError, _GoneError."""
         self._writer.write(_head(ask, host) + ask.body)
         await self._writer.drain()
@@ -104,7 +135,7 @@ class _Connection:
             raise ValueError("what answers does not speak HTTP/1.1")
         status, headers = int(rest[:3]), await self._headers()
         self.lasts = version == "HTTP/1.1" and headers.get("connection", "").lower() != "close"
-        return status, await self._body(status, headers)
+        return HttpAnswer(status=status, headers=headers, body=await self._body(status, headers))
 
     def close(self) -> None:
         self._writer.transport.abort()
@@ -144,11 +175,9 @@ class _Connection:
         return b"".join(parts)
 
 
-def _head(ask: Ask, host: str) -> bytes:
+def _head(ask: HttpRequest, host: str) -> bytes:
     lines = [f"{ask.method} {ask.target} HTTP/1.1", f"host: {host}", "accept: application/json"]
-    if ask.body:
-        lines += ["content-type: application/json", f"content-length: {len(ask.body)}"]
-    elif ask.method != "GET":
-        lines.append("content-length: 0")
-    lines.append("x-vault-request: true")
+    lines += [f"{name}: {value}" for name, value in ask.headers.items()]
+    if ask.body or ask.method != "GET":
+        lines.append(f"content-length: {len(ask.body)}")
     return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
