@@ -227,7 +227,7 @@ def _resource(message: Any, document: dict[str, Any]) -> discovery_pb2.Resource:
     return discovery_pb2.Resource(name=document["name"], version=str(hash(body.value)), resource=body)
 
 
-async def until(condition: Callable[[], bool | Awaitable[bool]], within: float = 45.0) -> None:
+async def until(condition: Callable[[], bool | Awaitable[bool]], within: float = 90.0) -> None:
     """Poll a condition with a deadline."""
     async with asyncio.timeout(within):
         while True:

@@ -99,7 +99,7 @@ class Domain:
     async def stop(self) -> None:
         if self.serving is not None:
             self.shutdown.request()
-            await asyncio.wait_for(self.serving, 30)
+            await asyncio.wait_for(self.serving, 60)
             self.serving = None
 
     async def call(self, descriptor: Any, service: str, method: str, request: Any) -> Any:
@@ -222,12 +222,12 @@ class Domain:
         for task, shutdown in self.agents:
             if not task.done():
                 shutdown.request()
-                await asyncio.wait_for(task, 45)
+                await asyncio.wait_for(task, 60)
         self.agents.clear()
 
 
 async def either(*futures: asyncio.Future[Any]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
 
 
@@ -259,7 +259,7 @@ async def domains(**options: dict[str, Any]) -> AsyncIterator[list[Domain]]:
                 await each.stop()
 
 
-async def until(holds: Callable[[], Awaitable[Any]], within: float = 30.0) -> Any:
+async def until(holds: Callable[[], Awaitable[Any]], within: float = 90.0) -> Any:
     """What ``holds`` gives once it is true; polled with a deadline."""
     async with asyncio.timeout(within):
         while not (found := await holds()):

@@ -72,7 +72,7 @@ async def following(socket: Path) -> AsyncIterator[Workload]:
 
     task = asyncio.create_task(follow())
     try:
-        workload.append(Workload(await asyncio.wait_for(first, 30)))
+        workload.append(Workload(await asyncio.wait_for(first, 60)))
         yield workload[0]
     finally:
         task.cancel()

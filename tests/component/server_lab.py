@@ -201,7 +201,7 @@ async def running(directory: Path, **given: Any) -> AsyncIterator[Lab]:
     shutdown, ready = Shutdown(), asyncio.get_running_loop().create_future()
     settings = settings_in(directory, **given)
     serving = asyncio.create_task(run_server(settings, on_ready=ready.set_result, shutdown=shutdown))
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(60):
         await asyncio.wait({serving, ready}, return_when=asyncio.FIRST_COMPLETED)
     if serving.done():
         await serving
@@ -212,7 +212,7 @@ async def running(directory: Path, **given: Any) -> AsyncIterator[Lab]:
         for channel in (lab.operator.channel, *lab.channels):
             channel.close()
         shutdown.request()
-        async with asyncio.timeout(45):
+        async with asyncio.timeout(60):
             await serving
 
 

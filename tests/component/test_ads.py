@@ -110,7 +110,7 @@ async def ends_after(channel: Channel, action: Callable[[], Any]) -> str:
     """The code with which an open stream ends because of what was done."""
 
     async def call() -> None:
-        async with AdsCalls(channel).open(PROXY) as stream, asyncio.timeout(45):
+        async with AdsCalls(channel).open(PROXY) as stream, asyncio.timeout(60):
             await stream.send(_everything(CLUSTER))
             assert await stream.receive() is not None
             if (doing := action()) is not None:
@@ -408,7 +408,7 @@ async def test_a_client_that_does_not_read_holds_up_nobody(server: Server) -> No
         assert proxy.has[LISTENER] == {"in": "in="}
         own_transport.resume_reading()
         responses = 0
-        async with asyncio.timeout(45):
+        async with asyncio.timeout(60):
             while (response := await stream.receive()) is not None:
                 responses += 1
                 await stream.send(DeltaRequest(type_url=CLUSTER, nonce=response.nonce))

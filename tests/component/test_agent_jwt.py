@@ -113,7 +113,7 @@ async def test_the_bundle_stream_ends_when_the_last_identity_is_taken(world: Fie
         [bundle] = await anext(bundles)
         assert len(bundle.jwt_authorities) == 1
         await world.server.delete_entry(entry)
-        async with asyncio.timeout(45):
+        async with asyncio.timeout(60):
             assert await refusal(anext(bundles)) == (Status.PERMISSION_DENIED, "VST2105")
 
 
@@ -168,7 +168,7 @@ async def command(*words: str, stdin: str = "") -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "vestibule", *words, stdin=PIPE, stdout=PIPE, stderr=PIPE
     )
-    out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 30)
+    out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 60)
     return process.returncode or 0, out.decode(), err.decode()
 
 

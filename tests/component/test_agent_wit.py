@@ -44,7 +44,7 @@ async def an_agent(world: Field) -> Running:
 async def calling(agent: Running) -> AsyncIterator[Client]:
     channel = unix_channel(agent.settings.socket_path)
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             yield Client(channel, SERVICE)
     finally:
         channel.close()

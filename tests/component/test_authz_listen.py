@@ -59,7 +59,7 @@ class Place:
         tls.set_alpn_protocols(["h2"])
         channel = Channel("127.0.0.1", self.port, ssl=tls)
         try:
-            async with asyncio.timeout(45):
+            async with asyncio.timeout(60):
                 return await Client(channel, SERVICE).unary("Check", question(method))
         finally:
             channel.close()
@@ -99,14 +99,14 @@ async def place(directory: Path) -> AsyncIterator[Place]:
     )
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while (line := await process.stdout.readline()) and b"authz ready" not in line:
                 pass
         assert line, "it ended"
         yield Place(authority, directory, repository, port, http)
     finally:
         process.terminate()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await process.communicate()
     assert process.returncode == 0
 

@@ -77,6 +77,6 @@ async def test_a_server_does_not_quietly_begin_anew_where_its_database_is_missin
             each.unlink()
         keys = sorted(each.name for each in (directory / "data" / "keys").iterdir())
         with pytest.raises(VestibuleError) as caught:
-            await asyncio.wait_for(run_server(settings_in(directory)), 45)
+            await asyncio.wait_for(run_server(settings_in(directory)), 60)
         assert caught.value.code is DATABASE_LOST
         assert sorted(each.name for each in (directory / "data" / "keys").iterdir()) == keys

@@ -64,7 +64,7 @@ async def running(decisions: Decisions) -> AsyncIterator[None]:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
 

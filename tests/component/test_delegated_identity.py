@@ -70,7 +70,7 @@ async def svids_until(
     client: Client, request: wire.SubscribeToX509SVIDsRequest, *paths: str
 ) -> wire.SubscribeToX509SVIDsResponse:
     """Follow, again where we are no delegate yet, until just these identities are told."""
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(60):
         while True:
             try:
                 async with client.stream("SubscribeToX509SVIDs") as stream:
@@ -87,7 +87,7 @@ async def svids_until(
 
 async def status_of(client: Client, method: str, request: Any) -> Status:
     async def first() -> None:
-        async with asyncio.timeout(45), client.stream(method) as stream:
+        async with asyncio.timeout(60), client.stream(method) as stream:
             await stream.send_message(request, end=True)
             await stream.recv_message()
 

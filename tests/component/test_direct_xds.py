@@ -73,7 +73,7 @@ async def everything(
 ) -> dict[str, bytes]:
     """All of a type that a client is told in its first response, over ADS."""
     client = Client(caller, SERVICE)
-    async with asyncio.timeout(45), client.stream("DeltaAggregatedResources") as stream:
+    async with asyncio.timeout(60), client.stream("DeltaAggregatedResources") as stream:
         request = discovery.DeltaDiscoveryRequest(type_url=url, resource_names_subscribe=names)
         request.node.id = node
         request.node.user_agent_name = user_agent
@@ -85,7 +85,7 @@ async def everything(
 
 async def answer(caller: Any, service: Any, method: str, request: Any) -> Any:
     """The first response to a request."""
-    async with asyncio.timeout(45), Client(caller, service).stream(method) as stream:
+    async with asyncio.timeout(60), Client(caller, service).stream(method) as stream:
         await stream.send_message(request)
         return await stream.recv_message()
 
@@ -110,7 +110,7 @@ async def test_a_workload_has_no_say_in_rollouts_under_the_name_of_its_own_insta
     await registered(lab)
     orders = await workload(lab, ORDERS)
     async with (
-        asyncio.timeout(45),
+        asyncio.timeout(60),
         Client(orders.channel, SERVICE).stream("DeltaAggregatedResources") as stream,
     ):
         request = discovery.DeltaDiscoveryRequest(type_url=LISTENER)
@@ -158,7 +158,7 @@ async def test_t26_a_stream_ends_when_the_entry_goes(lab: Lab) -> None:
     assert len(told[0].resources) == 2
     await lab.operator.entries.unary("BatchDeleteEntry", entry_pb2.BatchDeleteEntryRequest(ids=[entry]))
     with pytest.raises(VestibuleError, match="VST3107"):
-        await asyncio.wait_for(following, 45)
+        await asyncio.wait_for(following, 60)
 
 
 async def test_each_type_has_a_service_of_its_own_in_both_variants_and_for_single_requests(lab: Lab) -> None:
@@ -173,7 +173,7 @@ async def test_each_type_has_a_service_of_its_own_in_both_variants_and_for_singl
         whole = discovery.DiscoveryRequest(resource_names=wanted)
         delta.node.id = whole.node.id = "mine"
         for kind, request in (("Delta", delta), ("Stream", whole)):
-            async with asyncio.timeout(45), client.stream(f"{kind}{noun}") as stream:
+            async with asyncio.timeout(60), client.stream(f"{kind}{noun}") as stream:
                 await stream.send_message(request)
                 assert len((await stream.recv_message()).resources) == len(expected[url])
         fetched = await client.unary(f"Fetch{noun}", whole)
@@ -281,7 +281,7 @@ async def test_routes_alone_can_be_had_though_nobody_takes_their_clusters(
     """The agent takes everything upstream, where routes wait for clusters to be confirmed."""
     server.shelf.put(world("1", cds="a", eds="a", rds="r"), client_key(PEER, ClientKind.ENVOY))
     client = Client(at_the_agent, SERVICES[ROUTES])
-    async with asyncio.timeout(45), client.stream("StreamRoutes") as stream:
+    async with asyncio.timeout(60), client.stream("StreamRoutes") as stream:
         request = discovery.DiscoveryRequest(resource_names=["r"])
         request.node.id = "mine"
         await stream.send_message(request)

@@ -39,7 +39,7 @@ async def test_a_new_expiry_or_label_signs_nothing_anew_and_wakes_no_workload(wo
     def signed() -> int:
         return log.read_text().count('"svid.issue"')
 
-    async with agent.api() as api, asyncio.timeout(45):
+    async with agent.api() as api, asyncio.timeout(60):
         contexts = api.watch()
         first = await anext(contexts)
         while signed() < 4:  # server, agent, and one for each entry
@@ -60,7 +60,7 @@ async def test_a_passed_expiry_ends_the_stream_at_once_without_a_server(world: F
     entry = await world.server.entry(agent.id, "/web", ME)
     await agent.until(anything)
     await change(world, types_pb2.Entry(id=entry, expires_at=int(time.time()) + 3), "expires_at")
-    async with agent.api() as api, asyncio.timeout(45):
+    async with agent.api() as api, asyncio.timeout(60):
         contexts = api.watch()
         await anext(contexts)
         # The agent has the new end once the entry's revision came with it.

@@ -213,10 +213,10 @@ async def test_workloads_get_the_bundles_that_their_entries_name_and_lose_them_w
             contexts = WorkloadApi(channel).watch()
             context = await anext(contexts)
             while {str(each.trust_domain) for each in context.bundles} != {"east.org", "west.org"}:
-                context = await asyncio.wait_for(anext(contexts), 45)
+                context = await asyncio.wait_for(anext(contexts), 60)
             await east.update_entry(entry, "north.org")
             while {str(each.trust_domain) for each in context.bundles} != {"east.org", "north.org"}:
-                context = await asyncio.wait_for(anext(contexts), 45)
+                context = await asyncio.wait_for(anext(contexts), 60)
             # The bundle goes, and with it what the entry says of it.
             request = bundle_pb2.BatchDeleteFederatedBundleRequest(trust_domains=["north.org"])
             answer = await east.bundles("BatchDeleteFederatedBundle", request)
@@ -229,7 +229,7 @@ async def test_workloads_get_the_bundles_that_their_entries_name_and_lose_them_w
             answer = await east.bundles("BatchDeleteFederatedBundle", request)
             assert answer.results[0].status.code == 0, answer.results[0].status.message
             while {str(each.trust_domain) for each in context.bundles} != {"east.org"}:
-                context = await asyncio.wait_for(anext(contexts), 45)
+                context = await asyncio.wait_for(anext(contexts), 60)
             await contexts.aclose()
         finally:
             channel.close()

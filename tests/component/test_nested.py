@@ -399,7 +399,7 @@ async def until_refused(agent: Running, chain: tuple[bytes, ...]) -> None:
     """Until the agent tells the libraries on its node not to accept this chain."""
     channel, listed = unix_channel(agent.settings.socket_path), Revocations()
     try:
-        async with asyncio.timeout(30), aclosing(RevocationFeed(channel).watch(0)) as updates:
+        async with asyncio.timeout(60), aclosing(RevocationFeed(channel).watch(0)) as updates:
             async for update in updates:
                 listed = listed.merged(update.changes, update.version, datetime.now(UTC))
                 if revoked(listed, chain, datetime.now(UTC)) is not None:

@@ -121,10 +121,10 @@ async def test_the_server_s_health_is_told_at_once_and_for_the_whole_of_it_only(
     with pytest.raises(VestibuleError) as caught:
         await health.unary("Check", health_pb2.HealthCheckRequest(service="spire.api.server.svid.v1.SVID"))
     assert grpc_error(caught.value).status is Status.INVALID_ARGUMENT
-    async with asyncio.timeout(45), health.stream("Watch") as stream:
+    async with asyncio.timeout(60), health.stream("Watch") as stream:
         await stream.send_message(health_pb2.HealthCheckRequest(), end=True)
         assert (await stream.recv_message()).status == SERVING
-    async with asyncio.timeout(45), health.stream("Watch") as stream:
+    async with asyncio.timeout(60), health.stream("Watch") as stream:
         await stream.send_message(health_pb2.HealthCheckRequest(service="x"), end=True)
         assert (await stream.recv_message()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
@@ -158,7 +158,7 @@ async def test_the_agent_s_log_level_and_counts_are_on_its_private_socket_only(w
         assert logging.getLogger().level == logging.ERROR
         answer = await logger.unary("ResetLogLevel", agent_logger_pb2.ResetLogLevelRequest())
         assert answer.current_level == answer.launch_level == LogLevel.Value("INFO")
-    async with calls(agent.settings.admin_socket_path, AGENT_DEBUG) as debug, asyncio.timeout(45):
+    async with calls(agent.settings.admin_socket_path, AGENT_DEBUG) as debug, asyncio.timeout(60):
         info = await debug.unary("GetInfo", agent_debug_pb2.GetInfoRequest())
         while info.cached_x509_svids_count < 1:
             await asyncio.sleep(0.05)
@@ -184,7 +184,7 @@ async def test_anybody_may_ask_the_agent_for_its_health_and_for_what_it_serves(w
     service = reflection_v1_pb2.DESCRIPTOR.services_by_name[NAME]
     async with (
         calls(agent.settings.socket_path, service) as client,
-        asyncio.timeout(45),
+        asyncio.timeout(60),
         client.stream("ServerReflectionInfo") as stream,
     ):
         question = reflection_v1_pb2.ServerReflectionRequest(list_services="*")

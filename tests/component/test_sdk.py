@@ -23,7 +23,7 @@ from vestibule.sdk import (
 from vestibule.sdk.codes import NO_SVID
 
 WEB = SpiffeId.of(TD, "/web")
-DEADLINE = 30.0
+DEADLINE = 60.0
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ async def an_agent(world: Field, **changes: Any) -> Running:
 async def sds(agent: Running) -> AsyncIterator[Client]:
     channel = unix_channel(agent.settings.socket_path)
     try:
-        async with asyncio.timeout(45):
+        async with asyncio.timeout(60):
             yield Client(channel, SERVICE)
     finally:
         channel.close()

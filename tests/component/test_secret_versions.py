@@ -124,7 +124,7 @@ async def test_a_new_version_reaches_who_waits_at_another_server(postgres: Postg
     try:
         here, there = Versions(await unsealed(first), clock), Versions(await unsealed(second), clock)
         await there.put(PATH, {"n": 1}, ANN)
-        async with asyncio.timeout(50), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             # Each server runs one task that hears of what the others have done.
             tasks = [
                 group.create_task(first.run()),

@@ -123,7 +123,7 @@ async def ads(agent: Agent, spiffe_id: str, instance_id: str) -> int:
     """How many listeners a proxy is sent."""
     metadata = {PROXY_SPIFFE_ID: spiffe_id, PROXY_INSTANCE_ID: instance_id}
     client = Client(agent.channel, SERVICE)
-    async with asyncio.timeout(45), client.stream("DeltaAggregatedResources", metadata=metadata) as stream:
+    async with asyncio.timeout(60), client.stream("DeltaAggregatedResources", metadata=metadata) as stream:
         request = discovery.DeltaDiscoveryRequest(type_url=LISTENER)
         request.node.id = instance_id
         await stream.send_message(request)
@@ -159,7 +159,7 @@ async def test_neither_strangers_nor_the_operator_reach_the_mesh(lab: Lab) -> No
 async def test_a_changed_intent_is_told_and_a_broken_one_changes_nothing(lab: Lab) -> None:
     agent = await agent_of(lab, "/ns/prod/sa/web")
     intent = lab.directory / "intent"
-    async with asyncio.timeout(45), agent.node.stream("Watch") as stream:
+    async with asyncio.timeout(60), agent.node.stream("Watch") as stream:
         await stream.send_message(node_pb2.WatchRequest(), end=True)
         before = await stream.recv_message()
         (intent / "services" / "orders.yaml").write_text(SERVICES["orders"].replace("[web]", "[]"))

@@ -39,7 +39,7 @@ async def start(*arguments: str, before: Callable[[], None] | None = None) -> as
 
 async def finished(*arguments: str, before: Callable[[], None] | None = None) -> tuple[int, str, str]:
     """Exit code, standard output, standard error."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         process = await start(*arguments, before=before)
         out, err = await process.communicate()
     return process.returncode or 0, out.decode(), err.decode()
@@ -50,7 +50,7 @@ async def server(directory: Path, *more: str) -> AsyncIterator[tuple[asyncio.sub
     process = await start(*arguments(directory, *more))
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             yield process, (await process.stdout.readline()).decode()
     finally:
         if process.returncode is None:

@@ -49,7 +49,7 @@ def operator(lab: Lab) -> Client:
 
 
 async def until(lab: Lab, phase: str) -> wire.Rollout:
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(60):
         while True:
             found: wire.Rollout = await operator(lab).unary("Get", wire.GetRolloutRequest())
             if found.phase == phase:

@@ -91,7 +91,7 @@ class World:
 
     async def serves(self) -> None:
         """A workload gets a certificate that is valid by the right time."""
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(60):
             while True:
                 channel = unix_channel(self.place.agent_socket)
                 with suppress(VestibuleError):

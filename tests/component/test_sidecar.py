@@ -81,7 +81,7 @@ class Running:
         await until(lambda: self.ready or self.process.returncode is not None)
         assert self.ready, self.text
 
-    async def ended(self, within: float = 45) -> int:
+    async def ended(self, within: float = 90.0) -> int:
         async with asyncio.timeout(within):
             await self.process.wait()
             await self.reading
@@ -156,7 +156,7 @@ async def get(address: str, path: str = "/") -> tuple[int, str]:
     else:
         reader, writer = await asyncio.open_connection(where.host, where.port)
     writer.write(f"GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n".encode())
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(60):
         answer = await reader.read()
     writer.close()
     head, _, body = answer.partition(b"\r\n\r\n")

@@ -157,7 +157,7 @@ def vouch(pid: int, role: str = "envoy") -> wire.AttachRequest:
 
 
 async def until_gone(agent: Agent) -> None:
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(60):
         while agent.sidecars.sessions:
             await asyncio.sleep(0.01)
 

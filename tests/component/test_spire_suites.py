@@ -79,7 +79,7 @@ async def test_entries_reach_a_workload_by_every_alias_and_follow_each_change(wo
 
 async def withdrawn(agent: Running) -> None:
     """Fetch until it fails."""
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(60):
         while True:
             await agent.fetch()
             await asyncio.sleep(0.02)

@@ -46,7 +46,7 @@ async def command(*words: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "vestibule", *words, stdin=DEVNULL, stdout=PIPE, stderr=PIPE
     )
-    out, err = await asyncio.wait_for(process.communicate(), 30)
+    out, err = await asyncio.wait_for(process.communicate(), 60)
     return process.returncode or 0, out.decode(), err.decode()
 
 
@@ -102,7 +102,7 @@ async def test_the_nearest_miss_comes_with_the_selector_that_differs(world: Fiel
     agent = await world.agent()
     near = await world.server.entry(agent.id, "/near", ME, "unix:gid:4242424")
     await world.server.entry(agent.id, "/far", "k8s:ns:prod", "unix:gid:4242424")
-    async with a_process() as pid, asyncio.timeout(45):
+    async with a_process() as pid, asyncio.timeout(60):
         while True:
             code, found = await why(world, agent, "--pid", str(pid))
             if len(found["process"]["candidates"]) == 2:
@@ -229,7 +229,7 @@ async def test_a_workload_gets_what_its_template_says(world: Field) -> None:
     log = (world.directory / "server" / "audit.jsonl").read_text()
     assert log.count('"entry.derive"') == 1
     await world.server.delete_entry(template)
-    async with agent.api() as api, asyncio.timeout(45):
+    async with agent.api() as api, asyncio.timeout(60):
         with pytest.raises(VestibuleError, match="VST2105"):
             async for _ in api.watch():
                 pass
@@ -242,7 +242,7 @@ async def test_a_template_that_gives_nothing_is_explained(world: Field) -> None:
     await world.server.entry(SpiffeId.of(TD, "/node/x"), f"/people/{USER}", "a:b")
     with pytest.raises(VestibuleError, match="VST2105"):
         await agent.fetch()
-    async with a_process() as pid, asyncio.timeout(45):
+    async with a_process() as pid, asyncio.timeout(60):
         while True:
             _, found = await why(world, agent, "--pid", str(pid))
             problems = {each["path_template"]: each["problem"] for each in found["process"]["templates"]}
@@ -263,7 +263,7 @@ async def test_what_was_derived_outlives_restarts_of_both(world: Field) -> None:
     again = await world.agent(await world.settings())
     assert (await again.until(anything)).svids[0].serial == before.svids[0].serial
     await world.server.start()
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(60):
         while not (await why(world, again, "--pid", str(os.getpid())))[1]["process"]["agent"]["connected"]:
             await asyncio.sleep(0.05)
     assert (await again.until(anything)).svids[0].spiffe_id == before.svids[0].spiffe_id
@@ -294,7 +294,7 @@ async def test_commands_administer_over_the_port_with_the_svid_of_their_process(
             stdout=PIPE,
             stderr=PIPE,
         )
-        out, error = await asyncio.wait_for(process.communicate(), 30)
+        out, error = await asyncio.wait_for(process.communicate(), 60)
         return process.returncode or 0, (out + error).decode()
 
     code, told = await count()

@@ -41,7 +41,7 @@ async def world() -> AsyncIterator[Field]:
 async def endpoint(agent: Running) -> AsyncIterator[Any]:
     channel = unix_channel(agent.settings.socket_path)
     try:
-        async with asyncio.timeout(45):
+        async with asyncio.timeout(60):
             yield channel
     finally:
         channel.close()

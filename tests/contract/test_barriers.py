@@ -124,7 +124,7 @@ async def test_several_servers_write_and_rotate_at_the_same_time(request: pytest
             *(write(barrier, f"{number}") for number, barrier in enumerate(barriers)),
             *(barrier.rotate() for barrier in barriers),
         )
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while {barrier.key_id for barrier in barriers} != {4}:
                 await asyncio.sleep(0.02)
         while await barriers[1].reencrypt() is not None:

@@ -761,7 +761,7 @@ async def test_listings_are_in_the_order_of_bytes(store: Store) -> None:
 
 async def test_a_lone_server_leads_in_the_end(store: Store) -> None:
     following = asyncio.create_task(store.run())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not store.leads:
             await asyncio.sleep(0.01)
     following.cancel()

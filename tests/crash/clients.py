@@ -81,7 +81,7 @@ class Client:
             self.idle.clear()
             operation = self._chance.choice(operations)
             try:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     await operation()
             except (VestibuleError, TimeoutError) as error:
                 self._journal.lost(f"{operation.__name__}: {error}")

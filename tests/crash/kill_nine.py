@@ -201,12 +201,12 @@ class Campaign:
 
     async def _settle(self) -> None:
         """After the last kill everything works: the agent has fresh certificates for all of its entries."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while True:
             with suppress(VestibuleError):
                 channel = unix_channel(self._place.agent_socket)
                 try:
-                    async with asyncio.timeout(5):
+                    async with asyncio.timeout(20):
                         if len((await WorkloadApi(channel).fetch()).svids) >= 5:
                             return
                 except TimeoutError:

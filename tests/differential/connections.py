@@ -27,7 +27,7 @@ from vestibule.policy import Call, Engine, PortPolicy, Rule
 from vestibule.spiffe import SpiffeId
 
 _ECHO = "type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo"
-_PATIENCE = 20.0
+_PATIENCE = 60.0
 
 
 def compare_connections(policies: int, seed: int, directory: Path) -> Result:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from vestibule.processes import procfs
 
-PATIENCE: Final = 30.0
+PATIENCE: Final = 60.0
 FOREIGN: Final = ("VESTIBULE_", "SPIFFE_", "XDG_")
 ENVIRONMENT: Final = {
     name: value

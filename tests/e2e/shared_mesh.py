@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Generic, Self, TypeVar
 
 T = TypeVar("T")
-LONGEST_STORY: Final = 60.0
+LONGEST_STORY: Final = 150.0
 
 
 class Shared(Generic[T]):

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 from vestibule.proxy.binary import find_envoy
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 def as_json(message: Message) -> dict[str, Any]:

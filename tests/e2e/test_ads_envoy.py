@@ -194,7 +194,7 @@ class Lab:
 
     async def answers(self, status: int = 200) -> None:
         """Wait until requests are answered with this status."""
-        async with asyncio.timeout(45):
+        async with asyncio.timeout(60):
             while await self.get() != status:
                 await asyncio.sleep(0.02)
 
@@ -212,7 +212,7 @@ class Lab:
         return {each["name"] for each in found} - set(BOOTSTRAP_CLUSTERS)
 
     async def until_stat(self, name: str, value: int) -> None:
-        async with asyncio.timeout(45):
+        async with asyncio.timeout(60):
             while await self.stat(name) != value:
                 await asyncio.sleep(0.02)
 

@@ -24,7 +24,7 @@ from vestibule.envoy.tls_secrets import certificate_secret
 from vestibule.testing import TestAuthority
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "authz" / "envoy.yaml"
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 PAYMENTS = """\
 service: payments

@@ -40,7 +40,7 @@ class Installation:
             cwd=self.bin,
             env={"PATH": os.defpath, "HOME": str(self.bin), **environment},
         )
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             out, err = await process.communicate()
         assert process.returncode is not None
         return process.returncode, out.decode(), err.decode()

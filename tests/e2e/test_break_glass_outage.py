@@ -55,7 +55,7 @@ async def open_it(running: Up, lasts: str) -> Any:
 
 
 async def until(condition: Callable[[], Any], what: str) -> Any:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not (found := condition()):
             await asyncio.sleep(0.05)
         return found
@@ -110,7 +110,7 @@ async def test_uses_while_the_agent_is_away_are_on_record_once(tmp_path: Path) -
                 return (await caller.post("http://payments/v1/charges", content="{}")).status_code
 
             opened = await open_it(running, "9m")
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while await ask() != 200:
                     await asyncio.sleep(0.02)
             used = 1
@@ -140,7 +140,7 @@ async def test_uses_while_the_agent_is_away_are_on_record_once(tmp_path: Path) -
 
 def kept_on_disk(runtime: Path) -> None:
     """Wait until a sidecar keeps uses on disk, for nobody else to read."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not (found := list(runtime.rglob("uses/*.jsonl"))):
         assert time.monotonic() < deadline
         time.sleep(0.05)

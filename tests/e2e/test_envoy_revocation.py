@@ -36,7 +36,7 @@ from vestibule.records import Address
 from vestibule.spiffe import Revocation, Revocations, RevokedAuthority, SpiffeId, X509Svid
 from vestibule.testing import TestAuthority
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 WEB = SpiffeId.parse("spiffe://example.org/ns/prod/sa/web")
 TYPES = "type.googleapis.com/envoy.extensions"
 
@@ -119,7 +119,7 @@ class Envoy:
             reader, writer = await asyncio.open_connection(self.address.host, self.address.port, ssl=context)
             try:
                 writer.write(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
-                return (await asyncio.wait_for(reader.readline(), 45)).startswith(b"HTTP/1.1 204")
+                return (await asyncio.wait_for(reader.readline(), 60)).startswith(b"HTTP/1.1 204")
             finally:
                 writer.close()
         except OSError:

@@ -36,7 +36,7 @@ DOMAIN = TrustDomain.parse("genie.example")
 ID = SpiffeId.parse("spiffe://genie.example/ns/prod/sa/kyc-orchestrator")
 LIFE = timedelta(seconds=8)
 """Of a certificate here: its successor comes after half of that."""
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 @dataclass

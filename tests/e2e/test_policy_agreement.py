@@ -102,7 +102,7 @@ class Judge:
         known = rule("app/marker", str(CALLERS[0]), methods="PATCH", paths=marker)
         await self._lab.change(intent_of(service("app", *rules, known)))
         connection = await self._connect(CALLERS[0])
-        async with asyncio.timeout(45):
+        async with asyncio.timeout(60):
             while (await connection.ask("PATCH", marker)).status != 200:
                 await asyncio.sleep(0.005)
         await connection.close()

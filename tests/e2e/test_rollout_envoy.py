@@ -220,7 +220,7 @@ async def test_a_change_that_makes_requests_fail_is_taken_back() -> None:
         # The app speaks HTTP/1.1 only.
         lab.source.give(intent("v2", "http2"))
         await until(partial(lab.all_have, "v2"), "all have v2")
-        async with asyncio.timeout(45):
+        async with asyncio.timeout(60):
             while lab.rolling.state.phase is not Phase.REFUSED:
                 assert not set(await statuses(lab, 10)) & {403, 404}
                 await asyncio.sleep(0.1)

@@ -40,7 +40,7 @@ async def _greeting(lab: Lab, proxy: Proxy, caller: str) -> bytes:
     writer.write(b"hello")
     try:
         with suppress(ConnectionError, ssl.SSLError):
-            return await asyncio.wait_for(reader.read(100), 45)
+            return await asyncio.wait_for(reader.read(100), 60)
         return b""
     finally:
         writer.transport.abort()

@@ -94,7 +94,7 @@ class Up:
     envelope: dict[str, Any]
     note: RunState
 
-    async def end(self, within: float = 60) -> int:
+    async def end(self, within: float = 90.0) -> int:
         async with asyncio.timeout(within):
             return await self.process.wait()
 

@@ -90,7 +90,7 @@ async def what_came_of_it(mode: str, *options: str) -> dict[str, Any]:
         environment = {"HTTP_PROXY": proxy, "http_proxy": proxy, "NO_PROXY": "", "no_proxy": ""}
         async with (
             program(str(HERE / "client.py"), mode, environment=environment) as client,
-            asyncio.timeout(30),
+            asyncio.timeout(60),
         ):
             output, _ = await client.communicate()
     text = output.decode()

@@ -31,7 +31,7 @@ from vestibule.cli.run_state import RunState
 from vestibule.proxy.binary import find_envoy
 
 VESTIBULE: Final = [sys.executable, "-m", "vestibule"]
-PATIENCE: Final = 40.0
+PATIENCE: Final = 60.0
 WEB: Final = "spiffe://example.org/ns/test/sa/web"
 FILES: Final = {
     "mesh.yaml": "mesh: m\ntrust_domain: example.org\nenvironment: test\n",

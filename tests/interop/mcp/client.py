@@ -52,7 +52,7 @@ async def main():
             told.clear()
             heard.clear()
             found["changed"] = await tried(client.call_tool("change"))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await heard.wait()
         found["again"] = await tried(client.call_tool("read_note", {"title": "b"}))
         print(json.dumps({**found, "told": told, "steps": steps}))

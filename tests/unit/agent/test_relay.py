@@ -35,7 +35,7 @@ async def test_a_surprise_on_one_stream_does_not_end_the_relay(tmp_path: Path) -
     upstream = Surprising()
     relay = Relay(upstream, KeptSnapshots(tmp_path, Sealer(b"k" * 32)))
     running = asyncio.create_task(relay.run())
-    async with relay.attach(PROXY), asyncio.timeout(5):
+    async with relay.attach(PROXY), asyncio.timeout(60):
         for _ in range(2):
             await upstream.opened.wait()
             upstream.opened.clear()
@@ -53,7 +53,7 @@ async def test_what_is_kept_of_an_expected_proxy_is_taken_up_before_its_envoy_co
     relay.expect(PROXY)
     assert relay.holdings(PROXY) is None
     running = asyncio.create_task(relay.run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while relay.holdings(PROXY) is None:
             relay.expect(PROXY)
             await asyncio.sleep(0)

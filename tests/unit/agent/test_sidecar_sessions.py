@@ -181,12 +181,12 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 async def heard(session: Session) -> Event:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         return await session.events.get()
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not holds():
             await asyncio.sleep(0)
 

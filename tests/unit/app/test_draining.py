@@ -19,6 +19,8 @@ WEB = SpiffeId.parse("spiffe://example.org/ns/prod/sa/web")
 AGENT = SpiffeId.parse("spiffe://example.org/spire/agent/one")
 LEAVING = Instance(id="p-1", service="web", spiffe_id=WEB, agent_id=AGENT, ingress={})
 ELSEWHERE = 0.05
+LONG = 60.0
+"""Seconds that nobody waits here by accident, however busy the machine is."""
 
 
 class Leaving:
@@ -35,7 +37,7 @@ class Leaving:
 
 
 class Room:
-    def __init__(self, *, shared: bool, known: bool = True) -> None:
+    def __init__(self, *, shared: bool, known: bool = True, elsewhere: float = ELSEWHERE) -> None:
         self.departures = Leaving()
         nothing: Any = None
         discovery = SimpleNamespace(
@@ -46,7 +48,7 @@ class Room:
             cast(Discovery, discovery),
             cast(Departures, self.departures),
             shared=shared,
-            elsewhere=ELSEWHERE,
+            elsewhere=elsewhere,
         )
 
     async def found(self, *_: object) -> Instance | None:
@@ -63,11 +65,11 @@ class Room:
 
 
 async def test_alone_it_is_over_once_the_callers_here_have_left() -> None:
-    room = Room(shared=False)
+    room = Room(shared=False, elsewhere=LONG)
     room.departures.ends.set()
     behind, took = await room.drain()
     assert behind == 0
-    assert took < ELSEWHERE
+    assert took < LONG
 
 
 async def test_with_other_servers_their_callers_are_given_time_though_nobody_here_calls_it() -> None:
@@ -89,14 +91,14 @@ async def test_with_other_servers_the_callers_here_are_waited_for_all_the_same()
 
 
 async def test_nobody_is_given_longer_than_the_instance_has() -> None:
-    room = Room(shared=True)
+    room = Room(shared=True, elsewhere=LONG)
     room.departures.ends.set()
     _, took = await room.drain(within=0)
-    assert took < ELSEWHERE
+    assert took < LONG
 
 
 @pytest.mark.parametrize("shared", [False, True])
 async def test_what_is_not_registered_is_not_waited_for(shared: bool) -> None:
-    behind, took = await Room(shared=shared, known=False).drain()
+    behind, took = await Room(shared=shared, known=False, elsewhere=LONG).drain()
     assert behind == 0
-    assert took < ELSEWHERE
+    assert took < LONG

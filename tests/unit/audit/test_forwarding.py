@@ -15,7 +15,7 @@ from vestibule.audit.chain import decode
 from vestibule.audit.forwarding import Forwarder
 from vestibule.testing import FakeClock
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class Place:

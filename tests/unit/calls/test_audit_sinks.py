@@ -123,7 +123,7 @@ async def test_syslog_over_tcp_gets_messages_with_their_lengths() -> None:
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server:
         await sink(f"syslog+tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}").send(LINES)
-        data = await asyncio.wait_for(received, 5)
+        data = await asyncio.wait_for(received, 60)
     assert data == b"".join(b"%d %b" % (len(each), each) for each in map(message, LINES))
 
 

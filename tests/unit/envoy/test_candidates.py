@@ -92,9 +92,9 @@ def test_labels_of_many_callers_are_put_into_many_rules_in_reasonable_time() -> 
         replace(rule(f"x/r{n}", paths=f"/v{n}/a"), anyone=True, when=when, effect=Effect.DENY)
         for n in range(100)
     )
-    started = time.monotonic()
+    started = time.process_time()
     rbac.http_rbac(PortPolicy(service="x", port="http", deny=rules, callers=callers))
-    assert time.monotonic() - started < 8
+    assert time.process_time() - started < 8
 
 
 def labelled(conditions: list[str], labels: dict[str, list[str]]) -> PortPolicy:

@@ -58,6 +58,6 @@ def test_ten_thousand_of_them_before_ten_thousand_rules_take_no_time() -> None:
     revoked = [SpiffeId.parse(f"spiffe://example.org/ns/old/sa/s{n}") for n in range(10_000)]
     rules = tuple(rule(f"payments/{n}", "web", f"spiffe://example.org/ns/old/{n}/**") for n in range(10_000))
     world, policy = world_with(revoked), PortPolicy(service="payments", port="http", allow=rules)
-    started = time.monotonic()
+    started = time.process_time()
     assert world.cut(policy) == ""
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10

@@ -54,10 +54,10 @@ def test_ten_thousand_rules_compile_in_reasonable_time_to_a_flat_tree() -> None:
         rule(f"big/r{number}", f"s{number % 997}", methods="GET", paths=f"/v1/t{number}/x /v1/t{number}/y/**")
         for number in range(10_000)
     ]
-    started = time.monotonic()
+    started = time.process_time()
     config = rbac.http_rbac(PortPolicy(service="big", port="http", allow=tuple(rules)))
     size = len(serialized(config))
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20
     assert len(config.matcher.on_no_match.matcher.matcher_tree.exact_match_map.map) == 20_000
     assert size < 30 * 2**20
 

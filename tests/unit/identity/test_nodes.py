@@ -216,7 +216,7 @@ async def test_old_tokens_are_forgotten(world: World) -> None:
     pruning = asyncio.create_task(world.nodes.run())
     await world.clock.until_asleep()
     world.clock.advance(timedelta(days=2))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while await refused(world, "abc") != "VST8020":
             await asyncio.sleep(0)
     pruning.cancel()
@@ -269,14 +269,14 @@ async def test_agents_that_are_gone_for_long_are_forgotten_where_the_operator_wa
     pruning = asyncio.create_task(world.nodes.run())
     await world.clock.until_asleep()
     world.clock.advance(timedelta(hours=4))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while await world.store.agents.get(reattests) is not None:
             await asyncio.sleep(0.01)
     assert await world.store.agents.get(gone) is not None, "it could not come back without a token"
     await world.clock.until_asleep()
     world.nodes.prune_tofu = True
     world.clock.advance(timedelta(hours=4))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while await world.store.agents.get(gone) is not None:
             await asyncio.sleep(0.01)
     assert await world.store.agents.get(banned) is not None, "a ban is not lifted by time"

@@ -38,6 +38,6 @@ def test_ten_thousand_conditions_and_five_hundred_services_take_no_time() -> Non
     rules = [replace(rule(f"app/{n}", wide, f"x{n}", paths=f"/p{n}"), when=WHEN) for n in range(10_000)]
     app = service("app", *rules)
     intent = intent_of(app, *(replace(service(f"s{n}"), labels={"env": "prod"}) for n in range(500)))
-    started = time.monotonic()
+    started = time.process_time()
     assert not port_policy(intent, app, app.ports["http"]).callers
-    assert time.monotonic() - started < 4
+    assert time.process_time() - started < 4

@@ -85,7 +85,7 @@ class Room:
 
     async def next(self, proxy: ProxyKey) -> Snapshot:
         watch = self._watches.setdefault(proxy, self.publisher.watch(proxy))
-        return await asyncio.wait_for(anext(watch), 5)
+        return await asyncio.wait_for(anext(watch), 60)
 
     async def quiet(self, proxy: ProxyKey) -> bool:
         """Nothing comes while everybody had their turn many times."""

@@ -41,7 +41,7 @@ async def listening(**limits: float) -> AsyncIterator[tuple[TlsListener, int, Te
 
 
 def silent(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=5)
+    return socket.create_connection(("127.0.0.1", port), timeout=60)
 
 
 async def greeted(port: int, authority: TestAuthority) -> bool:
@@ -57,7 +57,7 @@ async def greeted(port: int, authority: TestAuthority) -> bool:
 
 async def until(holds: object) -> None:
     assert callable(holds)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not holds():
             await asyncio.sleep(0.005)
 

@@ -54,7 +54,7 @@ async def running(push: DecisionPush) -> AsyncIterator[None]:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -137,7 +137,7 @@ async def test_a_collector_that_does_not_answer_does_not_keep_the_agent_from_sto
         return 200
 
     push = DecisionPush(never)
-    async with asyncio.timeout(5), running(push):
+    async with asyncio.timeout(60), running(push):
         push.take("1", allowed=True)
         await asyncio.sleep(0.05)
     assert push.waiting == 1

@@ -149,10 +149,10 @@ def test_what_no_proxy_knows_makes_a_condition_central_and_lets_it_use_all_of_ce
 def test_an_explosion_is_cut_short() -> None:
     nested = "".join(f"[1,2,3,4,5,6,7,8,9,10].all(x{n}, " for n in range(8)) + "true" + ")" * 8
     condition = Condition.parse(f"request.body == 1 || {nested}")
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(ConditionError):
         condition.evaluate({"request.body": 2})
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_every_name_can_be_used() -> None:

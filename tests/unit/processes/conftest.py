@@ -26,7 +26,7 @@ def ledger(run: Path) -> Iterator[Ledger]:
     ledger.close(remove=True)
 
 
-async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]], within: float = 10.0) -> None:
+async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]], within: float = 90.0) -> None:
     """Poll a condition with a deadline."""
     async with asyncio.timeout(within):
         while True:

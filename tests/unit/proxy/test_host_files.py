@@ -86,7 +86,7 @@ def test_a_file_that_comes_later_is_taken_up_and_waited_for(tmp_path: Path) -> N
         assert not waiting.done()
         (tmp_path / "token").write_text("here")
         files.look()
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, 60)
         assert files.content(secret) == (b"here",)
         assert files.problems == ()
 

@@ -33,7 +33,7 @@ from vestibule.testing import TestAuthority
 from vestibule.testing.vault import MemoryVault
 
 ALL = ["read", "write", "list"]
-LONGEST = 30
+LONGEST = 60
 """Seconds that a test waits for what comes by itself."""
 
 

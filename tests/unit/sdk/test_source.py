@@ -29,7 +29,7 @@ from vestibule.wire.gen.spiffe import workload_pb2 as wire
 
 ORDERS = SpiffeId.parse("spiffe://example.org/orders")
 AUTHORITY = TestAuthority("example.org")
-DEADLINE = 10.0
+DEADLINE = 60.0
 
 
 class WorkloadApi:

@@ -110,7 +110,7 @@ async def call(port: int, context: ssl.SSLContext) -> tuple[str, SpiffeId]:
     try:
         seen = peer_id(writer.get_extra_info("ssl_object"))
         writer.write(b"who am I?\n")
-        answer = await asyncio.wait_for(reader.readline(), 5)
+        answer = await asyncio.wait_for(reader.readline(), 60)
         if not answer:
             raise ConnectionResetError("closed by the server")
         return answer.decode().strip(), seen

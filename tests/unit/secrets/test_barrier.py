@@ -386,7 +386,7 @@ async def test_the_change_feed_tells_of_new_keys(
     following = asyncio.create_task(other.run())
     await asyncio.sleep(0)
     await barrier.rotate()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while other.key_id != 2:
             await asyncio.sleep(0.01)
     store.changes.close()

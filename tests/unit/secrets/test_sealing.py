@@ -175,7 +175,7 @@ async def test_it_unseals_by_itself_as_soon_as_it_can(store: Store, file_lab: La
     await file_lab.sealing.open_by_itself()
     file_lab.barrier.lock()
     key = (tmp_path / "seal.kek").rename(tmp_path / "away")
-    async with running(file_lab.sealing), asyncio.timeout(30):
+    async with running(file_lab.sealing), asyncio.timeout(60):
         while not (await file_lab.sealing.status()).problem:
             await asyncio.sleep(0.01)
         assert "VST5014" in (await file_lab.sealing.status()).problem
@@ -191,7 +191,7 @@ async def test_an_older_database_stays_sealed_until_that_is_accepted(
     shares = await lab.sealing.init(PLAN, actor=WHO)
     await lab.barrier.apply([put("a", b"old")])
     old = row_of(path, "a"), row_of(path, "head", SPACE)
-    async with running(lab.sealing), asyncio.timeout(30):
+    async with running(lab.sealing), asyncio.timeout(60):
         await lab.barrier.apply([put("a", b"new")])
         while anchor.read_text() != f"{lab.barrier.generation}\n":
             await asyncio.sleep(0.01)
@@ -240,7 +240,7 @@ async def test_all_rows_are_looked_at_after_unsealing(lab: Lab, path: Path) -> N
     old = row_of(path, "a")
     await lab.barrier.apply([put("a"), put("b")])
     put_back(path, "a", old)
-    async with running(lab.sealing), asyncio.timeout(30):
+    async with running(lab.sealing), asyncio.timeout(60):
         while "secrets.tampering" not in lab.audit.actions():
             await asyncio.sleep(0.01)
         while not (await lab.sealing.status()).damaged:
@@ -254,7 +254,7 @@ async def test_all_rows_are_looked_at_after_unsealing(lab: Lab, path: Path) -> N
 async def test_a_rotated_data_key_is_everywhere_after_a_while(lab: Lab) -> None:
     await lab.sealing.init(PLAN, actor=WHO)
     await lab.barrier.apply([put(f"{number}") for number in range(100)])
-    async with running(lab.sealing), asyncio.timeout(30):
+    async with running(lab.sealing), asyncio.timeout(60):
         assert await lab.sealing.rotate_data_key(actor=WHO) == 2
         while (await lab.sealing.status()).reencrypting:
             await asyncio.sleep(0.01)
@@ -270,7 +270,7 @@ async def test_a_key_that_has_sealed_much_is_rotated_without_anybody(
     await sealing.init(PLAN, actor=WHO)
     while not barrier.wants_rotation:
         await barrier.apply([put("a")])
-    async with running(sealing), asyncio.timeout(30):
+    async with running(sealing), asyncio.timeout(60):
         while barrier.key_id == 1:
             await asyncio.sleep(0.01)
     assert await barrier.get("kv", "a") is not None

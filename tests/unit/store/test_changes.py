@@ -51,7 +51,7 @@ async def test_a_waiting_subscriber_is_woken() -> None:
     waiting = asyncio.ensure_future(anext(subscription))
     await asyncio.sleep(0)
     changes.publish("bundle")
-    assert await asyncio.wait_for(waiting, 5) == Change("bundle")
+    assert await asyncio.wait_for(waiting, 60) == Change("bundle")
 
 
 async def test_a_subscriber_that_gives_up_waiting_loses_nothing() -> None:
@@ -62,7 +62,7 @@ async def test_a_subscriber_that_gives_up_waiting_loses_nothing() -> None:
     waiting.cancel()
     changes.publish("bundle")
     await asyncio.gather(waiting, return_exceptions=True)
-    assert await asyncio.wait_for(anext(subscription), 5) == Change("bundle")
+    assert await asyncio.wait_for(anext(subscription), 60) == Change("bundle")
 
 
 async def test_closing_ends_waiting_and_later_subscribers() -> None:
@@ -71,7 +71,7 @@ async def test_closing_ends_waiting_and_later_subscribers() -> None:
     waiting = asyncio.ensure_future(anext(subscription, None))
     await asyncio.sleep(0)
     changes.close()
-    assert await asyncio.wait_for(waiting, 5) is None
+    assert await asyncio.wait_for(waiting, 60) is None
     assert [change async for change in changes.subscribe()] == []
 
 

@@ -29,7 +29,7 @@ async def test_a_transaction_that_is_cancelled_twice_leaves_nothing_waiting(tmp_
         await asyncio.sleep(0.02)
         asking.cancel()
     await asyncio.wait([asking])
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await database.close()
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(others)

@@ -30,7 +30,7 @@ async def kept(directory: Path, script: str = READY) -> AsyncIterator[tuple[Kept
     part = Kept(spec, ledger)
     running = asyncio.create_task(part.run())
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             yield part, running
     finally:
         part.kill()

@@ -98,7 +98,7 @@ async def shown(mesh: Any, *, terminal: bool) -> str:
     console = Console(file=screen, force_terminal=terminal, width=160, color_system=None)
     running = asyncio.create_task(View(cast(Mesh, mesh), console).run())
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while "intent" not in screen.getvalue() and not running.done():
                 await asyncio.sleep(0.01)
     finally:

@@ -59,14 +59,14 @@ async def scene(bound: tuple[Path, socket.socket]) -> AsyncIterator[Scene]:
 
 
 async def test_the_proxy_in_front_is_answered(scene: Scene) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         assert (await scene.ask()).startswith(ANSWER)
     assert scene.asked == [b"URI=spiffe://a/b"]
 
 
 async def test_another_process_of_the_same_user_is_cut_off_whatever_it_says_of_itself(scene: Scene) -> None:
     scene.admits = False
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         with suppress(ConnectionError):
             assert await scene.ask() == b""
         while not scene.http.refused:

@@ -175,7 +175,7 @@ async def test_the_mount_is_configured_by_operators_alone(client: Client) -> Non
 
 async def test_who_may_no_longer_read_when_it_comes_does_not_get_it(client: Client) -> None:
     await client.ask("POST", "data/a", {"data": {"n": 1}})
-    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         waiting = group.create_task(client.ask("GET", "data/a?wait_newer=1&wait=50s"))
         while not client.versions.watching.waiting:
             await asyncio.sleep(0)

@@ -123,7 +123,7 @@ async def test_the_next_request_is_made_in_time_and_warned_of_until_it_is_answer
     scene.clock.advance(61 * DAYS)
     assert "make a request" in scene.upstream.warning()
     running = asyncio.create_task(scene.upstream.run())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not scene.upstream.is_waiting():
             await asyncio.sleep(0.01)
     running.cancel()
@@ -170,7 +170,7 @@ async def test_an_answer_in_the_drop_directory_is_taken_and_a_wrong_one_stays_wi
         (drop / name).touch(mode=0o600)
         (drop / name).write_bytes(file)
     running = asyncio.create_task(scene.upstream.run())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await scene.upstream.issuing()
         while (drop / "b.pem").exists():
             await asyncio.sleep(0.01)

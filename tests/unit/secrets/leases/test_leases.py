@@ -110,7 +110,7 @@ def code(raised: pytest.ExceptionInfo[VestibuleError]) -> str:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not holds():
             await asyncio.sleep(0)
 

@@ -33,7 +33,7 @@ def versions(barrier: MemoryBarrier) -> Versions:
 
 async def waiting(versions: Versions, number: int = 1) -> None:
     """Until so many wait."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while versions.watching.waiting < number:
             await asyncio.sleep(0)
 
@@ -181,5 +181,5 @@ async def test_what_another_server_writes_is_noticed(barrier: MemoryBarrier, ver
         with versions.watching.waiter(PATH, "bob"):
             barrier.is_sealed = True
             wake.set()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 await follower
