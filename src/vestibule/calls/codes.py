@@ -72,3 +72,23 @@ BUNDLE_ENDPOINT_REDIRECT = define(
     advice="If the endpoint has moved, change its URL (vestibule federation update).  Otherwise tell the other side's "
     "operators.",
 )
+KEY_SET_PLACE = define(
+    "VST6140",
+    "issuer-keys-place-refused",
+    Kind.PRECONDITION,
+    Fault.OPERATOR,
+    meaning="The URL at which an outside issuer publishes its keys is not one that the server asks: it is malformed, "
+    "or names this machine or plain text without `issuers_permit_local`.",
+    advice="Give the issuer's `jwks_uri`, with https, in mesh.yaml.  A provider on this machine, for trying out, needs "
+    "the server's --issuers-permit-local.",
+)
+KEY_SET_ANSWER = define(
+    "VST6141",
+    "issuer-keys-answer-refused",
+    Kind.UNAVAILABLE,
+    Fault.PEER,
+    meaning="At the URL of an outside issuer's keys there is no key set: another status than 200, a redirect, a page, "
+    "or JSON without any public key of a kind that is used here.",
+    advice="Fetch the URL by hand and compare it with `jwks_uri` in the issuer's discovery document "
+    "(/.well-known/openid-configuration).  Until it is mended the keys that were fetched last count.",
+)

@@ -71,7 +71,7 @@ class Double:
             writer.close()
 
     @asynccontextmanager
-    async def serving(self, tls: ssl.SSLContext) -> AsyncIterator[Double]:
+    async def serving(self, tls: ssl.SSLContext | None) -> AsyncIterator[Double]:
         server = await asyncio.start_server(self.handle, "127.0.0.1", 0, ssl=tls)
         self.port = server.sockets[0].getsockname()[1]
         try:
