@@ -95,12 +95,18 @@ class TokenAccess(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutsideIssuer:
-    """Whose tokens can be traded for ours.  ``keys`` is its JWK set (RFC 7517), in JSON; ``name`` as in the intent."""
+    """Whose tokens can be traded for ours.  ``keys`` is its JWK set (RFC 7517), in JSON; ``name`` as in the intent.
+
+    ``audiences`` are those that its tokens may have instead of the URL of our own issuer: for ID tokens, the client ID
+    that logins use there.  A token that was made for anybody else is refused.  ``longest`` bounds the whole life of a
+    token, from ``iat`` on.
+    """
 
     name: str
     issuer: str
     keys: str = field(repr=False)
     longest: timedelta | None = None
+    audiences: tuple[str, ...] = ()
 
 
 class OutsideIssuers(Protocol):
@@ -115,7 +121,8 @@ class OutsideIssuers(Protocol):
 class Minted:
     """A token, for the client that asked.  ``text`` is the JWT: a secret.
 
-    ``rule`` and ``commit`` are why it could be had; ``kind`` is the URN of its type (RFC 8693, section 3).
+    ``rule`` and ``commit`` are why it could be had; ``kind`` is the URN of its type (RFC 8693, section 3);
+    ``transaction`` is ``txn``: the ID of the first token of its chain; ``actors`` are who acts, the newest first.
     """
 
     text: str = field(repr=False)
@@ -129,6 +136,8 @@ class Minted:
     rule: str | None = None
     commit: str = ""
     shadow: bool | None = None
+    transaction: str = ""
+    actors: tuple[str, ...] = ()
 
 
 class RevokedBy(Enum):
