@@ -20,7 +20,7 @@ from tests.e2e.mesh_lab import Lab, Reply, client_tls, intent_of, rule, service,
 from tests.e2e.shared_mesh import Shared
 
 from vestibule.doors.access_entries import EntryLines, LogName, Reporter
-from vestibule.intent.model import Intent, Issuer
+from vestibule.intent.model import Intent, Issuer, IssuerKind
 from vestibule.observe.decision_settings import DecisionLogSettings
 from vestibule.observe.decisions import DecisionLog
 from vestibule.policy import Effect, Rule, TokenDemand
@@ -50,7 +50,9 @@ ISSUERS = {
         longest=timedelta(hours=1),
     ),
     "partner": Issuer(name="partner", issuer=OUTSIDE, keys=_key_set(("p", OTHER_KEY))),
-    "workloads": Issuer(name="workloads", issuer="", keys="", longest=timedelta(hours=1), svids=True),
+    "workloads": Issuer(
+        name="workloads", issuer="", keys="", longest=timedelta(hours=1), kind=IssuerKind.SPIFFE
+    ),
 }
 
 

@@ -326,6 +326,59 @@ def secrets(draw: st.DrawFn, name: str) -> Document:
     }
 
 
+token_conditions = st.sampled_from(
+    ['caller.labels["tier"] == "critical"', 'request.time > timestamp("2026-01-01T00:00:00Z")']
+)
+given_conditions = st.sampled_from(
+    ["token.claims.email_verified == true", 'token.scopes.exists(each, each == "report:read")']
+)
+
+
+def token_rules(*, allows: bool) -> st.SearchStrategy[Document]:
+    ends: dict[str, st.SearchStrategy[Any]] = {"expires": instants, "reason": st.just("why")}
+    more = {**ends, "mode": st.sampled_from(["enforce", "shadow"])}
+    scopes = st.sampled_from([["report:read"], ["report:read", "a/b?c"]] + ([[]] if allows else []))
+    terms = {
+        "lasts": st.sampled_from(["1m", "900s", "5m"]),
+        "binding": st.sampled_from(["identity", "certificate"]),
+        "may_act": st.sampled_from(["orders", "spiffe://example.org/ns/prod/sa/web"]),
+    }
+    given = st.sampled_from([["receive"], ["receive", "exchange"]])
+    if not allows:
+        kinds = [{"may": st.just(["mint"])}, {"may": given}, {"may": st.just(["admit"])}, {}]
+        said = [st.fixed_dictionaries(each, optional={**more, "scopes": scopes}) for each in kinds]
+        return _from_somebody(st.one_of(said))
+    terms |= more
+    own = st.fixed_dictionaries(
+        {"may": st.just(["mint"]), "scopes": scopes}, optional={**terms, "when": token_conditions}
+    )
+    got = st.fixed_dictionaries(
+        {"may": given, "scopes": scopes}, optional={**terms, "when": given_conditions}
+    )
+    handed = st.fixed_dictionaries({"may": st.just(["exchange"])}, optional={**more, "scopes": scopes})
+    admitted = st.fixed_dictionaries(
+        {"may": st.just(["admit"]), "issuers": st.just(["internal"]), "scopes": scopes}, optional=terms
+    )
+    return _from_somebody(own | got | handed | admitted)
+
+
+def _from_somebody(rules: st.SearchStrategy[Document]) -> st.SearchStrategy[Document]:
+    return st.builds(lambda who, rule: {**rule, "from": who}, callers, rules)
+
+
+@st.composite
+def token_groups(draw: st.DrawFn, name: str, audience: str) -> Document:
+    denials = draw(st.lists(token_rules(allows=False), max_size=2))
+    return {
+        "tokens": name,
+        "audiences": [audience, f"https://{audience}.example.org/v1"],
+        "scopes": ["report:read", "a/b?c"],
+        "allow": numbered(draw(st.lists(token_rules(allows=True), max_size=2))),
+        "deny": [{"id": f"d{number}", **each} for number, each in enumerate(denials)],
+        **draw(some(owner=st.just("team"), depth=st.integers(1, 16), **{"for": callers})),
+    }
+
+
 @st.composite
 def meshes(draw: st.DrawFn) -> Document:
     defaults = some(
@@ -346,7 +399,7 @@ def meshes(draw: st.DrawFn) -> Document:
         "issuers": {
             "internal": {
                 "issuer": "https://tokens.example.org",
-                "keys": KEY_FILE,
+                "keys": draw(st.sampled_from([KEY_FILE, "https://tokens.example.org/jwks"])),
                 **draw(some(longest=st.just("1h"))),
             }
         },
@@ -368,6 +421,8 @@ def intents(draw: st.DrawFn) -> dict[str, Document]:
     # What is small goes first: of what is drawn last, little is left when much was drawn before.
     if draw(st.booleans()):
         files["secrets/payments.yaml"] = draw(secrets("payments"))
+    if draw(st.booleans()):
+        files["tokens/payments.yaml"] = draw(token_groups("payments", "reports"))
     if draw(st.booleans()):
         files["egress/stripe.yaml"] = draw(externals("stripe"))
     files["gateways/edge.yaml"] = draw(gateways("edge"))

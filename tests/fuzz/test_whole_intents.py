@@ -34,6 +34,7 @@ KINDS = {
     "egress": "external",
     "gateways": "gateway",
     "secrets": "secrets",
+    "tokens": "tokens",
 }
 # Odd values for any key.
 ODD: tuple[Any, ...] = (

@@ -25,7 +25,7 @@ from vestibule.envoy.nothing import NOTHING
 from vestibule.envoy.places import ads
 from vestibule.envoy.protos import packed, seconds, serialized
 from vestibule.envoy.trees import Predicate
-from vestibule.intent.model import Issuer
+from vestibule.intent.model import Issuer, IssuerKind
 from vestibule.policy import Condition, Mode, PortPolicy, TokenDemand
 from vestibule.policy import expressions as ex
 from vestibule.xds.resources import EXTENSION, Resource
@@ -67,8 +67,10 @@ class Issuers:
     def is_own(self, issuer: Issuer) -> bool:
         """Whether it is the mesh's own, whose access tokens say that they are such (RFC 9068, section 2.1).
 
-        Its address is then of the trust domain, or below it.
+        It is the token service, or its address is of the trust domain, or below it.
         """
+        if issuer.kind is IssuerKind.TOKENS:
+            return True
         host = issuer.issuer.partition("://")[2].partition("/")[0].partition(":")[0]
         return host == self.trust_domain or host.endswith(f".{self.trust_domain}")
 

@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 from vestibule.envoy.revoked import Refused
 from vestibule.envoy.tokens import Issuers
 from vestibule.envoy.told import Told
-from vestibule.intent.model import Decide, Defaults, Intent, Mesh, Port, Service
+from vestibule.intent.model import Decide, Defaults, Intent, Issuer, IssuerKind, Mesh, Port, Service
 from vestibule.intent.outside import External, Gateway
 from vestibule.intent.port_policies import port_policy
 from vestibule.intent.traffic import Route, Traffic
@@ -266,7 +266,9 @@ class World:
     ``revocations`` is what is revoked, without what is over, and ``distrust`` which callees that concerns. ``as_of``
     is the latest of the intent's expiries that has passed, if any has: what lasts until then or less has ended.
     ``emergencies`` are the permissions of break-glass that hold, ``ended`` those that have ended. ``jwt_keys`` are the
-    keys of the trust domain's JWT-SVIDs, as a JWK set. ``commit`` is the intent's, if it comes from a repository.
+    keys of the trust domain's JWT-SVIDs, as a JWK set, ``token_keys`` those of the mesh's own token service, whose
+    tokens have ``token_issuer`` as ``iss``; ``fetched_keys`` are those of others, by the address that they come from.
+    ``commit`` is the intent's, if it comes from a repository.
     ``read`` is the very intent that was read, where ``intent`` has
     parts of older ones.
     """
@@ -281,6 +283,9 @@ class World:
     emergencies: tuple[Emergency, ...] = ()
     ended: tuple[Emergency, ...] = ()
     jwt_keys: str = ""
+    token_issuer: str = ""
+    token_keys: str = ""
+    fetched_keys: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     commit: str = ""
     read: Intent | None = field(default=None, repr=False)
     compiled: dict[tuple[str, str], Resource] = field(default_factory=dict, init=False, repr=False)
@@ -343,8 +348,22 @@ class World:
     def issuers(self) -> Issuers:
         """Whose tokens count."""
         known = sorted(self.mesh.issuers.values(), key=lambda each: each.name)
-        said = (replace(each, keys=self.jwt_keys) if each.svids else each for each in known)
+        said = (self._issuer(each) for each in known)
         return Issuers(tuple(each for each in said if each.keys), str(self.mesh.trust_domain))
+
+    def _issuer(self, issuer: Issuer) -> Issuer:
+        """With its keys, where the intent does not have them."""
+        match issuer.kind:
+            case IssuerKind.SPIFFE:
+                return replace(issuer, keys=self.jwt_keys)
+            case IssuerKind.TOKENS:
+                return replace(
+                    issuer, issuer=self.token_issuer, keys=self.token_keys if self.token_issuer else ""
+                )
+            case IssuerKind.URL:
+                return replace(issuer, keys=self.fetched_keys.get(issuer.url, ""))
+            case IssuerKind.FILE:
+                return issuer
 
     @property
     def version(self) -> str:

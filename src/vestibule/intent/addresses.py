@@ -18,8 +18,12 @@ HOST_PATTERN: Final = rf"(\*|(\*\.)?{DNS_NAME})"
 IP: Final = r"[0-9a-fA-F.:]{2,39}"
 HOST_AND_PORT: Final = rf"({DNS_NAME}|\[[0-9a-fA-F:.]{{2,39}}\]):[0-9]{{1,5}}"
 CERTIFICATES: Final = r"certs/[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.pem"
-KEY_SET: Final = r"keys/[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.json|spiffe"
-OWN_KEYS: Final = "spiffe"
+_KEY_URL: Final = (
+    r"(https://[A-Za-z0-9.-]{1,253}|http://(localhost|127\.0\.0\.1|\[::1\]))(:[0-9]{1,5})?/[!\"$-~]{0,400}"
+)
+KEY_SET: Final = rf"keys/[A-Za-z0-9][A-Za-z0-9._-]{{0,99}}\.json|spiffe|tokens|{_KEY_URL}"
+OF_SVIDS: Final = "spiffe"
+OF_TOKENS: Final = "tokens"
 FILE: Final = r"/[^\s]*[^/\s]"
 
 
@@ -92,12 +96,21 @@ def certificates(text: str) -> str:
 
 
 def key_set(text: str) -> str:
-    """The name of a file of the intent that holds a JWK set, or ``OWN_KEYS``.  Raises: VST0025."""
+    """Where a JWK set is: a file of the intent, an address, ``OF_SVIDS`` or ``OF_TOKENS``.  Raises: VST0025.
+
+    An address is of HTTPS, or of this machine; it has no fragment and names no user.
+    """
     if re.fullmatch(KEY_SET, text):
         return text
+    if "://" in text:
+        raise codes.MALFORMED_VALUE.error(
+            f"{shown(text)} is no address that keys are fetched from",
+            advice="Write what the issuer calls its jwks_uri: https://HOST/PATH; plain http only of this machine.",
+        )
     raise codes.MALFORMED_VALUE.error(
         f"{shown(text)} is not a file of the intent",
-        advice="Put it in keys/ and write keys/NAME.json; or write spiffe, for the mesh's own JWT-SVIDs.",
+        advice="Put it in keys/ and write keys/NAME.json, or the address that answers it; or write tokens, for the "
+        "mesh's own token service, or spiffe, for its JWT-SVIDs.",
     )
 
 

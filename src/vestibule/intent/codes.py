@@ -26,15 +26,16 @@ STRAY_FILE = _intent(
     "stray-intent-file",
     meaning="A file or folder in the intent directory looks like intent but would not be read.",
     advice="Services belong in services/NAME.yaml, outside hosts in egress/NAME.yaml, gateways in gateways/NAME.yaml, "
-    "rules for secrets in secrets/NAME.yaml, the mesh in mesh.yaml, apps of `vestibule up` in up.yaml.",
+    "rules for secrets in secrets/NAME.yaml, for tokens in tokens/NAME.yaml, the mesh in mesh.yaml, "
+    "apps of `vestibule up` in up.yaml.",
 )
 FILE_NAME_MISMATCH = _intent(
     "VST0004",
     "intent-file-name-mismatch",
     meaning="A file or folder is not named after what it declares, so that who owns the file does not say who "
     "owns what is in it.",
-    advice="Name it services/SERVICE.yaml, egress/EXTERNAL.yaml, gateways/GATEWAY.yaml, secrets/GROUP.yaml or "
-    "environments/ENVIRONMENT, or correct the name inside.",
+    advice="Name it services/SERVICE.yaml, egress/EXTERNAL.yaml, gateways/GATEWAY.yaml, secrets/GROUP.yaml, "
+    "tokens/GROUP.yaml or environments/ENVIRONMENT, or correct the name inside.",
 )
 TOO_MANY_PROBLEMS = _intent(
     "VST0005",
@@ -133,7 +134,7 @@ EXCLUSIVE_KEYS = _intent(
 UNKNOWN_NAME = _intent(
     "VST0040",
     "unknown-name",
-    meaning="A name refers to a service, role or port that no file declares.",
+    meaning="A name refers to a service, role, port, scope or issuer that no file declares.",
     advice="Correct the name, or declare what it names.",
 )
 BAD_IDENTITY_TEMPLATE = _intent(

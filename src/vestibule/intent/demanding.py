@@ -7,7 +7,7 @@ from typing import Any
 
 from vestibule.errors import VestibuleError
 from vestibule.intent import codes, rule_keys
-from vestibule.intent.model import Port, Protocol
+from vestibule.intent.model import IssuerKind, Port, Protocol
 from vestibule.intent.nodes import Position
 from vestibule.intent.problems import Findings
 from vestibule.intent.resolving import Names, advice
@@ -49,7 +49,7 @@ def build_token(fields: Fields, names: Names, findings: Findings) -> TokenDemand
         if claims
         else (),
         bound=said.value.value(rule_keys.BOUND, True),
-        svid=issuer in names.svids,
+        svid=names.issuers is not None and names.issuers.get(issuer) is IssuerKind.SPIFFE,
     )
 
 
@@ -59,7 +59,7 @@ def _issuer(said: At[Fields], names: Names, findings: Findings) -> str | None:
         return None
     if named is None:
         if len(known) == 1:
-            return known[0]
+            return next(iter(known))
         count = f"{len(known)} issuers" if known else "no issuers"
         message = f"the token does not say whose it must be, and mesh.yaml has {count}"
         fix = "Add issuer: to the token." if known else "Write issuers in mesh.yaml."

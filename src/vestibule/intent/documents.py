@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
-from vestibule.intent import codes, outside_keys, secret_keys, service_keys
+from vestibule.intent import codes, outside_keys, secret_keys, service_keys, token_keys
 from vestibule.intent.built_in import BUILT_IN
-from vestibule.intent.files import EGRESS, GATEWAYS, SECRETS, SERVICES, shown
+from vestibule.intent.files import EGRESS, GATEWAYS, SECRETS, SERVICES, TOKENS, shown
 from vestibule.intent.nodes import START, Position, parse
 from vestibule.intent.not_yet import NOT_YET
 from vestibule.intent.problems import Findings
@@ -20,12 +20,13 @@ _KINDS: Final[Mapping[str, tuple[Record, Key[str], str]]] = {
     EGRESS: (outside_keys.EXTERNAL_FILE, outside_keys.EXTERNAL, "external"),
     GATEWAYS: (outside_keys.GATEWAY_FILE, outside_keys.GATEWAY, "gateway"),
     SECRETS: (secret_keys.SECRETS_FILE, secret_keys.SECRETS, "group"),
+    TOKENS: (token_keys.TOKENS_FILE, token_keys.TOKENS, "group"),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declared:
-    """A file of ``services/``, ``egress/``, ``gateways/`` or ``secrets/``, and what it declares."""
+    """A file of ``services/``, ``egress/``, ``gateways/``, ``secrets/`` or ``tokens/``, and what it declares."""
 
     folder: str
     name: str
@@ -87,8 +88,8 @@ def _declared(folder: str, path: str, content: bytes, place: str, refused: froze
 
 def _refuse_shared_names(declared: Iterable[Declared]) -> None:
     folders: dict[str, str] = {}
-    # Nobody calls a group of secrets: its name is one among groups.
-    for each in (each for each in declared if each.folder != SECRETS):
+    # Nobody calls a group of secrets or tokens: its name is one among groups.
+    for each in (each for each in declared if each.folder not in (SECRETS, TOKENS)):
         if each.name in BUILT_IN:
             message = f"the name {each.name!r} is that of a service of the platform"
             each.findings.add(codes.BUILT_IN_NAME, message, each.at)

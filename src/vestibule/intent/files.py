@@ -24,12 +24,13 @@ GATEWAYS: Final = "gateways"
 CERTS: Final = "certs"
 KEYS: Final = "keys"
 SECRETS: Final = "secrets"
+TOKENS: Final = "tokens"
 ENVIRONMENTS: Final = "environments"
 MAX_BYTES: Final = 1024 * 1024
 _YAML: Final = (".yaml", ".yml")
 # What is read of each folder.
 _FOLDERS: Final = {
-    **dict.fromkeys((SERVICES, EGRESS, GATEWAYS, SECRETS), ".yaml"),
+    **dict.fromkeys((SERVICES, EGRESS, GATEWAYS, SECRETS, TOKENS), ".yaml"),
     CERTS: ".pem",
     KEYS: ".json",
 }

@@ -26,6 +26,7 @@ from vestibule.intent.terms import (
     pattern,
 )
 from vestibule.intent.terms import VERSION as VERSION_TEXT
+from vestibule.intent.token_keys import TOKENS_FILE
 from vestibule.intent.words import Membership
 from vestibule.records import Boundary
 
@@ -73,11 +74,16 @@ ROLES: Final = Key(
     ),
     "Names for sets of callers, used in rules as role:NAME; roles may hold roles.",
 )
-ISS: Final = Key("issuer", ISSUER, "What its tokens have as `iss`; may be left out with `keys: spiffe` only.")
+ISS: Final = Key(
+    "issuer",
+    ISSUER,
+    "What its tokens have as `iss`; may be left out with `keys: spiffe`, and is with `keys: tokens`.",
+)
 KEYS: Final = Key(
     "keys",
     KEY_SET,
-    "Its public keys: a JWK set in a file of the intent, keys/NAME.json; or spiffe, for JWT-SVIDs of this mesh.",
+    "Its public keys: a JWK set in a file of the intent, keys/NAME.json, or at an address; or tokens, for those of the "
+    "mesh's own token service; or spiffe, for those of its JWT-SVIDs.",
     required=True,
 )
 LONGEST: Final = Key(
@@ -177,6 +183,7 @@ FILES: Final = {
     "external": EXTERNAL_FILE,
     "gateway": GATEWAY_FILE,
     "secrets": SECRETS_FILE,
+    "tokens": TOKENS_FILE,
     "up": UP_FILE,
 }
 

@@ -21,6 +21,7 @@ from vestibule.intent.files import (
     MESH,
     SECRETS,
     SERVICES,
+    TOKENS,
     UP,
     Directory,
     Tree,
@@ -33,8 +34,7 @@ from vestibule.intent.meshes import (
     build_defaults,
     build_issuers,
     build_mesh,
-    issuers_of_svids,
-    names_of_issuers,
+    kinds_of_issuers,
 )
 from vestibule.intent.model import App, Defaults, Intent, Service, UpFile
 from vestibule.intent.outside import External, Gateway
@@ -45,6 +45,8 @@ from vestibule.intent.roles import resolve_roles, unused_roles
 from vestibule.intent.secret_groups import SecretGroup
 from vestibule.intent.secret_rules import build_secrets
 from vestibule.intent.shapes import At, Fields
+from vestibule.intent.token_groups import TokenGroup
+from vestibule.intent.token_rules import build_tokens, refuse_shared_audiences
 from vestibule.records import Boundary
 
 _SERVICES: Final = Memory()
@@ -112,6 +114,7 @@ def load_files(
         externals=MappingProxyType(parts.externals),
         gateways=MappingProxyType(parts.gateways),
         secrets=MappingProxyType(parts.secrets),
+        tokens=MappingProxyType(parts.tokens),
         version=version_of(chosen.contents),
     )
     return _loaded(intent, tuple(problems), chosen.files)
@@ -222,8 +225,7 @@ def _names(
         roles={},
         trust_domain=resolving.trust_domain(mesh),
         ports=ports,
-        issuers=names_of_issuers(mesh),
-        svids=issuers_of_svids(mesh),
+        issuers=kinds_of_issuers(mesh),
     )
     return resolve_roles(mesh, names, findings)
 
@@ -236,6 +238,7 @@ class _Parts:
     externals: dict[str, External] = field(default_factory=dict)
     gateways: dict[str, Gateway] = field(default_factory=dict)
     secrets: dict[str, SecretGroup] = field(default_factory=dict)
+    tokens: dict[str, TokenGroup] = field(default_factory=dict)
 
     @classmethod
     def build(
@@ -250,6 +253,7 @@ class _Parts:
         for each in declared:
             if each.fields is not None and each.folder != SERVICES:
                 parts._build(each, each.fields, names, defaults, files)
+        refuse_shared_audiences(each for each in declared if each.folder == TOKENS)
         if any(each.findings.failed for each in declared):
             return parts
         for each in declared:
@@ -272,6 +276,8 @@ class _Parts:
                 self.externals[each.name] = external
         elif each.folder == SECRETS:
             self.secrets[each.name] = build_secrets(each.name, fields, names, each.findings)
+        elif each.folder == TOKENS:
+            self.tokens[each.name] = build_tokens(each.name, fields, names, each.findings)
         elif gateway := build_gateway(each.name, fields, names, defaults, each.findings):
             self.gateways[each.name] = gateway
 

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from vestibule.errors import Where
 from vestibule.intent import bounds_keys, codes, language, traffic_keys
-from vestibule.intent.addresses import OWN_KEYS
+from vestibule.intent.addresses import OF_SVIDS, OF_TOKENS
 from vestibule.intent.files import KEYS
 from vestibule.intent.key_sets import why_not
 from vestibule.intent.model import (
@@ -16,6 +16,7 @@ from vestibule.intent.model import (
     Decide,
     Defaults,
     Issuer,
+    IssuerKind,
     Mesh,
     Rollout,
 )
@@ -54,21 +55,21 @@ def build_mesh(
     )
 
 
-def names_of_issuers(fields: Fields | None) -> tuple[str, ...] | None:
-    """What rules may call them; None if that cannot be said."""
+def kinds_of_issuers(fields: Fields | None) -> Mapping[str, IssuerKind] | None:
+    """What rules may call them, and of which kind they are; None if that cannot be said."""
     table = fields.get(language.ISSUERS) if fields else None
     if fields is None or (table is None and fields.place(language.ISSUERS)):
         return None
-    return tuple(table.value) if table else ()
-
-
-def issuers_of_svids(fields: Fields | None) -> frozenset[str]:
-    """Those among them whose tokens are JWT-SVIDs of the mesh."""
-    table = fields.get(language.ISSUERS) if fields else None
     records = table.value.items() if table else ()
-    return frozenset(
-        name for name, (_, record) in records if record and record.value.value(language.KEYS, "") == OWN_KEYS
-    )
+    return {
+        name: _kind(record.value.value(language.KEYS, "") if record else "") for name, (_, record) in records
+    }
+
+
+def _kind(keys: str) -> IssuerKind:
+    if keys in (OF_SVIDS, OF_TOKENS):
+        return IssuerKind(keys)
+    return IssuerKind.URL if "://" in keys else IssuerKind.FILE
 
 
 def build_issuers(fields: Fields | None, files: Mapping[str, bytes], findings: Findings) -> dict[str, Issuer]:
@@ -77,25 +78,54 @@ def build_issuers(fields: Fields | None, files: Mapping[str, bytes], findings: F
     issuers: dict[str, Issuer] = {}
     said: dict[str, str] = {}
     for name, (_, record) in table.value.items() if table else ():
-        issuer = record.value.get(language.ISS) if record else None
-        keys = record.value.get(language.KEYS) if record else None
-        if record is None or keys is None:
+        if record is None:
             continue
-        longest = record.value.value(language.LONGEST, None)
-        if keys.value == OWN_KEYS:
-            iss = issuer.value if issuer else ""
-            issuers[name] = Issuer(name=name, issuer=iss, keys="", longest=longest, svids=True)
-            continue
-        if issuer is None:
-            if not record.value.place(language.ISS):
-                findings.add(codes.MISSING_KEY, f"the issuer {name!r} lacks 'issuer'", record.at)
-            continue
-        if said.setdefault(issuer.value, name) != name:
-            message = f"the tokens of {issuer.value} are those of {said[issuer.value]!r} already"
-            findings.add(codes.DUPLICATE_ITEM, message, issuer.at)
-        if (found := _key_set(keys, files, findings)) is not None:
-            issuers[name] = Issuer(name=name, issuer=issuer.value, keys=found, longest=longest)
+        iss = record.value.get(language.ISS)
+        outside = _kind(record.value.value(language.KEYS, "")).is_outside
+        if iss and outside and said.setdefault(iss.value, name) != name:
+            message = f"the tokens of {iss.value} are those of {said[iss.value]!r} already"
+            findings.add(codes.DUPLICATE_ITEM, message, iss.at)
+        if (issuer := _issuer(name, record, files, findings)) is not None:
+            issuers[name] = issuer
+    _refuse_second_service(table.value if table else {}, findings)
     return issuers
+
+
+def _issuer(name: str, record: At[Fields], files: Mapping[str, bytes], findings: Findings) -> Issuer | None:
+    iss, keys = record.value.get(language.ISS), record.value.get(language.KEYS)
+    if keys is None:
+        return None
+    kind = _kind(keys.value)
+    if kind is IssuerKind.TOKENS and iss:
+        message = f"the issuer {name!r} is the mesh's own token service, whose address the server knows"
+        findings.add(codes.EXCLUSIVE_KEYS, message, iss.at, advice="Remove issuer:.")
+    if kind.is_outside and iss is None:
+        if not record.value.place(language.ISS):
+            findings.add(codes.MISSING_KEY, f"the issuer {name!r} lacks 'issuer'", record.at)
+        return None
+    content = _key_set(keys, files, findings) if kind is IssuerKind.FILE else ""
+    if content is None:
+        return None
+    return Issuer(
+        name=name,
+        issuer=iss.value if iss else "",
+        keys=content,
+        longest=record.value.value(language.LONGEST, None),
+        kind=kind,
+        url=keys.value if kind is IssuerKind.URL else "",
+    )
+
+
+def _refuse_second_service(table: Mapping[str, tuple[object, At[Fields] | None]], findings: Findings) -> None:
+    """There is one token service: of two names for it, a token could have only one."""
+    first = ""
+    for name, (_, record) in table.items():
+        keys = record.value.get(language.KEYS) if record else None
+        if keys is not None and keys.value == OF_TOKENS:
+            if first:
+                message = f"the mesh's own token service is {first!r} already"
+                findings.add(codes.DUPLICATE_ITEM, message, keys.at)
+            first = first or name
 
 
 def _key_set(name: At[str], files: Mapping[str, bytes], findings: Findings) -> str | None:

@@ -12,6 +12,7 @@ from typing import Final
 from vestibule.errors import Where
 from vestibule.intent.outside import External, Gateway
 from vestibule.intent.secret_groups import SecretGroup
+from vestibule.intent.token_groups import TokenGroup
 from vestibule.intent.traffic import CircuitLimits, OutlierDetection, Retry, Traffic
 from vestibule.policy import IdentityMatch, Rule
 from vestibule.records import Boundary
@@ -79,19 +80,39 @@ class Decide(Enum):
     CENTRAL = "central"
 
 
+class IssuerKind(Enum):
+    """Where the keys of an issuer come from."""
+
+    FILE = "file"
+    """From a file of the intent."""
+    URL = "url"
+    """From an address of the issuer's (RFC 8414, ``jwks_uri``), which the server asks."""
+    SPIFFE = "spiffe"
+    """The tokens are JWT-SVIDs of the mesh's own trust domain, whose keys the server knows."""
+    TOKENS = "tokens"
+    """It is the mesh's own token service, whose keys and address the server knows."""
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether it is somebody else's."""
+        return self in (IssuerKind.FILE, IssuerKind.URL)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Issuer:
     """Whose JWTs count: the ``iss`` claim, and the issuer's public keys as a JWK set (RFC 7517), in JSON.
 
-    ``longest`` is the longest life of a token that is accepted.  ``svids``: the tokens are JWT-SVIDs of the mesh's own
-    trust domain, whose keys the server knows; ``keys`` is empty until it has said them, and ``issuer`` if any is fine.
+    ``longest`` is the longest life of a token that is accepted.  Except of ``IssuerKind.FILE``, ``keys`` is empty until
+    the server has said them; ``url`` is where it asks for them.  ``issuer`` is empty of ``IssuerKind.TOKENS`` until the
+    server has said it, and of ``IssuerKind.SPIFFE`` where any is fine.
     """
 
     name: str
     issuer: str
-    keys: str = field(repr=False)
+    keys: str = field(default="", repr=False)
     longest: timedelta | None = None
-    svids: bool = False
+    kind: IssuerKind = IssuerKind.FILE
+    url: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +182,7 @@ class Intent:
     externals: Mapping[str, External] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     gateways: Mapping[str, Gateway] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     secrets: Mapping[str, SecretGroup] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    tokens: Mapping[str, TokenGroup] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     version: str = "none"
 
     @property

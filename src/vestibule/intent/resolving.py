@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from vestibule.errors import VestibuleError
 from vestibule.intent import codes, language, template
-from vestibule.intent.model import DEFAULT_TEMPLATE, Port
+from vestibule.intent.model import DEFAULT_TEMPLATE, IssuerKind, Port
 from vestibule.intent.nodes import Position
 from vestibule.intent.problems import Findings, nearest
 from vestibule.intent.shapes import At, Fields
@@ -22,8 +22,7 @@ from vestibule.spiffe import SpiffeId, TrustDomain
 class Names:
     """What names may refer to.  A None stands for something that is declared and itself in error.
 
-    ``issuers`` are the names of those whose tokens count; None: they are in error.  ``svids`` are those whose tokens
-    are JWT-SVIDs.
+    ``issuers`` are the names of those whose tokens count, and their kinds; None: they are in error.
     """
 
     services: Mapping[str, SpiffeId | None]
@@ -31,8 +30,7 @@ class Names:
     trust_domain: TrustDomain | None
     gateways: Mapping[str, SpiffeId | None] = field(default_factory=lambda: MappingProxyType({}))
     roles_known: bool = True
-    issuers: tuple[str, ...] | None = ()
-    svids: frozenset[str] = frozenset()
+    issuers: Mapping[str, IssuerKind] | None = field(default_factory=lambda: MappingProxyType({}))
     ports: Mapping[str, Mapping[str, Port | None]] = field(default_factory=lambda: MappingProxyType({}))
 
 

@@ -32,6 +32,7 @@ ANYONE: Final = "anyone"
 CLAIM: Final = r"[!-~]{1,200}"
 SCOPE: Final = r"[!#-\[\]-~]{1,200}"
 ISSUER: Final = r"[!-~]{1,500}"
+AUDIENCE: Final = ISSUER
 TARGET: Final = r"[!-)+-~]{0,500}\*?"
 MOST_OF_CLAIM: Final = 500
 OWN_METHOD: Final = r"[a-z][A-Za-z0-9_-]*(/[A-Za-z0-9_-]+)+"
@@ -349,6 +350,16 @@ def issuer(text: str) -> str:
     raise codes.MALFORMED_VALUE.error(
         f"{shown(text)} is not an issuer",
         advice="Write it as `iss` has it, such as https://tokens.example.org.",
+    )
+
+
+def audience(text: str) -> str:
+    """Whom a token is for (RFC 7519, section 4.1.3): a name or a URI, without blanks.  Raises: VST0025."""
+    if re.fullmatch(AUDIENCE, text):
+        return text
+    raise codes.MALFORMED_VALUE.error(
+        f"{shown(text)} is not an audience",
+        advice="Write a name or a URI, such as reports or https://api.example.org.",
     )
 
 

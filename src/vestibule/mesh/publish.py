@@ -18,6 +18,7 @@ from vestibule.envoy.revoked import slots
 from vestibule.envoy.world import World, last_expiry, next_expiry, refused_of
 from vestibule.errors import VestibuleError
 from vestibule.intent import Intent
+from vestibule.intent.model import IssuerKind
 from vestibule.mesh.built_in import BuiltIn, WithBuiltIn, instances
 from vestibule.mesh.discovery import Discovery
 from vestibule.mesh.intents import Intents
@@ -313,7 +314,9 @@ class Publisher:
             emergencies=self._permissions.holding(),
             ended=self._permissions.ended(),
             commit=self._commit_of(intent.version),
-            jwt_keys=self._jwt_keys.now if any(each.svids for each in intent.mesh.issuers.values()) else "",
+            jwt_keys=self._jwt_keys.now
+            if any(each.kind is IssuerKind.SPIFFE for each in intent.mesh.issuers.values())
+            else "",
         )
 
     def _compiler_of(self, version: str | None) -> Compiler | None:

@@ -33,6 +33,7 @@ from vestibule.envoy.offline import NUMBER_HEADER, offline
 from vestibule.envoy.tls_secrets import certificate_secret, validation_secret
 from vestibule.envoy.world import World
 from vestibule.intent import Intent
+from vestibule.intent.model import Issuer, IssuerKind
 from vestibule.intent.plaintext import ANYBODY
 from vestibule.pki import profiles
 from vestibule.pki.chains import leaf_facts
@@ -260,10 +261,19 @@ def _with_issuer_keys(intent: Intent, key: EllipticCurvePrivateKey) -> Intent:
     """The same intent, whose issuers sign with our key: theirs, nobody has here."""
     if not intent.mesh.issuers:
         return intent
+    domain = intent.mesh.trust_domain
     jwk = {**jwk_parameters(key.public_key()), "kid": _KEY_ID, "alg": "ES256", "use": "sig"}
     keys = json.dumps({"keys": [jwk]})
-    issuers = {name: replace(each, keys=keys) for name, each in intent.mesh.issuers.items()}
+    issuers = {name: _issuer_on_trial(each, keys, domain) for name, each in intent.mesh.issuers.items()}
     return replace(intent, mesh=replace(intent.mesh, issuers=MappingProxyType(issuers)))
+
+
+def _issuer_on_trial(issuer: Issuer, keys: str, trust_domain: TrustDomain) -> Issuer:
+    """No server says here what only servers know."""
+    if issuer.kind is IssuerKind.SPIFFE:
+        return replace(issuer, keys=keys)
+    iss = issuer.issuer or f"https://tokens.{trust_domain}"
+    return replace(issuer, issuer=iss, keys=keys, kind=IssuerKind.FILE, url="")
 
 
 def _request(number: int, service: str, call: Call, tokens: Sequence[str]) -> bytes:

@@ -44,6 +44,7 @@ def test_the_examples_together_are_an_intent_that_holds() -> None:
         "egress/stripe.yaml",
         "gateways/edge.yaml",
         "secrets/payments.yaml",
+        "tokens/reports.yaml",
         "up.yaml",
     }
 

@@ -10,7 +10,7 @@ import pytest
 from tests.unit.intent.reading import CALLER, MESH, PAYMENTS, accepted, found, only, whole_language
 
 from vestibule.intent import Intent, Loaded, load_files
-from vestibule.intent.model import Decide
+from vestibule.intent.model import Decide, IssuerKind
 from vestibule.policy import Effect, McpDemand, Mode, TokenDemand
 
 YEAR_END = datetime(2026, 12, 31, 18, tzinfo=UTC)
@@ -250,7 +250,7 @@ def test_keys_that_verify_nothing_are_refused(keys: str | None, code: str) -> No
 def test_the_meshs_own_jwt_svids_need_no_address_and_no_file() -> None:
     found = accepted(read(with_rule("token: {audience: a}"), MESH + "issuers: {own: {keys: spiffe}}\n"))
     issuer = found.mesh.issuers["own"]
-    assert (issuer.svids, issuer.issuer, issuer.keys) == (True, "", "")
+    assert (issuer.kind, issuer.issuer, issuer.keys) == (IssuerKind.SPIFFE, "", "")
     (rule,) = (each for each in found.services["payments"].allow if each.token)
     assert rule.token is not None
     assert rule.token.svid
