@@ -14,7 +14,7 @@ from typing import Any, Self
 import httpx
 from tests.e2e.mesh_lab import DOMAIN, ENVOY, PATIENCE, free_address, spiffe_id, until
 
-from vestibule.app.platform_front import Front, FrontPlan
+from vestibule.app.platform_front import Front, FrontPlan, House
 from vestibule.audit import AuditEvent
 from vestibule.clock import SystemClock
 from vestibule.doors.platform.certificates import Certificates
@@ -24,6 +24,7 @@ from vestibule.doors.vault.auth import AuthBackend
 from vestibule.doors.vault.callers import Callers
 from vestibule.doors.vault.operations import Answer, Backend, Operation, VaultRequest
 from vestibule.doors.vault.pipeline import Pipeline, Wrap
+from vestibule.envoy.platform import VAULT_REPLIES
 from vestibule.errors import VestibuleError
 from vestibule.net.tls import load_svid
 from vestibule.secrets.client_tokens import ClientTokens
@@ -175,16 +176,22 @@ async def opened(
     with tempfile.TemporaryDirectory(prefix="vestibule-front-") as directory:
         plan = FrontPlan(
             trust_domain=DOMAIN,
-            listen=listen,
             directory=Path(directory, "p"),
             binary=Path(str(ENVOY)),
             log=Path(directory, "envoy.log"),
             svid_seconds=3600,
             drain=0.5,
-            token_listen=token_listen,
-            web=web is not None,
         )
-        front = Front(plan, app, lambda: room.credentials())
+        house = House(
+            name="secrets",
+            listen=listen,
+            app=app,
+            replies=VAULT_REPLIES,
+            open_listen=token_listen,
+            web=web is not None,
+            custom_methods=True,
+        )
+        front = Front(plan, [house], lambda: room.credentials())
         room = Room(
             front=front,
             address=str(listen),
@@ -194,7 +201,11 @@ async def opened(
             notes=notes,
             shelf=shelf,
             revocations=revocations,
-            current=Credentials(authority.svid(SECRETS, dns_names=["localhost"]), bundle, web),
+            current=Credentials(
+                {"secrets": authority.svid(SECRETS, dns_names=["localhost"])},
+                bundle,
+                {} if web is None else {"secrets": web},
+            ),
             changed=asyncio.Condition(),
         )
         with front:

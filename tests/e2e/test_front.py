@@ -117,9 +117,8 @@ sys.stdout.write(repr(got))
 
 def test_another_process_of_the_same_user_is_cut_off_before_a_byte_is_read(front: Shared) -> None:
     async def story(room: Room) -> None:
-        assert room.front.http is not None
-        before, recorded = room.front.http.refused, len(room.notes.events)
-        path = room.front.bootstrap.app_socket
+        before, recorded = room.front.refused, len(room.notes.events)
+        path = room.front.bootstrap.services[0].app_socket
         assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -131,21 +130,22 @@ def test_another_process_of_the_same_user_is_cut_off_before_a_byte_is_read(front
         )
         said, _ = await process.communicate()
         assert said == b"b''"
-        assert (room.front.http.refused, len(room.notes.events)) == (before + 1, recorded)
+        assert (room.front.refused, len(room.notes.events)) == (before + 1, recorded)
 
     front.run(story)
 
 
 def test_the_server_itself_is_no_exception(front: Shared) -> None:
     async def story(room: Room) -> None:
-        assert room.front.http is not None
-        before = room.front.http.refused
+        before = room.front.refused
         with socket.socket(socket.AF_UNIX) as sock:
             sock.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(sock, str(room.front.bootstrap.app_socket))
+            await asyncio.get_running_loop().sock_connect(
+                sock, str(room.front.bootstrap.services[0].app_socket)
+            )
             with suppress(ConnectionError):
                 assert await asyncio.get_running_loop().sock_recv(sock, 10) == b""
-        assert room.front.http.refused == before + 1
+        assert room.front.refused == before + 1
 
     front.run(story)
 
@@ -294,7 +294,7 @@ def test_a_new_certificate_and_another_bundle_hold_for_new_connections(front: Sh
         room.allow("payments", Verb.READ, "secret/own")
         before = room.current
         fresh = room.authority.svid(SECRETS)
-        await room.rotate(replace(before, svid=fresh))
+        await room.rotate(replace(before, svids={"secrets": fresh}))
         await _until_shown(room, fresh.chain[0])
         assert (await room.client(room.svid("payments")).get(OWN)).status_code == 200
 

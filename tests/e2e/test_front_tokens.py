@@ -195,7 +195,7 @@ async def test_another_certificate_than_the_svid_can_be_shown_there_and_renewed(
 
     async with opened(web=issued()) as room:
         before = await shown_at(room, public)
-        await room.rotate(replace(room.current, web=issued()))
+        await room.rotate(replace(room.current, webs={"secrets": issued()}))
         async with asyncio.timeout(PATIENCE):
             while await shown_at(room, public) == before:
                 await asyncio.sleep(0.02)

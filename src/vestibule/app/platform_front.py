@@ -1,17 +1,17 @@
-"""The front of the server's own services: the Envoy, the socket behind it, and what it is served its SVID by."""
+"""The front of the server's own services: the Envoy, the sockets behind it, and what it is served its SVIDs by."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
 from vestibule.doors.platform.sds import Credentials, PlatformSdsDoor
 from vestibule.doors.platform.serving import GuardedHttp
-from vestibule.envoy.platform import PlatformBootstrap
+from vestibule.envoy.platform import PlatformBootstrap, PlatformService
 from vestibule.net.grpc_server import GrpcServer
 from vestibule.net.unix import PRIVATE, UnixListener, check_path, listen_unix
 from vestibule.processes import Ledger, private_directory
@@ -26,24 +26,46 @@ _AGE: Final = 0.4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrontPlan:
-    """Where it is.  ``directory`` becomes private; ``svid_seconds`` the life of an SVID, ``drain`` in seconds.
-
-    At ``token_listen``, if anywhere, no certificate is asked for; with ``web`` another than the SVID is shown there.
-    """
+    """Where it is.  ``directory`` becomes private; ``svid_seconds`` the life of an SVID, ``drain`` in seconds."""
 
     trust_domain: TrustDomain
-    listen: Address
     directory: Path
     binary: Path
     log: Path
     svid_seconds: float
     drain: float = 5.0
-    token_listen: Address | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class House:
+    """A service behind the front: ``app`` answers what is asked at ``listen``.
+
+    At ``open_listen``, if anywhere, no certificate is asked for; with ``web`` another than the SVID is shown there.
+    """
+
+    name: str
+    listen: Address
+    app: Any
+    replies: Mapping[str, Any]
+    open_listen: Address | None = None
     web: bool = False
+    custom_methods: bool = False
+
+    def service(self, directory: Path) -> PlatformService:
+        """As Envoy is told of it, with its private socket in ``directory``."""
+        return PlatformService(
+            name=self.name,
+            listen=self.listen,
+            app_socket=directory / f"{self.name}.sock",
+            replies=self.replies,
+            open_listen=self.open_listen,
+            web=self.web,
+            custom_methods=self.custom_methods,
+        )
 
 
 class Front:
-    """``run`` serves ``app`` at the plan's address, to whoever has an SVID (and see ``token_listen``).
+    """``run`` serves the houses at their addresses, to whoever has an SVID (and see ``House.open_listen``).
 
     It is used in ``with``, which makes the sockets and takes the directory.
     """
@@ -51,23 +73,20 @@ class Front:
     def __init__(
         self,
         plan: FrontPlan,
-        app: Any,
+        houses: Sequence[House],
         credentials: Callable[[], AsyncIterator[Credentials]],
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self.plan = plan
         directory = plan.directory
-        self._app = app
+        self._houses = tuple(houses)
         self._ledger = Ledger(directory / _LEDGER)
         self.bootstrap = PlatformBootstrap(
             trust_domain=plan.trust_domain,
-            listen=plan.listen,
+            services=tuple(each.service(directory) for each in houses),
             server_socket=directory / "sds.sock",
-            app_socket=directory / "app.sock",
             admin_socket=directory / "admin.sock",
             connection_seconds=max(plan.svid_seconds * _AGE, 0.1),
-            token_listen=plan.token_listen,
-            web=plan.web,
         )
         self.envoy = PlatformEnvoy(
             PlatformPlan(
@@ -82,7 +101,7 @@ class Front:
         )
         self._sds = GrpcServer([PlatformSdsDoor(credentials, self.envoy.is_ours).servable()])
         self._open = ExitStack()
-        self.http: GuardedHttp | None = None
+        self._http: list[GuardedHttp] = []
         self._server_socket: UnixListener | None = None
 
     def __enter__(self) -> Self:
@@ -94,26 +113,35 @@ class Front:
             stack.callback(self._ledger.close, remove=True)
             self._server_socket = listen_unix(self.bootstrap.server_socket, PRIVATE)
             stack.callback(self._server_socket.close)
-            app = listen_unix(self.bootstrap.app_socket, PRIVATE)
-            stack.callback(app.close)
-            self.http = GuardedHttp(self._app, app.sock, self.envoy.is_ours)
+            self._http = [stack.enter_context(self._guarded(each)) for each in self._houses]
             self._open = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
+    @contextmanager
+    def _guarded(self, house: House) -> Iterator[GuardedHttp]:
+        listener = listen_unix(house.service(self.plan.directory).app_socket, PRIVATE)
+        with closing(listener):
+            yield GuardedHttp(house.app, listener.sock, self.envoy.is_ours)
+
+    @property
+    def refused(self) -> int:
+        """How many connections of other processes were cut off."""
+        return sum(each.refused for each in self._http)
+
     async def run(self) -> None:
         """Serve until cancelled, or ``stop``.  Raises: VST7000, VST7001, VST7002 when Envoy never comes up."""
-        assert self.http is not None
         assert self._server_socket is not None
         await self._sds.listen(self._server_socket.sock)
-        serving = asyncio.create_task(self.http.run(), name="platform-http")
+        serving = [asyncio.create_task(each.run(), name="platform-http") for each in self._http]
         try:
             await self.envoy.run()
         finally:
-            serving.cancel()
-            await asyncio.gather(serving, return_exceptions=True)
+            for each in serving:
+                each.cancel()
+            await asyncio.gather(*serving, return_exceptions=True)
             await self._sds.close()
 
     async def stop(self) -> None:

@@ -18,7 +18,7 @@ from vestibule.app.server_ceremony import FirstIntermediate, StoppedWaiting, cer
 from vestibule.app.server_federation import Endpoint, federation_metrics
 from vestibule.app.server_mesh import Background, Mesh, mesh_of
 from vestibule.app.server_metrics import limit_metrics, server_metrics
-from vestibule.app.server_secrets import Secrets, secrets_of
+from vestibule.app.server_platform import Platform, platform_of
 from vestibule.app.server_services import Services, opened
 from vestibule.app.server_settings import ServerSettings
 from vestibule.app.settled import settle
@@ -134,9 +134,9 @@ async def run_server(
                 aclosing(waiting),
                 opened(settings, clock, waiting.wait) as services,
                 mesh_of(settings, services, clock) as mesh,
-                secrets_of(settings, services, mesh, clock) as secrets,
+                platform_of(settings, services, mesh, clock) as platform,
             ):
-                server = _Server(settings, services, mesh, secrets, places, clock)
+                server = _Server(settings, services, mesh, platform, places, clock)
                 await server.run(shutdown, lambda: on_ready(server.ready(time.monotonic() - began)))
 
 
@@ -176,20 +176,20 @@ class _Server:
         settings: ServerSettings,
         services: Services,
         mesh: Mesh,
-        secrets: Secrets,
+        platform: Platform,
         places: _Places,
         clock: Clock,
     ) -> None:
         self._settings = settings
         self._services = services
         self._mesh = mesh
-        self._secrets = secrets
+        self._platform = platform
         self._places = places
         self._clock = clock
         self._metrics = _metrics(services)
         server_metrics(self._metrics, services, clock)
         mesh.measured(self._metrics)
-        secrets.measured(self._metrics)
+        platform.measured(self._metrics)
         self._oidc_tls = _oidc_tls(settings)
         self._endpoint = Endpoint.of(settings, services)
         self._tls = ServerTls(services.identity.svid, services.authorities.bundle())
@@ -278,7 +278,7 @@ class _Server:
             templates.servable(),
             presence.servable(),
             feed.servable(),
-            SecretsPeersDoor(secrets.answers).servable(),
+            SecretsPeersDoor(platform.answers).servable(),
             *mesh.services,
             *mesh.reports(limits),
         ]
@@ -287,7 +287,7 @@ class _Server:
         self._ceremony = upstream if isinstance(upstream, CeremonyUpstream) else None
         ceremony = CeremonyDoor(self._ceremony)
         own = (admin, revoke, federation, ceremony)
-        local = (*both, *(each.servable() for each in own), *mesh.operators, *secrets.operators)
+        local = (*both, *(each.servable() for each in own), *mesh.operators, *platform.operators)
         self._local = GrpcServer([access.guard(each) for each in local])
 
     def _why_revoked(self, spiffe_id: SpiffeId) -> str:
@@ -369,7 +369,7 @@ class _Server:
         yield "federated-bundles", services.bundles.run
         yield "federation", services.federation.run
         yield from self._mesh.background().items()
-        yield from self._secrets.background().items()
+        yield from self._platform.background()
         if self._places.health is not None:
             pages = health_app(
                 self._checks(), self._metrics, [crl_route(services.crls.get), *self._mesh.pages]
@@ -396,7 +396,7 @@ class _Server:
 
     async def _drain(self) -> None:
         grace = self._settings.drain.total_seconds()
-        await asyncio.gather(self._secrets.drain(), self._remote.drain(grace), self._local.drain(grace))
+        await asyncio.gather(self._platform.drain(), self._remote.drain(grace), self._local.drain(grace))
 
     async def _keep_tls_current(self) -> None:
         """New certificate or bundle: new handshakes use it."""
@@ -444,7 +444,7 @@ class _Server:
 
     def _warnings(self) -> list[str]:
         own = (self._ceremony_warning(), self._upstream_warning())
-        return [*(each for each in own if each), *self._mesh.warnings(), *self._secrets.warnings()]
+        return [*(each for each in own if each), *self._mesh.warnings(), *self._platform.warnings()]
 
     def _ceremony_warning(self) -> str:
         return "" if self._ceremony is None else self._ceremony.warning()
@@ -464,7 +464,7 @@ class _Server:
             expired = services.authorities.active.not_after <= self._clock.now()
             return "the active authority has expired" if expired else services.authorities.problem
 
-        return {"store": store, "signing": signing, **self._secrets.checks()}
+        return {"store": store, "signing": signing, **self._platform.checks()}
 
 
 async def _enduring(name: str, work: Background) -> None:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Final, Protocol
+from typing import Protocol
 
 from prometheus_client import Histogram
 
-from vestibule.app.platform_front import Front, FrontPlan
+from vestibule.app.platform_front import House
+from vestibule.app.platform_identity import PlatformIdentity
+from vestibule.app.platform_part import Part, Tenancy
 from vestibule.app.server_lending import Lending, lending_metrics
 from vestibule.app.server_mesh import Background, Mesh
 from vestibule.app.server_seals import former_seals, seal_of
 from vestibule.app.server_services import Services
 from vestibule.app.server_settings import SealKind, ServerSettings
-from vestibule.app.server_web_certificate import WebCertificate
 from vestibule.clock import Clock
 from vestibule.doors.health import Check
 from vestibule.doors.platform.certificates import Certificates
-from vestibule.doors.platform.sds import Credentials
 from vestibule.doors.secrets_admin import SecretsAdminDoor
 from vestibule.doors.vault.app import VaultApp
 from vestibule.doors.vault.auth import AuthBackend
@@ -34,13 +32,11 @@ from vestibule.doors.vault.sys_seal import SealBackend
 from vestibule.doors.vault.token_hashes import unless_sealed
 from vestibule.doors.vault.transit import TransitBackend
 from vestibule.doors.vault.wrapping import WrappingBackend, wrapped_answer
-from vestibule.errors import VestibuleError
-from vestibule.identity.beacon import first
+from vestibule.envoy.platform import VAULT_REPLIES
 from vestibule.identity.names import secrets_id
-from vestibule.identity.server_identity import ServerIdentity
+from vestibule.intent.built_in import SECRETS_SERVICE
 from vestibule.net.grpc import Servable
-from vestibule.pki.revocation import revoked, unrevoked
-from vestibule.proxy.binary import find_envoy
+from vestibule.pki.revocation import unrevoked
 from vestibule.records import Address
 from vestibule.secrets.access import IntentAccess
 from vestibule.secrets.anchor import Anchors, AuditAnchor, FileAnchor
@@ -54,43 +50,13 @@ from vestibule.secrets.wrapping import Wrapping
 from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain
 from vestibule.telemetry.metrics import Metrics
 
-SOCKETS: Final = ".d"
-"""What the directory of the private sockets is called after the operator's socket."""
 
-_log = logging.getLogger(__name__)
-
-
-class Secrets(Protocol):
+class Secrets(Part, Protocol):
     """What a server needs of its secret manager, whether or not there is one."""
-
-    def background(self) -> Mapping[str, Background]:
-        """What goes on behind the doors, by name."""
-        ...
-
-    def checks(self) -> Mapping[str, Check]:
-        """What readiness depends on."""
-        ...
-
-    def warnings(self) -> Sequence[str]:
-        """What an operator should know."""
-        ...
-
-    def measured(self, metrics: Metrics) -> None:
-        """Register what is counted."""
-        ...
-
-    @property
-    def operators(self) -> Sequence[Servable]:
-        """gRPC services for operators on the server's own socket."""
-        ...
 
     @property
     def answers(self) -> PeerAnswers | None:
         """What other servers are given to unseal with; None where that is not configured."""
-        ...
-
-    async def drain(self) -> None:
-        """Finish what is in flight."""
         ...
 
 
@@ -98,6 +64,7 @@ class NoSecrets:
     """A server without a secret manager."""
 
     answers: PeerAnswers | None = None
+    tenancy: Tenancy | None = None
 
     def __init__(self, settings: ServerSettings, clock: Clock) -> None:
         # Operators are told that there is none.
@@ -118,7 +85,7 @@ class NoSecrets:
 
     def measured(self, metrics: Metrics) -> None:
         """Nothing is counted."""
-        _register(metrics, lambda: 0, lambda: 0, lambda: 0, lambda: 0, lambda: 0)
+        _register(metrics, lambda: 0, lambda: 0, lambda: 0)
         lending_metrics(metrics, None)
 
     async def drain(self) -> None:
@@ -126,15 +93,12 @@ class NoSecrets:
 
 
 class SecretManager:
-    """All of it, connected; the front is opened by ``secrets_of``."""
+    """All of it, connected."""
 
-    def __init__(
-        self, settings: ServerSettings, services: Services, mesh: Mesh, clock: Clock, identity: ServerIdentity
-    ) -> None:
+    def __init__(self, settings: ServerSettings, services: Services, mesh: Mesh, clock: Clock) -> None:
         self._settings = settings
         self._services = services
         self._clock = clock
-        self._identity = identity
         self._seconds: Histogram | None = None
         store = services.store
         self.barrier = SealedBarrier(store.sealed_rows, store.changes, services.audit)
@@ -181,11 +145,10 @@ class SecretManager:
                 forget=self._transit.forget,
             ).servable(),
         )
-        self._web = _web_certificate(settings)
         app = VaultApp(
             self.pipeline.answer, certificates.caller_of, callers, services.audit, unless_sealed(self._hashed)
         )
-        self.front = Front(self._plan(), app, self._credentials)
+        self.tenancy: Tenancy | None = self._tenancy(app)
 
     def _backends(self) -> dict[str, Backend]:
         return {
@@ -214,59 +177,55 @@ class SecretManager:
     def _hashed(self, text: str) -> str:
         return f"hmac-sha256:{self.barrier.mac('audit', text.encode()).hex()}"
 
-    def _plan(self) -> FrontPlan:
+    def _tenancy(self, app: VaultApp) -> Tenancy:
         settings = self._settings
-        socket = settings.socket_path
-        return FrontPlan(
-            trust_domain=settings.trust_domain,
-            listen=Address(host=settings.secrets_address, port=settings.secrets_port),
-            directory=socket.with_name(f"{socket.name.removesuffix('.sock')}{SOCKETS}"),
-            binary=find_envoy(),
-            log=settings.data_dir / "platform-envoy.log",
-            svid_seconds=settings.default_x509_svid_ttl.total_seconds(),
-            drain=settings.drain.total_seconds(),
-            token_listen=settings.secrets_token_place,
-            web=self._web is not None,
+        identity = PlatformIdentity(
+            self._services,
+            self._clock,
+            SECRETS_SERVICE,
+            secrets_id(settings.trust_domain),
+            dns_names=settings.secrets_names,
+            web=(settings.secrets_token_tls_cert, settings.secrets_token_tls_key),
         )
+        house = House(
+            name=SECRETS_SERVICE,
+            listen=Address(host=settings.secrets_address, port=settings.secrets_port),
+            app=app,
+            replies=VAULT_REPLIES,
+            open_listen=settings.secrets_token_place,
+            web=identity.has_web,
+            # Vault's LIST is a method of its own.
+            custom_methods=True,
+        )
+        return Tenancy(house=house, identity=identity)
 
     def background(self) -> Mapping[str, Background]:
         return {
             "secrets-sealing": self.sealing.run,
-            "secrets-identity": self._identity.run,
-            "secrets-own-revocation": self._replace_own_when_revoked,
-            "secrets-front": self.front.run,
             "secrets-tokens": self._tokens.run,
             "secrets-wrapping": self._wrapping.run,
             "secrets-versions": self._follow_versions,
             "secrets-lent": self._take_back_what_was_lent,
             **self._lending.background(),
-            **({} if self._web is None else {"secrets-web-certificate": self._web.run}),
         }
 
     def checks(self) -> Mapping[str, Check]:
-        async def front() -> str | None:
-            return None if self.front.envoy.is_ready else "the Envoy in front of the secret manager is not up"
-
-        return {"secrets": front}
+        return {}  # that its front is up is what there is to it
 
     def warnings(self) -> Sequence[str]:
         return ()  # how it is, ``status`` and ``check`` ask for themselves
 
     def measured(self, metrics: Metrics) -> None:
-        http = self.front.http
         self._seconds = _register(
             metrics,
             lambda: self.barrier.is_sealed,
             lambda: len(self.sealing.damaged),
-            lambda: self.front.envoy.restarts,
-            lambda: 0 if http is None else http.refused,
             lambda: self._versions.watching.waiting,
         )
         self._lending.measured(metrics)
 
     async def drain(self) -> None:
         self._versions.watching.close()  # who waits for something new is not waited for
-        await self.front.stop()
 
     def _count(self, verb: str, outcome: str, seconds: float) -> None:
         if self._seconds is not None:
@@ -289,36 +248,6 @@ class SecretManager:
         """Who is revoked loses the credentials that were made for it."""
         await self._lending.follow(self._services.revocations)
 
-    async def _credentials(self) -> AsyncIterator[Credentials]:
-        authorities, revocations, identity = (
-            self._services.authorities,
-            self._services.revocations,
-            self._identity,
-        )
-        while True:
-            seen = authorities.revision, revocations.revision, identity.revision
-            bundle = unrevoked(authorities.bundle(), revocations.now, self._clock.now())
-            web = None if self._web is None else (self._web.content, self._web.revision)
-            yield Credentials(identity.svid, bundle, None if web is None else web[0])
-            waits = [authorities.changed(seen[0]), revocations.changed(seen[1]), identity.changed(seen[2])]
-            if self._web is not None and web is not None:
-                waits.append(self._web.changed(web[1]))
-            await first(*waits)
-
-    async def _replace_own_when_revoked(self) -> None:
-        revocations, identity = self._services.revocations, self._identity
-        while True:
-            seen = revocations.revision
-            if revoked(revocations.now, identity.svid.chain, self._clock.now()) is not None:
-                with suppress(VestibuleError):
-                    await identity.renew()
-            await revocations.changed(seen)
-
-
-def _web_certificate(settings: ServerSettings) -> WebCertificate | None:
-    certificate, key = settings.secrets_token_tls_cert, settings.secrets_token_tls_key
-    return None if certificate is None or key is None else WebCertificate(certificate, key)
-
 
 def _anchor(settings: ServerSettings) -> Anchors:
     data = settings.data_dir
@@ -329,15 +258,11 @@ def _register(
     metrics: Metrics,
     sealed: Callable[[], int],
     damaged: Callable[[], int],
-    restarts: Callable[[], int],
-    refused: Callable[[], int],
     waiting: Callable[[], int],
 ) -> Histogram:
     """What is counted; the histogram hears of each request."""
     metrics.gauge("secrets_sealed", "1 while the secret manager is sealed.", sealed)
     metrics.gauge("secrets_damaged", "Engines of which rows were tampered with in the database.", damaged)
-    metrics.gauge("secrets_proxy_restarts", "How often the Envoy in front of it was started again.", restarts)
-    metrics.gauge("secrets_strangers", "Other processes that came to its private socket.", refused)
     metrics.gauge("secrets_waiting", "Requests that wait for a new version of a secret.", waiting)
     return metrics.histogram(
         "secrets_request_seconds",
@@ -347,27 +272,11 @@ def _register(
     )
 
 
-@asynccontextmanager
-async def secrets_of(
-    settings: ServerSettings, services: Services, mesh: Mesh, clock: Clock
-) -> AsyncIterator[Secrets]:
+def secrets_of(settings: ServerSettings, services: Services, mesh: Mesh, clock: Clock) -> Secrets:
     """The secret manager that the settings ask for.
 
-    Raises: VST2310, VST2311, VST7003, VST7004 (its private directory), VST7100 (no Envoy), VST2202 (the
-    certificate for clients with tokens), errors of the audit log.
+    Raises: VST2202 (the certificate for clients with tokens), errors of the audit log.
     """
     if settings.secrets_seal is SealKind.OFF:
-        yield NoSecrets(settings, clock)
-        return
-    identity = ServerIdentity(
-        services.issuance,
-        clock,
-        settings.trust_domain,
-        services.authorities,
-        spiffe_id=secrets_id(settings.trust_domain),
-        dns_names=settings.secrets_names,
-    )
-    await identity.start()
-    manager = SecretManager(settings, services, mesh, clock, identity)
-    with manager.front:
-        yield manager
+        return NoSecrets(settings, clock)
+    return SecretManager(settings, services, mesh, clock)

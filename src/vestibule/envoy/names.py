@@ -17,7 +17,7 @@ PLATFORM_SERVER_CLUSTER: Final = "vestibule_server"
 """The server's private socket, for the secrets of the Envoy in front of its own services."""
 
 PLATFORM_APP_CLUSTER: Final = "vestibule_platform"
-"""Those services, on a private socket of the server."""
+"""Those services, each on a private socket of the server: what their clusters' names begin with."""
 
 SIDECAR_MARK: Final = "vestibule_sidecar"
 """The key in a node's metadata by which a sidecar's own Envoy is known not to be anybody else's."""
@@ -30,9 +30,6 @@ SVID_SECRET: Final = "default"  # noqa: S105 - a name, SPIRE's and Istio's
 
 BUNDLE_SECRET: Final = "ROOTCA"  # noqa: S105 - a name, SPIRE's and Istio's
 """The SDS secret with the bundles of every trust domain, checked by the SPIFFE validator."""
-
-WEB_SECRET: Final = "vestibule/web"  # noqa: S105 - a name
-"""The certificate that clients without an SVID are shown."""
 
 AUTHORITIES_SECRET: Final = "vestibule/authorities"  # noqa: S105 - a name
 """The SDS secret with the own trust domain's authorities alone, for Envoy's default validator, which heeds CRLs."""

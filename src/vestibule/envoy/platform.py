@@ -1,4 +1,4 @@
-"""What the platform's own Envoy is started with: a listener with strict mutual TLS, and our app behind it.
+"""What the platform's own Envoy is started with: for each service a listener with strict mutual TLS, and our app.
 
 A second one, where there is one, asks for no certificate and says nothing of who calls: for clients with tokens.
 
@@ -10,18 +10,12 @@ This module imports no protobuf, so that the server starts it quickly; the resul
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from vestibule.envoy.names import (
-    BUNDLE_SECRET,
-    PLATFORM_APP_CLUSTER,
-    PLATFORM_SERVER_CLUSTER,
-    SVID_SECRET,
-    WEB_SECRET,
-)
+from vestibule.envoy.names import BUNDLE_SECRET, PLATFORM_APP_CLUSTER, PLATFORM_SERVER_CLUSTER
 from vestibule.envoy.overload import overload_manager
 from vestibule.records import Address
 from vestibule.spiffe import TrustDomain
@@ -54,20 +48,47 @@ _HCM: Final = f"{_TYPES}.extensions.filters.network.http_connection_manager.v3.H
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlatformBootstrap:
-    """Where everything is.  ``connection_seconds`` is how long a connection lives: less than an SVID.
+class PlatformService:
+    """One service behind the Envoy.  ``name`` is also that of its listener, and what its secrets are called by.
 
-    ``token_listen`` is for clients without certificate; they see the SVID, or with ``web`` another certificate.
+    ``open_listen`` is for clients without certificate; they see the SVID, or with ``web`` another certificate.
+    ``replies`` is how Envoy's own answers are written (``LocalReplyConfig``); ``custom_methods`` admits methods
+    that HTTP does not know.
     """
 
-    trust_domain: TrustDomain
+    name: str
     listen: Address
-    server_socket: Path
     app_socket: Path
+    replies: Mapping[str, Any]
+    open_listen: Address | None = None
+    web: bool = False
+    custom_methods: bool = False
+
+    @property
+    def cluster(self) -> str:
+        """What Envoy calls the app."""
+        return f"{PLATFORM_APP_CLUSTER}_{self.name}"
+
+
+def svid_secret(service: str) -> str:
+    """The SDS secret with a service's certificate."""
+    return f"svid/{service}"
+
+
+def web_secret(service: str) -> str:
+    """The SDS secret with the certificate that a service shows to clients without one."""
+    return f"web/{service}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlatformBootstrap:
+    """Where everything is.  ``connection_seconds`` is how long a connection lives: less than an SVID."""
+
+    trust_domain: TrustDomain
+    services: tuple[PlatformService, ...]
+    server_socket: Path
     admin_socket: Path
     connection_seconds: float
-    token_listen: Address | None = None
-    web: bool = False
 
     @property
     def document(self) -> dict[str, Any]:
@@ -81,34 +102,35 @@ class PlatformBootstrap:
                 ],
             },
             "static_resources": {
-                "listeners": self._listeners(),
-                "clusters": [_server_cluster(self.server_socket), _app_cluster(self.app_socket)],
+                "listeners": [each for service in self.services for each in self._listeners(service)],
+                "clusters": [_server_cluster(self.server_socket), *map(_app_cluster, self.services)],
             },
             "overload_manager": _overload(),
         }
 
-    def _listeners(self) -> list[dict[str, Any]]:
-        known = _listener("secrets", self.listen, self._mutual_tls(), self._manager(_BY_CERTIFICATE))
-        if self.token_listen is None:
-            return [known]
-        shown = WEB_SECRET if self.web else SVID_SECRET
-        manager = self._manager(_BY_TOKEN)
-        return [known, _listener("secrets_token", self.token_listen, _tls(shown), manager)]
+    def _listeners(self, service: PlatformService) -> Iterator[dict[str, Any]]:
+        name = service.name
+        known = self._manager(service, _BY_CERTIFICATE)
+        yield _listener(name, service.listen, self._mutual_tls(name), known)
+        if service.open_listen is not None:
+            shown = web_secret(name) if service.web else svid_secret(name)
+            manager = self._manager(service, _BY_TOKEN)
+            yield _listener(f"{name}_token", service.open_listen, _tls(shown), manager)
 
-    def _mutual_tls(self) -> dict[str, Any]:
+    def _mutual_tls(self, service: str) -> dict[str, Any]:
         names = {"san_type": "URI", "matcher": {"prefix": f"spiffe://{self.trust_domain}/"}}
         return _tls(
-            SVID_SECRET,
+            svid_secret(service),
             {
                 "default_validation_context": {"match_typed_subject_alt_names": [names]},
                 "validation_context_sds_secret_config": _secret(BUNDLE_SECRET),
             },
         )
 
-    def _manager(self, forwarded: Mapping[str, Any]) -> dict[str, Any]:
+    def _manager(self, service: PlatformService, forwarded: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "@type": _HCM,
-            "stat_prefix": "secrets",
+            "stat_prefix": service.name,
             "codec_type": "AUTO",
             **forwarded,
             # Nothing is rewritten: what is not normal is refused, here or by the app.
@@ -116,7 +138,7 @@ class PlatformBootstrap:
             "merge_slashes": False,
             "path_with_escaped_slashes_action": "REJECT_REQUEST",
             # Vault's LIST is a method of its own; the app knows no other.
-            "http_protocol_options": {"allow_custom_methods": True},
+            "http_protocol_options": {"allow_custom_methods": service.custom_methods},
             "http2_protocol_options": {
                 "max_concurrent_streams": _MAX_STREAMS,
                 "initial_stream_window_size": 256 * 1024,
@@ -152,16 +174,16 @@ class PlatformBootstrap:
                 },
             ],
             "route_config": {
-                "name": "secrets",
+                "name": service.name,
                 "virtual_hosts": [
                     {
-                        "name": "secrets",
+                        "name": service.name,
                         "domains": ["*"],
                         "routes": [
                             {
                                 "match": {"prefix": "/"},
                                 "route": {
-                                    "cluster": PLATFORM_APP_CLUSTER,
+                                    "cluster": service.cluster,
                                     "timeout": f"{REQUEST_SECONDS}s",
                                     # Nothing was sent yet; a Unix socket refuses at once when many come together.
                                     "retry_policy": {
@@ -178,10 +200,7 @@ class PlatformBootstrap:
                     }
                 ],
             },
-            # What Envoy answers itself is written as Vault writes its errors.
-            "local_reply_config": {
-                "body_format": {"json_format": {"errors": ["%LOCAL_REPLY_BODY%"]}},
-            },
+            "local_reply_config": service.replies,
             "access_log": [_log(_REQUEST, _FAILED)],
         }
 
@@ -316,10 +335,10 @@ def _server_cluster(socket: Path) -> dict[str, Any]:
     return _pipe(PLATFORM_SERVER_CLUSTER, socket, {"explicit_http_config": options})
 
 
-def _app_cluster(socket: Path) -> dict[str, Any]:
+def _app_cluster(service: PlatformService) -> dict[str, Any]:
     cluster = _pipe(
-        PLATFORM_APP_CLUSTER,
-        socket,
+        service.cluster,
+        service.app_socket,
         {
             "explicit_http_config": {"http_protocol_options": {}},
             "common_http_protocol_options": {"idle_timeout": f"{APP_IDLE_SECONDS}s"},
@@ -352,6 +371,34 @@ def _pipe(name: str, socket: Path, options: dict[str, Any]) -> dict[str, Any]:
 def _overload() -> dict[str, Any]:
     return overload_manager(HEAP_BYTES, MAX_CONNECTIONS, {"stop_accepting_requests": 0.95})
 
+
+VAULT_REPLIES: Final[Mapping[str, Any]] = {
+    "body_format": {"json_format": {"errors": ["%LOCAL_REPLY_BODY%"]}},
+}
+"""As Vault writes its errors."""
+
+
+def _oauth_reply(error: str) -> dict[str, Any]:
+    return {"json_format": {"error": error, "error_description": "%LOCAL_REPLY_BODY%"}}
+
+
+OAUTH_REPLIES: Final[Mapping[str, Any]] = {
+    "body_format": _oauth_reply("invalid_request"),
+    "mappers": [
+        {
+            "filter": {
+                "status_code_filter": {
+                    "comparison": {
+                        "op": "GE",
+                        "value": {"default_value": 500, "runtime_key": "vestibule.platform.ours"},
+                    }
+                }
+            },
+            "body_format_override": _oauth_reply("temporarily_unavailable"),
+        }
+    ],
+}
+"""As RFC 6749, section 5.2, has errors."""
 
 _BY_CERTIFICATE: Final[Mapping[str, Any]] = {
     "forward_client_cert_details": "SANITIZE_SET",

@@ -49,8 +49,10 @@ class PlatformEnvoy:
         self, plan: PlatformPlan, ledger: Ledger, *, on_change: Callable[[], None] = lambda: None
     ) -> None:
         bootstrap = plan.bootstrap
-        for each in (bootstrap.admin_socket, bootstrap.app_socket, bootstrap.server_socket):
+        for each in (bootstrap.admin_socket, bootstrap.server_socket):
             check_path(each)
+        for service in bootstrap.services:
+            check_path(service.app_socket)
         self.plan = plan
         self.admin = Admin(bootstrap.admin_socket)
         self.restarts = 0

@@ -1,20 +1,23 @@
-"""Secret discovery for the Envoy in front of the server's own services: their SVID, and the trust domain's bundle.
+"""Secret discovery for the Envoy in front of the server's own services: their SVIDs, and the trust domain's bundle.
 
 It is served on a private socket, to the one process that the server started, and to no other of the same user.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
 from envoy.service.secret.v3 import sds_pb2
 
 from vestibule.doors.platform.codes import NOT_THE_PLATFORM
 from vestibule.doors.xds_serving import serve_delta
-from vestibule.envoy.names import BUNDLE_SECRET, SVID_SECRET, WEB_SECRET
-from vestibule.envoy.tls_secrets import certificate_secret, validation_secret, web_secret
+from vestibule.envoy import tls_secrets
+from vestibule.envoy.names import BUNDLE_SECRET
+from vestibule.envoy.platform import svid_secret, web_secret
+from vestibule.envoy.tls_secrets import certificate_secret, validation_secret
 from vestibule.net.grpc import Servable, Stream, serve
 from vestibule.net.peer import Peer, peer_of
 from vestibule.spiffe import TrustBundle, X509Svid
@@ -27,22 +30,31 @@ SERVICE: Final = sds_pb2.DESCRIPTOR.services_by_name["SecretDiscoveryService"]
 class Credentials:
     """What the Envoy is to have; ``bundle`` is without authorities that are revoked.
 
-    ``web`` is the chain and the key, in PEM, that clients with tokens are shown in the place of the SVID.
+    ``svids`` are those of the services by name.  ``webs`` are the chain and the key, in PEM, that clients with tokens
+    are shown in the place of a service's SVID.
     """
 
-    svid: X509Svid
+    svids: Mapping[str, X509Svid]
     bundle: TrustBundle
-    web: tuple[bytes, bytes] | None = field(default=None, repr=False)
+    webs: Mapping[str, tuple[bytes, bytes]] = field(default_factory=lambda: MappingProxyType({}), repr=False)
 
     def secrets(self) -> list[Resource]:
         """As Envoy gets them."""
-        found = [
-            Resource.of(SECRET, SVID_SECRET, certificate_secret(SVID_SECRET, self.svid)),
+        return [
+            *map(_svid, self.svids.items()),
             Resource.of(SECRET, BUNDLE_SECRET, validation_secret(BUNDLE_SECRET, [self.bundle])),
+            *map(_web, self.webs.items()),
         ]
-        if self.web is not None:
-            found.append(Resource.of(SECRET, WEB_SECRET, web_secret(WEB_SECRET, *self.web)))
-        return found
+
+
+def _svid(of: tuple[str, X509Svid]) -> Resource:
+    name = svid_secret(of[0])
+    return Resource.of(SECRET, name, certificate_secret(name, of[1]))
+
+
+def _web(of: tuple[str, tuple[bytes, bytes]]) -> Resource:
+    name = web_secret(of[0])
+    return Resource.of(SECRET, name, tls_secrets.web_secret(name, *of[1]))
 
 
 class PlatformSdsDoor:
