@@ -16,6 +16,7 @@ from vestibule.app.server_options import (
     KeysOptions,
     PlacesOptions,
     SecretsOptions,
+    TokensOptions,
     given,
 )
 from vestibule.app.server_settings import server_settings
@@ -41,6 +42,7 @@ def run(
     keys: KeysOptions,
     above: AboveOptions,
     secrets: SecretsOptions,
+    tokens: TokensOptions,
     log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
     log_format: Annotated[LogFormat, typer.Option("--log-format", help="Of the log lines.")] = LogFormat.TEXT,
     output: OutputOption = Output.TEXT,
@@ -54,7 +56,7 @@ def run(
     import uvloop
 
     async def main() -> Exit:
-        told = given(places, intent, issuing, federating, agents, keys, above, secrets)
+        told = given(places, intent, issuing, federating, agents, keys, above, secrets, tokens)
         defaults = {
             "data_dir": Path("/var/lib/vestibule/server"),
             "socket_path": runtime_directory() / SERVER_SOCKET,

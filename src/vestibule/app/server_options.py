@@ -16,7 +16,15 @@ from vestibule.app.codes import INVALID_SETTING
 from vestibule.app.git_settings import ForcePush
 from vestibule.app.server_settings import KeyStorage, SealKind, Upstream
 
-_ADDRESSES: Final = frozenset({"bind", "health", "oidc", "federation_bundle_endpoint", "secrets"})
+_ADDRESSES: Final = {
+    "bind": "bind",
+    "health": "health",
+    "oidc": "oidc",
+    "federation_bundle_endpoint": "federation_bundle_endpoint",
+    "secrets": "secrets",
+    "tokens_bind": "tokens",
+}
+"""Options, and what the names of the settings begin with."""
 
 
 class BundleEndpointProfile(str, Enum):  # noqa: UP042 - typer shows the values of str enums
@@ -378,6 +386,66 @@ class SecretsOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokensOptions:
+    """The token service."""
+
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="Issue tokens (OAuth); needs a --secrets-seal.")
+    ] = False
+    tokens_issuer: Annotated[
+        str | None,
+        typer.Option(
+            "--tokens-issuer", metavar="URL", help="The claim iss. [default: https://tokens.TRUST_DOMAIN]"
+        ),
+    ] = None
+    tokens_bind: Annotated[
+        str | None,
+        typer.Option(
+            "--tokens-bind",
+            metavar="HOST:PORT",
+            help="OAuth's endpoints, for whoever has an SVID. [default: 127.0.0.1:8300]",
+        ),
+    ] = None
+    tokens_advertised: Annotated[
+        str | None,
+        typer.Option(
+            "--tokens-advertised", metavar="IP", help="Where proxies reach them. [default: the address]"
+        ),
+    ] = None
+    tokens_open_port: Annotated[
+        str | None,
+        typer.Option(
+            "--tokens-open-port",
+            metavar="PORT|off",
+            help="Another port there, without client certificates. [default: off]",
+        ),
+    ] = None
+    tokens_open_tls_cert: Annotated[
+        Path | None,
+        typer.Option("--tokens-open-tls-cert", help="What is shown there, PEM. [default: the SVID]"),
+    ] = None
+    tokens_open_tls_key: Annotated[
+        Path | None, typer.Option("--tokens-open-tls-key", help="Its private key, PEM.")
+    ] = None
+    tokens_dns_names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tokens-dns-name", help="A name in its certificate, for clients without a sidecar. Repeatable."
+        ),
+    ] = None
+    tokens_key_life: Annotated[
+        str | None,
+        typer.Option(
+            "--tokens-key-life", metavar="DURATION", help="How long one key signs tokens. [default: 24h]"
+        ),
+    ] = None
+    experimental_transaction_tokens: Annotated[
+        bool,
+        typer.Option("--experimental-transaction-tokens", help="Issue transaction tokens, too (a draft)."),
+    ] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AboveOptions:
     """Who signs the authorities."""
 
@@ -426,7 +494,7 @@ def given(*groups: object) -> dict[str, Any]:
         for option in fields(group):  # type: ignore[arg-type]
             value = getattr(group, option.name)
             if option.name in _ADDRESSES:
-                told |= _address(option.name, value)
+                told |= _address(_ADDRESSES[option.name], value)
             else:
                 told[option.name] = None if value is False or value == [] else value
     return told

@@ -12,6 +12,7 @@ from vestibule.app.server_mesh import Background, Mesh
 from vestibule.app.server_secrets import Secrets, secrets_of
 from vestibule.app.server_services import Services
 from vestibule.app.server_settings import ServerSettings
+from vestibule.app.server_tokens import tokens_of
 from vestibule.clock import Clock
 from vestibule.doors.health import Check
 from vestibule.doors.platform.sds import Credentials
@@ -146,7 +147,8 @@ async def platform_of(
     clients with tokens), errors of the audit log.
     """
     secrets = secrets_of(settings, services, mesh, clock)
-    platform = Platform(settings, services, clock, secrets)
+    tokens = tokens_of(settings, services, mesh, clock, secrets)
+    platform = Platform(settings, services, clock, secrets, tokens)
     for each in platform.tenancies:
         await each.identity.start()
     with ExitStack() as stack:

@@ -114,6 +114,8 @@ class SecretManager:
         self.answers = PeerAnswers(self.barrier, store.sealed_rows, services.audit) if asks_peers else None
         self._lending = Lending(self.barrier, clock, services.audit.record_or_defer, lambda: store.leads)
         self._tokens = ClientTokens(self.barrier, clock)
+        self.hashed = unless_sealed(self._hashed)
+        """The keyed hash of a token, for records; empty while sealed."""
         self._wrapping = Wrapping(self.barrier, clock)
         self._transit = Transit(self.barrier, clock)
         self._versions = Versions(self.barrier, clock)
@@ -125,7 +127,7 @@ class SecretManager:
             is_operator=operators_of(self._is_administrator),
             wrap=partial(wrapped_answer, self._wrapping),
             counts=self._count,
-            hashed=unless_sealed(self._hashed),
+            hashed=self.hashed,
         )
         certificates = Certificates(services.authorities.bundle, lambda: services.revocations.now, clock)
         callers = Callers(
@@ -145,9 +147,7 @@ class SecretManager:
                 forget=self._transit.forget,
             ).servable(),
         )
-        app = VaultApp(
-            self.pipeline.answer, certificates.caller_of, callers, services.audit, unless_sealed(self._hashed)
-        )
+        app = VaultApp(self.pipeline.answer, certificates.caller_of, callers, services.audit, self.hashed)
         self.tenancy: Tenancy | None = self._tenancy(app)
 
     def _backends(self) -> dict[str, Backend]:

@@ -16,6 +16,7 @@ from vestibule.app.codes import INVALID_SETTING
 from vestibule.app.configuration.sizes import Size
 from vestibule.app.git_settings import OPTIONS, FromGit, from_options
 from vestibule.app.secret_references import SecretReference
+from vestibule.app.token_settings import DEFAULT_KEY_LIFE, DEFAULT_TOKENS_PORT, TokenSettings
 from vestibule.cli.durations import parse_duration
 from vestibule.doors.limits import ATTESTATIONS_PER_SECOND, MOST_PER_SECOND, SIGNATURES_PER_SECOND
 from vestibule.errors import VestibuleError
@@ -77,7 +78,8 @@ class ServerSettings:
 
     A port of 0 lets the kernel choose; ``health_port`` of ``None`` serves no health pages, ``oidc_port`` of ``None``
     no discovery pages, ``federation_bundle_endpoint_port`` of ``None`` no bundle endpoint.  The secret manager is there
-    with a ``secrets_seal`` only; ``secrets_advertised`` is the host by which proxies reach it.
+    with a ``secrets_seal`` only; ``secrets_advertised`` is the host by which proxies reach it.  The token service is
+    there with ``tokens`` only, which need the secret manager.
     ``federation_permit_local`` lets bundles be fetched from this machine and from link-local addresses;
     ``federation_shortest_refresh`` is the least time between two fetches of one bundle.
     """
@@ -148,6 +150,17 @@ class ServerSettings:
     secrets_token_tls_cert: Path | None = None
     secrets_token_tls_key: Path | None = None
     secrets_dns_names: tuple[str, ...] = ()
+    tokens: bool = False
+    tokens_issuer: str = ""
+    tokens_address: str = "127.0.0.1"
+    tokens_port: int = DEFAULT_TOKENS_PORT
+    tokens_advertised: str = ""
+    tokens_open_port: int | None = None
+    tokens_open_tls_cert: Path | None = None
+    tokens_open_tls_key: Path | None = None
+    tokens_dns_names: tuple[str, ...] = ()
+    tokens_key_life: timedelta = DEFAULT_KEY_LIFE
+    experimental_transaction_tokens: bool = False
     node_attestors: tuple[Choice, ...] = (Choice(name="join_token"),)
     drain: timedelta = field(default=timedelta(seconds=5))
 
@@ -188,6 +201,7 @@ class ServerSettings:
         if self.oidc_port is not None:
             self._check_oidc()
         self._check_secrets()
+        self._check_tokens()
         self._check_upstream()
         self._check_upstream_files()
         self._check_token()
@@ -224,6 +238,25 @@ class ServerSettings:
                 f"secrets_address {self.secrets_address} is no address to reach anybody at",
                 advice="Say in secrets_advertised where proxies reach the secret manager.",
             )
+
+    def _check_tokens(self) -> None:
+        if (found := self.token_service) is not None:
+            if self.secrets_seal is SealKind.OFF:
+                raise INVALID_SETTING.error(
+                    "tokens needs secrets_seal: the keys that sign are kept by the secret manager"
+                )
+            found.check()
+            return
+        told = (
+            self.tokens_issuer,
+            self.tokens_advertised,
+            self.tokens_open_port,
+            self.tokens_open_tls_cert,
+            self.tokens_open_tls_key,
+            self.tokens_dns_names,
+        )
+        if any(each not in (None, "", ()) for each in told) or self.experimental_transaction_tokens:
+            raise INVALID_SETTING.error("settings of tokens mean nothing without tokens")
 
     def _check_secrets_token(self) -> None:
         files = (self.secrets_token_tls_cert, self.secrets_token_tls_key)
@@ -328,6 +361,26 @@ class ServerSettings:
         return self.federation_bundle_endpoint_refresh_hint or usual
 
     @property
+    def token_service(self) -> TokenSettings | None:
+        """What is said of the token service, if there is one."""
+        if not self.tokens:
+            return None
+        return TokenSettings(
+            trust_domain=self.trust_domain,
+            issuer=self.tokens_issuer or f"https://tokens.{self.trust_domain}",
+            listen=Address(host=self.tokens_address, port=self.tokens_port),
+            advertised=self.tokens_advertised,
+            open_port=self.tokens_open_port,
+            web=(self.tokens_open_tls_cert, self.tokens_open_tls_key),
+            dns_names=self.tokens_dns_names,
+            key_life=self.tokens_key_life,
+            transactions=self.experimental_transaction_tokens,
+            taken=frozenset(
+                port for port in (self.secrets_port, self.secrets_token_port) if port is not None
+            ),
+        )
+
+    @property
     def secrets_place(self) -> Address:
         """Where proxies reach the secret manager."""
         return Address(host=self.secrets_advertised or self.secrets_address, port=self.secrets_port)
@@ -429,6 +482,7 @@ _PATHS: Final = frozenset(
         *("pkcs11_module", "pkcs11_pin_file", "upstream_workload_api"),
         *("federation_bundle_endpoint_tls_cert", "federation_bundle_endpoint_tls_key", "federation_web_ca"),
         *("secrets_token_tls_cert", "secrets_token_tls_key"),
+        *("tokens_open_tls_cert", "tokens_open_tls_key"),
         *("upstream_cert", "upstream_key", "upstream_roots", "audit_sink_token_file", "audit_sink_ca"),
     }
 )
@@ -446,16 +500,25 @@ _DURATIONS: Final = frozenset(
             "drain",
             "prune_agents_expired_for",
         ),
-        *("federation_bundle_endpoint_refresh_hint", "federation_shortest_refresh"),
+        *("federation_bundle_endpoint_refresh_hint", "federation_shortest_refresh", "tokens_key_life"),
+    }
+)
+_LISTS: Final = frozenset(
+    {
+        *("admin_ids", "allowed_jwt_claims", "audit_sinks"),
+        *("secrets_dns_names", "secrets_peers", "tokens_dns_names"),
     }
 )
 _SWITCHES: Final = frozenset(
-    {"disable_jwt_svids", "experimental_wit_svids", "federation_permit_local", "prune_tofu_agents"}
+    {
+        *("disable_jwt_svids", "experimental_wit_svids", "federation_permit_local", "prune_tofu_agents"),
+        *("tokens", "experimental_transaction_tokens"),
+    }
 )
 _PORTS: Final = frozenset(
     {
         *("bind_port", "health_port", "oidc_port", "federation_bundle_endpoint_port"),
-        *("secrets_port", "secrets_token_port"),
+        *("secrets_port", "secrets_token_port", "tokens_port", "tokens_open_port"),
     }
 )
 
@@ -468,7 +531,7 @@ def _typed(name: str, value: Any) -> Any:
         return value if isinstance(value, SecretReference) else SecretReference.parse(str(value))
     if name == "node_attestors":
         return choices_of(value)
-    if name in ("admin_ids", "allowed_jwt_claims", "audit_sinks", "secrets_dns_names", "secrets_peers"):
+    if name in _LISTS:
         return _texts(name, value)
     if isinstance(value, FromGit):
         return value
@@ -532,7 +595,7 @@ def _address(text: str) -> Address:
 
 
 def _port(name: str, value: Any) -> int | None:
-    if value == "off" and name not in ("bind_port", "secrets_port"):
+    if value == "off" and name not in ("bind_port", "secrets_port", "tokens_port"):
         return None
     try:
         return int(str(value))

@@ -33,6 +33,7 @@ class RunState:
     server_address: str
     health_address: str
     secrets_address: str = ""
+    tokens_address: str = ""
 
     @property
     def is_running(self) -> bool:

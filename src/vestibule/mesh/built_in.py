@@ -23,19 +23,20 @@ from vestibule.xds.resources import ProxyKey
 
 PORT: Final = "http"
 TIMEOUT: Final = timedelta(seconds=75)
-"""Of one request: who waits for a new version of a secret waits for up to a minute."""
+"""Of one request to the secret manager: who waits for a new version waits for up to a minute."""
 
 _MOST_KNOWN: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltIn:
-    """One service of the platform, where it is, and by whom it runs."""
+    """One service of the platform, where it is, and by whom it runs.  ``timeout`` is that of one request."""
 
     name: str
     spiffe_id: SpiffeId
     address: Address
     server_id: SpiffeId
+    timeout: timedelta = TIMEOUT
 
     @property
     def service(self) -> Service:
@@ -47,7 +48,7 @@ class BuiltIn:
             owner="vestibule",
             ports=MappingProxyType({PORT: Port(name=PORT, protocol=Protocol.HTTP)}),
             allow=(Rule(name=f"{self.name}/everybody", callers=(everybody,), port=PORT),),
-            traffic=Traffic(timeout=TIMEOUT),
+            traffic=Traffic(timeout=self.timeout),
         )
 
     @property

@@ -84,6 +84,40 @@ SERVER: Final = {
         "DNS names in the secret manager's certificate, for clients that come without a sidecar.",
         "--secrets-dns-name",
     ),
+    "tokens": Meaning("Issue tokens, as an OAuth authorization server; needs secrets_seal.", "--tokens"),
+    "tokens_issuer": Meaning(
+        "The claim iss of tokens, and what assertions of clients are made for: https://HOST[:PORT]; "
+        "https://tokens.TRUST_DOMAIN unless it is said here.",
+        "--tokens-issuer",
+    ),
+    "tokens_address": Meaning(
+        "Where the token service serves OAuth's endpoints: the address.", "--tokens-bind"
+    ),
+    "tokens_port": Meaning("Where the token service serves OAuth's endpoints: the port.", "--tokens-bind"),
+    "tokens_advertised": Meaning(
+        "The IP address at which proxies reach the token service, where it listens at every address.",
+        "--tokens-advertised",
+    ),
+    "tokens_open_port": Meaning(
+        "A second port, at which no certificate is asked for: for keys and metadata, and for clients that prove by a "
+        "JWT-SVID who they are; off unless it is said here.",
+        "--tokens-open-port",
+    ),
+    "tokens_open_tls_cert": Meaning(
+        "The certificate chain that is shown at tokens_open_port, PEM; otherwise the token service's SVID.",
+        "--tokens-open-tls-cert",
+    ),
+    "tokens_open_tls_key": Meaning("The private key of tokens_open_tls_cert, PEM.", "--tokens-open-tls-key"),
+    "tokens_dns_names": Meaning(
+        "DNS names in the token service's certificate besides the issuer's, for clients that come without a sidecar.",
+        "--tokens-dns-name",
+    ),
+    "tokens_key_life": Meaning(
+        "For how long one key signs tokens before the next one does.", "--tokens-key-life"
+    ),
+    "experimental_transaction_tokens": Meaning(
+        "Issue transaction tokens, too.  The standard is not finished.", "--experimental-transaction-tokens"
+    ),
     "agent_ttl": Meaning(
         "For how long agents' own certificates are valid; otherwise as workloads'.", "--agent-ttl"
     ),

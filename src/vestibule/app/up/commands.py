@@ -31,6 +31,7 @@ def server(
     port: int,
     health_port: int,
     secrets_port: int,
+    tokens_port: int,
     chosen: str | None = None,
 ) -> Command:
     """The server, on loopback ports of its own; ``chosen`` is one of the intent's environments."""
@@ -44,6 +45,8 @@ def server(
             # On one machine, whoever has the state has the key beside it as well.
             *("--secrets-seal", "file"),
             *("--secrets", f"{HOST}:{secrets_port}"),
+            "--tokens",
+            *("--tokens-bind", f"{HOST}:{tokens_port}"),
             *("--socket", str(places.server_socket)),
             *_source(intent),
             *(("--environment", chosen) if chosen else ()),

@@ -28,6 +28,7 @@ from vestibule.spiffe import SpiffeId
 
 SERVER_READY: Final = "vestibule server ready:"
 SECRETS_PORT: Final = 8200
+TOKENS_PORT: Final = 8300
 
 
 class Mesh:
@@ -45,6 +46,7 @@ class Mesh:
         self._port, self._health_port = _free_ports(2)
         # Held, since only Envoy listens there, which may share it.
         self._secrets = reserve_preferably(commands.HOST, SECRETS_PORT)
+        self._tokens = reserve_preferably(commands.HOST, TOKENS_PORT)
         self.server = Kept(self._server_spec(), ledger)
         self.sidecars = tuple(
             SidecarPart(places, ledger, instance, plan.directory) for instance in plan.instances
@@ -103,6 +105,7 @@ class Mesh:
             server_address=f"{commands.HOST}:{self._port}",
             health_address=f"{commands.HOST}:{self._health_port}",
             secrets_address=f"{commands.HOST}:{self._secrets.port}",
+            tokens_address=f"{commands.HOST}:{self._tokens.port}",
         ).write(self.places.state)
 
     async def run(self) -> None:
@@ -123,6 +126,7 @@ class Mesh:
         finally:
             self.operator.close()
             self._secrets.release()
+            self._tokens.release()
 
     async def stop(self) -> None:
         """End everything in order."""
@@ -170,6 +174,7 @@ class Mesh:
             port=self._port,
             health_port=self._health_port,
             secrets_port=self._secrets.port,
+            tokens_port=self._tokens.port,
         )
         return Spec(
             name="server",

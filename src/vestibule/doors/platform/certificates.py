@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,10 +31,18 @@ _PEM: Final = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
+class Presented:
+    """What a certificate proves.  ``thumbprint`` is the SHA-256 of it in DER (RFC 8705, section 3.1)."""
+
+    spiffe_id: SpiffeId
+    thumbprint: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class _Known:
     """A caller, for as long as the certificate lasts, and bundle and list are these."""
 
-    spiffe_id: SpiffeId
+    presented: Presented
     until: datetime
     bundle: TrustBundle
     revocations: Revocations
@@ -52,6 +61,10 @@ class Certificates:
 
     def caller_of(self, header: bytes) -> SpiffeId:
         """Whom a header's certificate proves, now.  Raises: VST5201."""
+        return self.presented(header).spiffe_id
+
+    def presented(self, header: bytes) -> Presented:
+        """The same, and by which certificate.  Raises: VST5201."""
         known, now = self._known.get(header), self._clock.now()
         if (
             known is not None
@@ -59,10 +72,10 @@ class Certificates:
             and known.bundle is self._bundle()
             and known.revocations is self._revocations()
         ):
-            return known.spiffe_id
+            return known.presented
         return self._verified(header, now)
 
-    def _verified(self, header: bytes, now: datetime) -> SpiffeId:
+    def _verified(self, header: bytes, now: datetime) -> Presented:
         named, chain = _read(header)
         bundle, revocations = self._bundle(), self._revocations()
         try:
@@ -75,8 +88,9 @@ class Certificates:
         if len(self._known) >= MOST_KNOWN:
             self._known.clear()
         until = load_certificate(chain[0]).not_valid_after_utc
-        self._known[header] = _Known(spiffe_id, until, bundle, revocations)
-        return spiffe_id
+        found = Presented(spiffe_id, hashlib.sha256(chain[0]).digest())
+        self._known[header] = _Known(found, until, bundle, revocations)
+        return found
 
 
 def _read(header: bytes) -> tuple[str, tuple[bytes, ...]]:

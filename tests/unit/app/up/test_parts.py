@@ -44,13 +44,20 @@ def test_a_ready_line_without_an_egress_is_none() -> None:
 
 def test_every_part_is_the_same_program_and_nothing_beside_it_is_imported() -> None:
     command = commands.server(
-        PLACES, trust_domain="example.org", intent=Path("/i"), port=1, health_port=2, secrets_port=3
+        PLACES,
+        trust_domain="example.org",
+        intent=Path("/i"),
+        port=1,
+        health_port=2,
+        secrets_port=3,
+        tokens_port=4,
     )
     assert command.argv[:4] == (sys.executable, "-P", "-m", "vestibule")
 
 
 def test_a_server_follows_files_or_commits() -> None:
-    places: dict[str, Any] = {"trust_domain": "example.org", "port": 1, "health_port": 2, "secrets_port": 3}
+    ports = {"port": 1, "health_port": 2, "secrets_port": 3, "tokens_port": 4}
+    places: dict[str, Any] = {"trust_domain": "example.org", **ports}
     files = commands.server(PLACES, intent=Path("/i"), **places).argv
     assert files[files.index("--intent") + 1] == "/i"
     made = Committed(repository=Path("/r"), branch="main", folder="mesh")

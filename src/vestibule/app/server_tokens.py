@@ -1,0 +1,207 @@
+"""The token service of a server: what it consists of, and what stands in front of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+from prometheus_client import Histogram
+
+from vestibule.app.platform_front import House
+from vestibule.app.platform_identity import PlatformIdentity
+from vestibule.app.platform_part import Part, Tenancy
+from vestibule.app.server_mesh import Background, Mesh
+from vestibule.app.server_secrets import SecretManager, Secrets
+from vestibule.app.server_services import Services
+from vestibule.app.server_settings import ServerSettings
+from vestibule.app.token_settings import TokenSettings
+from vestibule.clock import Clock
+from vestibule.doors.health import Check
+from vestibule.doors.oauth.app import OAuthApp
+from vestibule.doors.oauth.clients import Clients
+from vestibule.doors.oauth.metadata import Metadata
+from vestibule.doors.oauth.records import Records
+from vestibule.doors.platform.certificates import Certificates
+from vestibule.envoy.platform import OAUTH_REPLIES
+from vestibule.errors import VestibuleError
+from vestibule.identity.names import tokens_id
+from vestibule.intent.built_in import TOKENS_SERVICE
+from vestibule.net.grpc import Servable
+from vestibule.pki.revocation import unrevoked
+from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain
+from vestibule.telemetry.metrics import Metrics
+from vestibule.tokens import service as core
+from vestibule.tokens.keyring import KeyTimes
+from vestibule.tokens.ports import Asked, OutsideIssuer, TokenDecision
+
+LOOK_SECONDS: Final = 1.0
+
+
+class NoTokens:
+    """A server that issues no tokens."""
+
+    tenancy: Tenancy | None = None
+    operators: Sequence[Servable] = ()
+
+    def background(self) -> Mapping[str, Background]:
+        """Nothing."""
+        return {}
+
+    def checks(self) -> Mapping[str, Check]:
+        """None."""
+        return {}
+
+    def warnings(self) -> Sequence[str]:
+        """None."""
+        return ()
+
+    def measured(self, metrics: Metrics) -> None:
+        """Nothing is counted."""
+        _register(metrics)
+
+    async def drain(self) -> None:
+        """Nothing is in flight."""
+
+
+class TokenDoor:
+    """The token service, connected."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        said: TokenSettings,
+        services: Services,
+        mesh: Mesh,
+        clock: Clock,
+        secrets: SecretManager,
+    ) -> None:
+        self._services = services
+        self._clock = clock
+        self._seconds: Histogram | None = None
+        self.service = core.TokenService(
+            core.TokenSettings(
+                issuer=said.issuer,
+                trust_domain=settings.trust_domain,
+                times=KeyTimes(life=said.key_life),
+                transaction_tokens=said.transactions,
+            ),
+            barrier=secrets.barrier,
+            access=_Nobody(),
+            outside=_Nobody(),
+            clock=clock,
+            changes=services.store.changes,
+            record=services.audit.record,
+            leads=lambda: services.store.leads,
+        )
+        revocations = services.revocations
+        certificates = Certificates(services.authorities.bundle, lambda: revocations.now, clock)
+        clients = Clients(
+            certificates.presented,
+            said.issuer,
+            self._bundle_of,
+            lambda: revocations.now,
+            self.service.once,
+            clock,
+        )
+        app = OAuthApp(
+            self.service,
+            clients,
+            Metadata(said.issuer, _hosts(said)),
+            Records(services.audit, secrets.hashed),
+            self._count,
+        )
+        self.tenancy: Tenancy | None = self._tenancy(said, app)
+        self.operators: Sequence[Servable] = ()
+
+    def _tenancy(self, said: TokenSettings, app: OAuthApp) -> Tenancy:
+        identity = PlatformIdentity(
+            self._services,
+            self._clock,
+            TOKENS_SERVICE,
+            tokens_id(said.trust_domain),
+            dns_names=said.names,
+            web=said.web,
+        )
+        house = House(
+            name=TOKENS_SERVICE,
+            listen=said.listen,
+            app=app,
+            replies=OAUTH_REPLIES,
+            open_listen=said.open_listen,
+            web=identity.has_web,
+        )
+        return Tenancy(house=house, identity=identity)
+
+    def background(self) -> Mapping[str, Background]:
+        """What keeps keys and revocations current."""
+        return {"tokens": self._keep}
+
+    def checks(self) -> Mapping[str, Check]:
+        """None: a server whose secret manager is sealed is ready for all else."""
+        return {}
+
+    def warnings(self) -> Sequence[str]:
+        """None."""
+        return ()
+
+    def measured(self, metrics: Metrics) -> None:
+        """How long requests take, and what came of them."""
+        self._seconds = _register(metrics)
+
+    async def drain(self) -> None:
+        """What is in flight, the front waits for."""
+
+    async def _keep(self) -> None:
+        while True:
+            with suppress(VestibuleError):  # as long as it is sealed
+                await self.service.start()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _count(self, verb: str, outcome: str, seconds: float) -> None:
+        if self._seconds is not None:
+            self._seconds.labels(verb, outcome).observe(seconds)
+
+    def _bundle_of(self, trust_domain: TrustDomain) -> TrustBundle | None:
+        own = self._services.authorities.bundle()
+        if own.trust_domain != trust_domain:
+            return None
+        return unrevoked(own, self._services.revocations.now, self._clock.now())
+
+
+class _Nobody:
+    def decide(self, asked: Asked) -> TokenDecision:
+        return TokenDecision(allowed=False)
+
+    def owns(self, client: SpiffeId, audience: str) -> bool:
+        return False
+
+    def of(self, issuer: str) -> OutsideIssuer | None:
+        return None
+
+
+def _hosts(said: TokenSettings) -> Collection[str]:
+    """Under which names and addresses clients without a sidecar come."""
+    ports = [said.listen.port, *(() if said.open_port is None else (said.open_port,))]
+    hosts = dict.fromkeys((*said.names, said.listen.host, said.place.host))
+    return [f"{host}:{port}" for host in hosts for port in ports]
+
+
+def _register(metrics: Metrics) -> Histogram:
+    return metrics.histogram(
+        "tokens_request_seconds",
+        "How long requests to the token service took, by what was asked for and what came of it.",
+        "verb",
+        "outcome",
+    )
+
+
+def tokens_of(
+    settings: ServerSettings, services: Services, mesh: Mesh, clock: Clock, secrets: Secrets
+) -> Part:
+    """The token service that the settings ask for.  Raises: VST2202 (the certificate for clients without one)."""
+    said = settings.token_service
+    if said is None or not isinstance(secrets, SecretManager):
+        return NoTokens()
+    return TokenDoor(settings, said, services, mesh, clock, secrets)
