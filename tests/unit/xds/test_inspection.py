@@ -262,6 +262,16 @@ def test_a_virtual_host_that_many_routes_have_in_common_is_blamed_where_it_is() 
     }
 
 
+def test_virtual_hosts_that_were_looked_at_elsewhere_repeat_nothing_here() -> None:
+    one, other, same = host("a", "x", "y"), host("b", "z"), host("b", "Y")
+    assert inspect(routes(one, other)).findings == ()
+    assert inspect(routes(same)).findings == ()
+    assert inspect(routes(one, same)).findings == ("RouteConfiguration 'r' has the domain 'y' twice",)
+    changed = host("a", "x", "y", to="d")
+    assert inspect(routes(changed, other)).references == {(CLUSTER, "c"), (CLUSTER, "d")}
+    assert inspect(routes(changed, same)).findings == ("RouteConfiguration 'r' has the domain 'y' twice",)
+
+
 @settings(max_examples=40, deadline=timedelta(seconds=5))
 @given(worlds)
 def test_whatever_is_compiled_passes(world: World) -> None:
