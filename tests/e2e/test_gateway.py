@@ -11,21 +11,30 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from tests.e2e.mesh_lab import PATIENCE, Lab, Proxy, Reply, intent_of, rule, service, spiffe_id, until, wire
 from tests.e2e.outside_lab import PublicAuthority
 from tests.e2e.shared_mesh import Shared
+from tests.e2e.test_tokens import key_set, token
 from tests.ports import free_port
 
 from vestibule.doors.access_entries import EntryLines, LogName, Reporter
+from vestibule.intent.model import Issuer
 from vestibule.intent.outside import Gateway, GatewayListener, GatewayTls
-from vestibule.intent.traffic import Redirect, Rewrite, Route, RouteMatch, Share, Traffic
+from vestibule.intent.traffic import Redirect, Rewrite, Route, RouteMatch, RouteToken, Share, Traffic
 from vestibule.policy import PathPattern
 from vestibule.records import Address
 
 HOST = "shop.example.com"
+CORP, KEY = "https://login.example.com", ec.generate_private_key(ec.SECP256R1())
+ISSUERS = {
+    "corp": Issuer(name="corp", issuer=CORP, keys=key_set(("c", KEY))),
+    "away": Issuer(name="away", issuer="https://away.example.com", keys=""),
+}
 
 
 def route(name: str, to: str = "web", *, path: str | None = None, hosts: str = "", **more: Any) -> Route:
@@ -103,6 +112,8 @@ async def edge(directory: Path) -> AsyncIterator[Edge]:
             route("books", "ledger", path="/books/**"),
             route("api", path="/api/**", rewrite=Rewrite(path="/")),
             route("admin", path="/**", hosts="admin.example.com", rewrite=Rewrite(path="/admin", host="web")),
+            route("signed", path="/signed/**", token=RouteToken(issuer="corp", audience="shop")),
+            route("nobody", path="/nobody/**", token=RouteToken(issuer="away", audience="shop")),
             route("rest", path="/plain/**"),
         ),
     )
@@ -112,10 +123,12 @@ async def edge(directory: Path) -> AsyncIterator[Edge]:
         port="http",
         split=(Share(version="v2", weight=100),),
     )
-    web = service("web", rule("web/edge", "edge", paths="/v1/** /v2/** /plain/** /admin/**"))
+    paths = "/v1/** /v2/** /plain/** /admin/** /signed/** /nobody/**"
+    web = service("web", rule("web/edge", "edge", paths=paths))
     web = replace(web, traffic=Traffic(versions=("v1", "v2"), routes=(own,)))
     intent = intent_of(web, service("ledger"))
-    async with Lab(replace(intent, gateways={"edge": gateway})) as lab:
+    mesh = replace(intent.mesh, issuers=MappingProxyType(ISSUERS))
+    async with Lab(replace(intent, mesh=mesh, gateways={"edge": gateway})) as lab:
         await lab.add("web")
         await lab.add("ledger")
         proxy = await lab.add_gateway("edge")
@@ -314,6 +327,39 @@ def test_a_listener_without_a_certificate_is_seen_in_the_log_and_works_once_ther
             while not await greeted():
                 await asyncio.sleep(0.02)
         assert edge.gateway.refused == []
+
+    mesh.run(story)
+
+
+def id_token(key: Any = KEY, **changes: Any) -> str:
+    """As a login gives it: of no client of the mesh, and bound to nobody."""
+    return token(key, kid="c", typ="JWT", **{"iss": CORP, "aud": "shop", "client_id": None, **changes})
+
+
+def test_a_route_that_asks_for_a_token_leads_nobody_on_who_has_none(mesh: Shared[Edge]) -> None:
+    async def story(edge: Edge) -> None:
+        async def signed(text: str = "") -> Reply:
+            headers = {"authorization": f"Bearer {text}"} if text else {}
+            return await edge.ask("GET", "/signed/x", **headers)
+
+        good = id_token()
+        assert (await signed(good)).status == 200
+        # The service gets it, too, and may trade it.
+        seen = edge.lab.apps["web"].seen
+        assert seen[-1].headers["authorization"] == f"Bearer {good}"
+        before = len(seen)
+        for bad in ("", "opaque", id_token(ec.generate_private_key(ec.SECP256R1())), id_token(aud="other")):
+            reply = await signed(bad)
+            assert (reply.status, reply.error) == (401, "VST4051"), bad
+            assert reply.headers["www-authenticate"].startswith("Bearer")
+        assert (await signed(id_token(exp=1))).status == 401
+        assert (await edge.ask("GET", f"/signed/x?access_token={good}")).status == 401
+        # An issuer whose keys nobody knows has no tokens.
+        reply = await edge.ask("GET", "/nobody/x", authorization=f"Bearer {good}")
+        assert (reply.status, reply.error) == (503, "VST6142")
+        assert len(seen) == before
+        # Other routes do not mind.
+        assert (await edge.ask("GET", "/plain/x", authorization="Bearer opaque")).status == 200
 
     mesh.run(story)
 

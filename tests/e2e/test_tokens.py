@@ -33,7 +33,7 @@ RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 WEB, ORDERS = spiffe_id("web"), spiffe_id("orders")
 
 
-def _key_set(*keys: tuple[str, Any]) -> str:
+def key_set(*keys: tuple[str, Any]) -> str:
     found = []
     for kid, key in keys:
         kind: Any = jwt.algorithms.ECAlgorithm if isinstance(key, ec.EllipticCurvePrivateKey) else None
@@ -46,10 +46,10 @@ ISSUERS = {
     "internal": Issuer(
         name="internal",
         issuer=INTERNAL,
-        keys=_key_set(("a", KEY), ("r", RSA_KEY)),
+        keys=key_set(("a", KEY), ("r", RSA_KEY)),
         longest=timedelta(hours=1),
     ),
-    "partner": Issuer(name="partner", issuer=OUTSIDE, keys=_key_set(("p", OTHER_KEY))),
+    "partner": Issuer(name="partner", issuer=OUTSIDE, keys=key_set(("p", OTHER_KEY))),
     "workloads": Issuer(
         name="workloads", issuer="", keys="", longest=timedelta(hours=1), kind=IssuerKind.SPIFFE
     ),
@@ -319,7 +319,7 @@ def test_jwt_svids_of_the_mesh_count_by_the_keys_that_it_has_now(mesh: Shared[Pa
 
     async def tell(payments: Payments) -> None:
         async def has(*keys: tuple[str, Any]) -> None:
-            payments.lab.world = replace(payments.lab.world, jwt_keys=_key_set(*keys) if keys else "")
+            payments.lab.world = replace(payments.lab.world, jwt_keys=key_set(*keys) if keys else "")
             await payments.lab.tell()
             await payments.lab.settle()
 

@@ -261,6 +261,7 @@ def gateways(draw: st.DrawFn, name: str) -> Document:
         {"to": st.just(to)},
         optional={
             "port": st.just("main"),
+            "token": st.just({"issuer": "internal", "audience": "shop"}),
             "match": st.builds(lambda match, found: {**match, "hosts": found}, matches("http"), hosts),
             "rewrite": rewrites,
             "timeout": st.sampled_from(["20ms", "1s"]),

@@ -148,6 +148,15 @@ NO_GATEWAY_ROUTE = define(
     meaning="A gateway was asked for a host or path that none of its routes matches.",
     advice="Check the address; routes stand in gateways/NAME.yaml.",
 )
+ISSUER_WITHOUT_KEYS = define(
+    "VST6142",
+    "issuer-without-keys",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="A gateway's route asks for a token of an issuer whose keys are not known, so that none can be verified: "
+    "they are published at a URL that could not be fetched yet, or not for too long.",
+    advice="`vestibule status` says why the keys cannot be fetched; the log of the server has each attempt.",
+)
 GATEWAY_NOT_ALLOWED = define(
     "VST3035",
     "gateway-not-allowed",

@@ -238,7 +238,9 @@ def _of_gateway(world: World, edge: Gateway, instance: Instance) -> Iterable[Res
     calls = _calls_of(world, edge.spiffe_id)
     return (
         *_LIMITS,
-        *gateway.resources(edge, instance, {each.target.cluster: each for each in calls.values()}),
+        *gateway.resources(
+            edge, instance, {each.target.cluster: each for each in calls.values()}, world.issuers
+        ),
         *_destinations(world, instance.locality, calls.values(), world.svid_ttl(edge.spiffe_id)),
     )
 

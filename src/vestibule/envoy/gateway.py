@@ -15,11 +15,22 @@ from envoy.config.route.v3.route_components_pb2 import Route as EnvoyRoute
 from envoy.config.route.v3.route_components_pb2 import VirtualHost
 from envoy.type.matcher.v3 import string_pb2
 
-from vestibule.envoy import access_log, codes, gateway_http, gateway_routes, http, listeners, matches, replies
+from vestibule.envoy import (
+    access_log,
+    codes,
+    gateway_http,
+    gateway_routes,
+    gateway_tokens,
+    http,
+    listeners,
+    matches,
+    replies,
+)
 from vestibule.envoy import routes as service_routes
 from vestibule.envoy.gateway_tls import serving_tls
 from vestibule.envoy.protos import serialized
 from vestibule.envoy.routes import Calls
+from vestibule.envoy.tokens import NO_ISSUERS, Issuers
 from vestibule.intent.model import Protocol
 from vestibule.intent.outside import Gateway, GatewayListener, GatewayTls
 from vestibule.intent.traffic import Redirect, Route
@@ -27,8 +38,15 @@ from vestibule.records import Address, Instance
 from vestibule.xds.resources import ROUTES, Resource
 
 
-def resources(gateway: Gateway, instance: Instance, calls: Mapping[str, Calls]) -> Iterator[Resource]:
-    """The listeners that the instance has laid out, and their routes.  ``calls`` are by ``service/port``."""
+def resources(
+    gateway: Gateway, instance: Instance, calls: Mapping[str, Calls], issuers: Issuers = NO_ISSUERS
+) -> Iterator[Resource]:
+    """The listeners that the instance has laid out, and their routes.
+
+    ``calls`` are by ``service/port``, ``issuers`` whose tokens count.
+    """
+    yield gateway_tokens.resource(gateway.routes, issuers)
+    known = frozenset(each.name for each in issuers.known)
     streams = any(each.target.port.protocol is Protocol.GRPC for each in calls.values())
     secure = next((each.port for _, each in sorted(gateway.listeners.items()) if each.tls is not None), None)
     for name, listener in sorted(gateway.listeners.items()):
@@ -37,7 +55,8 @@ def resources(gateway: Gateway, instance: Instance, calls: Mapping[str, Calls]) 
             continue
         yield _listener(gateway.name, name, address, listener.tls, streams)
         led = tuple((each, _called(each, calls)) for each in gateway.routes)
-        yield _routes(listener, led, secure)
+        asked = frozenset(each.token.issuer for each in gateway.routes if each.token is not None)
+        yield _routes(listener, led, secure, asked & known)
 
 
 def _only_to_https(route: Route) -> bool:
@@ -66,12 +85,15 @@ _Led = tuple[Route, Calls | None]
 
 
 @lru_cache(maxsize=1024)
-def _routes(listener: GatewayListener, led: tuple[_Led, ...], secure: int | None) -> Resource:
+def _routes(
+    listener: GatewayListener, led: tuple[_Led, ...], secure: int | None, issuers: frozenset[str]
+) -> Resource:
+    """``issuers`` are those whose keys are known."""
     name = listener_name(listener.name)
     kept = [each for each in led if not (listener.tls is not None and _only_to_https(each[0]))]
     calls = dict(kept)
     hosts = [
-        _virtual_host(domain, gateway_routes.for_domain(domain, calls), calls, secure)
+        _virtual_host(domain, gateway_routes.for_domain(domain, calls), calls, secure, issuers)
         for domain in gateway_routes.domains(listener.hosts, calls)
     ]
     if "*" not in listener.hosts:
@@ -82,18 +104,24 @@ def _routes(listener: GatewayListener, led: tuple[_Led, ...], secure: int | None
 
 
 def _virtual_host(
-    domain: str, wanted: Iterable[Route], calls: Mapping[Route, Calls | None], secure: int | None
+    domain: str,
+    wanted: Iterable[Route],
+    calls: Mapping[Route, Calls | None],
+    secure: int | None,
+    issuers: frozenset[str] = frozenset(),
 ) -> VirtualHost:
     host = VirtualHost(name=domain, domains=[domain])
     for route in wanted:
-        host.routes.extend(_route(route, calls[route], secure))
+        host.routes.extend(_route(route, calls[route], secure, issuers))
     host.routes.append(_nowhere())
     # Envoy writes it on requests that it takes for ones from outside.
     host.request_headers_to_remove.append("x-envoy-external-address")
     return host
 
 
-def _route(wanted: Route, calls: Calls | None, secure: int | None) -> Iterator[EnvoyRoute]:
+def _route(
+    wanted: Route, calls: Calls | None, secure: int | None, issuers: frozenset[str]
+) -> Iterator[EnvoyRoute]:
     if wanted.redirect is not None:
         yield from _elsewhere(wanted, wanted.redirect, secure)
     elif calls is None:
@@ -103,9 +131,19 @@ def _route(wanted: Route, calls: Calls | None, secure: int | None) -> Iterator[E
             match=matches.match(wanted.match),
             direct_response=replies.direct(403, codes.GATEWAY_NOT_ALLOWED, message),
         )
+    elif wanted.token is not None and wanted.token.issuer not in issuers:
+        message = "nobody can be recognised here at the moment"
+        yield EnvoyRoute(
+            name=wanted.name,
+            match=matches.match(wanted.match),
+            direct_response=replies.direct(503, codes.ISSUER_WITHOUT_KEYS, message),
+        )
     else:
         for each in gateway_routes.composed(wanted, calls):
-            yield service_routes.route(each, calls)
+            compiled = service_routes.route(each, calls)
+            if (asked := gateway_tokens.asked_by(wanted)) is not None:
+                compiled.typed_per_filter_config[gateway_tokens.SLOT].CopyFrom(asked)
+            yield compiled
 
 
 def _elsewhere(wanted: Route, redirect: Redirect, secure: int | None) -> Iterator[EnvoyRoute]:

@@ -11,7 +11,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
-from vestibule.envoy import http, replies, switched
+from vestibule.envoy import gateway_tokens, http, replies, switched, tokens
 from vestibule.envoy.protos import seconds
 
 FORGERIES: Final = (
@@ -38,7 +38,8 @@ STREAM_IDLE_TIMEOUT: Final = 60.0
 
 def edge(name: str, log: AccessLog, *, streams: bool) -> Hcm:
     """Requests from anybody.  ``streams``: some of them may last."""
-    manager = http.basic("gateway", name, log, [switched.http_filter(), http.router()], FORGERIES)
+    filters = [tokens.http_filter(gateway_tokens.SLOT), switched.http_filter(), http.router()]
+    manager = http.basic("gateway", name, log, filters, FORGERIES)
     # Where a request comes from is what the kernel says; apps learn it from x-forwarded-for.
     manager.skip_xff_append = False
     manager.preserve_external_request_id = False

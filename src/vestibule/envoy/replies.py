@@ -202,6 +202,7 @@ def egress() -> LocalReplyConfig:
 def gateway() -> LocalReplyConfig:
     """The answers of a gateway, to people outside: nothing about what is inside."""
     mappers = [
+        _bad_token("what is there"),
         _mapper(_flags("UO"), body(codes.TOO_MANY_CALLS, "too much is going on at the moment")),
         _mapper(_flags("UT"), body(codes.CALL_TIMEOUT, "there was no answer in time")),
         _mapper(_flags("UH"), body(codes.NO_INSTANCE, "what is there does not run at the moment")),

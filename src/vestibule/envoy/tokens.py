@@ -108,7 +108,7 @@ def authentication(policy: PortPolicy, issuers: Issuers) -> config_pb2.JwtAuthen
         return None
     config = config_pb2.JwtAuthentication(stat_prefix="token")
     for name, each in known.items():
-        config.providers[name].CopyFrom(_provider(each, audiences[name]))
+        config.providers[name].CopyFrom(provider(each, audiences[name]))
     anything = config.rules.add()
     anything.match.prefix = "/"
     wanted = anything.requires.requires_any.requirements
@@ -211,7 +211,8 @@ def _audiences(policy: PortPolicy) -> dict[str, set[str]]:
     return found
 
 
-def _provider(issuer: Issuer, audiences: Iterable[str]) -> config_pb2.JwtProvider:
+def provider(issuer: Issuer, audiences: Iterable[str]) -> config_pb2.JwtProvider:
+    """How tokens of an issuer are verified that are for one of the audiences."""
     provider = config_pb2.JwtProvider(
         issuer=issuer.issuer,
         audiences=sorted(audiences),

@@ -37,7 +37,7 @@ def build_token(fields: Fields, names: Names, findings: Findings) -> TokenDemand
     said = fields.get(rule_keys.TOKEN)
     if said is None:
         return None
-    issuer, audience = _issuer(said, names, findings), said.value.get(rule_keys.AUDIENCE)
+    issuer, audience = issuer_of(said, names, findings), said.value.get(rule_keys.AUDIENCE)
     scopes, claims = said.value.get(rule_keys.SCOPES), said.value.get(rule_keys.CLAIMS)
     if issuer is None or audience is None:
         return None
@@ -53,7 +53,8 @@ def build_token(fields: Fields, names: Names, findings: Findings) -> TokenDemand
     )
 
 
-def _issuer(said: At[Fields], names: Names, findings: Findings) -> str | None:
+def issuer_of(said: At[Fields], names: Names, findings: Findings) -> str | None:
+    """Whose token is asked for; None if that makes no sense, which is noted."""
     named, known = said.value.get(rule_keys.ISSUER_NAME), names.issuers
     if known is None:
         return None

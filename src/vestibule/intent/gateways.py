@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from vestibule.intent import codes, outside_keys, service_keys, traffic_keys
+from vestibule.intent import codes, outside_keys, rule_keys, service_keys, traffic_keys
+from vestibule.intent.demanding import issuer_of
 from vestibule.intent.matches import build_match, covers_host, refuse_unreachable
 from vestibule.intent.model import Defaults, Port
 from vestibule.intent.nodes import START, Position
@@ -17,7 +18,7 @@ from vestibule.intent.redirects import check_redirect
 from vestibule.intent.resolving import Names
 from vestibule.intent.retries import check_conditions, check_tries, warn_of_repeats
 from vestibule.intent.shapes import At, Fields
-from vestibule.intent.traffic import Route, RouteMatch
+from vestibule.intent.traffic import Route, RouteMatch, RouteToken
 
 _ANYWHERE = (DEFAULT_ADDRESS, "::")
 
@@ -129,6 +130,7 @@ def _route(
         check_conditions(retry.value, (port.protocol,), retry.at, findings)
         warn_of_repeats(retry.value, match.methods, port.protocol, retry.at, findings)
     route_id, to = fields.get(traffic_keys.ROUTE_ID), fields.get(outside_keys.LEADS_TO)
+    token = _token(fields, names, findings)
     if route_id is None:
         return None
     return Route(
@@ -136,6 +138,7 @@ def _route(
         match=match,
         service=to.value if to else None,
         service_port=port.name if port else None,
+        token=token,
         rewrite=fields.value(traffic_keys.REWRITE, None),
         redirect=fields.value(traffic_keys.REDIRECT, None),
         timeout=fields.value(traffic_keys.TIMEOUT, None),
@@ -143,6 +146,14 @@ def _route(
         retry=fields.value(traffic_keys.RETRY, None),
         where=findings.where(item.at),
     )
+
+
+def _token(fields: Fields, names: Names, findings: Findings) -> RouteToken | None:
+    said = fields.get(outside_keys.ROUTE_TOKEN)
+    if said is None or fields.place(traffic_keys.REDIRECT):
+        return None  # or it means nothing, as is said elsewhere
+    issuer, audience = issuer_of(said, names, findings), said.value.get(rule_keys.AUDIENCE)
+    return RouteToken(issuer=issuer, audience=audience.value) if issuer and audience else None
 
 
 def _leads_to(item: At[Fields], names: Names, findings: Findings) -> Port | None:

@@ -158,10 +158,23 @@ GATEWAY_MATCH: Final = Key(
 )
 LEADS_TO: Final = Key("to", SERVICE_NAME, "The service that is called.")
 SERVICE_PORT: Final = Key("port", NAME, "Which of its ports; may be left out where there is only one.")
+
+
+def _route_token(fields: Fields, at: Position, findings: Findings) -> Fields:
+    """Whether there is such an issuer is looked at where issuers are known."""
+    return fields
+
+
+ROUTE_TOKEN: Final = Key(
+    "token",
+    As(Record("a route's token", (rule_keys.ISSUER_NAME, rule_keys.AUDIENCE)), _route_token),
+    "A token that requests from outside must carry, such as the ID token of a login; without it they get 401.",
+)
 # What means nothing where callers are sent elsewhere.
 GATEWAY_ACTIONS: Final = (
     *(
         SERVICE_PORT,
+        ROUTE_TOKEN,
         traffic_keys.REWRITE,
         traffic_keys.TIMEOUT,
         traffic_keys.IDLE_TIMEOUT,

@@ -160,11 +160,22 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RouteToken:
+    """What a gateway asks of requests from outside: a token of an issuer of ``mesh.yaml``, for an audience.
+
+    Nobody's identity is bound to it, since those who come from outside have none.
+    """
+
+    issuer: str
+    audience: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """One entry of ``routes``, the first that matches decides.  ``name`` is ``service/id``, as logs show it.
 
     ``split`` without shares means every version.  ``port`` is set after checking.  ``service`` and ``service_port``
-    name where a gateway's route leads; a service's own routes lead to the service.
+    name where a gateway's route leads, and ``token`` what it asks for; a service's own routes lead to the service.
     What is None here falls back to the service, then to the mesh's defaults.
     """
 
@@ -174,6 +185,7 @@ class Route:
     split: tuple[Share, ...] = ()
     service: str | None = None
     service_port: str | None = None
+    token: RouteToken | None = None
     rewrite: Rewrite | None = None
     redirect: Redirect | None = None
     timeout: timedelta | None = None

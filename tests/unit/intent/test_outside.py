@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from tests.unit.intent.reading import CALLER, MESH, accepted, found, only, whole_language
+from tests.unit.intent.test_published_keys import EC
 
 from vestibule.intent import Intent, Loaded, load, load_files
 from vestibule.intent.outside import (
@@ -24,7 +26,7 @@ from vestibule.intent.outside import (
     OutsideProtocol,
     OutsideTls,
 )
-from vestibule.intent.traffic import RateLimit, Redirect, Retry, Rewrite, RouteMatch, Traffic
+from vestibule.intent.traffic import RateLimit, Redirect, Retry, Rewrite, RouteMatch, RouteToken, Traffic
 from vestibule.policy import Call as PolicyCall
 from vestibule.policy import PathPattern
 from vestibule.spiffe import SpiffeId
@@ -301,6 +303,13 @@ def with_routes(routes: str) -> str:
         ),
         (with_routes("- {id: a, to: web, retry: {on: [unavailable]}}\n"), "VST0054", "gRPC"),
         (with_routes("- {id: a, to: web, retry: {on: [503]}}\n"), "VST0061", "POST"),
+        (with_routes("- {id: a, to: web, token: {audience: x}}\n"), "VST0021", "no issuers"),
+        (
+            with_routes("- {id: a, to: web, token: {issuer: corp, audience: x}}\n"),
+            "VST0040",
+            "no issuer 'corp'",
+        ),
+        (with_routes("- {id: a, redirect: {https: true}, token: {audience: x}}\n"), "VST0054", "token"),
     ],
 )
 def test_a_gateway_that_cannot_be_meant_is_refused(edge: str, code: str, why: str) -> None:
@@ -309,6 +318,14 @@ def test_a_gateway_that_cannot_be_meant_is_refused(edge: str, code: str, why: st
     assert place.endswith(code)
     assert re.search(why, message), message
     assert fix
+
+
+def test_a_gateway_asks_for_the_tokens_that_a_route_names() -> None:
+    issuer = "issuers: {corp: {issuer: 'https://login.example.com', keys: keys/corp.json}}\n"
+    more = {"mesh.yaml": MESH + issuer, "keys/corp.json": json.dumps({"keys": [EC]})}
+    text = with_routes("- {id: a, to: web, token: {audience: shop}}\n")
+    (route,) = gateway(text, **more).gateways["edge"].routes
+    assert route.token == RouteToken(issuer="corp", audience="shop")
 
 
 def test_a_gateway_is_named_as_its_file() -> None:
