@@ -97,3 +97,85 @@ CREDENTIAL_ENDED = define(
     meaning="A credential that was to be kept renewed has ended, and no other one could be had until then.",
     advice="Read the reason in the message; the secret manager or its database was away for too long.",
 )
+NO_TOKENS_ADDRESS = define(
+    "VST6120",
+    "tokens-address-unknown",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="Nothing says where the token service is, or what says it is no address: none was given and neither "
+    "VESTIBULE_UPSTREAM_TOKENS nor VESTIBULE_EGRESS is set.",
+    advice="Give http://HOST:PORT of the sidecar's upstream, or https://HOST:PORT of the token service itself; "
+    "`vestibule up` and `vestibule sidecar` set the variables for the apps that they start.",
+)
+TOKENS_UNREACHABLE = define(
+    "VST6121",
+    "tokens-unreachable",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="The token service did not answer, or what answered does not speak OAuth 2.",
+    advice="Look at the address and at the sidecar (vestibule status); try again.",
+)
+TOKENS_REFUSED = define(
+    "VST6122",
+    "tokens-refused",
+    Kind.PRECONDITION,
+    Fault.CALLER,
+    meaning="The token service refused a request for a reason that this version has no code for.",
+    advice="Read the message; it is the token service's own, and its first word is of RFC 6749, section 5.2.",
+)
+TOKEN_NOT_VALID = define(
+    "VST6123",
+    "token-not-valid",
+    Kind.UNAUTHENTICATED,
+    Fault.CALLER,
+    meaning="What was shown is no access token (RFC 9068), or no key of the issuer signed it.",
+    advice="Get a token from the token service (vestibule oauth token), and send it as it is: Authorization: Bearer ….",
+)
+TOKEN_NOT_FOR_US = define(
+    "VST6124",
+    "token-not-for-us",
+    Kind.UNAUTHENTICATED,
+    Fault.CALLER,
+    meaning="A token is of another issuer than the one that is believed, or was made for another audience.",
+    advice="Ask for a token whose audience is the service that is called; give one for another in exchange for it.",
+)
+TOKEN_NOT_NOW = define(
+    "VST6125",
+    "token-not-valid-now",
+    Kind.UNAUTHENTICATED,
+    Fault.CALLER,
+    meaning="A token has expired, or is from the future.",
+    advice="Get a new one; if it is new, compare the clocks of the two machines.",
+)
+TOKEN_LACKS_SCOPE = define(
+    "VST6126",
+    "token-lacks-scope",
+    Kind.DENIED,
+    Fault.CALLER,
+    meaning="A token is valid, and lacks a scope that is wanted here.",
+    advice="Ask for the scope when the token is made; a rule of the intent (tokens/NAME.yaml) has to allow it.",
+)
+NO_TOKEN_KEYS = define(
+    "VST6127",
+    "token-keys-unknown",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="The issuer's keys could not be had, not even once, so no token can be verified.",
+    advice="Read the reason in the message; look at the address and at the sidecar (vestibule status).",
+)
+TOKEN_OF_ANOTHER = define(
+    "VST6128",
+    "token-of-another-caller",
+    Kind.UNAUTHENTICATED,
+    Fault.PEER,
+    meaning="The caller shows a token that was given to somebody else: it may be stolen.",
+    advice="Ask for a token of one's own, or exchange the given one for it (RFC 8693); tokens are not handed around.",
+)
+NO_TOKEN = define(
+    "VST6129",
+    "token-missing",
+    Kind.UNAUTHENTICATED,
+    Fault.CALLER,
+    meaning="A request has no access token, or has several.",
+    advice="Send one: Authorization: Bearer … (RFC 6750, section 2.1).",
+)

@@ -5,19 +5,16 @@ So connections, renewals and a rotating SVID are looked after in the background 
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from vestibule.sdk.secrets.addresses import SecretsAddress
 from vestibule.sdk.secrets.answers import Credential, Secret
 from vestibule.sdk.secrets.client import AsyncSecrets
+from vestibule.sdk.threads import LoopThread
 from vestibule.sdk.tls import Holder
-
-T = TypeVar("T")
 
 
 class HeldCredential:
@@ -39,8 +36,7 @@ class Secrets:
     def __init__(self, address: str | None = None, *, source: Holder | None = None) -> None:
         """Raises: VST2406."""
         self._client = AsyncSecrets(address, source=source)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="vestibule secrets", daemon=True)
+        self._thread = LoopThread("vestibule secrets")
 
     @property
     def address(self) -> SecretsAddress:
@@ -51,9 +47,9 @@ class Secrets:
         """Raises: VST2402 where an SVID is needed and none comes."""
         self._thread.start()
         try:
-            self._wait(self._client.__aenter__())
+            self._thread.wait(self._client.__aenter__())
         except BaseException:
-            self._stop()
+            self._thread.stop()
             raise
         return self
 
@@ -61,54 +57,40 @@ class Secrets:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._wait(self._client.__aexit__(None, None, None))
+            self._thread.wait(self._client.__aexit__(None, None, None))
         finally:
-            self._stop()
+            self._thread.stop()
 
     def read(self, path: str, version: int = 0) -> Secret:
         """As ``AsyncSecrets.read``."""
-        return self._wait(self._client.read(path, version))
+        return self._thread.wait(self._client.read(path, version))
 
     def write(self, path: str, data: Mapping[str, Any], *, expected: int | None = None) -> int:
         """As ``AsyncSecrets.write``."""
-        return self._wait(self._client.write(path, data, expected=expected))
+        return self._thread.wait(self._client.write(path, data, expected=expected))
 
     def list(self, path: str = "") -> list[str]:
         """As ``AsyncSecrets.list``."""
-        return self._wait(self._client.list(path))
+        return self._thread.wait(self._client.list(path))
 
     def watch(self, path: str, after: int = 0) -> Iterator[Secret]:
         """As ``AsyncSecrets.watch``: blocks until there is something newer."""
         versions = self._client.watch(path, after)
         try:
             while True:
-                yield self._wait(_next(versions))
+                yield self._thread.wait(_next(versions))
         finally:
-            self._wait(_closed(versions))
+            self._thread.wait(_closed(versions))
 
     @contextmanager
     def credential(self, path: str) -> Iterator[HeldCredential]:
         """As ``AsyncSecrets.credential``; renewed in the background."""
         kept = self._client.credential(path)
-        self._wait(kept.__aenter__())
+        self._thread.wait(kept.__aenter__())
         try:
             yield HeldCredential(kept)
         finally:
-            self._wait(kept.__aexit__(None, None, None))
-
-    def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            # Such as Ctrl-C: nobody waits for it any more.
-            future.cancel()
-            raise
-
-    def _stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+            self._thread.wait(kept.__aexit__(None, None, None))
 
 
 async def _next(versions: AsyncIterator[Secret]) -> Secret:

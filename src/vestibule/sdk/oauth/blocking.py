@@ -1,0 +1,130 @@
+"""The client of the token service for code that blocks: the other one, on an event loop in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from vestibule.sdk.oauth.addresses import TokensAddress
+from vestibule.sdk.oauth.answers import ACCESS_TOKEN, Token
+from vestibule.sdk.oauth.client import AsyncTokens, Given, Names, Taken
+from vestibule.sdk.threads import LoopThread
+from vestibule.sdk.tls import Holder
+
+if TYPE_CHECKING:
+    from vestibule.sdk.oauth.httpx import TokenAuth
+
+
+class Tokens:
+    """``AsyncTokens`` without asyncio.  Methods may be called from any thread, not from a running event loop."""
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        issuer: str = "",
+        source: Holder | None = None,
+        context: ssl.SSLContext | None = None,
+        workload_api: str | None = None,
+    ) -> None:
+        """Raises: VST6120."""
+        self._client = AsyncTokens(
+            address, issuer=issuer, source=source, context=context, workload_api=workload_api
+        )
+        self._thread = LoopThread("vestibule tokens")
+
+    @property
+    def address(self) -> TokensAddress:
+        """Where it asks."""
+        return self._client.address
+
+    def __enter__(self) -> Self:
+        """Raises: VST2402 where an SVID is needed and none comes."""
+        self._thread.start()
+        try:
+            self._thread.wait(self._client.__aenter__())
+        except BaseException:
+            self._thread.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._thread.wait(self._client.__aexit__(None, None, None))
+        finally:
+            self._thread.stop()
+
+    def get(self, audience: Names, scopes: Names = ()) -> Token:
+        """As ``AsyncTokens.get``."""
+        return self._thread.wait(self._client.get(audience, scopes))
+
+    def exchange(
+        self,
+        subject_token: str,
+        audience: Names,
+        scopes: Names = (),
+        *,
+        subject_type: str = ACCESS_TOKEN,
+        actor_token: str = "",
+    ) -> Token:
+        """As ``AsyncTokens.exchange``."""
+        return self._thread.wait(
+            self._client.exchange(
+                subject_token, audience, scopes, subject_type=subject_type, actor_token=actor_token
+            )
+        )
+
+    def admit(self, assertion: str, audience: Names, scopes: Names = ()) -> Token:
+        """As ``AsyncTokens.admit``."""
+        return self._thread.wait(self._client.admit(assertion, audience, scopes))
+
+    def forget(self, token: Token) -> None:
+        """As ``AsyncTokens.forget``."""
+        self._thread.wait(_forgotten(self._client, token))
+
+    def auth(self, audience: Names, scopes: Names = (), *, on_behalf_of: Given | None = None) -> TokenAuth:
+        """As ``AsyncTokens.auth``, for ``httpx.Client`` and for ``httpx.AsyncClient``."""
+        from vestibule.sdk.oauth.httpx import TokenAuth
+
+        return TokenAuth(_Taken(Taken(self._client, audience, scopes, on_behalf_of), self._thread))
+
+    def inspect(self, token: str) -> Mapping[str, Any]:
+        """As ``AsyncTokens.inspect``."""
+        return self._thread.wait(self._client.inspect(token))
+
+    def revoke(self, token: Token | str) -> None:
+        """As ``AsyncTokens.revoke``."""
+        self._thread.wait(self._client.revoke(token))
+
+    def keys(self) -> Mapping[str, Any]:
+        """As ``AsyncTokens.keys``."""
+        return self._thread.wait(self._client.keys())
+
+    def metadata(self) -> Mapping[str, Any]:
+        """As ``AsyncTokens.metadata``."""
+        return self._thread.wait(self._client.metadata())
+
+
+class _Taken:
+    """Tokens that are got in the thread, whoever waits for them."""
+
+    def __init__(self, taken: Taken, thread: LoopThread) -> None:
+        self._taken = taken
+        self._thread = thread
+        self.now = taken.now
+        self.given = taken.given
+
+    async def take(self, given: str, refused: Token | None = None) -> Token:
+        return await asyncio.wrap_future(self._thread.begin(self._taken.take(given, refused)))
+
+    def waited(self, given: str, refused: Token | None = None) -> Token:
+        return self._thread.wait(self._taken.take(given, refused))
+
+
+async def _forgotten(client: AsyncTokens, token: Token) -> None:
+    client.forget(token)
