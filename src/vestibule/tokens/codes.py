@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from vestibule.errors import ErrorCode, Fault, Kind, VestibuleError, define
 
@@ -291,6 +291,19 @@ class TokenRefusedError(VestibuleError):
             refusal.rule, refusal.commit = error.rule, error.commit
             refusal.subject, refusal.transaction = error.subject, error.transaction
         return refusal
+
+
+def about(error: VestibuleError, claims: Mapping[str, Any], *, word: str | None = None) -> VestibuleError:
+    """The same error, with what is known of the token that was given, for the record; and perhaps another word.
+
+    What is nobody's refusal (a sealed barrier, a database that is away) keeps the word that it has.
+    """
+    if error.code.kind in (Kind.UNAVAILABLE, Kind.EXHAUSTED, Kind.INTERNAL):
+        return error
+    refusal = TokenRefusedError.of(error, word=word or getattr(error, "word", None))
+    refusal.subject = refusal.subject or str(claims.get("sub", ""))
+    refusal.transaction = refusal.transaction or str(claims.get("txn", ""))
+    return refusal
 
 
 def word_of(error: VestibuleError) -> str:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
@@ -43,6 +43,22 @@ _log = logging.getLogger(__name__)
 
 Record: TypeAlias = Callable[[Sequence[AuditEvent]], Awaitable[None]]
 """Puts on record what is about to be done with keys; what it raises keeps it from being done."""
+
+
+class Beside(Protocol):
+    """What is to be kept in the same moment as a change of keys, or nothing is."""
+
+    async def look(self) -> None:
+        """See how it is now."""
+        ...
+
+    def changes(self) -> Sequence[Change]:
+        """What has to be kept."""
+        ...
+
+    def kept(self, revisions: Sequence[int]) -> None:
+        """It is kept."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,11 +156,8 @@ class SigningKeys:
         await self.look()
         await self._change(change, "token.key.rotate")
 
-    async def revoke(self, key_id: str, *alongside: Change) -> None:
-        """A key counts no longer; if it was the one that signs, the next one does at once.
-
-        ``alongside`` is kept in the same moment, or nothing is.  Raises: VST6031.
-        """
+    async def revoke(self, key_id: str, beside: Beside) -> None:
+        """A key counts no longer; if it signed, the next one does at once.  Raises: VST6031, VST6034."""
 
         def change(ring: Ring, now: datetime) -> Ring:
             if all(each.key_id != key_id for each in ring):
@@ -152,12 +165,12 @@ class SigningKeys:
             return planned(without(ring, key_id), now, self._times)
 
         await self.look()
-        await self._change(change, "token.key.revoke", *alongside)
+        await self._change(change, "token.key.revoke", beside)
 
     # ------------------------------------------------------------------------------------------------ inside
 
     async def _change(
-        self, change: Callable[[Ring, datetime], Ring], action: str, *alongside: Change
+        self, change: Callable[[Ring, datetime], Ring], action: str, beside: Beside | None = None
     ) -> None:
         """Change the ring; anew, if another server did so in the same moment.  Raises: VST6034."""
         for _ in range(_ATTEMPTS):
@@ -167,13 +180,17 @@ class SigningKeys:
             await self._record([_event(action, ring, changed)])
             put = Put(space=SPACE, key=ROW, value=encoded(changed), expected=revision)
             try:
-                revisions = await self._barrier.apply([put, *alongside])
+                revisions = await self._barrier.apply([put, *(() if beside is None else beside.changes())])
             except VestibuleError as error:
                 if error.code is not CONFLICT:
                     raise
                 await self.look()
+                if beside is not None:
+                    await beside.look()
             else:
                 self._see(Item(value=put.value, revision=revisions[0]))
+                if beside is not None:
+                    beside.kept(revisions[1:])
                 return
         raise BUSY.error("the signing keys were changed by another server again and again")
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from os import urandom
 from typing import Any, Final
 
 from vestibule.clock import Clock
-from vestibule.tokens.codes import NOT_BOUND
+from vestibule.tokens.codes import NOT_BOUND, NOT_VALID_NOW
 from vestibule.tokens.keys import SigningKeys
 from vestibule.tokens.permission import Permission
-from vestibule.tokens.ports import Client, Minted
-from vestibule.tokens.signing import ACCESS_TOKEN
+from vestibule.tokens.ports import Client, Minted, RevokedBy
+from vestibule.tokens.revoked import RevokedList
+from vestibule.tokens.signing import TRANSACTION_TOKEN as TRANSACTION_TYPE
+from vestibule.tokens.types import TRANSACTION_TOKEN
 
 _ID_BYTES: Final = 18
 """Of a token's ID: nobody guesses one, and none comes twice."""
@@ -45,28 +47,55 @@ class Order:
     targets: tuple[str, ...]
     scopes: tuple[str, ...]
     permission: Permission
-    more: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 class Mint:
     """Makes access tokens."""
 
-    def __init__(self, issuer: str, keys: SigningKeys, clock: Clock) -> None:
+    def __init__(self, issuer: str, keys: SigningKeys, revoked: RevokedList, clock: Clock) -> None:
         self._issuer = issuer
         self._keys = keys
+        self._revoked = revoked
         self._clock = clock
 
-    def minted(self, order: Order) -> Minted:
-        """The token.  Raises: VST6021, VST6030."""
-        now = self._clock.now()
-        issued = int(now.timestamp())
-        ends = issued + int(order.permission.lasts.total_seconds())
-        if order.subject.ends is not None:
-            ends = min(ends, int(order.subject.ends.timestamp()))
+    async def minted(self, order: Order) -> Minted:
+        """An access token.  Raises: VST6006 (nothing is left of the given one's life), VST6021, VST6030."""
+        now = await self._moment(order)
+        issued, ends = _life(order, now)
         token_id = urlsafe_b64encode(urandom(_ID_BYTES)).decode()
         claims = self._claims(order, token_id, issued, ends)
-        text = self._keys.signer(now).signed(claims, ACCESS_TOKEN)
+        text = self._keys.signer(now).signed(claims)
         return _told(order, text, token_id, claims)
+
+    async def transaction(self, order: Order, details: Mapping[str, Any]) -> Minted:
+        """A transaction token (draft-ietf-oauth-transaction-tokens), which is no access token.  Raises: as above."""
+        now = await self._moment(order)
+        issued, ends = _life(order, now)
+        token_id = urlsafe_b64encode(urandom(_ID_BYTES)).decode()
+        claims = {
+            "iss": self._issuer,
+            "iat": issued,
+            "aud": order.targets[0],
+            "exp": ends,
+            "txn": token_id,
+            "sub": order.subject.name,
+            "scope": " ".join(order.scopes),
+            "req_wl": str(order.client.spiffe_id),
+            **details,
+        }
+        text = self._keys.signer(now).signed(claims, TRANSACTION_TYPE)
+        return replace(_told(order, text, token_id, claims), kind=TRANSACTION_TOKEN)
+
+    async def _moment(self, order: Order) -> datetime:
+        """Now; but not in the second in which what the token would say was revoked: it would be revoked, too."""
+        now = self._clock.now()
+        if self._revoked.now:
+            client, subject = str(order.client.spiffe_id), order.subject.name
+            begins = self._revoked.begins(now, (RevokedBy.CLIENT, client), (RevokedBy.SUBJECT, subject))
+            if begins > now:
+                await self._clock.sleep_until(begins)
+                return max(begins, self._clock.now())
+        return now
 
     def _claims(self, order: Order, token_id: str, issued: int, ends: int) -> dict[str, Any]:
         subject, targets = order.subject, order.targets
@@ -93,6 +122,17 @@ class Mint:
         return claims
 
 
+def _life(order: Order, now: datetime) -> tuple[int, int]:
+    """When the token is issued and when it ends, in whole seconds: never after the one that was given for it."""
+    issued = int(now.timestamp())
+    ends = issued + int(order.permission.lasts.total_seconds())
+    if order.subject.ends is not None:
+        ends = min(ends, int(order.subject.ends.timestamp()))
+    if ends <= issued:
+        raise NOT_VALID_NOW.error("the given token has ended")
+    return issued, ends
+
+
 def _bound(client: Client) -> dict[str, Any]:
     """RFC 8705, section 3.1; and the same in hex, as Envoy knows its peer's certificate."""
     if client.thumbprint is None:
@@ -116,6 +156,6 @@ def _told(order: Order, text: str, token_id: str, claims: Mapping[str, Any]) -> 
         rule=order.permission.rule,
         commit=order.permission.commit,
         shadow=order.permission.shadow,
-        transaction=claims["txn"],
+        transaction=order.subject.transaction or claims["txn"],
         actors=order.subject.actors,
     )
