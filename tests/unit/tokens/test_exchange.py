@@ -322,8 +322,5 @@ async def test_a_transaction_token_is_for_the_trust_domain_with_a_scope_and_a_sm
     transactions: MemoryTokens, audience: str, scopes: list[str], context: Context, code: ErrorCode
 ) -> None:
     first = await transactions.service.mint(client("web"), audiences=["orders"], scopes=[READ])
-    await refused(
-        *(code, transactions, "orders", first, audience, *scopes),
-        requested_type=TRANSACTION_TOKEN,
-        context=context,
-    )
+    more = {"requested_type": TRANSACTION_TOKEN, "context": context}
+    await refused(code, transactions, "orders", first, audience, *scopes, **more)

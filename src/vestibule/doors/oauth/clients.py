@@ -1,7 +1,8 @@
 """Who asks: client authentication without secrets (draft-ietf-oauth-spiffe-client-auth; RFC 8705; RFC 7523).
 
 1. A certificate: the connection's X.509-SVID, which Envoy and ``Certificates`` have verified.
-2. Else an assertion: a JWT-SVID whose only audience is the issuer, and which counts once if it has a ``jti``.
+2. Else an assertion: a JWT-SVID whose only audience is the issuer.  One that is called ``jwt-bearer`` and has a ``jti``
+   counts once; not so ``jwt-spiffe``: those who issue JWT-SVIDs give the same one again while it lasts.
 3. Whoever shows both is the same with both, and so says ``client_id``, wherever it stands.
 Client secrets mean nothing.  What libraries send for want of a choice is ignored where the connection says who asks,
 and refused where nothing else does.
@@ -32,8 +33,8 @@ JWT_BEARER: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 ASSERTION_TYPES: Final = (JWT_SPIFFE, JWT_BEARER)
 _BASIC: Final = b"basic "
 
-Once = Callable[[str, str, Mapping[str, Any]], Awaitable[None]]
-"""Takes note of an assertion, by who issued it, its text and its claims.  Raises: VST6008 if it was shown before."""
+Once = Callable[[str, Mapping[str, Any]], Awaitable[None]]
+"""Takes note of an assertion, by who issued it and its claims.  Raises: VST6008 if it was shown before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class Clients:
         self._check_basic(claimed.authorization, client)
         if connected is None and form.get("client_secret"):
             raise CLIENT_UNKNOWN.error("a client_secret proves nothing here")
-        if asserted is not None:
+        if asserted is not None and form.get("client_assertion_type") == JWT_BEARER:
             await self._count(asserted)
         return client
 
@@ -113,7 +114,7 @@ class Clients:
 
     async def _count(self, svid: JwtSvid) -> None:
         try:
-            await self._once(str(svid.spiffe_id), svid.token, svid.claims)
+            await self._once(str(svid.spiffe_id), svid.claims)
         except VestibuleError as error:
             if error.code is not REPLAYED:
                 raise

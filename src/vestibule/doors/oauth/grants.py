@@ -8,7 +8,9 @@ from typing import Any, Final
 from vestibule.doors.oauth.codes import GRANT_UNSUPPORTED, MALFORMED
 from vestibule.doors.oauth.forms import Form
 from vestibule.tokens.ports import Client, Minted
-from vestibule.tokens.service import TRANSACTION_TOKEN, Context, TokenService
+from vestibule.tokens.requests import Context
+from vestibule.tokens.service import TokenService
+from vestibule.tokens.types import TRANSACTION_TOKEN
 
 CLIENT_CREDENTIALS: Final = "client_credentials"
 TOKEN_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105 - a name
