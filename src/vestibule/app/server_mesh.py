@@ -17,6 +17,7 @@ from starlette.routing import Route
 from vestibule.app.codes import NO_INTENT_DIRECTORY
 from vestibule.app.intent_source import source_of
 from vestibule.app.platform_services import platform_services
+from vestibule.app.server_issuers import issuer_keys, issuer_metrics, urls
 from vestibule.app.server_rollout import break_glass_metrics, rollout_metrics, unenforced_metrics
 from vestibule.app.server_services import Services
 from vestibule.app.server_settings import ServerSettings
@@ -42,6 +43,8 @@ from vestibule.mesh.built_in import BuiltIn, WithBuiltIn
 from vestibule.mesh.cut_off import CutOff
 from vestibule.mesh.departures import Departures
 from vestibule.mesh.error_rates import Count, Report, Side
+from vestibule.mesh.intents import Intents
+from vestibule.mesh.issuer_keys import IssuerKeys
 from vestibule.mesh.kept_intents import unpack
 from vestibule.mesh.rollout_view import RolloutView, view_of
 from vestibule.mesh.unenforced import Unenforced
@@ -97,6 +100,10 @@ class Mesh(Protocol):
 
     def intent_in_force(self) -> Intent | None:
         """The intent of most proxies, before the platform's own services are added."""
+        ...
+
+    def fetched_keys(self) -> Mapping[str, str]:
+        """The keys of outside issuers of tokens that publish them, by the address that they come from."""
         ...
 
     def measured(self, metrics: Metrics) -> None:
@@ -183,11 +190,16 @@ class IdentityOnly:
         """There is none."""
         return None
 
+    def fetched_keys(self) -> Mapping[str, str]:
+        """There are none."""
+        return {}
+
     def measured(self, metrics: Metrics) -> None:
         """There is nothing to count."""
         rollout_metrics(metrics)
         break_glass_metrics(metrics)
         unenforced_metrics(metrics)
+        issuer_metrics(metrics)
 
     def background(self) -> Mapping[str, Background]:
         """There is nothing to do."""
@@ -218,8 +230,12 @@ class IntentMesh:
         *,
         shared: bool = False,
         built_in: tuple[BuiltIn, ...] = (),
+        issuers: Callable[[Intents], IssuerKeys],
     ) -> None:
-        """``shared``: other servers have the same database.  ``built_in`` are services of the server's own."""
+        """``shared``: other servers have the same database.  ``built_in`` are services of the server's own.
+
+        ``issuers`` makes what follows the outside issuers of the intents in force.
+        """
         self._issuance = services.issuance
         self._entitlements = services.entitlements
         self._clock = clock
@@ -247,6 +263,7 @@ class IntentMesh:
             entitled=services.entitlements.is_entitled,
             recorded=partial(_reported, services.audit_log.path),
         )
+        self.issuers = issuers(self.rolling)
         self._discovery = MeshDiscovery(
             services.store.instances,
             WithBuiltIn(self.rolling, built_in),
@@ -271,6 +288,7 @@ class IntentMesh:
             _JwtKeys(services.authorities),
             built_in,
             self._commit_of,
+            self.issuers,
         )
         self.rolling.compares_with(self._publisher.compiled)
         ads = ServerAdsDoor(
@@ -298,6 +316,7 @@ class IntentMesh:
         await self.break_glass.load()
         await self.break_glass.take_up()
         await self.rolling.load()
+        self.issuers.load()
 
     def background(self) -> Mapping[str, Background]:
         """What goes on behind the doors."""
@@ -306,6 +325,7 @@ class IntentMesh:
             "discovery": self._discovery.run,
             "svid-lifetimes": self._lifetimes.run,
             "publisher": self._publisher.run,
+            "issuer-keys": self.issuers.run,
             "cut-off": self._cut_off.run,
             "break-glass": self.break_glass.run,
             "rollout": self.rolling.run,
@@ -347,13 +367,19 @@ class IntentMesh:
             for each in self._discovery.undeclared()
         ]
         emergencies = [f"{each.rule} is open: {sentence(each)}" for each in self.break_glass.holding()]
-        return [*emergencies, *self._unenforced.warnings(), *self.rollout().warnings, *undeclared]
+        others = (*self._unenforced.warnings(), *self.issuers.warnings(), *self.rollout().warnings)
+        return [*emergencies, *others, *undeclared]
+
+    def fetched_keys(self) -> Mapping[str, str]:
+        """The keys of outside issuers, by the address that they come from."""
+        return self.issuers.now
 
     def measured(self, metrics: Metrics) -> None:
         """How rollouts go."""
         rollout_metrics(metrics, self.rolling, self.rollout)
         break_glass_metrics(metrics, self.break_glass)
         unenforced_metrics(metrics, self._unenforced)
+        issuer_metrics(metrics, self.issuers, lambda: urls(self.rolling.in_force()))
 
     def _counted(self, instance: Instance, traffic: ProxyTraffic) -> None:
         report = Report(
@@ -520,7 +546,10 @@ async def mesh_of(settings: ServerSettings, services: Services, clock: Clock) ->
     ttl, environment = settings.default_x509_svid_ttl, settings.environment
     shared = settings.database is not None
     built_in = platform_services(settings)
-    mesh = IntentMesh(source, services, ttl, clock, pages, environment, shared=shared, built_in=built_in)
+    issuers = partial(issuer_keys, settings, services, clock)
+    mesh = IntentMesh(
+        source, services, ttl, clock, pages, environment, shared=shared, built_in=built_in, issuers=issuers
+    )
     await mesh.load()
     yield mesh
 

@@ -260,6 +260,20 @@ class FederatingOptions:
             "--federation-shortest-refresh", help="Between two fetches of one bundle. [default: 1m]"
         ),
     ] = None
+    issuers_web_ca: Annotated[
+        Path | None,
+        typer.Option(
+            "--issuers-web-ca", help="Authorities of issuers' key URLs, PEM. [default: the system's]"
+        ),
+    ] = None
+    issuers_permit_local: Annotated[
+        bool,
+        typer.Option("--issuers-permit-local", help="Issuers may be on this machine: for trying out."),
+    ] = False
+    issuers_keys_kept: Annotated[
+        str | None,
+        typer.Option("--issuers-keys-kept", help="How long an issuer's last keys count. [default: 24h]"),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,8 @@ DEFAULT_SECRETS_PORT: Final = 8200
 LEAST_AUDIT_FILE: Final = 2**20
 AUDIT_FILE_SIZE: Final = Size(64 * 2**20)
 SHORTEST_CA: Final = timedelta(seconds=6)
+SHORTEST_KEPT: Final = timedelta(minutes=10)
+"""Issuers are asked every few minutes: one answer that is missed must not be enough to refuse their tokens."""
 LEAST_HINTS_AHEAD: Final = 3
 """So often at least, a partner that keeps to the hint looks between an authority's publication and its first use."""
 
@@ -80,7 +82,8 @@ class ServerSettings:
     no discovery pages, ``federation_bundle_endpoint_port`` of ``None`` no bundle endpoint.  The secret manager is there
     with a ``secrets_seal`` only; ``secrets_advertised`` is the host by which proxies reach it.  The token service is
     there with ``tokens`` only, which need the secret manager.
-    ``federation_permit_local`` lets bundles be fetched from this machine and from link-local addresses;
+    ``federation_permit_local`` lets bundles be fetched from this machine and from link-local addresses,
+    ``issuers_permit_local`` the keys of outside issuers, these also in plain text;
     ``federation_shortest_refresh`` is the least time between two fetches of one bundle.
     """
 
@@ -138,6 +141,9 @@ class ServerSettings:
     federation_web_ca: Path | None = None
     federation_permit_local: bool = False
     federation_shortest_refresh: timedelta = timedelta(minutes=1)
+    issuers_web_ca: Path | None = None
+    issuers_permit_local: bool = False
+    issuers_keys_kept: timedelta = timedelta(hours=24)
     ratelimit_attestation: int = ATTESTATIONS_PER_SECOND
     ratelimit_signing: int = SIGNATURES_PER_SECOND
     secrets_seal: SealKind = SealKind.OFF
@@ -353,6 +359,8 @@ class ServerSettings:
             )
         if self.federation_shortest_refresh < timedelta(seconds=1):
             raise INVALID_SETTING.error("federation_shortest_refresh must be at least 1 s")
+        if self.issuers_keys_kept < SHORTEST_KEPT:
+            raise INVALID_SETTING.error("issuers_keys_kept must be at least 10 minutes")
 
     @property
     def bundle_endpoint_refresh_hint(self) -> timedelta:
@@ -481,7 +489,7 @@ _PATHS: Final = frozenset(
         ),
         *("pkcs11_module", "pkcs11_pin_file", "upstream_workload_api"),
         *("federation_bundle_endpoint_tls_cert", "federation_bundle_endpoint_tls_key", "federation_web_ca"),
-        *("secrets_token_tls_cert", "secrets_token_tls_key"),
+        *("secrets_token_tls_cert", "secrets_token_tls_key", "issuers_web_ca"),
         *("tokens_open_tls_cert", "tokens_open_tls_key"),
         *("upstream_cert", "upstream_key", "upstream_roots", "audit_sink_token_file", "audit_sink_ca"),
     }
@@ -501,6 +509,7 @@ _DURATIONS: Final = frozenset(
             "prune_agents_expired_for",
         ),
         *("federation_bundle_endpoint_refresh_hint", "federation_shortest_refresh", "tokens_key_life"),
+        "issuers_keys_kept",
     }
 )
 _LISTS: Final = frozenset(
@@ -512,7 +521,7 @@ _LISTS: Final = frozenset(
 _SWITCHES: Final = frozenset(
     {
         *("disable_jwt_svids", "experimental_wit_svids", "federation_permit_local", "prune_tofu_agents"),
-        *("tokens", "experimental_transaction_tokens"),
+        *("tokens", "experimental_transaction_tokens", "issuers_permit_local"),
     }
 )
 _PORTS: Final = frozenset(

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Final, Protocol
 
 from vestibule.clock import Clock, SystemClock
@@ -94,6 +95,34 @@ class JwtKeySource(Protocol):
         ...
 
 
+class FetchedKeySource(Protocol):
+    """The keys that outside issuers publish (``mesh.issuer_keys``)."""
+
+    @property
+    def now(self) -> Mapping[str, str]:
+        """JWK sets by the address that they come from."""
+        ...
+
+    @property
+    def revision(self) -> int: ...
+
+    async def changed(self, since: int) -> int:
+        """As above."""
+        ...
+
+
+class NothingFetched:
+    """Where nobody asks."""
+
+    now: Mapping[str, str] = MappingProxyType({})
+    revision = 0
+
+    async def changed(self, since: int) -> int:
+        """Never."""
+        await asyncio.Event().wait()
+        return since
+
+
 class NoJwtKeys:
     """Where there is nobody to say which."""
 
@@ -156,6 +185,7 @@ class Publisher:
         jwt_keys: JwtKeySource | None = None,
         built_in: tuple[BuiltIn, ...] = (),
         commit_of: Callable[[str], str] = lambda _version: "",
+        fetched_keys: FetchedKeySource | None = None,
     ) -> None:
         """``commit_of`` knows the commit of an intent's version."""
         self._commit_of = commit_of
@@ -163,6 +193,7 @@ class Publisher:
         self._revocations = NothingRevoked() if revocations is None else revocations
         self._distrust = NobodyDistrusted() if distrust is None else distrust
         self._jwt_keys = NoJwtKeys() if jwt_keys is None else jwt_keys
+        self._fetched_keys = NothingFetched() if fetched_keys is None else fetched_keys
         self._unexpired = Unexpired()
         self._slots: tuple[Resource, ...] = ()
         self._completed = WithBuiltIn(intents, built_in)
@@ -210,7 +241,8 @@ class Publisher:
         )
         while True:
             seen = [(each, each.value) for each in revisions]
-            others = [(each, each.revision) for each in (self._revocations, self._distrust, self._jwt_keys)]
+            sources = (self._revocations, self._distrust, self._jwt_keys, self._fetched_keys)
+            others = [(each, each.revision) for each in sources]
             now = self._clock.now()
             if self._gather(now):
                 await self._compile_all()
@@ -317,7 +349,13 @@ class Publisher:
             jwt_keys=self._jwt_keys.now
             if any(each.kind is IssuerKind.SPIFFE for each in intent.mesh.issuers.values())
             else "",
+            fetched_keys=self._fetched_of(intent),
         )
+
+    def _fetched_of(self, intent: Intent) -> Mapping[str, str]:
+        """What other intents name is no reason to compile anything anew."""
+        now = self._fetched_keys.now
+        return {each.url: now[each.url] for each in intent.mesh.issuers.values() if each.url in now}
 
     def _compiler_of(self, version: str | None) -> Compiler | None:
         for each in (self._compiler, self._first_wave):

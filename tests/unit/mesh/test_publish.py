@@ -69,6 +69,25 @@ class Revoked:
         self._revision.bump()
 
 
+class Fetched:
+    """Keys that outside issuers publish, without anybody asking them."""
+
+    def __init__(self) -> None:
+        self.now: dict[str, str] = {}
+        self._revision = Revision()
+
+    @property
+    def revision(self) -> int:
+        return self._revision.value
+
+    async def changed(self, since: int) -> int:
+        return await self._revision.changed(since)
+
+    def give(self, url: str, keys: str) -> None:
+        self.now = {**self.now, url: keys}
+        self._revision.bump()
+
+
 class Room:
     """A publisher and all that it follows."""
 
@@ -80,7 +99,10 @@ class Room:
         self.discovery = Discovery(KeptInstances(), self.intents, clock)
         self.lifetimes = Lifetimes()
         self.revoked = Revoked()
-        self.publisher = Publisher(self.intents, self.discovery, self.lifetimes, self.revoked, clock)
+        self.fetched = Fetched()
+        self.publisher = Publisher(
+            self.intents, self.discovery, self.lifetimes, self.revoked, clock, fetched_keys=self.fetched
+        )
         self._watches: dict[ProxyKey, AsyncIterator[Snapshot]] = {}
 
     async def next(self, proxy: ProxyKey) -> Snapshot:
@@ -160,6 +182,32 @@ async def test_a_removed_rule_reaches_the_callee(room: Room) -> None:
     }
     assert changed == {"policy/http"}
     assert set(after.of_type(EXTENSION)) == {"policy/http", "revoked/http", "token/http"}
+
+
+async def test_keys_that_an_issuer_publishes_reach_those_who_ask_for_its_tokens(room: Room) -> None:
+    url = "https://login.example.com/jwks"
+    mesh = (
+        FILES["mesh.yaml"].decode()
+        + f"issuers: {{corp: {{issuer: 'https://login.example.com', keys: '{url}'}}}}\n"
+    )
+    text = FILES["services/payments.yaml"].decode().replace("methods:", "token: {audience: shop}, methods:")
+    await room.edit("mesh.yaml", mesh)
+    await room.edit("services/payments.yaml", text)
+    await room.discovery.register(payments())
+    await room.discovery.register(instance())
+    before = await room.next(PAYMENTS)
+    await room.next(WEB)
+    room.fetched.give(url, '{"keys":["first"]}')
+    after = await room.next(PAYMENTS)
+    assert b"first" in after.of_type(EXTENSION)["token/http"].body
+    # Without keys nobody has what the rule asks for, so that it changes, too.
+    changed = {
+        name for name, each in after.of_type(EXTENSION).items() if before.of_type(EXTENSION)[name] != each
+    }
+    assert changed == {"token/http", "policy/http"}
+    room.fetched.give("https://elsewhere.example.com/jwks", "{}")
+    assert await room.quiet(PAYMENTS)
+    assert await room.quiet(WEB)
 
 
 async def test_an_invalid_intent_changes_nothing_and_is_shown(room: Room) -> None:

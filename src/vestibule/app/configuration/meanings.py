@@ -251,6 +251,18 @@ SERVER: Final = {
     "federation_shortest_refresh": Meaning(
         "The least time between two fetches of one bundle.", "--federation-shortest-refresh"
     ),
+    "issuers_web_ca": Meaning(
+        "The authorities of the URLs at which outside issuers of tokens publish their keys, PEM; otherwise the "
+        "system's.",
+        "--issuers-web-ca",
+    ),
+    "issuers_permit_local": Meaning(
+        "Let keys of outside issuers be fetched from this machine, also in plain text, and from link-local addresses.",
+        "--issuers-permit-local",
+    ),
+    "issuers_keys_kept": Meaning(
+        "How long the last good keys of an outside issuer count that cannot be asked.", "--issuers-keys-kept"
+    ),
     "drain": Meaning("How long calls in progress may take when the server is told to stop."),
 }
 

@@ -47,6 +47,8 @@ def server(
             *("--secrets", f"{HOST}:{secrets_port}"),
             "--tokens",
             *("--tokens-bind", f"{HOST}:{tokens_port}"),
+            # Whoever tries logins out has the provider beside everything else.
+            "--issuers-permit-local",
             *("--socket", str(places.server_socket)),
             *_source(intent),
             *(("--environment", chosen) if chosen else ()),
