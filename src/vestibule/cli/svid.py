@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from vestibule.cli.codes import USAGE
 from vestibule.cli.output import Exit, Output, OutputOption, answer, complaints, console, run, sentence
 from vestibule.cli.sockets import AgentSocketOption, find_sockets
 from vestibule.cli.svid_files import Layout, Renewal, parse_mode, pem, replace_file
-from vestibule.pki.jwt import MAX_TOKEN
+from vestibule.cli.token_files import read_token
 from vestibule.spiffe import JwtSvid, SpiffeId, X509Svid
 
 
@@ -77,7 +76,7 @@ def validate(
     """Ask the agent whether a JWT-SVID, read from a file or from standard input, proves an identity."""
 
     async def main() -> Exit:
-        token = _read_token(token_file)
+        token = read_token(token_file)
         async with _api(agent_socket) as api:
             svid = await api.validate_jwt_svid(token, audience)
         data = {"spiffe_id": str(svid.spiffe_id), "claims": dict(svid.claims)}
@@ -252,13 +251,3 @@ def _print_jwt(svid: JwtSvid) -> None:
     console.print(f"[bold]{svid.spiffe_id}[/]")
     console.print(f"  audience   {escape(', '.join(svid.audience))}")
     console.print(f"  expires    {svid.expires_at:%Y-%m-%d %H:%M:%S} UTC, in {left} s")
-
-
-def _read_token(path: Path) -> str:
-    try:
-        if str(path) == "-":
-            return sys.stdin.read(MAX_TOKEN + 2).strip()
-        with path.open(encoding="ascii") as file:
-            return file.read(MAX_TOKEN + 2).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise USAGE.error(f"cannot read a token from {path}: {error}", advice="Check the file.") from error

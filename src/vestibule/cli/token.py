@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from typing import IO, Annotated, Final
+from typing import Annotated
 
 import typer
 
-from vestibule.cli.codes import USAGE
 from vestibule.cli.durations import parse_duration
 from vestibule.cli.output import Exit, Output, OutputOption, answer, console, run
 from vestibule.cli.server_calls import instant, server_calls, to_wire
 from vestibule.cli.sockets import ServerSocketOption
+from vestibule.cli.token_files import new_file
 from vestibule.spiffe import SpiffeId
 from vestibule.wire.gen.spire import agent_pb2
-
-_PLACE: Final = "Name a file in a directory that exists, where this user may write and where there is room."
 
 
 def generate(
@@ -39,7 +35,7 @@ def generate(
         if spiffe_id is not None:
             request.agent_id.CopyFrom(to_wire(SpiffeId.parse(spiffe_id)))
         # The file is made first: a token that nobody can read would be lost.
-        with nullcontext() if write is None else _new_file(write) as file:
+        with nullcontext() if write is None else new_file(write) as file:
             async with server_calls(server_socket) as calls:
                 token = await calls.agents.unary("CreateJoinToken", request)
             if file is not None:
@@ -49,28 +45,3 @@ def generate(
         return Exit.FINE
 
     run(output, "token", main)
-
-
-@contextmanager
-def _new_file(path: Path) -> Iterator[IO[str]]:
-    """A file of mode 0600 that only stays if something came of it.  Raises: VST9100."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError as error:
-        raise USAGE.error(
-            f"{path} exists already", advice="Name a new file, or remove this one first."
-        ) from error
-    except OSError as error:
-        raise USAGE.error(f"{path} cannot be made: {error.strerror}", advice=_PLACE) from error
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            yield file
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise USAGE.error(
-            f"{path} cannot be written: {error.strerror}; the token is lost and will end unused",
-            advice=_PLACE,
-        ) from error
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise

@@ -123,32 +123,16 @@ TOKENS_REFUSED = define(
     meaning="The token service refused a request for a reason that this version has no code for.",
     advice="Read the message; it is the token service's own, and its first word is of RFC 6749, section 5.2.",
 )
-TOKEN_NOT_VALID = define(
-    "VST6123",
-    "token-not-valid",
-    Kind.UNAUTHENTICATED,
-    Fault.CALLER,
-    meaning="What was shown is no access token (RFC 9068), or no key of the issuer signed it.",
-    advice="Get a token from the token service (vestibule oauth token), and send it as it is: Authorization: Bearer ….",
-)
 TOKEN_NOT_FOR_US = define(
-    "VST6124",
+    "VST6123",
     "token-not-for-us",
     Kind.UNAUTHENTICATED,
     Fault.CALLER,
     meaning="A token is of another issuer than the one that is believed, or was made for another audience.",
     advice="Ask for a token whose audience is the service that is called; give one for another in exchange for it.",
 )
-TOKEN_NOT_NOW = define(
-    "VST6125",
-    "token-not-valid-now",
-    Kind.UNAUTHENTICATED,
-    Fault.CALLER,
-    meaning="A token has expired, or is from the future.",
-    advice="Get a new one; if it is new, compare the clocks of the two machines.",
-)
 TOKEN_LACKS_SCOPE = define(
-    "VST6126",
+    "VST6124",
     "token-lacks-scope",
     Kind.DENIED,
     Fault.CALLER,
@@ -156,7 +140,7 @@ TOKEN_LACKS_SCOPE = define(
     advice="Ask for the scope when the token is made; a rule of the intent (tokens/NAME.yaml) has to allow it.",
 )
 NO_TOKEN_KEYS = define(
-    "VST6127",
+    "VST6125",
     "token-keys-unknown",
     Kind.UNAVAILABLE,
     Fault.OPERATOR,
@@ -164,7 +148,7 @@ NO_TOKEN_KEYS = define(
     advice="Read the reason in the message; look at the address and at the sidecar (vestibule status).",
 )
 TOKEN_OF_ANOTHER = define(
-    "VST6128",
+    "VST6126",
     "token-of-another-caller",
     Kind.UNAUTHENTICATED,
     Fault.PEER,
@@ -172,7 +156,7 @@ TOKEN_OF_ANOTHER = define(
     advice="Ask for a token of one's own, or exchange the given one for it (RFC 8693); tokens are not handed around.",
 )
 NO_TOKEN = define(
-    "VST6129",
+    "VST6127",
     "token-missing",
     Kind.UNAUTHENTICATED,
     Fault.CALLER,

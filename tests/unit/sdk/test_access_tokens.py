@@ -18,6 +18,7 @@ from vestibule.pki.jwk import encode_base64url, jwk_parameters
 from vestibule.sdk.oauth import InvalidTokenError, TokenScopeError
 from vestibule.sdk.oauth.access_tokens import AccessToken, VerificationKey, keys_of, verified
 from vestibule.testing.tokens import ISSUER, signed, spiffe_id
+from vestibule.tokens.jwts import taken_apart
 
 ISSUED = Issuer()
 KEYS = keys_of(ISSUED.jwks)
@@ -28,10 +29,10 @@ def read(text: str, now: datetime | None = None) -> AccessToken:
     return verified(text, KEYS, issuer=ISSUER, audience=["reports"], now=now or datetime.now(UTC))
 
 
-def refused(text: str, code: str = "VST6123") -> str:
+def refused(text: str, code: str = "VST600") -> str:
     with pytest.raises(InvalidTokenError) as found:
         read(text)
-    assert found.value.code.code == code
+    assert found.value.code.code.startswith(code)
     assert text not in str(found.value)
     return found.value.message
 
@@ -43,7 +44,7 @@ def test_a_token_says_whom_it_is_of_and_what_it_is_good_for() -> None:
     assert token.scopes == {"report:read", "report:write"}
     assert (token.token_id, token.transaction) == ("j1", "j1")
     assert token.has("report:read")
-    with pytest.raises(TokenScopeError, match="VST6126 the token lacks report:delete"):
+    with pytest.raises(TokenScopeError, match="VST6124 the token lacks report:delete"):
         token.must_have("report:read", "report:delete")
     assert token.text not in repr(token)
 
@@ -64,24 +65,25 @@ def test_clocks_may_be_half_a_minute_apart() -> None:
     for near in (-29, 89):
         read(text, now + timedelta(seconds=near))
     for off in (-31, 91):
-        with pytest.raises(InvalidTokenError, match="VST6125"):
+        with pytest.raises(InvalidTokenError, match="VST6006"):
             read(text, now + timedelta(seconds=off))
     later = int(now.timestamp()) + 60
-    assert "begins at" in refused(ISSUED.token(nbf=later), "VST6125")
+    assert "from the future" in refused(ISSUED.token(nbf=later), "VST6006")
 
 
 @pytest.mark.parametrize(
     ("header", "why"),
     [
-        ({"typ": "JWT"}, "type is not at+jwt"),
-        ({"typ": None}, "type is not at+jwt"),
-        ({"typ": "txntoken+jwt"}, "type is not at+jwt"),
+        ({"typ": "JWT"}, "another type"),
+        ({"typ": None}, "another type"),
+        ({"typ": "txntoken+jwt"}, "another type"),
         ({"alg": "none"}, "algorithm"),
         ({"alg": "HS256"}, "algorithm"),
         ({"alg": "ES384"}, "signature is not one of the key"),
         ({"alg": "RS256"}, "signature is not one of the key"),
         ({"kid": "other"}, "no key 'other'"),
-        ({"kid": 7}, "does not name its key"),
+        ({"kid": 7}, "is no text"),
+        ({"kid": None}, "does not name its key"),
         ({"jku": "https://attacker.example/keys"}, "header may not have 'jku'"),
         ({"x5u": "https://attacker.example/cert"}, "header may not have 'x5u'"),
         ({"jwk": {}}, "header may not have 'jwk'"),
@@ -118,9 +120,9 @@ def test_claims_that_are_missing_or_odd_are_refused(claims: dict[str, Any]) -> N
 
 
 def test_tokens_of_others_and_for_others_are_refused() -> None:
-    assert "another issuer" in refused(ISSUED.token(iss="https://attacker.example"), "VST6124")
-    assert "another issuer" in refused(ISSUED.token(iss=f"{ISSUER}/"), "VST6124")
-    assert "not made for reports" in refused(ISSUED.token(aud="report"), "VST6124")
+    assert "another issuer" in refused(ISSUED.token(iss="https://attacker.example"), "VST6123")
+    assert "another issuer" in refused(ISSUED.token(iss=f"{ISSUER}/"), "VST6123")
+    assert "not made for reports" in refused(ISSUED.token(aud="report"), "VST6123")
     other = Issuer()
     other.key_id = ISSUED.key_id
     assert "signature" in refused(other.token())
@@ -171,7 +173,8 @@ def test_keys_that_are_none_are_passed_over() -> None:
     ]
     assert set(keys_of({"keys": [*odd, good]})) == {"r"}
     assert keys_of({}) == keys_of({"keys": None}) == {}
-    assert not VerificationKey(rsa_key, "RS256").has_signed(ISSUED.token(), "ES256")
+    jwt = taken_apart(ISSUED.token(), algorithms=["ES256"], types=["at+jwt"])
+    assert not VerificationKey(rsa_key, "RS256").has_signed(jwt)
 
 
 @settings(max_examples=100, deadline=None)

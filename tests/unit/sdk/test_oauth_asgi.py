@@ -104,7 +104,7 @@ async def test_a_token_that_proves_nothing_is_refused_with_code_and_advice(lab: 
         told = answer.json()
         assert (answer.status_code, told["error"]) == (401, "invalid_token")
         assert told["error_description"].startswith(
-            "VST6124 the access token is refused: it was not made for"
+            "VST6123 the access token is refused: it was not made for"
         )
         assert 'error="invalid_token"' in answer.headers["www-authenticate"]
         assert answer.headers["cache-control"] == "no-store"
@@ -133,7 +133,7 @@ async def test_a_stolen_token_is_refused_where_the_sidecar_says_who_calls(lab: T
         ]
         assert statuses == [200, 401, 401, 200, 401, 401, 401]
         answer = await client.get("/monthly", headers=bearing(text, x_forwarded_client_cert=thief))
-        assert "VST6128" in answer.json()["error_description"]
+        assert "VST6126" in answer.json()["error_description"]
         acting = lab.issuer.token(sub="user-1", act={"sub": WEB})
         mine_now = bearing(acting, x_forwarded_client_cert=mine)
         assert (await client.get("/monthly", headers=mine_now)).status_code == 200
@@ -164,7 +164,7 @@ async def test_a_verifier_that_never_had_keys_says_that_it_cannot_know() -> None
     async with client_of(lab) as client:
         answer = await client.get("/monthly", headers=bearing(lab.issuer.token()))
         assert (answer.status_code, answer.json()["error"]) == (503, "temporarily_unavailable")
-        assert "VST6127" in answer.json()["error_description"]
+        assert "VST6125" in answer.json()["error_description"]
 
 
 async def test_the_middleware_ends_with_the_app(lab: TokenLab) -> None:
@@ -204,7 +204,7 @@ async def test_a_new_key_is_fetched_when_the_first_token_has_it_and_strangers_ca
     async with verifier_of(lab, clock) as verifier:
         await verifier.verify(lab.issuer.token(now=clock.now()))
         for number in range(20):
-            with pytest.raises(VestibuleError, match="VST6123"):
+            with pytest.raises(VestibuleError, match="VST6002"):
                 await verifier.verify(lab.issuer.token({"kid": f"strange-{number}"}))
         assert lab.reads == 1
         lab.issuer = Issuer()

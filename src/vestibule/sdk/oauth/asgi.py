@@ -142,7 +142,7 @@ class _Began:
 
 
 def _shown(scope: Scope) -> str:
-    """The token of a request.  Raises: VST6129."""
+    """The token of a request.  Raises: VST6127."""
     sent = [value for name, value in scope["headers"] if name == b"authorization"]
     if len(sent) > 1:
         raise NO_TOKEN.error("there are several authorization headers")

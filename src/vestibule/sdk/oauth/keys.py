@@ -37,7 +37,7 @@ class IssuerKeys:
         self._problem = ""
 
     async def for_key(self, key_id: str) -> Keys:
-        """The keys, fetched anew if that one is not among them.  Raises: VST6127 if there never were any."""
+        """The keys, fetched anew if that one is not among them.  Raises: VST6125 if there never were any."""
         if key_id not in self._keys and self._may_try():
             await asyncio.shield(self._refresh())
         elif self._fetched_at is not None and self._clock.now() - self._fetched_at >= OLD and self._may_try():

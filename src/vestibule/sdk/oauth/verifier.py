@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
 from vestibule.clock import Clock, SystemClock
 from vestibule.sdk.codes import TOKENS_UNREACHABLE
-from vestibule.sdk.oauth.access_tokens import LEEWAY, AccessToken, key_id_of, verified
+from vestibule.sdk.oauth.access_tokens import AccessToken, key_id_of, verified
 from vestibule.sdk.oauth.client import AsyncTokens, Names
 from vestibule.sdk.oauth.errors import TokensError
 from vestibule.sdk.oauth.keys import IssuerKeys
@@ -29,7 +28,6 @@ class TokenVerifier:
         *,
         issuer: str = "",
         tokens: AsyncTokens | None = None,
-        leeway: timedelta = LEEWAY,
         clock: Clock | None = None,
     ) -> None:
         """Raises: VST6120 where it is not known where the token service is."""
@@ -37,7 +35,6 @@ class TokenVerifier:
         self._issuer = issuer
         self._given = tokens
         self._tokens = tokens or AsyncTokens()
-        self._leeway = leeway
         self._clock = clock or SystemClock()
         self._keys = IssuerKeys(self._tokens.keys, self._clock)
         self._entered = AsyncExitStack()
@@ -58,7 +55,7 @@ class TokenVerifier:
     async def verify(self, text: str) -> AccessToken:
         """What the token says.
 
-        Raises: InvalidTokenError (VST6123 to VST6125); VST6127 and VST6121 while the token service was never reached.
+        Raises: InvalidTokenError (as ``verified``); VST6125 and VST6121 while the token service was never reached.
         """
         keys = await self._keys.for_key(key_id_of(text))
         issuer = self._issuer or await self._told_issuer()
@@ -68,7 +65,6 @@ class TokenVerifier:
             issuer=issuer,
             audience=self.audience,
             now=self._clock.now(),
-            leeway=self._leeway,
         )
 
     async def _told_issuer(self) -> str:
