@@ -346,9 +346,13 @@ def token_rules(*, allows: bool) -> st.SearchStrategy[Document]:
     }
     given = st.sampled_from([["receive"], ["receive", "exchange"]])
     if not allows:
-        kinds = [{"may": st.just(["mint"])}, {"may": given}, {"may": st.just(["admit"])}, {}]
-        said = [st.fixed_dictionaries(each, optional={**more, "scopes": scopes}) for each in kinds]
-        return _from_somebody(st.one_of(said))
+        more |= {"scopes": scopes}
+        issuers = st.just(["internal"])
+        return _from_somebody(
+            st.fixed_dictionaries({}, optional={**more, "when": token_conditions})
+            | st.fixed_dictionaries({"may": given}, optional={**more, "when": given_conditions})
+            | st.fixed_dictionaries({"may": st.just(["admit"])}, optional={**more, "issuers": issuers})
+        )
     terms |= more
     own = st.fixed_dictionaries(
         {"may": st.just(["mint"]), "scopes": scopes}, optional={**terms, "when": token_conditions}
@@ -401,7 +405,7 @@ def meshes(draw: st.DrawFn) -> Document:
             "internal": {
                 "issuer": "https://tokens.example.org",
                 "keys": draw(st.sampled_from([KEY_FILE, "https://tokens.example.org/jwks"])),
-                **draw(some(longest=st.just("1h"))),
+                **draw(some(longest=st.just("1h"), audiences=st.just(["shop", "https://shop.example.org"]))),
             }
         },
         **draw(

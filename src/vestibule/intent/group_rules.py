@@ -40,11 +40,12 @@ Reader = Callable[[Fields, Findings], Meant | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """The rules of one effect in one kind of file."""
+    """The rules of one effect in one kind of file.  ``alike``: whether two of them give the same."""
 
     record: Record
     effect: Effect
     read: Reader
+    alike: Callable[[Fields, Fields], bool] = lambda one, other: True
 
 
 def build_rules(
@@ -52,7 +53,7 @@ def build_rules(
 ) -> list[tuple[At[Fields], Rule]]:
     """The rules, each with what it was made of; those in error are left out."""
     rules = list(_rules(group, listed, kind, names, findings))
-    refuse_redundant_rules(rules, findings)
+    refuse_redundant_rules(rules, findings, kind.alike)
     refuse_crowds(rules, findings)
     return rules
 

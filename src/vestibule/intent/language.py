@@ -14,6 +14,7 @@ from vestibule.intent.secret_keys import SECRETS_FILE
 from vestibule.intent.service_keys import SERVICE_FILE
 from vestibule.intent.shapes import Choice, Fields, Key, Many, Record, Schema, Table, Text, Whole
 from vestibule.intent.terms import (
+    AUDIENCE_TEXT,
     CALLER,
     DURATION,
     INSTANT,
@@ -91,9 +92,14 @@ LONGEST: Final = Key(
     DURATION,
     "The longest that its tokens may hold; a token that says longer, or nothing, is refused.",
 )
+TRADED: Final = Key(
+    "audiences",
+    Many(AUDIENCE_TEXT, "audience", least=1, most=20),
+    "Whom its tokens may be for, besides our own token service, to be traded for ours: the client ID of a login, say.",
+)
 ISSUERS: Final = Key(
     "issuers",
-    Table(NAME, Record("an issuer", (ISS, KEYS, LONGEST)), "names to issuers"),
+    Table(NAME, Record("an issuer", (ISS, KEYS, LONGEST, TRADED)), "names to issuers"),
     "Whose tokens count, by the names that rules call them.",
 )
 DECIDE: Final = Key(

@@ -113,7 +113,16 @@ def _issuer(name: str, record: At[Fields], files: Mapping[str, bytes], findings:
         longest=record.value.value(language.LONGEST, None),
         kind=kind,
         url=keys.value if kind is IssuerKind.URL else "",
+        audiences=_traded(record.value, kind, findings),
     )
+
+
+def _traded(fields: Fields, kind: IssuerKind, findings: Findings) -> tuple[str, ...]:
+    said = fields.get(language.TRADED)
+    if said and not kind.is_outside:
+        message = "only tokens of others are traded, so that whom these are for says nothing"
+        findings.add(codes.NO_EFFECT, message, said.at)
+    return tuple(each.value for each in said.value) if said else ()
 
 
 def _refuse_second_service(table: Mapping[str, tuple[object, At[Fields] | None]], findings: Findings) -> None:

@@ -104,7 +104,8 @@ class Issuer:
 
     ``longest`` is the longest life of a token that is accepted.  Except of ``IssuerKind.FILE``, ``keys`` is empty until
     the server has said them; ``url`` is where it asks for them.  ``issuer`` is empty of ``IssuerKind.TOKENS`` until the
-    server has said it, and of ``IssuerKind.SPIFFE`` where any is fine.
+    server has said it, and of ``IssuerKind.SPIFFE`` where any is fine.  ``audiences`` are those that its tokens may
+    have, besides our own token service, to be traded for ours.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Issuer:
     longest: timedelta | None = None
     kind: IssuerKind = IssuerKind.FILE
     url: str = ""
+    audiences: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

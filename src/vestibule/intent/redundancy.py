@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from vestibule.intent import codes
@@ -27,8 +28,16 @@ def refuse_redundant_paths(paths: tuple[At[PathPattern], ...], findings: Finding
             findings.add(codes.REDUNDANT, message, path.at)
 
 
-def refuse_redundant_rules(rules: list[tuple[At[Fields], Rule]], findings: Findings) -> None:
-    """Note every rule that another one makes superfluous; of two that are equal, the later one."""
+def refuse_redundant_rules(
+    rules: list[tuple[At[Fields], Rule]],
+    findings: Findings,
+    alike: Callable[[Fields, Fields], bool] = lambda one, other: True,
+) -> None:
+    """Note every rule that another one makes superfluous; of two that are equal, the later one.
+
+    ``alike``: whether two rules give the same, where they give more than permission.  A rule that gives something else
+    than a later one, which covers it, is not superfluous: it decides.
+    """
     values = [rule for _, rule in rules]
     index, compared = RuleIndex(values), 0
     for number, (item, rule) in enumerate(rules):
@@ -37,7 +46,10 @@ def refuse_redundant_rules(rules: list[tuple[At[Fields], Rule]], findings: Findi
         if compared > MOST_COMPARISONS or findings.full:
             return
         for other in candidates:
-            if other != number and _makes_superfluous(values[other], rule, earlier=other < number):
+            earlier = other < number
+            if other != number and _makes_superfluous(values[other], rule, earlier=earlier):
+                if not (earlier or alike(rules[other][0].value, item.value)):
+                    continue
                 verb = "denies" if rule.effect is Effect.DENY else "allows"
                 message = f"the rule {rule.name} changes nothing: {values[other].name} {verb} all of it"
                 findings.add(codes.REDUNDANT, message, item.at)

@@ -8,7 +8,7 @@ from typing import Final
 from vestibule.intent import codes, rule_keys, service_keys, words
 from vestibule.intent.problems import nearest
 from vestibule.intent.shapes import Choice, Key, Many, Record, Text, Whole
-from vestibule.intent.terms import CALLER, NAME, SCOPE, SERVICE_NAME, pattern
+from vestibule.intent.terms import AUDIENCE_TEXT, CALLER, NAME, SCOPE, SERVICE_NAME, pattern
 from vestibule.intent.token_groups import DEFAULT_DEPTH, LEAST_LASTS, MOST_DEPTH, MOST_LASTS, VERBS
 
 
@@ -34,7 +34,6 @@ def _life(text: str) -> timedelta:
 
 _VERB: Final = Text(_verb, {"enum": list(VERBS)})
 _LIFE: Final = Text(_life, pattern(words.DURATION), "a time from 1m to 15m")
-_AUDIENCE: Final = Text(words.audience, pattern(words.AUDIENCE), "what a token has as `aud`")
 
 TOKENS: Final = Key(
     "tokens",
@@ -44,7 +43,7 @@ TOKENS: Final = Key(
 )
 AUDIENCES: Final = Key(
     "audiences",
-    Many(_AUDIENCE, "audience", least=1, most=20),
+    Many(AUDIENCE_TEXT, "audience", least=1, most=20),
     "For whom the tokens are, as their `aud` says it; each in one group only.",
     required=True,
 )

@@ -37,7 +37,12 @@ def build_tokens(name: str, fields: Fields, names: Names, findings: Findings) ->
     allow, deny = fields.get(token_keys.TOKENS_ALLOW), fields.get(token_keys.TOKENS_DENY)
     refuse_repeats((allow, deny), findings)
     read = _Reading(fields, names)
-    permissions = Kind(record=token_keys.TOKENS_RULE, effect=Effect.ALLOW, read=read.permission)
+    permissions = Kind(
+        record=token_keys.TOKENS_RULE,
+        effect=Effect.ALLOW,
+        read=read.permission,
+        alike=lambda one, other: _terms(one, names) == _terms(other, names),
+    )
     denials = Kind(record=token_keys.TOKENS_DENIAL, effect=Effect.DENY, read=read.denial)
     allowed = build_rules(name, allow, permissions, names, findings)
     denied = build_rules(name, deny, denials, names, findings)

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from vestibule.spiffe import SpiffeId
+
+GIVEN: Final = ""
+"""In the place of an issuer's name: the token that comes with a question, which no rule demands and any may look at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +31,8 @@ class Call:
 
     ``path`` may carry a query, which rules do not look at; TCP has neither method nor path.  ``headers`` have
     lower-case names; of several of one name the values are joined by commas.  ``tokens`` are the claims of the
-    tokens that were verified, by the name of their issuer.  ``body`` is the request's JSON, where it was read;
-    ``attributes`` is what is known from outside.
+    tokens that were verified, by the name of their issuer, or by ``GIVEN``.  ``body`` is the request's JSON, where it
+    was read; ``attributes`` is what is known from outside.
     """
 
     caller: SpiffeId

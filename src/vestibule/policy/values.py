@@ -8,7 +8,7 @@ from math import inf
 from types import MappingProxyType
 from typing import Any, Final
 
-from vestibule.policy.facts import Call
+from vestibule.policy.facts import GIVEN, Call
 from vestibule.policy.port_policies import PortPolicy
 from vestibule.policy.rules import Rule
 
@@ -20,7 +20,7 @@ def values(policy: PortPolicy, rule: Rule, call: Call) -> dict[str, Any]:
     """What the rule's condition uses, as far as it is known of the call."""
     if rule.when is None:
         return {}
-    token = call.tokens.get(rule.token.issuer) if rule.token is not None else None
+    token = call.tokens.get(GIVEN if rule.token is None else rule.token.issuer)
     return values_of(rule.when.uses, policy, call, token)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from vestibule.errors import Where
+from vestibule.intent.rulings import Ruling
 from vestibule.spiffe import SpiffeId
 
 
@@ -21,19 +20,8 @@ class Verb(Enum):
     """To have something encrypted, signed, …, with a key that stays inside."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccessDecision:
-    """May it be done, and why.
-
-    ``rule`` is the rule that decided (``group/rule-id``), None where no rule matches; ``commit`` that of the intent it
-    stands in; ``shadow`` the verdict as it would be with shadow rules, where that differs.
-    """
-
-    allowed: bool
-    rule: str | None = None
-    commit: str = ""
-    where: Where | None = None
-    shadow: bool | None = None
+AccessDecision = Ruling
+"""May it be done, and why."""
 
 
 class Access(Protocol):

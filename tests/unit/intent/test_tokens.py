@@ -263,6 +263,14 @@ def test_a_rule_that_changes_nothing_is_refused() -> None:
     assert refused(GROUP.replace("deny:\n", f"{wide}deny:\n"))[0] == "VST0052"
 
 
+def test_a_narrower_rule_that_gives_other_tokens_stands_before_the_wider_one() -> None:
+    wide = "  - {id: wide, from: [web, orders], may: [mint], scopes: [report:read], lasts: 15m}\n"
+    narrow = "  - {id: narrow, from: [web], may: [mint], scopes: [report:read], lasts: 2m}\n"
+    assert len(group(f"{HEAD}allow:\n{narrow}{wide}").allow) == 2
+    assert refused(f"{HEAD}allow:\n{wide}{narrow}")[0] == "VST0052"
+    assert refused(f"{HEAD}allow:\n{narrow}{wide}".replace("15m", "2m"))[0] == "VST0052"
+
+
 def test_an_environment_has_groups_of_its_own() -> None:
     files = {f"services/{name}.yaml": CALLER.format(name) for name in SERVICES}
     files |= {"environments/prod/mesh.yaml": MESH, "tokens/reports.yaml": GROUP}

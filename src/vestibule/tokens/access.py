@@ -1,0 +1,131 @@
+"""Who may come by which token, and whose tokens of others count, by the intent in force: see ``intent.rulings``.
+
+What is asked for is one question for each scope, and one for the audience without any.  Of what the rules say that
+decide, the narrowest holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Final
+
+from vestibule.clock import Clock
+from vestibule.intent import Intent
+from vestibule.intent.model import Issuer
+from vestibule.intent.rulings import Ruling, Rulings
+from vestibule.intent.token_groups import TokenGroup, TokenTerms
+from vestibule.intent.token_policies import token_policy
+from vestibule.intent.token_targets import path_of
+from vestibule.spiffe import SpiffeId
+from vestibule.tokens.ports import Asked, OutsideIssuer, TokenDecision, Verb
+
+_PLAIN: Final = TokenTerms()
+FetchedKeys = Callable[[], Mapping[str, str]]
+"""The JWK sets that were fetched, by the address that they come from."""
+
+
+class IntentTokenAccess:
+    """``tokens.ports.TokenAccess``: follows the intent that ``intent`` returns, from the next question on."""
+
+    def __init__(self, intent: Callable[[], Intent | None], clock: Clock) -> None:
+        self._rulings = Rulings(intent, clock, token_policy)
+        self._clock = clock
+        self._groups = _Groups(None)
+
+    @property
+    def intent(self) -> Intent | None:
+        """The intent that decides."""
+        return self._rulings.intent
+
+    def decide(self, asked: Asked) -> TokenDecision:
+        verb = f"{asked.verb.value}:{asked.issuer}" if asked.verb is Verb.ADMIT else asked.verb.value
+        given = None if asked.verb is Verb.MINT else asked.subject
+        answers = [
+            self._rulings.ask(asked.client, verb, path_of(asked.audience, scope), given)
+            for scope in ("", *asked.scopes)
+        ]
+        return self._decided(asked, answers[0], answers[1:])
+
+    def owns(self, client: SpiffeId, audience: str) -> bool:
+        group = self._known().of(audience)
+        return group is not None and group.is_made_for(client, self._clock.now())
+
+    def _known(self) -> _Groups:
+        intent = self._rulings.intent
+        if intent is not self._groups.intent:
+            self._groups = _Groups(intent)
+        return self._groups
+
+    def _decided(self, asked: Asked, bare: Ruling, scoped: Sequence[Ruling]) -> TokenDecision:
+        counting = scoped or (bare,)
+        refused = next((number for number, each in enumerate(counting) if not each.allowed), None)
+        allowed = refused is None
+        # Where not even a token without scopes can be had, it is not for the scope that there is none.
+        why = bare if not (allowed or bare.allowed) else counting[refused or 0]
+        shadow = all(each.allowed if each.shadow is None else each.shadow for each in counting)
+        decision = TokenDecision(
+            allowed=allowed,
+            rule=why.rule,
+            scope=asked.scopes[refused] if refused is not None and why is not bare else None,
+            commit=why.commit,
+            where=why.where,
+            shadow=None if shadow is allowed else shadow,
+        )
+        return self._known().granted(decision, asked.audience, counting) if allowed else decision
+
+
+class _Groups:
+    """The groups of one intent, by their audiences."""
+
+    def __init__(self, intent: Intent | None) -> None:
+        self.intent = intent
+        groups = () if intent is None else intent.tokens.values()
+        self._by_audience = {audience: each for each in groups for audience in each.audiences}
+
+    def of(self, audience: str) -> TokenGroup | None:
+        return self._by_audience.get(audience)
+
+    def granted(self, decision: TokenDecision, audience: str, rulings: Sequence[Ruling]) -> TokenDecision:
+        """With what tokens are like that the rules give: of several, the narrowest."""
+        group = self.of(audience)
+        if group is None:
+            return decision
+        terms = [group.terms.get(each.rule or "", _PLAIN) for each in rulings]
+        may_act = {each.may_act for each in terms}
+        return replace(
+            decision,
+            lasts=min(each.lasts for each in terms),
+            may_act=may_act.pop() if len(may_act) == 1 else None,
+            depth=group.depth,
+            certificate=any(each.certificate for each in terms),
+        )
+
+
+class IntentIssuers:
+    """``tokens.ports.OutsideIssuers``: those of the intent that ``intent`` returns, whose keys are known.
+
+    ``fetched`` are the keys that issuers have at an address, as far as they were ever fetched.
+    """
+
+    def __init__(
+        self, intent: Callable[[], Intent | None], fetched: FetchedKeys = lambda: MappingProxyType({})
+    ) -> None:
+        self._intent = intent
+        self._fetched = fetched
+        self._seen: Intent | None = None
+        self._by_iss: dict[str, Issuer] = {}
+
+    def of(self, issuer: str) -> OutsideIssuer | None:
+        intent = self._intent()
+        if intent is not None and intent is not self._seen:
+            outside = (each for each in intent.mesh.issuers.values() if each.kind.is_outside)
+            self._by_iss, self._seen = {each.issuer: each for each in outside}, intent
+        found = self._by_iss.get(issuer)
+        keys = "" if found is None else self._fetched().get(found.url, "") if found.url else found.keys
+        if found is None or not keys:
+            return None
+        return OutsideIssuer(
+            name=found.name, issuer=issuer, keys=keys, longest=found.longest, audiences=found.audiences
+        )
