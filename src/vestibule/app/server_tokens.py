@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from typing import Final
 
 from prometheus_client import Histogram
@@ -24,8 +24,8 @@ from vestibule.doors.oauth.clients import Clients
 from vestibule.doors.oauth.metadata import Metadata
 from vestibule.doors.oauth.records import Records
 from vestibule.doors.platform.certificates import Certificates
+from vestibule.doors.tokens_admin import TokensAdminDoor
 from vestibule.envoy.platform import OAUTH_REPLIES
-from vestibule.errors import VestibuleError
 from vestibule.identity.names import tokens_id
 from vestibule.intent.built_in import TOKENS_SERVICE
 from vestibule.net.grpc import Servable
@@ -36,14 +36,17 @@ from vestibule.tokens import service as core
 from vestibule.tokens.keyring import KeyTimes
 from vestibule.tokens.ports import Asked, OutsideIssuer, TokenDecision
 
-LOOK_SECONDS: Final = 1.0
+LOOK_SECONDS: Final = 0.1
 
 
 class NoTokens:
     """A server that issues no tokens."""
 
     tenancy: Tenancy | None = None
-    operators: Sequence[Servable] = ()
+
+    def __init__(self, services: Services) -> None:
+        # Operators are told that there is none.
+        self.operators: Sequence[Servable] = (TokensAdminDoor(None, services.audit).servable(),)
 
     def background(self) -> Mapping[str, Background]:
         """Nothing."""
@@ -79,6 +82,7 @@ class TokenDoor:
     ) -> None:
         self._services = services
         self._clock = clock
+        self._barrier = secrets.barrier
         self._seconds: Histogram | None = None
         self.service = core.TokenService(
             core.TokenSettings(
@@ -113,7 +117,8 @@ class TokenDoor:
             self._count,
         )
         self.tenancy: Tenancy | None = self._tenancy(said, app)
-        self.operators: Sequence[Servable] = ()
+        admin = TokensAdminDoor(self.service, services.audit)
+        self.operators: Sequence[Servable] = (admin.servable(),)
 
     def _tenancy(self, said: TokenSettings, app: OAuthApp) -> Tenancy:
         identity = PlatformIdentity(
@@ -136,28 +141,30 @@ class TokenDoor:
 
     def background(self) -> Mapping[str, Background]:
         """What keeps keys and revocations current."""
-        return {"tokens": self._keep}
+        return {"tokens": self.service.run, "tokens-begin": self._begin}
 
     def checks(self) -> Mapping[str, Check]:
         """None: a server whose secret manager is sealed is ready for all else."""
         return {}
 
     def warnings(self) -> Sequence[str]:
-        """None."""
-        return ()
+        """What keeps the service from following others; that it is sealed is said elsewhere."""
+        if self._barrier.is_sealed or not self.service.trouble:
+            return ()
+        return (f"signing keys and revoked tokens are not followed: {self.service.trouble}",)
 
     def measured(self, metrics: Metrics) -> None:
-        """How long requests take, and what came of them."""
-        self._seconds = _register(metrics)
+        """How long requests take, and what came of them; keys, and what is revoked."""
+        self._seconds = _register(metrics, self.service)
 
     async def drain(self) -> None:
         """What is in flight, the front waits for."""
 
-    async def _keep(self) -> None:
-        while True:
-            with suppress(VestibuleError):  # as long as it is sealed
-                await self.service.start()
+    async def _begin(self) -> None:
+        """As soon as it is unsealed for the first time there are keys, not a moment later."""
+        while self._barrier.is_sealed:  # noqa: ASYNC110 - nothing tells when it is not any more
             await asyncio.sleep(LOOK_SECONDS)
+        await self.service.start()
 
     def _count(self, verb: str, outcome: str, seconds: float) -> None:
         if self._seconds is not None:
@@ -188,7 +195,19 @@ def _hosts(said: TokenSettings) -> Collection[str]:
     return [f"{host}:{port}" for host in hosts for port in ports]
 
 
-def _register(metrics: Metrics) -> Histogram:
+def _register(metrics: Metrics, service: core.TokenService | None = None) -> Histogram:
+    metrics.gauges(
+        "tokens_keys",
+        "Keys that sign tokens, by state (next, current, former).",
+        "state",
+        lambda: Counter(each.state.value for each in (service.keys() if service else ())),
+    )
+    metrics.gauges(
+        "tokens_revoked",
+        "Entries on the list of revoked tokens, by what the tokens have in common.",
+        "by",
+        lambda: Counter(each.by.value for each in (service.revoked.now if service else ())),
+    )
     return metrics.histogram(
         "tokens_request_seconds",
         "How long requests to the token service took, by what was asked for and what came of it.",
@@ -203,5 +222,5 @@ def tokens_of(
     """The token service that the settings ask for.  Raises: VST2202 (the certificate for clients without one)."""
     said = settings.token_service
     if said is None or not isinstance(secrets, SecretManager):
-        return NoTokens()
+        return NoTokens(services)
     return TokenDoor(settings, said, services, mesh, clock, secrets)

@@ -92,6 +92,7 @@ _SECRETS: Final = (
     *("Call", "GetSeal", "Init", "Unseal", "Seal", "RotateKeys", "Rekey", "GiveShare", "CancelRekey"),
     *("Backup", "Restore"),
 )
+_TOKENS: Final = ("ListKeys", "RotateKeys", "RevokeKey", "Revoke", "ListRevoked", "ListClients")
 TABLE: Final[Mapping[str, Who]] = {
     f"{_SPIRE}.agent.v1.Agent/CountAgents": OPERATOR,
     f"{_SPIRE}.agent.v1.Agent/ListAgents": OPERATOR,
@@ -161,6 +162,7 @@ TABLE: Final[Mapping[str, Who]] = {
     "/vestibule.node.v1.TrafficReports/Report": Who.AGENT,
     "/vestibule.node.v1.BreakGlassReports/Report": Who.AGENT,
     **dict.fromkeys((f"{_ADMIN}.SecretsAdmin/{name}" for name in _SECRETS), Who.LOCAL),
+    **dict.fromkeys((f"{_ADMIN}.TokensAdmin/{name}" for name in _TOKENS), Who.LOCAL),
     f"{_ADMIN}.BreakGlassAdmin/Open": OPERATOR,
     f"{_ADMIN}.BreakGlassAdmin/Close": OPERATOR,
     f"{_ADMIN}.BreakGlassAdmin/List": OPERATOR,

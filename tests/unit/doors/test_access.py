@@ -30,6 +30,7 @@ from vestibule.doors import (
     secrets_peers,
     server_why,
     templates_api,
+    tokens_admin,
     traffic_reports,
 )
 from vestibule.doors.access import BOUNDED, OPERATOR, TABLE, Access, Who, denied_details
@@ -72,6 +73,7 @@ DOORS = {
     traffic_reports.SERVICE: traffic_reports.TrafficReportsDoor,
     secrets_peers.SERVICE: secrets_peers.SecretsPeersDoor,
     secrets_admin.SERVICE: secrets_admin.SecretsAdminDoor,
+    tokens_admin.SERVICE: tokens_admin.TokensAdminDoor,
     break_glass_api.ADMIN: break_glass_api.BreakGlassDoor,
     break_glass_api.REPORTS: break_glass_api.BreakGlassReportsDoor,
 }
