@@ -30,11 +30,11 @@ from vestibule.identity.names import tokens_id
 from vestibule.intent.built_in import TOKENS_SERVICE
 from vestibule.net.grpc import Servable
 from vestibule.pki.revocation import unrevoked
-from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain
+from vestibule.spiffe import TrustBundle, TrustDomain
 from vestibule.telemetry.metrics import Metrics
 from vestibule.tokens import service as core
+from vestibule.tokens.access import IntentIssuers, IntentTokenAccess
 from vestibule.tokens.keyring import KeyTimes
-from vestibule.tokens.ports import Asked, OutsideIssuer, TokenDecision
 
 LOOK_SECONDS: Final = 0.1
 
@@ -92,8 +92,8 @@ class TokenDoor:
                 transaction_tokens=said.transactions,
             ),
             barrier=secrets.barrier,
-            access=_Nobody(),
-            outside=_Nobody(),
+            access=IntentTokenAccess(mesh.intent_in_force, clock),
+            outside=IntentIssuers(mesh.intent_in_force, mesh.fetched_keys),
             clock=clock,
             changes=services.store.changes,
             record=services.audit.record,
@@ -175,17 +175,6 @@ class TokenDoor:
         if own.trust_domain != trust_domain:
             return None
         return unrevoked(own, self._services.revocations.now, self._clock.now())
-
-
-class _Nobody:
-    def decide(self, asked: Asked) -> TokenDecision:
-        return TokenDecision(allowed=False)
-
-    def owns(self, client: SpiffeId, audience: str) -> bool:
-        return False
-
-    def of(self, issuer: str) -> OutsideIssuer | None:
-        return None
 
 
 def _hosts(said: TokenSettings) -> Collection[str]:
