@@ -96,6 +96,7 @@ class SigningKeys:
         self._seen: tuple[int, Ring] = (0, ())
         self._looked: datetime | None = None
         self._signer: Signer | None = None
+        self._listed: tuple[KeyInfo, ...] = ()
         self._publics: Mapping[str, EllipticCurvePublicKey] = {}
         self.now = ""
         """A JWK set in JSON.  What was public stays so while the secret manager is sealed."""
@@ -124,8 +125,8 @@ class SigningKeys:
         return self._publics.get(key_id)
 
     def listed(self) -> tuple[KeyInfo, ...]:
-        """All keys, without what is secret."""
-        return tuple(_info(each) for each in self._seen[1])
+        """All keys, without what is secret; as they were last seen."""
+        return self._listed
 
     # --------------------------------------------------------------------------------------------- following
 
@@ -200,6 +201,7 @@ class SigningKeys:
         keys = {each.key_id: key_from_pkcs8(each.private) for each in ring}
         self._seen = item.revision, ring
         self._signer = None if current is None else Signer(keys[current.key_id], current.key_id)
+        self._listed = tuple(_info(each) for each in ring)
         self._publics = {key_id: key.public_key() for key_id, key in keys.items()}
         if (now := key_set(ring)) != self.now:
             self.now = now

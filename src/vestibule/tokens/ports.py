@@ -146,7 +146,7 @@ class RevokedBy(Enum):
     TOKEN = "token"  # noqa: S105 - a kind, no secret
     """``jti``: the one, and what was got in exchange for it (``txn``)."""
     CLIENT = "client"
-    """``client_id``, or anybody in the chain of actors."""
+    """``client_id``, ``sub`` (others got the token for its own), or anybody in the chain of actors."""
     SUBJECT = "subject"
     """``sub``."""
     KEY = "key"

@@ -224,6 +224,7 @@ def _traits(claims: Mapping[str, Any], key_id: str) -> Iterator[tuple[RevokedBy,
     yield RevokedBy.TOKEN, str(claims.get("jti"))
     yield RevokedBy.TOKEN, str(claims.get("txn"))
     yield RevokedBy.SUBJECT, str(claims.get("sub"))
+    yield RevokedBy.CLIENT, str(claims.get("sub"))  # what others got for its own token
     yield RevokedBy.CLIENT, str(claims.get("client_id"))
     for actor in actors_of(claims):
         yield RevokedBy.CLIENT, actor
