@@ -15,7 +15,7 @@ from typing import Any, Final
 from vestibule.errors import CATALOGUE
 from vestibule.intent import codes, language
 from vestibule.intent.not_yet import NOT_YET
-from vestibule.intent.rule_keys import Callers, Expression
+from vestibule.intent.rule_keys import Bound, Callers, Expression
 from vestibule.intent.scalars import As, Either, OneOf, PerCent, Switch, WordOrNumber
 from vestibule.intent.shapes import Choice, Key, Many, Record, Table, Text, Whole
 from vestibule.policy.vocabulary import NAMES
@@ -100,6 +100,8 @@ def _form(shape: Any) -> str:
         return ", ".join(str(number) for number in shape.numbers)
     if isinstance(shape, PerCent):
         return f"{shape.least:g} to 100"
+    if isinstance(shape, Bound):
+        return "`true`, `false`, `certificate`"
     if isinstance(shape, Switch):
         return "`true`, `false`"
     if isinstance(shape, Many):

@@ -41,6 +41,7 @@ from vestibule.intent.model import Defaults, DenyDetail, Intent, Mesh, Port, Pro
 from vestibule.net.grpc import Servable, Stream, serve
 from vestibule.net.grpc_server import GrpcServer
 from vestibule.policy import IdentityMatch, PathPattern, Rule
+from vestibule.proxy.fetched_tokens import FetchedTokens
 from vestibule.proxy.host_files import HostFiles
 from vestibule.records import Address, Instance
 from vestibule.spiffe import SpiffeId, TrustDomain, X509Svid
@@ -152,7 +153,9 @@ class Proxy:
         self.connections: list[tuple[str, Any]] = []
         self.files = HostFiles(ca_bundle=lab.ca_bundle)
         self._server = self.server()
-        self._host_server = GrpcServer([HostSecretsDoor(self.files).servable()])
+        self.tokens = FetchedTokens(directory / "tokens.sock", self.files.tell)
+        self._fetching: asyncio.Task[None] | None = None
+        self._host_server = GrpcServer([HostSecretsDoor(self.files, self.tokens).servable()])
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -186,12 +189,14 @@ class Proxy:
         host.bind(str(self.directory / "host.sock"))
         host.listen()
         await self._host_server.listen(host)
+        self._fetching = asyncio.create_task(self.tokens.run())
         config = bootstrap(
             node_id=self.instance.id,
             cluster=self.instance.service,
             agent_socket=str(self.directory / "agent.sock"),
             admin_socket=str(self.admin),
             host_socket=str(self.directory / "host.sock"),
+            token_socket=str(self.directory / "tokens.sock"),
         )
         (self.directory / "bootstrap.json").write_text(json.dumps(config))
         with (self.directory / "envoy.log").open("wb") as log:
@@ -247,6 +252,8 @@ class Proxy:
         await self._server.listen(sock)
 
     async def stop(self) -> None:
+        if self._fetching is not None:
+            self._fetching.cancel()
         if self._process is not None and self._process.returncode is None:
             self._process.terminate()
             await self._process.wait()

@@ -105,14 +105,17 @@ conditions = st.sampled_from(
         'request.path.matches("/a/[0-9]+")',
     ]
 )
+asked_of_tokens: dict[str, st.SearchStrategy[Any]] = {
+    "scopes": subset(("a:b", "c")),
+    "bound": st.sampled_from([True, False, "certificate"]),
+}
 tokens = st.fixed_dictionaries(
-    {"audience": st.just("payments")},
-    optional={
-        "issuer": st.just("internal"),
-        "scopes": subset(("a:b", "c")),
-        "claims": st.just({"dept": "fin"}),
-        "bound": st.booleans(),
-    },
+    {"audience": st.just("payments"), "issuer": st.sampled_from(["internal", "own"])},
+    optional={**asked_of_tokens, "claims": st.just({"dept": "fin"})},
+)
+sent_along = st.fixed_dictionaries(
+    {"audience": st.just("payments"), "issuer": st.just("own"), "inject": st.just(True)},
+    optional=asked_of_tokens,
 )
 mcp_keys: dict[str, st.SearchStrategy[Any]] = {
     "tools": subset(("read", "list_*")),
@@ -134,7 +137,7 @@ def rules(
     }
     if protocol != "tcp":
         more |= {"methods": methods(protocol), "paths": subset(("/a/**", "/b", "/c/{id}"))}
-        more |= {"when": conditions, "token": tokens} if inside else {}
+        more |= {"when": conditions, "token": tokens | sent_along if allows else tokens} if inside else {}
     if protocol == "mcp" and inside:
         more |= mcp_keys
     ends = {"reason": more["reason"], "expires": more["expires"]}
@@ -218,13 +221,16 @@ def services(draw: st.DrawFn, name: str) -> Document:
     keys["deny"] = denials.map(
         lambda found: [{**each, "id": f"d{each_id}"} for each_id, each in enumerate(found)]
     )
-    return {
+    made = {
         "service": name,
-        "ports": {"main": {"protocol": protocol}},
         "versions": list(VERSIONS),
         "allow": numbered(draw(st.lists(rules(protocol, port=port), max_size=3))),
         **draw(some(**keys)),
     }
+    takes_tokens = any("token" in each for each in (*made["allow"], *made.get("deny", ())))
+    header = ["forward", "strip", *([] if takes_tokens else ["refuse"])]
+    plain_port, words = {"protocol": protocol}, some(authorization=st.sampled_from(header))
+    return {**made, "ports": {"main": plain_port if protocol == "tcp" else {**plain_port, **draw(words)}}}
 
 
 @st.composite
@@ -406,7 +412,8 @@ def meshes(draw: st.DrawFn) -> Document:
                 "issuer": "https://tokens.example.org",
                 "keys": draw(st.sampled_from([KEY_FILE, "https://tokens.example.org/jwks"])),
                 **draw(some(longest=st.just("1h"), audiences=st.just(["shop", "https://shop.example.org"]))),
-            }
+            },
+            "own": {"keys": "tokens"},
         },
         **draw(
             some(

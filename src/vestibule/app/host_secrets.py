@@ -1,4 +1,5 @@
-"""The sidecar's own secret discovery: a socket on which its Envoy asks for what stands in files of this host.
+"""The sidecar's own secret discovery: a socket on which its Envoy asks for what stands in files of this host, and for
+tokens to send along.
 
 Most sidecars are never asked: what answers is loaded with the first connection.
 """
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from vestibule.net.unix import UnixListener, listen_unix
 from vestibule.processes import User
+from vestibule.proxy.fetched_tokens import FetchedTokens
 from vestibule.proxy.host_files import HostFiles
 
 if TYPE_CHECKING:
@@ -20,10 +22,16 @@ if TYPE_CHECKING:
 
 
 class HostSecrets:
-    """``open`` it before Envoy starts; ``run`` serves until cancelled.  ``owner`` is whom Envoy runs as."""
+    """``open`` it before Envoy starts; ``run`` serves until cancelled.  ``owner`` is whom Envoy runs as.
 
-    def __init__(self, files: HostFiles, path: Path, *, owner: User | None = None) -> None:
+    ``token_socket`` is where Envoy leads to the mesh's own token service.
+    """
+
+    def __init__(
+        self, files: HostFiles, path: Path, token_socket: Path, *, owner: User | None = None
+    ) -> None:
         self.files = files
+        self.tokens = FetchedTokens(token_socket, files.tell)
         self._path = path
         self._owner = owner
         self._listener: UnixListener | None = None
@@ -41,7 +49,9 @@ class HostSecrets:
         server = self._server()
         await server.listen(self._listener.sock)
         try:
-            await self.files.run()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self.files.run(), name="host-files")
+                tasks.create_task(self.tokens.run(), name="fetched-tokens")
         finally:
             await server.close()
 
@@ -54,7 +64,7 @@ class HostSecrets:
         from vestibule.doors.host_secrets import HostSecretsDoor
         from vestibule.net.grpc_server import GrpcServer
 
-        return GrpcServer([HostSecretsDoor(self.files).servable()])
+        return GrpcServer([HostSecretsDoor(self.files, self.tokens).servable()])
 
 
 async def _readable(sock: socket.socket) -> None:

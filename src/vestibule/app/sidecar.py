@@ -59,6 +59,7 @@ _USES: Final = "uses"
 _WATCH_EVERY: Final = 1.0
 _LOOK_EVERY: Final = 0.025
 _EGRESS_WITHIN: Final = 5.0
+_TOKENS_WITHIN: Final = 5.0
 _LISTENING_WITHIN: Final = 10.0
 _CALLERS_WITHIN: Final = 3.0
 _DEREGISTER_WITHIN: Final = 2.0
@@ -197,6 +198,7 @@ class Sidecar:
         self.host_secrets = HostSecrets(
             HostFiles(ca_bundle=settings.ca_bundle, reader=settings.walls.proxy_user),
             plan.host_socket,
+            plan.token_socket,
             owner=settings.walls.proxy_user,
         )
         self.uses = PrintedUses(
@@ -345,6 +347,8 @@ class Sidecar:
         egress = self.layout.egress
         if egress is None or not await _soon(lambda: all_listening([egress]), _EGRESS_WITHIN):
             _log.warning("the way out is not open yet; starting the app all the same")
+        if not await _soon(lambda: self.host_secrets.tokens.settled, _TOKENS_WITHIN):
+            _log.warning("tokens to send along are not there yet; starting the app all the same")
 
     # The app.
 

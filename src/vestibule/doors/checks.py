@@ -6,6 +6,8 @@ error of the protocol would be left to the asking Envoy, which may be told to le
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import logging
 import re
@@ -16,6 +18,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
+from urllib.parse import unquote
 
 from envoy.service.auth.v3 import external_auth_pb2 as pb
 from google.protobuf import json_format
@@ -210,6 +213,7 @@ def call_of(asked: Any, port: str, decider: Decider, now: Callable[[], datetime]
         mcp=_mcp(asked.metadata_context.filter_metadata) if decider.engine.policy.is_mcp else None,
         body=_json_of(http),
         attributes=attributes_of(asked),
+        certificate=_digest(asked.source.certificate) if asked.source.certificate else "",
     )
 
 
@@ -219,6 +223,19 @@ def _caller(principal: str) -> SpiffeId:
     if not principal.startswith("spiffe://"):
         raise UNREADABLE_CHECK.error("the caller showed no certificate with a SPIFFE ID")
     return SpiffeId.parse(principal)
+
+
+@lru_cache(maxsize=_KEPT_CALLERS)
+def _digest(pem: str) -> str:
+    """The SHA-256 of a certificate as Envoy writes it: PEM with URL escapes.  Empty if it is none."""
+    body = _PEM.fullmatch(unquote(pem).strip())
+    try:
+        return "" if body is None else hashlib.sha256(base64.b64decode(body[1])).hexdigest()
+    except ValueError:
+        return ""
+
+
+_PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----")
 
 
 def headers_of(http: Any) -> dict[str, str]:

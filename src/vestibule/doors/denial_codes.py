@@ -8,6 +8,8 @@ from typing import Final
 from vestibule.envoy import codes
 from vestibule.envoy.rbac import PLAINTEXT_ENDED
 from vestibule.envoy.revoked import REVOKED
+from vestibule.envoy.revoked_tokens import REVOKED_TOKEN
+from vestibule.envoy.tokens import UNASKED
 from vestibule.errors import ErrorCode
 from vestibule.policy import NOT_NORMAL
 from vestibule.policy.codes import BODY_TOO_LARGE, CALL_DENIED, NO_DECISION, TOKEN_REFUSED
@@ -19,6 +21,7 @@ _BY_NAME: Final = {
     BODY_NOT_PLAIN: codes.MCP_AMBIGUOUS,
     UNKNOWN_METHOD: codes.MCP_UNKNOWN_METHOD,
     TARGET_NOT_NORMAL: codes.MCP_TARGET_NOT_NORMAL,
+    UNASKED: codes.TOKEN_UNASKED,
 }
 _BY_ROUTE: Final = {
     "denied": CALL_DENIED,
@@ -59,6 +62,8 @@ def _limit_or_denial(
         return codes.RATE_LIMITED
     if details.startswith("rbac_access_denied"):
         rule = rule_in(details)
+        if rule.startswith(f"{REVOKED_TOKEN}/"):
+            return codes.TOKEN_REVOKED
         return codes.CALLER_REVOKED if rule.startswith(f"{REVOKED}/") else _BY_NAME.get(rule, CALL_DENIED)
     if details == "ext_authz_denied":
         return CALL_DENIED if status == _FORBIDDEN else NO_DECISION

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from vestibule.envoy.names import AGENT_CLUSTER, DECISIONS_CLUSTER, SIDECAR_CLUSTER, SIDECAR_MARK
+from vestibule.envoy.names import (
+    AGENT_CLUSTER,
+    DECISIONS_CLUSTER,
+    SIDECAR_CLUSTER,
+    SIDECAR_MARK,
+    TOKENS_CLUSTER,
+)
 from vestibule.envoy.overload import overload_manager
 
 MAX_DOWNSTREAM_CONNECTIONS: Final = 50_000
@@ -23,6 +29,8 @@ MAX_QUESTIONS: Final = 512
 SHRINK_AT: Final = 0.95
 STOP_AT: Final = 0.98
 """Parts of the heap at which Envoy gives memory back, and at which it refuses requests until it has some again."""
+
+_TYPES: Final = "type.googleapis.com/envoy.extensions.filters.network"
 
 ADMIN_PATHS: Final = (
     "/certs",
@@ -49,6 +57,7 @@ def bootstrap(
     agent_socket: str,
     admin_socket: str,
     host_socket: str | None = None,
+    token_socket: str | None = None,
     heap_bytes: int = HEAP_BYTES,
     files: int | None = None,
 ) -> dict[str, Any]:
@@ -57,7 +66,8 @@ def bootstrap(
     ``node_id`` is the instance's id and ``cluster`` the service's name; the agent overwrites both with what
     it attested.  ``agent_socket`` and ``admin_socket`` are paths of Unix sockets; Envoy creates the latter
     with mode 0600.  ``host_socket`` is the sidecar's own, for secrets that are files of the host; without one, a proxy
-    can neither verify public certificates nor be a gateway.  ``heap_bytes`` bounds its memory and ``files`` its
+    can neither verify public certificates nor be a gateway.  ``token_socket`` is where the sidecar gets tokens for this
+    Envoy to send along, with the certificate that it has here.  ``heap_bytes`` bounds its memory and ``files`` its
     descriptors: beyond half of them, connections that come in are closed, since each may need one more to go on.
     """
     return {
@@ -90,9 +100,37 @@ def bootstrap(
                     "circuit_breakers": {"thresholds": [{"max_requests": MAX_QUESTIONS}]},
                 },
                 *([_grpc_cluster(SIDECAR_CLUSTER, host_socket)] if host_socket else []),
-            ]
+            ],
+            "listeners": [_token_listener(token_socket)] if token_socket else [],
         },
         "overload_manager": _overload(heap_bytes, files),
+    }
+
+
+def _token_listener(socket: str) -> dict[str, Any]:
+    """For the sidecar alone, and one thing: it asks the mesh's own token service as whom this Envoy is."""
+    route = {"match": {"path": "/oauth2/token"}, "route": {"cluster": TOKENS_CLUSTER, "timeout": "5s"}}
+    manager = {
+        "@type": f"{_TYPES}.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "fetching",
+        # What no cluster leads to yet is answered 503, and asked again.
+        "route_config": {
+            "validate_clusters": False,
+            "virtual_hosts": [{"name": "tokens", "domains": ["*"], "routes": [route]}],
+        },
+        "http_filters": [
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
+                },
+            }
+        ],
+    }
+    return {
+        "name": "fetching",
+        "address": {"pipe": {"path": socket, "mode": 0o600}},
+        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
     }
 
 

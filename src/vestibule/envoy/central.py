@@ -179,6 +179,7 @@ def question(policy: PortPolicy) -> ext_authz_pb2.ExtAuthz:
         status_on_error=http_status_pb2.HttpStatus(code=http_status_pb2.ServiceUnavailable),
         validate_mutations=True,
         encode_raw_headers=True,
+        include_peer_certificate=any(_asks_for_certificate(each) for each in (*policy.deny, *policy.allow)),
         metadata_context_namespaces=_namespaces(policy),
         route_metadata_context_namespaces=[ROUTE],
         filter_enabled_metadata=_unless_allowed(policy),
@@ -201,6 +202,10 @@ def question(policy: PortPolicy) -> ext_authz_pb2.ExtAuthz:
         # Nobody is refused for the sake of what is being tried out: a longer body is as if it were not there.
         config.with_request_body.allow_partial_message = all(rule.mode is Mode.SHADOW for rule in asking)
     return config
+
+
+def _asks_for_certificate(rule: Rule) -> bool:
+    return rule.token is not None and rule.token.certificate
 
 
 def _namespaces(policy: PortPolicy) -> list[str]:

@@ -8,11 +8,15 @@ from typing import Final
 
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.core.v3 import protocol_pb2
+from envoy.extensions.filters.http.upstream_codec.v3 import upstream_codec_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2 as options_pb2
 from envoy.type.v3 import percent_pb2
+from google.protobuf.message import Message
 
-from vestibule.envoy import bounds, localities
+from vestibule.envoy import bounds, injected, localities
 from vestibule.envoy.http import http2_options
+from vestibule.envoy.injected import Injection
 from vestibule.envoy.localities import Place
 from vestibule.envoy.mutual_tls import DIALLED_AGE, connection_age, dialling_tls
 from vestibule.envoy.places import ads
@@ -58,10 +62,12 @@ def destination(
     circuit: CircuitLimits = CircuitLimits(),
     outlier: OutlierDetection | None = None,
     crl: bytes = b"",
+    token: Injection | None = None,
 ) -> Resource:
     """A port of another service: its instances by EDS, pinned to its identity, over HTTP/2 unless it is TCP.
 
-    ``name`` is that of all its instances, or of those of one version; ``crl`` as for ``mutual_tls.dialling_tls``.
+    ``name`` is that of all its instances, or of those of one version; ``crl`` as for ``mutual_tls.dialling_tls``;
+    ``token`` what is sent along with each request.
 
     HTTP/2 costs less than HTTP/1.1 between sidecars, needs few handshakes, and its connections end without
     losing a request.
@@ -81,6 +87,9 @@ def destination(
         )
         # What is under way when a callee is revoked ends by itself, at the latest with the SVID that it began with.
         options.common_http_protocol_options.max_stream_duration.CopyFrom(seconds(svid_ttl.total_seconds()))
+        if token is not None:
+            options.http_filters.append(_filter("credential_injector", injected.http_filter(token)))
+            options.http_filters.append(_filter("upstream_codec", upstream_codec_pb2.UpstreamCodec()))
         cluster.typed_extension_protocol_options[_OPTIONS].CopyFrom(packed(options))
         cluster.transport_socket.CopyFrom(dialling_tls(target.spiffe_id, "h2", crl=crl))
     else:
@@ -98,6 +107,10 @@ def endpoints(name: str, found: tuple[Place, ...]) -> Resource:
 
 def _cluster(name: str, connect_timeout: float) -> cluster_pb2.Cluster:
     return cluster_pb2.Cluster(name=name, connect_timeout=seconds(connect_timeout))
+
+
+def _filter(name: str, config: Message) -> hcm_pb2.HttpFilter:
+    return hcm_pb2.HttpFilter(name=f"envoy.filters.http.{name}", typed_config=packed(config))
 
 
 def _http_options(*, http2: bool) -> options_pb2.HttpProtocolOptions:

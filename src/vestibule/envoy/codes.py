@@ -210,6 +210,36 @@ CALLER_REVOKED = define(
     "the caller's identity and serial number. A caller that was revoked with --allow-new has a new certificate "
     "within seconds; one that was revoked for good stays so until `vestibule revoke lift`.",
 )
+TOKEN_REVOKED = define(
+    "VST6100",
+    "token-revoked",
+    Kind.DENIED,
+    Fault.CALLER,
+    meaning="The call carries a token of the mesh's own token service that was revoked: by itself or with the token it "
+    "was got for, with its client or anybody in its chain of actors, with its subject, or with the key that signed it. "
+    "Such calls are refused before any rule is looked at.",
+    advice="Get a new token from the token service. If it refuses, whoever revoked the client or subject says why: "
+    "`vestibule audit --action token.revoke` on the server.",
+)
+TOKEN_UNASKED = define(
+    "VST6101",
+    "token-unasked",
+    Kind.DENIED,
+    Fault.CALLER,
+    meaning="The call carries an Authorization header, and the called port takes none (`authorization: refuse`): no "
+    "rule of it asks for a token, so nobody would look at it, and the app is not to have it.",
+    advice="Call without the header. A token for another service is that service's only: send it nowhere else.",
+)
+TOKEN_NOT_SENT = define(
+    "VST6102",
+    "token-not-sent",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="The caller's sidecar is to send a token of the mesh's own token service along with calls to this service "
+    "(`inject: true` in a rule), and has none: the token service cannot be reached, or does not give it one.",
+    advice="The sidecar's log says why it got none (VST6103). Who may have which token is said in tokens/*.yaml: the "
+    "caller needs a rule with `may: [mint]` for the audience and scopes that the called service demands.",
+)
 NOT_MCP = define(
     "VST3021",
     "not-mcp",

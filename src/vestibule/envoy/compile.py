@@ -26,6 +26,7 @@ from vestibule.envoy import (
 )
 from vestibule.envoy.asked import Asked, Questions, Trace
 from vestibule.envoy.codes import UNKNOWN_INSTANCE
+from vestibule.envoy.injected import Injection
 from vestibule.envoy.routes import Calls
 from vestibule.envoy.world import Destination, World
 from vestibule.intent.outside import Gateway
@@ -212,7 +213,7 @@ def _way_out(world: World, caller: SpiffeId, here: str, *, abroad: bool = True) 
         calls,
         egress.by_name(world, caller, calls, abroad=abroad),
         (
-            *_destinations(world, here, calls.values(), world.svid_ttl(caller)),
+            *_destinations(world, caller, here, calls.values(), injecting=abroad),
             *(_outside(world, caller) if abroad else ()),
         ),
     )
@@ -241,7 +242,7 @@ def _of_gateway(world: World, edge: Gateway, instance: Instance) -> Iterable[Res
         *gateway.resources(
             edge, instance, {each.target.cluster: each for each in calls.values()}, world.issuers
         ),
-        *_destinations(world, instance.locality, calls.values(), world.svid_ttl(edge.spiffe_id)),
+        *_destinations(world, edge.spiffe_id, instance.locality, calls.values()),
     )
 
 
@@ -272,18 +273,28 @@ def _calls_to(name: str, world: World) -> Calls | None:
         return None
     traffic = world.traffic(target.service)
     mirrors = routes.mirrored(traffic, target.port.name) if traffic.routes else frozenset[str]()
-    return Calls(target=target, traffic=traffic, defaults=world.defaults, mirrors=mirrors)
+    injecting = world.injecting(target)
+    return Calls(
+        target=target, traffic=traffic, defaults=world.defaults, mirrors=mirrors, injecting=injecting
+    )
 
 
-def _destinations(world: World, here: str, every: Iterable[Calls], svid_ttl: timedelta) -> Iterator[Resource]:
-    """The clusters of what may be called, and where their instances are."""
+def _destinations(
+    world: World, caller: SpiffeId, here: str, every: Iterable[Calls], *, injecting: bool = True
+) -> Iterator[Resource]:
+    """The clusters of what may be called, and where their instances are; ``injecting``: tokens, too, if asked for."""
+    svid_ttl = world.svid_ttl(caller)
     for calls in every:
-        key = "destination", calls.target.name, here, svid_ttl
-        yield from _part(world, key, partial(_destination, calls.target.name, here, svid_ttl))
+        name = calls.target.name
+        token = Injection.of(caller, calls.injecting) if injecting and calls.injecting else None
+        key = ("destination", name, here, svid_ttl, *((token,) if token else ()))
+        yield from _part(world, key, partial(_destination, name, here, svid_ttl, token=token))
 
 
-def _destination(name: str, here: str, svid_ttl: timedelta, world: World) -> tuple[Resource, ...]:
-    """The same of one, for all of its callers there."""
+def _destination(
+    name: str, here: str, svid_ttl: timedelta, world: World, *, token: Injection | None
+) -> tuple[Resource, ...]:
+    """The same of one, for all of its callers there, who send the same token along."""
     target = world.destination(name)
     assert target is not None
     traffic, defaults = world.traffic(target.service), world.defaults
@@ -295,7 +306,7 @@ def _destination(name: str, here: str, svid_ttl: timedelta, world: World) -> tup
     crl = world.crl_about(target.spiffe_id)
     found = []
     for cluster, version in names.items():
-        found.append(clusters.destination(cluster, target, svid_ttl, circuit, outlier, crl))
+        found.append(clusters.destination(cluster, target, svid_ttl, circuit, outlier, crl, token))
         found.append(_endpoints(world, target, traffic, cluster, version, here))
     return tuple(found)
 

@@ -24,6 +24,9 @@ from vestibule.policy import expressions as ex
 JWT_METADATA: Final = "envoy.filters.http.jwt_authn"
 """Where the claims of verified tokens stand, under the name of their issuer."""
 
+CERTIFICATE: Final = "caller.certificate"
+"""The SHA-256 of the caller's certificate, in hexadecimal digits."""
+
 MCP_METADATA: Final = "envoy.filters.http.mcp"
 """Where the method and the target of an MCP message stand."""
 
@@ -177,6 +180,8 @@ _HEADERS: Final = ex.Field(_REQUEST, "headers")
 _CALLER: Final = ex.Field(ex.Name("connection"), "uri_san_peer_certificate")
 _ATTRIBUTES: Final = {
     "caller.id": _CALLER,
+    # For what rules demand of tokens; conditions that people write know no such name.
+    CERTIFICATE: ex.Field(ex.Name("connection"), "sha256_peer_certificate_digest"),
     "request.method": ex.Field(_REQUEST, "method"),
     "request.path": ex.Field(_REQUEST, "url_path"),
     "request.host": ex.Field(_REQUEST, "host"),

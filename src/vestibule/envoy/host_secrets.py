@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlencode
 _TRUST: Final = "webpki"
 _CREDENTIAL: Final = "credential"
 _CERTIFICATE: Final = "certificate"
+_TOKEN: Final = "token"  # noqa: S105 - a name
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,19 @@ class CertificateFiles:
     key: str
 
 
-HostSecret: TypeAlias = PublicTrust | CredentialFile | CertificateFiles
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchedToken:
+    """The value of an Authorization header: a token of the mesh's own token service, for the service beside the Envoy.
+
+    It is no file; the sidecar gets it, and gets the next before it ends.
+    """
+
+    audience: str
+    scopes: tuple[str, ...] = ()
+
+
+FileSecret: TypeAlias = PublicTrust | CredentialFile | CertificateFiles
+HostSecret: TypeAlias = FileSecret | FetchedToken
 
 
 def name_of(secret: HostSecret) -> str:
@@ -49,6 +62,8 @@ def name_of(secret: HostSecret) -> str:
             return f"{_CREDENTIAL}?{urlencode({'file': file, 'prefix': prefix})}"
         case CertificateFiles(certificate=certificate, key=key):
             return f"{_CERTIFICATE}?{urlencode({'certificate': certificate, 'key': key})}"
+        case FetchedToken(audience=audience, scopes=scopes):
+            return f"{_TOKEN}?{urlencode({'audience': audience, 'scope': ' '.join(scopes)})}"
 
 
 def parse(name: str) -> HostSecret | None:
@@ -62,4 +77,6 @@ def parse(name: str) -> HostSecret | None:
             return CredentialFile(file=file, prefix=prefix)
         case ("certificate", {"certificate": certificate, "key": key}):
             return CertificateFiles(certificate=certificate, key=key)
+        case ("token", {"audience": audience, "scope": scope}):
+            return FetchedToken(audience=audience, scopes=tuple(scope.split()))
     return None

@@ -19,7 +19,7 @@ from envoy.extensions.request_id.uuid.v3 import uuid_pb2
 from envoy.type.v3 import percent_pb2
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
-from vestibule.envoy import mcp, mcp_replies, replies, revoked, switched, tokens
+from vestibule.envoy import mcp, mcp_replies, replies, revoked, revoked_tokens, switched, tokens
 from vestibule.envoy.mutual_tls import ACCEPTED_AGE, AGE_JITTER, connection_age
 from vestibule.envoy.places import ads
 from vestibule.envoy.protos import packed, seconds
@@ -54,17 +54,20 @@ def ingress(
     plaintext: bool = False,
     speaks_mcp: bool = False,
     token: str = "",
+    own_tokens: bool = False,
 ) -> Hcm:
     """Requests from other sidecars.  ``policy`` names the RBAC filter's configuration, delivered by ECDS.
 
     ``plaintext``: requests from those who have no identity, counted by themselves.  ``speaks_mcp``: they are messages
     of the Model Context Protocol, and nothing else.  ``token`` names the configuration of the filter that verifies
-    tokens, where there is one.
+    tokens, where there is one; ``own_tokens``: also such of the mesh's own service, some of which may be revoked.
     """
     # What is revoked is refused before anything else is looked at; nobody is revoked who is nobody.
     filters = [] if plaintext else [revoked.http_filter()]
     if token:
         filters.append(tokens.http_filter(token))
+    if own_tokens:
+        filters.append(revoked_tokens.http_filter())
     if speaks_mcp:
         filters += mcp.http_filters()
     filters += [_rbac(policy), switched.http_filter(), router()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from functools import lru_cache
 
@@ -26,6 +27,7 @@ from vestibule.envoy import (
     predicates,
     rbac,
     revoked,
+    revoked_tokens,
     switched,
     tokens,
 )
@@ -37,7 +39,7 @@ from vestibule.envoy.revoked import NOBODY, Refused
 from vestibule.envoy.tokens import NO_ISSUERS, Issuers
 from vestibule.envoy.told import ROUTE as TOLD
 from vestibule.envoy.told import Told
-from vestibule.intent.model import Decide, DenyDetail, Port, Protocol, Service
+from vestibule.intent.model import Authorization, Decide, DenyDetail, Port, Protocol, Service
 from vestibule.intent.traffic import Permissive, Traffic
 from vestibule.policy import PortPolicy
 from vestibule.records import Address, Instance
@@ -61,10 +63,14 @@ def resources(
     ``traffic`` is what is in force of the service's, ``told`` what callers may learn, ``policy`` what decides about a
     port, ``issuers`` whose tokens count.  ``refused`` is what is revoked, and ``cut`` tells what was last taken from
     callers of a port, by revocation or by the end of break-glass: with something else, what is under way there ends.
-    ``decide`` is who decides where a proxy alone could.
+    ``decide`` is who decides where a proxy alone could.  Which tokens of the mesh's own token service are revoked, if
+    it has one, whoever delivers this fills in (``revoked_tokens``).
     """
     slots = revoked.slots(refused)
     yield from (slots[is_http] for is_http in (True, False) if is_http in _kinds(service, instance))
+    own_tokens = bool(issuers.service)
+    if own_tokens and True in _kinds(service, instance):
+        yield revoked_tokens.EMPTY
     for name, address in sorted(instance.ingress.items()):
         port, app_address = service.ports.get(name), instance.apps.get(name)
         if port is None or app_address is None:
@@ -79,8 +85,9 @@ def resources(
         yield clusters.app(port, app_address)
         tell_rule = service.deny_detail is DenyDetail.CALLER
         if port.protocol.is_http:
-            yield tokens.resource(decides, wanted_issuers)
-            yield _http_listener(service.name, port, address, svid_ttl, tell_rule, plain, ends)
+            refuses = port.authorization is Authorization.REFUSE
+            yield tokens.resource(decides, wanted_issuers, refuses=refuses)
+            yield _http_listener(service.name, port, address, svid_ttl, tell_rule, plain, ends, own_tokens)
             wanted = limits.of_port(
                 service.name, traffic.limits, name, service.rules_for(name), plaintext=plain
             )
@@ -142,16 +149,25 @@ def _plaintext_policy(permissive: Permissive, port: Port) -> Resource:
 
 @lru_cache(maxsize=4096)
 def _http_listener(
-    service: str, port: Port, address: Address, svid_ttl: timedelta, tell_rule: bool, plain: bool, cut: str
+    service: str,
+    port: Port,
+    address: Address,
+    svid_ttl: timedelta,
+    tell_rule: bool,
+    plain: bool,
+    cut: str,
+    own_tokens: bool,
 ) -> Resource:
-    chain, plaintext = _http_chains(service, port, svid_ttl, tell_rule, plain, cut)
+    # What becomes of tokens is said elsewhere: a change of that is none of the listener.
+    port = replace(port, authorization=Authorization.FORWARD)
+    chain, plaintext = _http_chains(service, port, svid_ttl, tell_rule, plain, cut, own_tokens)
     connections = access_log.inbound_connections(service, port.name)
     return listeners.inbound(listener_name(port.name), address, chain, connections, plaintext)
 
 
 @lru_cache(maxsize=4096)
 def _http_chains(
-    service: str, port: Port, svid_ttl: timedelta, tell_rule: bool, plain: bool, cut: str
+    service: str, port: Port, svid_ttl: timedelta, tell_rule: bool, plain: bool, cut: str, own_tokens: bool
 ) -> tuple[FilterChain, FilterChain | None]:
     """What the listeners of all instances have in common, for connections with TLS and, if ``plain``, without."""
     name = listener_name(port.name)
@@ -166,6 +182,7 @@ def _http_chains(
         tell_rule=tell_rule,
         speaks_mcp=is_mcp,
         token=tokens.slot_name(port.name),
+        own_tokens=own_tokens,
     )
     manager.access_log.extend(access_log.emergencies(service, port.name, is_mcp=is_mcp))
     chain = listener_components_pb2.FilterChain(
@@ -272,5 +289,7 @@ def _routes(
     host = route_components_pb2.VirtualHost(name=service, domains=["*"], routes=[route])
     # Envoy writes it on requests that it takes for ones from outside.
     host.request_headers_to_remove.append("x-envoy-external-address")
+    if port.authorization is not Authorization.FORWARD:
+        host.request_headers_to_remove.append("authorization")
     config = route_pb2.RouteConfiguration(name=name, virtual_hosts=[host])
     return Resource.of(ROUTES, name, serialized(config))

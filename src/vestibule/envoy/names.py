@@ -13,6 +13,9 @@ DECISIONS_CLUSTER: Final = "vestibule_decisions"
 SIDECAR_CLUSTER: Final = "vestibule_sidecar"
 """The sidecar's own socket, for secrets that are made of files of the host."""
 
+TOKENS_CLUSTER: Final = "tokens/http"
+"""The mesh's own token service, as any other destination."""
+
 PLATFORM_SERVER_CLUSTER: Final = "vestibule_server"
 """The server's private socket, for the secrets of the Envoy in front of its own services."""
 

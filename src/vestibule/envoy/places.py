@@ -32,14 +32,14 @@ def agent_subscription() -> grpc_service_pb2.GrpcService:
     return _subscription(AGENT_CLUSTER)
 
 
-def sidecar_secrets() -> config_source_pb2.ConfigSource:
-    """Secrets of the host, from the sidecar that started this Envoy.
+def sidecar_secrets(timeout: float = HOST_SECRET_TIMEOUT) -> config_source_pb2.ConfigSource:
+    """Secrets of the host, from the sidecar that started this Envoy; ``timeout`` in seconds, while it starts.
 
     One that cannot be had is waited for only briefly: what needs it fails, and says so; the rest of the proxy goes on.
     """
     return config_source_pb2.ConfigSource(
         resource_api_version=config_source_pb2.V3,
-        initial_fetch_timeout=seconds(HOST_SECRET_TIMEOUT),
+        initial_fetch_timeout=seconds(timeout),
         api_config_source=config_source_pb2.ApiConfigSource(
             api_type=config_source_pb2.ApiConfigSource.DELTA_GRPC,
             transport_api_version=config_source_pb2.V3,

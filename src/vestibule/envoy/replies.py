@@ -29,19 +29,22 @@ from vestibule.envoy.names import DECIDED
 from vestibule.envoy.protos import packed
 from vestibule.envoy.rbac import PLAINTEXT_ENDED
 from vestibule.envoy.revoked import REVOKED
-from vestibule.envoy.tokens import REFUSED_DETAILS
+from vestibule.envoy.revoked_tokens import REVOKED_TOKEN
+from vestibule.envoy.tokens import REFUSED_DETAILS, UNASKED
 from vestibule.errors import ErrorCode
 from vestibule.policy import NOT_NORMAL
 from vestibule.policy.codes import BODY_TOO_LARGE, CALL_DENIED, NO_DECISION, TOKEN_REFUSED
 
 REQUEST_ID: Final = "%REQ(X-REQUEST-ID)%"
 CALL: Final = "%REQ(:METHOD)% %PATH(NQ:PATH)%"
+DENIED_BY: Final = "rbac_access_denied_matched_policy["
 _NO_UPSTREAM: Final = ("UF", "UC", "UR", "URX", "LR", "UPE", "NC", "DF")
 
 OUTSIDE: Final = "external:"
 """How the names of routes and clusters begin that lead outside; no service's name has a colon."""
 
 
+_NOT_SENT: Final = "response.code_details == 'failed_to_inject_credential'"
 _REFUSED: Final = ("NR", "DPE", "OM", "DT", "SI", "UMSDR", "IH")
 
 
@@ -94,7 +97,7 @@ def ingress(service: str, *, tell_rule: bool, plaintext: bool = False, asked: st
 
 def _refusals(service: str, *, tell_rule: bool, plaintext: bool) -> Iterator[ResponseMapper]:
     """What is refused before any rule is looked at."""
-    by_revocation = _cel(f"response.code_details.startsWith('rbac_access_denied_matched_policy[{REVOKED}/')")
+    by_revocation = _cel(f"response.code_details.startsWith('{DENIED_BY}{REVOKED}/')")
     found = [
         (by_revocation, codes.CALLER_REVOKED, REVOKED, "the caller's certificate or identity was revoked"),
         (_denied_by(NOT_NORMAL), codes.PATH_NOT_NORMAL, NOT_NORMAL, "the path is not in its normal form"),
@@ -105,8 +108,9 @@ def _refusals(service: str, *, tell_rule: bool, plaintext: bool) -> Iterator[Res
     for condition, code, rule, message in found:
         mapper = _mapper(condition, body(code, message))
         yield told.add_header(mapper, code, rule) if tell_rule else mapper
-    bad_token = _bad_token(service)
-    yield told.add_header(bad_token, TOKEN_REFUSED) if tell_rule else bad_token
+    for code, condition, text in _BAD_TOKENS:
+        mapper = _bad_token(code, condition, text.format(service))
+        yield told.add_header(mapper, code) if tell_rule else mapper
 
 
 def _denials(service: str, asked: str, *, tell_rule: bool) -> list[ResponseMapper]:
@@ -149,13 +153,17 @@ class _Said:
 _CALLER: Final = "%DOWNSTREAM_PEER_URI_SAN%"
 
 
-def _bad_token(service: str) -> ResponseMapper:
+_BAD_TOKENS: Final = (
+    (TOKEN_REFUSED, REFUSED_DETAILS, "{} does not accept the token of this call"),
+    (codes.TOKEN_REVOKED, f"{DENIED_BY}{REVOKED_TOKEN}/", "the token of this call was revoked"),
+    (codes.TOKEN_UNASKED, f"{DENIED_BY}{UNASKED}]", "{} takes no calls with an Authorization header"),
+)
+"""By how the details of such denials begin."""
+
+
+def _bad_token(code: ErrorCode, details: str, message: str) -> ResponseMapper:
     """A token was there, and nobody may rely on it (RFC 6750, section 3.1)."""
-    mapper = _mapper(
-        _cel(f"response.code_details.startsWith('{REFUSED_DETAILS}')"),
-        body(TOKEN_REFUSED, f"{service} does not accept the token of this call"),
-        401,
-    )
+    mapper = _mapper(_cel(f"response.code_details.startsWith('{details}')"), body(code, message), 401)
     challenge = mapper.headers_to_add.add()
     challenge.append_action = challenge.OVERWRITE_IF_EXISTS_OR_ADD
     challenge.header.key, challenge.header.value = "www-authenticate", 'Bearer error="invalid_token"'
@@ -190,6 +198,11 @@ def egress() -> LocalReplyConfig:
     mappers = [
         _mapper(_flags("UO"), body(codes.TOO_MANY_CALLS, f"too many calls to {called} are under way")),
         *_outside(called),
+        _mapper(
+            _cel(_NOT_SENT),
+            body(codes.TOKEN_NOT_SENT, f"the sidecar has no token for {called}"),
+            503,
+        ),
         *_out_of_time(called),
         _mapper(_flags("FI"), body(codes.FAULT_INJECTED, f"a fault was injected into {called}")),
         _mapper(_flags("UH"), body(codes.NO_INSTANCE, f"{called} has no running instance")),
@@ -202,7 +215,8 @@ def egress() -> LocalReplyConfig:
 def gateway() -> LocalReplyConfig:
     """The answers of a gateway, to people outside: nothing about what is inside."""
     mappers = [
-        _bad_token("what is there"),
+        _bad_token(TOKEN_REFUSED, REFUSED_DETAILS, "what is there does not accept the token of this call"),
+        _mapper(_cel(_NOT_SENT), body(codes.TOKEN_NOT_SENT, "what is there cannot be reached"), 503),
         _mapper(_flags("UO"), body(codes.TOO_MANY_CALLS, "too much is going on at the moment")),
         _mapper(_flags("UT"), body(codes.CALL_TIMEOUT, "there was no answer in time")),
         _mapper(_flags("UH"), body(codes.NO_INSTANCE, "what is there does not run at the moment")),
@@ -229,7 +243,7 @@ def _outside(called: str) -> list[ResponseMapper]:
         mapper(_details_of(NOT_NORMAL), codes.PATH_NOT_NORMAL, "the path is not in its normal form"),
         mapper(denied, CALL_DENIED, f"no rule of {called} allows this call", rule=details),
         mapper(
-            "response.code_details == 'failed_to_inject_credential'",
+            _NOT_SENT,
             codes.CREDENTIAL_MISSING,
             f"the sidecar has no credential for {called}",
             503,
@@ -296,7 +310,7 @@ def _denied_by(name: str) -> AccessLogFilter:
 
 
 def _details_of(name: str) -> str:
-    return f"response.code_details == 'rbac_access_denied_matched_policy[{name}]'"
+    return f"response.code_details == '{DENIED_BY}{name}]'"
 
 
 def _cel(text: str) -> AccessLogFilter:

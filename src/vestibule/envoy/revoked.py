@@ -17,25 +17,29 @@ from functools import lru_cache
 from typing import Final
 
 from envoy.config.core.v3 import base_pb2, config_source_pb2, extension_pb2
-from envoy.config.core.v3.substitution_format_string_pb2 import SubstitutionFormatString
 from envoy.config.listener.v3 import listener_components_pb2
-from envoy.config.rbac.v3 import rbac_pb2
-from envoy.extensions.filters.common.set_filter_state.v3 import value_pb2
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb2
 from envoy.extensions.filters.network.set_filter_state.v3 import set_filter_state_pb2
-from envoy.extensions.matching.common_inputs.network.v3 import network_inputs_pb2
 from envoy.extensions.matching.common_inputs.ssl.v3 import ssl_inputs_pb2
 from google.protobuf.any_pb2 import Any
-from google.protobuf.message import Message
-from xds.core.v3.extension_pb2 import TypedExtensionConfig
-from xds.type.matcher.v3 import regex_pb2, string_pb2
 from xds.type.matcher.v3.matcher_pb2 import Matcher
 
 from vestibule.envoy.nothing import NOTHING
 from vestibule.envoy.places import ads
 from vestibule.envoy.protos import packed, serialized
+from vestibule.envoy.written_down import (
+    extension,
+    field,
+    found_in,
+    from_on,
+    if_like,
+    is_like,
+    state,
+    values,
+    verdict,
+)
 from vestibule.spiffe import (
     Reason,
     Revocation,
@@ -80,9 +84,6 @@ _STATS: Final = "revoked"
 # network.set_filter_state's on_downstream_tls_handshake, which Envoy knows since 1.37 and the Python types do not yet:
 # field 2, of the same type as field 1.  Before the handshake there is no certificate to speak of.
 _AFTER_HANDSHAKE_FIELD: Final = 2 << 3 | 2
-_ENTRY: Final = 1 << 3 | 2
-_KEY: Final = 1 << 3 | 2
-_VALUE: Final = 2 << 3 | 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,27 +153,12 @@ NOBODY: Final = Refused()
 
 def facts() -> listener_components_pb2.Filter:
     """The first filter of a chain with TLS: writes down what the slots look at."""
-    body = b""
-    for key, text in _FACTS.items():
-        value = value_pb2.FilterStateValue(
-            object_key=key,
-            factory_key="envoy.string",
-            format_string=SubstitutionFormatString(text_format_source={"inline_string": text}),
-        )
-        body += _field(_AFTER_HANDSHAKE_FIELD, serialized(value))
+    body = b"".join(field(_AFTER_HANDSHAKE_FIELD, serialized(each)) for each in values(_FACTS))
     config = set_filter_state_pb2.Config()
     config.MergeFromString(body)
     return listener_components_pb2.Filter(
         name="envoy.filters.network.set_filter_state", typed_config=packed(config)
     )
-
-
-def _field(tag: int, body: bytes) -> bytes:
-    length, size = b"", len(body)
-    while size > 0x7F:
-        length += bytes([size & 0x7F | 0x80])
-        size >>= 7
-    return bytes([tag]) + length + bytes([size]) + body
 
 
 def http_filter() -> hcm_pb2.HttpFilter:
@@ -230,43 +216,28 @@ def _slot(name: str, config: Any) -> Resource:
 
 def _tree(refused: Refused, then: Matcher.OnMatch | None = None) -> Matcher:
     """Each question that has an answer, one after the other; who is not refused by any is let through, or ``then``."""
-    through = otherwise = then or _action(_NOT_REVOKED, allow=True)
+    through = otherwise = then or verdict(_NOT_REVOKED, allow=True)
     if refused.identities:
         on = {name: _born_before(since, through) for name, since in refused.identities}
-        otherwise = _map(_extension("caller", ssl_inputs_pb2.UriSanInput()), on, otherwise)
+        otherwise = found_in(extension("caller", ssl_inputs_pb2.UriSanInput()), on, otherwise)
     for matcher in _authorities(refused):
         matcher.on_no_match.CopyFrom(otherwise)
         otherwise = Matcher.OnMatch(matcher=matcher)
     if refused.marks:
-        agent = _action(f"{REVOKED}/agent")
-        otherwise = _map(_state(_SERIAL), dict.fromkeys(refused.marks, agent), otherwise, prefix=True)
+        agent = verdict(f"{REVOKED}/agent")
+        otherwise = found_in(state(_SERIAL), dict.fromkeys(refused.marks, agent), otherwise, prefix=True)
     if refused.serials:
-        certificate = _action(f"{REVOKED}/certificate")
-        otherwise = _map(_state(_SERIAL), dict.fromkeys(refused.serials, certificate), otherwise)
+        certificate = verdict(f"{REVOKED}/certificate")
+        otherwise = found_in(state(_SERIAL), dict.fromkeys(refused.serials, certificate), otherwise)
     return otherwise.matcher
 
 
 def _born_before(since: int | None, through: Matcher.OnMatch) -> Matcher.OnMatch:
-    denied = _action(f"{REVOKED}/identity")
+    denied = verdict(f"{REVOKED}/identity")
     if since is None:
         return denied
     # What does not say when it was issued counts as old.
-    newer = _matches(_BORN, _from_on(since))
-    entry = Matcher.MatcherList.FieldMatcher(predicate=newer, on_match=through)
-    return Matcher.OnMatch(
-        matcher=Matcher(matcher_list=Matcher.MatcherList(matchers=[entry]), on_no_match=denied)
-    )
-
-
-def _from_on(since: int) -> str:
-    """A regular expression for the decimal numbers from this one on: proxies compare no numbers here."""
-    digits = str(since)
-    greater = [
-        f"{digits[:place]}[{int(digit) + 1}-9][0-9]{{{len(digits) - place - 1}}}"
-        for place, digit in enumerate(digits)
-        if digit != "9"
-    ]
-    return "|".join([digits, *greater, f"[1-9][0-9]{{{len(digits)},}}"])
+    return if_like(_BORN, from_on(since), through, denied)
 
 
 def _authorities(refused: Refused) -> Iterator[Matcher]:
@@ -280,11 +251,11 @@ def _authorities(refused: Refused) -> Iterator[Matcher]:
         (_CHAIN, refused.above, "(?:.*,)?(?:{})(?:,.*)?"),
         (_FINGERPRINTS, refused.fingerprints, ".*(?:{}).*"),
     )
-    for state, wanted, shape in asked:
+    for key, wanted, shape in asked:
         for some in _in_parts(wanted):
             entry = Matcher.MatcherList.FieldMatcher(
-                predicate=_matches(state, shape.format("|".join(some))),
-                on_match=_action(f"{REVOKED}/authority"),
+                predicate=is_like(key, shape.format("|".join(some))),
+                on_match=verdict(f"{REVOKED}/authority"),
             )
             yield Matcher(matcher_list=Matcher.MatcherList(matchers=[entry]))
 
@@ -292,45 +263,3 @@ def _authorities(refused: Refused) -> Iterator[Matcher]:
 def _in_parts(wanted: Sequence[str]) -> Iterator[Sequence[str]]:
     for start in range(0, len(wanted), _AT_ONCE):
         yield wanted[start : start + _AT_ONCE]
-
-
-def _map(
-    source: TypedExtensionConfig,
-    entries: dict[str, Matcher.OnMatch],
-    otherwise: Matcher.OnMatch,
-    *,
-    prefix: bool = False,
-) -> Matcher.OnMatch:
-    # Written as bytes, field 1 of a map whose entries are key and value: ten thousand copies of messages take seconds.
-    written_once: dict[int, bytes] = {}
-    parts = []
-    for key, matched in entries.items():
-        body = written_once.get(id(matched))
-        if body is None:
-            body = written_once[id(matched)] = _field(_VALUE, serialized(matched))
-        parts.append(_field(_ENTRY, _field(_KEY, key.encode()) + body))
-    tree = Matcher.MatcherTree(input=source)
-    target = tree.prefix_match_map if prefix else tree.exact_match_map
-    target.MergeFromString(b"".join(parts))
-    return Matcher.OnMatch(matcher=Matcher(matcher_tree=tree, on_no_match=otherwise))
-
-
-def _matches(state: str, regex: str) -> Matcher.MatcherList.Predicate:
-    matcher = regex_pb2.RegexMatcher(regex=regex, google_re2=regex_pb2.RegexMatcher.GoogleRE2())
-    single = Matcher.MatcherList.Predicate.SinglePredicate(
-        input=_state(state), value_match=string_pb2.StringMatcher(safe_regex=matcher)
-    )
-    return Matcher.MatcherList.Predicate(single_predicate=single)
-
-
-def _state(key: str) -> TypedExtensionConfig:
-    return _extension(key, network_inputs_pb2.FilterStateInput(key=key))
-
-
-def _action(name: str, *, allow: bool = False) -> Matcher.OnMatch:
-    verdict = rbac_pb2.RBAC.ALLOW if allow else rbac_pb2.RBAC.DENY
-    return Matcher.OnMatch(action=_extension("action", rbac_pb2.Action(name=name, action=verdict)))
-
-
-def _extension(name: str, config: Message) -> TypedExtensionConfig:
-    return TypedExtensionConfig(name=name, typed_config=packed(config))

@@ -23,6 +23,7 @@ from vestibule.envoy.protos import fraction, seconds
 from vestibule.envoy.world import Destination
 from vestibule.intent.model import Defaults, Protocol
 from vestibule.intent.traffic import Mirror, Redirect, Route, Traffic
+from vestibule.policy import Rule
 
 _REDIRECTS: Final = {
     301: route_components_pb2.RedirectAction.MOVED_PERMANENTLY,
@@ -39,13 +40,14 @@ class Calls:
 
     ``traffic`` holds what is in force: nothing that has expired.  ``mirrors`` are the clusters of other services that
     the proxy has, as far as routes mirror to them: what is mirrored to a service that does not allow the caller goes
-    nowhere.
+    nowhere.  ``injecting`` are the rules there that let in who shows a token which callers' proxies send along.
     """
 
     target: Destination
     traffic: Traffic
     defaults: Defaults
     mirrors: frozenset[str] = frozenset()
+    injecting: tuple[Rule, ...] = ()
     _hash: int | None = field(default=None, init=False, repr=False, compare=False)
 
     def __hash__(self) -> int:

@@ -13,14 +13,16 @@ from typing import Final
 
 from envoy.config.core.v3 import config_source_pb2, extension_pb2
 from envoy.extensions.filters.http.jwt_authn.v3 import config_pb2
+from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.extensions.matching.common_inputs.network.v3 import network_inputs_pb2
 from envoy.extensions.matching.input_matchers.metadata.v3 import metadata_pb2
 from envoy.type.matcher.v3 import string_pb2, value_pb2
 from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
 
 from vestibule.envoy import conditions, trees
-from vestibule.envoy.conditions import JWT_METADATA
+from vestibule.envoy.conditions import CERTIFICATE, JWT_METADATA
 from vestibule.envoy.nothing import NOTHING
 from vestibule.envoy.places import ads
 from vestibule.envoy.protos import packed, seconds, serialized
@@ -28,6 +30,7 @@ from vestibule.envoy.trees import Predicate
 from vestibule.intent.model import Issuer, IssuerKind
 from vestibule.policy import Condition, Mode, PortPolicy, TokenDemand
 from vestibule.policy import expressions as ex
+from vestibule.policy.demands import CERTIFICATE_CLAIM
 from vestibule.xds.resources import EXTENSION, Resource
 
 SKEW_SECONDS: Final = 30
@@ -36,24 +39,32 @@ SKEW_SECONDS: Final = 30
 REFUSED_DETAILS: Final = "jwt_authn_access_denied"
 """How the details of an answer begin by which the filter refuses."""
 
-_HEADER_SUFFIX: Final = "#header"
+UNASKED: Final = "vestibule/token-unasked"
+"""The name under which calls with an Authorization header are refused by ports that take none."""
+
+HEADER_SUFFIX: Final = "#header"
+"""Of the name under which a token's claims stand: so its header does."""
+
 _TYPES: Final = (
     "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
     NOTHING.type_url,
-    # What was in empty slots before.
+    # What refuses all tokens; and what was in empty slots before.
     "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
 )
 # One value: of two Authorization headers the proxy could verify the first, and the app believe the second.
 _ONLY_BEARER: Final = r"Bearer [A-Za-z0-9_.-]+"
+_NONE_SHOWN: Final = "vestibule/no-token"
+_MATCHER: Final = http_rbac_pb2.RBAC.DESCRIPTOR.fields_by_name["matcher"].number
 _RFC_9068: Final = r"(?i:(?:application/)?at\+jwt)"
 
 
 @dataclass(frozen=True, slots=True)
 class Issuers:
-    """Those whose tokens count in a mesh of this trust domain."""
+    """Those whose tokens count in a mesh of this trust domain; ``service`` is its own token service, if it has one."""
 
     known: tuple[Issuer, ...] = ()
     trust_domain: str = ""
+    service: str = ""
 
     def named(self, name: str) -> Issuer | None:
         """The issuer that rules call by this name."""
@@ -90,14 +101,26 @@ def http_filter(slot: str) -> hcm_pb2.HttpFilter:
 
 
 @lru_cache(maxsize=4096)
-def resource(policy: PortPolicy, issuers: Issuers) -> Resource:
-    """What the filter of a port verifies: tokens of the issuers, for the audiences, that its rules demand."""
+def resource(policy: PortPolicy, issuers: Issuers, *, refuses: bool = False) -> Resource:
+    """What the filter of a port verifies: tokens of the issuers, for the audiences, that its rules demand.
+
+    ``refuses``: where rules demand none, whoever shows one is refused.
+    """
     name = slot_name(policy.port)
-    config = authentication(policy, issuers)
+    config: Message | None = authentication(policy, issuers)
+    if config is None and refuses:
+        config = _none_at_all()
     extension = extension_pb2.TypedExtensionConfig(
         name=name, typed_config=NOTHING if config is None else packed(config)
     )
     return Resource.of(EXTENSION, name, serialized(extension))
+
+
+def _none_at_all() -> http_rbac_pb2.RBAC:
+    shown = trees.single(trees.header("authorization"), trees.regex("(?s:.*)"))
+    root = trees.first_of([(shown, trees.action(UNASKED, allow=False))], trees.action(_NONE_SHOWN))
+    assert root is not None
+    return http_rbac_pb2.RBAC.FromString(trees.field(_MATCHER, trees.matcher_of(root)))
 
 
 def authentication(policy: PortPolicy, issuers: Issuers) -> config_pb2.JwtAuthentication | None:
@@ -140,7 +163,7 @@ def predicates(demand: TokenDemand, *, denies: bool, own: bool) -> tuple[Predica
     ]
     if own and not demand.svid:
         kind = value_pb2.ValueMatcher(string_match=_text(_RFC_9068))
-        asked.append(_claim(demand.issuer + _HEADER_SUFFIX, "typ", kind))
+        asked.append(_claim(demand.issuer + HEADER_SUFFIX, "typ", kind))
     return (*asked, _of_claims(demand, denies=denies))
 
 
@@ -165,7 +188,11 @@ def _as_condition(demand: TokenDemand) -> ex.Expression:
         found = ex.Operation(ex.INDEX, (claims, ex.Constant(name)))
         parts.append(ex.Operation(ex.EQUAL, (found, ex.Constant(value))))
     if demand.bound:
-        parts.append(_is_caller(ex.Field(claims, "sub") if demand.svid else _presenter(claims)))
+        shown = ex.Field(claims, "sub") if demand.svid else _presenter(claims)
+        parts.append(_is(shown, ex.Name("caller.id")))
+    if demand.certificate:
+        parts.append(ex.Field(claims, CERTIFICATE_CLAIM, asked=True))
+        parts.append(_is(ex.Field(claims, CERTIFICATE_CLAIM), ex.Name(CERTIFICATE)))
     return _all(parts)
 
 
@@ -177,11 +204,10 @@ def _presenter(claims: ex.Expression) -> ex.Expression:
     )
 
 
-def _is_caller(presenter: ex.Expression) -> ex.Expression:
-    """An error where it is no text, as that cannot be judged."""
-    is_text = ex.Operation("startsWith", (ex.Constant(""),), presenter)
-    is_caller = ex.Operation(ex.EQUAL, (presenter, ex.Name("caller.id")))
-    return ex.Operation(ex.CHOICE, (is_text, is_caller, ex.Failure()))
+def _is(said: ex.Expression, known: ex.Expression) -> ex.Expression:
+    """An error where what the token says is no text, as that cannot be judged."""
+    is_text = ex.Operation("startsWith", (ex.Constant(""),), said)
+    return ex.Operation(ex.CHOICE, (is_text, ex.Operation(ex.EQUAL, (said, known)), ex.Failure()))
 
 
 def _all(parts: Iterable[ex.Expression]) -> ex.Expression:
@@ -222,7 +248,7 @@ def provider(issuer: Issuer, audiences: Iterable[str]) -> config_pb2.JwtProvider
         require_expiration=True,
         clock_skew_seconds=SKEW_SECONDS,
         payload_in_metadata=issuer.name,
-        header_in_metadata=issuer.name + _HEADER_SUFFIX,
+        header_in_metadata=issuer.name + HEADER_SUFFIX,
     )
     provider.local_jwks.inline_string = issuer.keys
     provider.jwt_cache_config.SetInParent()

@@ -14,9 +14,11 @@ from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Final, TypeVar
 
+from vestibule.envoy.injected import injecting, is_injecting
 from vestibule.envoy.revoked import Refused
 from vestibule.envoy.tokens import Issuers
 from vestibule.envoy.told import Told
+from vestibule.intent.built_in import TOKENS_SERVICE
 from vestibule.intent.model import Decide, Defaults, Intent, Issuer, IssuerKind, Mesh, Port, Service
 from vestibule.intent.outside import External, Gateway
 from vestibule.intent.port_policies import port_policy
@@ -175,16 +177,21 @@ class _Offer:
     service: Service
     destinations: tuple[Destination, ...]
     grants: Grants
+    injecting: frozenset[str]
+    """The ports for which callers' proxies are to get tokens."""
 
     @classmethod
     def of(cls, service: Service) -> _Offer:
         grants: defaultdict[IdentityMatch, set[str]] = defaultdict(set)
-        destinations = destinations_of(service)
+        destinations, injects = destinations_of(service), set[str]()
         for destination in destinations:
             for rule in service.rules_for(destination.port.name):
+                if is_injecting(rule):
+                    injects.add(destination.port.name)
                 for match in _named(rule, service.spiffe_id):
                     grants[match].add(destination.name)
-        return cls(service, destinations, {match: frozenset(names) for match, names in grants.items()})
+        found = {match: frozenset(names) for match, names in grants.items()}
+        return cls(service, destinations, found, frozenset(injects))
 
 
 def _named(rule: Rule, service: SpiffeId) -> Iterator[IdentityMatch]:
@@ -349,7 +356,8 @@ class World:
         """Whose tokens count."""
         known = sorted(self.mesh.issuers.values(), key=lambda each: each.name)
         said = (self._issuer(each) for each in known)
-        return Issuers(tuple(each for each in said if each.keys), str(self.mesh.trust_domain))
+        service = next((each.name for each in known if each.kind is IssuerKind.TOKENS), "")
+        return Issuers(tuple(each for each in said if each.keys), str(self.mesh.trust_domain), service)
 
     def _issuer(self, issuer: Issuer) -> Issuer:
         """With its keys, where the intent does not have them."""
@@ -463,6 +471,13 @@ class World:
     def destination(self, name: str) -> Destination | None:
         """The destination that callers call ``name``, whether or not any rule allows them."""
         return self._destinations.get(name)
+
+    def injecting(self, target: Destination) -> tuple[Rule, ...]:
+        """The rules of a destination that let in who shows a token which callers' proxies are to send along."""
+        offer = self._offers[target.service]
+        if target.port.name not in offer.injecting or TOKENS_SERVICE not in self.intent.services:
+            return ()
+        return injecting(self.policy(target.service, target.port.name).allow)
 
     def outside(self, name: str, caller: SpiffeId) -> External | None:
         """The host outside that callers call ``name``, with the rules about this caller, possibly none."""

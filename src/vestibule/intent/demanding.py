@@ -11,6 +11,7 @@ from vestibule.intent.model import IssuerKind, Port, Protocol
 from vestibule.intent.nodes import Position
 from vestibule.intent.problems import Findings
 from vestibule.intent.resolving import Names, advice
+from vestibule.intent.rule_keys import Binding
 from vestibule.intent.shapes import At, Fields, Key
 from vestibule.policy import Condition, McpDemand, TokenDemand
 from vestibule.policy.vocabulary import MCP, TOKEN
@@ -41,6 +42,9 @@ def build_token(fields: Fields, names: Names, findings: Findings) -> TokenDemand
     scopes, claims = said.value.get(rule_keys.SCOPES), said.value.get(rule_keys.CLAIMS)
     if issuer is None or audience is None:
         return None
+    binding = said.value.value(rule_keys.BOUND, Binding.CALLER)
+    kind = None if names.issuers is None else names.issuers.get(issuer)
+    _check_sent(said, issuer, kind, findings)
     return TokenDemand(
         issuer=issuer,
         audience=audience.value,
@@ -48,9 +52,25 @@ def build_token(fields: Fields, names: Names, findings: Findings) -> TokenDemand
         claims=tuple((name, each.value) for name, (_, each) in claims.value.items() if each)
         if claims
         else (),
-        bound=said.value.value(rule_keys.BOUND, True),
-        svid=names.issuers is not None and names.issuers.get(issuer) is IssuerKind.SPIFFE,
+        bound=binding is not Binding.NOBODY,
+        certificate=binding is Binding.CERTIFICATE,
+        inject=said.value.value(rule_keys.INJECT, False),
+        svid=kind is IssuerKind.SPIFFE,
     )
+
+
+def _check_sent(said: At[Fields], issuer: str, kind: IssuerKind | None, findings: Findings) -> None:
+    """Sidecars get tokens of the mesh's own token service, for the service beside them."""
+    inject, place = said.value.value(rule_keys.INJECT, False), said.value.place(rule_keys.INJECT)
+    if not inject or place is None:
+        return
+    if kind is not IssuerKind.TOKENS:
+        message = f"sidecars get tokens of the mesh's own token service only, which {issuer!r} is not"
+        fix = "Name the issuer that has keys: tokens in mesh.yaml, or remove inject."
+        findings.add(codes.EXCLUSIVE_KEYS, message, place, advice=fix)
+    if claims := said.value.place(rule_keys.CLAIMS):
+        message = "the tokens that sidecars get have no claims to ask for"
+        findings.add(codes.EXCLUSIVE_KEYS, message, claims)
 
 
 def issuer_of(said: At[Fields], names: Names, findings: Findings) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from vestibule.intent import codes, outside_keys, rule_keys, service_keys
 from vestibule.intent.demanding import build_condition, build_mcp, build_token, check_anyone
-from vestibule.intent.model import Port, Protocol
+from vestibule.intent.model import Authorization, Port, Protocol
 from vestibule.intent.nodes import Position
 from vestibule.intent.ports import Ports, said_port
 from vestibule.intent.problems import Findings, Severity
@@ -55,6 +55,7 @@ def _built(
             rules.append((item, replace(rule, port=port)))
     refuse_redundant_rules(rules, findings)
     refuse_crowds(rules, findings)
+    _refuse_two_audiences(rules, findings)
     return tuple(rule for _, rule in rules)
 
 
@@ -68,6 +69,18 @@ def refuse_crowds(rules: list[tuple[At[Fields], Rule]], findings: Findings) -> N
                 f"the rule {found.name} is one of more than {MOST_IN_A_ROW} that no index can tell apart"
             )
             findings.add(TOO_MANY_IN_A_ROW, message, at)
+
+
+def _refuse_two_audiences(rules: list[tuple[At[Fields], Rule]], findings: Findings) -> None:
+    """A caller's sidecar sends one token to a port, for one audience."""
+    first: dict[str | None, str] = {}
+    for item, rule in rules:
+        if rule.token is None or not rule.token.inject:
+            continue
+        audience = rule.token.audience
+        if first.setdefault(rule.port, audience) != audience:
+            message = f"tokens for {first[rule.port]!r} are sent along to this port already, and not for {audience!r}"
+            findings.add(codes.EXCLUSIVE_KEYS, message, item.at)
 
 
 def build_outside_rules(
@@ -113,6 +126,7 @@ def _rule(
     """The rule, or None if any part of it is wrong: what is left of it would mean something else."""
     fields, before = item.value, findings.count
     _check_protocol(fields, port, findings)
+    _check_token(fields, port, effect, findings)
     listed, rule_id = fields.get(rule_keys.RULE_FROM), fields.get(rule_keys.RULE_ID)
     callers = resolve_callers(listed.value, names, findings) if listed else ()
     anyone = listed is not None and any(isinstance(each.value, AnyCaller) for each in listed.value)
@@ -149,6 +163,18 @@ def _is_whole(fields: Fields) -> bool:
     """Whether every key that is written could be read in full."""
     read = [(fields.place(key), fields.get(key)) for key in rule_keys.RULE_RECORD.keys]
     return all(place is None or (found is not None and found.whole) for place, found in read)
+
+
+def _check_token(fields: Fields, port: Port | None, effect: Effect, findings: Findings) -> None:
+    said = fields.get(rule_keys.TOKEN)
+    if said is None:
+        return
+    if port is not None and port.authorization is Authorization.REFUSE:
+        message = f"the port {port.name!r} takes no Authorization header, and the rule asks for a token"
+        findings.add(codes.EXCLUSIVE_KEYS, message, said.at)
+    place = said.value.place(rule_keys.INJECT)
+    if place and effect is Effect.DENY:
+        findings.add(codes.NO_EFFECT, "no token is sent along to be denied by a rule", place)
 
 
 def _check_protocol(fields: Fields, port: Port | None, findings: Findings) -> None:

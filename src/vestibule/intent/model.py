@@ -49,6 +49,17 @@ class DenyDetail(Enum):
     CALLER = "caller"
 
 
+class Authorization(Enum):
+    """What becomes of the Authorization header of calls to a port, once rules have seen it."""
+
+    FORWARD = "forward"
+    """The app gets it."""
+    STRIP = "strip"
+    """The app does not."""
+    REFUSE = "refuse"
+    """Calls with one are refused: no rule of the port asks for a token."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Defaults:
     """What holds for every service unless it says otherwise.  ``timeout`` is for a whole request."""
@@ -149,6 +160,7 @@ class Port:
     name: str
     protocol: Protocol
     app_port: int | None = None
+    authorization: Authorization = Authorization.FORWARD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

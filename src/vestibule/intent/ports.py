@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vestibule.intent import codes, service_keys
-from vestibule.intent.model import Port
+from vestibule.intent.model import Authorization, Port
 from vestibule.intent.problems import Findings
 from vestibule.intent.resolving import Names, advice
 from vestibule.intent.shapes import At, Fields, Key
@@ -19,7 +19,7 @@ def build_ports(fields: Fields, findings: Findings) -> dict[str, Port | None]:
     ports: dict[str, Port | None] = {}
     taken: dict[int, str] = {}
     for name, (_, record) in (table.value if table else {}).items():
-        ports[name] = _port(name, record.value) if record else None
+        ports[name] = _port(name, record.value, findings) if record else None
         app = record.value.get(service_keys.APP_PORT) if record else None
         if app and app.value in taken:
             message = f"the ports {taken[app.value]!r} and {name!r} have the same app port {app.value}"
@@ -29,11 +29,20 @@ def build_ports(fields: Fields, findings: Findings) -> dict[str, Port | None]:
     return ports
 
 
-def _port(name: str, fields: Fields) -> Port | None:
+def _port(name: str, fields: Fields, findings: Findings) -> Port | None:
     protocol, app = fields.get(service_keys.PROTOCOL), fields.get(service_keys.APP_PORT)
     if protocol is None:
         return None
-    return Port(name=name, protocol=protocol.value, app_port=app.value if app else None)
+    said = fields.get(service_keys.AUTHORIZATION)
+    if said and not protocol.value.is_http:
+        message = f"the port {name!r} speaks TCP, which has no headers"
+        findings.add(codes.HTTP_ON_TCP, message, said.at, advice="Remove authorization.")
+    return Port(
+        name=name,
+        protocol=protocol.value,
+        app_port=app.value if app else None,
+        authorization=said.value if said else Authorization.FORWARD,
+    )
 
 
 def said_port(what: str, item: At[Fields], key: Key[str], ports: Ports, findings: Findings) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final
 
 from vestibule.intent import codes
@@ -77,6 +78,30 @@ class Expression:
         return {"type": "string", "minLength": 1}
 
 
+class Binding(Enum):
+    """To whom a token has to be bound."""
+
+    NOBODY = "false"
+    CALLER = "true"
+    CERTIFICATE = "certificate"
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """True, false or the word ``certificate``."""
+
+    def read(self, node: Node, findings: Findings) -> At[Binding] | None:
+        if isinstance(node, Scalar) and node.kind is Kind.BOOLEAN:
+            return At(Binding(node.text.lower()), node.at)
+        if isinstance(node, Scalar) and node.kind is Kind.TEXT and node.text == Binding.CERTIFICATE.value:
+            return At(Binding.CERTIFICATE, node.at)
+        mistyped(node, "true, false or certificate", findings)
+        return None
+
+    def schema(self) -> Schema:
+        return {"enum": [True, False, Binding.CERTIFICATE.value]}
+
+
 # -------------------------------------------------------------------------------------- what is asked
 
 ISSUER_NAME: Final = Key(
@@ -91,11 +116,19 @@ CLAIMS: Final = Key(
 )
 BOUND: Final = Key(
     "bound",
-    Switch(),
-    "Whether whoever presents it, its outermost `act.sub` or else its `client_id`, must be the caller.",
+    Bound(),
+    "Whether whoever presents it, its outermost `act.sub` or else its `client_id`, must be the caller; certificate: "
+    "and the certificate that it is bound to the caller's.",
     default="true",
 )
-TOKEN_RECORD: Final = Record("a token", (ISSUER_NAME, AUDIENCE, SCOPES, CLAIMS, BOUND))
+INJECT: Final = Key(
+    "inject",
+    Switch(),
+    "Whether the caller's sidecar gets such a token of the mesh's own token service, for the caller itself, and sends "
+    "it along with calls that have no Authorization header.",
+    default="false",
+)
+TOKEN_RECORD: Final = Record("a token", (ISSUER_NAME, AUDIENCE, SCOPES, CLAIMS, BOUND, INJECT))
 
 
 def _token(fields: Fields, at: Position, findings: Findings) -> Fields:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from vestibule.intent import bounds_keys, rule_keys, traffic_keys
-from vestibule.intent.model import DenyDetail, Protocol
+from vestibule.intent.model import Authorization, DenyDetail, Protocol
 from vestibule.intent.shapes import Choice, Key, Many, Record, Table, Whole
 from vestibule.intent.terms import LINE, NAME, SERVICE_NAME
 
@@ -18,7 +18,14 @@ PROTOCOL: Final = Key(
     "What is spoken there; mcp is HTTP whose answers may be streams of events.",
     required=True,
 )
-PORT_RECORD: Final = Record("a port", (APP_PORT, PROTOCOL))
+AUTHORIZATION: Final = Key(
+    "authorization",
+    Choice.of([(each.value, each) for each in Authorization]),
+    "What becomes of the Authorization header once rules have seen it: the app gets it, or does not; or calls with one "
+    "are refused, where no rule asks for a token.",
+    default=Authorization.FORWARD.value,
+)
+PORT_RECORD: Final = Record("a port", (APP_PORT, PROTOCOL, AUTHORIZATION))
 
 SERVICE: Final = Key("service", SERVICE_NAME, "The service's name, which is also its file's.", required=True)
 OWNER: Final = Key("owner", LINE, "Who answers for the service.")

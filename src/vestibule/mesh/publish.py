@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Final, Protocol
@@ -23,6 +24,7 @@ from vestibule.intent.model import IssuerKind
 from vestibule.mesh.built_in import BuiltIn, WithBuiltIn, instances
 from vestibule.mesh.discovery import Discovery
 from vestibule.mesh.intents import Intents
+from vestibule.mesh.own_tokens import OwnTokens, RevokedSlots, service_name
 from vestibule.mesh.permissions import NoPermissions, Permissions
 from vestibule.mesh.revision import Revision, first_change
 from vestibule.records import Distrust
@@ -151,6 +153,11 @@ class _Changing(Protocol):
     async def changed(self, since: int) -> int: ...
 
 
+class _Numbered(_Changing, Protocol):
+    @property
+    def revision(self) -> int: ...
+
+
 class NothingRevoked:
     """Where there is no list."""
 
@@ -186,6 +193,7 @@ class Publisher:
         built_in: tuple[BuiltIn, ...] = (),
         commit_of: Callable[[str], str] = lambda _version: "",
         fetched_keys: FetchedKeySource | None = None,
+        own_tokens: OwnTokens | None = None,
     ) -> None:
         """``commit_of`` knows the commit of an intent's version."""
         self._commit_of = commit_of
@@ -194,6 +202,8 @@ class Publisher:
         self._distrust = NobodyDistrusted() if distrust is None else distrust
         self._jwt_keys = NoJwtKeys() if jwt_keys is None else jwt_keys
         self._fetched_keys = NothingFetched() if fetched_keys is None else fetched_keys
+        self._own_tokens = own_tokens or OwnTokens()
+        self._revoked_tokens = RevokedSlots(self._own_tokens.revoked)
         self._unexpired = Unexpired()
         self._slots: tuple[Resource, ...] = ()
         self._completed = WithBuiltIn(intents, built_in)
@@ -223,14 +233,15 @@ class Publisher:
         """Follow the world, and what is revoked."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow_world(), name="publisher-world")
-            tasks.create_task(self._follow_revocations(), name="publisher-revocations")
+            tasks.create_task(self._follow(self._revocations), name="publisher-revocations")
+            tasks.create_task(self._follow(self._own_tokens.revoked), name="publisher-revoked-tokens")
 
-    async def _follow_revocations(self) -> None:
+    async def _follow(self, revoked: _Numbered) -> None:
         """Beside the compiling, which takes its time: it is done for everybody before the next revocation."""
         while True:
-            seen = self._revocations.revision
+            seen = revoked.revision
             self._enforce(self._clock.now())
-            await self._revocations.changed(seen)
+            await revoked.changed(seen)
 
     async def _follow_world(self) -> None:
         revisions = (
@@ -241,8 +252,11 @@ class Publisher:
         )
         while True:
             seen = [(each, each.value) for each in revisions]
-            sources = (self._revocations, self._distrust, self._jwt_keys, self._fetched_keys)
-            others = [(each, each.revision) for each in sources]
+            followed = (
+                *(self._revocations, self._distrust, self._jwt_keys),
+                *(self._fetched_keys, self._own_tokens.keys),
+            )
+            others = [(each, each.revision) for each in followed]
             now = self._clock.now()
             if self._gather(now):
                 await self._compile_all()
@@ -253,19 +267,25 @@ class Publisher:
 
     def _enforce(self, now: datetime) -> None:
         """What is revoked is refused by everybody who has anything, from now on."""
-        refused = refused_of(self._unexpired.of(self._revocations.now, now))
-        self._slots = tuple(slots(refused).values())
+        self._fill_slots(now)
         for watched in self._seen.values():
             if (before := watched.compilation) is not None:
                 watched.compilation = self._enforcing(before)
                 if watched.compilation is not before:
                     watched.revision.bump()
 
+    def _fill_slots(self, now: datetime) -> None:
+        refused = refused_of(self._unexpired.of(self._revocations.now, now))
+        self._slots = (*slots(refused).values(), *self._revoked_tokens.of(self._intents.in_force()))
+
     def _enforcing(self, compilation: Compilation) -> Compilation:
         """The same with what is revoked by now, which may be more than when the world was taken up."""
         snapshot = compilation.snapshot.with_resources(*self._slots)
-        # What was asked of the world for it stays as it was, so that all of it is compiled anew, too.
-        return compilation if snapshot is compilation.snapshot else Compilation(snapshot, compilation.trace)
+        if snapshot is compilation.snapshot:
+            return compilation
+        # What was asked of the world for it, and what it was made of, stay as they were: of what is revoked, the one is
+        # compiled anew, and the other said here whatever is compiled.
+        return replace(compilation, snapshot=snapshot)
 
     async def _next_change(
         self,
@@ -323,6 +343,7 @@ class Publisher:
         intents = self._intents.in_force()
         if not intents:
             return False
+        self._fill_slots(now)
         self._compiler.take(self._world(intents[0], now))
         if len(intents) == 1:
             self._first_wave = None
@@ -350,6 +371,8 @@ class Publisher:
             if any(each.kind is IssuerKind.SPIFFE for each in intent.mesh.issuers.values())
             else "",
             fetched_keys=self._fetched_of(intent),
+            token_issuer=self._own_tokens.issuer if service_name(intent) else "",
+            token_keys=self._own_tokens.keys.now if service_name(intent) else "",
         )
 
     def _fetched_of(self, intent: Intent) -> Mapping[str, str]:

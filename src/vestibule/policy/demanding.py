@@ -7,7 +7,7 @@ from typing import Any
 
 from vestibule.errors import VestibuleError
 from vestibule.policy.codes import CONDITION_FAILED
-from vestibule.policy.demands import TokenDemand
+from vestibule.policy.demands import CERTIFICATE_CLAIM, TokenDemand
 from vestibule.policy.facts import Call
 from vestibule.policy.values import audiences, scopes
 
@@ -27,7 +27,7 @@ def meets_token(demand: TokenDemand, call: Call) -> bool:
     if token is None:
         return False
     failed: DemandError | None = None
-    for part in (_is_for, _is_good_for, _says, _is_bound):
+    for part in (_is_for, _is_good_for, _says, _is_bound, _is_of_certificate):
         try:
             if not part(demand, token, call):
                 return False
@@ -62,6 +62,17 @@ def _is_bound(demand: TokenDemand, token: Mapping[str, Any], call: Call) -> bool
     if not demand.bound:
         return True
     return (_subject(token) if demand.svid else presenter(token)) == str(call.caller)
+
+
+def _is_of_certificate(demand: TokenDemand, token: Mapping[str, Any], call: Call) -> bool:
+    if not demand.certificate:
+        return True
+    if CERTIFICATE_CLAIM not in token:
+        return False
+    wanted = token[CERTIFICATE_CLAIM]
+    if not isinstance(wanted, str):
+        raise _odd(CERTIFICATE_CLAIM)
+    return bool(call.certificate) and wanted == call.certificate
 
 
 def _subject(token: Mapping[str, Any]) -> str:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+CERTIFICATE_CLAIM: Final = "cnf_x5t_hex"
+"""The SHA-256 of the certificate that a token is bound to, in hexadecimal digits as proxies write it: what ``cnf`` says
+in base64url, which conditions of proxies cannot read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -11,7 +16,9 @@ class TokenDemand:
 
     ``issuer`` is a name in the mesh's list of issuers.  All ``scopes`` must be there (RFC 6749, section 3.3), and each
     of ``claims`` must have that text.  ``bound``: whoever presents it (the outermost ``act.sub``, else ``client_id``)
-    must be the caller of the connection.  ``svid``: it is a JWT-SVID, which is presented by whom it is of (``sub``).
+    must be the caller of the connection.  ``certificate``: the token is bound to a certificate (RFC 8705), and that
+    must be the connection's.  ``svid``: it is a JWT-SVID, which is presented by whom it is of (``sub``).  ``inject``:
+    the caller's proxy gets such a token of the mesh's own token service and sends it along; nothing is decided by that.
     """
 
     issuer: str
@@ -20,6 +27,8 @@ class TokenDemand:
     claims: tuple[tuple[str, str], ...] = ()
     bound: bool = True
     svid: bool = False
+    certificate: bool = False
+    inject: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -146,6 +146,7 @@ def _token(token: TokenDemand) -> dict[str, Any]:
         "claims": [list(each) for each in token.claims],
         "bound": token.bound,
         **({"svid": True} if token.svid else {}),
+        **({"certificate": True} if token.certificate else {}),
     }
 
 
@@ -157,6 +158,7 @@ def _token_of(document: Mapping[str, Any]) -> TokenDemand:
         claims=tuple((name, value) for name, value in document["claims"]),
         bound=document["bound"],
         svid=document.get("svid", False),
+        certificate=document.get("certificate", False),
     )
 
 

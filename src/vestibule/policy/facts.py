@@ -32,7 +32,8 @@ class Call:
     ``path`` may carry a query, which rules do not look at; TCP has neither method nor path.  ``headers`` have
     lower-case names; of several of one name the values are joined by commas.  ``tokens`` are the claims of the
     tokens that were verified, by the name of their issuer, or by ``GIVEN``.  ``body`` is the request's JSON, where it
-    was read; ``attributes`` is what is known from outside.
+    was read; ``attributes`` is what is known from outside.  ``certificate`` is the SHA-256 of the caller's certificate,
+    in hexadecimal digits; empty if nobody asked for it.
     """
 
     caller: SpiffeId
@@ -46,3 +47,4 @@ class Call:
     mcp: McpCall | None = None
     body: Any = field(default=None, hash=False)
     attributes: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    certificate: str = ""

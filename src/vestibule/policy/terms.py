@@ -67,6 +67,7 @@ def _token(demand: TokenDemand) -> str:
     asked += [f"with {' '.join(demand.scopes)}"] if demand.scopes else []
     asked += [f"with {name} {value}" for name, value in demand.claims]
     asked += [] if demand.bound else ["that anybody may present"]
+    asked += ["of the caller's very certificate"] if demand.certificate else []
     return f"with a token of {demand.issuer} {' '.join(asked)}"
 
 

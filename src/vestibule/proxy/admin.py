@@ -71,14 +71,15 @@ class Admin:
             headers = [("host", "envoy"), ("connection", "close"), ("content-length", "0")]
             for event in (h11.Request(method=method, target=target, headers=headers), h11.EndOfMessage()):
                 writer.write(connection.send(event) or b"")
-            return await _response(connection, reader)
+            return await response_of(connection, reader)
         finally:
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
 
-async def _response(connection: h11.Connection, reader: asyncio.StreamReader) -> Answer:
+async def response_of(connection: h11.Connection, reader: asyncio.StreamReader) -> Answer:
+    """An answer in full.  Raises: VST7103 for an endless one, h11.ProtocolError."""
     status, body = 0, bytearray()
     while True:
         event = connection.next_event()

@@ -204,3 +204,13 @@ TRIAL_FAILED = define(
     meaning="A policy was to be tried on a real Envoy, and that Envoy did not start, or did not answer.",
     advice="Read its last words in the message. Without --envoy the same cases are decided by Vestibule's own engine.",
 )
+TOKEN_NOT_FETCHED = define(
+    "VST6103",
+    "token-not-fetched",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="A sidecar is to get a token of the mesh's own token service, to send it along with its app's calls, and "
+    "does not get it. It goes on trying; the token that it has is used until it ends.",
+    advice="If the token service refuses, its own code is in the message: who may have which token is said in "
+    "tokens/*.yaml. If it cannot be reached, see whether the server is up, has `tokens: true` and is not sealed.",
+)

@@ -82,6 +82,11 @@ class EnvoyPlan:
         return self.directory / "host.sock"
 
     @property
+    def token_socket(self) -> Path:
+        """Where the sidecar gets tokens, through Envoy."""
+        return self.directory / "tokens.sock"
+
+    @property
     def hand_over_socket(self) -> Path:
         """Where a new Envoy asks the old one for its sockets; Envoy appends to the name."""
         return self.directory / "hr"
@@ -376,6 +381,7 @@ class Envoy:
             agent_socket=str(plan.agent_socket),
             admin_socket=str(plan.admin_socket),
             host_socket=str(plan.host_socket),
+            token_socket=str(plan.token_socket),
             heap_bytes=plan.heap_bytes,
             files=self._files(),
         )

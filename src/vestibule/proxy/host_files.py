@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from vestibule.envoy.host_secrets import CertificateFiles, CredentialFile, HostSecret, PublicTrust
+from vestibule.envoy.host_secrets import CertificateFiles, CredentialFile, FileSecret, PublicTrust
 from vestibule.errors import VestibuleError
 from vestibule.processes.users import User
 from vestibule.proxy.codes import BAD_CERTIFICATE, BAD_CREDENTIAL, HOST_FILE_UNREADABLE, NO_PUBLIC_TRUST
@@ -69,17 +69,17 @@ class HostFiles:
         self._ca_bundle = ca_bundle
         self._reader = reader
         self._now = now
-        self._kept: dict[HostSecret, _Kept] = {}
+        self._kept: dict[FileSecret, _Kept] = {}
         self._changed = asyncio.Event()
 
-    def content(self, secret: HostSecret) -> tuple[bytes, ...] | None:
+    def content(self, secret: FileSecret) -> tuple[bytes, ...] | None:
         """The parts of a secret as they were good last; None while they never were, which is logged."""
         if secret not in self._kept:
             self._kept[secret] = _Kept(facts=self._facts(secret))
             self._read(secret, self._kept[secret])
         return self._kept[secret].content
 
-    def check(self, secret: HostSecret) -> None:
+    def check(self, secret: FileSecret) -> None:
         """Raises: VST7220, VST7221, VST7222, VST7223 if the secret cannot be had now."""
         self._fresh(secret)
 
@@ -107,10 +107,14 @@ class HostFiles:
                 self._read(secret, kept)
                 changed |= kept.content != before
         if changed:
-            told, self._changed = self._changed, asyncio.Event()
-            told.set()
+            self.tell()
 
-    def _read(self, secret: HostSecret, kept: _Kept) -> None:
+    def tell(self) -> None:
+        """Some content is another, perhaps one that is no file."""
+        told, self._changed = self._changed, asyncio.Event()
+        told.set()
+
+    def _read(self, secret: FileSecret, kept: _Kept) -> None:
         try:
             kept.content = self._fresh(secret)
         except VestibuleError as error:
@@ -123,7 +127,7 @@ class HostFiles:
                 _log.info("%s can be used again", _shown(secret))
             kept.problem = None
 
-    def _fresh(self, secret: HostSecret) -> tuple[bytes, ...]:
+    def _fresh(self, secret: FileSecret) -> tuple[bytes, ...]:
         match secret:
             case PublicTrust():
                 return (_bundle(self._bundle_path()),)
@@ -132,7 +136,7 @@ class HostFiles:
             case CertificateFiles(certificate=certificate, key=key):
                 return _pair(Path(certificate), Path(key), self._now(), self._reader)
 
-    def _facts(self, secret: HostSecret) -> _Facts:
+    def _facts(self, secret: FileSecret) -> _Facts:
         match secret:
             case PublicTrust():
                 return tuple(map(_facts_of, (self._ca_bundle,) if self._ca_bundle else CA_BUNDLES))
@@ -244,7 +248,7 @@ def _facts_of(path: Path) -> tuple[int, int, int, int] | None:
     return found.st_mtime_ns, found.st_size, found.st_ino, found.st_mode
 
 
-def _shown(secret: HostSecret) -> str:
+def _shown(secret: FileSecret) -> str:
     match secret:
         case PublicTrust():
             return "the bundle of public authorities"

@@ -10,8 +10,8 @@ from envoy.extensions.filters.http.rbac.v3 import rbac_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vestibule.envoy import revoked
 from vestibule.envoy.revoked import NOBODY, Refused, slots, written
+from vestibule.envoy.written_down import from_on
 from vestibule.spiffe import (
     Reason,
     Revocation,
@@ -45,12 +45,12 @@ def body(resource: Resource) -> rbac_pb2.RBAC:
 
 @given(since=SECONDS, born=SECONDS)
 def test_a_certificate_counts_from_the_very_second_on(since: int, born: int) -> None:
-    assert bool(re.fullmatch(revoked._from_on(since), str(born))) == (born >= since)
+    assert bool(re.fullmatch(from_on(since), str(born))) == (born >= since)
 
 
 @given(since=SECONDS, born=st.sampled_from(["", "-", "0x10", "1e12", "-5", " 4000000001"]))
 def test_what_is_no_number_counts_as_old(since: int, born: str) -> None:
-    assert not re.fullmatch(revoked._from_on(since), born)
+    assert not re.fullmatch(from_on(since), born)
 
 
 @given(mark=st.integers(min_value=1, max_value=2**64 - 1), low=st.integers(min_value=0, max_value=2**64 - 1))

@@ -90,4 +90,4 @@ def test_nobody_is_told_more_where_the_service_does_not_say_so() -> None:
     silent = replies.ingress("payments", tell_rule=False, plaintext=True)
     assert HEADER not in str(silent)
     telling = replies.ingress("payments", tell_rule=True, plaintext=True)
-    assert str(telling).count(HEADER) == 10
+    assert str(telling).count(HEADER) == 12

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from tests.e2e.outside_lab import PublicAuthority
 
-from vestibule.envoy.host_secrets import CertificateFiles, CredentialFile, HostSecret, PublicTrust
+from vestibule.envoy.host_secrets import CertificateFiles, CredentialFile, FileSecret, PublicTrust
 from vestibule.errors import VestibuleError
 from vestibule.processes.users import User
 from vestibule.proxy import host_files
@@ -31,7 +31,7 @@ def credential(path: Path, prefix: str = "") -> CredentialFile:
     return CredentialFile(file=str(path), prefix=prefix)
 
 
-def why(files: HostFiles, secret: HostSecret) -> VestibuleError:
+def why(files: HostFiles, secret: FileSecret) -> VestibuleError:
     assert files.content(secret) is None
     (problem,) = files.problems
     return problem
