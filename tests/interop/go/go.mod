@@ -1,8 +1,11 @@
 module vestibule.example/interop
 
-go 1.24.0
+go 1.25.0
 
-require github.com/spiffe/go-spiffe/v2 v2.9.0
+require (
+	github.com/spiffe/go-spiffe/v2 v2.9.0
+	golang.org/x/oauth2 v0.36.0
+)
 
 require (
 	github.com/Microsoft/go-winio v0.6.2 // indirect

@@ -160,7 +160,7 @@ async def test_tokens_are_inspected_and_revoked(lab: TokenLab) -> None:
 
 
 async def test_a_refusal_has_its_code_and_the_word_of_the_rfc(lab: TokenLab) -> None:
-    told = "VST6010 spiffe://example.org/web may not mint for reports: no rule allows it (request r-1)"
+    told = "VST6010 spiffe://example.org/web may not mint for reports: no rule allows it (request r-1). Ask the owner."
     lab.refuse = 400, {"error": "invalid_target", "error_description": told}
     async with AsyncTokens(lab.address) as tokens:
         with pytest.raises(TokenDeniedError, match="no rule allows it") as refused:

@@ -12,8 +12,8 @@ from vestibule.tokens import codes as _tokens_codes
 
 # Imported so that the catalogue knows the codes in the answers, with their advice.
 CODES: Final = (_tokens_codes,)
-_CODED: Final = re.compile(r"(VST[0-9]{4}) (.*)", re.DOTALL)
-_REQUEST: Final = re.compile(r"\(request ([A-Za-z0-9._-]+)")
+_CODED: Final = re.compile(r"(VST[0-9]{4}) (.*?)(?: \(request ([A-Za-z0-9._-]+)\)\..*)?", re.DOTALL)
+"""The code, the message, the request and the advice, which the code knows itself."""
 
 
 class TokensError(VestibuleError):
@@ -23,11 +23,13 @@ class TokensError(VestibuleError):
     empty where nothing was answered.  ``request_id`` finds a refusal in the audit log.
     """
 
-    def __init__(self, code: ErrorCode, message: str, *, error: str = "", status: int = 0) -> None:
-        super().__init__(code, message)
+    def __init__(
+        self, code: ErrorCode, message: str, *, error: str = "", status: int = 0, request_id: str = ""
+    ) -> None:
+        super().__init__(code, f"{message} (request {request_id})" if request_id else message)
         self.error = error
         self.status = status
-        self.request_id = _found(_REQUEST, message)
+        self.request_id = request_id
 
 
 class TokenDeniedError(TokensError):
@@ -51,14 +53,10 @@ def refusal(status: int, document: Mapping[str, Any]) -> TokensError:
     error, told = (document.get(name) for name in ("error", "error_description"))
     word = error if isinstance(error, str) else ""
     text = told if isinstance(told, str) and told else word or f"status {status}"
-    coded = _CODED.match(text)
+    coded = _CODED.fullmatch(text)
     code = CATALOGUE.get(coded[1]) if coded else None
-    message = coded[2] if coded and code else f"{word}: {text}" if word and text != word else text
-    code = code or TOKENS_REFUSED
-    kind = TokenDeniedError if code.kind is Kind.DENIED or status == 403 else TokensError
-    return kind(code, message, error=word, status=status)
-
-
-def _found(pattern: re.Pattern[str], text: str) -> str:
-    found = pattern.search(text)
-    return found[1] if found else ""
+    if coded is None or code is None:
+        message = f"{word}: {text}" if word and text != word else text
+        return TokensError(TOKENS_REFUSED, message, error=word, status=status)
+    kind = TokenDeniedError if code.kind is Kind.DENIED else TokensError
+    return kind(code, coded[2], error=word, status=status, request_id=coded[3] or "")
