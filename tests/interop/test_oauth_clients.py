@@ -126,7 +126,11 @@ def test_the_sdk_comes_through_a_sidecar_with_its_svid_and_with_a_jwt_svid(
         for way in ways:
             async with way as tokens, TokenVerifier("reports", tokens=tokens) as verifier:
                 token = await verifier.verify((await tokens.get("reports", "report:read")).text)
-                assert (token.subject, token.client_id, token.scopes) == (WEB, WEB, {"report:read"})
+                assert (token.subject, token.client_id, token.scopes) == (
+                    WEB,
+                    WEB,
+                    frozenset(["report:read"]),
+                )
                 with pytest.raises(TokenDeniedError, match="VST6010") as refused:
                     await tokens.get("ledger")
                 assert refused.value.request_id

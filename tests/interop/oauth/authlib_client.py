@@ -3,8 +3,9 @@
 import json
 import ssl
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
-import httpx
 from authlib.integrations.httpx_client import OAuth2Client, OAuthError
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
@@ -64,12 +65,20 @@ def shown(client: OAuth2Client) -> str:
     """What an API sees of a request that is made with the client."""
     seen = []
 
-    def api(request: httpx.Request) -> httpx.Response:
-        seen.append(request.headers["authorization"])
-        return httpx.Response(200)
+    class Api(BaseHTTPRequestHandler):
+        def do_GET(self):
+            seen.append(self.headers["authorization"])
+            self.send_response(204)
+            self.end_headers()
 
-    calling = OAuth2Client(client.client_id, token=client.token, transport=httpx.MockTransport(api))
-    calling.get("https://reports/monthly")
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Api) as api:
+        serving = threading.Thread(target=api.handle_request)
+        serving.start()
+        client.get(f"http://127.0.0.1:{api.server_port}/monthly")
+        serving.join()
     return seen[0].split(".")[0]
 
 

@@ -49,7 +49,7 @@ _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 def told(document: Mapping[str, Any]) -> Reply:
     """What only the client is to see."""
-    return Reply(200, _encode(document).encode("ascii"))
+    return Reply(200, _encode(dict(document)).encode("ascii"))
 
 
 def shown(document: str) -> Reply:
