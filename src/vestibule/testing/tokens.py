@@ -58,7 +58,10 @@ class TableTokenAccess:
     asked: list[Asked] = field(default_factory=list)
 
     def allow(self, service: str, verb: Verb, audience: str, *scopes: str, **more: Any) -> None:
-        """``more`` is of TokenDecision: ``lasts``, ``may_act``, ``depth``, ``certificate``."""
+        """``more`` is of TokenDecision: ``lasts``, ``may_act``, ``depth``, ``certificate``.
+
+        Without scopes, any may be handed on (``EXCHANGE``), and none be had.
+        """
         decision = TokenDecision(
             allowed=True, rule=f"{audience}/{service}-{verb.value}", commit="c0ffee", **more
         )
@@ -78,6 +81,8 @@ class TableTokenAccess:
         if there is None:
             return TokenDecision(allowed=False, commit="c0ffee")
         scopes, decision = there
+        if asked.verb is Verb.EXCHANGE and not scopes:
+            return decision
         missing = next((each for each in asked.scopes if each not in scopes), None)
         return decision if missing is None else replace(decision, allowed=False, scope=missing, rule=None)
 

@@ -49,9 +49,9 @@ class Exchange:
 
         1. Types are those that are taken and given here.
         2. The given token is ours and holds (``Reader.read``); an actor token is of the client itself.
-        3. The client may give it in exchange: the token names it (``may_act``), or a rule for each of its audiences
-           does; where it names somebody else, no rule helps.
-        4. Scopes only get fewer.
+        3. Scopes only get fewer.
+        4. The client may give it in exchange, to hand these scopes on: the token names it (``may_act``), or a rule for
+           each of its audiences does; where it names somebody else, no rule helps.
         5. The client may receive a token for each of the audiences that it asks for, for this subject.
         6. The client becomes the newest actor: it was none before, and the chain is not too long.
         7. The new token ends no later than the given one.
@@ -69,12 +69,13 @@ class Exchange:
     async def _exchanged(
         self, client: Client, given: Given, wanted: Wanted, claims: Mapping[str, Any]
     ) -> Minted:
-        asked = Asked(client=client.spiffe_id, verb=Verb.EXCHANGE, audience="", subject=claims)
-        if not named_actor(claims, client.spiffe_id):  # 3
+        _check_narrow(wanted.scopes, claims)  # 3
+        asked = Asked(
+            client=client.spiffe_id, verb=Verb.EXCHANGE, audience="", scopes=wanted.scopes, subject=claims
+        )
+        if not named_actor(claims, client.spiffe_id):  # 4
             permitted(self._access, asked, audiences_of(claims))
-        _check_narrow(wanted.scopes, claims)  # 4
-        receives = replace(asked, verb=Verb.RECEIVE, scopes=wanted.scopes)
-        permission = permitted(self._access, receives, wanted.targets)  # 5
+        permission = permitted(self._access, replace(asked, verb=Verb.RECEIVE), wanted.targets)  # 5
         actors = lengthened(claims, client.spiffe_id, permission.depth)  # 6
         subject = Subject(
             name=claims["sub"],

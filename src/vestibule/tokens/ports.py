@@ -46,6 +46,7 @@ class Verb(Enum):
 class Asked:
     """What a client asks for.
 
+    ``scopes`` are those of the new token, also where the question is whether a given one may be exchanged for it.
     ``subject`` holds the claims of the token that is given, already verified; ``issuer`` is what the intent calls its
     issuer (``mesh.yaml``), empty for our own tokens.
     """
