@@ -91,11 +91,7 @@ async def _places(socket: Path | None) -> Mapping[tuple[str, str], str]:
     except (ModuleNotFoundError, VestibuleError):
         return {}
     assert found.intent is not None
-    services, externals = found.intent.services.values(), found.intent.externals.values()
-    rules = [rule for each in services for rule in (*each.deny, *each.allow)]
-    rules += [rule for each in externals for rule in each.allow]
-    rules += [rule for each in found.intent.secrets.values() for rule in (*each.deny, *each.allow)]
-    return {(found.intent.version, rule.name): str(rule.where) for rule in rules if rule.where}
+    return {(found.intent.version, rule.name): str(rule.where) for rule in found.intent.rules if rule.where}
 
 
 def placed(decision: dict[str, Any], places: Mapping[tuple[str, str], str]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from vestibule.intent import Intent, Problem, Severity, environments_of, expired
 from vestibule.intent.files import read_tree
 from vestibule.intent.lints import weaknesses
 from vestibule.intent.port_policies import port_policy
-from vestibule.policy import Rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +106,8 @@ def data_of(
         "externals": sorted({name for intent in intents for name in intent.externals}),
         "gateways": sorted({name for intent in intents for name in intent.gateways}),
         "secrets": sorted({name for intent in intents for name in intent.secrets}),
-        "rules": list(dict.fromkeys(rule.name for intent in intents for rule in _rules(intent))),
+        "tokens": sorted({name for intent in intents for name in intent.tokens}),
+        "rules": list(dict.fromkeys(rule.name for intent in intents for rule in intent.rules)),
         "environments": {
             each.environment: each.intent.version if each.intent else None
             for each in checked
@@ -117,21 +117,15 @@ def data_of(
     }
 
 
-def _rules(intent: Intent) -> list[Rule]:
-    said = [(*each.allow, *each.deny) for each in intent.services.values()]
-    said += [each.allow for each in intent.externals.values()]
-    said += [(*each.allow, *each.deny) for each in intent.secrets.values()]
-    return [rule for rules in said for rule in rules]
-
-
 def summary(intent: Intent, environment: str | None) -> str:
     """One line about an intent that holds."""
     parts = [count(len(intent.services), "service")]
     parts += [count(len(intent.externals), "external")] if intent.externals else []
     parts += [count(len(intent.gateways), "gateway")] if intent.gateways else []
     parts += [count(len(intent.secrets), "group") + " of secrets"] if intent.secrets else []
+    parts += [count(len(intent.tokens), "group") + " of tokens"] if intent.tokens else []
     where = f" in {environment}" if environment else ""
-    rules = count(len(_rules(intent)), "rule")
+    rules = count(len(intent.rules), "rule")
     return f"{intent.mesh.name}{where}: {', '.join(parts)}, {rules}, version {intent.version}"
 
 

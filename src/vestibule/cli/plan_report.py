@@ -16,6 +16,7 @@ from vestibule.intent.access_changes import AccessChange
 from vestibule.intent.differences import Difference, difference
 from vestibule.intent.files import MESH
 from vestibule.intent.setting_changes import SettingChange
+from vestibule.intent.token_changes import Tokens
 
 MOST_GROUPS: Final = 20
 """Of a replay, in text and Markdown."""
@@ -141,7 +142,7 @@ def markdown(plan: Plan) -> str:
     if plan.difference.is_empty:
         lines += ["Nothing changes.", ""]
     if losses:
-        lines += ["> **Calls or secrets are lost.** Whoever asks for them will be denied.", ""]
+        lines += ["> **Calls, secrets or tokens are lost.** Whoever asks for them will be denied.", ""]
     for subject in _subjects(plan.difference):
         lines += [f"**{_plain(subject)}**", ""]
         for change in _access_of(plan.difference, subject):
@@ -202,12 +203,24 @@ def _access(change: AccessChange, plan: Plan) -> dict[str, Any]:
         "target": change.target.name,
         "port": change.target.port or None,
         "secrets": change.target.secrets,
+        "tokens": _tokens(change.tokens),
         "methods": {"but" if change.calls.methods.but else "only": sorted(change.calls.methods.names)},
         "path": str(change.calls.paths.pattern),
         "but": list(map(str, change.calls.paths.but)),
         "example": {"method": method, "path": path},
         "rules": [{"name": name, "where": found.where(at)} for name, at in change.rules.items()],
         "sentence": str(change),
+    }
+
+
+def _tokens(tokens: Tokens | None) -> dict[str, Any] | None:
+    if tokens is None:
+        return None
+    return {
+        "audience": tokens.audience,
+        "verbs": list(tokens.verbs),
+        "scopes": None if tokens.scopes is None else list(tokens.scopes),
+        "but": list(tokens.but),
     }
 
 

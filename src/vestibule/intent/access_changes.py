@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -12,6 +12,7 @@ from vestibule.intent import plaintext
 from vestibule.intent.model import Intent
 from vestibule.intent.secret_groups import VERBS
 from vestibule.intent.secret_policies import NAME, secret_policy
+from vestibule.intent.token_changes import Tokens, grouped
 from vestibule.policy import IdentityMatch, Rule
 from vestibule.policy.differences import Calls, Permissions
 from vestibule.policy.identities import BELOW
@@ -45,7 +46,7 @@ _ANYBODY: Final = Caller(name=plaintext.SHOWN, before=plaintext.ANYBODY, after=p
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What is called: a port of a service, or (without a port) a host outside, or the secret manager.
+    """What is called: a port of a service, or (without a port) a host outside, the secret manager or a group of tokens.
 
     ``sole``: the service has no other port, so that its name says enough.
     """
@@ -54,10 +55,13 @@ class Target:
     port: str = ""
     sole: bool = True
     secrets: bool = False
+    tokens: bool = False
 
     @property
     def subject(self) -> str:
         """As people find it in the intent."""
+        if self.tokens:
+            return f"tokens {self.name}"
         return self.name if self.port or self.secrets else f"egress {self.name}"
 
     def __str__(self) -> str:
@@ -66,7 +70,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessChange:
-    """Some callers gain or lose some calls.  ``rules`` say where the rules that gave or give them are written."""
+    """Some callers gain or lose some calls.  ``rules`` say where the rules that gave or give them are written.
+
+    Of the token service ``calls`` is one of those that stand for ``tokens``.
+    """
 
     callers: tuple[str, ...]
     target: Target
@@ -74,6 +81,7 @@ class AccessChange:
     calls: Calls
     rules: Mapping[str, Where | None] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     tcp: bool = False
+    tokens: Tokens | None = None
 
     def __str__(self) -> str:
         """A whole sentence: ``orders gains POST /v1/charges on payments``."""
@@ -83,6 +91,8 @@ class AccessChange:
         if len(shown) > MOST_SHOWN:
             shown[MOST_SHOWN - 1 :] = [f"{len(shown) - MOST_SHOWN + 1} more"]
         who = " and ".join((", ".join(shown[:-1]), shown[-1])) if several else shown[0]
+        if self.tokens is not None:
+            return f"{who} {verb} {self.tokens}"
         if self.target.secrets:
             return f"{who} {verb} {', '.join(verbs_of(self.calls))} on {paths_of(self.calls)}"
         what = "connections" if self.tcp else str(self.calls)
@@ -115,17 +125,33 @@ def access_changes(old: Intent | None, new: Intent | None) -> tuple[AccessChange
         if before != after:
             changes += _changes(target, (_ANYBODY,), before, after, gains=True, tcp=tcp)
             changes += _changes(target, (_ANYBODY,), after, before, gains=False, tcp=tcp)
-    return (*changes, *_secret_changes(old, new, members))
+    secrets = _group_changes(Target(name=NAME, secrets=True), _secret_rules(old), _secret_rules(new), members)
+    return (*changes, *secrets, *_token_changes(old, new, members))
 
 
-def _secret_changes(old: Intent | None, new: Intent | None, members: _Members) -> Iterator[AccessChange]:
-    before, after = _secret_rules(old), _secret_rules(new)
+def _group_changes(
+    target: Target, before: Sequence[Rule], after: Sequence[Rule], members: _Members
+) -> Iterator[AccessChange]:
     if before == after and not members.renamed:
         return
-    target = Target(name=NAME, secrets=True)
     callers = list(_touched(members, before, after))
     yield from _changes(target, callers, before, after, gains=True, tcp=False)
     yield from _changes(target, callers, after, before, gains=False, tcp=False)
+
+
+def _token_changes(old: Intent | None, new: Intent | None, members: _Members) -> Iterator[AccessChange]:
+    """Group by group: no two of them speak of the same audience, unless one took it over."""
+    groups = {name for each in (old, new) if each is not None for name in each.tokens}
+    for name in sorted(groups):
+        target = Target(name=name, tokens=True)
+        changes = _group_changes(target, _token_rules(old, name), _token_rules(new, name), members)
+        kinds: dict[tuple[object, ...], list[AccessChange]] = {}
+        for each in changes:
+            kinds.setdefault((each.callers, each.gains), []).append(each)
+        for alike in kinds.values():
+            by_calls = {each.calls: each for each in alike}
+            for tokens, calls in grouped(by_calls):
+                yield replace(by_calls[calls], tokens=tokens)
 
 
 def _changes(
@@ -276,6 +302,11 @@ def _secret_rules(intent: Intent | None) -> tuple[Rule, ...]:
         return ()
     policy = secret_policy(intent)
     return (*policy.deny, *policy.allow)
+
+
+def _token_rules(intent: Intent | None, name: str) -> tuple[Rule, ...]:
+    group = None if intent is None else intent.tokens.get(name)
+    return () if group is None else (*group.deny, *group.allow)
 
 
 def _plain_rules(intent: Intent | None, target: Target) -> tuple[Rule, ...]:

@@ -363,6 +363,26 @@ SECRETS_OVER_BROAD = _intent(
     meaning="A rule lets everybody of the mesh, or more, at secrets; or somebody change everything in a mount.",
     advice="Name the callers, and only the paths and verbs that they need.",
 )
+TOKENS_OVER_BROAD = _intent(
+    "VST0083",
+    "over-broad-token-rule",
+    meaning="A rule lets everybody of the mesh, or more, come by tokens: any service that is broken into has them.",
+    advice="Name the callers that need such a token.",
+)
+TOKEN_UNOBTAINABLE = _intent(
+    "VST0084",
+    "token-unobtainable",
+    meaning="A rule for calls demands a token of the mesh's own token service that nobody can come by who may make the "
+    "call: no group of tokens has the audience or the scope, or no rule gives it to any of the callers.",
+    advice="Write the rule that gives the token in tokens/, or correct what is demanded.",
+)
+TOKENS_OF_NOBODY = _intent(
+    "VST0085",
+    "tokens-for-nobody",
+    meaning="Nobody may ask the token service what tokens of a group say, since it does not say for whom they are, "
+    "and no service has its name. Whoever verifies them by their signature can do so all the same.",
+    advice="Add for: and the services that the tokens are made for.",
+)
 SECRET_PATH_UNASKED = _intent(
     "VST0082",
     "secret-path-unasked",

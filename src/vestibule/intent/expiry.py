@@ -35,10 +35,7 @@ def _ends(intent: Intent) -> Iterator[tuple[str, datetime, Where | None]]:
             if member.until is not None:
                 place = intent.mesh.role_places.get(role)
                 yield f"the membership of {member} in the role {role}", member.until, place
-    rules = [(*service.allow, *service.deny) for service in intent.services.values()]
-    rules += [external.allow for external in intent.externals.values()]
-    rules += [(*group.allow, *group.deny) for group in intent.secrets.values()]
-    for rule in (rule for each in rules for rule in each):
+    for rule in intent.rules:
         if rule.expires is not None:
             yield f"the rule {rule.name}", rule.expires, rule.where
     for service in intent.services.values():

@@ -12,12 +12,12 @@ from datetime import datetime
 from itertools import islice
 from typing import Final
 
-from vestibule.errors import ErrorCode, Where
-from vestibule.intent import codes
+from vestibule.intent import codes, token_lints
 from vestibule.intent.model import Decide, Intent, Service
-from vestibule.intent.problems import Problem, Severity, nearest
+from vestibule.intent.problems import Problem, nearest, warning
 from vestibule.intent.rule_index import MeetingIndex, RuleIndex
 from vestibule.intent.secret_policies import secret_policy
+from vestibule.intent.token_policies import token_policy
 from vestibule.policy import Effect, IdentityMatch, Mode, Rule
 from vestibule.policy.central import enforced_centrally, unjudged, why_central
 from vestibule.policy.path_sets import EVERY_PATH
@@ -38,7 +38,7 @@ def weaknesses(intent: Intent, now: datetime) -> tuple[Problem, ...]:
     known = _Known(intent)
     places = intent.mesh.role_places
     found = [
-        _warning(codes.ROLE_UNUSED, f"no rule speaks of the role {name!r}", places.get(name))
+        warning(codes.ROLE_UNUSED, f"no rule speaks of the role {name!r}", places.get(name))
         for name in sorted(intent.mesh.unused_roles)
     ]
     for allow, deny in _rules(intent):
@@ -52,13 +52,24 @@ def weaknesses(intent: Intent, now: datetime) -> tuple[Problem, ...]:
     found += islice(_denied_whole(allow, deny), MOST_TOLD)
     found += islice(_opening_secrets(allow, known), MOST_TOLD)
     found += islice(_of_nobody((*allow, *deny), known, now), MOST_TOLD)
-    return tuple(found)
+    return (*found, *_about_tokens(intent, known, now))
+
+
+def _about_tokens(intent: Intent, known: _Known, now: datetime) -> Iterator[Problem]:
+    policy = token_policy(intent)
+    yield from islice(_denied_whole(policy.allow, policy.deny), MOST_TOLD)
+    yield from islice(_of_nobody((*policy.allow, *policy.deny), known, now), MOST_TOLD)
+    wide = ((rule, who) for rule in policy.allow if (who := _whom(rule, known)))
+    yield from islice(token_lints.over_broad(wide), MOST_TOLD)
+    yield from islice(token_lints.of_nobody(intent), MOST_TOLD)
+    yield from islice(token_lints.unobtainable(intent), MOST_TOLD)
 
 
 def hints(intent: Intent) -> tuple[Problem, ...]:
     """Rules that overlap, and denials of what nobody allows."""
     found: list[Problem] = []
-    for allow, deny in (*_rules(intent), _of_secrets(intent)):
+    tokens = token_policy(intent)
+    for allow, deny in (*_rules(intent), _of_secrets(intent), (tokens.allow, tokens.deny)):
         found += islice(_overlapping(allow), MOST_TOLD)
         found += islice(_denying_nothing(allow, deny), MOST_TOLD)
     return tuple(found)
@@ -76,11 +87,6 @@ def _of_secrets(intent: Intent) -> tuple[tuple[Rule, ...], tuple[Rule, ...]]:
     return policy.allow, policy.deny
 
 
-def _warning(code: ErrorCode, message: str, where: Where | None) -> Problem:
-    place = where or Where(file="services")
-    return Problem(code=code, message=message, advice=code.advice, where=place, severity=Severity.WARNING)
-
-
 # ---------------------------------------------------------------------------------------- weaknesses
 
 
@@ -94,7 +100,7 @@ def _denied_whole(allow: Sequence[Rule], deny: Sequence[Rule]) -> Iterator[Probl
             return
         if (why := next((each for each in candidates if denials[each].covers(rule)), None)) is not None:
             message = f"the rule {rule.name} allows nothing: {denials[why].name} denies all of it"
-            yield _warning(codes.DENIED_WHOLE, message, rule.where)
+            yield warning(codes.DENIED_WHOLE, message, rule.where)
 
 
 def _over_broad(allow: Iterable[Rule], known: _Known) -> Iterator[Problem]:
@@ -105,10 +111,10 @@ def _over_broad(allow: Iterable[Rule], known: _Known) -> Iterator[Problem]:
         if narrowed or reading or few:
             continue
         if rule.anyone:
-            yield _warning(codes.OVER_BROAD, f"the rule {rule.name} lets anyone make every call", rule.where)
+            yield warning(codes.OVER_BROAD, f"the rule {rule.name} lets anyone make every call", rule.where)
         elif (wide := next((each for each in rule.callers if known.is_wide(each)), None)) is not None:
             message = f"the rule {rule.name} lets {wide}, which is every service here, make every call"
-            yield _warning(codes.OVER_BROAD, message, rule.where)
+            yield warning(codes.OVER_BROAD, message, rule.where)
 
 
 def _opening_secrets(allow: Iterable[Rule], known: _Known) -> Iterator[Problem]:
@@ -116,27 +122,33 @@ def _opening_secrets(allow: Iterable[Rule], known: _Known) -> Iterator[Problem]:
         if rule.when or rule.mode is Mode.SHADOW:
             continue
         whole = next((path for path in rule.paths if path.below and len(path.segments) == 1), None)
-        wide = next((each for each in rule.callers if known.is_wide(each)), None)
-        if rule.anyone or wide is not None:
-            who = "anyone" if rule.anyone else f"{wide}, which is every service here,"
+        if who := _whom(rule, known):
             message = f"the rule {rule.name} lets {who} at {', '.join(map(str, rule.paths))}"
-            yield _warning(codes.SECRETS_OVER_BROAD, message, rule.where)
+            yield warning(codes.SECRETS_OVER_BROAD, message, rule.where)
         elif whole is not None and not rule.methods <= _LOOKING:
             message = f"the rule {rule.name} lets its callers change all of {whole}"
-            yield _warning(codes.SECRETS_OVER_BROAD, message, rule.where)
+            yield warning(codes.SECRETS_OVER_BROAD, message, rule.where)
+
+
+def _whom(rule: Rule, known: _Known) -> str:
+    """Whom a rule means that means nearly everybody; nobody, if it is others."""
+    if rule.anyone:
+        return "anyone"
+    wide = next((each for each in rule.callers if known.is_wide(each)), None)
+    return "" if wide is None else f"{wide}, which is every service here,"
 
 
 def _of_nobody(rules: Iterable[Rule], known: _Known, now: datetime) -> Iterator[Problem]:
     for rule in rules:
         if rule.callers and not rule.anyone and not any(match.holds(now) for match in rule.callers):
             message = f"the rule {rule.name} names nobody: all memberships that it counts on have ended"
-            yield _warning(codes.NAMES_NOBODY, message, rule.where)
+            yield warning(codes.NAMES_NOBODY, message, rule.where)
         for match in rule.callers:
             if not match.below and (name := known.missing(match.id)) is not None:
                 close = nearest(name, known.names)
                 meant = f"; did you mean {close!r}?" if close else ""
                 message = f"the rule {rule.name} names {match.id}, and there is no service {name!r}{meant}"
-                yield _warning(codes.NAMES_NOBODY, message, rule.where)
+                yield warning(codes.NAMES_NOBODY, message, rule.where)
 
 
 def _unjudged(service: Service) -> Iterator[Problem]:
@@ -149,7 +161,7 @@ def _unjudged(service: Service) -> Iterator[Problem]:
         for rule in trying:
             if rule.port in (None, port.name):
                 message = f"{why_central(rule)}: in shadow mode it is not judged on the port {port.name}"
-                yield _warning(codes.SHADOW_UNJUDGED, message, rule.where)
+                yield warning(codes.SHADOW_UNJUDGED, message, rule.where)
 
 
 class _Known:
@@ -197,7 +209,7 @@ def _overlapping(allow: Sequence[Rule]) -> Iterator[Problem]:
             compared += 1
             if place[id(other)] < place[id(rule)] and not (other.covers(rule) or rule.covers(other)):
                 message = f"the rules {other.name} and {rule.name} allow some calls both"
-                yield _warning(codes.RULES_OVERLAP, message, rule.where)
+                yield warning(codes.RULES_OVERLAP, message, rule.where)
                 break
             if compared > MOST_COMPARISONS:
                 return
@@ -208,4 +220,4 @@ def _denying_nothing(allow: Sequence[Rule], deny: Iterable[Rule]) -> Iterator[Pr
     for rule in deny:
         if next(index.meeting(rule), None) is None:
             message = f"the rule {rule.name} denies what no rule allows"
-            yield _warning(codes.DENIES_NOTHING, message, rule.where)
+            yield warning(codes.DENIES_NOTHING, message, rule.where)

@@ -205,6 +205,15 @@ class Intent:
         gateways = {name: each.spiffe_id for name, each in self.gateways.items()}
         return gateways | {name: each.spiffe_id for name, each in self.services.items()}
 
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Whatever is allowed or denied in any file."""
+        said = [(*each.allow, *each.deny) for each in self.services.values()]
+        said += [each.allow for each in self.externals.values()]
+        said += [(*each.allow, *each.deny) for each in self.secrets.values()]
+        said += [(*each.allow, *each.deny) for each in self.tokens.values()]
+        return tuple(rule for rules in said for rule in rules)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class App:

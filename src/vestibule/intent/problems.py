@@ -114,6 +114,12 @@ class Findings:
         )
 
 
+def warning(code: ErrorCode, message: str, where: Where | None) -> Problem:
+    """What is told of an intent that holds."""
+    place = where or Where(file="services")
+    return Problem(code=code, message=message, advice=code.advice, where=place, severity=Severity.WARNING)
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that was probably meant."""
     if len(name) > 100:

@@ -16,6 +16,9 @@ from vestibule.intent.files import MESH
 from vestibule.intent.model import Intent, Mesh, Service
 from vestibule.intent.outside import External, Gateway, HostPort
 from vestibule.intent.secret_groups import SecretGroup
+from vestibule.intent.token_changes import NO_SCOPE, how
+from vestibule.intent.token_groups import TokenGroup
+from vestibule.intent.token_targets import read_pattern
 from vestibule.policy import IdentityMatch, Mode, PathPattern, Rule
 from vestibule.spiffe import SpiffeId, TrustDomain
 
@@ -26,6 +29,7 @@ _WRITTEN: Final = {
     "spiffe_id": "identity",
     "identity_template": "identity",
     "callers": "from",
+    "made_for": "for",
     "source": "",
 }
 """What the language calls a field of the model."""
@@ -67,8 +71,8 @@ class Detail:
 class SettingChange:
     """A thing of one subject was added, removed or changed.
 
-    ``subject`` is a service's name, ``egress NAME``, ``gateway NAME``, ``secrets NAME`` or ``mesh.yaml``; ``item`` is
-    ``route ID`` and the like, or empty for the subject itself.
+    ``subject`` is a service's name, ``egress NAME``, ``gateway NAME``, ``secrets NAME``, ``tokens NAME`` or
+    ``mesh.yaml``; ``item`` is ``route ID`` and the like, or empty for the subject itself.
     """
 
     subject: str
@@ -135,7 +139,7 @@ def _compared(subject: str, old: Items, new: Items) -> Iterator[SettingChange]:
 # ------------------------------------------------------------------------------------ what there is to tell
 
 
-Thing = Mesh | Service | External | Gateway | SecretGroup
+Thing = Mesh | Service | External | Gateway | SecretGroup | TokenGroup
 
 
 def _things(intent: Intent | None) -> dict[str, Thing]:
@@ -147,6 +151,7 @@ def _things(intent: Intent | None) -> dict[str, Thing]:
         **{f"egress {name}": each for name, each in intent.externals.items()},
         **{f"gateway {name}": each for name, each in intent.gateways.items()},
         **{f"secrets {name}": each for name, each in intent.secrets.items()},
+        **{f"tokens {name}": each for name, each in intent.tokens.items()},
     }
 
 
@@ -159,6 +164,10 @@ def _items(subject: Thing) -> Items:
         shadow = (rule for rule in (*subject.allow, *subject.deny) if rule.mode is Mode.SHADOW)
         items.update({_shadow_item(rule): _secret_rule(rule) for rule in shadow})
         return items | {"": dict(_flat("", subject))}
+    if isinstance(subject, TokenGroup):
+        shadow = (rule for rule in (*subject.allow, *subject.deny) if rule.mode is Mode.SHADOW)
+        items.update({_shadow_item(rule): _token_rule(rule) for rule in shadow})
+        return items | {"": dict(_flat("", replace(subject, terms={}))) | _terms(subject)}
     routes = subject.routes if isinstance(subject, Gateway) else subject.traffic.routes
     for route in routes:
         items[f"route {route.name.rpartition('/')[2]}"] = dict(_flat("", route))
@@ -189,6 +198,24 @@ def _shadow_item(rule: Rule) -> str:
 def _secret_rule(rule: Rule) -> dict[str, str]:
     """What are methods inside is written ``may``."""
     return {"may" if key == "methods" else key: value for key, value in _flat("", rule)}
+
+
+def _token_rule(rule: Rule) -> dict[str, str]:
+    """What are methods and paths inside is written ``may`` and ``scopes``."""
+    said = dict(_flat("", replace(rule, methods=frozenset(), paths=())))
+    scopes = dict.fromkeys(read_pattern(each)[1] for each in rule.paths)
+    told = ["any" if each is None else each or NO_SCOPE for each in scopes]
+    return {"may": how(sorted(rule.methods)) or "any", "scopes": ", ".join(told), **said}
+
+
+def _terms(group: TokenGroup) -> dict[str, str]:
+    """What tokens are like that a rule gives, by the rule."""
+    return {
+        f"{name.rpartition('/')[2]}.{key}": value
+        for name, terms in group.terms.items()
+        for key, value in _flat("", terms)
+        if value != "false"
+    }
 
 
 def _flat(key: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -17,7 +17,7 @@ from vestibule.intent.model import Issuer
 from vestibule.intent.rulings import Ruling, Rulings
 from vestibule.intent.token_groups import TokenGroup, TokenTerms
 from vestibule.intent.token_policies import token_policy
-from vestibule.intent.token_targets import path_of
+from vestibule.intent.token_questions import deciding, method_of, paths_of
 from vestibule.spiffe import SpiffeId
 from vestibule.tokens.ports import Asked, OutsideIssuer, TokenDecision, Verb
 
@@ -40,13 +40,10 @@ class IntentTokenAccess:
         return self._rulings.intent
 
     def decide(self, asked: Asked) -> TokenDecision:
-        verb = f"{asked.verb.value}:{asked.issuer}" if asked.verb is Verb.ADMIT else asked.verb.value
+        method = method_of(asked.verb.value, asked.issuer)
         given = None if asked.verb is Verb.MINT else asked.subject
-        answers = [
-            self._rulings.ask(asked.client, verb, path_of(asked.audience, scope), given)
-            for scope in ("", *asked.scopes)
-        ]
-        return self._decided(asked, answers[0], answers[1:])
+        paths = paths_of(asked.audience, asked.scopes)
+        return self._decided(asked, [self._rulings.ask(asked.client, method, path, given) for path in paths])
 
     def owns(self, client: SpiffeId, audience: str) -> bool:
         group = self._known().of(audience)
@@ -58,22 +55,23 @@ class IntentTokenAccess:
             self._groups = _Groups(intent)
         return self._groups
 
-    def _decided(self, asked: Asked, bare: Ruling, scoped: Sequence[Ruling]) -> TokenDecision:
-        counting = scoped or (bare,)
-        refused = next((number for number, each in enumerate(counting) if not each.allowed), None)
-        allowed = refused is None
-        # Where not even a token without scopes can be had, it is not for the scope that there is none.
-        why = bare if not (allowed or bare.allowed) else counting[refused or 0]
-        shadow = all(each.allowed if each.shadow is None else each.shadow for each in counting)
+    def _decided(self, asked: Asked, answers: Sequence[Ruling]) -> TokenDecision:
+        counting = answers[1:] or answers
+        number = deciding([each.allowed for each in answers])
+        why, shadow = answers[number], all(_in_shadow(each) for each in counting)
         decision = TokenDecision(
-            allowed=allowed,
+            allowed=why.allowed,
             rule=why.rule,
-            scope=asked.scopes[refused] if refused is not None and why is not bare else None,
+            scope=asked.scopes[number - 1] if number and not why.allowed else None,
             commit=why.commit,
             where=why.where,
-            shadow=None if shadow is allowed else shadow,
+            shadow=None if shadow is why.allowed else shadow,
         )
-        return self._known().granted(decision, asked.audience, counting) if allowed else decision
+        return self._known().granted(decision, asked.audience, counting) if why.allowed else decision
+
+
+def _in_shadow(ruling: Ruling) -> bool:
+    return ruling.allowed if ruling.shadow is None else ruling.shadow
 
 
 class _Groups:

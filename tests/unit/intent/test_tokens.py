@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from tests.unit.intent.reading import CALLER, accepted, only
 
-from vestibule.intent import Intent, Loaded, load_files
+from vestibule.intent import Intent, Loaded, expired, load_files
+from vestibule.intent.differences import difference
+from vestibule.intent.lints import hints, weaknesses
 from vestibule.intent.model import IssuerKind
 from vestibule.intent.token_groups import TokenGroup
 from vestibule.intent.token_policies import token_policy
@@ -277,6 +279,135 @@ def test_an_environment_has_groups_of_its_own() -> None:
     files |= {"environments/prod/tokens/reports.yaml": GROUP.replace("depth", "depth") + "depth: 2\n"}
     found = accepted(load_files({name: text.encode() for name, text in files.items()}, "prod"))
     assert found.tokens["reports"].depth == 2
+
+
+# ------------------------------------------------------------------------- what is probably not meant
+
+
+def told(text: str, payments: str = "") -> list[str]:
+    more = {"services/payments.yaml": payments} if payments else {}
+    found = intent(text, **more)
+    problems = (*weaknesses(found, NOW), *hints(found))
+    # That the group's denial denies nothing here, and that most tests use no role, is not what they are about.
+    usual = ("no rule speaks of the role", "the rule reports/no-contractors")
+    return [f"{each.code.code} {each.message}" for each in problems if not each.message.startswith(usual)]
+
+
+def test_what_is_probably_not_meant_is_told() -> None:
+    mint = "may: [mint], scopes: [report:read]"
+    assert told(rule(f"from: [web], {mint}")) == []
+    (wide,) = told(rule(f"from: ['spiffe://example.org/ns/**'], {mint}"))
+    assert wide.startswith(
+        "VST0083 the rule reports/a lets spiffe://example.org/ns/**, which is every service"
+    )
+    assert told(rule("from: ['spiffe://example.org/ns/**'], may: [exchange]")) == []
+    denied = "deny: [{id: d, from: [web]}]\n"
+    assert [each[:7] for each in told(rule(f"from: [web], {mint}") + denied)] == ["VST0071"]
+    assert [each[:7] for each in told(rule(f"from: [orders], {mint}") + denied)] == ["VST0076"]
+
+
+def test_a_group_of_no_service_says_for_whom_its_tokens_are() -> None:
+    loaded = read(GROUP, **{"tokens/other.yaml": "tokens: other\naudiences: [other]\n"})
+    found = [each for each in weaknesses(accepted(loaded), NOW) if each.where.file == "tokens/other.yaml"]
+    (one,) = found
+    assert (one.code.code, str(one.where)) == ("VST0085", "tokens/other.yaml:1:1")
+
+
+@pytest.mark.parametrize(
+    ("demand", "why"),
+    [
+        ("audience: reports, scopes: [report:read]", ""),
+        ("audience: reports", ""),
+        (
+            "audience: report",
+            "for 'report', and no group of tokens has that audience; did you mean 'reports'?",
+        ),
+        (
+            "audience: reports, scopes: [report:raed]",
+            "with the scope 'report:raed', which the group reports does not have; did you mean 'report:read'?",
+        ),
+        (
+            "audience: reports, scopes: [report:read, report:write]",
+            "for 'reports' with the scope 'report:write', and no rule of reports gives one",
+        ),
+    ],
+)
+def test_a_call_that_demands_a_token_which_nobody_can_have_is_told(demand: str, why: str) -> None:
+    service = (
+        "service: payments\nports: {http: {protocol: http}}\n"
+        f"allow: [{{id: a, from: [web], token: {{issuer: internal, {demand}}}}}]\n"
+    )
+    found = told(GROUP, service)
+    assert found == ([f"VST0084 the rule payments/a demands a token {why}"] if why else [])
+
+
+def test_a_bound_token_has_to_be_had_by_the_caller() -> None:
+    service = (
+        "service: payments\nports: {http: {protocol: http}}\n"
+        "allow: [{id: a, from: [audit], token: {issuer: internal, audience: reports}}]\n"
+    )
+    (one,) = told(GROUP, service)
+    assert one.endswith("for 'reports', and no rule of reports gives one to any of its callers")
+    assert told(GROUP, service.replace("audience: reports}", "audience: reports, bound: false}")) == []
+    other = service.replace("issuer: internal, audience: reports", "issuer: corp, audience: whatever")
+    assert told(GROUP, other) == []
+
+
+# ---------------------------------------------------------------------------------------------- plans
+
+
+def plan(before: str, after: str) -> list[str]:
+    return [str(each) for each in difference(intent(before), intent(after)).access]
+
+
+def test_a_plan_says_who_gains_and_who_loses_which_token() -> None:
+    wider = GROUP.replace(
+        "may: [mint], scopes: [report:read]", "may: [mint], scopes: [report:read, report:write]"
+    )
+    assert plan(GROUP, wider) == ["web gains mint of tokens for reports with report:write"]
+    assert plan(wider, GROUP) == ["web loses mint of tokens for reports with report:write"]
+    assert plan(GROUP, GROUP.replace("from: [orders]", "from: [orders, reports]")) == [
+        "reports gains receive of tokens for reports with report:read"
+    ]
+    assert plan(GROUP, GROUP.replace("from: [reports]", "from: [orders]")) == [
+        "orders gains exchange of tokens for reports",
+        "reports loses exchange of tokens for reports",
+    ]
+    assert plan(GROUP, GROUP + "  - {id: no, from: [web], may: [admit]}\n") == [
+        "web loses admit (corp) of tokens for reports without a scope if token.claims.email_verified == true"
+    ]
+    assert plan(GROUP, GROUP + "  - {id: no, from: [reports], scopes: [report:write]}\n") == [
+        "reports loses exchange of tokens for reports with report:write"
+    ]
+    assert difference(intent(), intent()).is_empty
+    first = difference(None, intent()).access
+    assert [str(each) for each in first if each.target.tokens] == [
+        "web gains mint of tokens for reports with report:read",
+        "web gains admit (corp) of tokens for reports without a scope if token.claims.email_verified == true",
+        "orders gains receive of tokens for reports with report:read",
+        "reports gains exchange of tokens for reports",
+    ]
+    assert {each.target.subject for each in first} == {"tokens reports"}
+    assert [*first[0].rules] == ["reports/web-own"]
+
+
+def test_a_plan_says_what_else_becomes_of_a_group() -> None:
+    after = GROUP.replace("lasts: 5m", "lasts: 6m").replace(
+        "audiences: [reports]", "audiences: [reports]\ndepth: 2"
+    )
+    (one,) = difference(intent(), intent(after)).settings
+    assert (one.subject, str(one)) == ("tokens reports", "depth 4 → 2, web-own.lasts 5m → 6m")
+    tried = "  - {id: s, from: [audit], may: [admit], issuers: [corp], scopes: [], mode: shadow}\n"
+    shadow = GROUP.replace("deny:", f"{tried}deny:")
+    found = difference(intent(), intent(shadow))
+    assert found.access == ()
+    told = {detail.key: detail.new for each in found.settings for detail in each.details}
+    assert (told["may"], told["scopes"]) == ("admit (corp)", "no scope")
+
+
+def test_what_has_ended_is_told() -> None:
+    found = intent(rule("from: [web], may: [mint], scopes: [], expires: 2026-01-01T00:00:00Z"))
+    assert [str(each.where) for each in expired(found, NOW)] == ["tokens/reports.yaml:5:5"]
 
 
 # ---------------------------------------------------------------------------------------------- issuers
