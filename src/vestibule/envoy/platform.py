@@ -379,7 +379,8 @@ VAULT_REPLIES: Final[Mapping[str, Any]] = {
 
 
 def _oauth_reply(error: str) -> dict[str, Any]:
-    return {"json_format": {"error": error, "error_description": "%LOCAL_REPLY_BODY%"}}
+    said = "refused by the proxy: %RESPONSE_CODE_DETAILS% %LOCAL_REPLY_BODY%"
+    return {"json_format": {"error": error, "error_description": said}}
 
 
 OAUTH_REPLIES: Final[Mapping[str, Any]] = {

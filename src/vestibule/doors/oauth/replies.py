@@ -44,7 +44,7 @@ class Reply:
     headers: tuple[Header, ...] = (JSON, NO_STORE)
 
 
-_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+_encode: Final = json.JSONEncoder(separators=(",", ":"), default=dict).encode  # for mappings of other kinds
 
 
 def told(document: Mapping[str, Any]) -> Reply:
