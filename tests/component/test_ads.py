@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from envoy.config.route.v3.route_components_pb2 import VirtualHost
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.service.discovery.v3 import discovery_pb2
 from grpclib.client import Channel
 from tests.component.xds_peers import AGENT, PROXY, WEB, Server, agent_of, small_proxy, until
@@ -26,11 +28,14 @@ from vestibule.spiffe import SpiffeId
 from vestibule.xds.ledger import Ledger
 from vestibule.xds.ledger import Status as Sync
 from vestibule.xds.messages import DeltaRequest
+from vestibule.xds.patches import ACCEPTED, PATCH, PatchReader
+from vestibule.xds.protobuf import delta_request_to
 from vestibule.xds.resources import (
     CLUSTER,
     ENDPOINTS,
     EXTENSION,
     LISTENER,
+    ROUTES,
     SECRET,
     ProxyKey,
     Resource,
@@ -86,6 +91,38 @@ async def test_a_refusal_reaches_the_ledger_with_the_proxys_words(server: Server
         server.shelf.put(world("v3", cds="a b", eds="a b", lds="in=good", rds="out", ecds="rbac"))
         await until(lambda: server.version() == "v3")
         assert (server.row("lds").status, server.row("lds").error) == (Sync.SYNCED, None)
+
+
+@pytest.mark.parametrize(("accepts", "sent"), [("1", PATCH), ("0", ROUTES)])
+async def test_who_understands_patches_is_sent_what_differs_of_large_routes(
+    server: Server, channel: Channel, accepts: str, sent: str
+) -> None:
+    one, other = (_large_routes(first) for first in ("one", "other"))
+    metadata = {
+        PROXY_SPIFFE_ID: str(PROXY.spiffe_id),
+        PROXY_INSTANCE_ID: PROXY.instance_id,
+        ACCEPTED: accepts,
+    }
+    server.shelf.put(Snapshot.of("v1", [one]))
+    async with (
+        Client(channel, SERVICE).stream("DeltaAggregatedResources", metadata=metadata) as raw,
+        AdsCalls(channel).open(PROXY) as stream,
+    ):
+        reader = PatchReader()
+        await raw.send_message(delta_request_to(_everything(ROUTES)))
+        await stream.send(_everything(ROUTES))
+        for expected, form in ((one, ROUTES), (other, sent)):
+            server.shelf.put(Snapshot.of(expected.version, [expected]))
+            message, response = await raw.recv_message(), await stream.receive()
+            assert [each.resource.type_url for each in message.resources] == [form]
+            assert response is not None
+            assert response.resources == reader.read(message).resources == (expected,)
+
+
+def _large_routes(first: str) -> Resource:
+    hosts = [VirtualHost(name="first", domains=[first]), VirtualHost(name="rest", domains=["x" * 5000])]
+    body = RouteConfiguration(name="egress", virtual_hosts=hosts).SerializeToString()
+    return Resource.of(ROUTES, "egress", body)
 
 
 async def refusal(channel: Channel, metadata: dict[str, str], node_id: str = "any") -> str:

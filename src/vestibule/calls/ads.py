@@ -13,7 +13,8 @@ from h2.exceptions import ProtocolError
 from vestibule.net.codes import UNREACHABLE
 from vestibule.net.grpc import Client, Stream, read_each, send_at_once
 from vestibule.xds.messages import DeltaRequest, DeltaResponse
-from vestibule.xds.protobuf import delta_request_to, delta_response_from
+from vestibule.xds.patches import ACCEPTED, PatchReader
+from vestibule.xds.protobuf import delta_request_to
 from vestibule.xds.resources import ProxyKey
 
 SERVICE: Final = ads_pb2.DESCRIPTOR.services_by_name["AggregatedDiscoveryService"]
@@ -26,6 +27,7 @@ class AdsStream:
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
+        self._reader = PatchReader()
 
     async def send(self, request: DeltaRequest) -> None:
         """Send one request.  Raises: VST2300 when the stream is gone."""
@@ -44,17 +46,20 @@ class AdsStream:
             return False
 
     async def receive(self) -> DeltaResponse | None:
-        """The next response; None when the server ended the stream.  Heartbeats are no changes, and left out."""
+        """The next response; None when the server ended the stream.  Heartbeats are no changes, and left out.
+
+        Raises: VST3112, also ``each``.
+        """
         message = await self._stream.recv_message()
-        return None if message is None else delta_response_from(message)[0]
+        return None if message is None else self._reader.read(message)
 
     async def each(self, take: Callable[[DeltaResponse], bool]) -> DeltaResponse | None:
         """Call ``take`` with every response as it comes; returns the first of which it says False twice.
 
         None when the server ended the stream.
         """
-        message = await read_each(self._stream, lambda each: take(delta_response_from(each)[0]))
-        return None if message is None else delta_response_from(message)[0]
+        message = await read_each(self._stream, lambda each: take(self._reader.read(each)))
+        return None if message is None else self._reader.read(message)
 
 
 class AdsCalls:
@@ -66,6 +71,10 @@ class AdsCalls:
     @asynccontextmanager
     async def open(self, proxy: ProxyKey) -> AsyncIterator[AdsStream]:
         """A stream for one proxy, until the block is left.  Raises: the server's errors; VST2300."""
-        metadata = {PROXY_SPIFFE_ID: str(proxy.spiffe_id), PROXY_INSTANCE_ID: proxy.instance_id}
+        metadata = {
+            PROXY_SPIFFE_ID: str(proxy.spiffe_id),
+            PROXY_INSTANCE_ID: proxy.instance_id,
+            ACCEPTED: "1",
+        }
         async with self._client.stream("DeltaAggregatedResources", metadata=metadata) as stream:
             yield AdsStream(stream)

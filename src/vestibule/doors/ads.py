@@ -31,6 +31,7 @@ from vestibule.xds.clients import ClientKind, client_key, client_kind
 from vestibule.xds.codes import NODE_MISSING, NOTHING_YET, PROXY_NOT_ALLOWED, PROXY_NOT_NAMED
 from vestibule.xds.ledger import Ledger
 from vestibule.xds.messages import Event, Settled
+from vestibule.xds.patches import ACCEPTED
 from vestibule.xds.resources import AGGREGATED_TYPES, RELAYED_TYPES, ProxyKey, Snapshot, SnapshotSource
 
 RECHECK_SECONDS: Final = 10.0
@@ -107,7 +108,9 @@ class ServerAdsDoor:
 
     async def delta_aggregated_resources(self, stream: Stream) -> None:
         """AggregatedDiscoveryService.DeltaAggregatedResources.  Raises: VST3100 to VST3107."""
-        await self.follow(stream, partial(serve_delta, restates=True), RELAYED_TYPES)
+        patches = (stream.metadata or {}).get(ACCEPTED) == "1"
+        variant = partial(serve_delta, restates=True, patches=patches)
+        await self.follow(stream, variant, RELAYED_TYPES)
 
     async def stream_aggregated_resources(self, stream: Stream) -> None:
         """AggregatedDiscoveryService.StreamAggregatedResources.  Raises: VST3100 to VST3107."""

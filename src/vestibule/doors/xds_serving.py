@@ -17,6 +17,7 @@ from vestibule.net.grpc import Stream, read_each, send_at_once, send_serialized
 from vestibule.xds.codes import CLIENT_STUCK
 from vestibule.xds.delta import DeltaStream
 from vestibule.xds.messages import Event, SotwRequest, SotwResponse
+from vestibule.xds.patches import PatchWriter
 from vestibule.xds.protobuf import (
     delta_request_from,
     delta_response_bytes,
@@ -53,18 +54,19 @@ async def serve_delta(
     on_request: OnRequest = as_it_is,
     node_required: bool = True,
     restates: bool = False,
+    patches: bool = False,
 ) -> None:
     """Serve incremental xDS until the client ends the stream.
 
     ``snapshots`` gives what the client should have, newest last; what it raises ends the stream with that error.
     ``types`` are those that may be asked for: with one, requests may leave the type out.  ``on_event`` is called
     with what was sent, accepted, refused and settled.  ``restates``: the client is a relay (``XdsStream``).
+    ``patches``: it understands them (``xds.patches``).
     Raises: VST3100, VST3101, VST3102, VST3103, VST3104, VST3105; what ``snapshots`` raises.
     """
     machine = DeltaStream(types, node_required=node_required, restates=restates)
-    await _Serving(machine, stream, delta_request_from, delta_response_bytes, on_event, on_request).run(
-        snapshots
-    )
+    encode = PatchWriter().write if patches else delta_response_bytes
+    await _Serving(machine, stream, delta_request_from, encode, on_event, on_request).run(snapshots)
 
 
 async def serve_sotw(

@@ -104,3 +104,12 @@ NOTHING_YET = define(
     "has been read yet, or the agent has not heard from its server.",
     advice="Try again; use a stream, which waits.",
 )
+PATCH_MISFIT = define(
+    "VST3112",
+    "xds-patch-misfit",
+    Kind.INTERNAL,
+    Fault.VESTIBULE,
+    meaning="The server said what to change in a resource instead of sending all of it, and what came of that is not "
+    "what it should be.  It was not used; the agent begins a new stream, on which everything is sent whole.",
+    advice="Nothing needs to be done.  If it comes again and again, it is a bug of Vestibule's: report it.",
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 
@@ -57,13 +58,17 @@ def delta_response_to(response: DeltaResponse) -> Any:
     return message
 
 
-def delta_response_bytes(response: DeltaResponse) -> bytes:
+def delta_response_bytes(
+    response: DeltaResponse, *, entry: Callable[[Resource], bytes] | None = None
+) -> bytes:
     """``delta_response_to`` as bytes.  What many get of it is written once: resources, which are most of it.
+
+    ``entry`` writes a resource otherwise than ``entry_of``.
 
     Protobuf reads fields that follow one another as one message, and these follow in the order of their numbers.
     """
     tail = _tail(response.type_url, response.nonce, response.removed)
-    return b"".join((_head(response.version), *map(_entry, response.resources), tail))
+    return b"".join((_head(response.version), *map(entry or entry_of, response.resources), tail))
 
 
 @lru_cache(maxsize=64)
@@ -80,7 +85,7 @@ def _tail(type_url: str, nonce: str, removed: tuple[str, ...]) -> bytes:
     return written
 
 
-def _entry(resource: Resource) -> bytes:
+def entry_of(resource: Resource) -> bytes:
     """The field of one resource.  Secrets are not kept a second time."""
     if resource.entry is not None:
         return resource.entry
@@ -98,15 +103,21 @@ def _add(message: Any, resource: Resource) -> None:
     entry.resource.value = resource.body
 
 
-def delta_response_from(message: Any) -> tuple[DeltaResponse, tuple[str, ...]]:
+def _as_it_stands(_type_url: str, entry: Any) -> Resource:
+    return Resource(entry.resource.type_url, entry.name, entry.resource.value, entry.version)
+
+
+def delta_response_from(
+    message: Any, *, whole: Callable[[str, Any], Resource] = _as_it_stands
+) -> tuple[DeltaResponse, tuple[str, ...]]:
     """Read a ``DeltaDiscoveryResponse``, and the names of its heartbeats.
+
+    ``whole`` reads a resource of a type from its entry.
 
     A resource without a body prolongs a time to live and changes nothing (xds_protocol.rst, "TTL").
     """
     resources = tuple(
-        Resource(entry.resource.type_url, entry.name, entry.resource.value, entry.version)
-        for entry in message.resources
-        if entry.HasField("resource")
+        whole(message.type_url, entry) for entry in message.resources if entry.HasField("resource")
     )
     heartbeats = tuple(entry.name for entry in message.resources if not entry.HasField("resource"))
     response = DeltaResponse(

@@ -49,6 +49,8 @@ class Resource:
     version: str
     entry: bytes | None = field(default=None, init=False, repr=False, compare=False)
     """As part of a response, once it was written (``xds.protobuf``): everybody is sent the same bytes."""
+    patch: tuple[str, bytes | None] | None = field(default=None, init=False, repr=False, compare=False)
+    """The same for those who have this version already, if that is shorter (``xds.patches``)."""
 
     @classmethod
     def of(cls, type_url: str, name: str, body: bytes) -> Resource:
