@@ -43,8 +43,14 @@ def how(verbs: Iterable[str]) -> str:
     return _listed(f"{ADMIT} ({each.partition(':')[2]})" if ":" in each else each for each in verbs)
 
 
-def grouped(found: Iterable[Calls]) -> Iterator[tuple[Tokens, Calls]]:
+def grouped(found: Iterable[Calls]) -> list[tuple[Tokens, Calls]]:
     """What belongs together as one, with one of the calls that it is made of."""
+    return sorted(
+        _grouped(found), key=lambda each: ([_rank(verb) for verb in each[0].verbs], each[0].audience)
+    )
+
+
+def _grouped(found: Iterable[Calls]) -> Iterator[tuple[Tokens, Calls]]:
     kinds: dict[object, list[tuple[Tokens, Calls]]] = {}
     for calls in found:
         one = _of(calls)
@@ -63,7 +69,7 @@ def grouped(found: Iterable[Calls]) -> Iterator[tuple[Tokens, Calls]]:
 
 def _of(calls: Calls) -> Tokens:
     audience, scope = read_pattern(calls.paths.pattern)
-    verbs = sorted(calls.methods.names, key=lambda each: (VERBS.index(each.partition(":")[0]), each))
+    verbs = sorted(calls.methods.names, key=_rank)
     return Tokens(
         audience=audience or "anybody",
         verbs=tuple(verbs),
@@ -71,6 +77,10 @@ def _of(calls: Calls) -> Tokens:
         but=tuple(sorted(read_pattern(each)[1] or "" for each in calls.paths.but)),
         condition=calls.condition,
     )
+
+
+def _rank(verb: str) -> tuple[int, str]:
+    return VERBS.index(verb.partition(":")[0]), verb
 
 
 def _listed(texts: Iterable[str]) -> str:

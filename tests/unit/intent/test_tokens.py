@@ -382,13 +382,13 @@ def test_a_plan_says_who_gains_and_who_loses_which_token() -> None:
     assert difference(intent(), intent()).is_empty
     first = difference(None, intent()).access
     assert [str(each) for each in first if each.target.tokens] == [
-        "web gains mint of tokens for reports with report:read",
-        "web gains admit (corp) of tokens for reports without a scope if token.claims.email_verified == true",
         "orders gains receive of tokens for reports with report:read",
         "reports gains exchange of tokens for reports",
+        "web gains mint of tokens for reports with report:read",
+        "web gains admit (corp) of tokens for reports without a scope if token.claims.email_verified == true",
     ]
     assert {each.target.subject for each in first} == {"tokens reports"}
-    assert [*first[0].rules] == ["reports/web-own"]
+    assert [*first[0].rules] == ["reports/chain"]
 
 
 def test_a_plan_says_what_else_becomes_of_a_group() -> None:
