@@ -35,6 +35,7 @@ GROUPS: Final = {
     "break-glass": "What no rule allows, permitted for a while in an emergency.",
     "policy": "Rules: tested, shown, learned from what was called.",
     "secret": "Secrets: who may have them, and what was done with them.",
+    "oauth": "Access tokens: got, given in exchange, looked into, revoked; the keys that sign them.",
     "rollout": "How a new intent reaches the proxies: shown, steered.",
     "audit": "The log of administrative and issuing acts.",
     "logger": "How much a running server or agent writes into its log.",
@@ -86,6 +87,14 @@ COMMANDS: Final = {
         "vestibule.cli.policy_shadow:shadow", "What would change if rules in shadow mode counted."
     ),
     "policy unused": Lazy("vestibule.cli.policy_logs:unused", "Rules that no recorded call needed."),
+    "oauth token": Lazy("vestibule.cli.oauth:token", "Get an access token of this workload's own."),
+    "oauth exchange": Lazy(
+        "vestibule.cli.oauth:exchange", "Give a token to act for whom it is of elsewhere."
+    ),
+    "oauth inspect": Lazy("vestibule.cli.oauth:inspect", "What stands in a token, and whether it holds."),
+    "oauth keys": Lazy("vestibule.cli.oauth_admin:keys", "The keys that sign tokens: shown, rotated."),
+    "oauth clients": Lazy("vestibule.cli.oauth_admin:clients", "Who has had tokens, and who was refused."),
+    "oauth revoke": Lazy("vestibule.cli.oauth_admin:revoke", "Have tokens count no longer."),
     "secret put": Lazy("vestibule.cli.secret:put", "Keep a new version of a secret."),
     "secret get": Lazy("vestibule.cli.secret:get", "Read a secret."),
     "secret list": Lazy("vestibule.cli.secret:list_secrets", "List what is in a folder."),
