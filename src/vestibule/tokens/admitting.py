@@ -28,7 +28,7 @@ from vestibule.tokens.codes import (
     about,
 )
 from vestibule.tokens.jwts import Jwt, audiences_of, check_times, taken_apart, text_of
-from vestibule.tokens.minting import Mint, Order, Subject
+from vestibule.tokens.minting import Mint, Order, Subject, prepared
 from vestibule.tokens.permission import permitted
 from vestibule.tokens.ports import Asked, Client, Minted, OutsideIssuer, OutsideIssuers, TokenAccess, Verb
 from vestibule.tokens.replays import Replays
@@ -131,7 +131,7 @@ class Admission:
             scopes=wanted.scopes,
             permission=permission,
         )
-        minted = await self._mint.minted(order)
+        minted = await self._mint.minted(prepared(self._issuer, order))
         if given.once is not None:  # 3, last: what is refused for another reason may be shown again
             await self._once(given)
         return minted

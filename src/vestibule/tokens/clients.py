@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -28,12 +26,24 @@ class ClientUse:
 
 
 class _Count:
+    """Of one client.  Entered for each request, which ends with a token or with a refusal."""
+
     __slots__ = ("last", "refusals", "tokens")
 
     def __init__(self, last: datetime) -> None:
         self.tokens = 0
         self.refusals = 0
         self.last = last
+
+    def __enter__(self) -> None:
+        """A request begins."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """It ends."""
+        if error is None:
+            self.tokens += 1
+        elif isinstance(error, VestibuleError):
+            self.refusals += 1
 
 
 class ClientUses:
@@ -43,25 +53,8 @@ class ClientUses:
         self._clock = clock
         self._counts: OrderedDict[SpiffeId, _Count] = OrderedDict()
 
-    @contextmanager
-    def counting(self, client: SpiffeId) -> Iterator[None]:
-        """One request: a token, or a refusal."""
-        count = self._of(client)
-        try:
-            yield
-        except VestibuleError:
-            count.refusals += 1
-            raise
-        count.tokens += 1
-
-    def listed(self) -> tuple[ClientUse, ...]:
-        """The last one first."""
-        return tuple(
-            ClientUse(client=client, tokens=each.tokens, refusals=each.refusals, last=each.last)
-            for client, each in reversed(self._counts.items())
-        )
-
-    def _of(self, client: SpiffeId) -> _Count:
+    def counting(self, client: SpiffeId) -> _Count:
+        """To be entered for one request."""
         count = self._counts.get(client)
         if count is None:
             count = self._counts[client] = _Count(self._clock.now())
@@ -71,3 +64,10 @@ class ClientUses:
             self._counts.move_to_end(client)
             count.last = self._clock.now()
         return count
+
+    def listed(self) -> tuple[ClientUse, ...]:
+        """The last one first."""
+        return tuple(
+            ClientUse(client=client, tokens=each.tokens, refusals=each.refusals, last=each.last)
+            for client, each in reversed(self._counts.items())
+        )

@@ -22,7 +22,7 @@ from vestibule.tokens.codes import (
     about,
 )
 from vestibule.tokens.jwts import audiences_of
-from vestibule.tokens.minting import Mint, Order, Subject
+from vestibule.tokens.minting import Mint, Order, Subject, prepared, prepared_transaction
 from vestibule.tokens.permission import permitted
 from vestibule.tokens.ports import Asked, Client, Minted, TokenAccess, Verb
 from vestibule.tokens.reading import Reader
@@ -36,9 +36,16 @@ class Exchange:
     """Gives tokens for tokens of ours."""
 
     def __init__(
-        self, reader: Reader, access: TokenAccess, mint: Mint, *, transactions_in: TrustDomain | None
+        self,
+        issuer: str,
+        reader: Reader,
+        access: TokenAccess,
+        mint: Mint,
+        *,
+        transactions_in: TrustDomain | None,
     ) -> None:
         """``transactions_in`` is the trust domain for which transaction tokens are given; None: for none."""
+        self._issuer = issuer
         self._reader = reader
         self._access = access
         self._mint = mint
@@ -93,8 +100,9 @@ class Exchange:
             permission=permission,
         )
         if given.requested_type == TRANSACTION_TOKEN:
-            return await self._mint.transaction(order, self._details(wanted, given.context))
-        return await self._mint.minted(order)
+            details = self._details(wanted, given.context)
+            return await self._mint.minted(prepared_transaction(self._issuer, order, details))
+        return await self._mint.minted(prepared(self._issuer, order))
 
     def _check_types(self, given: Given) -> None:
         if given.subject_type not in OURS:

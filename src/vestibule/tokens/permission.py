@@ -31,7 +31,18 @@ class Permission:
 
 def permitted(access: TokenAccess, asked: Asked, targets: Sequence[str]) -> Permission:
     """What the rules give for each of these audiences.  Raises: VST6010, VST6011."""
-    decisions = [_decided(access, replace(asked, audience=each)) for each in targets]
+    decisions = []
+    for each in targets:
+        question = replace(asked, audience=each)
+        decision = access.decide(question)
+        if not decision.allowed:
+            raise refused(question, decision)
+        decisions.append(decision)
+    return permission_of(decisions)
+
+
+def permission_of(decisions: Sequence[TokenDecision]) -> Permission:
+    """What several decisions, all of which allow, give together."""
     first = decisions[0]
     return Permission(
         lasts=min(min(each.lasts or USUAL_LIFE, LONGEST_LIFE) for each in decisions),
@@ -45,14 +56,8 @@ def permitted(access: TokenAccess, asked: Asked, targets: Sequence[str]) -> Perm
     )
 
 
-def _decided(access: TokenAccess, asked: Asked) -> TokenDecision:
-    decision = access.decide(asked)
-    if not decision.allowed:
-        raise _refusal(asked, decision)
-    return decision
-
-
-def _refusal(asked: Asked, decision: TokenDecision) -> TokenRefusedError:
+def refused(asked: Asked, decision: TokenDecision) -> TokenRefusedError:
+    """The refusal, with the rule for the record."""
     what = f"{asked.client} may not {asked.verb.value} a token for {asked.audience!r}"
     if decision.scope is None:
         refusal = TokenRefusedError(TARGET_DENIED, what)

@@ -25,10 +25,9 @@ from vestibule.tokens.introspection import INACTIVE, told
 from vestibule.tokens.jwts import audiences_of, text_of
 from vestibule.tokens.keyring import KeyTimes
 from vestibule.tokens.keys import KeyInfo, Record, SigningKeys
-from vestibule.tokens.minting import Mint, Order, Subject
-from vestibule.tokens.permission import permitted
+from vestibule.tokens.minting import Mint
+from vestibule.tokens.own import OwnTokens
 from vestibule.tokens.ports import (
-    Asked,
     Client,
     Minted,
     OutsideIssuers,
@@ -37,7 +36,6 @@ from vestibule.tokens.ports import (
     RevokedTokens,
     TokenAccess,
     TokenKeySource,
-    Verb,
 )
 from vestibule.tokens.reading import Reader
 from vestibule.tokens.replays import Replays
@@ -93,15 +91,17 @@ class TokenService:
         self._revoked = RevokedList(barrier, clock)
         self._replays = Replays(barrier, clock)
         self._reader = Reader(settings.issuer, self._keys, self._revoked, clock)
-        self._mint = Mint(settings.issuer, self._keys, self._revoked, clock)
+        mint = Mint(self._keys, self._revoked, clock)
+        self._own = OwnTokens(settings.issuer, access, mint)
         self._exchange = Exchange(
+            settings.issuer,
             self._reader,
             access,
-            self._mint,
+            mint,
             transactions_in=settings.trust_domain if settings.transaction_tokens else None,
         )
         self._admission = Admission(
-            settings.issuer, settings.trust_domain, outside, access, self._mint, self._replays, clock
+            settings.issuer, settings.trust_domain, outside, access, mint, self._replays, clock
         )
         self._uses = ClientUses(clock)
         self._trouble = ""
@@ -121,16 +121,7 @@ class TokenService:
         Raises: VST6010 to VST6014, VST6021, VST6030.
         """
         with self._uses.counting(client.spiffe_id):
-            wanted = _wanted(audiences, resources, scopes)
-            asked = Asked(client=client.spiffe_id, verb=Verb.MINT, audience="", scopes=wanted.scopes)
-            order = Order(
-                client=client,
-                subject=Subject(name=str(client.spiffe_id)),
-                targets=wanted.targets,
-                scopes=wanted.scopes,
-                permission=permitted(self._access, asked, wanted.targets),
-            )
-            return await self._mint.minted(order)
+            return await self._own.mint(client, audiences, resources, scopes)
 
     async def exchange(
         self,

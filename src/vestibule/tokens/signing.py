@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from base64 import urlsafe_b64encode
-from collections.abc import Mapping
-from typing import Any, Final
+from binascii import b2a_base64
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -14,7 +13,7 @@ ACCESS_TOKEN: Final = "at+jwt"  # noqa: S105 - a type
 TRANSACTION_TOKEN: Final = "txntoken+jwt"  # noqa: S105 - a type
 
 _ECDSA: Final = ECDSA(SHA256())
-_encode: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 
 
 class Signer:
@@ -25,12 +24,16 @@ class Signer:
         self._key = key
         self._headers = {each: _header(each, key_id) for each in (ACCESS_TOKEN, TRANSACTION_TOKEN)}
 
-    def signed(self, claims: Mapping[str, Any], typ: str = ACCESS_TOKEN) -> str:
-        """The JWT: ES256, in compact form.  A secret."""
-        payload = urlsafe_b64encode(_encode(claims).encode()).rstrip(b"=")
-        signing_input = self._headers[typ] + payload
-        signature = urlsafe_b64encode(raw_signature(self._key.sign(signing_input, _ECDSA)))
-        return (signing_input + b"." + signature.rstrip(b"=")).decode()
+    def signed(self, claims: str, typ: str = ACCESS_TOKEN) -> str:
+        """The JWT of claims in JSON: ES256, in compact form.  A secret."""
+        signing_input = self._headers[typ] + base64url(claims.encode())
+        signature = raw_signature(self._key.sign(signing_input, _ECDSA))
+        return (signing_input + b"." + base64url(signature)).decode()
+
+
+def base64url(data: bytes) -> bytes:
+    """Without padding, as JOSE has it (RFC 7515, section 2)."""
+    return b2a_base64(data, newline=False).rstrip(b"=").translate(_URL_SAFE)
 
 
 def raw_signature(der: bytes) -> bytes:
@@ -45,5 +48,5 @@ def raw_signature(der: bytes) -> bytes:
 
 
 def _header(typ: str, key_id: str) -> bytes:
-    header = _encode({"alg": "ES256", "typ": typ, "kid": key_id})
-    return urlsafe_b64encode(header.encode()).rstrip(b"=") + b"."
+    header = json.dumps({"alg": "ES256", "typ": typ, "kid": key_id}, separators=(",", ":"))
+    return base64url(header.encode()) + b"."

@@ -15,7 +15,7 @@ from vestibule.testing.clock import FakeClock
 from vestibule.testing.tokens import ISSUER, MemoryTokens, client, spiffe_id
 from vestibule.tokens import codes
 from vestibule.tokens.codes import TokenRefusedError, word_of
-from vestibule.tokens.ports import Proof, Verb
+from vestibule.tokens.ports import Client, Proof, Verb
 
 WEB = str(spiffe_id("web"))
 
@@ -175,3 +175,45 @@ async def test_every_error_has_a_word_of_rfc_6749() -> None:
 async def test_published_keys_hold_nothing_secret(lab: MemoryTokens) -> None:
     for key in json.loads(lab.service.key_source.now)["keys"]:
         assert key.keys() == {"kty", "crv", "x", "y", "kid", "use", "alg"}
+
+
+async def test_the_policy_is_asked_every_time(lab: MemoryTokens) -> None:
+    first = await lab.service.mint(client("web"), audiences=["orders"], scopes=[READ])
+    lab.access.allow("web", Verb.MINT, "orders", READ, lasts=timedelta(minutes=1))
+    second = await lab.service.mint(client("web"), audiences=["orders"], scopes=[READ])
+    assert (first.lasts, second.lasts) == (timedelta(minutes=10), timedelta(minutes=1))
+    lab.access.allow("web", Verb.MINT, "orders")
+    with pytest.raises(VestibuleError) as caught:
+        await lab.service.mint(client("web"), audiences=["orders"], scopes=[READ])
+    assert caught.value.code is codes.SCOPE_DENIED
+    lab.access.deny("web", Verb.MINT, "orders")
+    with pytest.raises(VestibuleError) as caught:
+        await lab.service.mint(client("web"), audiences=["orders"], scopes=[READ])
+    assert caught.value.code is codes.TARGET_DENIED
+
+
+async def test_a_token_is_bound_to_the_certificate_that_is_shown_now(lab: MemoryTokens) -> None:
+    lab.access.allow("web", Verb.MINT, "vault", certificate=True)
+    before = client("web")
+    after = Client(spiffe_id=before.spiffe_id, thumbprint=bytes(32))
+    bound = [await lab.service.mint(each, audiences=["vault"]) for each in (before, after, before)]
+    assert [claims_of(each.text)["cnf_x5t_hex"] for each in bound] == [
+        each.thumbprint.hex() for each in (before, after, before) if each.thumbprint
+    ]
+
+
+async def test_clients_do_not_get_each_others_tokens(lab: MemoryTokens) -> None:
+    lab.access.allow("billing", Verb.MINT, "orders", READ)
+    names = ["web", "billing", "web"]
+    tokens = [await lab.service.mint(client(each), audiences=["orders"], scopes=[READ]) for each in names]
+    assert [claims_of(each.text)["sub"] for each in tokens] == [str(spiffe_id(each)) for each in names]
+
+
+async def test_what_is_remembered_of_requests_is_bounded(
+    lab: MemoryTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vestibule.tokens.own.MOST_KEPT", 3)
+    for number in range(10):
+        lab.access.allow("web", Verb.MINT, f"a{number}")
+        await lab.service.mint(client("web"), audiences=[f"a{number}"])
+    assert len(lab.service._own._kept) <= 3

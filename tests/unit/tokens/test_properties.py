@@ -169,7 +169,7 @@ names = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(claims=st.dictionaries(names, json_values, min_size=1, max_size=4), header=st.booleans())
 def test_a_changed_token_is_never_believed_and_never_an_accident(
     claims: dict[str, Any], header: bool
@@ -179,13 +179,13 @@ def test_a_changed_token_is_never_believed_and_never_an_accident(
         assert asyncio.run(LAB.service.inspect(client("a"), changed)) == {"active": False}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(text=st.text(max_size=200) | st.from_regex(r"[\w-]{0,60}\.[\w-]{0,60}\.[\w-]{0,60}"))
 def test_no_text_at_all_is_an_accident(text: str) -> None:
     assert asyncio.run(LAB.service.inspect(client("a"), text)) == {"active": False}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(position=st.integers(0, len(TOKEN) - 1), letter=st.sampled_from("AZaz09-_.=+/ \n"))
 def test_no_other_letter_anywhere_leaves_a_token_that_counts(position: int, letter: str) -> None:
     changed = TOKEN[:position] + letter + TOKEN[position + 1 :]
@@ -203,7 +203,7 @@ actions = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(actions=actions)
 def test_there_is_always_one_key_that_signs_and_one_that_is_known_to_come(
     actions: list[tuple[str, int]],
