@@ -34,7 +34,7 @@ from vestibule.doors.oauth.metadata import (
 )
 from vestibule.doors.oauth.openapi import openapi
 from vestibule.doors.oauth.records import REQUEST, Records
-from vestibule.doors.oauth.replies import Header, Reply, refused, shown, told
+from vestibule.doors.oauth.replies import Header, Reply, is_ours, refused, shown, told
 from vestibule.doors.oauth.requests import Head
 from vestibule.doors.platform.crowds import Crowd
 from vestibule.errors import VestibuleError
@@ -76,6 +76,7 @@ class OAuthApp:
         self._metadata = metadata
         self._records = records
         self._counts = counts
+        self._said = ""
         self._crowd = Crowd(MOST_EACH, TOO_MANY_AT_ONCE)
         self._asked: Mapping[str, Callable[[_Request], Awaitable[Reply]]] = {
             TOKEN: self._token,
@@ -95,6 +96,7 @@ class OAuthApp:
         try:
             reply = await self._answer(scope, head, receive)
         except VestibuleError as error:
+            self._tell(error, head.request_id)
             reply = refused(error, head.request_id)
         except Exception:  # noqa: BLE001 - a bug is told to the log, and to the client as one
             _log.exception("request %s failed", head.request_id)
@@ -103,6 +105,12 @@ class OAuthApp:
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         bare = scope["method"] == "HEAD"
         await send({"type": "http.response.body", "body": b"" if bare else reply.body})
+
+    def _tell(self, error: VestibuleError, request_id: str) -> None:
+        """Operators read what clients are not told: once, however many ask."""
+        if is_ours(error) and (said := str(error)) != self._said:
+            self._said = said
+            _log.warning("request %s and those after it: %s (%s)", request_id, said, error.advice)
 
     async def _answer(self, scope: Mapping[str, Any], head: Head, receive: Receive) -> Reply:
         path, method = scope["path"], scope["method"]  # 1

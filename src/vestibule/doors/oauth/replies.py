@@ -66,9 +66,16 @@ def refused(error: VestibuleError, request_id: str, *more: Header) -> Reply:
     if status in (429, 503):
         headers = (*headers, RETRY_AFTER)
     text = f"{error.code.code} {error.message} (request {request_id}). {error.advice}"
+    if is_ours(error):
+        text = f"{error.code.code} this cannot be done at the moment (request {request_id})"
     # Section 5.2: neither quotes nor backslashes, and nothing but ASCII.
     description = _UNSPEAKABLE.sub("'", text.replace("…", "..."))[:_LONGEST]
     return Reply(status, _encode({"error": word, "error_description": description}).encode("ascii"), headers)
+
+
+def is_ours(error: VestibuleError) -> bool:
+    """Whether clients are told no more than the code: files and addresses of the server are the operator's to know."""
+    return status_of(error) >= 500 and not error.code.code.startswith("VST60")
 
 
 def status_of(error: VestibuleError) -> int:

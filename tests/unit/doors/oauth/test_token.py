@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -69,6 +70,17 @@ async def test_without_a_record_there_is_no_token(lab: OAuthLab) -> None:
     assert (answer.status_code, answer.json()["error"]) == (503, "temporarily_unavailable")
     assert "access_token" not in answer.text
     assert answer.headers["retry-after"]
+
+
+async def test_what_is_wrong_with_the_server_is_told_to_its_log_alone(
+    lab: OAuthLab, caplog: pytest.LogCaptureFixture
+) -> None:
+    lab.full = True
+    for _ in range(2):
+        told = (await lab.token(MINT)).json()["error_description"]
+        assert re.fullmatch(r"VST8100 this cannot be done at the moment \(request [^ ]+\)", told), told
+    (logged,) = [each.getMessage() for each in caplog.records if "VST8100" in each.getMessage()]
+    assert "those after it" in logged
 
 
 async def test_while_sealed_there_are_no_tokens(lab: OAuthLab) -> None:
