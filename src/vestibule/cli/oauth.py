@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
@@ -16,7 +17,7 @@ from vestibule.cli.output import Exit, Output, OutputOption, answer, console, ru
 from vestibule.cli.secret_values import MASK, hides
 from vestibule.cli.sockets import AgentSocketOption
 from vestibule.cli.token_files import new_file, read_token
-from vestibule.sdk.oauth.addresses import TokensAddress
+from vestibule.sdk.oauth.addresses import EGRESS, TokensAddress
 from vestibule.sdk.oauth.answers import Token
 from vestibule.sdk.oauth.client import AsyncTokens
 
@@ -101,16 +102,16 @@ def inspect(
     agent_socket: AgentSocketOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Show what stands in a token; with --address, ask the token service whether it holds.  Exits 1 if it does not.
+    """Show what stands in a token, and ask the token service whether it holds.  Exits 1 if it does not.
 
-    The token service tells only those for whom the token was made.
+    It is asked where --address or the sidecar's variables say; it tells only those for whom the token was made.
     """
 
     async def main() -> Exit:
         text = read_token(token_file)
         header, claims = read_claims(text)
         active = None
-        if address is not None:
+        if address is not None or EGRESS in os.environ:
             async with workload(address, agent_socket, issuer) as tokens:
                 told = await tokens.inspect(text)
             active = told.get("active") is True
