@@ -111,12 +111,12 @@ async def test_it_is_asked_once_per_poll_and_fetched_when_something_moved() -> N
     task = asyncio.create_task(room.source.run())
     await turns(lambda: room.remote.asked == 2)
     for polls in range(3, 6):
-        await asyncio.sleep(0.01)
+        await room.clock.until_asleep()
         room.clock.advance(timedelta(seconds=10))
         await turns(partial(room.asked, polls))
     assert room.remote.fetched == ["a" * 40]
     room.remote.now = "b" * 40
-    await asyncio.sleep(0.01)
+    await room.clock.until_asleep()
     room.clock.advance(timedelta(seconds=10))
     await turns(lambda: room.version == "b" * 12)
     task.cancel()

@@ -137,7 +137,7 @@ async def test_uses_during_an_outage_are_reported_after_it(room: Room) -> None:
     room.server.away = True
     async with room.running():
         room.uses.append([line("/a"), line("/b")])
-        await asyncio.sleep(0.05)
+        await until(lambda: len(room.file.load()[1]) == 2)
         room.uses.append([line("/c")])
         assert room.uses.waiting == 3
         room.server.away = False
@@ -148,7 +148,8 @@ async def test_they_outlive_a_restart_of_the_agent(room: Room) -> None:
     room.server.away = True
     async with room.running():
         room.uses.append([line("/a")])
-        await asyncio.sleep(0.05)
+        # One is in a report that was not answered, the other in none.
+        await until(lambda: len(room.file.load()[1]) == 1)
         room.uses.append([line("/b")])
         await until(lambda: len(room.file.load()[2]) == 1)
     again = room.another()

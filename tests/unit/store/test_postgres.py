@@ -75,7 +75,7 @@ def instance(lease: datetime) -> Instance:
     )  # fmt: skip
 
 
-async def until(holds: Callable[[], bool], seconds: float = 30) -> None:
+async def until(holds: Callable[[], bool], seconds: float = 90) -> None:
     async with asyncio.timeout(seconds):
         while not holds():
             await asyncio.sleep(0.01)

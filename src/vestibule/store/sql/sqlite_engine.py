@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakSet
 
 import aiosqlite
 from sqlalchemy import URL, event
@@ -34,10 +35,12 @@ _PRAGMAS: Final = (
 
 def sqlite_database(path: Path) -> Database:
     """The database in the file at ``path``, which is prepared already."""
+    connections = _Connections(path)
     return _SqliteDatabase(
         path,
-        writer=_engine(path, size=1, begin="BEGIN IMMEDIATE"),
-        readers=_engine(path, size=READERS, begin="BEGIN", extra="query_only = ON"),
+        writer=_engine(connections, size=1, begin="BEGIN IMMEDIATE"),
+        readers=_engine(connections, size=READERS, begin="BEGIN", extra="query_only = ON"),
+        connections=connections,
         same_file=_SameFile(path),
     )
 
@@ -56,10 +59,12 @@ class _SqliteDatabase(Database):
         *,
         writer: AsyncEngine,
         readers: AsyncEngine,
+        connections: _Connections,
         same_file: _SameFile,
     ) -> None:
         super().__init__(writer=writer, readers=readers, translated=same_file.translated)
         self._path = path
+        self._connections = connections
         self._same_file = same_file
         self._direct: sqlite3.Connection | None = None
 
@@ -85,6 +90,7 @@ class _SqliteDatabase(Database):
             self._direct.close()
             self._direct = None
         await super().close()
+        await self._connections.close()
 
 
 def _is_busy(error: sqlite3.Error | VestibuleError) -> bool:
@@ -110,18 +116,47 @@ class _Connection(aiosqlite.Connection):
 
     _stopped: asyncio.Future[Any] | None = None
 
-    @classmethod
-    def to(cls, path: Path) -> _Connection:
-        """A connection to be awaited."""
-        connection = cls(lambda: sqlite3.connect(path, check_same_thread=False), 64)
-        connection._thread.daemon = True
-        return connection
-
     def stop(self) -> asyncio.Future[Any] | None:
         """Close the database and end the thread, after what is queued."""
         if self._stopped is None:
             self._stopped = super().stop()
         return self._stopped
+
+
+class _Connections:
+    """All connections to one file, so that none outlives the database that it was made for.
+
+    SQLAlchemy closes those of its pools that nobody uses at that moment.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._open: WeakSet[_Connection] = WeakSet()
+
+    async def made(self, pragmas: Sequence[str]) -> _Connection:
+        """Another connection; its transactions begin where we say."""
+
+        def connect() -> sqlite3.Connection:
+            raw = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
+            try:
+                for pragma in pragmas:
+                    raw.execute(f"PRAGMA {pragma}")
+            except BaseException:
+                raw.close()
+                raise
+            return raw
+
+        connection = _Connection(connect, 64)
+        connection._thread.daemon = True
+        self._open.add(connection)
+        await connection
+        return connection
+
+    async def close(self) -> None:
+        """End them all, with their threads."""
+        for each in list(self._open):
+            if (stopped := each.stop()) is not None:
+                await stopped
 
 
 class _SameFile:
@@ -158,23 +193,14 @@ class _SameFile:
             )
 
 
-def _engine(path: Path, *, size: int, begin: str, extra: str = "") -> AsyncEngine:
+def _engine(connections: _Connections, *, size: int, begin: str, extra: str = "") -> AsyncEngine:
+    pragmas = (*_PRAGMAS, extra) if extra else _PRAGMAS
     engine = create_async_engine(
-        URL.create("sqlite+aiosqlite", database=str(path)),
-        async_creator=lambda: _Connection.to(path),
+        URL.create("sqlite+aiosqlite", database=str(connections.path)),
+        async_creator=lambda: connections.made(pragmas),
         pool_size=size,
         max_overflow=0,
         pool_timeout=BUSY_SECONDS,
     )
-    pragmas = (*_PRAGMAS, extra) if extra else _PRAGMAS
-
-    def configure(connection: Any, _: object) -> None:
-        connection.isolation_level = None  # transactions begin where we say, below
-        cursor = connection.cursor()
-        for pragma in pragmas:
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    event.listen(engine.sync_engine, "connect", configure)
     event.listen(engine.sync_engine, "begin", lambda connection: connection.exec_driver_sql(begin))
     return engine
