@@ -145,7 +145,10 @@ class RevokedBy(Enum):
     """What all revoked tokens have in common."""
 
     TOKEN = "token"  # noqa: S105 - a kind, no secret
-    """``jti``: the one, and what was got in exchange for it (``txn``)."""
+    """``jti``: the one; and ``txn``: of the first token of a chain, with it all that was got for it in exchange.
+
+    Of a token in the middle of a chain ``jti`` revokes that one; what was got for it ends with the chain's ``txn``.
+    """
     CLIENT = "client"
     """``client_id``, ``sub`` (others got the token for its own), or anybody in the chain of actors."""
     SUBJECT = "subject"

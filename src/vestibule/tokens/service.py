@@ -47,6 +47,9 @@ from vestibule.tokens.types import ACCESS_TOKEN
 TEND_EVERY: Final = timedelta(seconds=2)
 """How often keys are looked after; and, without word from the store, how late others are followed."""
 
+PAUSE: Final = 0.05
+"""Seconds between two looks: the store tells of each secret that is written, too."""
+
 _NOT_OURS: Final = (Kind.UNAVAILABLE, Kind.EXHAUSTED, Kind.INTERNAL)
 _log = logging.getLogger(__name__)
 
@@ -287,6 +290,7 @@ class TokenService:
             if not self._barrier.is_sealed:
                 with suppress(VestibuleError):  # it is looked at again in a moment, and told then
                     await self._look()
+            await asyncio.sleep(PAUSE)
 
     async def _tend_on(self) -> None:
         while True:
