@@ -2,7 +2,7 @@
 
 Denials beat permissions; default deny.  A question is answered by the engine that decides about calls, asked with the
 verb as method.  What it answered is kept until the intent changes or the next instant at which a rule or membership of
-it ends; where rules have conditions, nothing is kept.
+it ends; not so where a rule with a condition speaks of the question.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final
 from vestibule.clock import Clock
 from vestibule.errors import Where
 from vestibule.intent.model import Intent
-from vestibule.policy import Call, Decision, Engine, PortPolicy
+from vestibule.policy import Call, Decision, Engine, PortPolicy, Rule
 from vestibule.policy.facts import GIVEN
 from vestibule.spiffe import SpiffeId
 
@@ -100,7 +100,8 @@ class _Rules:
         self._told: dict[Decision, Ruling] = {}
         self._kept: dict[_Question, Ruling] = {}
         self._ends = sorted(set(_ends(policy)))
-        self._always = not any(rule.when is not None for rule in (*policy.deny, *policy.allow))
+        self._conditional = [rule for rule in (*policy.deny, *policy.allow) if rule.when is not None]
+        self._anew: set[_Question] = set()  # what has to be asked every time
         self._since = self._until = _FIRST  # nothing is kept yet
 
     def ask(self, question: _Question, given: Mapping[str, Any] | None, now: datetime) -> Ruling:
@@ -113,11 +114,18 @@ class _Rules:
         tokens = _NOTHING if given is None else {GIVEN: given}
         call = Call(caller=caller, port="", method=verb, path=path, time=now, tokens=tokens)
         told = self._tell(self.engine.decide(call))
-        if self._always and len(path) <= _LONGEST_KEPT:
-            if len(self._kept) >= MOST_KEPT:
-                self._kept.clear()
-            self._kept[question] = told
+        if len(path) <= _LONGEST_KEPT and question not in self._anew:
+            self._keep(question, told)
         return told
+
+    def _keep(self, question: _Question, told: Ruling) -> None:
+        if len(self._kept) + len(self._anew) >= MOST_KEPT:
+            self._kept.clear()
+            self._anew.clear()
+        if any(_speaks_of(rule, question) for rule in self._conditional):
+            self._anew.add(question)
+        else:
+            self._kept[question] = told
 
     def _bound(self, now: datetime) -> None:
         """Answers hold from the last end before now to the next one after it; the clock may also be set back."""
@@ -145,6 +153,16 @@ def _otherwise(decision: Decision) -> bool | None:
     """The verdict with rules in shadow mode, where that is another."""
     shadow = decision.shadow
     return None if shadow is None or shadow.allowed == decision.allowed else shadow.allowed
+
+
+def _speaks_of(rule: Rule, question: _Question) -> bool:
+    """Whether the rule matches, if what it says under ``when`` is true."""
+    caller, verb, path = question
+    return (
+        (not rule.methods or verb in rule.methods)
+        and rule.calls_from(caller)
+        and (not rule.paths or any(each.matches(path) for each in rule.paths))
+    )
 
 
 def _ends(policy: PortPolicy) -> Iterator[datetime]:

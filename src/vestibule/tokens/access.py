@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from operator import is_
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeAlias
 
 from vestibule.clock import Clock
 from vestibule.intent import Intent
@@ -21,7 +22,11 @@ from vestibule.intent.token_questions import deciding, method_of, paths_of
 from vestibule.spiffe import SpiffeId
 from vestibule.tokens.ports import Asked, OutsideIssuer, TokenDecision, Verb
 
+MOST_KEPT: Final = 4096
+"""Questions whose decision is kept, for as long as the rules say the same."""
+
 _PLAIN: Final = TokenTerms()
+_Key: TypeAlias = tuple[SpiffeId, Verb, str, str, tuple[str, ...]]
 FetchedKeys = Callable[[], Mapping[str, str]]
 """The JWK sets that were fetched, by the address that they come from."""
 
@@ -33,6 +38,7 @@ class IntentTokenAccess:
         self._rulings = Rulings(intent, clock, token_policy)
         self._clock = clock
         self._groups = _Groups(None)
+        self._kept: dict[_Key, tuple[Sequence[Ruling], TokenDecision]] = {}
 
     @property
     def intent(self) -> Intent | None:
@@ -43,7 +49,16 @@ class IntentTokenAccess:
         method = method_of(asked.verb.value, asked.issuer)
         given = None if asked.verb is Verb.MINT else asked.subject
         paths = paths_of(asked.audience, asked.scopes)
-        return self._decided(asked, [self._rulings.ask(asked.client, method, path, given) for path in paths])
+        answers = [self._rulings.ask(asked.client, method, path, given) for path in paths]
+        key = (asked.client, asked.verb, asked.issuer, asked.audience, asked.scopes)
+        kept = self._kept.get(key)
+        if kept is not None and all(map(is_, kept[0], answers)):  # the same answers, of the same intent
+            return kept[1]
+        decision = self._decided(asked, answers)
+        if len(self._kept) >= MOST_KEPT:
+            self._kept.clear()
+        self._kept[key] = answers, decision
+        return decision
 
     def owns(self, client: SpiffeId, audience: str) -> bool:
         group = self._known().of(audience)
