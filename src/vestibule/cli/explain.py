@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 OF_SECRET: Final = "secret:"  # noqa: S105 - the beginning of a target
 """Begins a target that is a secret and no service."""
 
+OF_TOKEN: Final = "token:"  # noqa: S105 - the beginning of a target
+"""Begins a target that is an audience of tokens."""
+
 
 def explain(
     caller: Annotated[
@@ -29,8 +32,8 @@ def explain(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="SERVICE[/PORT]|secret:PATH",
-            help="What is called; or a secret, and METHOD is a verb then.",
+            metavar="SERVICE[/PORT]|secret:PATH|token:AUDIENCE",
+            help="What is called; or a secret, or for whom a token is, and METHOD is a verb then.",
         ),
     ] = "",
     method: Annotated[str, typer.Argument(metavar="METHOD")] = "GET",
@@ -45,6 +48,10 @@ def explain(
             metavar="ISSUER=JSON",
             help="The claims of a valid token; @FILE reads them. Repeatable.",
         ),
+    ] = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option("--scope", metavar="SCOPE", help="Of token:AUDIENCE, what is asked for. Repeatable."),
     ] = None,
     mcp: Annotated[
         str | None,
@@ -75,7 +82,8 @@ def explain(
 ) -> None:
     """Say whether a call is allowed, by which rule, and if not, what the nearest rule misses.
 
-    Of a secret (`explain payments secret:payments/db read`) it says whether it may be read, written, and so on.
+    Of a secret (`explain payments secret:payments/db read`) it says whether it may be read, written, and so on; of a
+    token (`explain web token:reports mint --scope report:read`) whether it can be had.
     Tells what the caller's proxy does with it, and what the callee's decides.  Exits 0 if it is allowed, 1 if not.
     """
 
@@ -92,6 +100,9 @@ def explain(
             return await _of_secret(
                 caller, target, method, _instant(at), (intent, environment, server_socket), output
             )
+        if target.startswith(OF_TOKEN):
+            place, token = (intent, environment, server_socket), (scope or (), _claims(claims or ()))
+            return await _of_token(caller, target, method, token, _instant(at), place, output)
         emergencies: Sequence[Emergency] = ()
         if intent is not None:
             found = find(intent, environment)
@@ -140,6 +151,25 @@ async def _of_secret(
     answer(
         output, "explain-secret", secret_explanations.document(told), lambda: secret_explanations.show(told)
     )
+    return Exit.FINE if told.allowed else Exit.FINDINGS
+
+
+async def _of_token(
+    caller: str,
+    target: str,
+    verb: str,
+    asked: tuple[Sequence[str], Mapping[str, Mapping[str, Any]]],
+    at: datetime,
+    place: tuple[str | None, str | None, Path | None],
+    output: Output,
+) -> Exit:
+    from vestibule.cli import token_explanations
+    from vestibule.cli.intent_places import meant
+
+    found, audience = await meant(*place), target.removeprefix(OF_TOKEN)
+    verb, (scopes, given) = "mint" if verb == "GET" else verb, asked
+    told = token_explanations.explained(found, caller, audience, verb, scopes=scopes, given=given, at=at)
+    answer(output, "explain-token", token_explanations.document(told), lambda: token_explanations.show(told))
     return Exit.FINE if told.allowed else Exit.FINDINGS
 
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from vestibule.intent import Intent
-from vestibule.intent.policy_cases import Case
+from vestibule.intent.policy_cases import Case, Kind
 from vestibule.intent.port_policies import port_policy
 from vestibule.intent.secret_policies import secret_policy
-from vestibule.policy import Decision, decide
+from vestibule.intent.token_policies import token_policy
+from vestibule.intent.token_questions import together
+from vestibule.policy import Decision, PortPolicy, decide
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +42,18 @@ class Outcome:
 
 def outcome(intent: Intent, case: Case) -> Outcome:
     """What becomes of a case by an intent."""
-    policy = secret_policy(intent) if case.secret else port_policy(intent, case.service, case.port)
-    decision = decide(policy, case.call)
+    decision = together([decide(_policy(intent, case), each) for each in case.calls])
     return Outcome(case=case, decision=decision, wrong=_wrong(case, decision))
+
+
+def _policy(intent: Intent, case: Case) -> PortPolicy:
+    match case.kind:
+        case Kind.SECRET:
+            return secret_policy(intent)
+        case Kind.TOKEN:
+            return token_policy(intent)
+        case Kind.CALL:
+            return port_policy(intent, case.service, case.port)
 
 
 def _wrong(case: Case, decision: Decision) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from vestibule.cli.policy_outcomes import Outcome, word
 from vestibule.intent import Intent
+from vestibule.intent.policy_cases import Kind
 from vestibule.proxy.trial import Answer, Trial
 
 
@@ -30,8 +31,10 @@ async def tried(intent: Intent, outcomes: Sequence[Outcome]) -> list[Outcome]:
 def _hindered(outcome: Outcome) -> str:
     """Why a case cannot be tried."""
     case = outcome.case
-    if case.secret:
+    if case.kind is Kind.SECRET:
         return "which keeps no secrets"
+    if case.kind is Kind.TOKEN:
+        return "which gives no tokens"
     if case.dated:
         return "whose clock cannot be set"
     if case.call.body is not None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
-
-from rich.markup import escape
+from typing import Any, Final
 
 from vestibule.cli.codes import USAGE
+from vestibule.cli.group_explanations import Words, headline, lines, why
 from vestibule.cli.intent_places import Found
 from vestibule.cli.output import console
 from vestibule.intent import Intent
@@ -21,7 +19,7 @@ from vestibule.intent.secret_paths import logical
 from vestibule.intent.secret_policies import secret_policy
 from vestibule.policy import Call, Engine, Rule, is_normal
 from vestibule.policy.differences import Permissions
-from vestibule.policy.explaining import Explanation, Miss, Near, Part, explain
+from vestibule.policy.explaining import Explanation, Part, explain
 
 
 def logical_path(text: str) -> str:
@@ -79,11 +77,13 @@ def explained(found: Found, caller: str, path: str, verb: str, at: datetime) -> 
 
 # ------------------------------------------------------------------------------------------ an explanation
 
+_WORDS: Final = Words(
+    service="secret manager", unmatched="denies it (VST5300): no rule allows it", parts={Part.METHOD: "verb"}
+)
+
 
 def document(told: Told) -> dict[str, Any]:
     """The answer as the envelope carries it."""
-    why = told.explanation
-    shadow = why.decision.shadow
     return {
         "caller": {"name": told.caller, "spiffe_id": str(told.call.caller)},
         "secret": told.path,
@@ -91,85 +91,16 @@ def document(told: Told) -> dict[str, Any]:
         "time": told.call.time.isoformat() if told.call.time else None,
         "intent": told.found.version,
         "allowed": told.allowed,
-        "rule": why.decision.rule,
-        "where": _place(told, why.rule),
-        "reason": why.rule.reason or None if why.rule else None,
-        "not_judged": why.error or None,
-        "otherwise": why.otherwise.name if why.otherwise else None,
-        "shadow": None if shadow is None else {"allowed": shadow.allowed, "rule": shadow.rule},
-        "near": [
-            {
-                "rule": near.rule.name,
-                "where": _place(told, near.rule),
-                "misses": [
-                    {"part": _part(each), "told": _missed(each), "saw": dict(each.saw)}
-                    for each in near.misses
-                ],
-            }
-            for near in why.near
-        ],
+        **why(told.found, told.explanation, _WORDS),
     }
 
 
 def show(told: Told) -> None:
     """For people at a terminal."""
-    mark = "[bold green]✓[/]" if told.allowed else "[bold red]✗[/]"
-    verdict = "allowed" if told.allowed else "denied"
-    version = f"  [dim]intent {escape(told.found.version or told.found.name)}[/]"
     said = f"{told.caller} → {told.path} {told.call.method}"
-    console.print(f"{mark} {escape(said)}: [bold]{verdict}[/]{version}")
-    for line in _lines(told):
+    headline(said, told.found, allowed=told.allowed)
+    for line in lines(told.found, told.explanation, _WORDS):
         console.print(f"  {line}")
-
-
-def _lines(told: Told) -> Iterator[str]:
-    why, label = told.explanation, "[dim]secret manager[/]"
-    if told.allowed:
-        yield f"{label} allows it by [bold]{escape(_by(told, why.rule, why.decision.rule))}[/]"
-    elif why.decision.rule:
-        yield f"{label} denies it by [bold]{escape(_by(told, why.rule, why.decision.rule))}[/]"
-        if why.error:
-            yield f"  [yellow]![/] a denial that cannot be judged counts: {escape(why.error)}"
-        if why.otherwise is not None:
-            yield f"  but for it, {escape(_by(told, why.otherwise, None))} would allow it"
-    else:
-        yield f"{label} denies it (VST5300): no rule allows it"
-    if why.rule is not None and why.rule.reason:
-        yield f"  [dim]reason:[/] {escape(why.rule.reason)}"
-    for near in why.near:
-        yield from _near_lines(near, told)
-    shadow = why.decision.shadow
-    if shadow is not None and (shadow.allowed, shadow.rule) != (why.decision.allowed, why.decision.rule):
-        word = "allowed" if shadow.allowed else "denied"
-        by = f" by {shadow.rule}" if shadow.rule else ""
-        yield f"[dim]if rules in shadow mode counted:[/] {word}{escape(by)}"
-
-
-def _near_lines(near: Near, told: Told) -> Iterator[str]:
-    yield f"  near: [bold]{escape(_by(told, near.rule, None))}[/]"
-    for miss in near.misses:
-        yield f"    [red]✗[/] {escape(f'{_part(miss)}: {_missed(miss)}')}"
-        for name, value in miss.saw:
-            yield f"      [dim]{escape(name)} =[/] {escape(value)}"
-
-
-def _by(told: Told, rule: Rule | None, name: str | None) -> str:
-    place = _place(told, rule)
-    known = rule.name if rule is not None else name or ""
-    return f"{known} ({place})" if place else known
-
-
-def _place(told: Told, rule: Rule | None) -> str | None:
-    return None if rule is None else told.found.where(rule.where)
-
-
-def _part(miss: Miss) -> str:
-    """What calls name a method is a verb here."""
-    return "verb" if miss.part is Part.METHOD else miss.part.value
-
-
-def _missed(miss: Miss) -> str:
-    return miss.told.removeprefix("/") if miss.part is Part.PATH else miss.told
 
 
 # ------------------------------------------------------------------------------------- who may, what one may

@@ -5,16 +5,35 @@ They are no part of the intent: what they say changes nothing that runs.
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import Enum
 from types import MappingProxyType
 from typing import Any, Final
 
 from vestibule.errors import VestibuleError, Where
 from vestibule.intent import codes, words
+from vestibule.intent.case_keys import (
+    CASE_AT,
+    CASE_BODY,
+    CASE_FROM,
+    CASE_HEADERS,
+    CASE_HOST,
+    CASE_MCP,
+    CASE_METHOD,
+    CASE_NAME,
+    CASE_PATH,
+    CASE_RULE,
+    CASE_SCOPES,
+    CASE_SHADOW,
+    CASE_TO,
+    CASE_TOKENS,
+    CASES,
+    CASES_FILE,
+    EXPECT,
+    MCP_METHOD,
+    MCP_TARGET,
+)
 from vestibule.intent.documents import read_fields
 from vestibule.intent.files import Tree, read_file
 from vestibule.intent.model import Intent, Port, Protocol, Service
@@ -24,130 +43,55 @@ from vestibule.intent.resolving import advice
 from vestibule.intent.secret_groups import VERBS
 from vestibule.intent.secret_paths import SecretPath, logical
 from vestibule.intent.secret_policies import NAME as NAME_OF_SECRETS
-from vestibule.intent.shapes import At, Choice, Fields, Key, Many, Record, Table, Text
-from vestibule.intent.terms import INSTANT, LINE, NAME, pattern
+from vestibule.intent.shapes import At, Fields, Key
+from vestibule.intent.token_cases import token_calls
+from vestibule.intent.token_policies import NAME as NAME_OF_TOKENS
 from vestibule.policy import Call, McpCall
 from vestibule.spiffe import SpiffeId
 
 FOLDER: Final = "policy-tests"
 OF_SECRET: Final = "secret:"  # noqa: S105 - begins a target that is a secret and no service
-
-_HEADER_NAME: Final = r"[a-z0-9!#$%&'*+.^_`|~-]{1,200}"
-
-
-def _header_name(text: str) -> str:
-    if re.fullmatch(_HEADER_NAME, text):
-        return text
-    raise codes.MALFORMED_VALUE.error(f"{words.shown(text)} is not a header name in lower case")
+OF_TOKEN: Final = "token:"  # noqa: S105 - begins a target that is an audience
 
 
-def _request_path(text: str) -> str:
-    """Any text that begins with a slash: whether paths that are not normal are refused is worth a case, too."""
-    if text.startswith("/"):
-        return text
-    raise codes.MALFORMED_VALUE.error(
-        f"{words.shown(text)} is not the path of a request", advice="Write it from its first slash on."
-    )
+class Kind(Enum):
+    """What is asked for."""
 
+    CALL = "call"
+    SECRET = "secret"  # noqa: S105 - a kind
+    TOKEN = "token"  # noqa: S105 - a kind
 
-def _claims(text: str) -> Mapping[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise codes.MALFORMED_VALUE.error(f"the claims are not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise codes.MALFORMED_VALUE.error("the claims are no JSON object")
-    return found
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise codes.MALFORMED_VALUE.error(f"the body is not JSON: {error}") from error
-
-
-_ANY_TEXT: Final = Text(words.anything)
-CASE_NAME: Final = Key("name", LINE, "What the case shows, in a few words.", required=True)
-CASE_FROM: Final = Key(
-    "from", LINE, "Who calls: a service, a gateway, spiffe://…, or plaintext.", required=True
-)
-CASE_TO: Final = Key(
-    "to",
-    LINE,
-    "What is called: a service, or service/port; or secret:PATH, of which `method` is a verb.",
-    required=True,
-)
-CASE_METHOD: Final = Key("method", Text(words.anything, {"minLength": 1}), "The HTTP method.", default="GET")
-CASE_PATH: Final = Key("path", Text(_request_path, pattern("/.*")), "The path, with its query.", default="/")
-CASE_HOST: Final = Key("host", LINE, "The host that is asked for.", default="the service's name")
-CASE_HEADERS: Final = Key(
-    "headers",
-    Table(Text(_header_name, pattern(_HEADER_NAME)), _ANY_TEXT, "header names to values"),
-    "Further headers, by their names in lower case.",
-)
-CASE_AT: Final = Key("at", INSTANT, "When the call is made.", default="now")
-CASE_TOKENS: Final = Key(
-    "tokens",
-    Table(NAME, Text(_claims), "issuers to claims, as JSON"),
-    "The claims of the verified tokens that it carries, as JSON, by the names of their issuers.",
-)
-MCP_METHOD: Final = Key("method", LINE, "The JSON-RPC method, such as tools/call.", required=True)
-MCP_TARGET: Final = Key("target", LINE, "The tool, resource or prompt.")
-CASE_MCP: Final = Key("mcp", Record("an MCP call", (MCP_METHOD, MCP_TARGET)), "What an MCP client asks for.")
-CASE_BODY: Final = Key("body", Text(_value), "The request's body, as JSON.")
-EXPECT: Final = Key(
-    "expect", Choice.of([("allow", True), ("deny", False)]), "What should become of it.", required=True
-)
-CASE_RULE: Final = Key("rule", LINE, "The rule that should decide, as service/rule-id; none for no rule.")
-CASE_SHADOW: Final = Key(
-    "shadow",
-    Choice.of([("allow", True), ("deny", False)]),
-    "What would become of it if rules in shadow mode counted.",
-)
-CASE_RECORD: Final = Record(
-    "a case",
-    (
-        CASE_NAME,
-        CASE_FROM,
-        CASE_TO,
-        CASE_METHOD,
-        CASE_PATH,
-        CASE_HOST,
-        CASE_HEADERS,
-        CASE_AT,
-        CASE_TOKENS,
-        CASE_MCP,
-        CASE_BODY,
-        EXPECT,
-        CASE_RULE,
-        CASE_SHADOW,
-    ),
-)
-CASES: Final = Key(
-    "cases", Many(CASE_RECORD, "case", least=1, distinct=False), "Calls and their outcomes.", required=True
-)
-CASES_FILE: Final = Record("a file of cases", (CASES,))
+    @classmethod
+    def of(cls, target: str) -> Kind:
+        """By how a target begins."""
+        if target.startswith(OF_SECRET):
+            return cls.SECRET
+        return cls.TOKEN if target.startswith(OF_TOKEN) else cls.CALL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """One call to a port of a service, and what is expected.  ``rule``: None if any will do, ``""`` for no rule.
 
-    ``dated``: it says when the call is made.  ``secret``: what is asked for is no call but a secret, of the service and
-    port that stand for the secret manager.
+    ``dated``: it says when the call is made.  Where it is a secret or a token that is asked for, service and port stand
+    for the secret manager or the token service; of a token there is a question for no scope, and one for each.
     """
 
     name: str
     service: Service
     port: Port
-    call: Call
+    calls: tuple[Call, ...]
     allowed: bool
     rule: str | None = None
     shadow: bool | None = None
     dated: bool = False
-    secret: bool = False
+    kind: Kind = Kind.CALL
     where: Where | None = field(default=None, compare=False)
+
+    @property
+    def call(self) -> Call:
+        """The one call; of a token, the question for no scope."""
+        return self.calls[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,31 +130,53 @@ def _files(tree: Tree) -> list[str]:
 def _case(item: At[Fields], intent: Intent, now: datetime, findings: Findings) -> Case | None:
     fields, before = item.value, findings.count
     target = fields.get(CASE_TO)
-    secret = target is not None and target.value.startswith(OF_SECRET)
+    kind = Kind.of(target.value) if target else Kind.CALL
     found = _target(target, intent, findings) if target else None
     caller = fields.get(CASE_FROM)
     spiffe_id = _caller(caller, intent, findings) if caller else None
     name, expect = fields.get(CASE_NAME), fields.get(EXPECT)
     rule = fields.get(CASE_RULE)
-    if secret:
+    if kind is Kind.SECRET:
         _check_verb(fields, findings)
+    if kind is not Kind.TOKEN and (place := fields.place(CASE_SCOPES)):
+        findings.add(codes.NO_EFFECT, "only tokens are asked for with scopes", place)
     if rule and found:
         _check_rule(rule, intent, findings)
-    if findings.count > before or not (found and spiffe_id and name and expect):
+    calls = _calls(kind, item, spiffe_id, found, intent, now, findings) if spiffe_id and found else ()
+    if findings.count > before or not (calls and found and name and expect):
         return None
     service, port = found
     return Case(
         name=name.value,
         service=service,
         port=port,
-        call=_secret_call(fields, spiffe_id, now) if secret else _call(fields, spiffe_id, service, port, now),
-        secret=secret,
+        calls=calls,
+        kind=kind,
         allowed=expect.value,
         rule=None if rule is None else "" if rule.value == "none" else rule.value,
         shadow=fields.value(CASE_SHADOW, None),
         dated=fields.place(CASE_AT) is not None,
         where=findings.where(item.at),
     )
+
+
+def _calls(
+    kind: Kind,
+    item: At[Fields],
+    spiffe_id: SpiffeId,
+    target: tuple[Service, Port],
+    intent: Intent,
+    now: datetime,
+    findings: Findings,
+) -> tuple[Call, ...]:
+    match kind:
+        case Kind.SECRET:
+            return (_secret_call(item.value, spiffe_id, now),)
+        case Kind.TOKEN:
+            audience = item.value.value(CASE_TO, "").removeprefix(OF_TOKEN)
+            return token_calls(item, audience, spiffe_id, intent, now, findings)
+        case Kind.CALL:
+            return (_call(item.value, spiffe_id, *target, now),)
 
 
 def _call(fields: Fields, caller: SpiffeId, service: Service, port: Port, now: datetime) -> Call:
@@ -243,11 +209,10 @@ def _secret_call(fields: Fields, spiffe_id: SpiffeId, now: datetime) -> Call:
     return Call(caller=spiffe_id, port="", method=verb, path=f"/{path}", time=fields.value(CASE_AT, now))
 
 
-def _secret_manager(fields_path: str, intent: Intent) -> tuple[Service, Port]:
-    """What stands for it.  Raises: VST0080."""
-    SecretPath.parse(logical(fields_path))
-    spiffe_id = SpiffeId.of(intent.mesh.trust_domain, "/vestibule/secrets")
-    return Service(name=NAME_OF_SECRETS, spiffe_id=spiffe_id), Port(name="", protocol=Protocol.HTTP)
+def _platform(name: str, intent: Intent) -> tuple[Service, Port]:
+    """What stands for a service of the platform."""
+    spiffe_id = SpiffeId.of(intent.mesh.trust_domain, f"/vestibule/{name}")
+    return Service(name=name, spiffe_id=spiffe_id), Port(name="", protocol=Protocol.HTTP)
 
 
 def _mcp(fields: Fields) -> McpCall:
@@ -261,9 +226,14 @@ def _table(fields: Fields, key: Key[Any]) -> dict[str, Any]:
 
 def _target(to: At[str], intent: Intent, findings: Findings) -> tuple[Service, Port] | None:
     try:
-        if to.value.startswith(OF_SECRET):
-            return _secret_manager(to.value.removeprefix(OF_SECRET), intent)
-        return target_of(to.value, intent)
+        match Kind.of(to.value):
+            case Kind.SECRET:
+                SecretPath.parse(logical(to.value.removeprefix(OF_SECRET)))
+                return _platform(NAME_OF_SECRETS, intent)
+            case Kind.TOKEN:
+                return _platform(NAME_OF_TOKENS, intent)
+            case Kind.CALL:
+                return target_of(to.value, intent)
     except VestibuleError as error:
         findings.add_error(error, to.at)
         return None
@@ -278,8 +248,7 @@ def _caller(caller: At[str], intent: Intent, findings: Findings) -> SpiffeId | N
 
 
 def _check_rule(rule: At[str], intent: Intent, findings: Findings) -> None:
-    known = {each.name for service in intent.services.values() for each in (*service.allow, *service.deny)}
-    known |= {each.name for group in intent.secrets.values() for each in (*group.allow, *group.deny)}
+    known = {each.name for each in intent.rules}
     if rule.value != "none" and rule.value not in known:
         message = f"there is no rule {rule.value!r}"
         findings.add(codes.UNKNOWN_NAME, message, rule.at, advice=advice(rule.value, known, "rules"))

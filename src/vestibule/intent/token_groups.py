@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import MappingProxyType
@@ -58,6 +58,16 @@ class TokenGroup:
     terms: Mapping[str, TokenTerms] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     owner: str | None = None
     where: Where | None = field(default=None, compare=False, repr=False)
+
+    def narrowest(self, rules: Iterable[str | None]) -> TokenTerms:
+        """What a token is like that several rules give together; who may act with it is whom all of them name."""
+        terms = [self.terms.get(each or "", TokenTerms()) for each in rules]
+        may_act = {each.may_act for each in terms}
+        return TokenTerms(
+            lasts=min(each.lasts for each in terms),
+            may_act=may_act.pop() if len(may_act) == 1 else None,
+            certificate=any(each.certificate for each in terms),
+        )
 
     def is_made_for(self, spiffe_id: SpiffeId, now: datetime) -> bool:
         """Whether the group's tokens are made for somebody, now."""

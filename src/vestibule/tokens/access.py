@@ -16,7 +16,7 @@ from vestibule.clock import Clock
 from vestibule.intent import Intent
 from vestibule.intent.model import Issuer
 from vestibule.intent.rulings import Ruling, Rulings
-from vestibule.intent.token_groups import TokenGroup, TokenTerms
+from vestibule.intent.token_groups import TokenGroup
 from vestibule.intent.token_policies import token_policy
 from vestibule.intent.token_questions import deciding, method_of, paths_of
 from vestibule.spiffe import SpiffeId
@@ -25,7 +25,6 @@ from vestibule.tokens.ports import Asked, OutsideIssuer, TokenDecision, Verb
 MOST_KEPT: Final = 4096
 """Questions whose decision is kept, for as long as the rules say the same."""
 
-_PLAIN: Final = TokenTerms()
 _Key: TypeAlias = tuple[SpiffeId, Verb, str, str, tuple[str, ...]]
 FetchedKeys = Callable[[], Mapping[str, str]]
 """The JWK sets that were fetched, by the address that they come from."""
@@ -105,14 +104,13 @@ class _Groups:
         group = self.of(audience)
         if group is None:
             return decision
-        terms = [group.terms.get(each.rule or "", _PLAIN) for each in rulings]
-        may_act = {each.may_act for each in terms}
+        terms = group.narrowest(each.rule for each in rulings)
         return replace(
             decision,
-            lasts=min(each.lasts for each in terms),
-            may_act=may_act.pop() if len(may_act) == 1 else None,
+            lasts=terms.lasts,
+            may_act=terms.may_act,
             depth=group.depth,
-            certificate=any(each.certificate for each in terms),
+            certificate=terms.certificate,
         )
 
 
