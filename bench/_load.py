@@ -92,10 +92,13 @@ async def _client(port: int, request: bytes, latencies: list[float], until: floa
 
 
 async def _load(
-    port: int, host: str, path: str, connections: int, seconds: float, headers: list[str]
+    port: int, host: str, path: str, connections: int, seconds: float, headers: list[str], form: str
 ) -> Result:
-    lines = [f"GET {path} HTTP/1.1", f"host: {host}", *headers, "", ""]
-    request = "\r\n".join(lines).encode()
+    method = "POST" if form else "GET"
+    lines = [f"{method} {path} HTTP/1.1", f"host: {host}", *headers]
+    if form:
+        lines += ["content-type: application/x-www-form-urlencoded", f"content-length: {len(form)}"]
+    request = "\r\n".join([*lines, "", form]).encode()
     latencies: list[float] = []
     begin = time.perf_counter()
     clients = [_client(port, request, latencies, begin + seconds) for _ in range(connections)]
@@ -120,10 +123,11 @@ def run(
     connections: int = 32,
     seconds: float = 3.0,
     headers: Sequence[str] = (),
+    form: str = "",
 ) -> Result:
-    """One run, in a process of its own."""
+    """One run, in a process of its own; with ``form`` in the body it is a POST."""
     command = [sys.executable, __file__, str(port), "--host", host, "--path", path]
-    command += ["--connections", str(connections), "--seconds", str(seconds)]
+    command += ["--connections", str(connections), "--seconds", str(seconds), "--form", form]
     command += [part for each in headers for part in ("--header", each)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=True)
     return Result(**json.loads(done.stdout))
@@ -137,9 +141,10 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--header", action="append", default=[])
+    parser.add_argument("--form", default="")
     given = parser.parse_args()
     result = uvloop.run(
-        _load(given.port, given.host, given.path, given.connections, given.seconds, given.header)
+        _load(given.port, given.host, given.path, given.connections, given.seconds, given.header, given.form)
     )
     print(json.dumps(result.__dict__))
 
