@@ -124,10 +124,10 @@ def signatures() -> float:
     return number / (time.process_time() - began)
 
 
-def _claims() -> dict[str, Any]:
-    """As many as those of ours."""
+def _claims() -> str:
+    """As many as those of ours, in JSON."""
     now = int(time.time())
-    return {
+    claims = {
         "iss": ISSUER,
         "exp": now + 600,
         "aud": "service-42",
@@ -138,6 +138,7 @@ def _claims() -> dict[str, Any]:
         "txn": "x" * 24,
         "scope": "report:read report:write",
     }
+    return json.dumps(claims, separators=(",", ":"))
 
 
 # --------------------------------------------------------------------------------------------- the two servers
