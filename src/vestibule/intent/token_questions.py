@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import lru_cache
 from typing import Any
 
 from vestibule.intent.token_groups import ADMIT, MINT
@@ -19,8 +18,7 @@ def method_of(verb: str, issuer: str = "") -> str:
     return f"{ADMIT}:{issuer}" if verb == ADMIT else verb
 
 
-@lru_cache(maxsize=1024)
-def paths_of(audience: str, scopes: tuple[str, ...]) -> tuple[str, ...]:
+def paths_of(audience: str, scopes: Sequence[str]) -> tuple[str, ...]:
     """What is asked: of a token for the audience without any scope, and of one with each of these."""
     return tuple(path_of(audience, scope) for scope in ("", *scopes))
 

@@ -7,7 +7,7 @@ decide, the narrowest holds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from operator import is_
 from types import MappingProxyType
 from typing import Final, TypeAlias
@@ -30,6 +30,15 @@ FetchedKeys = Callable[[], Mapping[str, str]]
 """The JWK sets that were fetched, by the address that they come from."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What the rules answered, and what follows from it."""
+
+    paths: Sequence[str]
+    answers: Sequence[Ruling]
+    decision: TokenDecision
+
+
 class IntentTokenAccess:
     """``tokens.ports.TokenAccess``: follows the intent that ``intent`` returns, from the next question on."""
 
@@ -37,7 +46,7 @@ class IntentTokenAccess:
         self._rulings = Rulings(intent, clock, token_policy)
         self._clock = clock
         self._groups = _Groups(None)
-        self._kept: dict[_Key, tuple[Sequence[Ruling], TokenDecision]] = {}
+        self._kept: dict[_Key, _Kept] = {}
 
     @property
     def intent(self) -> Intent | None:
@@ -47,17 +56,21 @@ class IntentTokenAccess:
     def decide(self, asked: Asked) -> TokenDecision:
         method = method_of(asked.verb.value, asked.issuer)
         given = None if asked.verb is Verb.MINT else asked.subject
-        paths = paths_of(asked.audience, asked.scopes)
-        answers = [self._rulings.ask(asked.client, method, path, given) for path in paths]
         key = (asked.client, asked.verb, asked.issuer, asked.audience, asked.scopes)
         kept = self._kept.get(key)
-        if kept is not None and all(map(is_, kept[0], answers)):  # the same answers, of the same intent
-            return kept[1]
+        paths = paths_of(asked.audience, asked.scopes) if kept is None else kept.paths
+        answers = [self._rulings.ask(asked.client, method, path, given) for path in paths]
+        if kept is not None and all(map(is_, kept.answers, answers)):  # the same answers, of the same intent
+            return kept.decision
         decision = self._decided(asked, answers)
+        if decision.allowed:  # whatever else is asked for has no end
+            self._keep(key, _Kept(paths, answers, decision))
+        return decision
+
+    def _keep(self, key: _Key, kept: _Kept) -> None:
         if len(self._kept) >= MOST_KEPT:
             self._kept.clear()
-        self._kept[key] = answers, decision
-        return decision
+        self._kept[key] = kept
 
     def owns(self, client: SpiffeId, audience: str) -> bool:
         group = self._known().of(audience)
