@@ -72,9 +72,9 @@ class _Kind(Protocol):
 class Entry(Protocol):
     """What revoked tokens have in common, as the token service says it.
 
-    ``by`` is ``token`` (``jti``, or ``txn`` of what was got in exchange for it), ``client`` (``client_id``, or anybody
-    in the chain of actors), ``subject`` or ``key``.  Tokens of clients and subjects that were issued from ``before`` on
-    count.
+    ``by`` is ``token`` (``jti``, or ``txn`` of what was got in exchange for it), ``client`` (``client_id``, ``sub``, or
+    anybody in the chain of actors), ``subject`` or ``key``.  Tokens of clients and subjects that were issued from
+    ``before`` on count.
     """
 
     @property
@@ -189,7 +189,9 @@ def _questions(refused: RefusedTokens, asked: _Asked) -> Iterator[_Question]:
         yield _named(asked.header("kid"), dict.fromkeys(refused.keys, denied))
     if refused.clients:
         older = _older(refused.clients, asked, "client")
+        # Its own tokens, and what others got for them.
         yield _named(asked.claim("client_id"), older)
+        yield _named(asked.claim("sub"), older)
         for depth in range(1, MOST_ACTORS + 1):
             yield _named(asked.claim(*["act"] * depth, "sub"), older)
     if refused.subjects:

@@ -303,9 +303,8 @@ class TokenService:
             self._trouble = "the secret manager is sealed"
             return
         try:
-            await self._look()
-            if self._leads():
-                await self._keys.plan()
+            await self._revoked.look()
+            await (self._keys.plan() if self._leads() else self._keys.look())
         except VestibuleError as error:
             if not self._trouble:
                 _log.warning("signing keys and revoked tokens cannot be followed: %s", error)

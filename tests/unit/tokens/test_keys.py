@@ -319,7 +319,7 @@ async def test_what_a_server_signs_without_the_database_is_still_verified_elsewh
     await other.start()
     await tended(clock, lab.service, other, by=DAY - STEP)
     with monkeypatch.context() as away:
-        away.setattr(other, "_look", _gone)  # the other one is cut off
+        away.setattr(other._keys, "look", _gone)  # the other one is cut off
         await tended(clock, lab.service, by=timedelta(minutes=55))
         late = await token(lab, other)
     assert kid(late) != kid(await token(lab))
