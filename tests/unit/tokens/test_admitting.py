@@ -175,6 +175,14 @@ async def test_a_service_of_another_trust_domain_may_be_a_subject(
     assert minted.subject == "spiffe://example.org.partner/web"
 
 
+@pytest.mark.parametrize("subject", ['O"Neil', "back\\slash", "ü 漢字 🙂", "auth0|123", '"},"sub":"admin"'])
+async def test_a_subject_is_said_as_it_is(lab: MemoryTokens, corp: MemoryIssuer, subject: str) -> None:
+    minted = await admitted(lab, corp.token(user(lab, sub=subject)))
+    said = claims_of(minted.text)
+    assert said["sub"] == minted.subject == subject
+    assert (await lab.service.inspect(client("orders"), minted.text))["sub"] == subject
+
+
 @pytest.mark.parametrize("subject", [None, "", 7, ["U"], "x" * 513, "U\nadmin", "U\u0000", "U\u202eadmin"])
 async def test_a_subject_is_a_name(lab: MemoryTokens, corp: MemoryIssuer, subject: Any) -> None:
     await refused(lab, corp.token(user(lab, sub=subject)), codes.CLAIMS_UNFIT)
