@@ -6,6 +6,7 @@ It stands behind the real platform Envoy; each client comes by mutual TLS, throu
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -108,19 +109,13 @@ def test_golangs_oauth2_gets_a_token_in_every_style_and_keeps_it(shared: Shared,
     shared.run(story)
 
 
-def test_the_sdk_comes_through_a_sidecar_with_its_svid_and_with_a_jwt_svid(
-    shared: Shared, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_sdk_comes_through_a_sidecar_with_its_svid_and_with_a_jwt_svid(shared: Shared) -> None:
     async def story(lab: Scene) -> None:
-        async def fetch(*_: str, **__: Any) -> Any:
-            return lab.jwt_svid("web")
-
-        monkeypatch.setattr("vestibule.sdk.oauth.client.fetch_jwt_svid", fetch)
-        source = Holder.of(lab.authority.svid(spiffe_id("web")), lab.authority.bundle)
+        api = f"unix://{lab.workload_api}"
         ways = [
             AsyncTokens(lab.sidecar),
-            AsyncTokens(lab.direct, source=source),
-            AsyncTokens(lab.open, source=source, issuer=ISSUER),
+            AsyncTokens(lab.direct, workload_api=api),
+            AsyncTokens(lab.open, workload_api=api, issuer=ISSUER),
         ]
         proofs = []
         for way in ways:
@@ -140,15 +135,23 @@ def test_the_sdk_comes_through_a_sidecar_with_its_svid_and_with_a_jwt_svid(
     shared.run(story)
 
 
+def test_the_command_shows_its_svid_or_a_jwt_svid(shared: Shared) -> None:
+    async def story(lab: Scene) -> None:
+        for place in (["--address", lab.direct], ["--address", lab.open, "--issuer", ISSUER]):
+            asked = ["oauth", "token", "--audience", "reports", "--scope", "report:read", *place]
+            words = [*asked, "--agent-socket", str(lab.workload_api), "--output", "json"]
+            said = await ran(sys.executable, "-m", "vestibule", *words)
+            assert claims_of(said["data"]["access_token"])["sub"] == WEB
+
+    shared.run(story)
+
+
 def test_the_sdk_follows_a_user_from_login_to_the_last_service(shared: Shared) -> None:
     async def story(lab: Scene) -> None:
-        def source(name: str) -> Holder:
-            return Holder.of(lab.authority.svid(spiffe_id(name)), lab.authority.bundle)
-
         async with (
             AsyncTokens(lab.sidecar) as web,
-            AsyncTokens(lab.direct, source=source("orders")) as orders,
-            AsyncTokens(lab.direct, source=source("reports")) as reports,
+            AsyncTokens(lab.direct, source=lab.source("orders")) as orders,
+            AsyncTokens(lab.direct, source=lab.source("reports")) as reports,
         ):
             login = await web.admit(id_token(lab, "login-2"), "orders", ["report:read"])
             first = claims_of(login.text)

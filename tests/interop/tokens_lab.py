@@ -9,7 +9,7 @@ import sys
 import tempfile
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -17,8 +17,11 @@ from typing import Any, Self
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from tests.e2e.mesh_lab import ENVOY, PATIENCE, Lab, client_tls, free_address, intent_of, service, until
+from tests.unit.sdk.test_tls import Holder
 
+from vestibule.agent.workloads import Identities
 from vestibule.app.platform_front import Front, FrontPlan, House
+from vestibule.calls.workload_api import SERVICE
 from vestibule.clock import SystemClock
 from vestibule.doors.oauth.app import OAuthApp
 from vestibule.doors.oauth.clients import Clients
@@ -26,12 +29,17 @@ from vestibule.doors.oauth.metadata import Metadata
 from vestibule.doors.oauth.records import Records
 from vestibule.doors.platform.certificates import Certificates
 from vestibule.doors.platform.sds import Credentials
+from vestibule.doors.workload_api import svid_response
 from vestibule.envoy.platform import OAUTH_REPLIES
 from vestibule.mesh.built_in import BuiltIn
-from vestibule.spiffe import JwtSvid, Revocations, SpiffeId, TrustBundle
+from vestibule.net.grpc import Stream, serve
+from vestibule.net.grpc_server import GrpcServer
+from vestibule.net.unix import PUBLIC, listen_unix
+from vestibule.spiffe import Revocations, SpiffeId, TrustBundle
 from vestibule.testing import TestAuthority
 from vestibule.testing.tokens import ISSUER, TRUST_DOMAIN, MemoryIssuer, MemoryTokens, spiffe_id
 from vestibule.tokens.ports import Verb
+from vestibule.wire.gen.spiffe import workload_pb2 as wire
 
 TOKENS = SpiffeId.of(TRUST_DOMAIN, "/vestibule/tokens")
 HERE = Path(__file__).parent
@@ -48,6 +56,7 @@ class Scene:
     direct: str
     open: str
     files: Path
+    workload_api: Path
 
     def pem(self, name: str) -> Path:
         """Certificates and key of a service, in one file."""
@@ -62,8 +71,9 @@ class Scene:
         path.write_bytes(certificate.public_bytes(Encoding.PEM))
         return path
 
-    def jwt_svid(self, name: str) -> JwtSvid:
-        return self.authority.jwt_svid(spiffe_id(name), ISSUER)
+    def source(self, name: str) -> Holder:
+        """As a service's own process holds its SVID."""
+        return Holder.of(self.authority.svid(spiffe_id(name)), self.authority.bundle)
 
     def words(self, name: str) -> list[str]:
         """What the programs are told: whom they are, where their files are, and where the service is."""
@@ -128,9 +138,12 @@ async def scene() -> AsyncIterator[Scene]:
     corp = tokens.trust(MemoryIssuer("corp", "https://login.corp.example", "shop"))
     rules(tokens)
     await tokens.service.start()
-    async with Lab(intent_of(service("web"))) as mesh, fronted(tokens, mesh.authority) as (direct, open_):
-        with tempfile.TemporaryDirectory(prefix="vestibule-tokens-") as files:
+    async with AsyncExitStack() as stack:
+        mesh = await stack.enter_async_context(Lab(intent_of(service("web"))))
+        direct, open_ = await stack.enter_async_context(fronted(tokens, mesh.authority))
+        with tempfile.TemporaryDirectory(prefix="vt-", dir="/tmp") as files:
             sidecar = await _beside_a_sidecar(mesh, direct)
+            api = await stack.enter_async_context(_workload_api(mesh.authority))
             yield Scene(
                 tokens=tokens,
                 corp=corp,
@@ -139,7 +152,42 @@ async def scene() -> AsyncIterator[Scene]:
                 direct=f"https://localhost:{direct.port}",
                 open=f"https://localhost:{open_.port}",
                 files=Path(files),
+                workload_api=api,
             )
+
+
+class _WorkloadApi:
+    """Whoever asks is web."""
+
+    def __init__(self, authority: TestAuthority) -> None:
+        self._authority = authority
+
+    async def fetch_x509_svid(self, stream: Stream) -> None:
+        await stream.recv_message()
+        svid = self._authority.svid(spiffe_id("web"))
+        identities = Identities(svids=(svid,), bundle=self._authority.bundle)
+        await stream.send_message(svid_response(identities))
+        await asyncio.Event().wait()
+
+    async def fetch_jwt_svid(self, stream: Stream) -> None:
+        asked = await stream.recv_message()
+        svid = self._authority.jwt_svid(spiffe_id("web"), *asked.audience)
+        told = wire.JWTSVID(spiffe_id=str(svid.spiffe_id), svid=svid.token)
+        await stream.send_message(wire.JWTSVIDResponse(svids=[told]))
+
+
+@asynccontextmanager
+async def _workload_api(authority: TestAuthority) -> AsyncIterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="vt-", dir="/tmp") as directory:
+        path = Path(directory, "agent.sock")
+        listener, server = listen_unix(path, PUBLIC), GrpcServer([serve(SERVICE, _WorkloadApi(authority))])
+        await server.listen(listener.sock)
+        try:
+            yield path
+        finally:
+            await server.drain(0.1)
+            await server.close()
+            listener.close()
 
 
 async def _beside_a_sidecar(mesh: Lab, listen: Any) -> Any:
