@@ -178,7 +178,14 @@ async def test_a_refusal_has_its_code_and_the_word_of_the_rfc(lab: TokenLab) -> 
 
 
 @pytest.mark.parametrize(
-    "document", [{}, {"access_token": 1, "expires_in": 1}, {"access_token": "x", "expires_in": "soon"}]
+    "document",
+    [
+        {},
+        {"access_token": 1, "expires_in": 1},
+        {"access_token": "", "expires_in": 1},
+        {"access_token": "x\r\ny: z", "expires_in": 1},
+        {"access_token": "x", "expires_in": "soon"},
+    ],
 )
 async def test_an_answer_that_is_none_is_an_error(lab: TokenLab, document: dict[str, Any]) -> None:
     lab.refuse = 200, document

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 from urllib.parse import urlencode
 
 from vestibule.pki.json_documents import parse_object
@@ -132,7 +132,7 @@ def token_of(
     """What was given; RFC 6749 leaves ``scope`` out where it is what was asked for.  Raises: VST6121."""
     text, lasts = document.get("access_token"), document.get("expires_in")
     told = document.get("scope", " ".join(scopes))
-    if not isinstance(text, str) or not text or not isinstance(lasts, int) or not isinstance(told, str):
+    if not _is_token(text) or not isinstance(lasts, int) or not isinstance(told, str):
         raise TokensError(TOKENS_UNREACHABLE, "the token service's answer has no token, or no end of it")
     return Token(
         text=text,
@@ -142,3 +142,8 @@ def token_of(
         ends=now + timedelta(seconds=min(max(lasts, 0), _LONGEST)),
         kind=str(document.get("issued_token_type", ACCESS_TOKEN)),
     )
+
+
+def _is_token(text: object) -> TypeGuard[str]:
+    """RFC 6749, appendix A.12, without blanks: it goes into a header as it is."""
+    return isinstance(text, str) and bool(text) and all("!" <= each <= "~" for each in text)
