@@ -33,7 +33,7 @@ def broken(tmp_path: Path) -> Path:
 def test_a_valid_intent_exits_with_0() -> None:
     code, output = run(str(SHOP))
     assert code == 0
-    assert "✓ shop: 4 services, 1 group of secrets, 9 rules, version " in output
+    assert "✓ shop: 4 services, 1 group of secrets, 1 group of tokens, 12 rules, version " in output
 
 
 def test_problems_are_shown_with_place_and_fix_and_exit_with_1(broken: Path) -> None:
