@@ -72,9 +72,11 @@ class Judging:
 
     def _find_who_is_well(self, since: datetime) -> None:
         versions, self._versions = self._versions, ()
+        # In the middle of a fan-out to thousands, where what is not needed is not asked.
+        found = ((each.id, self._proxy(ProxyKey(each.spiffe_id, each.id))) for each in self.instances())
         self._well = frozenset(
-            instance.id
-            for instance, _, state in self.standing()
+            name
+            for name, state in found
             if state is not None
             and state.connected
             and (state.since >= since or any(state.has(version) for version in versions))

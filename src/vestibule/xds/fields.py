@@ -28,8 +28,9 @@ def fields(body: bytes) -> Iterator[Field]:
     """
     at, size = 0, len(body)
     while at < size:
-        start = at
-        tag, at = _varint(body, at)
+        start, tag = at, body[at]
+        # Most have small numbers.
+        tag, at = (tag, at + 1) if tag < _MORE else _varint(body, at)
         kind, value = tag & 7, at
         if kind == _LENGTH:
             length, value = _varint(body, at)
@@ -47,9 +48,11 @@ def fields(body: bytes) -> Iterator[Field]:
 
 def _varint(body: bytes, at: int) -> tuple[int, int]:
     """A number, and where it ends."""
-    found = 0
-    for shift, byte in enumerate(body[at : at + _LONGEST]):
-        found |= (byte & ~_MORE) << 7 * shift
-        if not byte & _MORE:
-            return found, at + shift + 1
+    found = shift = 0
+    for byte in body[at : at + _LONGEST]:
+        at += 1
+        if byte < _MORE:
+            return found | byte << shift, at
+        found |= (byte - _MORE) << shift
+        shift += 7
     raise ValueError("a number has no end")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
 from typing import Any, Final
@@ -51,6 +51,13 @@ class Inspected:
     findings: tuple[str, ...]
     references: frozenset[Reference]
     addresses: tuple[str, ...] = ()
+    names: tuple[tuple[str, frozenset[str]], ...] = field(init=False, repr=False)
+    """What it refers to, by type."""
+
+    def __post_init__(self) -> None:
+        types = {url for url, _ in self.references}
+        named = ((url, frozenset(name for each, name in self.references if each == url)) for url in types)
+        object.__setattr__(self, "names", tuple(named))
 
 
 def check(snapshot: Snapshot, *, given: Iterable[str] = (), before: Snapshot | None = None) -> None:
@@ -89,11 +96,23 @@ def _findings(
             if known.get(name) is not resource:
                 inspected = inspect(resource)
                 yield from inspected.findings
-                for of_type, wanted in inspected.references:
-                    if wanted not in types.get(of_type, ()) and not (of_type == CLUSTER and wanted in given):
-                        yield f"{_short(url)} {name!r} refers to {_short(of_type)} {wanted!r}, which does not exist"
+                for of_type, wanted in inspected.names:
+                    if not wanted <= types.get(of_type, _NOTHING).keys():
+                        yield from _missing(resource, of_type, wanted, types, given)
         if url == LISTENER:
             yield from _same_address(by_name.values())
+
+
+def _missing(
+    resource: Resource,
+    of_type: str,
+    wanted: frozenset[str],
+    types: Mapping[str, Mapping[str, Resource]],
+    given: frozenset[str],
+) -> Iterator[str]:
+    what = f"{_short(resource.type_url)} {resource.name!r}"
+    for name in wanted - types.get(of_type, _NOTHING).keys() - (given if of_type == CLUSTER else frozenset()):
+        yield f"{what} refers to {_short(of_type)} {name!r}, which does not exist"
 
 
 def _same_address(listeners: Iterable[Resource]) -> Iterator[str]:

@@ -55,8 +55,14 @@ class ProxyState:
     proxy: ProxyKey
     connected: bool
     since: datetime
-    version: str | None
     rows: tuple[Row, ...]
+
+    @property
+    def version(self) -> str | None:
+        """None as well before the first."""
+        versions = {row.settled for row in self.rows}
+        agreed = len(versions) == 1 and "" not in versions and not any(row.error for row in self.rows)
+        return versions.pop() if agreed else None
 
     def has(self, version: str) -> bool:
         """Whether it has answered for all of this version, be it that it refused a part."""
@@ -117,15 +123,7 @@ class Session:
     def state(self) -> ProxyState:
         """How the proxy stands."""
         rows = tuple(entry.row(self.proxy, url) for url, entry in self._entries.items())
-        versions = {row.settled for row in rows}
-        agreed = len(versions) == 1 and "" not in versions and not any(row.error for row in rows)
-        return ProxyState(
-            proxy=self.proxy,
-            connected=self.connected,
-            since=self.since,
-            version=versions.pop() if agreed else None,
-            rows=rows,
-        )
+        return ProxyState(proxy=self.proxy, connected=self.connected, since=self.since, rows=rows)
 
 
 class Ledger:
@@ -172,6 +170,8 @@ class Ledger:
 def _write_down(entry: _Entry, event: Event) -> None:
     """ERROR while anything is refused; STALE from a response until all of the type is settled."""
     match event:
+        case Settled():  # the most common of them
+            _settle(entry, event)
         case Sent():
             entry.sent, entry.nonce = event.version, event.nonce
             entry.status = Status.ERROR if entry.error else Status.STALE
@@ -179,8 +179,6 @@ def _write_down(entry: _Entry, event: Event) -> None:
             entry.accepted = event.version
         case Refused():
             entry.error, entry.status = event.error, Status.ERROR
-        case Settled():
-            _settle(entry, event)
 
 
 def _settle(entry: _Entry, event: Settled) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from vestibule.xds.resources import Resource, Snapshot
 
@@ -57,8 +57,7 @@ class SotwResponse:
     resources: tuple[Resource, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sent:
+class Sent(NamedTuple):
     """A response was handed out.  ``version`` is the snapshot's."""
 
     type_url: str
@@ -66,8 +65,7 @@ class Sent:
     nonce: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted:
+class Accepted(NamedTuple):
     """The client took a response (ACK)."""
 
     type_url: str
@@ -75,8 +73,7 @@ class Accepted:
     nonce: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
+class Refused(NamedTuple):
     """The client did not take a response (NACK), and said why."""
 
     type_url: str
@@ -85,8 +82,7 @@ class Refused:
     error: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settled:
+class Settled(NamedTuple):
     """All there is to do about one type of a snapshot is done: it was taken, save the names in ``refused``.
 
     Resources that the client did not ask for count as taken; ``asked`` is whether it asked for any of the type.

@@ -8,7 +8,9 @@ lose nothing, whatever became of it then.  Who puts it together holds the result
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from itertools import zip_longest
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError
@@ -132,27 +134,47 @@ def differences(base: bytes, body: bytes) -> list[Piece]:
         old, new = list(fields(base)), list(fields(body))
     except ValueError:
         return [(0, 0, body)]
-    places = {base[each.start : each.end]: each.start for each in old}
-    pieces = _Pieces()
+    pieces, beside = _Pieces(), old if len(old) == len(new) else []
+    elsewhere: Mapping[bytes, int] | None = None
     for number, each in enumerate(new):
-        written = body[each.start : each.end]
-        if (start := places.get(written)) is not None:
+        written, place = body[each.start : each.end], beside[number] if beside else None
+        if place is not None and base[place.start : place.end] == written:
+            pieces.take(place.start, place.end)
+            continue
+        if elsewhere is None:
+            elsewhere = {
+                base[other.start : other.end]: other.start for other in _unlike(old, new, base, body)
+            }
+        if (start := elsewhere.get(written)) is not None:
             pieces.take(start, start + len(written))
-        elif len(old) == len(new):
-            _add_changed(pieces, base, old[number], written)
+        elif place is not None:
+            _add_changed(pieces, base, place, written)
         else:
             pieces.say(written)
     return pieces.found
 
 
+def _unlike(old: list[Field], new: list[Field], base: bytes, body: bytes) -> Iterator[Field]:
+    """The fields of the base that are not the same in the same place: the others need not be looked for."""
+    for one, other in zip_longest(old, new):
+        if one is not None and (other is None or base[one.start : one.end] != body[other.start : other.end]):
+            yield one
+
+
 def _add_changed(pieces: _Pieces, base: bytes, place: Field, written: bytes) -> None:
     """A field that is another version of the one in this place."""
     before = base[place.start : place.end]
-    same = _same(before, written)
-    ending = _same(before[same:][::-1], written[same:][::-1])
+    same, ending = _in_common(before, written)
     pieces.take(place.start, place.start + same)
     pieces.say(written[same : len(written) - ending])
     pieces.take(place.end - ending, place.end)
+
+
+@lru_cache(maxsize=2048)
+def _in_common(one: bytes, other: bytes) -> tuple[int, int]:
+    """How many bytes at the beginning and at the end are the same.  Many have the same hosts."""
+    same = _same(one, other)
+    return same, _same(one[same:][::-1], other[same:][::-1])
 
 
 def _same(one: bytes, other: bytes) -> int:

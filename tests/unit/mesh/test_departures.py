@@ -44,7 +44,7 @@ class Room:
 
     def state(self, proxy: ProxyKey) -> ProxyState | None:
         now = datetime.now(UTC)
-        return ProxyState(proxy=proxy, connected=proxy in self.connected, since=now, version=None, rows=())
+        return ProxyState(proxy=proxy, connected=proxy in self.connected, since=now, rows=())
 
     def has(self, proxy: ProxyKey, what: Snapshot) -> None:
         self.connected.add(proxy)
