@@ -8,9 +8,9 @@ lose nothing, whatever became of it then.  Who puts it together holds the result
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from itertools import zip_longest
+from operator import add
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError
@@ -88,8 +88,10 @@ class PatchReader:
             raise PATCH_MISFIT.error(f"the patch of {entry.name!r} cannot be read") from error
         if (base := self._carried.get(entry.name)) is None or base.version != patch.base:
             raise PATCH_MISFIT.error(f"{entry.name!r} is to be made of what was not sent")
-        pieces = ((each.start, each.start + each.size, each.literal) for each in patch.pieces)
-        body = put_together(base.body, pieces)
+        starts, sizes = patch.places[::2], patch.places[1::2]
+        if not len(starts) == len(sizes) == len(patch.literals):
+            raise PATCH_MISFIT.error(f"the patch of {entry.name!r} has pieces without an end")
+        body = put_together(base.body, zip(starts, map(add, starts, sizes), patch.literals, strict=True))
         if short_hash(body) != entry.version:
             raise PATCH_MISFIT.error(f"what {entry.name!r} is made of is not its version")
         return Resource(type_url, entry.name, body, entry.version)
@@ -109,11 +111,10 @@ def _patch_of(base: Resource, resource: Resource) -> bytes | None:
 def _written(base: Resource, resource: Resource) -> bytes | None:
     if len(resource.body) < _LEAST:
         return None
-    pieces = [
-        patch_pb2.Piece(start=start, size=end - start, literal=literal)
-        for start, end, literal in differences(base.body, resource.body)
-    ]
-    patch = patch_pb2.Patch(base=base.version, pieces=pieces).SerializeToString()
+    pieces = differences(base.body, resource.body)
+    places = [number for start, end, _ in pieces for number in (start, end - start)]
+    literals = [literal for _, _, literal in pieces]
+    patch = patch_pb2.Patch(base=base.version, places=places, literals=literals).SerializeToString()
     if len(patch) > len(resource.body) // 2:
         return None
     return entry_of(Resource(PATCH, resource.name, patch, resource.version))
@@ -125,45 +126,40 @@ def put_together(base: bytes, pieces: Iterable[Piece]) -> bytes:
 
 
 def differences(base: bytes, body: bytes) -> list[Piece]:
-    """The pieces that make a message of another one.
+    """The pieces that make a message of another one, by their fields.
 
-    Fields that are the same, wherever they are, are taken from there.  Where both have as many, those of the same place
-    are taken for versions of each other, and also their beginnings and ends are taken from there.
+    Where both have as many, those of the same place are taken for versions of each other: of one that has changed, the
+    beginning and the end are taken from there.  Otherwise those that are the same are looked for.
     """
     try:
         old, new = list(fields(base)), list(fields(body))
     except ValueError:
         return [(0, 0, body)]
-    pieces, beside = _Pieces(), old if len(old) == len(new) else []
-    elsewhere: Mapping[bytes, int] | None = None
-    for number, each in enumerate(new):
-        written, place = body[each.start : each.end], beside[number] if beside else None
-        if place is not None and base[place.start : place.end] == written:
-            pieces.take(place.start, place.end)
-            continue
-        if elsewhere is None:
-            elsewhere = {
-                base[other.start : other.end]: other.start for other in _unlike(old, new, base, body)
-            }
-        if (start := elsewhere.get(written)) is not None:
-            pieces.take(start, start + len(written))
-        elif place is not None:
-            _add_changed(pieces, base, place, written)
-        else:
-            pieces.say(written)
+    pieces = _Pieces()
+    if len(old) == len(new):
+        for one, other in zip(old, new, strict=True):
+            _add_changed(pieces, base, one, body[other.start : other.end])
+    else:
+        places = {base[each.start : each.end]: each.start for each in old}
+        for each in new:
+            _add_found(pieces, places, body[each.start : each.end])
     return pieces.found
 
 
-def _unlike(old: list[Field], new: list[Field], base: bytes, body: bytes) -> Iterator[Field]:
-    """The fields of the base that are not the same in the same place: the others need not be looked for."""
-    for one, other in zip_longest(old, new):
-        if one is not None and (other is None or base[one.start : one.end] != body[other.start : other.end]):
-            yield one
+def _add_found(pieces: _Pieces, places: Mapping[bytes, int], written: bytes) -> None:
+    """A field that may be somewhere in the base."""
+    if (start := places.get(written)) is None:
+        pieces.say(written)
+    else:
+        pieces.take(start, start + len(written))
 
 
 def _add_changed(pieces: _Pieces, base: bytes, place: Field, written: bytes) -> None:
-    """A field that is another version of the one in this place."""
+    """A field that is another version of the one in this place, or the same."""
     before = base[place.start : place.end]
+    if before == written:
+        pieces.take(place.start, place.end)
+        return
     same, ending = _in_common(before, written)
     pieces.take(place.start, place.start + same)
     pieces.say(written[same : len(written) - ending])

@@ -100,13 +100,18 @@ def test_a_response_may_be_read_twice() -> None:
         (egress("other").version, egress("a").version, None),
         (egress("a").version, egress("b").version, None),
         (egress("a").version, egress("a").version, b"\xff"),
+        (
+            egress("a").version,
+            egress("a").version,
+            patch_pb2.Patch(base=egress("a").version, places=[1]).SerializeToString(),
+        ),
     ],
-    ids=["made of something else", "another result", "not to be read"],
+    ids=["made of something else", "another result", "not to be read", "of half a piece"],
 )
 def test_what_does_not_fit_is_not_used(base: str, version: str, body: bytes | None) -> None:
     line, had = Line(), egress("a")
     line.carry(had)
-    patch = patch_pb2.Patch(base=base, pieces=[patch_pb2.Piece(size=len(had.body))])
+    patch = patch_pb2.Patch(base=base, places=[0, len(had.body)], literals=[b""])
     message = pb.DeltaDiscoveryResponse(type_url=ROUTES, nonce="2")
     entry = message.resources.add(name="egress", version=version)
     entry.resource.type_url, entry.resource.value = PATCH, body or patch.SerializeToString()

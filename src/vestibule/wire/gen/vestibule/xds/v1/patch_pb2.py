@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x1cvestibule/xds/v1/patch.proto\x12\x10vestibule.xds.v1\">\n\x05Patch\x12\x0c\n\x04\x62\x61se\x18\x01 \x01(\t\x12\'\n\x06pieces\x18\x02 \x03(\x0b\x32\x17.vestibule.xds.v1.Piece\"5\n\x05Piece\x12\r\n\x05start\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0f\n\x07literal\x18\x03 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x1cvestibule/xds/v1/patch.proto\x12\x10vestibule.xds.v1\"7\n\x05Patch\x12\x0c\n\x04\x62\x61se\x18\x01 \x01(\t\x12\x0e\n\x06places\x18\x02 \x03(\x04\x12\x10\n\x08literals\x18\x03 \x03(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,7 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vestibule.wire.gen.vestibul
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PATCH']._serialized_start=50
-  _globals['_PATCH']._serialized_end=112
-  _globals['_PIECE']._serialized_start=114
-  _globals['_PIECE']._serialized_end=167
+  _globals['_PATCH']._serialized_end=105
 # @@protoc_insertion_point(module_scope)

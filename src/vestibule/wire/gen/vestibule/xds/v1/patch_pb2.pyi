@@ -26,50 +26,29 @@ class Patch(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BASE_FIELD_NUMBER: _builtins.int
-    PIECES_FIELD_NUMBER: _builtins.int
+    PLACES_FIELD_NUMBER: _builtins.int
+    LITERALS_FIELD_NUMBER: _builtins.int
     base: _builtins.str
     """The version of that body."""
     @_builtins.property
-    def pieces(self) -> _containers.RepeatedCompositeFieldContainer[Global___Piece]:
-        """In this order."""
+    def places(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Pieces, in this order: where a part of the body before starts and how long it is, two numbers each, possibly of nothing;
+        and what follows it in the new one.
+        """
 
+    @_builtins.property
+    def literals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
         self,
         *,
         base: _builtins.str = ...,
-        pieces: _abc.Iterable[Global___Piece] | None = ...,
+        places: _abc.Iterable[_builtins.int] | None = ...,
+        literals: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "pieces", b"pieces"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "literals", b"literals", "places", b"places"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Patch: _TypeAlias = Patch  # noqa: Y015
-
-@_typing.final
-class Piece(_message.Message):
-    """A part of the body before, possibly empty, and what follows it in the new one."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    START_FIELD_NUMBER: _builtins.int
-    SIZE_FIELD_NUMBER: _builtins.int
-    LITERAL_FIELD_NUMBER: _builtins.int
-    start: _builtins.int
-    size: _builtins.int
-    literal: _builtins.bytes
-    def __init__(
-        self,
-        *,
-        start: _builtins.int = ...,
-        size: _builtins.int = ...,
-        literal: _builtins.bytes = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["literal", b"literal", "size", b"size", "start", b"start"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Piece: _TypeAlias = Piece  # noqa: Y015
