@@ -137,9 +137,12 @@ async def up(cwd: Path, *arguments: str) -> AsyncIterator[Up]:
 def test_once_proves_all_promises_in_order_and_the_last_where_it_can_be_tried(tmp_path: Path) -> None:
     """Where root and the kernel allow it, under the boundary that keeps other users out."""
     if why_not() is not None:
-        promised, ended = [*PROOFS, "secret-read"], run("up", "--once", "--output", "json", cwd=tmp_path)
+        promised, ended = (
+            [*PROOFS, "secret-read", "token-vended"],
+            run("up", "--once", "--output", "json", cwd=tmp_path),
+        )
     else:
-        promised = [*PROOFS, "secret-read", "other-uid-refused"]
+        promised = [*PROOFS, "secret-read", "token-vended", "other-uid-refused"]
         with own_network():
             ended = run("up", "--once", "--boundary", "guard", "--output", "json", cwd=tmp_path)
     answer = json.loads(ended.stdout)

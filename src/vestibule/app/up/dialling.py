@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Self, cast
+from urllib.parse import urlencode
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import (
@@ -85,11 +86,19 @@ class Connection:
         # Without this, http.client would quietly connect anew after the peer closed.
         self._http.auto_open = 0
 
-    def ask(self, host: str, request: Request, headers: Mapping[str, str] | None = None) -> Answer:
+    def ask(
+        self,
+        host: str,
+        request: Request,
+        headers: Mapping[str, str] | None = None,
+        form: Mapping[str, str] | None = None,
+    ) -> Answer:
         """Send one request and read its whole answer.  Raises: NoAnswer."""
         body = b"{}" if request.method in _WITH_BODY else None
         sent = {"Host": host, "User-Agent": "vestibule-up", **(headers or {})}
-        if body is not None:
+        if form is not None:
+            body, sent["Content-Type"] = urlencode(form).encode(), "application/x-www-form-urlencoded"
+        elif body is not None:
             sent["Content-Type"] = "application/json"
         try:
             self._http.request(request.method, request.path, body=body, headers=sent)

@@ -1,7 +1,7 @@
 """The set of proofs, in the order in which they are tried and reported.
 
-Nine hold for every run.  One more is about secrets, where the intent has rules for them.  The last one needs a boundary
-that keeps other users of the machine out, and root, who alone can act as another user to try it.
+Nine hold for every run.  One more each is about secrets and tokens, where the intent has rules for them.  The last one
+needs a boundary that keeps other users of the machine out, and root, who alone can act as another user to try it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from vestibule.app.up.proofs import (
     rotation_lossless,
     secret_read,
     server_outage_survived,
+    token_vended,
     wrong_identity_refused,
 )
 from vestibule.app.up.proofs.proof import Proof
 from vestibule.app.up.secrets_edges import readable
+from vestibule.app.up.token_edges import mintable
 from vestibule.records import Boundary
 
 PROOFS: Final[tuple[Proof, ...]] = (
@@ -45,6 +47,8 @@ def proofs_for(plan: Plan) -> tuple[Proof, ...]:
     proofs = PROOFS
     if readable(plan.intent, plan.services) is not None:
         proofs = (*proofs, secret_read.PROOF)
+    if mintable(plan.intent, plan.services) is not None:
+        proofs = (*proofs, token_vended.PROOF)
     if plan.boundary is Boundary.TRUST or os.geteuid() != 0:
         return proofs
     return (*proofs, other_uid_refused.PROOF)

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from vestibule.app.up.plan import Plan
-from vestibule.app.up.proofs import other_uid_refused, secret_read
+from vestibule.app.up.proofs import other_uid_refused, secret_read, token_vended
 from vestibule.app.up.proofs.all import PROOFS, proofs_for
 from vestibule.app.up.proofs.proof import Proof
 from vestibule.intent import Intent
@@ -34,7 +34,9 @@ def test_there_are_exactly_the_nine_proofs_in_their_order() -> None:
 
 
 @pytest.mark.parametrize(
-    "proof", [*PROOFS, secret_read.PROOF, other_uid_refused.PROOF], ids=lambda proof: proof.id
+    "proof",
+    [*PROOFS, secret_read.PROOF, token_vended.PROOF, other_uid_refused.PROOF],
+    ids=lambda proof: proof.id,
 )
 def test_each_proof_has_a_file_named_after_it(proof: Proof) -> None:
     module = importlib.import_module(f"vestibule.app.up.proofs.{proof.id.replace('-', '_')}")
