@@ -237,6 +237,16 @@ def test_tokens_that_nobody_may_rely_on_are_refused_before_any_rule(
     mesh.run(story)
 
 
+def test_clocks_may_be_apart_by_half_a_minute(mesh: Shared[Payments]) -> None:
+    async def story(payments: Payments) -> None:
+        now = int(time.time())
+        await _is(await payments.ask("/charge", token(exp=now - 5)), 200)
+        await _is(await payments.ask("/charge", token(nbf=now + 25)), 200)
+        await _is(await payments.ask("/charge", token(exp=now - 40)), 401, "VST4051")
+
+    mesh.run(story)
+
+
 def test_a_token_replayed_by_another_caller_is_worth_nothing(mesh: Shared[Payments]) -> None:
     async def story(payments: Payments) -> None:
         stolen = token()

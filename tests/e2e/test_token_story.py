@@ -1,0 +1,233 @@
+"""Tokens from end to end, as `vestibule up` runs them: who gets one, who takes it, and what becomes of it.
+
+The seed's diagram 8, step by step; a login outside that becomes a chain inside; thieves; revocation; outages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jwt
+import pytest
+from tests.e2e.front_door import PATIENCE, holds_none, until
+from tests.e2e.oidc_lab import Provider
+from tests.e2e.token_lab import ACCESS_TOKEN, EXCHANGE, JWT_BEARER, PEOPLE, Answer, Shop, claims_of
+
+WEB, ORDERS, REPORTS = (f"spiffe://example.org/ns/prod/sa/{name}" for name in ("web", "orders", "reports"))
+HERE = "http://orders/things"
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    directory = tmp_path_factory.mktemp("tokens")
+    with Provider(directory, PEOPLE) as provider, Shop(directory, provider) as shop:
+        shop.logins_count()
+        yield shop
+
+
+@pytest.fixture(scope="module")
+def token(shop: Shop) -> str:
+    """One that web has minted, and that orders takes."""
+    made = shop.mint().token
+    until(lambda: shop.as_service("web", HERE, token=made).status == 200, "orders knows the key")
+    return made
+
+
+def refused(answer: Answer, word: str, code: str, status: int = 400) -> None:
+    """As RFC 6749, section 5.2, with our code; it may be kept by nobody."""
+    said = answer.document
+    assert (answer.status, said["error"]) == (status, word), answer
+    assert said["error_description"].startswith(code), said
+
+
+def denied(answer: Answer, status: int = 403, code: str = "VST4001") -> None:
+    """By a proxy."""
+    assert (answer.status, answer.error) == (status, code), answer
+
+
+def record(shop: Shop, action: str, **wanted: Any) -> dict[str, Any]:
+    """The audit record of it."""
+    lines = (shop.data / "audit.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines if f'"{action}"' in line]
+    fitting = [each for each in found if wanted.items() <= each.items()]
+    assert fitting, (action, wanted, found[-3:])
+    return dict(fitting[-1])
+
+
+# ------------------------------------------------------------------------------- diagram 8, step by step
+
+
+def test_a_workload_gets_what_policy_lets_it_mint_and_nothing_else(shop: Shop) -> None:
+    answer = shop.mint(name="thief")
+    refused(answer, "invalid_target", "VST6010")
+    assert answer.headers["cache-control"] == "no-store"
+    refused(shop.mint(audience="reports", scope="report:read"), "invalid_target", "VST6010")
+    refused(shop.mint(scope="order:read order:write"), "invalid_scope", "VST6011")
+    refused(shop.mint(audience="nowhere"), "invalid_target", "VST6010")
+    minted = shop.mint()
+    said = minted.document
+    assert (said["token_type"], said["scope"]) == ("Bearer", "order:read")
+    assert minted.headers["cache-control"] == "no-store"
+    assert jwt.get_unverified_header(minted.token)["typ"] == "at+jwt"
+    claims = claims_of(minted.token)
+    assert (claims["aud"], claims["sub"], claims["client_id"]) == ("orders", WEB, WEB)
+    assert claims["exp"] - claims["iat"] == said["expires_in"] == 600
+    # Both are on record, with why.
+    assert record(shop, "token.mint", actor=WEB, outcome="ok")["details"]["rule"] == "orders/web-own"
+    assert record(shop, "token.mint", actor=WEB.replace("web", "thief"))["outcome"] != "ok"
+
+
+def test_an_api_takes_the_token_that_was_made_for_it_and_no_other(shop: Shop, token: str) -> None:
+    answer = shop.as_service("web", HERE, token=token)
+    assert answer.document == {"app": "orders", "authorization": token}, "and the app has it, too"
+    denied(shop.as_service("web", HERE))
+    denied(shop.as_service("web", HERE, token=token, method="DELETE"))
+    head, body, signature = token.split(".")
+    forged = ".".join((head, body, signature[:-8] + "AAAAAAAA"))
+    denied(shop.as_service("web", HERE, token=forged), 401, "VST4051")
+    # It is for orders: even whom reports lets in is refused with it.
+    denied(shop.as_service("orders", "http://reports/x", token=token), 401, "VST4051")
+
+
+# ---------------------------------------------------------------------------- a person, three hops away
+
+
+def test_a_login_outside_becomes_a_chain_whose_last_link_knows_the_first(shop: Shop) -> None:
+    answer = shop.as_person(shop.provider.login("ada", "shop-web"))
+    assert answer.status == 200, answer
+    last = answer.document
+    assert (last["sub"], last["aud"], last["scope"]) == ("ada", "reports", "report:read")
+    assert last["act"] == {"sub": ORDERS, "act": {"sub": WEB}}
+    said = shop.state / "logs" / "reports.log"
+    until(lambda: "the chain of ada" in said.read_text(), said.read_text)
+    admitted = record(shop, "token.admit", actor=WEB, outcome="ok")
+    exchanged = record(shop, "token.exchange", actor=ORDERS, outcome="ok")
+    # One login, one transaction.
+    assert admitted["details"]["txn"] == exchanged["details"]["txn"] == last["txn"]
+
+
+def test_logins_that_do_not_count_get_no_further_than_where_that_is_known(shop: Shop) -> None:
+    denied(shop.as_person(), 401, "VST4051")
+    denied(shop.as_person(shop.provider.login("ada", "another-application")), 401, "VST4051")
+    # Of the mesh's own tokens none is a login.
+    denied(shop.as_person(shop.mint().token), 401, "VST4051")
+    # A rule about what the provider says of the person.
+    refused(shop.as_person(shop.provider.login("eve", "shop-web")), "invalid_target", "VST6010")
+    # Neither does anybody else trade a login, nor anybody get more for it than the rules give.
+    login = shop.provider.login("ada", "shop-web")
+    asked = {"grant_type": JWT_BEARER, "assertion": login, "audience": "orders"}
+    refused(shop.ask_token("thief", **asked), "invalid_target", "VST6010")
+    refused(shop.ask_token("web", **asked, scope="order:write"), "invalid_scope", "VST6011")
+
+
+# ------------------------------------------------------------------------------------------- thieves
+
+
+def test_a_stolen_token_is_worth_nothing_to_the_thief(shop: Shop, token: str) -> None:
+    # The thief may call orders with a token; but this one is of web.
+    denied(shop.as_service("thief", HERE, token=token))
+    given = {"subject_token": token, "subject_token_type": ACCESS_TOKEN, "audience": "reports"}
+    refused(shop.ask_token("thief", grant_type=EXCHANGE, **given), "invalid_target", "VST6010")
+    asked = shop.as_service("thief", "http://tokens/oauth2/introspect", form={"token": token})
+    assert asked.document == {"active": False}
+    known = shop.as_service("orders", "http://tokens/oauth2/introspect", form={"token": token}).document
+    assert (known["active"], known["client_id"]) == (True, WEB)
+    shop.as_service("thief", "http://tokens/oauth2/revoke", form={"token": token})
+    assert shop.as_service("web", HERE, token=token).status == 200, "nor can it revoke it"
+
+
+def test_an_exchange_neither_widens_nor_prolongs_nor_goes_in_circles(shop: Shop, token: str) -> None:
+    given = {"grant_type": EXCHANGE, "subject_token": token, "subject_token_type": ACCESS_TOKEN}
+    # web's own has no report:read to hand on.
+    refused(
+        shop.ask_token("orders", **given, audience="reports", scope="report:read"), "invalid_scope", "VST6016"
+    )
+    exchanged = shop.ask_token("orders", **given, audience="reports")
+    assert exchanged.status == 200, exchanged
+    assert claims_of(exchanged.token)["exp"] <= claims_of(token)["exp"]
+    again = {**given, "subject_token": exchanged.token}
+    assert shop.ask_token("orders", **again, audience="reports").status == 400
+    assert shop.ask_token("web", **again, audience="orders").status == 400
+
+
+# ---------------------------------------------------------------------------------------- revocation
+
+
+def test_what_is_revoked_is_refused_under_load_and_nothing_else_is(shop: Shop, token: str) -> None:
+    lost, kept = shop.mint().token, token
+    assert shop.as_service("web", HERE, token=lost).status == 200
+    with ThreadPoolExecutor(max_workers=2) as others:
+        calls = [others.submit(shop.as_service, "web", HERE, token=kept) for _ in range(30)]
+        answer = shop.as_service("web", "http://tokens/oauth2/revoke", form={"token": lost})
+        assert answer.status == 200, answer
+        until(lambda: shop.as_service("web", HERE, token=lost).status == 401, "the revoked token", PATIENCE)
+    assert {each.result().status for each in calls} == {200}
+    asked = shop.as_service("orders", "http://tokens/oauth2/introspect", form={"token": lost})
+    assert asked.document == {"active": False}
+
+
+def test_whoever_is_revoked_as_a_subject_has_no_token_left(shop: Shop) -> None:
+    login = shop.provider.login("bob", "shop-web")
+    asked = {"grant_type": JWT_BEARER, "assertion": login, "audience": "orders", "scope": "order:read"}
+    made = shop.ask_token("web", **asked).token
+    assert shop.as_service("web", HERE, token=made).status == 200
+    shop.revoke("subject", "bob")
+    until(lambda: shop.as_service("web", HERE, token=made).status == 401, "the revoked subject", PATIENCE)
+
+
+# ------------------------------------------------------------------------------------------- outages
+
+
+def test_without_the_database_tokens_are_made_and_taken_and_what_must_be_kept_is_refused(
+    shop: Shop, token: str
+) -> None:
+    database, aside = shop.data / "server.db", shop.data / "aside.db"
+
+    def revoked() -> Answer:
+        return shop.as_service("web", "http://tokens/oauth2/revoke", form={"token": lost})
+
+    lost = shop.mint().token
+    database.rename(aside)
+    try:
+        answer = revoked()
+        refused(answer, "temporarily_unavailable", "VST8000", 503)
+        assert "server.db" not in answer.body, "nothing leaks"
+        assert shop.as_service("web", HERE, token=shop.mint().token).status == 200
+    finally:
+        aside.rename(database)
+    until(lambda: revoked().status == 200, lambda: str(revoked()), PATIENCE)
+
+
+def test_an_emergency_makes_all_tokens_of_a_key_worthless_and_new_ones_count(shop: Shop) -> None:
+    old = shop.mint().token
+    key_id = jwt.get_unverified_header(old)["kid"]
+    shop.operate("RevokeKey", "RevokeTokenKeyRequest", key_id=key_id, reason="a drill")
+    new = until(lambda: _with_another_key(shop, key_id), "another key signs", PATIENCE)
+    until(lambda: shop.as_service("web", HERE, token=old).status == 401, "the old one", PATIENCE)
+    until(lambda: shop.as_service("web", HERE, token=new).status == 200, "the new one", PATIENCE)
+
+
+def _with_another_key(shop: Shop, key_id: str) -> str:
+    answer = shop.mint()
+    fresh = answer.status == 200 and jwt.get_unverified_header(answer.token)["kid"] != key_id
+    return answer.token if fresh else ""
+
+
+def test_a_provider_that_is_away_keeps_nobody_out_who_is_logged_in(shop: Shop) -> None:
+    login = shop.provider.login("ada", "shop-web")
+    shop.provider.stop()
+    assert shop.as_person(login).status == 200
+
+
+def test_no_token_stands_in_any_log_or_record(shop: Shop, token: str) -> None:
+    texts = {
+        str(path): path.read_bytes()
+        for place in (shop.state / "logs", shop.data, shop.state / "agent")
+        for path in place.rglob("*")
+        if path.is_file() and path.suffix in (".log", ".jsonl", ".json") and "app" not in path.name
+    }
+    assert texts
+    holds_none(texts, [token.encode(), token.rpartition(".")[2].encode()])
