@@ -29,6 +29,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from vestibule.doors.denial_codes import code_of, rule_in
+from vestibule.envoy import revoked, revoked_tokens
 from vestibule.envoy.names import ASKED, DECIDED, NO_DECISION
 from vestibule.observe.access_log import AccessLine, Denial, Edge
 from vestibule.observe.access_record import SCHEMA, Direction, Layer, Verdict
@@ -103,6 +104,8 @@ _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{
 _MOST_CONNECTIONS: Final = 10_000
 _SHADOW: Final = "vestibule_"
 """How the keys begin under which proxies note what shadow rules would have decided (``envoy.rbac``)."""
+_LET_PAST: Final = frozenset({revoked.NOT_REVOKED, revoked_tokens.NOT_REVOKED})
+"""What is noted of calls whom nothing that is revoked concerns, where no rule allowed them."""
 _REDIRECTS: Final = range(300, 400)
 
 
@@ -334,7 +337,8 @@ def _tcp_verdict(details: str, flags: tuple[str, ...]) -> Verdict:
 
 
 def _deciding_rule(common: AccessLogCommon) -> str:
-    if rule := _noted(common, "envoy.filters.http.rbac", "enforced_effective_policy_id"):
+    rule = _noted(common, "envoy.filters.http.rbac", "enforced_effective_policy_id")
+    if rule and rule not in _LET_PAST:
         return _central_rule(common) if rule == ASKED else rule
     # The network filter says only what its shadow rules say, among which the permissions of break-glass are.
     rule = _noted(common, "envoy.filters.network.rbac", f"{_SHADOW}shadow_effective_policy_id")

@@ -58,7 +58,8 @@ TCP: Final = "revoked/tcp"
 REVOKED: Final = "vestibule/revoked"
 """How the names begin under which revoked callers are refused; after a slash follows what of theirs is revoked."""
 
-_NOT_REVOKED: Final = "vestibule/not-revoked"
+NOT_REVOKED: Final = "vestibule/not-revoked"
+"""By what somebody is let past the list.  It is no rule that decides about the call."""
 _SERIAL: Final = "vestibule.caller.serial"
 _BORN: Final = "vestibule.caller.born"
 _ISSUER: Final = "vestibule.caller.issuer"
@@ -216,7 +217,7 @@ def _slot(name: str, config: Any) -> Resource:
 
 def _tree(refused: Refused, then: Matcher.OnMatch | None = None) -> Matcher:
     """Each question that has an answer, one after the other; who is not refused by any is let through, or ``then``."""
-    through = otherwise = then or verdict(_NOT_REVOKED, allow=True)
+    through = otherwise = then or verdict(NOT_REVOKED, allow=True)
     if refused.identities:
         on = {name: _born_before(since, through) for name, since in refused.identities}
         otherwise = found_in(extension("caller", ssl_inputs_pb2.UriSanInput()), on, otherwise)

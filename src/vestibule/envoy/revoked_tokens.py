@@ -57,7 +57,8 @@ Clients then get themselves new ones; lists are as long as that only for as long
 MOST_ACTORS: Final = 10
 """In a chain of actors, those that are looked at: more than a token can have."""
 
-_NOT_REVOKED: Final = "vestibule/token-not-revoked"
+NOT_REVOKED: Final = "vestibule/token-not-revoked"
+"""By what somebody is let past the list.  It is no rule that decides about the call."""
 _TYPES: Final = (
     "type.googleapis.com/envoy.extensions.common.matching.v3.ExtensionWithMatcher",
     NOTHING.type_url,
@@ -139,7 +140,7 @@ def slot(refused: RefusedTokens, issuers: tuple[str, ...]) -> Resource:
 
 def _asking(refused: RefusedTokens, issuers: tuple[str, ...]) -> Any:
     claims: dict[str, str] = {}
-    otherwise = verdict(_NOT_REVOKED, allow=True)
+    otherwise = verdict(NOT_REVOKED, allow=True)
     for name in issuers:
         asked = _Asked(name, claims)
         for ask in _questions(refused, asked):

@@ -343,6 +343,14 @@ def test_the_rule_and_what_shadow_rules_would_have_decided_are_told() -> None:
     assert (record.shadow_verdict, record.shadow_rule) == ("denied", "payments/no-pay")
 
 
+@pytest.mark.parametrize("passed", ["vestibule/not-revoked", "vestibule/token-not-revoked"])
+def test_that_nothing_of_a_call_is_revoked_is_no_rule_that_decided(passed: str) -> None:
+    entry = request(403, "rbac_access_denied_matched_policy[none]")
+    noted(entry, "envoy.filters.http.rbac", enforced_effective_policy_id=passed)
+    record = AccessRecord.from_json(EntryLines(INBOUND, REPORTER).http(entry).text)
+    assert (record.verdict, record.rule) == (Verdict.DENIED, "")
+
+
 def test_what_break_glass_allowed_is_marked() -> None:
     entry = request()
     noted(entry, "envoy.filters.http.rbac", enforced_effective_policy_id="break-glass/k7f2m9qa")
