@@ -182,6 +182,8 @@ def test_generated_requests_find_nothing_that_the_description_does_not_say(
 
 
 GENERATED = (
+    # A machine that is busy is no finding.
+    *("--suppress-health-check", "all", "--request-timeout", "60", "--request-retries", "3"),
     # Who may have what is not for a schema to say; unknown parameters are ignored (RFC 6749, section 3.1); and methods
     # that HTTP does not know are refused by Envoy, as nonsense.
     *("--exclude-checks", "positive_data_acceptance,negative_data_rejection,unsupported_method"),
