@@ -141,7 +141,7 @@ class TokenDoor:
 
     def background(self) -> Mapping[str, Background]:
         """What keeps keys and revocations current."""
-        return {"tokens": self.service.run, "tokens-begin": self._begin}
+        return {"tokens": self._run}
 
     def checks(self) -> Mapping[str, Check]:
         """None: a server whose secret manager is sealed is ready for all else."""
@@ -160,11 +160,12 @@ class TokenDoor:
     async def drain(self) -> None:
         """What is in flight, the front waits for."""
 
-    async def _begin(self) -> None:
+    async def _run(self) -> None:
         """As soon as it is unsealed for the first time there are keys, not a moment later."""
         while self._barrier.is_sealed:  # noqa: ASYNC110 - nothing tells when it is not any more
             await asyncio.sleep(LOOK_SECONDS)
         await self.service.start()
+        await self.service.run()
 
     def _count(self, verb: str, outcome: str, seconds: float) -> None:
         if self._seconds is not None:
