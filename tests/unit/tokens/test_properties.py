@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import hypothesis.strategies as st
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from tests.unit.tokens.forging import claims_of, with_parts
 
 from vestibule.errors import VestibuleError
@@ -23,6 +23,7 @@ from vestibule.tokens.types import ACCESS_TOKEN
 
 SERVICES = ("a", "b", "c", "d", "e")
 SCOPES = ("r", "w", "x")
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 class _Everything(TableTokenAccess):
@@ -58,7 +59,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(PATIENT, max_examples=150)
 @given(first=st.sampled_from(SERVICES), scopes=st.sets(st.sampled_from(SCOPES)), hops=steps)
 def test_exchange_never_widens_lengthens_forgets_or_goes_in_circles(
     first: str, scopes: set[str], hops: list[tuple[str, set[str], int, int, int]]
@@ -122,7 +123,7 @@ def _check_narrower(held: Minted, got: Minted, service: str, depth: int) -> None
     assert after["jti"] != before["jti"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(PATIENT, max_examples=60)
 @given(
     services=st.permutations(SERVICES).map(lambda each: each[:4]),
     at=st.integers(0, 3),
@@ -169,7 +170,7 @@ names = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(PATIENT, max_examples=150)
 @given(claims=st.dictionaries(names, json_values, min_size=1, max_size=4), header=st.booleans())
 def test_a_changed_token_is_never_believed_and_never_an_accident(
     claims: dict[str, Any], header: bool
@@ -179,13 +180,13 @@ def test_a_changed_token_is_never_believed_and_never_an_accident(
         assert asyncio.run(LAB.service.inspect(client("a"), changed)) == {"active": False}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(PATIENT, max_examples=150)
 @given(text=st.text(max_size=200) | st.from_regex(r"[\w-]{0,60}\.[\w-]{0,60}\.[\w-]{0,60}"))
 def test_no_text_at_all_is_an_accident(text: str) -> None:
     assert asyncio.run(LAB.service.inspect(client("a"), text)) == {"active": False}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(PATIENT, max_examples=150)
 @given(position=st.integers(0, len(TOKEN) - 1), letter=st.sampled_from("AZaz09-_.=+/ \n"))
 def test_no_other_letter_anywhere_leaves_a_token_that_counts(position: int, letter: str) -> None:
     changed = TOKEN[:position] + letter + TOKEN[position + 1 :]
@@ -203,7 +204,7 @@ actions = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(PATIENT, max_examples=100)
 @given(actions=actions)
 def test_there_is_always_one_key_that_signs_and_one_that_is_known_to_come(
     actions: list[tuple[str, int]],
