@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from vestibule.app.codes import NO_INTENT_DIRECTORY
 from vestibule.app.intent_source import source_of
+from vestibule.app.known_tokens import FILE, KnownTokens
 from vestibule.app.platform_services import platform_services
 from vestibule.app.server_issuers import issuer_keys, issuer_metrics, urls
 from vestibule.app.server_rollout import break_glass_metrics, rollout_metrics, unenforced_metrics
@@ -98,6 +99,11 @@ class Mesh(Protocol):
         """What an operator should know, in sentences."""
         ...
 
+    @property
+    def known_tokens(self) -> KnownTokens | None:
+        """What is known of the server's own token service, to be connected to it."""
+        ...
+
     def intent_in_force(self) -> Intent | None:
         """The intent of most proxies, before the platform's own services are added."""
         ...
@@ -117,6 +123,8 @@ class Mesh(Protocol):
 
 class IdentityOnly:
     """A server without an intent: it issues identities and knows no services."""
+
+    known_tokens: KnownTokens | None = None
 
     def __init__(self) -> None:
         self._never = Beacon()
@@ -231,10 +239,12 @@ class IntentMesh:
         shared: bool = False,
         built_in: tuple[BuiltIn, ...] = (),
         issuers: Callable[[Intents], IssuerKeys],
+        known_tokens: KnownTokens | None = None,
     ) -> None:
         """``shared``: other servers have the same database.  ``built_in`` are services of the server's own.
 
-        ``issuers`` makes what follows the outside issuers of the intents in force.
+        ``issuers`` makes what follows the outside issuers of the intents in force.  ``known_tokens`` is what is known
+        of the server's own token service, if it has one.
         """
         self._issuance = services.issuance
         self._entitlements = services.entitlements
@@ -289,7 +299,9 @@ class IntentMesh:
             built_in,
             self._commit_of,
             self.issuers,
+            None if known_tokens is None else known_tokens.own,
         )
+        self.known_tokens = known_tokens
         self.rolling.compares_with(self._publisher.compiled)
         ads = ServerAdsDoor(
             self._publisher, services.entitlements, self._discovery.instance, self._ledger, clock
@@ -326,6 +338,7 @@ class IntentMesh:
             "svid-lifetimes": self._lifetimes.run,
             "publisher": self._publisher.run,
             "issuer-keys": self.issuers.run,
+            **({"known-tokens": self.known_tokens.run} if self.known_tokens is not None else {}),
             "cut-off": self._cut_off.run,
             "break-glass": self.break_glass.run,
             "rollout": self.rolling.run,
@@ -548,10 +561,24 @@ async def mesh_of(settings: ServerSettings, services: Services, clock: Clock) ->
     built_in = platform_services(settings)
     issuers = partial(issuer_keys, settings, services, clock)
     mesh = IntentMesh(
-        source, services, ttl, clock, pages, environment, shared=shared, built_in=built_in, issuers=issuers
+        source,
+        services,
+        ttl,
+        clock,
+        pages,
+        environment,
+        shared=shared,
+        built_in=built_in,
+        issuers=issuers,
+        known_tokens=_known_tokens(settings),
     )
     await mesh.load()
     yield mesh
+
+
+def _known_tokens(settings: ServerSettings) -> KnownTokens | None:
+    said = settings.token_service
+    return None if said is None else KnownTokens(said.issuer, settings.data_dir / FILE)
 
 
 _LATEST: Final = 4 * 2**20

@@ -99,6 +99,8 @@ class TokenDoor:
             record=services.audit.record,
             leads=lambda: services.store.leads,
         )
+        if mesh.known_tokens is not None:
+            mesh.known_tokens.connect(self.service.key_source, self.service.revoked)
         revocations = services.revocations
         certificates = Certificates(services.authorities.bundle, lambda: revocations.now, clock)
         clients = Clients(

@@ -36,7 +36,7 @@ class Tokens(Protocol):
     """What is got of the mesh's own token service (``proxy.fetched_tokens``)."""
 
     def content(self, wanted: FetchedToken) -> bytes | None:
-        """The value of a header; None while there is none, which is reported elsewhere."""
+        """The value of a header; None before there is one, empty where it has ended, which is reported elsewhere."""
         ...
 
 

@@ -57,7 +57,10 @@ class FetchedTokens:
         self._new = asyncio.Event()
 
     def content(self, wanted: FetchedToken) -> bytes | None:
-        """The value of the header; None while there is none, which is logged.  Who asks once is served from then on."""
+        """The value of the header; None before there is one, empty where it has ended, both of which is logged.
+
+        Who asks once is served from then on.
+        """
         if wanted not in self._held and len(self._held) < MOST:
             self._held[wanted] = _Held()
             self._new.set()
@@ -103,8 +106,9 @@ class FetchedTokens:
             _log.error("%s (%s)", error, error.advice)
             held.problem = str(error)
         held.settled |= after_start
-        if held.value is not None and now >= held.ends:
-            held.value = None
+        if held.value and now >= held.ends:
+            # Envoy does not let go of a secret that it had, but sends nothing without any text in it.
+            held.value = b""
             self._told()
 
     async def _fetch(self, wanted: FetchedToken) -> tuple[bytes, float]:
