@@ -137,12 +137,12 @@ def _verdict(
 def _token(port: int) -> str:
     """As any app beside a sidecar gets it."""
     asked = {"grant_type": "client_credentials", "audience": "things", "scope": "things:read"}
-    request = urllib.request.Request(  # noqa: S310 - our own sidecar
+    request = urllib.request.Request(
         f"http://127.0.0.1:{port}/oauth2/token",
         urllib.parse.urlencode(asked).encode(),
         {"Host": "tokens"},
     )
-    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - as above
+    with urllib.request.urlopen(request, timeout=10) as answer:
         return str(json.load(answer)["access_token"])
 
 

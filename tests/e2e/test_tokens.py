@@ -329,7 +329,10 @@ def test_jwt_svids_of_the_mesh_count_by_the_keys_that_it_has_now(mesh: Shared[Pa
 
     async def tell(payments: Payments) -> None:
         async def has(*keys: tuple[str, Any]) -> None:
-            payments.lab.world = replace(payments.lab.world, jwt_keys=key_set(*keys) if keys else "")
+            world = payments.lab.world
+            # By its version it is known that a proxy has it.
+            intent = replace(world.intent, version="+".join(["keys", *(name for name, _ in keys)]))
+            payments.lab.world = replace(world, intent=intent, jwt_keys=key_set(*keys) if keys else "")
             await payments.lab.tell()
             await payments.lab.settle()
 

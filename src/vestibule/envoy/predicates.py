@@ -38,6 +38,9 @@ _FOLDED: Final = frozenset(
 )
 
 
+_FEW_CALLERS: Final = 8
+
+
 class OfRequests:
     """What rules ask of HTTP requests to one port."""
 
@@ -77,7 +80,10 @@ class OfRequests:
         if rule.token is not None:
             if (issuer := self._issuers.named(rule.token.issuer)) is None:
                 return None
-            asked += tokens.predicates(rule.token, denies=denies, own=self._issuers.is_own(issuer))
+            # Of many callers it is asked in words that are the same for all: those are made once.
+            alone = len(rule.callers) <= _FEW_CALLERS and not is_wide(key)
+            own, caller = self._issuers.is_own(issuer), key if alone else ""
+            asked += tokens.predicates(rule.token, denies=denies, own=own, caller=caller)
         if rule.when is None:
             return asked
         left = self._left(rule.when, rule, key)

@@ -192,7 +192,6 @@ def _questions(refused: RefusedTokens, asked: _Asked) -> Iterator[_Question]:
         older = _older(refused.clients, asked, "client")
         # Its own tokens, and what others got for them.
         yield _named(asked.claim("client_id"), older)
-        # What others got for a token of its own.
         yield _named(asked.claim("sub"), older)
         for depth in range(1, MOST_ACTORS + 1):
             yield _named(asked.claim(*["act"] * depth, "sub"), older)
