@@ -41,13 +41,13 @@ async def running(start: Callable[[Callable[[Any], None], Shutdown], Any]) -> As
     shutdown = Shutdown()
     task = asyncio.create_task(start(ready.set_result, shutdown))
     try:
-        await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED, timeout=20)
+        await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED, timeout=60)
         if task.done():
             await task
         yield ready.result()
     finally:
         shutdown.request()
-        await asyncio.wait({task}, timeout=15)
+        await asyncio.wait({task}, timeout=60)
 
 
 def server(directory: Path, attestors: Any, **more: Any) -> Any:

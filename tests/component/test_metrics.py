@@ -43,7 +43,7 @@ def of_an_agent() -> set[str]:
 
 
 def scrape(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=20) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         text: str = answer.read().decode()
     return text
 

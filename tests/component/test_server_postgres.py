@@ -46,7 +46,7 @@ class Server(Lab):
     def is_ready(self) -> tuple[bool, str]:
         """What ``/ready`` says."""
         try:
-            with urllib.request.urlopen(f"http://{self.ready.health}/ready", timeout=20) as answer:
+            with urllib.request.urlopen(f"http://{self.ready.health}/ready", timeout=60) as answer:
                 return True, answer.read().decode()
         except urllib.error.HTTPError as error:
             return False, error.read().decode()

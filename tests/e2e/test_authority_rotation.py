@@ -33,7 +33,7 @@ async def calling(running: Up) -> AsyncIterator[Calls]:
 
     async def go_on() -> None:
         while True:
-            async with httpx.AsyncClient(proxy=f"http://{egress}", timeout=20) as client:
+            async with httpx.AsyncClient(proxy=f"http://{egress}", timeout=60) as client:
                 try:
                     answer = await client.get("http://orders/orders/7")
                 except httpx.HTTPError as error:

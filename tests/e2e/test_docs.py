@@ -116,7 +116,7 @@ def test_systemd_takes_the_units_as_they_stand(tmp_path: Path) -> None:
         (tmp_path / below).write_text(text)
         (words,) = re.findall(r"^ExecStart=(.+?)(?: -- .*)?$", text, re.MULTILINE)
         # Options are read before help is given: an unknown one would be refused.
-        asked = subprocess.run([*words.split(), "--help"], capture_output=True, text=True, timeout=30)
+        asked = subprocess.run([*words.split(), "--help"], capture_output=True, text=True, timeout=120)
         assert asked.returncode == 0, f"{unit.place}: {asked.stderr}"
     if shutil.which("systemd-analyze"):
         paths = [str(path) for path in tmp_path.glob("*.service")]

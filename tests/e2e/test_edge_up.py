@@ -117,7 +117,7 @@ class Scene:
         """What a client outside is answered, who verifies the gateway's certificate."""
         context = ssl.create_default_context(cadata=self.public.pem)
         plain = socket.create_connection(("127.0.0.1", self.ports["https"]), 20)
-        connection = http.client.HTTPConnection(host, timeout=20)
+        connection = http.client.HTTPConnection(host, timeout=60)
         connection.sock = context.wrap_socket(plain, server_hostname="shop.example.com")
         connection.request("GET", path)
         answer = connection.getresponse()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +19,14 @@ from typing import Any, Final
 import pytest
 from tests.ports import free_port
 
+from vestibule.calls.unix import unix_channel
+from vestibule.doors.agent_admin import SERVICE as AGENT_ADMIN
+from vestibule.net.grpc import Client
+from vestibule.wire.gen.spire import entry_pb2
+from vestibule.wire.gen.vestibule.admin.v1 import admin_pb2
+
 VESTIBULE: Final = [sys.executable, "-m", "vestibule"]
+STATUS: Final = admin_pb2.GetAgentStatusRequest()
 ME: Final = f"unix:uid:{os.geteuid()}"
 
 
@@ -43,7 +52,7 @@ class Mesh:
             [*VESTIBULE, *words, "--server-socket", str(self.server_socket), "--output", "json"],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout)["data"]
@@ -62,7 +71,7 @@ class Mesh:
         process = self.running.pop(name)
         process.terminate()
         try:
-            process.wait(15)
+            process.wait(60)
         finally:
             process.kill()
             process.communicate()
@@ -91,13 +100,14 @@ class Mesh:
     def client(self, program: str, *words: str) -> Any:
         """Run a foreign client to its end and read its JSON."""
         command = [sys.executable, "-c", program, str(self.socket), *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=150)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
 
-@pytest.fixture
-def mesh() -> Iterator[Mesh]:
+@contextmanager
+def started() -> Iterator[Mesh]:
+    """A mesh of its own."""
     directory = Path(tempfile.mkdtemp(prefix="vi", dir="/tmp"))
     port = free_port()
     mesh = Mesh(directory, port)
@@ -117,6 +127,41 @@ def mesh() -> Iterator[Mesh]:
         for name in reversed(list(mesh.running)):
             mesh.stop(name)
         shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Mesh]:
+    with started() as mesh:
+        yield mesh
+
+
+@pytest.fixture
+def mesh(shared: Mesh) -> Iterator[Mesh]:
+    """One for all tests of a module; none finds an identity that another had."""
+    yield shared
+    asyncio.run(_without_entries(shared))
+
+
+@pytest.fixture
+def own_mesh() -> Iterator[Mesh]:
+    """For a test that leaves marks."""
+    with started() as mesh:
+        yield mesh
+
+
+async def _without_entries(mesh: Mesh) -> None:
+    server, agent = unix_channel(mesh.server_socket), unix_channel(mesh.directory / "admin.sock")
+    try:
+        entries = Client(server, entry_pb2.DESCRIPTOR.services_by_name["Entry"])
+        found = await entries.unary("ListEntries", entry_pb2.ListEntriesRequest())
+        ids = [each.id for each in found.entries]
+        await entries.unary("BatchDeleteEntry", entry_pb2.BatchDeleteEntryRequest(ids=ids))
+        async with asyncio.timeout(60):
+            while (await Client(agent, AGENT_ADMIN).unary("GetStatus", STATUS)).svids:
+                await asyncio.sleep(0.05)
+    finally:
+        server.close()
+        agent.close()
 
 
 def eventually(holds: Callable[[], bool]) -> None:

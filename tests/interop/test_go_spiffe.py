@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import pytest
 from tests.interop.foreign import HERE, built, needed, programs
-from tests.interop.mesh import Mesh, eventually, mesh
+from tests.interop.mesh import Mesh, eventually, mesh, shared
 from tests.ports import free_port
 
-__all__ = ["mesh", "programs"]
+__all__ = ["mesh", "programs", "shared"]
 
 SOURCES: Final = HERE / "go"
 WITHIN: Final = 60.0

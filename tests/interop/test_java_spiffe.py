@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import pytest
 from tests.interop.foreign import HERE, built, needed, programs
-from tests.interop.mesh import Mesh, mesh
+from tests.interop.mesh import Mesh, mesh, shared
 from tests.interop.test_go_spiffe import line, running, watcher
 
-__all__ = ["mesh", "programs", "watcher"]
+__all__ = ["mesh", "programs", "shared", "watcher"]
 
 SOURCES: Final = HERE / "java"
 WITHIN: Final = 90.0

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from tests.interop.mesh import Mesh, eventually, mesh
+from tests.interop.mesh import Mesh, eventually, mesh, shared
 
-__all__ = ["mesh"]
+__all__ = ["mesh", "shared"]
 
 CONTEXT: Final = """
 import json, sys
@@ -58,10 +58,10 @@ def note():
         if len(serials) >= wanted:
             changed.set()
 client = WorkloadApiClient("unix://" + sys.argv[1])
-source = X509Source(client, timeout_in_seconds=20)
+source = X509Source(client, timeout_in_seconds=90)
 source.subscribe_for_updates(note)
 note()
-done = changed.wait(40)
+done = changed.wait(120)
 source.close()
 sys.exit(0 if done else 1)
 """
@@ -99,7 +99,7 @@ def test_an_x509_source_sees_rotations(mesh: Mesh) -> None:
     mesh.entry("spiffe://example.org/web", ttl="3s")
     eventually(lambda: mesh.client(DENIED)["error"] == "")
     with source(mesh, serials=3) as process:
-        output, errors = process.communicate(timeout=50)
+        output, errors = process.communicate(timeout=150)
         assert process.returncode == 0, errors
     assert len(set(output.split())) == 3
 
@@ -119,6 +119,6 @@ def test_an_x509_source_survives_an_agent_restart_while_the_server_is_down(mesh:
         entry_id = next(each["id"] for each in entries if each["spiffe_id"].endswith("/web"))
         # A new lifetime means a new certificate: the source must have come back to see it.
         mesh.command("entry", "update", entry_id, "--x509-svid-ttl", "30m")
-        output, errors = process.communicate(timeout=50)
+        output, errors = process.communicate(timeout=150)
         assert process.returncode == 0, errors
         assert output.strip()

@@ -87,7 +87,7 @@ found = {}
 for method in ("Count", "Spoil"):
     try:
         call = channel.unary_unary(f"/stock.Stock/{method}")
-        found[method] = call(b"five", timeout=20, wait_for_ready=method == "Count").decode()
+        found[method] = call(b"five", timeout=60, wait_for_ready=method == "Count").decode()
     except grpc.RpcError as error:
         found[method] = f"{error.code().name} {error.details()}"
 print(json.dumps(found))
@@ -174,7 +174,7 @@ def test_grpc_without_a_proxy_calls_by_name_over_mutual_tls_and_rules_hold(mesh:
         env=environment | {"GRPC_XDS_BOOTSTRAP": str(path)},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
