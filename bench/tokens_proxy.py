@@ -7,7 +7,8 @@ called through the same caller's sidecar.  Short runs alternate, and ratios are 
 - verification: calls of `demanding` over those of `plain`, both with the same token in the header;
 - injection: calls of `injecting` without a header over those of `demanding` with it, so that the callee does the same.
 
-Then the signing keys are rotated under load, until the service signs with another: no request may fail.
+Then the signing keys are rotated under load: no request may fail.  A key that is new signs only once verifiers that
+cache have had it for a quarter of an hour; tests/e2e/test_proxy_tokens.py has the whole of a change under load.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ VERIFICATION: Final = 0.9
 INJECTION: Final = 0.95
 WARM_UP: Final = 0.3
 PATH: Final = "/v1/things/42"
-ROTATION_WITHIN: Final = 60.0
+ROTATION_WITHIN: Final = 10.0
 _PORT: Final = "ports: {http: {protocol: http}}\n"
 _RULE: Final = "allow:\n  - {{id: r, from: [caller], methods: [GET], paths: [/v1/things/**]{more}}}\n"
 _TOKEN: Final = ", token: {audience: things, scopes: ['things:read']%s}"
@@ -64,7 +65,7 @@ apps:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--rounds", type=int, default=13)
     parser.add_argument("--seconds", type=float, default=1.2)
     parser.add_argument("--connections", type=int, default=32)
     given = parser.parse_args()
@@ -174,7 +175,7 @@ def _rotation(mesh: Mesh, port: int, connections: int) -> tuple[_load.Result, ..
     finally:
         over.set()
         asking.join()
-    print(f"keys were rotated: {'yes' if changed else f'not within {ROTATION_WITHIN:.0f} s'}")
+    print(f"a key was published; the service signs with it {'by now' if changed else 'later'}")
     return tuple(found)
 
 
