@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from envoy.config.listener.v3 import listener_components_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
@@ -146,26 +146,36 @@ def _routes_by_name(names: _Names) -> Resource:
     shared = [_host_of(calls, domains) for calls, domains in names.allowed]
     outside = [outward.virtual_host(each, _tunnel()) for each in names.outward]
     shared.append(serialized(route_pb2.RouteConfiguration(virtual_hosts=outside)))
-    hosts = []
     if names.denied:
         shared.append(_denied_host(names.denied))
-    if names.not_http:
+    return Resource.of(ROUTES, "egress", b"".join((_named("egress"), *shared, _others(names.not_http))))
+
+
+@lru_cache(maxsize=16)
+def _others(not_http: tuple[str, ...]) -> bytes:
+    """The hosts that are the same for all callers, and the end of the routes, written already."""
+    hosts = []
+    if not_http:
         message = "this service speaks no HTTP: connect to the port in VESTIBULE_UPSTREAM_NAME"
         answer = replies.direct(400, codes.NOT_HTTP, message)
-        hosts.append(
-            VirtualHost(name="tcp", domains=names.not_http, routes=[_tunnel(), _answer("tcp", answer)])
-        )
+        hosts.append(VirtualHost(name="tcp", domains=not_http, routes=[_tunnel(), _answer("tcp", answer)]))
     hosts.append(
         VirtualHost(name="unknown", domains=["*"], routes=[_tunnel(), _unknown("%REQ(:AUTHORITY)%")])
     )
-    return _config("egress", hosts, before=shared)
+    return _rest(hosts)
 
 
 def _denied_host(domains: bytes) -> bytes:
     """Fields are written in the order of their numbers: name, domains, routes."""
     name = serialized(VirtualHost(name="denied"))
-    routes_after = serialized(VirtualHost(routes=[_tunnel(), _denied()]))
-    return field(route_pb2.RouteConfiguration.VIRTUAL_HOSTS_FIELD_NUMBER, name + domains + routes_after)
+    return field(
+        route_pb2.RouteConfiguration.VIRTUAL_HOSTS_FIELD_NUMBER, name + domains + _routes_of_denied()
+    )
+
+
+@cache
+def _routes_of_denied() -> bytes:
+    return serialized(VirtualHost(routes=[_tunnel(), _denied()]))
 
 
 @lru_cache(maxsize=16_384)
@@ -227,17 +237,21 @@ def _answer(name: str, answer: route_components_pb2.DirectResponseAction) -> Rou
     return Route(name=name, match=matches.every(), direct_response=answer)
 
 
-def _config(name: str, hosts: Iterable[VirtualHost], *, before: Iterable[bytes] = ()) -> Resource:
-    """Routes.  What comes ``before`` the other hosts is written already, as a field of the same message.
+def _config(name: str, hosts: Iterable[VirtualHost]) -> Resource:
+    return Resource.of(ROUTES, name, _named(name) + _rest(hosts))
 
-    Fields are written in the order of their numbers, so that these are the bytes of all of it written at once.
-    """
-    named = serialized(route_pb2.RouteConfiguration(name=name))
-    rest = serialized(
+
+def _named(name: str) -> bytes:
+    """How routes begin.  Fields are written in the order of their numbers: name, virtual hosts, all else."""
+    return serialized(route_pb2.RouteConfiguration(name=name))
+
+
+def _rest(hosts: Iterable[VirtualHost]) -> bytes:
+    """The last hosts, and what follows them."""
+    return serialized(
         route_pb2.RouteConfiguration(
             virtual_hosts=hosts,
             # Envoy writes it on requests that it takes for ones from outside, as it does the app's here.
             request_headers_to_remove=["x-envoy-external-address"],
         )
     )
-    return Resource.of(ROUTES, name, b"".join((named, *before, rest)))

@@ -47,6 +47,14 @@ class Destination:
     service: str
     port: Port
     spiffe_id: SpiffeId
+    _hash: int | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __hash__(self) -> int:
+        # Every caller looks up the names of all that it may call.
+        if (known := self._hash) is None:
+            known = hash((self.name, self.service, self.port, self.spiffe_id))
+            object.__setattr__(self, "_hash", known)
+        return known
 
     @property
     def cluster(self) -> str:
