@@ -386,7 +386,7 @@ def token_groups(draw: st.DrawFn, name: str, audience: str) -> Document:
         "scopes": ["report:read", "a/b?c"],
         "allow": numbered(draw(st.lists(token_rules(allows=True), max_size=2))),
         "deny": [{"id": f"d{number}", **each} for number, each in enumerate(denials)],
-        **draw(some(owner=st.just("team"), depth=st.integers(1, 16), **{"for": callers})),
+        **draw(some(owner=st.just("team"), depth=st.integers(1, 10), **{"for": callers})),
     }
 
 

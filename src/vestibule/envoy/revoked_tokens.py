@@ -40,6 +40,7 @@ from vestibule.envoy.written_down import (
     values,
     verdict,
 )
+from vestibule.intent.token_groups import MOST_DEPTH
 from vestibule.xds.resources import EXTENSION, Resource
 
 SLOT: Final = "revoked/tokens"
@@ -54,8 +55,8 @@ What is beyond is refused at once and in another way: every token that is older 
 Clients then get themselves new ones; lists are as long as that only for as long as tokens live.
 """
 
-MOST_ACTORS: Final = 10
-"""In a chain of actors, those that are looked at: more than a token can have."""
+MOST_ACTORS: Final = MOST_DEPTH
+"""In a chain of actors, those that are looked at: as many as a token can have."""
 
 NOT_REVOKED: Final = "vestibule/token-not-revoked"
 """By what somebody is let past the list.  It is no rule that decides about the call."""

@@ -153,6 +153,12 @@ def _token(fields: Fields, names: Names, findings: Findings) -> RouteToken | Non
     if said is None or fields.place(traffic_keys.REDIRECT):
         return None  # or it means nothing, as is said elsewhere
     issuer, audience = issuer_of(said, names, findings), said.value.get(rule_keys.AUDIENCE)
+    if issuer and names.issuers and not names.issuers[issuer].is_outside:
+        # They are bound to callers, whom a gateway does not know, and may be revoked.
+        message = f"the tokens of {issuer!r} are for services; who comes from outside has none to call as"
+        fix = "Ask for tokens of an issuer outside, or call the service through a sidecar."
+        findings.add(codes.MALFORMED_VALUE, message, said.at, advice=fix)
+        return None
     return RouteToken(issuer=issuer, audience=audience.value) if issuer and audience else None
 
 

@@ -23,7 +23,9 @@ DEFAULT_LASTS: Final = timedelta(minutes=10)
 LEAST_LASTS: Final = timedelta(minutes=1)
 MOST_LASTS: Final = timedelta(minutes=15)
 DEFAULT_DEPTH: Final = 4
-MOST_DEPTH: Final = 16
+MOST_DEPTH: Final = 10
+"""Each of them is looked for among those that are revoked, with each request; a token can be nested no deeper than
+``tokens.jwts.DEEPEST``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

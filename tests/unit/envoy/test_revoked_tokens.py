@@ -10,6 +10,7 @@ from envoy.config.core.v3 import extension_pb2
 
 from vestibule.envoy.nothing import NOTHING
 from vestibule.envoy.revoked_tokens import EMPTY, SLOT, RefusedTokens, slot
+from vestibule.intent.token_groups import MOST_DEPTH
 from vestibule.xds.inspection import inspect
 from vestibule.xds.resources import Resource
 
@@ -76,3 +77,9 @@ def test_a_long_list_is_made_and_looked_at_at_once() -> None:
     made = slot(RefusedTokens.of(entries), ("internal",))
     assert len(made.body) < 4_000_000
     assert inspect(made).findings == ()
+
+
+def test_every_actor_that_a_chain_can_have_is_looked_at() -> None:
+    body = slot(RefusedTokens(clients=(("a", SECOND),)), ("internal",)).body
+    for depth in range(1, MOST_DEPTH + 1):
+        assert f"internal:{':'.join(['act'] * depth)}:sub)".encode() in body

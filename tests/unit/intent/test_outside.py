@@ -328,6 +328,16 @@ def test_a_gateway_asks_for_the_tokens_that_a_route_names() -> None:
     assert route.token == RouteToken(issuer="corp", audience="shop")
 
 
+@pytest.mark.parametrize("keys", ["tokens", "spiffe"])
+def test_a_gateway_takes_no_tokens_that_services_show_each_other(keys: str) -> None:
+    text = with_routes("- {id: a, to: web, token: {issuer: own, audience: shop}}\n")
+    issuer = f"issuers: {{own: {{keys: {keys}}}}}\n"
+    place, message, fix = only(read(edge=text, **{"mesh.yaml": MESH + issuer}))
+    assert place.endswith("VST0025")
+    assert "'own' are for services" in message
+    assert "outside" in fix
+
+
 def test_a_gateway_is_named_as_its_file() -> None:
     assert "gateways/edge.yaml:1:10 VST0004" in found(
         read(edge=EDGE.replace("gateway: edge", "gateway: egde"))

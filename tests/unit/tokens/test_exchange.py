@@ -12,6 +12,7 @@ import pytest
 from tests.unit.tokens.conftest import READ, WRITE
 
 from vestibule.errors import ErrorCode, VestibuleError
+from vestibule.intent.token_groups import MOST_DEPTH
 from vestibule.pki.jwk import decode_base64url
 from vestibule.testing.clock import FakeClock
 from vestibule.testing.tokens import MemoryTokens, client, spiffe_id
@@ -178,6 +179,23 @@ async def test_a_chain_has_four_actors_at_most_where_nothing_else_is_said(lab: M
     lab.access.allow("d", Verb.EXCHANGE, "d")
     lab.access.allow("d", Verb.RECEIVE, "e")
     await refused(codes.CHAIN_TOO_LONG, lab, "d", token, "e")
+
+
+async def test_the_longest_chain_that_an_intent_allows_is_read_and_revoked_as_any_other(
+    lab: MemoryTokens,
+) -> None:
+    hops = [f"hop-{number}" for number in range(MOST_DEPTH)]
+    lab.access.allow("web", Verb.ADMIT, hops[0])
+    token = await lab.service.admit(client("web"), assertion=_id_token(lab), audiences=[hops[0]])
+    for hop, following in pairwise(hops):
+        lab.access.allow(hop, Verb.EXCHANGE, hop)
+        lab.access.allow(hop, Verb.RECEIVE, following, depth=MOST_DEPTH)
+        token = await exchanged(lab, hop, token, following)
+    assert len(token.actors) == MOST_DEPTH
+    last = client(hops[-2])
+    assert (await lab.service.inspect(last, token.text))["active"]
+    await lab.service.revoke_by(RevokedBy.CLIENT, WEB)  # the innermost actor
+    assert not (await lab.service.inspect(last, token.text))["active"]
 
 
 def _id_token(lab: MemoryTokens) -> str:
