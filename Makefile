@@ -1,8 +1,9 @@
 # What people type.  Everything bootstraps .venv by itself; nothing needs root or containers.
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
-# Each test worker may start a few processes; more than four at once helps nobody.
-PYTEST := $(BIN)/pytest -q --tb=short -n auto --maxprocesses=4
+# Tests with processes wait for two fifths of their time: there is one worker more than there are cores.  Each may start
+# a few processes; more than four at once helps nobody.
+PYTEST := $(BIN)/pytest -q --tb=short -n $$(( $$(nproc) + 1 )) --maxprocesses=4
 
 .PHONY: help demo tour test lint format unit bench crash lock proto docs clean
 

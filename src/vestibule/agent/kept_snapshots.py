@@ -19,6 +19,8 @@ from vestibule.xds.resources import ProxyKey, Resource, Snapshot
 
 FORMAT: Final = "vestibule.relay/v1"
 SUFFIX: Final = ".sealed"
+NEW: Final = ".new-"
+"""How the names of files begin that are not yet whole."""
 KEPT_SECONDS: Final = 30 * 24 * 3600.0
 """Files of proxies that have not changed for so long are removed; their instances are gone."""
 
@@ -57,7 +59,7 @@ class KeptSnapshots:
         """Keep this one from now on; it is on disk when this returns.  Raises: OSError."""
         sealed = self._seals.seal(_write(snapshot), context=_context(proxy))
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self._directory, prefix=".new-")
+        handle, name = tempfile.mkstemp(dir=self._directory, prefix=NEW)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(sealed)
@@ -77,7 +79,7 @@ class KeptSnapshots:
         oldest = (time.time() if now is None else now) - KEPT_SECONDS
         for path in self._directory.glob("*") if self._directory.is_dir() else ():
             try:
-                if path.name.startswith(".new-") or path.stat().st_mtime < oldest:
+                if path.name.startswith(NEW) or path.stat().st_mtime < oldest:
                     path.unlink(missing_ok=True)
             except OSError as error:
                 _log.warning("cannot remove %s: %s", path, error)

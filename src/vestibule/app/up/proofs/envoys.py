@@ -12,8 +12,8 @@ from vestibule.app.up.proofs.scene import eventually
 from vestibule.app.up.sidecars import SidecarPart
 from vestibule.processes import procfs
 
-GONE_WITHIN: Final = 5.0
-BACK_WITHIN: Final = 15.0
+GONE_WITHIN: Final = 30.0
+BACK_WITHIN: Final = 60.0
 _NAME: Final = "envoy"
 
 

@@ -16,7 +16,7 @@ from vestibule.app.up.proofs.scene import LiveEdge, Scene
 PROMISE: Final = 1.0
 """Seconds from the changed file to the first denial."""
 
-WITHIN: Final = 5.0
+WITHIN: Final = 20.0
 STAYS: Final = 5
 """Further requests that have to be denied, too."""
 

@@ -14,7 +14,7 @@ from vestibule.app.up.proofs.scene import REQUEST_ID, Scene, eventually, new_req
 from vestibule.app.up.secrets_edges import SecretEdge
 from vestibule.intent.built_in import SECRETS_SERVICE
 
-_WITHIN: Final = 20.0
+_WITHIN: Final = 60.0
 
 
 async def attempt(scene: Scene) -> str:

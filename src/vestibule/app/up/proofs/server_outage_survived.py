@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
+from vestibule.agent.kept_snapshots import NEW
 from vestibule.app.up.dialling import NoAnswer
 from vestibule.app.up.edges import rules_to_remove, stranger_to
 from vestibule.app.up.proofs.envoys import BACK_WITHIN, envoys_of, kill_envoys_of
@@ -17,9 +19,9 @@ from vestibule.cli.status import is_synced
 from vestibule.spiffe import X509Svid
 
 KEPT_WITHIN: Final = 1.0
-"""Seconds in which an agent has certainly written down what an Envoy took."""
+"""Seconds in which an agent has certainly begun to write down what an Envoy took."""
 
-SYNC_WITHIN: Final = 15.0
+SYNC_WITHIN: Final = 60.0
 """Seconds after the server's return in which a changed policy has to arrive: reconnecting backs off to 5 s."""
 
 
@@ -61,6 +63,22 @@ async def _settled(scene: Scene) -> None:
     if await eventually(synced, SYNC_WITHIN) is None:
         raise CannotTry("the proxies are not in sync, so there is no state to survive with")
     await asyncio.sleep(KEPT_WITHIN)
+    kept = scene.mesh.places.agent_data / "proxies"
+
+    async def written() -> bool | None:
+        return _is_quiet(kept, time.time() - KEPT_WITHIN) or None
+
+    if await eventually(written, SYNC_WITHIN) is None:
+        raise CannotTry(f"the agent goes on writing to {kept}, so there is no state to survive with")
+
+
+def _is_quiet(directory: Path, since: float) -> bool:
+    """Whether nothing there was changed since then; a slow disk takes long to finish what was begun."""
+    try:
+        files = list(directory.iterdir())
+        return not any(each.name.startswith(NEW) or each.stat().st_mtime > since for each in files)
+    except FileNotFoundError:
+        return False
 
 
 async def _stranger(scene: Scene, edge: LiveEdge) -> X509Svid | None:

@@ -16,7 +16,7 @@ from vestibule.app.up.token_edges import TokenEdge
 from vestibule.intent.built_in import TOKENS_SERVICE
 from vestibule.pki.jwk import decode_base64url
 
-_WITHIN: Final = 20.0
+_WITHIN: Final = 60.0
 _TOKEN: Final = Request("POST", "/oauth2/token")
 
 

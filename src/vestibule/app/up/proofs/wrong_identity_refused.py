@@ -15,7 +15,7 @@ from vestibule.app.up.proofs.scene import LiveEdge, Scene, eventually, new_reque
 from vestibule.observe.access_record import AccessRecord, Direction
 from vestibule.spiffe import SpiffeId
 
-WITHIN: Final = 10.0
+WITHIN: Final = 30.0
 
 
 async def attempt(scene: Scene) -> str:

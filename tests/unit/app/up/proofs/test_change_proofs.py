@@ -181,6 +181,8 @@ def outage_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mesh: Mesh) ->
     stage = Stage(directory=tmp_path)
     stage.mesh.server, stage.mesh.agent = mesh.part("server"), mesh.part("agent")
     stage.mesh.sidecar_of = lambda name: name
+    stage.mesh.places = SimpleNamespace(agent_data=tmp_path / "agent")
+    (tmp_path / "agent" / "proxies").mkdir(parents=True)
     stage.mesh.operator.status = lambda: result(SimpleNamespace(proxies=()))
 
     async def call(*_: object) -> Answer:
