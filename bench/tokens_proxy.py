@@ -175,7 +175,8 @@ def _rotation(mesh: Mesh, port: int, connections: int) -> tuple[_load.Result, ..
     finally:
         over.set()
         asking.join()
-    print(f"a key was published; the service signs with it {'by now' if changed else 'later'}")
+    if not changed:
+        raise SystemExit(f"MISS the service has not signed with the next key within {ROTATION_WITHIN:.0f} s")
     return tuple(found)
 
 

@@ -6,6 +6,7 @@ The seed's diagram 8, step by step; a login outside that becomes a chain inside;
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -223,9 +224,31 @@ def test_without_the_database_tokens_are_made_and_taken_and_what_must_be_kept_is
 
 
 @chapter
+def test_signing_keys_change_under_load_and_no_call_is_refused(shop: Shop, token: str) -> None:
+    before, over = _key_of(shop.mint().token), threading.Event()
+
+    def keep_calling() -> set[int]:
+        seen = set[int]()
+        while not over.is_set():
+            seen.add(shop.as_service("web", HERE, token=shop.mint().token).status)
+        return seen
+
+    with ThreadPoolExecutor(max_workers=2) as others:
+        calls = [others.submit(keep_calling) for _ in range(2)]
+        try:
+            shop.operate("RotateKeys", "RotateTokenKeysRequest")
+            new = until(lambda: _with_another_key(shop, before), "the next key signs", 60)
+        finally:
+            over.set()
+    assert {status for each in calls for status in each.result()} == {200}
+    for each in (token, new):
+        assert shop.as_service("web", HERE, token=each).status == 200, "also what the former one signed"
+
+
+@chapter
 def test_an_emergency_makes_all_tokens_of_a_key_worthless_and_new_ones_count(shop: Shop, token: str) -> None:
     old = shop.mint().token
-    key_id = jwt.get_unverified_header(old)["kid"]
+    key_id = _key_of(old)
     shop.operate("RevokeKey", "RevokeTokenKeyRequest", key_id=key_id, reason="a drill")
     new = until(lambda: _with_another_key(shop, key_id), "another key signs", 60)
     until(lambda: shop.as_service("web", HERE, token=old).status == 401, "the old one", 60)
@@ -234,15 +257,19 @@ def test_an_emergency_makes_all_tokens_of_a_key_worthless_and_new_ones_count(sho
 
 def _with_another_key(shop: Shop, key_id: str) -> str:
     answer = shop.mint()
-    fresh = answer.status == 200 and jwt.get_unverified_header(answer.token)["kid"] != key_id
-    return answer.token if fresh else ""
+    return answer.token if answer.status == 200 and _key_of(answer.token) != key_id else ""
+
+
+def _key_of(token: str) -> str:
+    return str(jwt.get_unverified_header(token)["kid"])
 
 
 @chapter
 def test_a_provider_that_is_away_keeps_nobody_out_who_is_logged_in(shop: Shop, token: str) -> None:
     login = shop.provider.login("ada", "shop-web")
     shop.provider.stop()
-    assert shop.as_person(login).status == 200
+    # Until the key of after the emergency is known to everybody in the chain.
+    until(lambda: shop.as_person(login).status == 200, lambda: str(shop.as_person(login)), 60)
 
 
 @chapter

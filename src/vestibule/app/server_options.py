@@ -453,6 +453,14 @@ class TokensOptions:
             "--tokens-key-life", metavar="DURATION", help="How long one key signs tokens. [default: 24h]"
         ),
     ] = None
+    tokens_key_publication: Annotated[
+        str | None,
+        typer.Option(
+            "--tokens-key-publication",
+            metavar="DURATION",
+            help="How long a key is shown before it signs. [default: 15m]",
+        ),
+    ] = None
     experimental_transaction_tokens: Annotated[
         bool,
         typer.Option("--experimental-transaction-tokens", help="Issue transaction tokens, too (a draft)."),

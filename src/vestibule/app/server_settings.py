@@ -16,7 +16,12 @@ from vestibule.app.codes import INVALID_SETTING
 from vestibule.app.configuration.sizes import Size
 from vestibule.app.git_settings import OPTIONS, FromGit, from_options
 from vestibule.app.secret_references import SecretReference
-from vestibule.app.token_settings import DEFAULT_KEY_LIFE, DEFAULT_TOKENS_PORT, TokenSettings
+from vestibule.app.token_settings import (
+    DEFAULT_KEY_LIFE,
+    DEFAULT_KEY_PUBLICATION,
+    DEFAULT_TOKENS_PORT,
+    TokenSettings,
+)
 from vestibule.cli.durations import parse_duration
 from vestibule.doors.limits import ATTESTATIONS_PER_SECOND, MOST_PER_SECOND, SIGNATURES_PER_SECOND
 from vestibule.errors import VestibuleError
@@ -166,6 +171,7 @@ class ServerSettings:
     tokens_open_tls_key: Path | None = None
     tokens_dns_names: tuple[str, ...] = ()
     tokens_key_life: timedelta = DEFAULT_KEY_LIFE
+    tokens_key_publication: timedelta = DEFAULT_KEY_PUBLICATION
     experimental_transaction_tokens: bool = False
     node_attestors: tuple[Choice, ...] = (Choice(name="join_token"),)
     drain: timedelta = field(default=timedelta(seconds=5))
@@ -382,6 +388,7 @@ class ServerSettings:
             web=(self.tokens_open_tls_cert, self.tokens_open_tls_key),
             dns_names=self.tokens_dns_names,
             key_life=self.tokens_key_life,
+            key_publication=self.tokens_key_publication,
             transactions=self.experimental_transaction_tokens,
             taken=frozenset(
                 port for port in (self.secrets_port, self.secrets_token_port) if port is not None
@@ -508,8 +515,8 @@ _DURATIONS: Final = frozenset(
             "drain",
             "prune_agents_expired_for",
         ),
-        *("federation_bundle_endpoint_refresh_hint", "federation_shortest_refresh", "tokens_key_life"),
-        "issuers_keys_kept",
+        *("federation_bundle_endpoint_refresh_hint", "federation_shortest_refresh"),
+        *("tokens_key_life", "tokens_key_publication", "issuers_keys_kept"),
     }
 )
 _LISTS: Final = frozenset(

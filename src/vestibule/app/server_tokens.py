@@ -88,7 +88,7 @@ class TokenDoor:
             core.TokenSettings(
                 issuer=said.issuer,
                 trust_domain=settings.trust_domain,
-                times=KeyTimes(life=said.key_life),
+                times=KeyTimes(life=said.key_life, publication=said.key_publication),
                 transaction_tokens=said.transactions,
             ),
             barrier=secrets.barrier,

@@ -16,8 +16,10 @@ from vestibule.spiffe import TrustDomain
 
 DEFAULT_TOKENS_PORT: Final = 8300
 SHORTEST_KEY_LIFE: Final = timedelta(hours=1)
-"""The next key is shown to verifiers for a quarter of that before it signs."""
 DEFAULT_KEY_LIFE: Final = timedelta(hours=24)
+SHORTEST_KEY_PUBLICATION: Final = timedelta(seconds=10)
+"""Proxies are told within a second, servers that follow look every two; libraries refetch every ten seconds at most."""
+DEFAULT_KEY_PUBLICATION: Final = timedelta(minutes=15)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,7 @@ class TokenSettings:
     web: tuple[Path | None, Path | None] = (None, None)
     dns_names: tuple[str, ...] = ()
     key_life: timedelta = DEFAULT_KEY_LIFE
+    key_publication: timedelta = DEFAULT_KEY_PUBLICATION
     transactions: bool = False
     taken: frozenset[int] = field(default_factory=frozenset)
 
@@ -49,6 +52,10 @@ class TokenSettings:
             )
         if self.key_life < SHORTEST_KEY_LIFE:
             raise INVALID_SETTING.error("tokens_key_life must be at least an hour")
+        if not SHORTEST_KEY_PUBLICATION <= self.key_publication <= self.key_life / 2:
+            raise INVALID_SETTING.error(
+                "tokens_key_publication must be at least ten seconds, and at most half of tokens_key_life"
+            )
         for name in self.dns_names:
             dns_name(name)
         self._check_open()

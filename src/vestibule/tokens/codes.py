@@ -236,7 +236,7 @@ REVOCATION_MALFORMED = define(
     Fault.CALLER,
     meaning="What is to be revoked is not named as it has to be: a token by its jti, a client by its SPIFFE ID, a "
     "subject by its name, a key by its ID.",
-    advice="The audit log has them.",
+    advice="`vestibule oauth clients` and `vestibule oauth keys` list clients and keys; the audit log has all of them.",
 )
 TOO_MANY_REVOKED = define(
     "VST6033",

@@ -41,11 +41,13 @@ def test_what_is_said_holds() -> None:
         tokens_open_port="8301",
         tokens_dns_names=["sts.internal"],
         tokens_key_life="2h",
+        tokens_key_publication="1h",
         experimental_transaction_tokens=True,
     )
     assert (str(found.place), str(found.open_listen)) == ("10.0.0.7:8300", "0.0.0.0:8301")
     assert found.names == ("sts.internal", "sts.example.org")
-    assert (found.key_life, found.transactions) == (timedelta(hours=2), True)
+    assert (found.key_life, found.key_publication) == (timedelta(hours=2), timedelta(hours=1))
+    assert found.transactions
 
 
 @pytest.mark.parametrize(
@@ -76,6 +78,8 @@ def test_what_is_said_holds() -> None:
                 {"tokens_open_port": "8301", "tokens_open_tls_cert": "/c"},
                 {"tokens_dns_names": ["not a name"]},
                 {"tokens_key_life": "59m"},
+                {"tokens_key_publication": "9s"},
+                {"tokens_key_life": "2h", "tokens_key_publication": "61m"},
             )
         ),
     ],

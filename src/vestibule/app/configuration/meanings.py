@@ -115,6 +115,11 @@ SERVER: Final = {
     "tokens_key_life": Meaning(
         "For how long one key signs tokens before the next one does.", "--tokens-key-life"
     ),
+    "tokens_key_publication": Meaning(
+        "For how long a key is shown to verifiers before it signs: at least as long as any of them keeps a key set "
+        "without looking for new ones; sidecars know of it within a second.",
+        "--tokens-key-publication",
+    ),
     "experimental_transaction_tokens": Meaning(
         "Issue transaction tokens, too.  The standard is not finished.", "--experimental-transaction-tokens"
     ),

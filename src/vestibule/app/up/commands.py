@@ -47,6 +47,8 @@ def server(
             *("--secrets", f"{HOST}:{secrets_port}"),
             "--tokens",
             *("--tokens-bind", f"{HOST}:{tokens_port}"),
+            # Who tries out how keys change does not wait for verifiers elsewhere.
+            *("--tokens-key-publication", "10s"),
             # Whoever tries logins out has the provider beside everything else.
             "--issuers-permit-local",
             *("--socket", str(places.server_socket)),
