@@ -165,10 +165,10 @@ async def test_copies_go_to_a_version_and_to_a_service_and_their_answers_nowhere
 async def test_time_limits_hold_for_the_whole_for_one_try_and_for_silence(mesh: Mesh) -> None:
     await mesh.use(
         route("payments/whole", "/whole", timeout=seconds(0.2), retry=Retry(attempts=1)),
-        route("payments/try", "/try", timeout=seconds(9), retry=Retry(attempts=3, per_try=seconds(1))),
+        route("payments/try", "/try", timeout=seconds(18), retry=Retry(attempts=3, per_try=seconds(2))),
         route("payments/idle", "/idle", timeout=seconds(5), idle_timeout=seconds(0.2)),
     )
-    mesh.apps["payments-1"].delay = mesh.apps["payments-2"].delay = mesh.apps["payments-3"].delay = 6
+    mesh.apps["payments-1"].delay = mesh.apps["payments-2"].delay = mesh.apps["payments-3"].delay = 12
     async with wire(mesh.egress) as web:
         whole = await web.ask("GET", "/whole")
         assert (whole.status, whole.error) == (504, "VST3012")
