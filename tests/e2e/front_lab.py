@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import httpx
 from tests.e2e.mesh_lab import DOMAIN, ENVOY, PATIENCE, free_address, spiffe_id, until
+from tests.e2e.shared_mesh import SharedHere
 
 from vestibule.app.platform_front import Front, FrontPlan, House
 from vestibule.audit import AuditEvent
@@ -219,23 +220,8 @@ async def opened(
                 await running
 
 
-class Shared:
-    """One front for all tests of a module, in the main thread, from which alone processes are started."""
+class Shared(SharedHere[Room]):
+    """One front for all tests of a module."""
 
-    def __enter__(self) -> Self:
-        self._runner = asyncio.Runner()
-        self._made = opened(tokens=ClientTokens(MemoryBarrier(), SystemClock()))
-        self._room = self._runner.run(self._made.__aenter__())
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._runner.run(self._made.__aexit__(None, None, None))
-        self._runner.close()
-
-    def run(self, story: Callable[[Room], Coroutine[Any, Any, None]]) -> None:
-        self._runner.run(_within(story(self._room)))
-
-
-async def _within(story: Coroutine[Any, Any, None]) -> None:
-    async with asyncio.timeout(60):
-        await story
+    def __init__(self) -> None:
+        super().__init__(lambda: opened(tokens=ClientTokens(MemoryBarrier(), SystemClock())))

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import httpx
 from tests.e2e.front_lab import tls_of
 from tests.e2e.mesh_lab import DOMAIN, ENVOY, PATIENCE, free_address, spiffe_id, until
+from tests.e2e.shared_mesh import SharedHere
 
 from vestibule.app.platform_front import Front, FrontPlan, House
 from vestibule.clock import SystemClock
@@ -144,23 +145,8 @@ async def opened(authority: TestAuthority | None = None) -> AsyncIterator[TokenR
                 await running
 
 
-class SharedTokens:
-    """One front for all tests of a module, in the main thread, from which alone processes are started."""
+class SharedTokens(SharedHere[TokenRoom]):
+    """One front for all tests of a module."""
 
-    def __enter__(self) -> Self:
-        self._runner = asyncio.Runner()
-        self._made = opened()
-        self._room = self._runner.run(self._made.__aenter__())
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._runner.run(self._made.__aexit__(None, None, None))
-        self._runner.close()
-
-    def run(self, story: Callable[[TokenRoom], Coroutine[Any, Any, None]]) -> None:
-        self._runner.run(_within(story(self._room)))
-
-
-async def _within(story: Coroutine[Any, Any, None]) -> None:
-    async with asyncio.timeout(120):
-        await story
+    def __init__(self) -> None:
+        super().__init__(opened)

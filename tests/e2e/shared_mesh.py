@@ -12,6 +12,26 @@ T = TypeVar("T")
 LONGEST_STORY: Final = 150.0
 
 
+class SharedHere(Generic[T]):
+    """The same in the main thread, from which alone processes are started."""
+
+    def __init__(self, make: Callable[[], AbstractAsyncContextManager[T]]) -> None:
+        self._make = make
+
+    def __enter__(self) -> Self:
+        self._runner = asyncio.Runner()
+        self._made = self._make()
+        self._entered = self._runner.run(self._made.__aenter__())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._runner.run(self._made.__aexit__(None, None, None))
+        self._runner.close()
+
+    def run(self, story: Callable[[T], Coroutine[Any, Any, None]]) -> None:
+        self._runner.run(asyncio.wait_for(story(self._entered), LONGEST_STORY))
+
+
 class Shared(Generic[T]):
     """``with`` it.  ``make`` is called, entered and left in the thread's loop."""
 

@@ -6,9 +6,12 @@ import asyncio
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
 
 T = TypeVar("T")
+C = TypeVar("C", bound=AbstractAsyncContextManager[Any])
 
 
 class LoopThread:
@@ -41,3 +44,32 @@ class LoopThread:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+class Blocking(Generic[C]):
+    """A client for asyncio, entered and left on a loop in a thread of its own for as long as the block is entered.
+
+    So connections, renewals and a rotating SVID are looked after in the background.
+    """
+
+    def __init__(self, client: C, name: str) -> None:
+        self._client = client
+        self._thread = LoopThread(name)
+
+    def __enter__(self) -> Self:
+        """Raises: VST2402 where an SVID is needed and none comes."""
+        self._thread.start()
+        try:
+            self._thread.wait(self._client.__aenter__())
+        except BaseException:
+            self._thread.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._thread.wait(self._client.__aexit__(None, None, None))
+        finally:
+            self._thread.stop()

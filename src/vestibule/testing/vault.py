@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
-
-from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.server import ServerState
 
 from vestibule.audit import Audit, AuditEvent
 from vestibule.clock import Clock
-from vestibule.doors.platform.serving import http_config
 from vestibule.doors.vault.app import VaultApp
 from vestibule.doors.vault.kv import KvBackend
 from vestibule.doors.vault.operations import Backend
@@ -22,6 +17,7 @@ from vestibule.secrets.ports import Access
 from vestibule.secrets.versions import Versions
 from vestibule.spiffe import SpiffeId
 from vestibule.testing.barrier import MemoryBarrier
+from vestibule.testing.loopback import served
 
 
 class MemoryAudit:
@@ -61,20 +57,6 @@ class MemoryVault:
         headers = [*scope["headers"], (b"x-forwarded-client-cert", b"known")]
         await self._app({**scope, "headers": headers}, receive, send)
 
-    @asynccontextmanager
-    async def served(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+    def served(self, tls: ssl.SSLContext | None = None) -> AbstractAsyncContextManager[str]:
         """Its address while the block is entered."""
-        state, config = ServerState(), http_config(self)
-        server = await asyncio.get_running_loop().create_server(
-            lambda: H11Protocol(config, state, {}), "127.0.0.1", 0, ssl=tls
-        )
-        try:
-            yield f"{'http' if tls is None else 'https'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        finally:
-            server.close()
-            for each in list(state.connections):
-                each.shutdown()
-            if state.tasks:
-                for task in state.tasks:
-                    task.cancel()
-                await asyncio.wait(set(state.tasks))
+        return served(self, tls)

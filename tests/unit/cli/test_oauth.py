@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 from tests.unit.doors.oauth_lab import OAuthLab, claims_of
-from tests.unit.sdk.token_lab import served
 
 from vestibule.app.main import cli
 from vestibule.audit import AuditEvent
@@ -25,6 +24,7 @@ from vestibule.cli.secret_values import MASK
 from vestibule.doors import tokens_admin
 from vestibule.net.grpc_server import GrpcServer
 from vestibule.net.unix import PRIVATE, listen_unix
+from vestibule.testing.loopback import served
 from vestibule.testing.tokens import ISSUER, MemoryIssuer, spiffe_id
 from vestibule.tokens.ports import Verb
 

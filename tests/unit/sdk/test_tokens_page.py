@@ -11,7 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.unit.sdk.token_lab import WEB, a_token_service, served
+from tests.unit.sdk.token_lab import WEB, a_token_service
+
+from vestibule.testing.loopback import served
 
 PAGE = (Path(__file__).parents[3] / "docs" / "tokens.md").read_text(encoding="utf-8")
 PROGRAMS = dict(re.findall(r"^```python\n# (\S+)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))

@@ -11,12 +11,9 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.server import ServerState
-
-from vestibule.doors.platform.serving import http_config
 from vestibule.pki.jwk import jwk_parameters
 from vestibule.pki.keys import generate_key
+from vestibule.testing.loopback import served
 from vestibule.testing.tokens import ISSUER, signed, spiffe_id
 from vestibule.tokens.keyring import thumbprint
 
@@ -111,25 +108,6 @@ class TokenLab:
         if form["grant_type"][0].endswith("token-exchange"):
             answer["issued_token_type"] = "urn:ietf:params:oauth:token-type:access_token"
         return 200, answer
-
-
-@asynccontextmanager
-async def served(app: Any, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-    """The address of an ASGI app on loopback, while the block is entered."""
-    state, config = ServerState(), http_config(app)
-    server = await asyncio.get_running_loop().create_server(
-        lambda: H11Protocol(config, state, {}), "127.0.0.1", 0, ssl=tls
-    )
-    try:
-        yield f"{'http' if tls is None else 'https'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
-        for each in list(state.connections):
-            each.shutdown()
-        if state.tasks:
-            for task in state.tasks:
-                task.cancel()
-            await asyncio.wait(set(state.tasks))
 
 
 @asynccontextmanager

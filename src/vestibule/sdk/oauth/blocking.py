@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from vestibule.sdk.oauth.addresses import TokensAddress
 from vestibule.sdk.oauth.answers import ACCESS_TOKEN, Token
 from vestibule.sdk.oauth.client import AsyncTokens, Given, Names, Taken
-from vestibule.sdk.threads import LoopThread
+from vestibule.sdk.threads import Blocking, LoopThread
 from vestibule.sdk.tls import Holder
 
 if TYPE_CHECKING:
     from vestibule.sdk.oauth.httpx import TokenAuth
 
 
-class Tokens:
+class Tokens(Blocking[AsyncTokens]):
     """``AsyncTokens`` without asyncio.  Methods may be called from any thread, not from a running event loop."""
 
     def __init__(
@@ -31,33 +30,15 @@ class Tokens:
         workload_api: str | None = None,
     ) -> None:
         """Raises: VST6120."""
-        self._client = AsyncTokens(
+        client = AsyncTokens(
             address, issuer=issuer, source=source, context=context, workload_api=workload_api
         )
-        self._thread = LoopThread("vestibule tokens")
+        super().__init__(client, "vestibule tokens")
 
     @property
     def address(self) -> TokensAddress:
         """Where it asks."""
         return self._client.address
-
-    def __enter__(self) -> Self:
-        """Raises: VST2402 where an SVID is needed and none comes."""
-        self._thread.start()
-        try:
-            self._thread.wait(self._client.__aenter__())
-        except BaseException:
-            self._thread.stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self._thread.wait(self._client.__aexit__(None, None, None))
-        finally:
-            self._thread.stop()
 
     def get(self, audience: Names, scopes: Names = ()) -> Token:
         """As ``AsyncTokens.get``."""

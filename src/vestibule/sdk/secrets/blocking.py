@@ -1,19 +1,15 @@
-"""The client for code that blocks: the other one, on an event loop in a thread of its own.
-
-So connections, renewals and a rotating SVID are looked after in the background here, too.
-"""
+"""The client for code that blocks: the other one, on an event loop in a thread of its own."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from vestibule.sdk.secrets.addresses import SecretsAddress
 from vestibule.sdk.secrets.answers import Credential, Secret
 from vestibule.sdk.secrets.client import AsyncSecrets
-from vestibule.sdk.threads import LoopThread
+from vestibule.sdk.threads import Blocking
 from vestibule.sdk.tls import Holder
 
 
@@ -30,36 +26,17 @@ class HeldCredential:
         return found
 
 
-class Secrets:
+class Secrets(Blocking[AsyncSecrets]):
     """``AsyncSecrets`` without asyncio.  Methods may be called from any thread, not from a running event loop."""
 
     def __init__(self, address: str | None = None, *, source: Holder | None = None) -> None:
         """Raises: VST2406."""
-        self._client = AsyncSecrets(address, source=source)
-        self._thread = LoopThread("vestibule secrets")
+        super().__init__(AsyncSecrets(address, source=source), "vestibule secrets")
 
     @property
     def address(self) -> SecretsAddress:
         """Where it asks."""
         return self._client.address
-
-    def __enter__(self) -> Self:
-        """Raises: VST2402 where an SVID is needed and none comes."""
-        self._thread.start()
-        try:
-            self._thread.wait(self._client.__aenter__())
-        except BaseException:
-            self._thread.stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self._thread.wait(self._client.__aexit__(None, None, None))
-        finally:
-            self._thread.stop()
 
     def read(self, path: str, version: int = 0) -> Secret:
         """As ``AsyncSecrets.read``."""
