@@ -175,7 +175,12 @@ def test_generated_requests_find_nothing_that_the_description_does_not_say(
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        said, _ = await process.communicate()
+        try:
+            said, _ = await process.communicate()
+        except asyncio.CancelledError:  # it took too long
+            process.kill()
+            await process.wait()
+            raise
         assert process.returncode == 0, said.decode()[-6000:]
 
     tokens.run(story)

@@ -219,7 +219,7 @@ TOKEN_REVOKED = define(
     "was got for, with its client or anybody in its chain of actors, with its subject, or with the key that signed it. "
     "Such calls are refused before any rule is looked at.",
     advice="Get a new token from the token service. If it refuses, whoever revoked the client or subject says why: "
-    "`vestibule audit --action token.revoke` on the server.",
+    "`vestibule audit list --action token.revoke` on the server.",
 )
 TOKEN_UNASKED = define(
     "VST6101",
