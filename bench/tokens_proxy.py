@@ -7,14 +7,15 @@ called through the same caller's sidecar.  Short runs alternate, and ratios are 
 - verification: calls of `demanding` over those of `plain`, both with the same token in the header;
 - injection: calls of `injecting` without a header over those of `demanding` with it, so that the callee does the same.
 
-Then the signing keys are rotated under load: no request may fail.  A key that is new signs only once verifiers that
-cache have had it for a quarter of an hour; tests/e2e/test_proxy_tokens.py has the whole of a change under load.
+Then the signing keys are rotated under load, until the service signs with another: no request may fail.  Last, clients
+give up tokens: the clock runs from the request to `/oauth2/revoke` until the callee's Envoy refuses the token.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import http.client
 import json
 import shutil
 import statistics
@@ -25,6 +26,7 @@ import threading
 import time
 import urllib.parse
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -36,7 +38,10 @@ VERIFICATION: Final = 0.9
 INJECTION: Final = 0.95
 WARM_UP: Final = 0.3
 PATH: Final = "/v1/things/42"
-ROTATION_WITHIN: Final = 10.0
+ROTATION_WITHIN: Final = 60.0
+REVOCATION: Final = 1.0
+"""Seconds, for the slowest."""
+REVOKED: Final = 20
 _PORT: Final = "ports: {http: {protocol: http}}\n"
 _RULE: Final = "allow:\n  - {{id: r, from: [caller], methods: [GET], paths: [/v1/things/**]{more}}}\n"
 _TOKEN: Final = ", token: {audience: things, scopes: ['things:read']%s}"
@@ -106,13 +111,14 @@ def _measure(mesh: Mesh, rounds: int, seconds: float, connections: int) -> int:
     verified = interleaved(rounds, lambda: run("demanding", shown=True), lambda: run("plain", shown=True))
     sent = interleaved(rounds, lambda: run("injecting", shown=False), lambda: run("demanding", shown=True))
     rotated = _rotation(mesh, port, connections)
-    return _verdict(verified, sent, rotated)
+    return _verdict(verified, sent, rotated, [_revocation(port) for _ in range(REVOKED)])
 
 
 def _verdict(
     verified: list[tuple[_load.Result, _load.Result]],
     sent: list[tuple[_load.Result, _load.Result]],
     rotated: tuple[_load.Result, ...],
+    revoked: list[float],
 ) -> int:
     for name, runs in (
         ("plain", [other for _, other in verified]),
@@ -129,6 +135,11 @@ def _verdict(
         (f"cached injection: {injection} (at least {INJECTION})", injection.median >= INJECTION),
         (f"failed requests: {failures} (none)", failures == 0),
         (f"failed while keys were rotated: {refused} of {asked} (none)", refused == 0 and asked > 0),
+        (
+            f"refused once revoked: after {statistics.median(revoked):.3f} s, the slowest of {len(revoked)} after "
+            f"{max(revoked):.3f} s (within {REVOCATION} s)",
+            max(revoked) <= REVOCATION,
+        ),
     ]
     for text, held in checks:
         print(f"{'ok  ' if held else 'MISS'} {text}")
@@ -138,13 +149,36 @@ def _verdict(
 def _token(port: int) -> str:
     """As any app beside a sidecar gets it."""
     asked = {"grant_type": "client_credentials", "audience": "things", "scope": "things:read"}
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/oauth2/token",
-        urllib.parse.urlencode(asked).encode(),
-        {"Host": "tokens"},
-    )
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return str(json.load(answer)["access_token"])
+    return str(json.loads(_posted(port, "/oauth2/token", asked))["access_token"])
+
+
+def _posted(port: int, path: str, form: dict[str, str]) -> bytes:
+    """What the token service answers."""
+    url, body = f"http://127.0.0.1:{port}{path}", urllib.parse.urlencode(form).encode()
+    with urllib.request.urlopen(urllib.request.Request(url, body, {"Host": "tokens"}), timeout=10) as answer:
+        return bytes(answer.read())
+
+
+def _revocation(port: int) -> float:
+    """Seconds from the order until a token of the caller's own is refused, on a connection that is open."""
+    token = _token(port)
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+
+        def status() -> int:
+            shown = {"Host": "demanding", "Authorization": f"Bearer {token}"}
+            connection.request("GET", PATH, headers=shown)
+            answer = connection.getresponse()
+            answer.read()
+            return answer.status
+
+        if (before := status()) != 200:
+            raise SystemExit(f"refused before it is revoked: {before}")
+        began = time.monotonic()
+        _posted(port, "/oauth2/revoke", {"token": token})
+        while status() != 401:
+            if time.monotonic() > began + 30:
+                raise SystemExit("MISS a revoked token goes on")
+        return time.monotonic() - began
 
 
 def _key_of(token: str) -> str:
