@@ -33,6 +33,9 @@ MOST_TOKENS: Final = 8_000
 """Of them, single tokens: what clients do leaves room for what operators have to do."""
 MOST_OF_CLIENT: Final = 200
 """Single tokens that one client revokes; with the next one it revokes all that it has."""
+LAG: Final = timedelta(seconds=1)
+"""For so long, at least, no server makes what would outlive a revocation by client or subject: until it is kept, and
+known to all servers, somebody could still get a newer token in exchange for one that is revoked."""
 _ATTEMPTS: Final = 16
 _PAGE: Final = 500
 
@@ -77,7 +80,7 @@ class RevokedList:
         return None
 
     def begins(self, now: datetime, *traits: tuple[RevokedBy, str]) -> datetime:
-        """When a token with these traits may be made that is not revoked already: ``now``, or within a second."""
+        """When a token with these traits may be made that is not revoked already: ``now``, or within two seconds."""
         entries = (self._known.get(each) for each in traits) if self._known else ()
         return max([now, *(each.revoked.before for each in entries if each is not None)])
 
@@ -208,11 +211,12 @@ class Adding:
 def revocation(by: RevokedBy, value: str, reason: str, now: datetime) -> RevokedTokens:
     """Of all tokens until now.
 
-    Times in tokens are whole seconds: those of the second that has begun are revoked, too, and ``begins`` makes new
-    ones wait for the next.  A single token, or what a key has signed, is revoked whenever it says that it was made.
+    Times in tokens are whole seconds: those of the second that has begun are revoked, too, with those of the next, in
+    which servers may not know of it yet (``LAG``); ``begins`` makes new ones wait for what follows.  A single token, or
+    what a key has signed, is revoked whenever it says that it was made.
     """
     until = now + LONGEST_LIFE + 2 * SKEW
-    next_second = now.replace(microsecond=0) + timedelta(seconds=1)
+    next_second = now.replace(microsecond=0) + timedelta(seconds=1) + LAG
     always = by in (RevokedBy.TOKEN, RevokedBy.KEY)
     return RevokedTokens(
         by=by, value=value, before=until if always else next_second, until=until, reason=reason
