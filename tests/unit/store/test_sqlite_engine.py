@@ -79,9 +79,9 @@ async def test_a_transaction_that_is_cancelled_while_it_connects_leaves_nothing_
 
     asking = [asyncio.create_task(ask(each)) for each in (database.write, database.read, database.read)]
     await asyncio.sleep(milliseconds / 1000)
-    while asking:
-        asking[-1].cancel()
-        with suppress(asyncio.CancelledError):
-            await asking.pop()
+    for each in asking:
+        each.cancel()
+    await asyncio.wait(asking)
+    del each, asking
     await database.close()
     await nothing_open(tmp_path)
