@@ -310,6 +310,17 @@ def test_two_authorization_headers_are_none(mesh: Shared[Payments]) -> None:
     mesh.run(story)
 
 
+def test_a_header_says_a_token_and_nothing_else(mesh: Shared[Payments]) -> None:
+    async def story(payments: Payments) -> None:
+        good = token()
+        others = (("", ",x"), ("", ", Basic eA=="), ("", ";x"), ("", f" {good}"), (";", ""), ("e ", ""))
+        for before, after in others:
+            reply = await payments.ask("/charge", before + good + after)
+            assert reply.status in (401, 403), (before, after)
+
+    mesh.run(story)
+
+
 def test_a_token_in_the_query_or_another_header_is_not_looked_at(mesh: Shared[Payments]) -> None:
     async def story(payments: Payments) -> None:
         await _is(await payments.ask(f"/charge?access_token={token()}"), 403, "VST4001")

@@ -330,7 +330,7 @@ def _tokens(
 
 
 _HEADER: Final = "#header"
-_ONE_TOKEN: Final = re.compile(r"Bearer [A-Za-z0-9_.-]+")
+_ONE_TOKEN: Final = re.compile(r"Bearer e[^,]*")
 _ACCESS_TOKEN: Final = re.compile(r"(?:application/)?at\+jwt", re.IGNORECASE)  # RFC 9068, section 2.1
 
 

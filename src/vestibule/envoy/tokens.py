@@ -21,6 +21,7 @@ from envoy.extensions.matching.input_matchers.metadata.v3 import metadata_pb2
 from envoy.type.matcher.v3 import string_pb2, value_pb2
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
+from xds.type.matcher.v3 import string_pb2 as xds_string_pb2
 
 from vestibule.envoy import conditions, trees
 from vestibule.envoy.conditions import CERTIFICATE, JWT_METADATA
@@ -52,10 +53,15 @@ _TYPES: Final = (
     # What refuses all tokens; and what was in empty slots before.
     "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
 )
-# One value: of two Authorization headers the proxy could verify the first, and the app believe the second.
-_ONLY_BEARER: Final = r"Bearer [A-Za-z0-9_.-]+"
+_BEGINNING: Final = "Bearer e"
+"""Of the header with a token: what is signed begins with a ``{``."""
+
+_BETWEEN: Final = ","
+"""What stands between the values of several headers of a name, and in no token."""
+
 _NONE_SHOWN: Final = "vestibule/no-token"
 _MATCHER: Final = http_rbac_pb2.RBAC.DESCRIPTOR.fields_by_name["matcher"].number
+_PRESENT: Final = value_pb2.ValueMatcher(present_match=True)
 _RFC_9068: Final = r"(?i:(?:application/)?at\+jwt)"
 
 
@@ -132,7 +138,7 @@ def authentication(policy: PortPolicy, issuers: Issuers) -> config_pb2.JwtAuthen
         return None
     config = config_pb2.JwtAuthentication(stat_prefix="token")
     for name, each in known.items():
-        config.providers[name].CopyFrom(provider(each, audiences[name]))
+        config.providers[name].CopyFrom(provider(each, audiences[name], typed=issuers.is_own(each)))
     anything = config.rules.add()
     anything.match.prefix = "/"
     wanted = anything.requires.requires_any.requirements
@@ -159,16 +165,27 @@ def predicates(demand: TokenDemand, *, denies: bool, own: bool, caller: str = ""
     No token at all is never what is demanded.  ``own``: of the mesh's own issuer.  ``caller`` is whose calls it is
     asked for, where that is one.
     """
-    asked = [
-        _claim(demand.issuer, "sub" if demand.svid else "iss", value_pb2.ValueMatcher(present_match=True)),
-        trees.single(trees.header("authorization"), trees.regex(_ONLY_BEARER)),
-    ]
+    asked = [*_one_header()]
+    if denies or demand.svid:
+        # Whoever permits asks for an audience, which is there only if the issuer is; JWT-SVIDs need a subject, too.
+        asked.append(_claim(demand.issuer, "sub" if demand.svid else "iss", _PRESENT))
     if own and not demand.svid:
         kind = value_pb2.ValueMatcher(string_match=_text(_RFC_9068))
         asked.append(_claim(demand.issuer + HEADER_SUFFIX, "typ", kind))
     if denies:
         return (*asked, _of_claims(demand, denies=True))
     return (*asked, *_permitting(demand, caller))
+
+
+def _one_header() -> Iterator[Predicate]:
+    """The token is all that the Authorization header says.
+
+    Of two of them the proxy could verify the first, and the app believe the second.  In one that begins with a token
+    the proxy has verified all that follows.  A regular expression over a token costs as much as verifying it did.
+    """
+    shown = trees.header("authorization")
+    yield trees.single(shown, xds_string_pb2.StringMatcher(prefix=_BEGINNING))
+    yield trees.negated(trees.single(shown, xds_string_pb2.StringMatcher(contains=_BETWEEN)))
 
 
 def _permitting(demand: TokenDemand, caller: str) -> Iterator[Predicate]:
@@ -196,9 +213,9 @@ def _permitting(demand: TokenDemand, caller: str) -> Iterator[Predicate]:
 
 def _presented_by(issuer: str, caller: str) -> Predicate:
     """By the outermost actor (RFC 8693, section 4.1); where there is none, not even one that is null, by the client."""
-    there = _claim(issuer, "act", value_pb2.ValueMatcher(present_match=True))
-    nothing = _claim(issuer, "act", value_pb2.ValueMatcher(null_match=value_pb2.ValueMatcher.NullMatch()))
-    itself = [trees.negated(there), trees.negated(nothing), _claim(issuer, "client_id", _exactly(caller))]
+    null = value_pb2.ValueMatcher(null_match=value_pb2.ValueMatcher.NullMatch())
+    anything = value_pb2.ValueMatcher(or_match=value_pb2.OrMatcher(value_matchers=[_PRESENT, null]))
+    itself = [_claim(issuer, "client_id", _exactly(caller)), trees.negated(_claim(issuer, "act", anything))]
     return trees.any_of((_claim(issuer, ("act", "sub"), _exactly(caller)), trees.all_of(itself)))
 
 
@@ -276,8 +293,11 @@ def _audiences(policy: PortPolicy) -> dict[str, set[str]]:
     return found
 
 
-def provider(issuer: Issuer, audiences: Iterable[str]) -> config_pb2.JwtProvider:
-    """How tokens of an issuer are verified that are for one of the audiences."""
+def provider(issuer: Issuer, audiences: Iterable[str], *, typed: bool = False) -> config_pb2.JwtProvider:
+    """How tokens of an issuer are verified that are for one of the audiences.
+
+    ``typed``: what their headers say is asked for, too.  For every request it is copied twice, as the claims are.
+    """
     provider = config_pb2.JwtProvider(
         issuer=issuer.issuer,
         audiences=sorted(audiences),
@@ -287,7 +307,7 @@ def provider(issuer: Issuer, audiences: Iterable[str]) -> config_pb2.JwtProvider
         require_expiration=True,
         clock_skew_seconds=SKEW_SECONDS,
         payload_in_metadata=issuer.name,
-        header_in_metadata=issuer.name + HEADER_SUFFIX,
+        header_in_metadata=issuer.name + HEADER_SUFFIX if typed else "",
     )
     provider.local_jwks.inline_string = issuer.keys
     provider.jwt_cache_config.SetInParent()
