@@ -54,9 +54,11 @@ class TokensAdminDoor:
         await stream.send_message(_revoked(await known.revoke_key(request.key_id, reason)))
 
     async def revoke(self, stream: Stream) -> None:
-        """Revoke.  Raises: VST6078, VST6032, VST6033, errors of the barrier."""
+        """Revoke; a token by its ID, never by itself.  Raises: VST6078, VST6032, VST6033, errors of the barrier."""
         request = await receive(stream)
         known, by, reason = self._known(), _by(request.by), _reason(request.reason)
+        if by is RevokedBy.TOKEN and "." in request.value:  # it would be put on record
+            raise REVOCATION_MALFORMED.error("that is no ID of a token, and perhaps a token itself")
         event = _event("token.revoke", request.value, reason, by=by.value)
         await self._audit.record_or_defer([event])
         await stream.send_message(_revoked(await known.revoke_by(by, request.value, reason)))

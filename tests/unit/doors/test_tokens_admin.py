@@ -96,6 +96,15 @@ async def test_by_anything_else_nothing_is_revoked(operator: Operator) -> None:
             await operator.ask("revoke", wire.RevokeTokensRequest(by=by, value="x"))
 
 
+async def test_a_token_in_the_place_of_its_id_is_not_put_on_record(operator: Operator) -> None:
+    operator.tokens.access.allow("web", Verb.MINT, "reports")
+    minted = await operator.tokens.service.mint(client("web"), audiences=["reports"])
+    with pytest.raises(VestibuleError, match="perhaps a token itself") as caught:
+        await operator.ask("revoke", wire.RevokeTokensRequest(by="token", value=minted.text))
+    assert minted.text not in str(caught.value)
+    assert not operator.events
+
+
 async def test_who_has_had_tokens_is_listed(operator: Operator) -> None:
     operator.tokens.access.allow("web", Verb.MINT, "reports")
     await operator.tokens.service.mint(client("web"), audiences=["reports"])

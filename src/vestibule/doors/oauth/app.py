@@ -13,6 +13,7 @@ Envoy alone.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -45,6 +46,9 @@ from vestibule.tokens.service import TokenService
 
 MOST_EACH: Final = 400
 """Requests of one identity that are under way at a time; of all clients without certificate together, too."""
+
+STRANGERS_SECONDS: Final = 10.0
+"""In which the form of a client without certificate has to be there: those who dawdle take the places of others."""
 
 Send = Callable[[Any], Awaitable[None]]
 Counts = Callable[[str, str, float], None]
@@ -150,7 +154,11 @@ class OAuthApp:
             raise MALFORMED.error(f"the header {head.twice} is there twice")
         if request.query:
             raise MALFORMED.error("parameters belong into the body, where no log has them")
-        request.form = await form_of(head.content_type, head.length, request.receive)  # 3
+        try:
+            async with asyncio.timeout(STRANGERS_SECONDS if request.client is None else None):
+                request.form = await form_of(head.content_type, head.length, request.receive)  # 3
+        except TimeoutError:
+            raise MALFORMED.error("the form did not come in time") from None
         claimed = Claimed(head.certificate, head.authorization, request.form)
         request.client = await self._clients.of(claimed)  # 4
         return await ask(request)

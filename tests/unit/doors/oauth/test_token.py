@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from tests.unit.doors.oauth_lab import OAuthLab, claims_of
 
+from vestibule.doors.oauth import app
 from vestibule.doors.oauth.app import MOST_EACH
 from vestibule.doors.oauth.forms import MAX_BYTES
 from vestibule.testing.tokens import ISSUER, spiffe_id
@@ -189,3 +192,21 @@ async def test_one_identity_has_only_so_many_requests_at_a_time(lab: OAuthLab) -
     for each in places:
         each.__exit__(None, None, None)
     assert (await lab.token(MINT)).status_code == 200
+
+
+async def test_a_stranger_who_dawdles_loses_the_place(lab: OAuthLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "STRANGERS_SECONDS", 0.01)
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/x-www-form-urlencoded")]
+    request = {"path": "/oauth2/token", "method": "POST", "query_string": b"", "headers": headers}
+    await lab.app(request, receive, send)
+    assert sent[0]["status"] == 400
+    assert b"did not come in time" in sent[1]["body"]
+    assert not lab.app._crowd.under_way
