@@ -132,8 +132,11 @@ class SigningKeys:
 
     async def look(self) -> None:
         """See what there is now.  Raises: VST5000, VST5002, errors of the store."""
+        before = self._seen[0]
         item = await self._barrier.get(SPACE, ROW)
         self._looked = self._clock.now()
+        if item is not None and self._seen[0] != before and item.revision < self._seen[0]:
+            return  # it was changed here meanwhile: a key that was revoked must not come back
         if item is not None and (item.revision != self._seen[0] or self._signer is None):
             self._see(item)
 

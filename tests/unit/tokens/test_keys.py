@@ -14,6 +14,7 @@ from tests.unit.tokens.forging import header_of
 from vestibule.audit import AuditEvent
 from vestibule.audit.codes import AUDIT_UNAVAILABLE
 from vestibule.errors import VestibuleError
+from vestibule.store.barrier import Item
 from vestibule.store.codes import STORE_UNREACHABLE
 from vestibule.testing.clock import FakeClock
 from vestibule.testing.tokens import MemoryTokens, client
@@ -362,3 +363,23 @@ async def test_what_is_kept_is_not_shown(lab: MemoryTokens) -> None:
 def test_times_fit_together() -> None:
     """A former key stays as long as any server may sign with it, plus the life of what it signed."""
     assert KeyTimes().retention >= LONGEST_UNSEEN + LONGEST_LIFE + 2 * SKEW
+
+
+async def test_a_key_that_is_revoked_while_keys_are_read_does_not_come_back(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = MemoryTokens(clock)
+    await lab.service.start()
+    bad, read = lab.service.keys()[0].key_id, lab.barrier.get
+
+    async def late(space: str, key: str) -> Item | None:
+        item = await read(space, key)
+        if (space, key) == (SPACE, ROW):
+            monkeypatch.setattr(lab.barrier, "get", read)
+            await lab.service.revoke_key(bad)
+        return item
+
+    monkeypatch.setattr(lab.barrier, "get", late)
+    await lab.service._keys.look()
+    assert all(each.key_id != bad for each in [*lab.service.keys()])
+    assert bad not in lab.service.key_source.now
