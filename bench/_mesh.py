@@ -90,6 +90,13 @@ class Mesh:
                 found[pid] = Path(words[words.index("--config-path") + 1]).with_name("admin.sock")
         return found
 
+    def sidecar(self, service: str) -> int:
+        """The process of a service's Envoy; of several instances one."""
+        for pid, path in self.envoys.items():
+            if json.loads(_asked(path, "/server_info"))["node"]["cluster"] == service:
+                return pid
+        raise SystemExit(f"{service} has no sidecar")
+
     def egress(self, service: str) -> int:
         """The loopback port of a service's way out."""
         return int(self.said["egress"][service].rpartition(":")[2])
@@ -121,6 +128,11 @@ def _envelope(stream: IO[bytes]) -> dict[str, Any]:
 
 
 def _admin(path: Path, request: str) -> dict[str, int]:
+    pairs = (line.partition(": ") for line in _asked(path, request).splitlines())
+    return {name: int(value) for name, _, value in pairs if value.isdigit()}
+
+
+def _asked(path: Path, request: str) -> str:
     connection = http.client.HTTPConnection("admin")
     connection.sock = socket.socket(socket.AF_UNIX)
     with closing(connection):
@@ -128,8 +140,7 @@ def _admin(path: Path, request: str) -> dict[str, int]:
         connection.sock.connect(os.fspath(path))
         connection.request("GET", request)
         answer = connection.getresponse()
-        lines = answer.read().decode().splitlines()
+        text = answer.read().decode()
     if answer.status != http.HTTPStatus.OK:
         raise SystemExit(f"an Envoy answers {answer.status} to {request}")
-    pairs = (line.partition(": ") for line in lines)
-    return {name: int(value) for name, _, value in pairs if value.isdigit()}
+    return text
