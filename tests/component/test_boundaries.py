@@ -22,7 +22,7 @@ from tests.ports import free_port
 
 from vestibule.wire.gen.vestibule.node.v1 import node_pb2 as wire
 
-pytestmark = [pytest.mark.xdist_group("sidecar"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 APP_USER = 61_001
 ENVOY_USER = 61_002

@@ -27,8 +27,6 @@ from vestibule.store import Store
 from vestibule.store.sqlite import open_store
 from vestibule.testing import FakeClock
 
-pytestmark = pytest.mark.xdist_group("postgres")
-
 PAYMENTS = SpiffeId.parse("spiffe://example.org/shop/payments")
 HOUR = timedelta(hours=1)
 DAY = timedelta(hours=24)

@@ -20,7 +20,7 @@ from vestibule.errors import VestibuleError
 from vestibule.proxy.admin import Admin
 from vestibule.proxy.binary import find_envoy
 
-pytestmark = [pytest.mark.xdist_group("sidecar"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 TYPES = "type.googleapis.com/envoy.extensions.filters"
 

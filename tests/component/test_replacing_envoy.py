@@ -20,7 +20,7 @@ from vestibule.errors import VestibuleError
 from vestibule.proxy.binary import find_envoy
 from vestibule.proxy.codes import ENVOY_INCOMPATIBLE, ENVOY_NOT_REPLACED, ENVOY_TOO_OLD, NOT_A_SIDECAR
 
-pytestmark = [pytest.mark.xdist_group("sidecar"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 REPLACEMENTS = 2
 

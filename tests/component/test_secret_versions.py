@@ -114,7 +114,6 @@ async def test_nothing_is_read_once_it_is_sealed(tmp_path: Path) -> None:
         assert refused.value.code is SEALED
 
 
-@pytest.mark.xdist_group("postgres")
 async def test_a_new_version_reaches_who_waits_at_another_server(postgres: Postgres) -> None:
     name = postgres.new_database()
     address = PostgresAddress.parse(postgres.conninfo(name))

@@ -12,7 +12,7 @@ from tests.e2e.front_door import Program, until, vestibule
 from tests.ports import free_port
 from tests.postgres import Postgres
 
-pytestmark = [pytest.mark.xdist_group("postgres"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 PATIENCE = 60.0
 
 

@@ -28,7 +28,7 @@ from vestibule.pki.chains import verify_x509_svid
 from vestibule.processes import Shutdown
 from vestibule.spiffe import SpiffeId, TrustBundle
 
-pytestmark = [pytest.mark.xdist_group("postgres"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 SECONDS = 60
 VARIABLE = "VESTIBULE_TEST_DATABASE"
 ALIAS = SpiffeId.parse("spiffe://example.org/node/one")

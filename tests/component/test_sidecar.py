@@ -23,7 +23,7 @@ from vestibule.net.codes import UNREACHABLE
 from vestibule.processes import procfs, secret_descriptor
 from vestibule.records import Address
 
-pytestmark = [pytest.mark.xdist_group("sidecar"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.timeout(180)
 
 APP = textwrap.dedent(
     """

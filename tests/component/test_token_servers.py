@@ -126,7 +126,6 @@ async def settled(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.xdist_group("postgres")
 async def test_servers_on_one_database_have_one_set_of_keys_and_one_list(postgres: Postgres) -> None:
     address = PostgresAddress.parse(postgres.conninfo(postgres.new_database()))
     prepare(address)

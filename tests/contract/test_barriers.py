@@ -42,10 +42,7 @@ def on_postgres(request: pytest.FixtureRequest) -> Open:
     return lambda: open_postgres(address, FakeClock(NOW))
 
 
-POSTGRES = pytest.param("postgres", marks=pytest.mark.xdist_group("postgres"))
-
-
-@pytest.fixture(params=["memory", "sqlite", POSTGRES])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def barrier(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Barrier]:
     if request.param == "memory":
         yield MemoryBarrier()
@@ -100,7 +97,6 @@ async def test_macs_are_by_purpose(barrier: Barrier) -> None:
     assert barrier.mac("one", b"data") == barrier.mac("one", b"data") != barrier.mac("two", b"data")
 
 
-@pytest.mark.xdist_group("postgres")
 async def test_several_servers_write_and_rotate_at_the_same_time(request: pytest.FixtureRequest) -> None:
     opening = on_postgres(request)
     async with AsyncExitStack() as stack:

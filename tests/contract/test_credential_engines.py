@@ -25,8 +25,6 @@ from vestibule.spiffe import SpiffeId
 from vestibule.testing import FakeClock
 from vestibule.testing.credentials import MemoryDatabase, MemoryEngine
 
-pytestmark = pytest.mark.xdist_group("postgres")
-
 CREATION = statements(
     [
         """CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}';

@@ -43,7 +43,7 @@ def database(postgres: Postgres) -> str:
     return name
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.xdist_group("postgres"))])
+@pytest.fixture(params=["sqlite", "postgres"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     if request.param == "sqlite":
         store: Store = await open_store(tmp_path / "vestibule.db", FakeClock(NOW))

@@ -60,7 +60,7 @@ def database(postgres: Postgres) -> str:
     return name
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.xdist_group("postgres"))])
+@pytest.fixture(params=["sqlite", "postgres"])
 def opening(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> Open:
     if request.param == "sqlite":
         return lambda: open_store(tmp_path / "vestibule.db", clock)

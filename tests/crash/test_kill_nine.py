@@ -12,7 +12,7 @@ import pytest
 from tests.crash.journal import Journal
 from tests.crash.kill_nine import Campaign, campaign
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("crash")]
+pytestmark = pytest.mark.e2e
 KILLS = 8
 
 

@@ -16,7 +16,7 @@ from vestibule.secrets.keyring import new_key
 from vestibule.store.barrier import Put
 from vestibule.store.sqlite import open_store
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("crash")]
+pytestmark = pytest.mark.e2e
 KILLS = 4
 FIRST = {f"{number}": f"first-{number}" for number in range(150)}
 

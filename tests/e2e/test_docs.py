@@ -24,8 +24,6 @@ from tests.e2e.doc_pages import Command, Console, File, parts_of
 from tests.e2e.doc_shell import Shell
 from tests.ports import free_port
 
-pytestmark = pytest.mark.xdist_group("docs")  # minutes of commands: beside the other meshes, not after them
-
 ROOT: Final = Path(__file__).resolve().parents[2]
 SHOP: Final = ROOT / "examples" / "shop"
 PAGES: Final = [

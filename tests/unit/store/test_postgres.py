@@ -29,8 +29,6 @@ from vestibule.store.sql.preparation import SCRIPTS, migrate
 from vestibule.store.sql.schema import KIND, REVISIONS, metadata
 from vestibule.testing import FakeClock
 
-pytestmark = pytest.mark.xdist_group("postgres")
-
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 AGENT = SpiffeId.parse("spiffe://example.org/spire/agent/one")
 NEXT = "9000"
