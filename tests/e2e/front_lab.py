@@ -145,6 +145,19 @@ def tls_of(svid: X509Svid | None, authority: TestAuthority) -> ssl.SSLContext:
 
 
 @asynccontextmanager
+async def standing(front: Front) -> AsyncIterator[None]:
+    """Its Envoy is ready, and is stopped at the end."""
+    with front:
+        running = asyncio.create_task(front.run())
+        try:
+            await until(lambda: front.envoy.is_ready or running.done(), "ready")
+            yield
+        finally:
+            await front.stop()
+            await running
+
+
+@asynccontextmanager
 async def opened(
     authority: TestAuthority | None = None,
     backends: Mapping[str, Backend] | None = None,
@@ -209,15 +222,11 @@ async def opened(
             ),
             changed=asyncio.Condition(),
         )
-        with front:
-            running = asyncio.create_task(front.run())
+        async with standing(front):
             try:
-                await until(lambda: front.envoy.is_ready or running.done(), "ready")
                 yield room
             finally:
                 await room.close()
-                await front.stop()
-                await running
 
 
 class Shared(SharedHere[Room]):

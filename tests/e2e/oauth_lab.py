@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from tests.e2e.front_lab import tls_of
-from tests.e2e.mesh_lab import DOMAIN, ENVOY, PATIENCE, free_address, spiffe_id, until
+from tests.e2e.front_lab import standing, tls_of
+from tests.e2e.mesh_lab import DOMAIN, ENVOY, PATIENCE, free_address, spiffe_id
 from tests.e2e.shared_mesh import SharedHere
 
 from vestibule.app.platform_front import Front, FrontPlan, House
@@ -134,15 +134,11 @@ async def opened(authority: TestAuthority | None = None) -> AsyncIterator[TokenR
             tokens=tokens,
             revocations=revocations,
         )
-        with front:
-            running = asyncio.create_task(front.run())
+        async with standing(front):
             try:
-                await until(lambda: front.envoy.is_ready or running.done(), "ready")
                 yield room
             finally:
                 await room.close()
-                await front.stop()
-                await running
 
 
 class SharedTokens(SharedHere[TokenRoom]):

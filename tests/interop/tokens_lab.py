@@ -16,7 +16,8 @@ from typing import Any, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from tests.e2e.mesh_lab import ENVOY, PATIENCE, Lab, client_tls, free_address, intent_of, service, until
+from tests.e2e.front_lab import standing
+from tests.e2e.mesh_lab import ENVOY, PATIENCE, Lab, client_tls, free_address, intent_of, service
 from tests.unit.sdk.test_tls import Holder
 
 from vestibule.agent.workloads import Identities
@@ -225,14 +226,8 @@ async def fronted(tokens: MemoryTokens, authority: TestAuthority) -> AsyncIterat
             svid_seconds=3600,
             drain=0.5,
         )
-        with Front(plan, [house], credentials) as front:
-            running = asyncio.create_task(front.run())
-            try:
-                await until(lambda: front.envoy.is_ready or running.done(), "ready")
-                yield listen, open_listen
-            finally:
-                await front.stop()
-                await running
+        async with standing(Front(plan, [house], credentials)):
+            yield listen, open_listen
 
 
 def _clients(tokens: MemoryTokens, authority: TestAuthority) -> Clients:
