@@ -54,3 +54,27 @@ class Part(Protocol):
     async def drain(self) -> None:
         """Finish what is in flight."""
         ...
+
+
+class Absent:
+    """A service that the settings leave out.  Operators are told so by ``operators``."""
+
+    tenancy: Tenancy | None = None
+
+    def __init__(self, operators: Sequence[Servable]) -> None:
+        self.operators = operators
+
+    def background(self) -> Mapping[str, Background]:
+        """Nothing."""
+        return {}
+
+    def checks(self) -> Mapping[str, Check]:
+        """None."""
+        return {}
+
+    def warnings(self) -> Sequence[str]:
+        """None."""
+        return ()
+
+    async def drain(self) -> None:
+        """Nothing is in flight."""

@@ -10,7 +10,7 @@ from prometheus_client import Histogram
 
 from vestibule.app.platform_front import House
 from vestibule.app.platform_identity import PlatformIdentity
-from vestibule.app.platform_part import Part, Tenancy
+from vestibule.app.platform_part import Absent, Part, Tenancy
 from vestibule.app.server_lending import Lending, lending_metrics
 from vestibule.app.server_mesh import Background, Mesh
 from vestibule.app.server_seals import former_seals, seal_of
@@ -60,36 +60,19 @@ class Secrets(Part, Protocol):
         ...
 
 
-class NoSecrets:
+class NoSecrets(Absent):
     """A server without a secret manager."""
 
     answers: PeerAnswers | None = None
-    tenancy: Tenancy | None = None
 
     def __init__(self, settings: ServerSettings, clock: Clock) -> None:
-        # Operators are told that there is none.
         door = SecretsAdminDoor(None, None, settings.trust_domain, clock)
-        self.operators: Sequence[Servable] = (door.servable(),)
-
-    def background(self) -> Mapping[str, Background]:
-        """Nothing."""
-        return {}
-
-    def checks(self) -> Mapping[str, Check]:
-        """None."""
-        return {}
-
-    def warnings(self) -> Sequence[str]:
-        """None."""
-        return ()
+        super().__init__((door.servable(),))
 
     def measured(self, metrics: Metrics) -> None:
         """Nothing is counted."""
         _register(metrics, lambda: 0, lambda: 0, lambda: 0)
         lending_metrics(metrics, None)
-
-    async def drain(self) -> None:
-        """Nothing is in flight."""
 
 
 class SecretManager:

@@ -11,7 +11,7 @@ from prometheus_client import Histogram
 
 from vestibule.app.platform_front import House
 from vestibule.app.platform_identity import PlatformIdentity
-from vestibule.app.platform_part import Part, Tenancy
+from vestibule.app.platform_part import Absent, Part, Tenancy
 from vestibule.app.server_mesh import Background, Mesh
 from vestibule.app.server_secrets import SecretManager, Secrets
 from vestibule.app.server_services import Services
@@ -39,33 +39,15 @@ from vestibule.tokens.keyring import KeyTimes
 LOOK_SECONDS: Final = 0.1
 
 
-class NoTokens:
+class NoTokens(Absent):
     """A server that issues no tokens."""
 
-    tenancy: Tenancy | None = None
-
     def __init__(self, services: Services) -> None:
-        # Operators are told that there is none.
-        self.operators: Sequence[Servable] = (TokensAdminDoor(None, services.audit).servable(),)
-
-    def background(self) -> Mapping[str, Background]:
-        """Nothing."""
-        return {}
-
-    def checks(self) -> Mapping[str, Check]:
-        """None."""
-        return {}
-
-    def warnings(self) -> Sequence[str]:
-        """None."""
-        return ()
+        super().__init__((TokensAdminDoor(None, services.audit).servable(),))
 
     def measured(self, metrics: Metrics) -> None:
         """Nothing is counted."""
         _register(metrics)
-
-    async def drain(self) -> None:
-        """Nothing is in flight."""
 
 
 class TokenDoor:
