@@ -7,6 +7,7 @@ import os
 import stat
 from pathlib import Path
 
+from vestibule.errors import VestibuleError
 from vestibule.processes.codes import NOT_WRITABLE, UNSAFE_DIRECTORY
 
 
@@ -20,6 +21,20 @@ def private_directory(path: Path) -> Path:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise NOT_WRITABLE.error(f"cannot make the directory {path}: {error.strerror}") from error
         raise UNSAFE_DIRECTORY.error(f"cannot make the directory {path}: {error.strerror}") from error
+    _check(path, facts)
+    return path
+
+
+def is_private(path: Path) -> bool:
+    """Whether the directory is there, and is ours alone."""
+    try:
+        _check(path, path.lstat())
+    except (OSError, VestibuleError):
+        return False
+    return True
+
+
+def _check(path: Path, facts: os.stat_result) -> None:
     if not stat.S_ISDIR(facts.st_mode):
         # A symbolic link could be pointed elsewhere later by whoever owns the directory around it.
         raise UNSAFE_DIRECTORY.error(f"{path} is not a directory of its own")
@@ -30,4 +45,3 @@ def private_directory(path: Path) -> Path:
             f"{path} is open to other users (mode {stat.S_IMODE(facts.st_mode):04o}, {mode:03o} too much)",
             advice=f"If nobody else should use it: chmod 700 {path}",
         )
-    return path

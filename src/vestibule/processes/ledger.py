@@ -22,11 +22,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from vestibule.errors import VestibuleError
 from vestibule.processes import procfs
 from vestibule.processes.child import Child, Command
 from vestibule.processes.codes import DIRECTORY_IN_USE, NOT_WRITABLE
-from vestibule.processes.directories import private_directory
+from vestibule.processes.directories import is_private, private_directory
 
 LINEAGE: Final = "VESTIBULE_LINEAGE"
 """The environment variable with the mark; it names who started a process and is no secret."""
@@ -34,6 +33,8 @@ LINEAGE: Final = "VESTIBULE_LINEAGE"
 _FILE: Final = "ledger.json"
 _LOCK: Final = "lock"
 _POLL: Final = 0.01
+# A sweep that found our directory a moment too early holds it for no longer than it takes to remove an empty one.
+_PATIENCE: Final = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class Ledger:
         """Take the directory, after cleaning up after its last owner.  Raises: VST7003, VST7004, VST7006."""
         private_directory(self.directory)
         try:
-            self._lock = _lock(self.directory)
+            self._lock = _own(self.directory)
             if self._lock is None:
                 raise DIRECTORY_IN_USE.error(f"{self.directory} is in use by another running process")
             _end_recorded(self.directory)
@@ -133,11 +134,7 @@ def sweep(parent: Path, *, grace: float = 1.0) -> list[str]:
     """
     ended: list[str] = []
     for directory in sorted(path for path in parent.glob("*") if (path / _LOCK).exists()):
-        try:
-            private_directory(directory)
-        except VestibuleError:
-            continue
-        if (lock := _lock(directory)) is None:
+        if not is_private(directory) or (lock := _lock(directory)) is None:
             continue
         try:
             ended += _end_recorded(directory, grace)
@@ -147,15 +144,38 @@ def sweep(parent: Path, *, grace: float = 1.0) -> list[str]:
     return ended
 
 
-def _lock(directory: Path) -> int | None:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    lock = os.open(directory / _LOCK, flags, 0o600)
+def _own(directory: Path) -> int | None:
+    """The lock of a directory that may be new; ``None`` when a running process owns it.  Raises: OSError, VST7003.
+
+    Somebody's sweep may meet a new directory between its making and its locking, and take it for a dead owner's.
+    It then holds the lock, or removes the directory: both pass, and what tells an owner is the record.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while (lock := _lock(private_directory(directory), create=True)) is None:
+        if (directory / _FILE).exists() or time.monotonic() > deadline:
+            return None
+        time.sleep(_POLL)
+    return lock
+
+
+def _lock(directory: Path, *, create: bool = False) -> int | None:
+    """The lock, if it is free and is still the one that stands in the directory."""
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
+    try:
+        lock = os.open(directory / _LOCK, flags, 0o600)
+    except FileNotFoundError:
+        return None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(lock), os.lstat(directory / _LOCK)):
+            return lock
+    except (BlockingIOError, FileNotFoundError):
+        pass
     except OSError:
         os.close(lock)
-        return None
-    return lock
+        raise
+    os.close(lock)
+    return None
 
 
 def _end_recorded(directory: Path, grace: float = 1.0) -> list[str]:

@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -106,6 +108,32 @@ def test_a_directory_has_one_owner(ledger: Ledger) -> None:
     with pytest.raises(VestibuleError, match="in use") as caught:
         Ledger(ledger.directory).open()
     assert caught.value.code.code == "VST7004"
+
+
+def test_directories_are_taken_while_others_sweep(run: Path) -> None:
+    """Sidecars that start together each sweep what the others are just making."""
+    parent = run / "together"
+    done = threading.Event()
+
+    def sweep_on() -> None:
+        while not done.is_set():
+            sweep(parent)
+
+    def take(taker: int) -> None:
+        for turn in range(100):
+            ledger = Ledger(parent / f"{taker}-{turn}")
+            ledger.open()
+            assert (ledger.directory / "ledger.json").exists()
+            ledger.close(remove=True)
+
+    with ThreadPoolExecutor(6) as pool:
+        sweepers = [pool.submit(sweep_on) for _ in range(3)]
+        takers = [pool.submit(take, taker) for taker in range(3)]
+        wait(takers)
+        done.set()
+        for each in takers + sweepers:
+            each.result()
+    assert list(parent.iterdir()) == []
 
 
 def test_a_directory_open_to_others_is_refused(run: Path) -> None:
