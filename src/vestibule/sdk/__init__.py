@@ -16,30 +16,38 @@ Works with any implementation of the SPIFFE Workload API, and needs nothing but 
 
 from vestibule.calls.workload_api import X509Context
 from vestibule.sdk.authorizers import Authorizer, authorize_ids, authorize_member_of
+from vestibule.sdk.connections import Connection, ConnectionBook, Lifetimes, Watch, connection_of
 from vestibule.sdk.endpoint import Endpoint
 from vestibule.sdk.jwt import fetch_jwt_bundles, fetch_jwt_svid, validate_jwt_svid, verify_jwt_svid
+from vestibule.sdk.reasons import reason
 from vestibule.sdk.source import X509Source, fetch_x509_context
 from vestibule.sdk.tls import client_context, peer_id, server_context
 from vestibule.spiffe import JwtSvid, Revocations, SpiffeId, TrustBundle, TrustDomain, X509Svid
 
 __all__ = [
     "Authorizer",
+    "Connection",
+    "ConnectionBook",
     "Endpoint",
     "JwtSvid",
+    "Lifetimes",
     "Revocations",
     "SpiffeId",
     "TrustBundle",
     "TrustDomain",
+    "Watch",
     "X509Context",
     "X509Source",
     "X509Svid",
     "authorize_ids",
     "authorize_member_of",
     "client_context",
+    "connection_of",
     "fetch_jwt_bundles",
     "fetch_jwt_svid",
     "fetch_x509_context",
     "peer_id",
+    "reason",
     "server_context",
     "validate_jwt_svid",
     "verify_jwt_svid",

@@ -97,6 +97,14 @@ CREDENTIAL_ENDED = define(
     meaning="A credential that was to be kept renewed has ended, and no other one could be had until then.",
     advice="Read the reason in the message; the secret manager or its database was away for too long.",
 )
+CONNECTION_ENDED = define(
+    "VST2411",
+    "connection-ended",
+    Kind.UNAVAILABLE,
+    Fault.CALLER,
+    meaning="A connection was still in use when one of the certificates of its handshake was about to end.",
+    advice="Connect again; a call that takes longer than half the life of a certificate should resume where it was.",
+)
 NO_TOKENS_ADDRESS = define(
     "VST6120",
     "tokens-address-unknown",

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from vestibule.errors import ErrorCode
 from vestibule.sdk.authorizers import Authorizer
-from vestibule.sdk.tls import Holder
+from vestibule.sdk.holder import Holder
 from vestibule.spiffe import SpiffeId
 
 

@@ -21,6 +21,7 @@ from vestibule.errors import VestibuleError
 from vestibule.net.codes import UNREACHABLE
 from vestibule.pki.revocation import revoked
 from vestibule.sdk.codes import NO_BUNDLE, NO_SVID
+from vestibule.sdk.connections import ConnectionBook, Lifetimes
 from vestibule.sdk.endpoint import Endpoint
 from vestibule.spiffe import Revocations, TrustBundle, TrustDomain, X509Svid
 
@@ -79,6 +80,7 @@ class X509Source:
         *,
         patience: float = PATIENCE,
         pick: Callable[[Sequence[X509Svid]], X509Svid] = first_svid,
+        lifetimes: Lifetimes | None = None,
         clock: Clock | None = None,
     ) -> None:
         """``address`` as for ``fetch_x509_context``.  Raises: VST2400, VST2401, VST2310."""
@@ -94,6 +96,9 @@ class X509Source:
         self._revocations = Revocations()
         self._listing: asyncio.Task[None] | None = None
         self._listed = asyncio.Event()
+        self.connections = ConnectionBook(self, lifetimes=lifetimes, clock=self._clock)
+        """Those that were made with what this source holds, and are to be retired in time."""
+        self._guarding: asyncio.Task[None] | None = None
 
     # ----------------------------------------------------------------------------------- reading
 
@@ -164,6 +169,7 @@ class X509Source:
         if self._watching is not None:
             raise RuntimeError("a source is entered once at a time")
         self._watching = asyncio.create_task(self._watch(), name="x509-source")
+        self._guarding = asyncio.create_task(self.connections.run(), name="x509-source-connections")
         self._listed.clear()
         self._listing = asyncio.create_task(self._follow_revocations(), name="x509-source-revocations")
         try:
@@ -185,13 +191,13 @@ class X509Source:
         """Stop; what went wrong in the background, which would be a bug."""
         watching, self._watching = self._watching, None
         listing, self._listing = self._listing, None
-        assert watching is not None
-        assert listing is not None
-        watching.cancel()
-        listing.cancel()
-        await asyncio.wait({watching, listing})
+        guarding, self._guarding = self._guarding, None
+        tasks = [each for each in (watching, listing, guarding) if each is not None]
+        for each in tasks:
+            each.cancel()
+        await asyncio.wait(tasks)
         self._become(None)
-        for each in (watching, listing):
+        for each in tasks:
             if not each.cancelled() and (failure := each.exception()) is not None:
                 return failure
         return None
@@ -231,7 +237,9 @@ class X509Source:
                         async for update in updates:
                             now = self._clock.now()
                             after = self._revocations.merged(update.changes, update.version, now)
-                            self._revocations = after
+                            if after is not self._revocations:
+                                self._revocations = after
+                                self.connections.changed()
                             pause = PAUSE_FIRST
                             if not update.more:
                                 self._listed.set()
@@ -289,6 +297,7 @@ class X509Source:
         self._version += 1
         event, self._next = self._next, asyncio.Event()
         event.set()
+        self.connections.changed()
 
 
 def _status(error: VestibuleError) -> Status | None:

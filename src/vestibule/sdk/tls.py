@@ -18,9 +18,8 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any, Protocol, Self, cast
+from typing import Any, Self, cast
 
-from vestibule.calls.workload_api import X509Context
 from vestibule.errors import VestibuleError
 from vestibule.net.caller import peer_chain
 from vestibule.net.tls import load_svid, trust
@@ -28,22 +27,9 @@ from vestibule.pki.chains import leaf_facts
 from vestibule.pki.revocation import verify_unrevoked
 from vestibule.sdk.authorizers import Authorizer
 from vestibule.sdk.codes import NO_PEER_CERTIFICATE, NOT_AUTHORIZED
-from vestibule.spiffe import Revocations, SpiffeId, TrustBundle, TrustDomain, X509Svid
-
-
-class Holder(Protocol):
-    """What holds the credentials: an ``X509Source``."""
-
-    @property
-    def context(self) -> X509Context: ...
-
-    @property
-    def svid(self) -> X509Svid: ...
-
-    @property
-    def revocations(self) -> Revocations: ...
-
-    def bundle(self, trust_domain: TrustDomain | str) -> TrustBundle: ...
+from vestibule.sdk.connections import Connection, connection_of, end_of
+from vestibule.sdk.holder import Holder
+from vestibule.spiffe import SpiffeId, TrustBundle, X509Svid
 
 
 def client_context(source: Holder, authorize: Authorizer) -> ssl.SSLContext:
@@ -65,10 +51,7 @@ def peer_id(connection: ssl.SSLObject | ssl.SSLSocket) -> SpiffeId:
 
     Raises: VST2405.
     """
-    found = connection.peer if isinstance(connection, _Object | _Socket) else None
-    if found is None:
-        raise NO_PEER_CERTIFICATE.error("the connection has no verified peer")
-    return found
+    return connection_of(connection).peer
 
 
 class _Following(ssl.SSLContext):
@@ -120,6 +103,7 @@ class _Following(ssl.SSLContext):
     def _filled(self, svid: X509Svid, bundles: Iterable[TrustBundle]) -> _Verifying:
         context = self._empty()
         load_svid(context, svid)
+        context.svid = svid
         authorities = [each for bundle in bundles for each in bundle.x509_authorities]
         if authorities:
             trust(context, authorities)
@@ -142,6 +126,7 @@ class _Verifying(ssl.SSLContext):
         self._source = source
         self._authorize = authorize
         self.absent: VestibuleError | None = None
+        self.svid: X509Svid | None = None
         self.sslobject_class = _Object
         self.sslsocket_class = _Socket
         _harden(self)
@@ -154,14 +139,27 @@ class _Verifying(ssl.SSLContext):
         if self.absent is not None:
             raise ssl.SSLError(1, _text(self.absent)) from self.absent
 
-    def check(self, connection: ssl.SSLObject | ssl.SSLSocket) -> SpiffeId:
+    def settle(self, connection: ssl.SSLObject | ssl.SSLSocket) -> Connection:
         """Who the peer is (the steps stand at the top of this file).  Raises: ssl.SSLCertVerificationError."""
         try:
-            return self._verified(peer_chain(cast(ssl.SSLObject, connection)))
+            chain = peer_chain(cast(ssl.SSLObject, connection))
+            return self._settled(self._verified(chain), chain)
         except VestibuleError as error:
             refusal = ssl.SSLCertVerificationError(1, _text(error))
             refusal.verify_message = _text(error)
             raise refusal from error
+
+    def _settled(self, peer: SpiffeId, chain: tuple[bytes, ...]) -> Connection:
+        svid = self.svid
+        assert svid is not None  # nothing gets through a handshake without one
+        return Connection(
+            peer=peer,
+            own=svid.spiffe_id,
+            made=datetime.now(UTC),
+            ends=end_of(chain, svid.chain),
+            chain=chain,
+            own_chain=svid.chain,
+        )
 
     def _verified(self, chain: tuple[bytes, ...]) -> SpiffeId:
         if not chain:  # 1
@@ -178,23 +176,23 @@ class _Verifying(ssl.SSLContext):
 class _Object(ssl.SSLObject):
     """A connection over memory, as event loops use it."""
 
-    peer: SpiffeId | None = None
+    settled: Connection | None = None
 
     def do_handshake(self) -> None:
         context = cast(_Verifying, self.context)
         context.prepare()
         super().do_handshake()
-        if self.peer is None:
-            self.peer = context.check(self)
+        if self.settled is None:
+            self.settled = context.settle(self)
 
     # OpenSSL would complete a handshake inside of these two, and nobody would have looked at the peer.
     def read(self, *arguments: Any) -> Any:
-        if self.peer is None:
+        if self.settled is None:
             self.do_handshake()
         return super().read(*arguments)
 
     def write(self, data: Any) -> int:
-        if self.peer is None:
+        if self.settled is None:
             self.do_handshake()
         return super().write(data)
 
@@ -202,14 +200,14 @@ class _Object(ssl.SSLObject):
 class _Socket(ssl.SSLSocket):
     """A connection over a socket, for code that blocks."""
 
-    peer: SpiffeId | None = None
+    settled: Connection | None = None
 
     def do_handshake(self, block: bool = False) -> None:
         context = cast(_Verifying, self.context)
         context.prepare()
         super().do_handshake(block)
-        if self.peer is None:
-            self.peer = context.check(self)
+        if self.settled is None:
+            self.settled = context.settle(self)
 
     # As above; these three are what everything else of a socket goes through.
     def read(self, *arguments: Any) -> Any:
@@ -225,7 +223,7 @@ class _Socket(ssl.SSLSocket):
         return super().send(data, flags)
 
     def _known(self) -> None:
-        if self.peer is None and getattr(self, "_sslobj", None) is not None:
+        if self.settled is None and getattr(self, "_sslobj", None) is not None:
             self.do_handshake()
 
 

@@ -8,8 +8,8 @@ from typing import Final
 
 from vestibule.sdk.authorizers import Authorizer
 from vestibule.sdk.codes import NO_TOKENS_ADDRESS
+from vestibule.sdk.holder import Holder
 from vestibule.sdk.platform import ServiceAddress, platform_service_of
-from vestibule.sdk.tls import Holder
 
 VARIABLE: Final = "VESTIBULE_UPSTREAM_TOKENS"
 EGRESS: Final = "VESTIBULE_EGRESS"

@@ -7,11 +7,11 @@ import ssl
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from vestibule.sdk.holder import Holder
 from vestibule.sdk.oauth.addresses import TokensAddress
 from vestibule.sdk.oauth.answers import ACCESS_TOKEN, Token
 from vestibule.sdk.oauth.client import AsyncTokens, Given, Names, Taken
 from vestibule.sdk.threads import Blocking, LoopThread
-from vestibule.sdk.tls import Holder
 
 if TYPE_CHECKING:
     from vestibule.sdk.oauth.httpx import TokenAuth

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from vestibule.clock import Clock, SystemClock
 from vestibule.sdk.codes import TOKENS_UNREACHABLE
+from vestibule.sdk.holder import Holder
 from vestibule.sdk.http import Http, HttpFailedError, HttpRequest
 from vestibule.sdk.jwt import fetch_jwt_svid
 from vestibule.sdk.oauth import answers
@@ -20,7 +21,7 @@ from vestibule.sdk.oauth.answers import ACCESS_TOKEN, Form, Token
 from vestibule.sdk.oauth.cache import TokenCache
 from vestibule.sdk.oauth.errors import TokensError
 from vestibule.sdk.source import X509Source
-from vestibule.sdk.tls import Holder, client_context
+from vestibule.sdk.tls import client_context
 
 if TYPE_CHECKING:
     from vestibule.sdk.oauth.httpx import TokenAuth

@@ -8,8 +8,8 @@ from typing import Final
 
 from vestibule.sdk.authorizers import Authorizer
 from vestibule.sdk.codes import NO_SECRETS_ADDRESS
+from vestibule.sdk.holder import Holder
 from vestibule.sdk.platform import ServiceAddress, platform_service_of
-from vestibule.sdk.tls import Holder
 
 VARIABLES: Final = ("VESTIBULE_UPSTREAM_SECRETS", "VAULT_ADDR")
 PLATFORM_PATH: Final = "/vestibule/secrets"

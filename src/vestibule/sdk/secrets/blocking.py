@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from vestibule.sdk.holder import Holder
 from vestibule.sdk.secrets.addresses import SecretsAddress
 from vestibule.sdk.secrets.answers import Credential, Secret
 from vestibule.sdk.secrets.client import AsyncSecrets
 from vestibule.sdk.threads import Blocking
-from vestibule.sdk.tls import Holder
 
 
 class HeldCredential:

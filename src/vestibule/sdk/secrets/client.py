@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 from vestibule.clock import Clock, SystemClock
 from vestibule.errors import Kind
 from vestibule.sdk.codes import SECRETS_UNREACHABLE
+from vestibule.sdk.holder import Holder
 from vestibule.sdk.http import Http, HttpFailedError, HttpRequest
 from vestibule.sdk.secrets import answers
 from vestibule.sdk.secrets.addresses import SecretsAddress, secret_manager_of
@@ -20,7 +21,7 @@ from vestibule.sdk.secrets.answers import Ask, Credential, Reply, Secret
 from vestibule.sdk.secrets.credentials import KeptCredential
 from vestibule.sdk.secrets.errors import SecretsError
 from vestibule.sdk.source import X509Source
-from vestibule.sdk.tls import Holder, client_context
+from vestibule.sdk.tls import client_context
 
 WAIT: Final = 10.0
 """Seconds that a question for something newer stays open: less than proxies let a request take."""
