@@ -131,14 +131,14 @@ async def run_sidecar(settings: SidecarSettings, *, on_ready: Callable[[Instance
             directory=ledger.directory,
         )
         try:
-            address = walls.enter(alive(directory))
+            address = walls.enter(lambda: alive(directory))
             settings = replace(settings, ingress_host=address or settings.ingress_host)
             sidecar = Sidecar(settings, ledger, home, walls, binary, shutdown, on_ready)
             sidecar.uses.adopt(alive(directory))
             return await sidecar.run()
         finally:
             walls.take_down()
-            remove_homes(settings.run_directory, alive(directory) - {ledger.directory.name})
+            remove_homes(settings.run_directory, lambda: alive(directory) - {ledger.directory.name})
             ledger.close(remove=True)
 
 
@@ -367,7 +367,6 @@ class Sidecar:
     def _app_command(self) -> Command:
         view = self.attachment.view
         assert view is not None
-        self.layout.release_app_ports()
         env = self.layout.environment(self.settings.base_environment, view, self.settings.agent_socket)
         for address in self.layout.apps.values():
             if address.path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Set
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Final
 
@@ -48,7 +48,7 @@ def clear_up(run_directory: Path, ledgers: Path) -> list[str]:
     for files in (found for name, found in memory.items() if name not in living):
         for file in files:
             file.unlink(missing_ok=True)
-    remove_homes(run_directory, living)
+    remove_homes(run_directory, lambda: alive(ledgers))
     return ended
 
 
@@ -56,7 +56,7 @@ def remove_filters(run_directory: Path) -> None:
     """Remove the packet filters of a run directory that nobody will use again; who may not has made none."""
     if os.geteuid() == 0:
         try:
-            nftables.sweep(run_directory, ())
+            nftables.sweep(run_directory, tuple)
         except VestibuleError as error:
             _log.info("no packet filters are looked for: %s", error)
 
@@ -66,8 +66,14 @@ def alive(directory: Path) -> set[str]:
     return {each.name for each in directory.glob("*") if each.is_dir()}
 
 
-def remove_homes(run_directory: Path, keep: Set[str]) -> None:
-    """Remove the homes of sidecars that are gone."""
-    for home in (run_directory / _HOMES).glob("*"):
+def remove_homes(run_directory: Path, living: Callable[[], Set[str]]) -> None:
+    """Remove the homes of sidecars that are gone.
+
+    ``living`` is asked once the homes are known: whoever has one by then was alive before.  The other way round, a
+    sidecar that starts at this moment would lose its own.
+    """
+    homes = list((run_directory / _HOMES).glob("*"))
+    keep = living()
+    for home in homes:
         if home.name not in keep:
             shutil.rmtree(home, ignore_errors=True)

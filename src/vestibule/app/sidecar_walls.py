@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -91,14 +91,14 @@ class Walls:
     _namespace: Namespace | None = None
     _applied: list[str] = field(default_factory=list)
 
-    def enter(self, alive: Iterable[str]) -> str | None:
+    def enter(self, alive: Callable[[], Iterable[str]]) -> str | None:
         """Before there is any address: clear up after the dead, and move into the namespace.
 
         The answer is where others reach it, if the namespace decides that.  Raises: VST7240–VST7243.
         """
         if not self.settings.has_rules:
             return None
-        for name in nftables.sweep(self.run_directory, [*alive, self.owner]):
+        for name in nftables.sweep(self.run_directory, alive):
             _log.warning("removed the packet filters of a killed sidecar: %s", name)
         if self.settings.boundary is not Boundary.NETNS:
             return None

@@ -9,7 +9,7 @@ from vestibule.processes.child import Child, Command, ended_how, secret_descript
 from vestibule.processes.directories import private_directory
 from vestibule.processes.ledger import LINEAGE, Ledger, sweep
 from vestibule.processes.output import BoundedFile, Capture
-from vestibule.processes.ports import Reservation, reserve, reserve_preferably
+from vestibule.processes.ports import Reservation, claim, reserve, reserve_preferably
 from vestibule.processes.signals import Shutdown
 from vestibule.processes.supervised import (
     Probe,
@@ -40,6 +40,7 @@ __all__ = [
     "State",
     "Supervised",
     "User",
+    "claim",
     "ended_how",
     "find_user",
     "private_directory",

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import errno
+import random
 import socket
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
+from vestibule.errors import VestibuleError
 from vestibule.processes.codes import PORT_IN_USE
+
+_KERNELS: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_FEWEST: Final = 1_000
+_ATTEMPTS: Final = 100
 
 
 @dataclass(slots=True)
@@ -56,3 +64,34 @@ def reserve_preferably(host: str, port: int) -> Reservation:
         if getattr(error, "code", None) is not PORT_IN_USE:
             raise
         return reserve(host)
+
+
+def claim(host: str = "127.0.0.1") -> Reservation:
+    """A port for a process that binds it itself, with or without SO_REUSEADDR, and may end and come back.
+
+    Nothing is bound, so it has to be a port that the kernel gives to nobody by itself: neither to an outgoing
+    connection nor to who asks for any port.  A Unix socket of that name keeps other claims of the same network
+    namespace away until it is released.  Raises: VST7005.
+    """
+    for port in _outside_the_kernels():
+        held = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            held.bind(f"\0vestibule-port-{port}")
+            reserve(host, port).release()
+        except (OSError, VestibuleError):
+            held.close()
+            continue
+        return Reservation(host, port, held)
+    # Where the kernel has nearly all ports to give, this one is likely to stay free.
+    found = reserve(host)
+    found.release()
+    return found
+
+
+def _outside_the_kernels() -> list[int]:
+    """Some ports in random order, above those that the kernel gives away, else below."""
+    first, last = map(int, _KERNELS.read_text(encoding="ascii").split())
+    for ports in (range(last + 1, 1 << 16), range(10_000, first)):
+        if len(ports) >= _FEWEST:
+            return random.sample(ports, _ATTEMPTS)
+    return []

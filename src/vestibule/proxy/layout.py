@@ -15,7 +15,7 @@ from typing import Final
 
 from vestibule.intent.built_in import SECRETS_SERVICE
 from vestibule.net.unix import check_path
-from vestibule.processes import Reservation, reserve, reserve_preferably
+from vestibule.processes import Reservation, claim, reserve, reserve_preferably
 from vestibule.proxy.codes import APP_PORT_UNKNOWN, BAD_ADDRESS
 from vestibule.records import Address, Boundary, Instance, ServiceView
 from vestibule.spiffe import SpiffeId
@@ -54,7 +54,6 @@ class Layout:
     apps: dict[str, Address] = field(default_factory=dict)
     upstreams: dict[str, Address] = field(default_factory=dict)
     _held: list[Reservation] = field(default_factory=list)
-    _held_for_app: list[Reservation] = field(default_factory=list)
     _listening: dict[str, Reservation] = field(default_factory=dict)
 
     def fit(self, view: ServiceView) -> None:
@@ -126,14 +125,8 @@ class Layout:
                 self._listening[name] = reserve(address.host, address.port)
                 self.ingress[name] = address
 
-    def release_app_ports(self) -> None:
-        """The app is about to start and binds its ports itself."""
-        while self._held_for_app:
-            self._held_for_app.pop().release()
-
     def close(self) -> None:
         """Give every port back."""
-        self.release_app_ports()
         while self._held:
             self._held.pop().release()
         while self._listening:
@@ -176,9 +169,8 @@ class Layout:
             return Address(host=LOOPBACK, port=port)
         if not self.starts_app:
             raise APP_PORT_UNKNOWN.error(f"where does the app listen for port {name!r}?")
-        reservation = reserve(LOOPBACK)
-        self._held_for_app.append(reservation)
-        return Address(host=LOOPBACK, port=reservation.port)
+        # The app binds it itself, again after each of its ends.
+        return self._reserved(claim(LOOPBACK))
 
     def _local(self, name: str, *, preferred: int = 0) -> Address:
         if self.boundary is Boundary.UNIX:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -47,10 +47,14 @@ class Table:
         nft(f"table inet {self.name}\ndelete table inet {self.name}\n")
 
 
-def sweep(run_directory: Path, alive: Iterable[str]) -> list[str]:
-    """Remove the tables of this run directory whose owners are not among those alive; returns their names."""
-    keep = {Table(run_directory=run_directory, owner=each).name for each in alive}
-    dead = [each for each in _tables() if each.startswith(f"{_of(run_directory)}_") and each not in keep]
+def sweep(run_directory: Path, alive: Callable[[], Iterable[str]]) -> list[str]:
+    """Remove the tables of this run directory whose owners are not among those alive; returns their names.
+
+    ``alive`` is asked once the tables are known, so that a sidecar that starts meanwhile keeps its own.
+    """
+    found = [each for each in _tables() if each.startswith(f"{_of(run_directory)}_")]
+    keep = {Table(run_directory=run_directory, owner=each).name for each in alive()}
+    dead = [each for each in found if each not in keep]
     for name in dead:
         nft(f"table inet {name}\ndelete table inet {name}\n")
     return dead

@@ -7,9 +7,10 @@ import socket
 from pathlib import Path
 
 import pytest
+from tests.ports import free_port
 
 from vestibule.errors import VestibuleError
-from vestibule.processes import Backoff, procfs, reserve, reserve_preferably
+from vestibule.processes import Backoff, claim, ports, procfs, reserve, reserve_preferably
 from vestibule.processes.listening import TcpListener, tcp_listeners, unix_listeners
 
 
@@ -78,6 +79,50 @@ def test_a_reserved_port_admits_one_listener_and_no_second_reservation(reuse_por
     held.release()
     again = reserve("127.0.0.1", held.port)
     again.release()
+
+
+def test_a_claimed_port_is_none_that_the_kernel_gives_away_and_stays_claimed_while_nobody_listens() -> None:
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    claimed = [claim() for _ in range(20)]
+    assert len({each.port for each in claimed}) == 20
+    assert not [each.port for each in claimed if first <= each.port <= last]
+    for _ in range(2):
+        # An app that comes back, and need not set SO_REUSEADDR.
+        with socket.socket() as app:
+            app.bind(("127.0.0.1", claimed[0].port))
+            app.listen()
+    for each in claimed:
+        each.release()
+
+
+def test_claims_do_not_meet_where_there_are_few_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = [free_port(), free_port()]
+    monkeypatch.setattr(ports, "_outside_the_kernels", lambda: few)
+    first, second, third = claim(), claim(), claim()
+    assert [first.port, second.port] == few
+    assert third.port not in few, "both are claimed: the kernel chooses"
+    first.release()
+    again = claim()
+    assert again.port == first.port
+    for each in (again, second, third):
+        each.release()
+
+
+@pytest.mark.parametrize(
+    ("kernels", "ours"),
+    [
+        ("32768\t60999", range(61_000, 65_536)),
+        ("32768 65000", range(10_000, 32_768)),
+        ("1024 65535", range(0)),
+    ],
+)
+def test_claims_are_above_the_kernels_ports_or_below_them(
+    run: Path, monkeypatch: pytest.MonkeyPatch, kernels: str, ours: range
+) -> None:
+    (run / "range").write_text(f"{kernels}\n")
+    monkeypatch.setattr(ports, "_KERNELS", run / "range")
+    assert bool(found := ports._outside_the_kernels()) == bool(ours)
+    assert set(found) <= set(ours)
 
 
 def test_back_off_grows_to_its_bound_and_forgets_after_a_steady_run() -> None:

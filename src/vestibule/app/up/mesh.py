@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,8 +42,9 @@ class Mesh:
         self.operator = Operator(places.server_socket)
         self._agent_id: SpiffeId | None = None
         self._registered = asyncio.Event()
-        self._port, self._health_port = _free_ports(2)
-        # Held, since only Envoy listens there, which may share it.
+        # All of them held, since server and Envoy may share them: a server comes back at the port where its agent
+        # looks for it, and the sidecars that start beside it choose others.
+        self._port, self._health = reserve(commands.HOST), reserve(commands.HOST)
         self._secrets = reserve_preferably(commands.HOST, SECRETS_PORT)
         self._tokens = reserve_preferably(commands.HOST, TOKENS_PORT)
         self.server = Kept(self._server_spec(), ledger)
@@ -60,7 +60,7 @@ class Mesh:
             ledger,
             self.operator,
             trust_domain=plan.intent.mesh.trust_domain.name,
-            server_port=self._port,
+            server_port=self._port.port,
             keys={each.key: each.service for each in self.proxies},
             joinable=self.server.became_ready,
             joined=self._register,
@@ -102,8 +102,8 @@ class Mesh:
             admin_socket=self.places.admin_socket,
             access_log=self.access_log,
             trust_bundle=self.places.trust_bundle,
-            server_address=f"{commands.HOST}:{self._port}",
-            health_address=f"{commands.HOST}:{self._health_port}",
+            server_address=f"{commands.HOST}:{self._port.port}",
+            health_address=f"{commands.HOST}:{self._health.port}",
             secrets_address=f"{commands.HOST}:{self._secrets.port}",
             tokens_address=f"{commands.HOST}:{self._tokens.port}",
         ).write(self.places.state)
@@ -125,8 +125,8 @@ class Mesh:
             raise first_foreseen(errors) from None
         finally:
             self.operator.close()
-            self._secrets.release()
-            self._tokens.release()
+            for each in (self._port, self._health, self._secrets, self._tokens):
+                each.release()
 
     async def stop(self) -> None:
         """End everything in order."""
@@ -171,8 +171,8 @@ class Mesh:
             trust_domain=self.plan.intent.mesh.trust_domain.name,
             intent=self.plan.committed or self.plan.directory,
             chosen=self.plan.environment,
-            port=self._port,
-            health_port=self._health_port,
+            port=self._port.port,
+            health_port=self._health.port,
             secrets_port=self._secrets.port,
             tokens_port=self._tokens.port,
         )
@@ -186,15 +186,6 @@ class Mesh:
             log=BoundedFile(self.places.logs / "server.log"),
             grace=10.0,
         )
-
-
-def _free_ports(count: int) -> Sequence[int]:
-    """Ports that are free now.  A server comes back at the port where its agent looks for it."""
-    reservations = [reserve(commands.HOST) for _ in range(count)]
-    ports = [each.port for each in reservations]
-    for each in reservations:
-        each.release()
-    return ports
 
 
 def first_foreseen(errors: BaseExceptionGroup[Any]) -> BaseException:
