@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final, TypeVar
 
@@ -155,16 +155,31 @@ def _check_path(
     try:
         verifier.verify(leaf, intermediates)
     except VerificationError as error:
-        why = _reason(leaf, bundle, now)
+        why = _reason(leaf, intermediates, bundle, now)
         raise UNTRUSTED_CHAIN.error(f"the certificate of {spiffe_id} is not trusted: {why}") from error
 
 
-def _reason(leaf: x509.Certificate, bundle: TrustBundle, now: datetime) -> str:
-    if now < leaf.not_valid_before_utc:
-        return f"it is not valid before {leaf.not_valid_before_utc.isoformat()}"
-    if now > leaf.not_valid_after_utc:
-        return f"it expired at {leaf.not_valid_after_utc.isoformat()}"
+def _reason(
+    leaf: x509.Certificate, intermediates: Sequence[x509.Certificate], bundle: TrustBundle, now: datetime
+) -> str:
+    for name, certificate in (
+        ("it", leaf),
+        *(("an intermediate certificate", each) for each in intermediates),
+    ):
+        if now < certificate.not_valid_before_utc:
+            begins = certificate.not_valid_before_utc
+            return (
+                f"{name} is not valid before {begins.isoformat()}, and the clock here says {now.isoformat()}, "
+                f"{_seconds(begins - now)} s less: one of the two clocks is wrong"
+            )
+        if now > certificate.not_valid_after_utc:
+            ended = certificate.not_valid_after_utc
+            return f"{name} expired at {ended.isoformat()}, {_seconds(now - ended)} s ago by the clock here"
     return f"no valid path leads to a current authority of {bundle.trust_domain}"
+
+
+def _seconds(span: timedelta) -> int:
+    return round(span.total_seconds())
 
 
 @lru_cache(maxsize=64)

@@ -105,6 +105,42 @@ CONNECTION_ENDED = define(
     meaning="A connection was still in use when one of the certificates of its handshake was about to end.",
     advice="Connect again; a call that takes longer than half the life of a certificate should resume where it was.",
 )
+SOURCE_FORKED = define(
+    "VST2412",
+    "source-forked",
+    Kind.PRECONDITION,
+    Fault.CALLER,
+    meaning="A source was entered, then the process was forked, and the child uses it: the tasks and threads that keep "
+    "it current are the parent's, so in the child it would grow old unseen.",
+    advice="Enter a source after the fork, in each child; with gunicorn's --preload, do it in post_fork or at the "
+    "first request.",
+)
+SOURCE_LOOP_CLOSED = define(
+    "VST2413",
+    "source-loop-closed",
+    Kind.PRECONDITION,
+    Fault.CALLER,
+    meaning="A source is used whose event loop was closed without leaving it, so that nothing keeps it current.",
+    advice="Keep the source entered inside of the coroutine that uses it; code that blocks enters it with `with`, not "
+    "`async with`.",
+)
+REFUSED_BY_PEER = define(
+    "VST2414",
+    "refused-by-peer",
+    Kind.UNAUTHENTICATED,
+    Fault.PEER,
+    meaning="The peer ended the handshake: it does not accept our certificate, or nothing of TLS that we offer.",
+    advice="Read the peer's log, which says why: whether it has the trust bundle of our trust domain, whether its "
+    "clock is right, and whether our SPIFFE ID is one that it wants.",
+)
+NOT_TLS = define(
+    "VST2415",
+    "peer-speaks-no-tls",
+    Kind.UNAVAILABLE,
+    Fault.CALLER,
+    meaning="What answers at the address does not speak TLS 1.3.",
+    advice="Check the address and the port: a service that takes plain text there has to be given a certificate first.",
+)
 NO_TOKENS_ADDRESS = define(
     "VST6120",
     "tokens-address-unknown",

@@ -15,7 +15,7 @@ from vestibule.calls.workload_api import WorkloadApi
 from vestibule.net.codes import UNREACHABLE
 from vestibule.pki.revocation import verify_unrevoked_token
 from vestibule.sdk.endpoint import Endpoint
-from vestibule.sdk.source import PATIENCE
+from vestibule.sdk.entering import PATIENCE
 from vestibule.spiffe import JwtSvid, Revocations, SpiffeId, TrustBundle
 
 

@@ -1,7 +1,7 @@
 """TLS contexts that show the newest SVID, trust the newest bundles, and know peers by SPIFFE ID.
 
 They are ``ssl.SSLContext`` objects, so asyncio, httpx, grpclib and the like take them.  Each connection is made with
-what the source holds at that instant.  Connections that are open stay open: bound their age where that matters.
+what the source holds at that instant.  Connections that are open stay open: ``sdk.connections`` tells how long.
 
 A peer is verified inside the handshake, after the TLS stack's own checks and before a byte of the application is
 read or written (X509-SVID.md, section 5; host names play no part):
@@ -11,6 +11,9 @@ read or written (X509-SVID.md, section 5; host names play no part):
    cannot speak for another trust domain.
 3. The chain holds against that bundle, now, and nothing of it is revoked.
 4. The authorizer wants that ID.
+
+Times are judged in step 3 alone: the TLS stack would refuse an expired certificate, too, and say less.
+Whatever fails, its ``VestibuleError`` is the cause of the ``ssl.SSLError`` that libraries expect (``sdk.reason``).
 """
 
 from __future__ import annotations
@@ -18,15 +21,16 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any, Self, cast
+from typing import Any, Final, Self, cast
 
 from vestibule.errors import VestibuleError
 from vestibule.net.caller import peer_chain
 from vestibule.net.tls import load_svid, trust
 from vestibule.pki.chains import leaf_facts
+from vestibule.pki.codes import UNTRUSTED_CHAIN
 from vestibule.pki.revocation import verify_unrevoked
 from vestibule.sdk.authorizers import Authorizer
-from vestibule.sdk.codes import NO_PEER_CERTIFICATE, NOT_AUTHORIZED
+from vestibule.sdk.codes import NO_PEER_CERTIFICATE, NOT_AUTHORIZED, NOT_TLS, REFUSED_BY_PEER
 from vestibule.sdk.connections import Connection, connection_of, end_of
 from vestibule.sdk.holder import Holder
 from vestibule.spiffe import SpiffeId, TrustBundle, X509Svid
@@ -52,6 +56,21 @@ def peer_id(connection: ssl.SSLObject | ssl.SSLSocket) -> SpiffeId:
     Raises: VST2405.
     """
     return connection_of(connection).peer
+
+
+_WAITING: Final = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_NO_CHECK_TIME: Final = ssl.VerifyFlags(0x200000)
+"""X509_V_FLAG_NO_CHECK_TIME, which Python has no name for."""
+
+_NO_TLS: Final = frozenset(
+    {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNSUPPORTED_PROTOCOL", "UNKNOWN_PROTOCOL", "BAD_RECORD_TYPE"}
+    | {
+        "RECORD_LAYER_FAILURE",
+        "TLSV1_ALERT_PROTOCOL_VERSION",
+        "NO_PROTOCOLS_AVAILABLE",
+        "PACKET_LENGTH_TOO_LONG",
+    }
+)
 
 
 class _Following(ssl.SSLContext):
@@ -130,6 +149,8 @@ class _Verifying(ssl.SSLContext):
         self.sslobject_class = _Object
         self.sslsocket_class = _Socket
         _harden(self)
+        # Of what was hardened, this alone is left to step 3.
+        self.verify_flags |= _NO_CHECK_TIME
 
     def prepare(self) -> None:
         """Raises: ssl.SSLError if there is no SVID to show.
@@ -145,9 +166,38 @@ class _Verifying(ssl.SSLContext):
             chain = peer_chain(cast(ssl.SSLObject, connection))
             return self._settled(self._verified(chain), chain)
         except VestibuleError as error:
-            refusal = ssl.SSLCertVerificationError(1, _text(error))
-            refusal.verify_message = _text(error)
-            raise refusal from error
+            raise _refusal(error) from error
+
+    def explained(self, connection: ssl.SSLObject | ssl.SSLSocket, error: ssl.SSLError) -> ssl.SSLError:
+        """What the TLS stack raised, or more about the same; its cause is what was wrong, where that is known."""
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return self._refused(connection, error)
+        reason = error.reason or ""
+        cause = self._cause(reason)
+        if cause is not None and error.__cause__ is None:
+            error.__cause__ = cause
+        return error
+
+    def _refused(
+        self, connection: ssl.SSLObject | ssl.SSLSocket, error: ssl.SSLCertVerificationError
+    ) -> ssl.SSLError:
+        try:
+            # The stack looks at chains alone.  Our own steps tell more, and which trust domain it is about.
+            self._verified(shown_chain(connection))
+        except VestibuleError as found:
+            return _refusal(found)
+        why = error.verify_message or "for no reason that it names"
+        return _refusal(UNTRUSTED_CHAIN.error(f"the TLS stack refuses the peer's certificate: {why}"))
+
+    def _cause(self, reason: str) -> VestibuleError | None:
+        own = f"which showed it {self.svid.spiffe_id}" if self.svid else "which has no SVID"
+        if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
+            return NO_PEER_CERTIFICATE.error("the peer showed no certificate")
+        if reason in _NO_TLS:
+            return NOT_TLS.error(f"what answers speaks no TLS 1.3 ({_words(reason)})")
+        if "_ALERT_" in reason:
+            return REFUSED_BY_PEER.error(f"the peer refused this side, {own}: {_words(reason)}")
+        return None
 
     def _settled(self, peer: SpiffeId, chain: tuple[bytes, ...]) -> Connection:
         svid = self.svid
@@ -181,7 +231,12 @@ class _Object(ssl.SSLObject):
     def do_handshake(self) -> None:
         context = cast(_Verifying, self.context)
         context.prepare()
-        super().do_handshake()
+        try:
+            super().do_handshake()
+        except _WAITING:
+            raise
+        except ssl.SSLError as error:
+            raise context.explained(self, error)  # noqa: B904 - it has its own cause
         if self.settled is None:
             self.settled = context.settle(self)
 
@@ -189,7 +244,11 @@ class _Object(ssl.SSLObject):
     def read(self, *arguments: Any) -> Any:
         if self.settled is None:
             self.do_handshake()
-        return super().read(*arguments)
+        try:
+            return super().read(*arguments)
+        except ssl.SSLError as error:
+            _tell_cause(self, error)
+            raise
 
     def write(self, data: Any) -> int:
         if self.settled is None:
@@ -205,14 +264,23 @@ class _Socket(ssl.SSLSocket):
     def do_handshake(self, block: bool = False) -> None:
         context = cast(_Verifying, self.context)
         context.prepare()
-        super().do_handshake(block)
+        try:
+            super().do_handshake(block)
+        except _WAITING:
+            raise
+        except ssl.SSLError as error:
+            raise context.explained(self, error)  # noqa: B904 - it has its own cause
         if self.settled is None:
             self.settled = context.settle(self)
 
     # As above; these three are what everything else of a socket goes through.
     def read(self, *arguments: Any) -> Any:
         self._known()
-        return super().read(*arguments)
+        try:
+            return super().read(*arguments)
+        except ssl.SSLError as error:
+            _tell_cause(self, error)
+            raise
 
     def write(self, data: Any) -> int:
         self._known()
@@ -227,6 +295,33 @@ class _Socket(ssl.SSLSocket):
             self.do_handshake()
 
 
+def _tell_cause(connection: ssl.SSLObject | ssl.SSLSocket, error: ssl.SSLError) -> None:
+    """With TLS 1.3 a client hears of its refusal at its first read."""
+    if "_ALERT_" in (error.reason or ""):
+        cast(_Verifying, connection.context).explained(connection, error)
+
+
+def shown_chain(connection: ssl.SSLObject | ssl.SSLSocket) -> tuple[bytes, ...]:
+    """What a peer showed whom the TLS stack refused; empty where it does not tell."""
+    chain = peer_chain(cast(ssl.SSLObject, connection))
+    if chain:
+        return chain
+    # A server's stack keeps only the path that it tried to build, which begins with what was shown.
+    public: Any = getattr(connection, "get_verified_chain", None)  # Python 3.13 and later
+    if public is not None:
+        return tuple(public())
+    der = cast(Any, ssl)._ssl.ENCODING_DER
+    tried = cast(Any, connection)._sslobj.get_verified_chain() or ()
+    return tuple(each.public_bytes(der) for each in tried if each is not None)
+
+
+def _refusal(error: VestibuleError) -> ssl.SSLCertVerificationError:
+    refusal = ssl.SSLCertVerificationError(1, _text(error))
+    refusal.verify_message = _text(error)
+    refusal.__cause__ = error
+    return refusal
+
+
 def _harden(context: ssl.SSLContext) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     # A resumed session would skip the handshake's look at the certificate.
@@ -235,6 +330,10 @@ def _harden(context: ssl.SSLContext) -> None:
     context.verify_mode = ssl.CERT_REQUIRED
     # A bundle may hold an authority without the one that signed it.
     context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+
+
+def _words(reason: str) -> str:
+    return reason.partition("_ALERT_")[2].lower().replace("_", " ") or reason.lower().replace("_", " ")
 
 
 def _text(error: VestibuleError) -> str:

@@ -299,7 +299,7 @@ async def test_leaving_ends_everything(endpoint: Endpoint) -> None:
     assert len(seen) == 1
     with pytest.raises(VestibuleError):
         source.svid  # noqa: B018
-    assert not [task for task in asyncio.all_tasks() if task.get_name() == "x509-source"]
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "svid-source-x509"]
 
 
 async def test_a_source_can_be_entered_again_but_not_twice_at_once(endpoint: Endpoint) -> None:
