@@ -38,13 +38,16 @@ class TlsListener:
         per_source: int = UNFINISHED_PER_SOURCE,
         altogether: int = UNFINISHED,
         timeout: float = HANDSHAKE_TIMEOUT,
+        on_refused: Callable[[str, Exception], None] | None = None,
     ) -> None:
+        """``on_refused`` is told of each handshake that failed: the host it came from, and why."""
         self._sock = sock
         self._context = context
         self._protocol = protocol
         self._per_source = per_source
         self._altogether = altogether
         self._timeout = timeout
+        self._on_refused = on_refused
         self._unfinished: Counter[str] = Counter()
         self._told: set[str] = set()
         self._handshakes: set[asyncio.Task[None]] = set()
@@ -107,6 +110,8 @@ class TlsListener:
             # Whoever does not finish has its own reasons: a health probe, an expired certificate, an attack.
             _log.debug("no TLS handshake with %s: %s", source, error)
             connection.close()
+            if self._on_refused is not None:
+                self._on_refused(source, error)
         finally:
             self._unfinished[source] -= 1
             if not self._unfinished[source]:

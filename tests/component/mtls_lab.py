@@ -1,0 +1,59 @@
+"""Two workloads with Workload APIs of their own, and what tests of servers with library mTLS need besides."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+from tests.workload_lab import Endpoint, endpoints
+
+from vestibule.sdk import Lifetimes, SpiffeId, X509Source, authorize_ids, client_context
+
+DEADLINE = 90.0
+AT_ONCE = Lifetimes(share=1e-6, jitter=0)
+"""Connections are retired as soon as they are made, and cut when their certificates end."""
+
+
+@dataclass
+class Pair:
+    """``orders`` calls, ``payments`` serves."""
+
+    calling: Endpoint
+    serving: Endpoint
+    orders: X509Source
+    payments: X509Source
+
+    @property
+    def caller(self) -> SpiffeId:
+        return self.calling.spiffe_id
+
+    def context(self, *wanted: SpiffeId) -> ssl.SSLContext:
+        return client_context(self.orders, authorize_ids(*(wanted or (self.serving.spiffe_id,))))
+
+    def client(self, **options: object) -> httpx.AsyncClient:
+        return httpx.AsyncClient(verify=self.context(), timeout=DEADLINE, **options)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def pair() -> AsyncIterator[Pair]:
+    """Two entered sources."""
+    async with (
+        endpoints("/orders", "/payments") as (calling, serving),
+        X509Source(calling.address) as orders,
+        X509Source(serving.address) as payments,
+    ):
+        yield Pair(calling, serving, orders, payments)
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]], within: float = DEADLINE) -> None:
+    """Poll a condition, patiently."""
+    async with asyncio.timeout(within):
+        while True:
+            answer = condition()
+            if (await answer) if isinstance(answer, Awaitable) else answer:
+                return
+            await asyncio.sleep(0.01)
