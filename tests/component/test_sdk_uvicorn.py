@@ -80,7 +80,10 @@ async def served(two: Pair, app: Any, **options: Any) -> AsyncIterator[tuple[Ser
 
 
 async def test_the_app_knows_who_calls_and_no_header_changes_that(two: Pair) -> None:
-    forged = {"vestibule.spiffe_id": "spiffe://example.org/admin", "x-forwarded-client-cert": "URI=spiffe://a/b"}
+    forged = {
+        "vestibule.spiffe_id": "spiffe://example.org/admin",
+        "x-forwarded-client-cert": "URI=spiffe://a/b",
+    }
     async with served(two, Till().app) as (_, address), two.client() as client:
         told = (await client.get(address, headers=forged)).json()
     assert told["caller"] == str(two.caller)
@@ -116,7 +119,8 @@ async def test_a_retired_connection_is_closed_by_its_next_answer(two: Pair) -> N
     async with served(two, Till().app, lifetimes=AT_ONCE) as (_, address), two.client() as client:
 
         async def said_goodbye() -> bool:
-            return (await client.get(address)).headers.get("connection") == "close"
+            answer = await client.get(address)
+            return bool(answer.headers.get("connection") == "close")
 
         await until(said_goodbye)
         assert (await client.get(address)).status_code == 200

@@ -4,7 +4,7 @@ from vestibule.errors import Fault, Kind, define
 
 NO_CALLER = define(
     "VST2440",
-    "caller-unknown",
+    "caller-not-told",
     Kind.UNAUTHENTICATED,
     Fault.CALLER,
     meaning="A request does not say who calls: the program is not served by one of the SDK's servers "
