@@ -15,10 +15,18 @@ Works with any implementation of the SPIFFE Workload API, and needs nothing but 
 """
 
 from vestibule.calls.workload_api import X509Context
-from vestibule.sdk.authorizers import Authorizer, authorize_ids, authorize_member_of
+from vestibule.sdk.authorizers import (
+    Authorizer,
+    authorize_any_of,
+    authorize_ids,
+    authorize_if,
+    authorize_member_of,
+    authorize_paths,
+)
 from vestibule.sdk.connections import Connection, ConnectionBook, Lifetimes, Watch, connection_of
 from vestibule.sdk.endpoint import Endpoint
 from vestibule.sdk.jwt import fetch_jwt_bundles, fetch_jwt_svid, validate_jwt_svid, verify_jwt_svid
+from vestibule.sdk.jwt_source import JwtSource
 from vestibule.sdk.reasons import reason
 from vestibule.sdk.source import X509Source, fetch_x509_context
 from vestibule.sdk.tls import client_context, peer_id, server_context
@@ -29,6 +37,7 @@ __all__ = [
     "Connection",
     "ConnectionBook",
     "Endpoint",
+    "JwtSource",
     "JwtSvid",
     "Lifetimes",
     "Revocations",
@@ -39,8 +48,11 @@ __all__ = [
     "X509Context",
     "X509Source",
     "X509Svid",
+    "authorize_any_of",
     "authorize_ids",
+    "authorize_if",
     "authorize_member_of",
+    "authorize_paths",
     "client_context",
     "connection_of",
     "fetch_jwt_bundles",

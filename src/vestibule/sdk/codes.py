@@ -141,6 +141,22 @@ NOT_TLS = define(
     meaning="What answers at the address does not speak TLS 1.3.",
     advice="Check the address and the port: a service that takes plain text there has to be given a certificate first.",
 )
+MALFORMED_PATTERN = define(
+    "VST2416",
+    "malformed-peer-pattern",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A pattern of SPIFFE IDs is none: it lacks spiffe://, the trust domain or the path.",
+    advice="Write spiffe://TRUST-DOMAIN/ns/*/sa/NAME, where each * is one whole segment, or end it with /**.",
+)
+NO_JWT_SVID = define(
+    "VST2417",
+    "jwt-svid-missing",
+    Kind.UNAUTHENTICATED,
+    Fault.CALLER,
+    meaning="A request has no JWT-SVID, or has several.",
+    advice="Send one: Authorization: Bearer … (JWT-SVID.md, section 5.1), made for the audience of the service called.",
+)
 NO_TOKENS_ADDRESS = define(
     "VST6120",
     "tokens-address-unknown",

@@ -1,7 +1,14 @@
 import pytest
 
 from vestibule.errors import VestibuleError
-from vestibule.sdk import SpiffeId, authorize_ids, authorize_member_of
+from vestibule.sdk import (
+    SpiffeId,
+    authorize_any_of,
+    authorize_ids,
+    authorize_if,
+    authorize_member_of,
+    authorize_paths,
+)
 
 ORDERS = SpiffeId.parse("spiffe://example.org/orders")
 PAYMENTS = SpiffeId.parse("spiffe://example.org/payments")
@@ -36,3 +43,82 @@ def test_an_authorizer_of_nobody_and_of_nonsense_cannot_be_made() -> None:
         authorize_ids("example.org/orders")
     with pytest.raises(VestibuleError):
         authorize_member_of("not a domain")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "wanted", "unwanted"),
+    [
+        (
+            "spiffe://example.org/ns/*/sa/payments",
+            ["/ns/prod/sa/payments", "/ns/dev/sa/payments"],
+            [
+                "/ns/sa/payments",
+                "/ns/a/b/sa/payments",
+                "/ns/prod/sa/payments/x",
+                "/ns/prod/sa/pay",
+                "/ns/prod/sa",
+            ],
+        ),
+        ("spiffe://example.org/ns/prod/**", ["/ns/prod", "/ns/prod/sa/a"], ["/ns/production", "/ns"]),
+        ("spiffe://example.org/*/**", ["/a", "/a/b"], []),
+        ("spiffe://example.org/**", ["/a", "/a/b"], []),
+        ("SPIFFE://EXAMPLE.org/Orders", ["/Orders"], ["/orders"]),
+    ],
+)
+def test_paths_are_compared_segment_by_segment(pattern: str, wanted: list[str], unwanted: list[str]) -> None:
+    authorize = authorize_paths(pattern)
+    for path in wanted:
+        assert authorize(SpiffeId.parse(f"spiffe://example.org{path}"))
+        assert not authorize(SpiffeId.parse(f"spiffe://example.com{path}"))
+    for path in unwanted:
+        assert not authorize(SpiffeId.parse(f"spiffe://example.org{path}"))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "example.org/ns/*",
+        "spiffe://example.org",
+        "spiffe://example.org/",
+        "spiffe://*/ns/a",
+        "spiffe://example.org/ns/pay*",
+        "spiffe://example.org/**/a",
+        "spiffe://example.org/a//b",
+        "spiffe://example.org/a/../b",
+    ],
+)
+def test_a_pattern_that_means_nothing_certain_cannot_be_made(pattern: str) -> None:
+    with pytest.raises(VestibuleError):
+        authorize_paths(pattern)
+
+
+def test_authorizers_are_put_together() -> None:
+    authorize = authorize_any_of(authorize_ids(ORDERS), authorize_member_of("example.com"))
+    assert authorize(ORDERS)
+    assert authorize(ELSEWHERE)
+    assert not authorize(PAYMENTS)
+    assert str(authorize) == "spiffe://example.org/orders, members of example.com"
+
+
+def test_a_function_says_yes_or_it_says_no() -> None:
+    authorize = authorize_if(lambda each: each.path.endswith("s"), "those in the plural")
+    assert authorize(ORDERS)
+    assert not authorize(SpiffeId.parse("spiffe://example.org/order"))
+    assert str(authorize) == "those in the plural"
+
+    async def later(_: SpiffeId) -> bool:
+        return False
+
+    forgotten = later(ORDERS)
+    assert not authorize_if(lambda _: forgotten, "nobody")(ORDERS)  # type: ignore[arg-type, return-value]
+    forgotten.close()
+
+
+@pytest.mark.parametrize("make", [authorize_paths, authorize_any_of])
+def test_nothing_authorizes_nobody(make: object) -> None:
+    with pytest.raises(ValueError, match="refuse everybody"):
+        make()  # type: ignore[operator]
+
+
+def test_what_is_wanted_can_be_read() -> None:
+    assert str(authorize_paths("spiffe://example.org/ns/*/**")) == "spiffe://example.org/ns/*/**"
