@@ -10,15 +10,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from tests.workload_api import Endpoint
 
 from vestibule.agent.codes import NO_IDENTITY, NOT_READY
-from vestibule.agent.workloads import Identities
-from vestibule.calls.workload_api import HEADER, SERVICE
 from vestibule.doors.codes import NO_SECURITY_HEADER
-from vestibule.doors.workload_api import svid_response
 from vestibule.errors import ErrorCode, VestibuleError
 from vestibule.net.codes import UNREACHABLE
-from vestibule.net.grpc import Stream, serve
 from vestibule.net.grpc_server import GrpcServer
 from vestibule.net.unix import PUBLIC, listen_unix
 from vestibule.sdk import SpiffeId, TrustDomain, X509Context, X509Source, fetch_x509_context
@@ -32,61 +29,9 @@ AUTHORITY = TestAuthority("example.org")
 DEADLINE = 60.0
 
 
-class WorkloadApi:
-    """Says what it is told to, to everybody: responses, or an error that ends the stream."""
-
-    def __init__(self) -> None:
-        self.said: wire.X509SVIDResponse | VestibuleError | None = None
-        self._news = asyncio.Event()
-        self.calls = 0
-
-    def say(self, what: wire.X509SVIDResponse | VestibuleError) -> None:
-        self.said = what
-        news, self._news = self._news, asyncio.Event()
-        news.set()
-
-    def issue(self, *svids: str, ttl: timedelta = timedelta(hours=1), hint: str = "") -> None:
-        issued = tuple(replace(AUTHORITY.svid(each, ttl=ttl), hint=hint) for each in svids)
-        self.say(svid_response(Identities(svids=issued, bundle=AUTHORITY.bundle)))
-
-    async def fetch_x509_svid(self, stream: Stream) -> None:
-        self.calls += 1
-        assert stream.metadata["workload.spiffe.io"] == HEADER["workload.spiffe.io"]
-        await stream.recv_message()
-        while True:
-            news = self._news
-            if isinstance(self.said, VestibuleError):
-                raise self.said
-            if self.said is not None:
-                await stream.send_message(self.said)
-            await news.wait()
-
-
-class Endpoint:
-    """A Workload API at a socket, which can be stopped and started."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.address = f"unix://{path}"
-        self.api = WorkloadApi()
-        self._server: GrpcServer | None = None
-
-    async def start(self) -> None:
-        self._listener = listen_unix(self.path, PUBLIC)
-        self._server = GrpcServer([serve(SERVICE, self.api)])
-        await self._server.listen(self._listener.sock)
-
-    async def stop(self) -> None:
-        if self._server is not None:
-            await self._server.drain(1)
-            await self._server.close()
-            self._listener.close()
-            self._server = None
-
-
 @pytest.fixture
 async def endpoint(short_dir: Path) -> AsyncIterator[Endpoint]:
-    endpoint = Endpoint(short_dir / "a.sock")
+    endpoint = Endpoint(short_dir / "a.sock", AUTHORITY)
     await endpoint.start()
     yield endpoint
     await endpoint.stop()
