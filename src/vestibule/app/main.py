@@ -56,6 +56,9 @@ COMMANDS: Final = {
         "vestibule.app.sidecar_command:replace_envoy", "Put a new Envoy in the place of one that serves."
     ),
     "check": Lazy("vestibule.cli.check:check", "Is everything healthy?"),
+    "scan": Lazy(
+        "vestibule.cli.scan:scan", "What endpoints show, ask of callers and let through: TLS, from outside."
+    ),
     "healthcheck": Lazy("vestibule.cli.healthcheck:healthcheck", "Can the server or the agent do its work?"),
     "status": Lazy("vestibule.cli.status:status", "What the proxies have, and how long certificates last."),
     "calls": Lazy(
