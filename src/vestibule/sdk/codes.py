@@ -157,6 +157,32 @@ NO_JWT_SVID = define(
     meaning="A request has no JWT-SVID, or has several.",
     advice="Send one: Authorization: Bearer … (JWT-SVID.md, section 5.1), made for the audience of the service called.",
 )
+PLAINTEXT_REFUSED = define(
+    "VST2430",
+    "plaintext-refused",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="A client that speaks mutual TLS was to send a request without any TLS.",
+    advice="Write https://; for what is to go in plain text on purpose, use a client of its own.",
+)
+NOT_ANSWERED = define(
+    "VST2431",
+    "connection-not-answered",
+    Kind.UNAUTHENTICATED,
+    Fault.PEER,
+    meaning="A new connection was ended by the other side before it answered anything. In TLS 1.3 that is how servers "
+    "refuse a client's certificate; it may also have stopped, or be overloaded.",
+    advice="Look into the log of the other side, which says why: does it trust our trust domain, and does it want our "
+    "SPIFFE ID?",
+)
+MALFORMED_OUTSIDE = define(
+    "VST2432",
+    "outside-host-malformed",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="What is to be called with ordinary TLS is no name of a host.",
+    advice="Write api.example.com, api.example.com:8443 or *.example.com.",
+)
 NO_TOKENS_ADDRESS = define(
     "VST6120",
     "tokens-address-unknown",

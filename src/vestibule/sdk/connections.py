@@ -192,6 +192,11 @@ class ConnectionBook:
                 self._examine_soon()
         return watch
 
+    @property
+    def lifetimes(self) -> Lifetimes:
+        """How long connections are used where nothing else is said."""
+        return self._lifetimes
+
     def __len__(self) -> int:
         """How many connections are open."""
         return len(self._open)
