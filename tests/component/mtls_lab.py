@@ -7,11 +7,14 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
+from fastapi import FastAPI, Request, WebSocket
 from tests.workload_lab import Endpoint, endpoints
 
 from vestibule.sdk import Lifetimes, SpiffeId, X509Source, authorize_ids, client_context
+from vestibule.sdk.asgi import caller, retiring
 
 DEADLINE = 90.0
 AT_ONCE = Lifetimes(share=1e-6, jitter=0)
@@ -57,3 +60,39 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], within: float =
             if (await answer) if isinstance(answer, Awaitable) else answer:
                 return
             await asyncio.sleep(0.01)
+
+
+class Till:
+    """An app whose slow answers wait until they are let go."""
+
+    def __init__(self) -> None:
+        self.app = FastAPI(lifespan=self.lifespan)
+        self.app.get("/")(self.who)
+        self.app.get("/slow")(self.slow)
+        self.app.websocket("/feed")(self.feed)
+        self.busy = 0
+        self.go = asyncio.Event()
+        self.asked_to_end = asyncio.Event()
+        self.steps: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
+        self.steps.append("up")
+        yield
+        self.steps.append("down")
+
+    async def who(self, request: Request) -> dict[str, Any]:
+        return {"caller": str(caller(request.scope)), "tls": request.scope["extensions"]["tls"]}
+
+    async def slow(self) -> str:
+        self.busy += 1
+        await self.go.wait()
+        return "done"
+
+    async def feed(self, websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.send_text(str(caller(websocket.scope)))
+        await retiring(websocket.scope).wait()
+        self.asked_to_end.set()
+        # This app does nothing about it.
+        await websocket.receive()

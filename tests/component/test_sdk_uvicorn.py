@@ -11,52 +11,15 @@ from typing import Any
 import aiohttp
 import httpx
 import pytest
-from fastapi import FastAPI, Request, WebSocket
-from tests.component.mtls_lab import AT_ONCE, DEADLINE, Pair, pair, until
+from tests.component.mtls_lab import AT_ONCE, DEADLINE, Pair, Till, pair, until
 from tests.ports import free_port
 
 import vestibule.sdk.uvicorn
 from vestibule.errors import VestibuleError
 from vestibule.net.codes import PORT_IN_USE
 from vestibule.sdk import SpiffeId, authorize_ids
-from vestibule.sdk.asgi import caller, retiring
+from vestibule.sdk.asgi import caller
 from vestibule.sdk.uvicorn import Server
-
-
-class Till:
-    """An app whose slow answers wait until they are let go."""
-
-    def __init__(self) -> None:
-        self.app = FastAPI(lifespan=self.lifespan)
-        self.app.get("/")(self.who)
-        self.app.get("/slow")(self.slow)
-        self.app.websocket("/feed")(self.feed)
-        self.busy = 0
-        self.go = asyncio.Event()
-        self.asked_to_end = asyncio.Event()
-        self.steps: list[str] = []
-
-    @asynccontextmanager
-    async def lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
-        self.steps.append("up")
-        yield
-        self.steps.append("down")
-
-    async def who(self, request: Request) -> dict[str, Any]:
-        return {"caller": str(caller(request.scope)), "tls": request.scope["extensions"]["tls"]}
-
-    async def slow(self) -> str:
-        self.busy += 1
-        await self.go.wait()
-        return "done"
-
-    async def feed(self, websocket: WebSocket) -> None:
-        await websocket.accept()
-        await websocket.send_text(str(caller(websocket.scope)))
-        await retiring(websocket.scope).wait()
-        self.asked_to_end.set()
-        # This app does nothing about it.
-        await websocket.receive()
 
 
 @pytest.fixture

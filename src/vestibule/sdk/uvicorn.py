@@ -21,6 +21,7 @@ from typing import Any, Final, cast
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
+from vestibule.errors import VestibuleError
 from vestibule.sdk.authorizers import Authorizer
 from vestibule.sdk.connections import Lifetimes
 from vestibule.sdk.serving.held import Held
@@ -167,7 +168,7 @@ def _held(spoken: Any, hold: Callable[[asyncio.BaseTransport, Any], Held]) -> An
             # As uvicorn stops: an idle connection ends, a busy one after its answer, a WebSocket by 1012.
             self.shutdown()
 
-        def cut(self) -> None:
+        def cut(self, _reason: VestibuleError) -> None:
             self.transport.abort()
 
     return Watched

@@ -32,7 +32,7 @@ class Owner(Protocol):
 
     def press(self) -> None: ...
 
-    def cut(self) -> None: ...
+    def cut(self, reason: VestibuleError) -> None: ...
 
 
 class Held:
@@ -90,4 +90,4 @@ class Held:
         self.release()
         self.retiring.set()
         _log.info("ended the connection of %s: %s", connection.peer, reason)
-        self.owner.cut()
+        self.owner.cut(reason)
