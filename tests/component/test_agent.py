@@ -792,7 +792,7 @@ async def test_the_admin_socket_tells_how_the_agent_is_but_no_key(world: Field) 
 async def test_health_pages_and_metrics_answer_where_they_are_asked_for(world: Field) -> None:
     port = free_port()
     await world.agent(await world.first_settings(health=Address(host="127.0.0.1", port=port)))
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
         assert (await client.get("/live")).status_code == 200
         ready = await client.get("/ready")
         metrics = (await client.get("/metrics")).text

@@ -65,7 +65,7 @@ class Place:
             channel.close()
 
     async def status(self) -> dict[str, Any]:
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=60) as client:
             return dict((await client.get(f"http://127.0.0.1:{self.http}/ready")).json())
 
 

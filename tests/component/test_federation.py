@@ -176,7 +176,7 @@ async def test_a_refresh_by_hand_says_how_it_went() -> None:
 async def test_the_endpoint_gives_the_bundle_and_nothing_else() -> None:
     async with domains(east={"federation_bundle_endpoint_refresh_hint": timedelta(seconds=77)}) as [east]:
         own = await east.own()
-        async with httpx.AsyncClient(verify=anybody(), trust_env=False) as client:
+        async with httpx.AsyncClient(verify=anybody(), trust_env=False, timeout=60) as client:
             page = await client.get(east.url)
             assert page.status_code == 200
             assert page.headers["content-type"] == "application/json"

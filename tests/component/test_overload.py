@@ -76,7 +76,7 @@ async def test_requests_are_refused_beyond_the_heap_and_not_before(
         seen: list[int] = []
 
         async def answered() -> bool:
-            async with httpx.AsyncClient(trust_env=False) as http:
+            async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
                 try:
                     seen.append((await http.get(f"http://127.0.0.1:{port}/")).status_code)
                 except httpx.HTTPError:

@@ -643,7 +643,7 @@ async def test_the_operators_socket_is_private(lab: Lab) -> None:
 
 
 async def test_health_pages_tell_how_it_is(lab: Lab) -> None:
-    async with httpx.AsyncClient(base_url=f"http://{lab.ready.health}", trust_env=False) as pages:
+    async with httpx.AsyncClient(base_url=f"http://{lab.ready.health}", trust_env=False, timeout=60) as pages:
         assert (await pages.get("/live")).json() == {"live": True}
         ready = await pages.get("/ready")
         assert ready.status_code == 200

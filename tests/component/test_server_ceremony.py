@@ -86,7 +86,7 @@ def fetched(url: str) -> tuple[int, str]:
     deadline = time.monotonic() + 60
     while True:
         try:
-            answer = httpx.get(url)
+            answer = httpx.get(url, timeout=60)
         except httpx.ConnectError:
             assert time.monotonic() < deadline, f"nobody serves {url}"
             time.sleep(0.05)

@@ -64,7 +64,7 @@ async def test_a_relying_party_finds_the_keys_and_verifies_a_token() -> None:
         async with running(directory, jwt_issuer=ISSUER, oidc_port=0) as lab:
             base = f"http://{lab.ready.oidc}/prod"
             assert f" oidc={lab.ready.oidc} " in str(lab.ready)
-            async with httpx.AsyncClient(trust_env=False) as client:
+            async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
                 page = await client.get(
                     f"{base}/.well-known/openid-configuration", headers={"Host": "evil.org"}
                 )
@@ -93,11 +93,11 @@ async def test_the_pages_are_served_over_tls_where_there_is_a_certificate() -> N
         async with running(directory, jwt_issuer="https://localhost", oidc_port=0, **options) as lab:
             trust = ssl.create_default_context(cafile=str(cert))
             port = lab.ready.oidc.rpartition(":")[2]
-            async with httpx.AsyncClient(verify=trust, trust_env=False) as client:
+            async with httpx.AsyncClient(verify=trust, trust_env=False, timeout=60) as client:
                 page = await client.get(f"https://127.0.0.1:{port}/.well-known/openid-configuration")
                 assert page.json() == discovery("https://localhost")
             with pytest.raises(httpx.HTTPError):
-                async with httpx.AsyncClient(trust_env=False) as client:
+                async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
                     await client.get(f"http://127.0.0.1:{port}/keys")
 
 

@@ -271,7 +271,7 @@ async def test_crls_are_published_with_growing_numbers(lab: Lab) -> None:
     await revoke(lab, identity=str(WEB_ID), reason="keyCompromise")
     [issuer] = [load_certificate(each) for each in (await lab.bundle()).x509_authorities]
     url = f"http://{lab.ready.health}/crl/{first.authority_id}.crl"
-    async with httpx.AsyncClient() as client, asyncio.timeout(60):
+    async with httpx.AsyncClient(timeout=60) as client, asyncio.timeout(60):
         while True:
             page = await client.get(url)
             facts = read_crl(page.content, issuer)

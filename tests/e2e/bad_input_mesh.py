@@ -139,7 +139,7 @@ class Mesh:
     def call(self, path: str = "/") -> Answer:
         """What web's app is answered by orders."""
         host, _, port = self.web.ready()["egress"].rpartition(":")
-        connection = http.client.HTTPConnection(host, int(port), timeout=10)
+        connection = http.client.HTTPConnection(host, int(port), timeout=60)
         try:
             connection.request("GET", f"http://orders{path}")
             response = connection.getresponse()

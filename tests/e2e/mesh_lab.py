@@ -230,7 +230,7 @@ class Proxy:
     async def ask(self, path: str, method: str = "GET") -> str:
         """Ask Envoy's admin interface."""
         transport = httpx.AsyncHTTPTransport(uds=str(self.admin))
-        async with httpx.AsyncClient(transport=transport) as client:
+        async with httpx.AsyncClient(transport=transport, timeout=PATIENCE) as client:
             return (await client.request(method, f"http://admin{path}")).text
 
     async def rotate(self, ttl: timedelta) -> None:

@@ -123,7 +123,7 @@ def test_its_pages_say_which_policy_decides_and_how_old_it_is(place: Place) -> N
     assert said["is_newest"]
     assert len(said["version"]) >= 8
     assert said["age_seconds"] >= 0
-    counted = httpx.get(f"http://127.0.0.1:{place.http}/metrics").text
+    counted = httpx.get(f"http://127.0.0.1:{place.http}/metrics", timeout=60).text
     assert 'vestibule_authz_decisions{verdict="allowed"}' in counted
 
 
@@ -131,7 +131,7 @@ def test_over_http_it_decides_the_same(place: Place) -> None:
     def ask(method: str, path: str, body: bytes = b"", caller: str = "") -> httpx.Response:
         known = f"By=spiffe://x/y;Hash=ab;URI={spiffe_id('orders')}"
         url = f"http://127.0.0.1:{place.http}/check/payments/http{path}"
-        return httpx.request(method, url, content=body, headers={"x-forwarded-client-cert": caller or known})
+        return httpx.request(method, url, content=body, headers={"x-forwarded-client-cert": caller or known}, timeout=60)
 
     assert ask("GET", "/v1?a=b").headers["x-vestibule-rule"] == "payments/read"
     assert ask("POST", "/v1", b'{"amount": 5}').status_code == 200
@@ -140,7 +140,7 @@ def test_over_http_it_decides_the_same(place: Place) -> None:
     assert ask("GET", "/admin/users").headers["x-vestibule-rule"] == "payments/not-admin"
     forged = f"URI=spiffe://a/b,URI={spiffe_id('orders')}"
     assert ask("GET", "/v1", caller=forged).status_code == 503
-    unknown = httpx.get(f"http://127.0.0.1:{place.http}/check/nobody/http/")
+    unknown = httpx.get(f"http://127.0.0.1:{place.http}/check/nobody/http/", timeout=60)
     assert unknown.status_code == 503
 
 

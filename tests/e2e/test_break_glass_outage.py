@@ -66,7 +66,7 @@ async def test_it_ends_on_time_and_its_uses_are_on_record_when_the_server_is_bac
     async with up(tmp_path) as running:
         proxy = f"http://{running.envelope['data']['egress']['reports']}"
         mounts = {"http://": httpx.AsyncHTTPTransport(proxy=proxy)}
-        async with httpx.AsyncClient(mounts=mounts, timeout=30) as caller:
+        async with httpx.AsyncClient(mounts=mounts, timeout=60) as caller:
 
             async def ask() -> int:
                 return (await caller.post("http://payments/v1/charges", content="{}")).status_code
@@ -104,7 +104,7 @@ async def test_uses_while_the_agent_is_away_are_on_record_once(tmp_path: Path) -
     async with up(tmp_path) as running:
         proxy = f"http://{running.envelope['data']['egress']['reports']}"
         mounts = {"http://": httpx.AsyncHTTPTransport(proxy=proxy)}
-        async with httpx.AsyncClient(mounts=mounts, timeout=30) as caller:
+        async with httpx.AsyncClient(mounts=mounts, timeout=60) as caller:
 
             async def ask() -> int:
                 return (await caller.post("http://payments/v1/charges", content="{}")).status_code

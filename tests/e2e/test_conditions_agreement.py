@@ -225,7 +225,7 @@ class Judges:
 
     def matched(self, listener: str, request: Request) -> Iterator[tuple[str, bool]]:
         """What each condition came to, as permission (``a``) and as denial (``d``)."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.ports[listener], timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.ports[listener], timeout=60)
         for number in range(len(self.conditions)):
             for kind in "ad":
                 connection.putrequest(request.method, request.path, skip_host=True, skip_accept_encoding=True)

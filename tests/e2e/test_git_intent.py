@@ -69,7 +69,7 @@ class GitPlatform(Platform):
         """A push, as GitHub tells it."""
         body = b'{"ref": "refs/heads/main"}'
         signature = hmac.new(secret, body, hashlib.sha256).hexdigest()
-        connection = http.client.HTTPConnection("127.0.0.1", self.health, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.health, timeout=60)
         try:
             connection.request("POST", "/webhook/git", body, {"X-Hub-Signature-256": f"sha256={signature}"})
             return connection.getresponse().status
@@ -167,7 +167,7 @@ def test_a_denial_names_rule_place_and_commit_to_the_caller_in_the_logs_and_in_a
     until(on_record, lambda: f"{access.read_text()}\n{decisions.read_text()}")
     series = 'vestibule_agent_denials_total{code="VST4001",rule="orders/no-admin",service="orders"}'
     metrics = f"http://127.0.0.1:{git(mesh).agent_health}/metrics"
-    until(lambda: series in httpx.get(metrics).text, lambda: httpx.get(metrics).text)
+    until(lambda: series in httpx.get(metrics, timeout=60).text, lambda: httpx.get(metrics, timeout=60).text)
     git(mesh).commit({"services/orders.yaml": ORDERS})
     until(lambda: mesh.call("/admin/x").status == 200, lambda: str(mesh.call("/admin/x")))
 

@@ -160,7 +160,7 @@ class Calls:
 async def through(running: Up, service: str) -> AsyncIterator[httpx.AsyncClient]:
     """What an app of a service sends, goes through its sidecar."""
     async with httpx.AsyncClient(
-        proxy=f"http://{running.envelope['data']['egress'][service]}", timeout=30
+        proxy=f"http://{running.envelope['data']['egress'][service]}", timeout=60
     ) as client:
         yield client
 

@@ -197,7 +197,7 @@ async def test_where_all_is_decided_centrally_calls_wait_for_an_agent_that_resta
         file.write("decide: central\n")
     async with up(tmp_path, str(mesh)) as running:
         egress = running.envelope["data"]["egress"]["web"]
-        async with httpx.AsyncClient(proxy=f"http://{egress}", timeout=30) as client:
+        async with httpx.AsyncClient(proxy=f"http://{egress}", timeout=60) as client:
             assert (await client.get("http://api/")).status_code == 204
             assert (await client.post("http://api/")).status_code == 403
             (agent,) = [

@@ -105,7 +105,7 @@ def scopes_needed(shop: Shop, found: dict[str, Any]) -> str:
 
 def _status(shop: Shop, path: str, token: str | None) -> int:
     host, _, port = shop.egress["orders"].rpartition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=30)
+    connection = http.client.HTTPConnection(host, int(port), timeout=60)
     headers = {"authorization": f"Bearer {token}"} if token else {}
     connection.request("GET", f"http://payments{path}", headers=headers)
     status = connection.getresponse().status
@@ -177,7 +177,7 @@ def break_glass_ends(shop: Shop, found: dict[str, Any]) -> str:
 @step("a revoked caller is refused at its next request on a connection that was open all the while")
 def revoked_mid_connection(shop: Shop, found: dict[str, Any]) -> str:
     host, _, port = shop.egress["reports"].rpartition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=30)
+    connection = http.client.HTTPConnection(host, int(port), timeout=60)
 
     def status() -> tuple[int, str]:
         connection.request("GET", "http://payments/v1/charges")

@@ -353,7 +353,7 @@ def places(answers: list[Answer]) -> dict[str, int]:
 
 def _get(address: str, target: str) -> Answer:
     host, _, port = address.rpartition(":")
-    connection, began = http.client.HTTPConnection(host, int(port), timeout=30), time.monotonic()
+    connection, began = http.client.HTTPConnection(host, int(port), timeout=60), time.monotonic()
     try:
         connection.request("GET", target)
         response = connection.getresponse()
