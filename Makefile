@@ -5,7 +5,7 @@ BIN := .venv/bin
 # a few processes; more than four at once helps nobody.
 PYTEST := $(BIN)/pytest -q --tb=short -n $$(( $$(nproc) + 1 )) --maxprocesses=4
 
-.PHONY: help demo tour test lint format unit bench crash lock proto docs clean
+.PHONY: help demo tour test lint format unit explore bench crash lock proto docs clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -ts'|'
@@ -33,6 +33,10 @@ format:  ## let ruff mend and format
 	@scripts/bootstrap dev
 	@$(BIN)/ruff check --quiet --fix || true
 	@$(BIN)/ruff format --quiet
+
+explore:  ## properties and fuzzers, with other examples each time
+	@scripts/bootstrap dev
+	@EXPLORE=yes $(PYTEST) -m "not e2e and not interop" tests/unit tests/contract tests/fuzz
 
 bench:  ## every measurement behind a performance claim, one after the other
 	@scripts/bootstrap dev

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.component.server_lab import short_directory
+from tests.ports import free_port
 
 from vestibule.agent.bootstrap import FirstTrust
 from vestibule.app.agent import AgentSettings, run_agent
@@ -48,8 +49,9 @@ class Domain:
     name: str
     directory: Path
     options: dict[str, Any] = field(default_factory=dict)
-    port: int = 0
-    endpoint_port: int = 0
+    # Not ones that the kernel gives away while the server is down.
+    port: int = field(default_factory=free_port)
+    endpoint_port: int = field(default_factory=free_port)
     ready: Ready | None = None
     serving: asyncio.Task[None] | None = None
     shutdown: Shutdown = field(default_factory=Shutdown)
@@ -93,8 +95,6 @@ class Domain:
         if self.serving.done():
             await self.serving
         self.ready = ready.result()
-        self.port = int(self.ready.grpc.rpartition(":")[2])
-        self.endpoint_port = int(self.ready.bundle_endpoint.rpartition(":")[2])
 
     async def stop(self) -> None:
         if self.serving is not None:

@@ -66,7 +66,8 @@ class Server:
     """A server that can be stopped and started again on the same port and files."""
 
     directory: Path
-    port: int = 0
+    # Not one that the kernel gives away while the server is down.
+    port: int = field(default_factory=free_port)
     options: Mapping[str, Any] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
     shutdown: Shutdown = field(default_factory=Shutdown)
@@ -92,7 +93,6 @@ class Server:
         await either(self.task, ready)
         if self.task.done():
             await self.task
-        self.port = int(ready.result().grpc.rpartition(":")[2])
 
     async def stop(self) -> None:
         if self.task is not None:

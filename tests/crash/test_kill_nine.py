@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +24,8 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 @pytest.mark.timeout(180)
 async def test_what_was_acknowledged_survives_every_kill() -> None:
-    seed = random.SystemRandom().randrange(2**32)
+    # The same operations in every run, at moments that the machine chooses; `make crash SEED=…` tries others.
+    seed = 1
     report = await campaign(KILLS, seed)
     assert not report.violations, str(report)
     assert sum(report.kills.values()) == KILLS

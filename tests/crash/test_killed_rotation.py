@@ -18,6 +18,7 @@ from vestibule.store.sqlite import open_store
 
 pytestmark = pytest.mark.e2e
 KILLS = 4
+CHANCE = random.Random(4)
 FIRST = {f"{number}": f"first-{number}" for number in range(150)}
 
 
@@ -37,7 +38,7 @@ async def killed(database: Path, root_key: Path, start: int, lines: int) -> list
     )
     assert process.stdout is not None
     said = [await process.stdout.readline() for _ in range(lines)]
-    await asyncio.sleep(random.SystemRandom().random() * 0.01)  # somewhere within a change
+    await asyncio.sleep(CHANCE.random() * 0.01)  # somewhere within a change
     process.kill()
     said += (await process.stdout.read()).splitlines(keepends=True)
     await process.wait()
@@ -72,7 +73,7 @@ async def test_nothing_is_lost_when_it_is_killed_while_keys_rotate(tmp_path: Pat
     await begin(database, root_key)
     known, start, numbers = dict(FIRST), 1, [1]
     for _ in range(KILLS):
-        said = await killed(database, root_file, start, random.SystemRandom().randrange(1, 40))
+        said = await killed(database, root_file, start, CHANCE.randrange(1, 40))
         start = int(said[-1].split(" ")[0]) + 2
         numbers.append(await looked_at(database, root_key, known, said))
     assert numbers[-1] > KILLS

@@ -131,7 +131,9 @@ def test_over_http_it_decides_the_same(place: Place) -> None:
     def ask(method: str, path: str, body: bytes = b"", caller: str = "") -> httpx.Response:
         known = f"By=spiffe://x/y;Hash=ab;URI={spiffe_id('orders')}"
         url = f"http://127.0.0.1:{place.http}/check/payments/http{path}"
-        return httpx.request(method, url, content=body, headers={"x-forwarded-client-cert": caller or known}, timeout=60)
+        return httpx.request(
+            method, url, content=body, headers={"x-forwarded-client-cert": caller or known}, timeout=60
+        )
 
     assert ask("GET", "/v1?a=b").headers["x-vestibule-rule"] == "payments/read"
     assert ask("POST", "/v1", b'{"amount": 5}').status_code == 200

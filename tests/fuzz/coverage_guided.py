@@ -26,6 +26,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=200_000)
     parser.add_argument("--target", choices=NAMES)
     parser.add_argument("--corpus", type=Path)
+    parser.add_argument(
+        "--seed", type=int, default=0, help="for the same inputs again; 0 makes others each time"
+    )
     parser.add_argument("inputs", nargs="*", help="run these files only")
     given = parser.parse_args()
 
@@ -43,7 +46,16 @@ def main() -> None:
                 (corpus / f"{name}-{index}").write_bytes(seed if given.target else bytes([number]) + seed)
         where = given.inputs or [str(corpus)]
         atheris.Setup(
-            [sys.argv[0], f"-runs={given.runs}", "-max_len=4096", "-timeout=10", "-verbosity=1", *where],
+            [
+                sys.argv[0],
+                f"-runs={given.runs}",
+                f"-seed={given.seed}",
+                "-max_len=4096",
+                # Of the wall clock, and machines stand still at times.
+                "-timeout=60",
+                "-verbosity=1",
+                *where,
+            ],
             one,
         )
         atheris.Fuzz()

@@ -222,7 +222,9 @@ def answer(port: int, name: str, log: Path) -> httpx.Response:
     deadline = time.monotonic() + PATIENCE
     while True:
         with contextlib.suppress(httpx.TransportError):
-            found = httpx.get(f"http://127.0.0.1:{port}/", headers={"host": name}, trust_env=False, timeout=60)
+            found = httpx.get(
+                f"http://127.0.0.1:{port}/", headers={"host": name}, trust_env=False, timeout=60
+            )
             if found.status_code != 503:
                 return found
         assert time.monotonic() < deadline, log.read_text()

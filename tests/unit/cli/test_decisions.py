@@ -112,7 +112,7 @@ def test_it_is_followed_over_the_end_of_a_file(tmp_path: Path) -> None:
         written(path, ordinary(f"/{number}"), file_bytes=10)
         if third.wait(0.3):
             break
-    thread.join(5)
+    thread.join(60)
     assert len(seen) == 3
     assert seen == sorted(seen, key=lambda each: int(each[1:]))
 

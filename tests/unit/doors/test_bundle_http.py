@@ -125,7 +125,9 @@ async def test_what_is_no_request_ends_the_connection_and_nothing_else(request_:
     async with serving(seconds=0.5) as (port, _):
         with suppress(OSError):  # cut while we were still sending
             assert b"200" not in await ask(port, request_)
-        assert b" 200 " in await ask(port)
+        async with asyncio.timeout(60):
+            while b" 200 " not in await ask(port):  # cut, too, where the machine stands still for as long
+                continue
 
 
 async def test_who_is_slow_is_cut() -> None:

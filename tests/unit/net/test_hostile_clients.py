@@ -282,7 +282,7 @@ async def test_answers_that_nobody_reads_end_the_connection(
     monkeypatch.setattr(grpc_server, "MAX_UNREAD", 100_000)
     raw = RawClient(short_dir / "s")
     with suppress(ConnectionError, TimeoutError):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while True:
                 for _ in range(1000):
                     raw.h2.ping(b"12345678")
@@ -360,7 +360,7 @@ async def test_a_connected_channel_says_when_its_server_is_gone() -> None:
     ours.close()
     channel = connected_channel(theirs)
     with pytest.raises(VestibuleError) as refusal:
-        await Client(channel, SUPERVISOR).unary("Grant", wire.GrantRequest(), timeout=5)
+        await Client(channel, SUPERVISOR).unary("Grant", wire.GrantRequest(), timeout=60)
     assert refusal.value.code is UNREACHABLE
     channel.close()
 

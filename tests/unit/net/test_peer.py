@@ -134,7 +134,7 @@ def test_a_child_that_inherited_the_connection_does_not_speak_for_its_parent(lis
     for process in started(CONNECT_AND_FORK, listener):
         with listener.sock.accept()[0] as accepted:
             peer = Peer.of_socket(accepted)
-            process.wait(10)
+            process.wait(60)
             assert has_gone(peer)
         peer.release()
 

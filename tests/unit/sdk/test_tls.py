@@ -349,7 +349,7 @@ def test_blocking_servers_and_clients_of_the_standard_library_work(
     context = client_context(orders, authorize_ids(PAYMENTS))
     with web_server(server_context(payments, authorize_ids(ORDERS)), at_once=at_once) as port:
         for _ in range(2):
-            connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=5, context=context)
+            connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=60, context=context)
             connection.request("GET", "/")
             assert connection.getresponse().read().decode() == str(ORDERS)
             assert connection.sock is not None
@@ -370,13 +370,20 @@ def test_blocking_servers_refuse_whom_they_do_not_want(
 
 async def test_httpx_works(orders: Holder, payments: Holder) -> None:
     with web_server(server_context(payments, authorize_ids(ORDERS))) as port:
-        async with httpx.AsyncClient(verify=client_context(orders, authorize_ids(PAYMENTS))) as client:
+        async with httpx.AsyncClient(
+            verify=client_context(orders, authorize_ids(PAYMENTS)), timeout=60
+        ) as client:
             assert (await client.get(f"https://127.0.0.1:{port}/")).text == str(ORDERS)
-        async with httpx.AsyncClient(verify=client_context(orders, authorize_ids(ORDERS))) as client:
+        async with httpx.AsyncClient(
+            verify=client_context(orders, authorize_ids(ORDERS)), timeout=60
+        ) as client:
             with pytest.raises(httpx.ConnectError, match="VST2404"):
                 await client.get(f"https://127.0.0.1:{port}/")
         context = client_context(orders, authorize_ids(ORDERS))
-        with httpx.Client(verify=context) as blocking, pytest.raises(httpx.ConnectError, match="VST2404"):
+        with (
+            httpx.Client(verify=context, timeout=60) as blocking,
+            pytest.raises(httpx.ConnectError, match="VST2404"),
+        ):
             await asyncio.to_thread(blocking.get, f"https://127.0.0.1:{port}/")
 
 

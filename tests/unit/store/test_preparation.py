@@ -163,4 +163,4 @@ prepare(Path({str(path)!r}))
 prepare(Path({str(path)!r}))
 sys.exit("alembic" in sys.modules)
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from datetime import timedelta
 from importlib.metadata import files
 from typing import Any
 
@@ -272,7 +271,7 @@ def test_virtual_hosts_that_were_looked_at_elsewhere_repeat_nothing_here() -> No
     assert inspect(routes(changed, same)).findings == ("RouteConfiguration 'r' has the domain 'y' twice",)
 
 
-@settings(max_examples=40, deadline=timedelta(seconds=5))
+@settings(max_examples=40)
 @given(worlds)
 def test_whatever_is_compiled_passes(world: World) -> None:
     compiler = Compiler()

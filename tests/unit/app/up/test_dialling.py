@@ -43,7 +43,7 @@ def peer(serve: Serve) -> Iterator[Address]:
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        thread.join(5)
+        thread.join(60)
 
 
 def answers(*replies: bytes) -> Serve:
@@ -90,7 +90,7 @@ def test_silence_is_told_apart_from_refusal(monkeypatch: pytest.MonkeyPatch) -> 
     over = threading.Event()
 
     def serve(_: socket.socket) -> None:
-        over.wait(5)
+        over.wait(60)
 
     with peer(serve) as address:
         with pytest.raises(NoAnswer) as caught:

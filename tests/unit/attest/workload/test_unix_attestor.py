@@ -263,7 +263,7 @@ async def test_a_look_that_nobody_waits_for_any_more_may_fail_without_a_word() -
     class Ending(Foreign):
         def link(self, name: str) -> str:
             looking.set()
-            goes_on.wait(10)
+            goes_on.wait(60)
             raise PEER_GONE.error("it has ended")
 
         def executable_facts(self) -> tuple[int, int, int, int, int] | None:

@@ -198,7 +198,7 @@ def listening(reply: bytes, svid: X509Svid | None = None) -> Iterator[Address]:
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        thread.join(5)
+        thread.join(60)
 
 
 def _answer(connection: socket.socket, reply: bytes) -> None:
