@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 from weakref import WeakSet
@@ -51,10 +51,10 @@ class News:
             self._listeners.add(listener)
         return listener
 
-    def wait(self, timeout: float | None) -> None:
-        """In a thread: until something is told, or for so many seconds."""
+    def wait(self, until: Callable[[], bool], timeout: float | None) -> None:
+        """In a thread: until what was told makes it so, or for so many seconds."""
         with self._told:
-            self._told.wait(timeout)
+            self._told.wait_for(until, timeout)
 
 
 class Listener:
@@ -138,8 +138,7 @@ class Source(ABC):
         Returns the version then.  Raises: VST2412, VST2413.
         """
         self._check()
-        if self._version == version:
-            self._news.wait(timeout)
+        self._news.wait(lambda: self._version != version, timeout)
         return self._version
 
     def _check(self) -> None:
@@ -251,12 +250,17 @@ class Source(ABC):
 
 
 _entered: WeakSet[Source] = WeakSet()
+_abandoned: list[object] = []
 
 
 def _forked() -> None:
     """In a child: neither tasks nor threads of the parent run here, and what sources hold would grow old unseen."""
     for each in list(_entered):
         each._forked = True
+        # Kept for good: tasks that are collected close what the parent goes on to use.
+        _abandoned.append((each._tasks, each._loop, each._thread))
+        if each._thread is not None:
+            each._thread.abandon()
     _entered.clear()
 
 

@@ -39,6 +39,15 @@ class LoopThread:
             future.cancel()
             raise
 
+    def abandon(self) -> None:
+        """In a child of fork, where the thread does not run: nothing that is cleaned up here may reach the parent's.
+
+        The kernel's table of what an event loop watches is shared with the parent until it is closed on this side.
+        """
+        selector = getattr(self._loop, "_selector", None)
+        if selector is not None:
+            selector.close()
+
     def stop(self) -> None:
         """For good."""
         self._loop.call_soon_threadsafe(self._loop.stop)

@@ -18,6 +18,7 @@ Whatever fails, its ``VestibuleError`` is the cause of the ``ssl.SSLError`` that
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -71,6 +72,9 @@ _NO_TLS: Final = frozenset(
         "PACKET_LENGTH_TOO_LONG",
     }
 )
+
+
+_log = logging.getLogger(__name__)
 
 
 class _Following(ssl.SSLContext):
@@ -166,16 +170,16 @@ class _Verifying(ssl.SSLContext):
             chain = peer_chain(cast(ssl.SSLObject, connection))
             return self._settled(self._verified(chain), chain)
         except VestibuleError as error:
-            raise _refusal(error) from error
+            raise self._refusal(error) from error
 
     def explained(self, connection: ssl.SSLObject | ssl.SSLSocket, error: ssl.SSLError) -> ssl.SSLError:
         """What the TLS stack raised, or more about the same; its cause is what was wrong, where that is known."""
         if isinstance(error, ssl.SSLCertVerificationError):
             return self._refused(connection, error)
-        reason = error.reason or ""
-        cause = self._cause(reason)
+        cause = self._cause(error.reason or "")
         if cause is not None and error.__cause__ is None:
             error.__cause__ = cause
+            self._note(cause)
         return error
 
     def _refused(
@@ -185,9 +189,21 @@ class _Verifying(ssl.SSLContext):
             # The stack looks at chains alone.  Our own steps tell more, and which trust domain it is about.
             self._verified(shown_chain(connection))
         except VestibuleError as found:
-            return _refusal(found)
+            return self._refusal(found)
         why = error.verify_message or "for no reason that it names"
-        return _refusal(UNTRUSTED_CHAIN.error(f"the TLS stack refuses the peer's certificate: {why}"))
+        return self._refusal(UNTRUSTED_CHAIN.error(f"the TLS stack refuses the peer's certificate: {why}"))
+
+    def _refusal(self, error: VestibuleError) -> ssl.SSLCertVerificationError:
+        refusal = ssl.SSLCertVerificationError(1, _text(error))
+        refusal.verify_message = _text(error)
+        refusal.__cause__ = error
+        self._note(error)
+        return refusal
+
+    def _note(self, error: VestibuleError) -> None:
+        # Clients have the error raised; of a server's handshake most libraries tell nobody.
+        if self.protocol is ssl.PROTOCOL_TLS_SERVER:
+            _log.info("a handshake failed: %s (%s)", error, error.advice)
 
     def _cause(self, reason: str) -> VestibuleError | None:
         own = f"which showed it {self.svid.spiffe_id}" if self.svid else "which has no SVID"
@@ -313,13 +329,6 @@ def shown_chain(connection: ssl.SSLObject | ssl.SSLSocket) -> tuple[bytes, ...]:
     der = cast(Any, ssl)._ssl.ENCODING_DER
     tried = cast(Any, connection)._sslobj.get_verified_chain() or ()
     return tuple(each.public_bytes(der) for each in tried if each is not None)
-
-
-def _refusal(error: VestibuleError) -> ssl.SSLCertVerificationError:
-    refusal = ssl.SSLCertVerificationError(1, _text(error))
-    refusal.verify_message = _text(error)
-    refusal.__cause__ = error
-    return refusal
 
 
 def _harden(context: ssl.SSLContext) -> None:
