@@ -11,6 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from vestibule.sdk import ConnectionBook, X509Context, authorize_member_of, connection_of, server_context
 from vestibule.sdk.authorizers import Authorizer
@@ -241,3 +246,38 @@ def payments_server(source: Held, authorize: Authorizer | None = None) -> Iterat
     wanted = authorize or authorize_member_of("example.org")
     with serving(MtlsServer(server_context(source, wanted))) as server:
         yield server
+
+
+@contextmanager
+def a_web_server(directory: Path) -> Iterator[tuple[MtlsServer, ssl.SSLContext]]:
+    """A server that knows nothing of SPIFFE, at localhost, and the context with which the world knows it.
+
+    The certificate is in ``web.pem``.
+    """
+    own, context = _public_authority(directory)
+    with serving(MtlsServer(None), own) as server:
+        yield server, context
+
+
+def _public_authority(directory: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's context for the name localhost, and one of a client that believes it, both as on the web."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    file = directory / "web.pem"
+    file.write_bytes(pem + private)
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(file)
+    return serving, ssl.create_default_context(cadata=pem.decode())

@@ -18,11 +18,11 @@ from tests.mtls_lab import (
     PAYMENTS,
     Held,
     MtlsServer,
+    a_web_server,
     eventually,
     held,
     in_time,
     payments_server,
-    serving,
 )
 
 from vestibule.sdk import authorize_ids, reason
@@ -52,6 +52,12 @@ def payments(authority: TestAuthority) -> Held:
 def server(payments: Held) -> Iterator[MtlsServer]:
     with payments_server(payments) as serving:
         yield serving
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[tuple[MtlsServer, ssl.SSLContext]]:
+    with a_web_server(tmp_path) as server:
+        yield server
 
 
 def client(source: Held, **options: object) -> httpx.AsyncClient:
@@ -235,44 +241,6 @@ async def test_plain_text_is_refused(orders: Held, server: MtlsServer) -> None:
         with pytest.raises(httpx.UnsupportedProtocol, match="VST2430"):
             await asking.get(f"http://127.0.0.1:{server.port}/")
     assert not server.asked
-
-
-def public_authority(directory: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A server's context for the name localhost, and one of a client that believes it, both as on the web."""
-    import datetime
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = certificate.public_bytes(serialization.Encoding.PEM)
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    file = directory / "web.pem"
-    file.write_bytes(pem + private)
-    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    serving.load_cert_chain(file)
-    return serving, ssl.create_default_context(cadata=pem.decode())
-
-
-@pytest.fixture
-def web(tmp_path: Path) -> Iterator[tuple[MtlsServer, ssl.SSLContext]]:
-    """A server that knows nothing of SPIFFE, and the context with which the world knows it."""
-    serving_context, context = public_authority(tmp_path)
-    with serving(MtlsServer(None), serving_context) as server:
-        yield server, context
 
 
 async def test_hosts_outside_are_called_by_name_and_leave_a_line(
