@@ -56,6 +56,7 @@ proto:  ## src/vestibule/wire/gen anew from proto/
 docs:  ## the pages generated from code
 	@scripts/bootstrap dev
 	@$(BIN)/python scripts/errors_docs.py
+	@$(BIN)/python -m scripts.failures_docs
 	@$(BIN)/python scripts/cli_docs.py
 	@$(BIN)/python scripts/configuration_docs.py
 	@$(BIN)/python scripts/intent_docs.py

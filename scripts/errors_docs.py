@@ -71,24 +71,24 @@ def expected() -> dict[Path, str]:
 
 
 def outdated(pages: dict[Path, str]) -> list[Path]:
-    """The paths that are missing, differ, or should not be there."""
+    """The paths that are missing, differ, or should not be there; ``pages`` fill whole folders."""
     wrong = [path for path, text in pages.items() if not path.exists() or path.read_text() != text]
-    return sorted(wrong + [path for path in PAGES.glob("*.md") if path not in pages])
+    folders = {path.parent for path in pages}
+    return sorted(wrong + [path for each in folders for path in each.glob("*.md") if path not in pages])
 
 
 def write(pages: dict[Path, str]) -> None:
-    """Bring ``docs/errors/`` up to date."""
-    PAGES.mkdir(parents=True, exist_ok=True)
+    """Bring the folders of these pages up to date."""
     for path in outdated(pages):
+        path.parent.mkdir(parents=True, exist_ok=True)
         if path in pages:
             path.write_text(pages[path])
         else:
             path.unlink()
 
 
-def main(arguments: list[str]) -> int:
+def main(pages: dict[Path, str], arguments: list[str]) -> int:
     """Write, or with ``--check`` only compare."""
-    pages = expected()
     if arguments != ["--check"]:
         write(pages)
         return 0
@@ -99,4 +99,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(expected(), sys.argv[1:]))

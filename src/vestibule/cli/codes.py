@@ -80,3 +80,20 @@ NO_SUCH_REQUEST = define(
     advice="Name the access logs of the nodes on both sides with --log, or describe the call: "
     "vestibule explain CALLER SERVICE METHOD PATH.",
 )
+NO_SUCH_RECORD = define(
+    "VST9115",
+    "no-such-record",
+    Kind.NOT_FOUND,
+    Fault.CALLER,
+    meaning="The access log has nothing of the request that was named: it ran on another machine, is older than what "
+    "is kept, or was one of very many calls that went well, of which a sample is kept.",
+    advice="Look at the agents' logs of the caller's and of the callee's machine (--log FILE).",
+)
+UNREADABLE_TEXT = define(
+    "VST9116",
+    "text-unreadable",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="The file with the text that is to be explained cannot be read.",
+    advice="Name a file that is there, or - for standard input.",
+)

@@ -123,7 +123,7 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 def run(
     output: Output,
     schema: str,
-    main: Callable[[], Coroutine[Any, Any, Exit | None]],
+    main: Callable[[], Coroutine[Any, Any, Exit | int | None]],
     *,
     loop: LoopFactory | None = None,
 ) -> None:

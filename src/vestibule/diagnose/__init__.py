@@ -1,1 +1,1 @@
-"""From symptom to cause, by looking."""
+"""From what is seen to what it means: failed calls, and endpoints looked at from outside."""
