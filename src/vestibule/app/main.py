@@ -75,6 +75,7 @@ COMMANDS: Final = {
     "plan": Lazy(
         "vestibule.cli.plan:plan", "What a change of the intent means: who gains or loses which call."
     ),
+    "trace": Lazy("vestibule.cli.trace:trace", "One request through all services, and where its time went."),
     "diagnose": Lazy("vestibule.cli.diagnose:diagnose", "Which layer broke a call, and what to do about it."),
     "explain": Lazy(
         "vestibule.cli.explain:explain", "Which rule decides a call, and what the nearest one misses."
