@@ -24,6 +24,7 @@ from vestibule.observe.access_log import read
 from vestibule.observe.access_record import AccessRecord
 
 _CALL: Final = "CALLER SERVICE METHOD PATH"
+_NAMES: Final = "CALLER NAME"
 LARGEST: Final = 1024 * 1024
 """Bytes of a text."""
 
@@ -106,10 +107,12 @@ def _show(diagnosis: Diagnosis) -> None:
 
 def filled(text: str, record: AccessRecord | None) -> str:
     """A command with what is known of the call, to be copied."""
-    if record is None or _CALL not in text or not (record.source_spiffe_id and record.destination_service):
+    called = record and (record.destination_service or record.authority)
+    if record is None or not record.source_spiffe_id or not called:
         return text
-    call = (record.source_spiffe_id, record.destination_service, record.method or "GET", record.path or "/")
-    return text.replace(_CALL, " ".join(map(shlex.quote, call)))
+    call = (record.source_spiffe_id, called, record.method or "GET", record.path or "/")
+    words = list(map(shlex.quote, call))
+    return text.replace(_CALL, " ".join(words)).replace(_NAMES, " ".join(words[:2]))
 
 
 def _evidence(diagnosis: Diagnosis) -> None:
@@ -125,6 +128,7 @@ _SHOWN: Final = (
     "direction",
     "source_spiffe_id",
     "destination_service",
+    "authority",
     "method",
     "path",
     "status",

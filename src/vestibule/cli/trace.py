@@ -84,7 +84,7 @@ def _document(hop: Hop) -> dict[str, Any]:
         "verdict": first.verdict.value,
         "flags": list(first.flags),
         "details": first.details,
-        "rule": (hop.answered or first).rule,
+        "rule": hop.telling.rule,
         "request_id": first.request_id,
         "attempts": first.attempts,
         "seen_by": [each for each, there in (("caller", hop.outbound), ("callee", hop.inbound)) if there],
@@ -128,8 +128,8 @@ def _more(hop: Hop) -> str:
     if (first.attempts or 1) > 1:
         facts.append(f"{first.attempts} tries")
     if hop.failed:
-        facts += [",".join(first.flags)] if first.flags else []
-        facts.append((hop.answered or first).details or first.verdict.value)
+        facts += [",".join(hop.telling.flags)] if hop.telling.flags else []
+        facts.append(hop.telling.details or hop.telling.verdict.value)
     if hop.outbound is None and not first.plaintext and first.source_spiffe_id:
         facts.append("no record of the caller")
     if first.plaintext:

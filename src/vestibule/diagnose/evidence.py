@@ -1,15 +1,12 @@
-"""What the records of one call tell, and whose record of it is the one to believe.
-
-A call is recorded by both its proxies.  What the callee's proxy saw lies nearer to the cause: the caller's often knows
-only that nothing, or an error, came back.
-"""
+"""What the records of one request tell, and which of them lies nearest to the cause."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from vestibule.failures import Side, Symptom
-from vestibule.observe.access_record import AccessRecord, Direction, Verdict
+from vestibule.observe.access_record import AccessRecord, Direction, Layer
+from vestibule.observe.hops import failed, join
 
 _SIDES = {Direction.INBOUND: Side.CALLEE, Direction.OUTBOUND: Side.CALLER}
 
@@ -30,16 +27,13 @@ def symptom_of(record: AccessRecord) -> Symptom:
     )
 
 
-def failed(record: AccessRecord) -> bool:
-    """Whether the call did not go well, as this proxy saw it."""
-    return record.verdict is not Verdict.ALLOWED or (record.status or 0) >= 400
-
-
 def decisive(records: Sequence[AccessRecord]) -> AccessRecord | None:
-    """Of the records of one call, the one nearest to the cause; None if all went well.
+    """Of the records of one request, the one nearest to the cause; None if all went well.
 
-    With several tries, the last one counts.
+    A call that failed because one that was made for it failed is not the cause.  Of several, the last one counts.
     """
-    bad = [each for each in sorted(records, key=lambda each: each.time) if failed(each)]
-    called = [each for each in bad if each.direction is Direction.INBOUND]
-    return (called or bad)[-1] if bad else None
+    calls = [each for each in join(records) if each.failed]
+    if calls:
+        return calls[-1].cause.telling
+    others = [each for each in records if each.layer is not Layer.HTTP and failed(each)]
+    return max(others, key=lambda each: each.time, default=None)

@@ -36,6 +36,22 @@ SERVING: Final = (
         signs=(Sign(code=frozenset({"VST3004"})),),
     ),
     Failure(
+        name="client-left",
+        layer=Layer.CLIENT,
+        title="The caller left before the answer",
+        meaning="The connection or the request was given up by who asked: its timeout is shorter than"
+        " the answer takes, or it ended.",
+        confirm=("The duration in the record is the caller's patience.",),
+        fix="Give the client more time than the intent's `timeout`, or mend what makes the callee slow.",
+        example="0 DC downstream_remote_disconnect",
+        signs=(
+            Sign(flags=frozenset({"DC", "DR"})),
+            Sign(
+                details=("downstream_remote_disconnect", "downstream_local_disconnect", "http2.remote_reset")
+            ),
+        ),
+    ),
+    Failure(
         name="request-malformed",
         layer=Layer.CLIENT,
         title="The request breaks HTTP",
@@ -56,20 +72,6 @@ SERVING: Final = (
                 )
             ),
             Sign(status=frozenset({431})),
-        ),
-    ),
-    Failure(
-        name="client-left",
-        layer=Layer.CLIENT,
-        title="The caller left before the answer",
-        meaning="The connection or the request was given up by who asked: its timeout is shorter than"
-        " the answer takes, or it ended.",
-        confirm=("The duration in the record is the caller's patience.",),
-        fix="Give the client more time than the intent's `timeout`, or mend what makes the callee slow.",
-        example="0 DC downstream_remote_disconnect",
-        signs=(
-            Sign(flags=frozenset({"DC", "DR"})),
-            Sign(details=("downstream_remote_disconnect", "downstream_local_disconnect")),
         ),
     ),
     Failure(

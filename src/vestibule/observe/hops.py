@@ -17,6 +17,9 @@ from vestibule.observe.access_record import AccessRecord, Direction, Layer, Verd
 SLACK: Final = timedelta(milliseconds=50)
 """By how much the clocks of two machines may differ before calls of the same service are told apart wrongly."""
 
+_LEFT_FLAGS: Final = frozenset({"DC", "DR"})
+_LEFT_DETAILS: Final = frozenset({"http2.remote_reset", "downstream_remote_disconnect"})
+
 
 @dataclass(slots=True, kw_only=True)
 class Hop:
@@ -53,7 +56,25 @@ class Hop:
     @property
     def failed(self) -> bool:
         """Whether it did not go well."""
-        return self.first.verdict is not Verdict.ALLOWED or (self.first.status or 0) >= 400
+        return failed(self.first)
+
+    @property
+    def telling(self) -> AccessRecord:
+        """The record that lies nearest to how it ended.
+
+        The callee's proxy knows more than the caller's, which often saw only that an error came, or nothing.  But what
+        the caller gave up, it alone knows why; and a try that went well says nothing of the call.
+        """
+        answered = self.answered
+        if answered is None or not self.failed or not failed(answered):
+            return self.first
+        return self.first if _was_left(answered) else answered
+
+    @property
+    def cause(self) -> Hop:
+        """Of a call that failed: itself, or what failed of the calls made for it, and so on; the last of several."""
+        below = [each for each in self.calls if each.failed]
+        return below[-1].cause if self.failed and below else self
 
     @property
     def total_ms(self) -> float | None:
@@ -75,6 +96,16 @@ class Hop:
         if self.answered is None or self.answered.duration_ms is None:
             return None
         return max(0.0, self.answered.duration_ms - _union(self.calls))
+
+
+def failed(record: AccessRecord) -> bool:
+    """Whether the call did not go well, as this proxy saw it."""
+    return record.verdict is not Verdict.ALLOWED or (record.status or 0) >= 400
+
+
+def _was_left(record: AccessRecord) -> bool:
+    """Whether the caller's side ended it before there was an answer."""
+    return bool(_LEFT_FLAGS & set(record.flags)) or record.details in _LEFT_DETAILS
 
 
 def join(records: Iterable[AccessRecord]) -> tuple[Hop, ...]:

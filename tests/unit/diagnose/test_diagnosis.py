@@ -50,6 +50,31 @@ def test_without_the_callees_record_the_callers_counts() -> None:
     assert name(CALLER) == "app-answered-error"
 
 
+def test_a_failed_call_of_the_called_service_is_the_cause() -> None:
+    ours = replace(
+        CALLEE, verdict=Verdict.ALLOWED, status=503, flags=(), details="via_upstream", duration_ms=5.0
+    )
+    further = replace(
+        CALLER,
+        reporter_service="orders",
+        reporter_spiffe_id="spiffe://example.org/ns/prod/sa/orders",
+        source_spiffe_id="spiffe://example.org/ns/prod/sa/orders",
+        destination_service="payments",
+        verdict=Verdict.FAILED,
+        flags=("UH",),
+        details="no_healthy_upstream",
+    )
+    inbound = replace(ours, reporter_spiffe_id="spiffe://example.org/ns/prod/sa/orders")
+    assert name(CALLER, inbound, further) == "no-instance"
+    assert name(CALLER, inbound) == "app-answered-error"
+
+
+def test_a_call_that_its_caller_gave_up_is_explained_by_the_caller() -> None:
+    gave_up = replace(CALLER, verdict=Verdict.FAILED, status=504, flags=("UT",), details="response_timeout")
+    left = replace(CALLEE, verdict=Verdict.ALLOWED, status=0, flags=("DR",), details="http2.remote_reset")
+    assert name(gave_up, left) == "timeout"
+
+
 def test_the_last_try_counts() -> None:
     later = replace(CALLEE, time=NOW + timedelta(seconds=1), flags=("UC",), transport_failure="", details="")
     assert name(CALLEE, later) == "app-broke-off"
