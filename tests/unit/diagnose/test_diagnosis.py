@@ -52,7 +52,7 @@ def test_without_the_callees_record_the_callers_counts() -> None:
 
 def test_a_failed_call_of_the_called_service_is_the_cause() -> None:
     ours = replace(
-        CALLEE, verdict=Verdict.ALLOWED, status=503, flags=(), details="via_upstream", duration_ms=5.0
+        CALLEE, verdict=Verdict.ALLOWED, status=503, flags=(), transport_failure="", details="via_upstream"
     )
     further = replace(
         CALLER,
