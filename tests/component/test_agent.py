@@ -552,7 +552,7 @@ async def test_streams_end_unavailable_when_the_agent_stops(world: Field) -> Non
 
 async def test_short_svids_are_renewed_before_they_expire(world: Field) -> None:
     agent = await world.agent()
-    await world.server.entry(agent.id, "/web", ME, ttl=4)
+    await world.server.entry(agent.id, "/web", ME, ttl=10)
     await agent.until(anything)
     serials: list[int] = []
     async with agent.api() as api, asyncio.timeout(60):

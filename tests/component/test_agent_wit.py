@@ -94,7 +94,7 @@ async def first(client: Client, spiffe_id: str = "") -> Any:
 async def test_a_workload_has_a_token_and_a_key_of_each_identity_and_keeps_hearing(world: Field) -> None:
     agent = await an_agent(world)
     for path in ("/one", "/two"):
-        await world.server.entry(agent.id, path, ME, hint="same", ttl=8)
+        await world.server.entry(agent.id, path, ME, hint="same", ttl=12)
     await agent.until(lambda found: len(found.svids) == 2)
     async with calling(agent) as client:
         async with watching(client) as stream:

@@ -90,7 +90,7 @@ async def test_an_agent_with_a_certificate_joins_serves_and_attests_again(direct
     company.write(directory, key)
     attestors = {"x509pop": {"ca_file": str(directory / "ca.pem")}}
     chosen = f"x509pop=certificate_file={directory}/node.pem,key_file={directory}/node.key"
-    short = {"agent_ttl": timedelta(seconds=4)}
+    short = {"agent_ttl": timedelta(seconds=8)}
     async with server(directory, attestors, **short) as ready, agent(directory, ready, chosen) as spiffe_id:
         assert spiffe_id.path.startswith("/spire/agent/x509pop/")
         # An entry below an alias by node selectors reaches the workloads of every such node.
@@ -161,7 +161,7 @@ async def has_svid(channel: Any, path: str) -> bool:
 
 
 async def until(holds: Callable[[], Any]) -> None:
-    deadline = datetime.now(UTC) + timedelta(seconds=15)
+    deadline = datetime.now(UTC) + timedelta(seconds=60)
     while not await holds():
         assert datetime.now(UTC) < deadline
         await asyncio.sleep(0.05)

@@ -71,7 +71,7 @@ async def ask(port: int, context: ssl.SSLContext) -> str:
 async def test_certificates_of_seconds_rotate_while_two_applications_talk(
     world: Field, agent: Running
 ) -> None:
-    await world.server.entry(agent.id, "/web", ME, ttl=4)
+    await world.server.entry(agent.id, "/web", ME, ttl=8)
     async with asyncio.timeout(DEADLINE), X509Source(address(agent)) as source:
         calling = client_context(source, authorize_ids(WEB))
         seen = {source.svid.serial}

@@ -567,7 +567,7 @@ async def test_an_unknown_method_is_unimplemented(lab: Lab) -> None:
 
 async def test_agents_are_told_of_a_new_authority_and_never_meet_one_they_do_not_know(lab: Lab) -> None:
     with short_directory() as directory:
-        ttl = {"ca_ttl": timedelta(seconds=6), "default_x509_svid_ttl": timedelta(seconds=3)}
+        ttl = {"ca_ttl": timedelta(seconds=12), "default_x509_svid_ttl": timedelta(seconds=6)}
         async with running(directory, **ttl) as short:
             agent = await short.agent()
             seen: set[int] = set()

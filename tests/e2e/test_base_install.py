@@ -13,6 +13,7 @@ import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -55,9 +56,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Installation:
     """Made once: the locked base requirements and this checkout's own wheel."""
     home = tmp_path_factory.mktemp("base")
     python = home / "venv" / "bin" / "python"
-    install = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input")
+    options = ("--quiet", "--disable-pip-version-check", "--no-input", "--no-compile")
+    # Where this installation has a pip, it need not be made anew.
+    has_pip = find_spec("pip") is not None
+    pip = (sys.executable, "-m", "pip", "--python", python) if has_pip else (python, "-m", "pip")
+    install = (*pip, "install", *options)
     try:
-        _run(sys.executable, "-m", "venv", home / "venv")
+        _run(sys.executable, "-m", "venv", *(("--without-pip",) if has_pip else ()), home / "venv")
         _run(*install, "--only-binary=:all:", "--require-hashes", "-r", "requirements/base.txt")
     except subprocess.CalledProcessError as error:
         pytest.skip(f"the base requirements cannot be installed here: {error.stderr.strip()[-300:]}")

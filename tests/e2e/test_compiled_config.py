@@ -554,7 +554,7 @@ async def test_an_instance_that_died_without_a_word_costs_no_call_while_another_
 
 async def test_certificates_rotate_under_load_without_a_lost_request() -> None:
     # Connections last for half of it; a machine that stands still for most of it loses requests.
-    ttl = timedelta(seconds=6)
+    ttl = timedelta(seconds=10)
     async with shop(ttl=ttl) as mesh:
         ends = time.monotonic() + 2 * PATIENCE
         answers: list[int] = []

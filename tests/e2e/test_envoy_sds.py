@@ -34,7 +34,7 @@ from vestibule.wire.gen.spire import bundle_pb2, entry_pb2, types_pb2
 CONFIG = Path(__file__).with_name("envoy_of_the_walk_through.yaml")
 DOMAIN = TrustDomain.parse("genie.example")
 ID = SpiffeId.parse("spiffe://genie.example/ns/prod/sa/kyc-orchestrator")
-LIFE = timedelta(seconds=8)
+LIFE = timedelta(seconds=12)
 """Of a certificate here: its successor comes after half of that."""
 PATIENCE = 60.0
 

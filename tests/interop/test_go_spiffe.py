@@ -120,8 +120,8 @@ def test_go_programs_call_each_other_over_mtls_while_their_certificates_rotate(
     mesh: Mesh, watcher: Path
 ) -> None:
     caller, callee = as_two(watcher)
-    mesh.entry("spiffe://example.org/caller", f"unix:path:{caller}", ttl="4s")
-    mesh.entry("spiffe://example.org/callee", f"unix:path:{callee}", ttl="4s")
+    mesh.entry("spiffe://example.org/caller", f"unix:path:{caller}", ttl="8s")
+    mesh.entry("spiffe://example.org/callee", f"unix:path:{callee}", ttl="8s")
     with running(callee, mesh.socket, "serve", "spiffe://example.org/caller") as server:
         address = line(server)["address"]
         heard: list[Any] = []

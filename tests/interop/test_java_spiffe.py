@@ -35,7 +35,7 @@ def probe(programs: Path) -> list[str]:
 def java(mesh: Mesh) -> Mesh:
     """A mesh with an identity for Java programs."""
     path = Path(str(shutil.which("java"))).resolve()
-    mesh.entry("spiffe://example.org/java", f"unix:path:{path}", ttl="5s")
+    mesh.entry("spiffe://example.org/java", f"unix:path:{path}", ttl="10s")
     return mesh
 
 
