@@ -82,7 +82,7 @@ class Postgres:
                 [self._bin / "postgres", "-D", self._data, *settings],
                 stdout=log,
                 stderr=log,
-                **_unprivileged(),
+                **unprivileged(),
             )
         for _ in range(600):
             if self._answers():
@@ -111,11 +111,11 @@ class Postgres:
 
     def _run(self, program: str, *arguments: str) -> None:
         subprocess.run(
-            [self._bin / program, *arguments], check=True, capture_output=True, timeout=60, **_unprivileged()
+            [self._bin / program, *arguments], check=True, capture_output=True, timeout=60, **unprivileged()
         )
 
 
-def _unprivileged() -> dict[str, Any]:
+def unprivileged() -> dict[str, Any]:
     # PostgreSQL refuses to run as root.
     if os.geteuid() != 0:
         return {}

@@ -204,7 +204,10 @@ COMMANDS: Final = {
     "svid fetch": Lazy("vestibule.cli.svid:fetch", "Fetch this process's X.509-SVIDs or JWT-SVIDs."),
     "svid validate": Lazy("vestibule.cli.svid:validate", "Ask the agent whether a JWT-SVID is valid."),
     "svid watch": Lazy("vestibule.cli.svid:watch", "Follow this process's X.509-SVIDs."),
-    "svid write": Lazy("vestibule.cli.svid:write", "Write this process's X.509-SVIDs to files."),
+    "svid write": Lazy(
+        "vestibule.cli.svid_write:write", "Write this process's SVIDs to files, and keep them current."
+    ),
+    "svid exec": Lazy("vestibule.cli.svid_exec:execute", "Run a program with SVIDs in files of its own."),
     "x509 mint": Lazy("vestibule.cli.mint:x509", "Mint an X.509-SVID, without an agent."),
     "jwt mint": Lazy("vestibule.cli.mint:jwt", "Mint a JWT-SVID, without an agent."),
     "logger get": Lazy("vestibule.cli.logger:get", "Show the log level, and the one of the start."),

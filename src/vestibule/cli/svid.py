@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,10 +14,11 @@ from rich.markup import escape
 from vestibule.calls.unix import unix_channel
 from vestibule.calls.workload_api import WorkloadApi, X509Context
 from vestibule.cli.codes import USAGE
-from vestibule.cli.output import Exit, Output, OutputOption, answer, complaints, console, run, sentence
+from vestibule.cli.output import Exit, Output, OutputOption, answer, console, run
 from vestibule.cli.sockets import AgentSocketOption, find_sockets
-from vestibule.cli.svid_files import Layout, Renewal, parse_mode, pem, replace_file
+from vestibule.cli.svid_files import existing_directory, pem
 from vestibule.cli.token_files import read_token
+from vestibule.sdk.files.contents import Layout
 from vestibule.spiffe import JwtSvid, SpiffeId, X509Svid
 
 
@@ -57,7 +57,8 @@ def fetch(
             context = await api.fetch()
         context.verify(datetime.now(UTC))
         if write_to is not None:
-            _write(write_to, Layout(), context)
+            with existing_directory(write_to, linked=False) as directory:
+                directory.place(Layout().x509_files(context, datetime.now(UTC)))
         _show(context, output)
         return Exit.FINE
 
@@ -93,70 +94,6 @@ def watch(agent_socket: AgentSocketOption = None, output: OutputOption = Output.
         async with _api(agent_socket) as api:
             async for context in api.watch():
                 _show(context, output)
-        return Exit.FINE
-
-    run(output, "svid", main)
-
-
-def write(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="An existing directory.")],
-    follow: Annotated[
-        bool, typer.Option("--follow", help="Keep the files current until interrupted.")
-    ] = False,
-    cert: Annotated[str, typer.Option("--cert", metavar="NAME", help="The file of the certificates.")] = "",
-    key: Annotated[str, typer.Option("--key", metavar="NAME", help="The file of the private key.")] = "",
-    bundle: Annotated[
-        str, typer.Option("--bundle", metavar="NAME", help="The file of the trust bundle.")
-    ] = "",
-    combined: Annotated[str, typer.Option("--combined", metavar="NAME", help="One file of both.")] = "",
-    hint: Annotated[str, typer.Option("--hint", help="Only the identity with this hint.")] = "",
-    cert_mode: Annotated[str, typer.Option("--cert-mode", help="Of certificates and bundles.")] = "0644",
-    key_mode: Annotated[str, typer.Option("--key-mode", help="Of private keys.")] = "0600",
-    include_federated: Annotated[
-        bool, typer.Option("--include-federated", help="Bundles hold those of federated trust domains, too.")
-    ] = False,
-    renew_signal: Annotated[
-        str,
-        typer.Option("--renew-signal", metavar="SIGHUP", help="Sent after each renewal, with --pid-file."),
-    ] = "",
-    pid_file: Annotated[
-        Path | None, typer.Option("--pid-file", help="Whom to send it to; read each time.")
-    ] = None,
-    renew_command: Annotated[
-        str, typer.Option("--renew-command", help="Run after each renewal; words, no shell.")
-    ] = "",
-    agent_socket: AgentSocketOption = None,
-    output: OutputOption = Output.TEXT,
-) -> None:
-    """Write svid.N.pem, svid.N.key (mode 0600) and bundle.N.pem, N counting from 0, for what reads files.
-
-    With --cert, --key, --bundle or --combined, one identity under these names: the default one, or that of --hint.
-    Each file is replaced as a whole; the key is replaced before its certificate.
-    """
-
-    async def main() -> Exit:
-        layout = Layout(
-            certificate=cert,
-            key=key,
-            bundle=bundle,
-            combined=combined,
-            hint=hint,
-            certificate_mode=parse_mode(cert_mode),
-            key_mode=parse_mode(key_mode),
-            federated=include_federated,
-        )
-        renewal = Renewal(signal_name=renew_signal, pid_file=pid_file, command=renew_command)
-        renewal.check()
-        if not directory.is_dir():
-            raise USAGE.error(f"{directory} is not a directory", advice="Create it first, with mode 0700.")
-        async with _api(agent_socket) as api, aclosing(api.watch()) as contexts:
-            async for context in contexts:
-                context.verify(datetime.now(UTC))
-                _report(_write(directory, layout, context), output)
-                if problem := await asyncio.to_thread(renewal.tell):
-                    sentence(complaints, "[bold yellow]![/]", escape(problem))
-                if not follow:
-                    break
         return Exit.FINE
 
     run(output, "svid", main)
@@ -205,23 +142,6 @@ def _print(context: X509Context) -> None:
         console.print(
             f"bundle of {bundle.trust_domain}: {count} {'authority' if count == 1 else 'authorities'}"
         )
-
-
-def _write(directory: Path, layout: Layout, context: X509Context) -> list[Path]:
-    if not directory.is_dir():
-        raise USAGE.error(f"{directory} is not a directory", advice="Create it first, with mode 0700.")
-    files = list(layout.files(context))
-    for name, _, _ in files:
-        if Path(name).name != name:
-            raise USAGE.error(f"{name!r} is not the name of a file", advice="Files go into DIR itself.")
-    for name, text, mode in files:
-        replace_file(directory / name, text, mode)
-    return [directory / name for name, _, _ in files]
-
-
-def _report(written: list[Path], output: Output) -> None:
-    show: Callable[[], None] = lambda: console.print(*written, sep="\n")  # noqa: E731 - a name for its type
-    answer(output, "svid-files", {"files": [str(path) for path in written]}, show)
 
 
 async def _fetch_jwt(

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.padding import PKCS7
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from vestibule.pki.codes import UNSUPPORTED_KEY, WEAK_PASSPHRASE, WRONG_PASSPHRASE
+from vestibule.pki.der import integer, octets, sequence
 from vestibule.pki.keys import key_to_pkcs8
 from vestibule.pki.pem import pem_block
 
@@ -49,10 +50,10 @@ def encrypt_key(key: EllipticCurvePrivateKey, passphrase: str) -> bytes:
     padded = padder.update(key_to_pkcs8(key)) + padder.finalize()
     ciphertext = encryptor.update(padded) + encryptor.finalize()
     # RFC 7914, section 7; RFC 8018, section 6.2 and appendix A.4; RFC 5958, section 3.
-    numbers = b"".join(map(_integer, (COST, BLOCK_SIZE, PARALLELIZATION, _KEY_BYTES)))
-    kdf = _sequence(_SCRYPT, _sequence(_octets(salt), numbers))
-    scheme = _sequence(_PBES2, _sequence(kdf, _sequence(_AES_256_CBC, _octets(iv))))
-    return pem_block(LABEL, _sequence(scheme, _octets(ciphertext)))
+    numbers = b"".join(map(integer, (COST, BLOCK_SIZE, PARALLELIZATION, _KEY_BYTES)))
+    kdf = sequence(_SCRYPT, sequence(octets(salt), numbers))
+    scheme = sequence(_PBES2, sequence(kdf, sequence(_AES_256_CBC, octets(iv))))
+    return pem_block(LABEL, sequence(scheme, octets(ciphertext)))
 
 
 def decrypt_key(pem: bytes, passphrase: str) -> EllipticCurvePrivateKey:
@@ -64,23 +65,3 @@ def decrypt_key(pem: bytes, passphrase: str) -> EllipticCurvePrivateKey:
     if not isinstance(key, EllipticCurvePrivateKey):
         raise UNSUPPORTED_KEY.error("the private key is not an EC key")
     return key
-
-
-def _sequence(*parts: bytes) -> bytes:
-    return _tagged(0x30, b"".join(parts))
-
-
-def _octets(value: bytes) -> bytes:
-    return _tagged(0x04, value)
-
-
-def _integer(value: int) -> bytes:
-    return _tagged(0x02, value.to_bytes(value.bit_length() // 8 + 1, "big"))
-
-
-def _tagged(tag: int, value: bytes) -> bytes:
-    length = len(value)
-    if length < 0x80:
-        return bytes([tag, length]) + value
-    size = length.to_bytes((length.bit_length() + 7) // 8, "big")
-    return bytes([tag, 0x80 | len(size)]) + size + value
