@@ -152,7 +152,8 @@ class Endpoint:
         ending, answer = await self._try(caller, QUIET)
         if answer is None:
             ending, answer = await self._try(caller, QUIET_LONG)
-        return ending, answer or Answer(outcome=Outcome.SERVED, detail="closed after a request")
+        # Refused, with a reset that was quicker than the alert; or it does not speak HTTP, and is not talkative.
+        return ending, answer or Answer(outcome=Outcome.UNKNOWN, detail="closed after a request")
 
     async def _try(self, caller: str, quiet: float) -> tuple[Ending, Answer | None]:
         unknown = Answer(outcome=Outcome.UNKNOWN)

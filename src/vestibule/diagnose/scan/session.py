@@ -7,6 +7,7 @@ alert came), and the sockets stay with asyncio.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
@@ -135,7 +136,7 @@ class Session:
                     return self._noted(Ending.DONE)
                 except SSL.WantReadError:
                     await self._flush()
-                    if not await self._take(await self._wire.receive()):
+                    if not self._take(await self._wire.receive()):
                         return self._noted(Ending.CLOSED)
         except SSL.Error:
             return self._noted(self._failure())
@@ -147,21 +148,8 @@ class Session:
 
         A ticket ends the wait: it is only given to clients that are let in.
         """
-        try:
-            async with asyncio.timeout(seconds):
-                while True:
-                    if (data := self._read()) is not None:
-                        return data or Ending.CLOSED
-                    if self.seen.ticket:
-                        return Ending.DONE
-                    if not await self._take(await self._wire.receive()):
-                        return Ending.CLOSED
-        except TimeoutError:
-            return Ending.DONE
-        except SSL.Error:
-            return self._failure()
-        except (OSError, Flooded) as error:
-            return _ending_of(error)
+        said = await self._listen(seconds, lambda: self.seen.ticket)
+        return Ending.DONE if said is Ending.STALLED else said
 
     async def send(self, data: bytes) -> None:
         """Raises: OSError."""
@@ -173,15 +161,19 @@ class Session:
 
     async def receive(self, seconds: float) -> Ending | bytes:
         """Bytes; or how it ended, STALLED when nothing came in time."""
+        return await self._listen(seconds, lambda: False)
+
+    async def _listen(self, seconds: float, enough: Callable[[], bool]) -> Ending | bytes:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
         try:
-            async with asyncio.timeout(seconds):
-                while True:
-                    if (data := self._read()) is not None:
-                        return data or Ending.CLOSED
-                    if not await self._take(await self._wire.receive()):
-                        return Ending.CLOSED
-        except TimeoutError:
-            return Ending.STALLED
+            while True:
+                if (data := self._read()) is not None:
+                    return data or Ending.CLOSED
+                if enough() or (more := await self._wire.receive_within(max(end - loop.time(), 0))) is None:
+                    return Ending.STALLED
+                if not self._take(more):
+                    return Ending.CLOSED
         except SSL.Error:
             return self._failure()
         except (OSError, Flooded) as error:
@@ -196,7 +188,7 @@ class Session:
         except SSL.ZeroReturnError:
             return b""
 
-    async def _take(self, data: bytes) -> bool:
+    def _take(self, data: bytes) -> bool:
         if data:
             self._tls.bio_write(data)
         return bool(data)
