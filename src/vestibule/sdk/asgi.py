@@ -8,6 +8,8 @@
 
 The scope has it twice: ``scope["extensions"]["vestibule"]["spiffe_id"]``, and everything about the connection as the
 TLS extension of ASGI says (``scope["extensions"]["tls"]``).  Neither can come from a header.
+
+Where something in between ends TLS, callers show tokens instead: ``JwtSvids`` is the middleware for them.
 """
 
 from __future__ import annotations
@@ -16,8 +18,11 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
+from vestibule.sdk.jwt_asgi import JwtSvids, current_jwt_svid, jwt_svid_of
 from vestibule.sdk.serving.codes import NO_CALLER
 from vestibule.spiffe import SpiffeId
+
+__all__ = ["EXTENSION", "JwtSvids", "caller", "current_jwt_svid", "jwt_svid_of", "retiring"]
 
 EXTENSION: Final = "vestibule"
 """Of ``scope["extensions"]``: ``{"spiffe_id": "spiffe://…"}``."""

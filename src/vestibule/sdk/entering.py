@@ -92,6 +92,7 @@ class Source(ABC):
         self._tasks: list[asyncio.Task[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._forked = False
+        self._up = False
         self._version = 0
         self._news = News()
         self._listed = FollowedRevocations(self.endpoint, self._clock, self._on_revocations)
@@ -126,6 +127,11 @@ class Source(ABC):
     def revocations(self) -> Revocations:
         """What is revoked, as far as the agent told."""
         return self._listed.value
+
+    @property
+    def is_entered(self) -> bool:
+        """Whether it is followed in this process."""
+        return self._up and not self._forked
 
     @property
     def version(self) -> int:
@@ -172,6 +178,7 @@ class Source(ABC):
         except BaseException:
             await self._leave()
             raise
+        self._up = True
         return self
 
     async def __aexit__(
@@ -212,6 +219,7 @@ class Source(ABC):
         if self._forked:
             return None  # the tasks are the parent's
         _entered.discard(self)
+        self._up = False
         tasks, self._tasks, self._loop = self._tasks, [], None
         for each in tasks:
             each.cancel()

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from vestibule.sdk.jwt_wsgi import JwtSvids, jwt_svid_of
 from vestibule.sdk.serving.codes import NO_CALLER
 from vestibule.spiffe import SpiffeId
+
+__all__ = ["KEY", "JwtSvids", "caller", "jwt_svid_of"]
 
 KEY: Final = "vestibule.spiffe_id"
 """Of the environ.  What headers say has names that begin with ``HTTP_``, so that none can be taken for it."""

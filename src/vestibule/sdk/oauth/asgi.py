@@ -6,12 +6,12 @@ Answers are those of RFC 6750 (section 3), with our code and advice.
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Final
 
 from vestibule.errors import Kind, VestibuleError
+from vestibule.sdk.bearer import App, Message, Receive, Refusal, Scope, Send, authorization_of, bearer_token
 from vestibule.sdk.codes import NO_TOKEN, TOKEN_OF_ANOTHER
 from vestibule.sdk.oauth.access_tokens import AccessToken
 from vestibule.sdk.oauth.errors import InvalidTokenError, TokenScopeError
@@ -19,12 +19,6 @@ from vestibule.sdk.oauth.verifier import TokenVerifier
 
 KEY: Final = "vestibule.token"
 """Of the ASGI scope."""
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _current: ContextVar[AccessToken] = ContextVar("vestibule_token")
 
@@ -86,7 +80,7 @@ class TokenRequired:
         try:
             token = await self._verified(scope)
         except VestibuleError as error:
-            await _refuse(scope, send, error)
+            await _refusal(error).send(scope, send)
             return
         began = _Began(send)
         reset = _current.set(token)
@@ -95,12 +89,12 @@ class TokenRequired:
         except TokenScopeError as error:
             if began.told:
                 raise
-            await _refuse(scope, send, error)
+            await _refusal(error).send(scope, send)
         finally:
             _current.reset(reset)
 
     async def _verified(self, scope: Scope) -> AccessToken:
-        text = _shown(scope)
+        text = bearer_token(authorization_of(scope), NO_TOKEN)
         await self._enter()
         token = await self._verifier.verify(text)
         caller = _caller(scope) if self._bound else ""
@@ -141,17 +135,6 @@ class _Began:
         await self._send(message)
 
 
-def _shown(scope: Scope) -> str:
-    """The token of a request.  Raises: VST6127."""
-    sent = [value for name, value in scope["headers"] if name == b"authorization"]
-    if len(sent) > 1:
-        raise NO_TOKEN.error("there are several authorization headers")
-    kind, _, text = (sent[0] if sent else b"").decode("latin-1").partition(" ")
-    if kind.lower() != "bearer" or not text.strip():
-        raise NO_TOKEN.error("there is no access token in the request")
-    return text.strip()
-
-
 def _caller(scope: Scope) -> str:
     """Who calls, by the word of the sidecar, which replaces what callers send; empty where none stands before us."""
     sent = [value for name, value in scope["headers"] if name == b"x-forwarded-client-cert"]
@@ -166,44 +149,12 @@ def _caller(scope: Scope) -> str:
 # -------------------------------------------------------------------------------------------- refusing
 
 
-async def _refuse(scope: Scope, send: Send, error: VestibuleError) -> None:
-    if scope["type"] == "websocket":
-        # Before it is accepted, this is 403 (ASGI, "Disconnected" of WebSocket).
-        await send({"type": "websocket.close", "code": 1008, "reason": ""})
-        return
-    status, word = _meaning(error)
-    described = _quotable(f"{error.code.code} {error.message}. {error.advice}")
-    body = json.dumps({"error": word or "invalid_request", "error_description": described}).encode("ascii")
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode("ascii")),
-        (b"cache-control", b"no-store"),
-    ]
-    if status in (401, 403):
-        headers.append((b"www-authenticate", _challenge(error, word, described)))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-def _meaning(error: VestibuleError) -> tuple[int, str]:
-    """Status and word; a request without any token is told no more than what it lacks (RFC 6750, section 3.1)."""
+def _refusal(error: VestibuleError) -> Refusal:
+    """A request without any token is told no more than what it lacks (RFC 6750, section 3.1)."""
     if error.code is NO_TOKEN:
-        return 401, ""
+        return Refusal(status=401, word="", error=error)
     if isinstance(error, TokenScopeError):
-        return 403, "insufficient_scope"
+        return Refusal(status=403, word="insufficient_scope", error=error, scopes=error.scopes)
     if isinstance(error, InvalidTokenError) or error.code.kind is Kind.UNAUTHENTICATED:
-        return 401, "invalid_token"
-    return 503, "temporarily_unavailable"
-
-
-def _challenge(error: VestibuleError, word: str, described: str) -> bytes:
-    if not word:
-        return b"Bearer"
-    wanted = f', scope="{" ".join(error.scopes)}"' if isinstance(error, TokenScopeError) else ""
-    return f'Bearer error="{word}", error_description="{described}"{wanted}'.encode("ascii")
-
-
-def _quotable(text: str) -> str:
-    """As RFC 6750 (section 3) wants it: printable ASCII, no quotes, no backslashes."""
-    plain = text.replace('"', "'").replace("\\", "/")
-    return "".join(each if " " <= each <= "~" else "?" for each in plain)
+        return Refusal(status=401, word="invalid_token", error=error)
+    return Refusal(status=503, word="temporarily_unavailable", error=error)
