@@ -21,7 +21,7 @@ from vestibule.pki.keys import generate_key
 REPORTS: Final = "spiffe://example.org/ns/prod/sa/reports"
 ZONE: Final = "Europe/Paris"
 ISSUER: Final = "https://tokens.example.org"
-BREAK_GLASS_SECONDS: Final = 6
+BREAK_GLASS_SECONDS: Final = (6, 20, 60)
 
 
 def with_roles(more: str = "") -> dict[str, str]:
@@ -31,7 +31,14 @@ def with_roles(more: str = "") -> dict[str, str]:
 
 @step("contractors get nothing on other days than theirs, and everybody else goes on")
 def weekdays_only(shop: Shop, found: dict[str, Any]) -> str:
-    today = int(datetime.now(ZoneInfo(ZONE)).strftime("%w"))
+    today = _today()
+    said = _shown_on(today, shop, found)
+    # Where midnight has passed meanwhile, the next one is a day away.
+    return said if said is not None else str(_shown_on(_today(), shop, found))
+
+
+def _shown_on(today: int, shop: Shop, found: dict[str, Any]) -> str | None:
+    """None if it is another day at the end."""
     others = [day for day in range(7) if day != today]
     counts = {}
     for name, days in (("other days", others), ("today too", list(range(7)))):
@@ -42,6 +49,8 @@ def weekdays_only(shop: Shop, found: dict[str, Any]) -> str:
     told = vestibule("explain", "reports", "payments", "GET", "/v1/charges", *shop.operator)
     shop.commit("Contractors: other days, again", canary(0) + _on(others), with_roles())
     why = vestibule("explain", "reports", "payments", "GET", "/v1/charges", *shop.operator)
+    if _today() != today:
+        return None
     decided = why.envelope["data"]["callee_proxy"]
     found.update(counts=counts, explained=decided["rule"], where=decided["where"], allowed_code=told.code)
     assert counts["other days"] == {"reports": {403: 10}, "orders": {200: 10}}, counts
@@ -53,6 +62,11 @@ def weekdays_only(shop: Shop, found: dict[str, Any]) -> str:
         f"{counts}; explain: {decided['rule']} ({decided['where']}), but for which {decided['otherwise']} "
         "would allow it"
     )
+
+
+def _today() -> int:
+    """The day of the week where the contractors are, as conditions count: Sunday is 0."""
+    return int(datetime.now(ZoneInfo(ZONE)).strftime("%w"))
 
 
 def _on(days: list[int]) -> str:
@@ -140,14 +154,14 @@ def shadow_then_enforce(shop: Shop, found: dict[str, Any]) -> str:
 def break_glass_ends(shop: Shop, found: dict[str, Any]) -> str:
     shop.commit("Nothing out of the way", canary(0), with_roles())
     before = shop.call("/v2/ledger").status
-    words = (
-        *("break-glass", "open", "--from", "orders", "--to", "payments", "--path", "/v2/ledger"),
-        *("--reason", "the ledger is stuck", "--ticket", "INC-7", "--approver", "alice"),
-        *("--for", f"{BREAK_GLASS_SECONDS}s", *shop.operator),
-    )
-    opened = vestibule(*words).envelope["data"]
-    ends = datetime.fromisoformat(opened["expires_at"]).timestamp()
-    until(lambda: shop.call("/v2/ledger").status == 200, "the permission at the proxy")
+    # A machine that stands still may sleep through a short one.
+    opened, ends = _opened(shop, BREAK_GLASS_SECONDS[0])
+    for longer in BREAK_GLASS_SECONDS[1:]:
+        while time.time() < ends and shop.call("/v2/ledger").status != 200:
+            time.sleep(0.02)
+        if time.time() < ends:
+            break
+        opened, ends = _opened(shop, longer)
     last, first = 0.0, 0.0
     while not first:
         sent, status = time.time(), shop.call("/v2/ledger").status
@@ -155,7 +169,7 @@ def break_glass_ends(shop: Shop, found: dict[str, Any]) -> str:
             last = sent - ends
         elif time.time() > ends:
             first = time.time() - ends
-        assert time.time() < ends + 20, "it does not end"
+        assert time.time() < ends + 60, "it does not end"
 
     def uses() -> list[dict[str, Any]]:
         told = vestibule("audit", "list", shop.audit_log, "--action", "break-glass.use").envelope["data"]
@@ -172,6 +186,17 @@ def break_glass_ends(shop: Shop, found: dict[str, Any]) -> str:
         f"{before} before; by {opened['rule']} 200, the last sent {last:+.2f} s from its end, the first refused "
         f"{first:+.2f} s; {len(used)} records of uses"
     )
+
+
+def _opened(shop: Shop, seconds: int) -> tuple[dict[str, Any], float]:
+    """What the operator is told, and when it ends."""
+    words = (
+        *("break-glass", "open", "--from", "orders", "--to", "payments", "--path", "/v2/ledger"),
+        *("--reason", "the ledger is stuck", "--ticket", "INC-7", "--approver", "alice"),
+        *("--for", f"{seconds}s", *shop.operator),
+    )
+    opened: dict[str, Any] = vestibule(*words).envelope["data"]
+    return opened, datetime.fromisoformat(opened["expires_at"]).timestamp()
 
 
 @step("a revoked caller is refused at its next request on a connection that was open all the while")
