@@ -52,3 +52,31 @@ UNSAFE_SOCKET_DIRECTORY = define(
     meaning="The directory of the operator's socket lets other users put something else in the socket's place.",
     advice="Choose a directory that only this user (or root) can write to, such as one of mode 0700.",
 )
+LONE_NO_CERTIFICATE = define(
+    "VST7330",
+    "lone-no-certificate",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="A lone sidecar asks the agent of its machine for the certificate of the identity in its file, and has not "
+    "got it: without it, it neither calls anybody nor takes calls.",
+    advice="Let the agent run, and have an entry (`vestibule entry create`, or SPIRE's) that gives this identity to "
+    "the user as whom Envoy runs; `vestibule svid fetch` shows what this user has.",
+)
+LONE_CREDENTIAL = define(
+    "VST7331",
+    "lone-credential-printed",
+    Kind.INVALID,
+    Fault.OPERATOR,
+    meaning="A printed bootstrap is to send a credential whose prefix stands in the intent: an Envoy by itself sends a "
+    "file as it is, and the credential itself is never printed.",
+    advice="Put the whole value, prefix and all and without an end of line, into the file, and leave `prefix` out.",
+)
+LONE_OPTION = define(
+    "VST7332",
+    "lone-option",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="An option of a sidecar that a control plane guides says nothing to one that is guided by a file, or the "
+    "other way round.",
+    advice="With --static, write it in the file (docs/lone-sidecar.md); without, name the service: --service NAME.",
+)

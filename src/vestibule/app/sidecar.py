@@ -48,7 +48,7 @@ from vestibule.proxy.host_files import HostFiles
 from vestibule.proxy.layout import EGRESS_PORT, LOOPBACK, Layout
 from vestibule.proxy.listeners import AppListeners, all_listening
 from vestibule.proxy.printed_uses import PrintedUses
-from vestibule.records import Boundary, Health, Instance, ServiceView
+from vestibule.records import Address, Boundary, Health, Instance, ServiceView
 
 APP: Final = "app"
 READY: Final = "sidecar ready:"
@@ -75,10 +75,11 @@ class SidecarSettings:
     """What a sidecar is told at its start; durations in seconds.
 
     ``run_directory`` gets a private subdirectory per sidecar.  ``command`` is the app to start; without one,
-    ``app_ports`` says where the app listens.  ``base_environment`` is what the app inherits.  With ``gateway``,
-    ``service`` is the name of a gateway, which has no app.  ``ca_bundle`` holds the public authorities to trust in
-    place of the distribution's.  ``walls`` says more about the ``boundary``, and who app and Envoy run as;
-    ``heap_bytes``, ``files`` and ``workers`` bound Envoy.
+    ``app_ports`` says where the app listens.  ``ingress_ports`` and ``upstream_ports`` are where others reach some of
+    its ports, and where it finds some services, rather than what is free.  ``base_environment`` is what the app
+    inherits.  With ``gateway``, ``service`` is the name of a gateway, which has no app.  ``ca_bundle`` holds the public
+    authorities to trust in place of the distribution's.  ``walls`` says more about the ``boundary``, and who app and
+    Envoy run as; ``heap_bytes``, ``files`` and ``workers`` bound Envoy.
     """
 
     service: str
@@ -88,6 +89,8 @@ class SidecarSettings:
     command: tuple[str, ...] = ()
     base_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     app_ports: Mapping[str, int] = field(default_factory=dict)
+    ingress_ports: Mapping[str, int] = field(default_factory=dict)
+    upstream_ports: Mapping[str, int] = field(default_factory=dict)
     version: str = "v1"
     supervisor_key: bytes | None = field(default=None, repr=False)
     envoy: Path | None = None
@@ -172,6 +175,11 @@ class Sidecar:
             starts_app=bool(settings.command),
             app_ports=settings.app_ports,
             ingress_host=settings.ingress_host,
+            ingress_at={
+                name: Address(host=settings.ingress_host, port=port)
+                for name, port in settings.ingress_ports.items()
+            },
+            upstream_at=settings.upstream_ports,
             egress_port=settings.egress_port,
         )
         family = (lambda: ledger.family(APP)) if settings.command else None
@@ -345,9 +353,9 @@ class Sidecar:
 
     async def _egress_open(self) -> None:
         egress = self.layout.egress
-        if egress is None or not await _soon(lambda: all_listening([egress]), _EGRESS_WITHIN):
+        if egress is None or not await soon(lambda: all_listening([egress]), _EGRESS_WITHIN):
             _log.warning("the way out is not open yet; starting the app all the same")
-        if not await _soon(lambda: self.host_secrets.tokens.settled, _TOKENS_WITHIN):
+        if not await soon(lambda: self.host_secrets.tokens.settled, _TOKENS_WITHIN):
             _log.warning("tokens to send along are not there yet; starting the app all the same")
 
     # The app.
@@ -451,7 +459,7 @@ class Sidecar:
         The first time that is told: it is ready.
         """
         instance = await self._open()
-        await _soon(lambda: self.attachment.registered, None)
+        await soon(lambda: self.attachment.registered, None)
         self._on_ready(instance)
         while True:
             await self._moved.wait()
@@ -468,19 +476,19 @@ class Sidecar:
 
     async def _open(self) -> Instance:
         """Wait until everything listens, and say so."""
-        await _soon(self._taken, None)
+        await soon(self._taken, None)
         view = self.attachment.view
         assert view is not None
         instance = self.layout.instance(view, reachable=True)
         ours = [*instance.ingress.values(), *instance.upstreams.values()]
-        if not await _soon(lambda: all_listening(ours), _LISTENING_WITHIN):
+        if not await soon(lambda: all_listening(ours), _LISTENING_WITHIN):
             child = self.envoy.process.child
             _log.warning(
                 "Envoy does not listen after %g s; if it has no identity, this says why: vestibule why --pid %s",
                 _LISTENING_WITHIN,
                 child.pid if child is not None else "PID",
             )
-            await _soon(lambda: all_listening(ours), None)
+            await soon(lambda: all_listening(ours), None)
         self._listens = self._is_up
         self._announce()
         return instance
@@ -511,7 +519,7 @@ class Sidecar:
         await self.attachment.deregister(_DEREGISTER_WITHIN)
         await self.app.stop()
         await self.envoy.stop()
-        await _soon(lambda: not (len(self.uses) and self.attachment.welcomes), _USES_WITHIN)
+        await soon(lambda: not (len(self.uses) and self.attachment.welcomes), _USES_WITHIN)
 
 
 def default_workers(processors: int) -> int:
@@ -534,7 +542,7 @@ def read_supervisor_key(descriptor: int) -> bytes:
     return key
 
 
-async def _soon(condition: Callable[[], bool], within: float | None) -> bool:
+async def soon(condition: Callable[[], bool], within: float | None) -> bool:
     """Look until the condition holds; False after so many seconds."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within):

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from vestibule.app.codes import LONE_OPTION
+from vestibule.app.lone_print import print_lone
 from vestibule.cli.codes import USAGE
 from vestibule.cli.output import Exit, Output, OutputOption, answer, run
 from vestibule.cli.sockets import AgentSocketOption, find_sockets
@@ -28,6 +30,20 @@ def sidecar(
     gateway: Annotated[
         str | None, typer.Option("--gateway", help="The gateway to be, instead; it has no app.")
     ] = None,
+    static: Annotated[
+        Path | None,
+        typer.Option("--static", metavar="FILE", help="Be guided by this file, without a control plane."),
+    ] = None,
+    only_print: Annotated[
+        bool,
+        typer.Option("--print", help="With --static: print an Envoy bootstrap for an Envoy of your own."),
+    ] = False,
+    access_log: Annotated[
+        str,
+        typer.Option(
+            "--access-log", metavar="FILE|-|none", help="With --static: where a line for each request goes."
+        ),
+    ] = "-",
     agent_socket: AgentSocketOption = None,
     boundary: Annotated[
         Boundary, typer.Option("--boundary", help="How app and sidecar are kept apart from other processes.")
@@ -60,6 +76,23 @@ def sidecar(
             "--app-port", metavar="NAME=PORT", help="Where the app listens for a port of the service."
         ),
     ] = None,
+    ingress_port: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ingress-port",
+            metavar="NAME=PORT",
+            help="Where other sidecars reach a port; else any free one.",
+        ),
+    ] = None,
+    upstream_port: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--upstream-port", metavar="NAME=PORT", help="Where the app finds a service; else any free one."
+        ),
+    ] = None,
+    egress_port: Annotated[
+        int, typer.Option("--egress-port", metavar="PORT", help="The app's way out, if it is free.")
+    ] = 15001,
     version: Annotated[str, typer.Option("--version", help="The app's version, for routing.")] = "v1",
     ingress_host: Annotated[
         str, typer.Option("--ingress-address", help="The address at which other sidecars reach this one.")
@@ -121,9 +154,49 @@ def sidecar(
     set_up_logs()
 
     async def main() -> Exit:
+        if static is not None:
+            if service or gateway or app_port or ingress_port or upstream_port:
+                raise LONE_OPTION.error("--static says which service, and where its ports and upstreams are")
+            if only_print:
+                sockets = find_sockets(agent=agent_socket)
+                return print_lone(static, sockets.agent.absolute(), _log(access_log), ca_bundle, output)
+        elif only_print:
+            raise LONE_OPTION.error("--print prints what --static FILE says")
         app_user = find_user(user) if user else None
         # Sockets that one of them opens have to be the other's, too.
         envoys_user = app_user if boundary is Boundary.UNIX else None
+        walls = WallSettings(
+            # Between a gateway and an app there is nothing that others could use: it has none.
+            boundary=Boundary.UNIX if gateway is not None else boundary,
+            netns=netns,
+            intercept=intercept,
+            intercept_ports=tuple(intercept_port or ()),
+            app_user=app_user,
+            proxy_user=find_user(proxy_user) if proxy_user else envoys_user,
+        )
+        if static is not None:
+            from vestibule.app.lone_sidecar import LoneSettings, run_lone
+
+            lone = LoneSettings(
+                file=static.absolute(),
+                agent_socket=find_sockets(agent=agent_socket).agent.absolute(),
+                run_directory=(run_directory or _run_directory()).absolute(),
+                access_log=_log(access_log),
+                command=tuple(command or ()),
+                base_environment=dict(os.environ),
+                walls=walls,
+                heap_bytes=envoy_memory << 20,
+                files=envoy_files,
+                workers=envoy_workers,
+                envoy=envoy,
+                allow_exposed=allow_exposed,
+                log_directory=log_directory and log_directory.absolute(),
+                ca_bundle=ca_bundle and ca_bundle.absolute(),
+                attach_within=attach_within,
+                ready_within=ready_within,
+                drain=drain,
+            )
+            return Exit(await run_lone(lone, on_ready=lambda each: _tell_ready(each, output)))
         settings = SidecarSettings(
             service=_name(service, gateway, command or ()),
             gateway=gateway is not None,
@@ -131,19 +204,14 @@ def sidecar(
             run_directory=(run_directory or _run_directory()).absolute(),
             command=tuple(command or ()),
             base_environment=dict(os.environ),
-            walls=WallSettings(
-                # Between a gateway and an app there is nothing that others could use: it has none.
-                boundary=Boundary.UNIX if gateway is not None else boundary,
-                netns=netns,
-                intercept=intercept,
-                intercept_ports=tuple(intercept_port or ()),
-                app_user=app_user,
-                proxy_user=find_user(proxy_user) if proxy_user else envoys_user,
-            ),
+            walls=walls,
             heap_bytes=envoy_memory << 20,
             files=envoy_files,
             workers=envoy_workers,
-            app_ports=_app_ports(app_port or ()),
+            app_ports=_ports("--app-port", app_port or ()),
+            ingress_ports=_ports("--ingress-port", ingress_port or ()),
+            upstream_ports=_ports("--upstream-port", upstream_port or ()),
+            egress_port=egress_port,
             version=version,
             supervisor_key=None if supervisor_fd is None else read_supervisor_key(supervisor_fd),
             envoy=envoy,
@@ -205,6 +273,11 @@ def _name(service: str | None, gateway: str | None, command: Sequence[str]) -> s
     return name
 
 
+def _log(text: str) -> str:
+    """A file, ``-``, or empty for none."""
+    return {"none": "", "-": "-"}.get(text, str(Path(text).absolute()))
+
+
 def _tell_ready(instance: Instance, output: Output) -> None:
     """One line of ``key=value``, for people and for supervisors; or the same as JSON."""
     from vestibule.app.sidecar import READY
@@ -218,14 +291,14 @@ def _tell_ready(instance: Instance, output: Output) -> None:
     answer(output, "sidecar-ready", data, lambda: typer.echo(line))
 
 
-def _app_ports(texts: Sequence[str]) -> dict[str, int]:
+def _ports(option: str, texts: Sequence[str]) -> dict[str, int]:
     ports: dict[str, int] = {}
     for text in texts:
         name, _, number = text.partition("=")
         if not name or not number.isascii() or not number.isdigit() or not 0 < int(number) < 65536:
-            raise USAGE.error(f"--app-port {text!r} is not NAME=PORT, such as http=8080")
+            raise USAGE.error(f"{option} {text!r} is not NAME=PORT, such as http=8080")
         if name in ports:
-            raise USAGE.error(f"--app-port names {name!r} twice")
+            raise USAGE.error(f"{option} names {name!r} twice")
         ports[name] = int(number)
     return ports
 

@@ -94,7 +94,7 @@ def _where(built: cluster_pb2.Cluster, external: External) -> None:
         config = dns_cluster_pb2.DnsCluster(
             respect_dns_ttl=True,
             dns_lookup_family=dns_pb2.V4_PREFERRED,
-            typed_dns_resolver_config=_resolver(),
+            typed_dns_resolver_config=resolver(),
             all_addresses_in_single_endpoint=len(dialled) == 1,
         )
         built.cluster_type.name = "envoy.cluster.dns"
@@ -128,7 +128,8 @@ def authority(named: HostPort, *, secure: bool) -> str:
     return host if named.port == _DEFAULT_PORTS[secure] else f"{host}:{named.port}"
 
 
-def _resolver() -> extension_pb2.TypedExtensionConfig:
+def resolver() -> extension_pb2.TypedExtensionConfig:
+    """Who is asked for addresses, and with how much patience."""
     config = cares_dns_resolver_pb2.CaresDnsResolverConfig(
         query_timeout_seconds=UInt64Value(value=DNS_QUERY_TIMEOUT),
         query_tries=UInt32Value(value=DNS_QUERY_TRIES),

@@ -10,7 +10,7 @@ from typing import Final
 from vestibule.intent import codes, outside_keys, secret_keys, service_keys, token_keys
 from vestibule.intent.built_in import BUILT_IN
 from vestibule.intent.files import EGRESS, GATEWAYS, SECRETS, SERVICES, TOKENS, shown
-from vestibule.intent.nodes import START, Position, parse
+from vestibule.intent.nodes import START, Composed, Position, parse
 from vestibule.intent.not_yet import NOT_YET
 from vestibule.intent.problems import Findings
 from vestibule.intent.shapes import Fields, Key, Record
@@ -56,6 +56,9 @@ def read_fields(record: Record, content: bytes | None, findings: Findings) -> Fi
     """The keys of one file."""
     if content is None:
         return None
+    if isinstance(content, Composed):
+        composed = record.read(content.root, findings)
+        return composed.value if composed else None
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

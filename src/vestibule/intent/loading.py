@@ -48,6 +48,7 @@ from vestibule.intent.shapes import At, Fields
 from vestibule.intent.token_groups import TokenGroup
 from vestibule.intent.token_rules import build_tokens, refuse_shared_audiences
 from vestibule.records import Boundary
+from vestibule.spiffe import SpiffeId
 
 _SERVICES: Final = Memory()
 
@@ -87,18 +88,27 @@ def load_tree(tree: Tree, environment: str | None = None) -> Loaded:
 
 
 def load_files(
-    files: Mapping[str, bytes], environment: str | None = None, *, unread: frozenset[str] = frozenset()
+    files: Mapping[str, bytes],
+    environment: str | None = None,
+    *,
+    unread: frozenset[str] = frozenset(),
+    identities: Mapping[str, SpiffeId] = MappingProxyType({}),
+    place: str | None = None,
 ) -> Loaded:
     """The same from contents by relative path; files of other names are not looked at.
 
     ``unread`` names files that exist and could not be read, so that what refers to them is not called unknown.
+    ``identities`` are those of services, and of callers without a file, in place of what the template makes of their
+    names.  ``place`` is the one file that all of them are parts of.
     """
     chosen = choose(files, unread, environment)
+    if place is not None:
+        chosen = replace(chosen, places=dict.fromkeys(chosen.places, place))
     mesh_findings = Findings(chosen.place(MESH))
     mesh = read_fields(language.MESH_FILE, chosen.contents.get(MESH), mesh_findings)
     _check_environment(mesh, chosen.name, environment, mesh_findings)
     declared = read_declared(chosen.contents, chosen.places)
-    names = _names(mesh, declared, chosen.unread, mesh_findings)
+    names = _names(mesh, declared, chosen.unread, identities, mesh_findings)
     defaults = build_defaults(mesh, mesh_findings)
     issuers = build_issuers(mesh, chosen.contents, mesh_findings)
     parts = _Parts.build(declared, names, defaults, chosen.contents)
@@ -204,7 +214,11 @@ def _check_environment(
 
 
 def _names(
-    mesh: Fields | None, declared: list[Declared], unread: frozenset[str], findings: Findings
+    mesh: Fields | None,
+    declared: list[Declared],
+    unread: frozenset[str],
+    identities: Mapping[str, SpiffeId],
+    findings: Findings,
 ) -> resolving.Names:
     places = {
         folder: {each.name: (each.at, each.findings) for each in reversed(declared) if each.folder == folder}
@@ -220,7 +234,7 @@ def _names(
         if each.fields and each.folder == SERVICES
     }
     names = resolving.Names(
-        services={**hidden[SERVICES], **resolving.identities(mesh, places[SERVICES])},
+        services={**hidden[SERVICES], **resolving.identities(mesh, places[SERVICES]), **identities},
         gateways={**hidden[GATEWAYS], **resolving.identities(mesh, places[GATEWAYS])},
         roles={},
         trust_domain=resolving.trust_domain(mesh),

@@ -98,6 +98,22 @@ class Broken:
 Node = Scalar | Sequence | Mapping | Broken
 
 
+class Composed(bytes):
+    """A file that nobody wrote: a tree put together of parts of another file, with their places there.
+
+    Its bytes only tell it apart from others.
+    """
+
+    root: Mapping
+
+    @classmethod
+    def of(cls, root: Mapping) -> Composed:
+        """The file that reads as this tree."""
+        made = cls(repr(root).encode())
+        made.root = root
+        return made
+
+
 @dataclass(frozen=True, slots=True)
 class Flaw:
     """What is wrong with the text as YAML; the reader of the file adds which file."""

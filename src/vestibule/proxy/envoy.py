@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from vestibule.envoy.bootstrap import HEAP_BYTES, bootstrap
 from vestibule.errors import VestibuleError
@@ -57,7 +57,8 @@ class EnvoyPlan:
     """How one Envoy is started.  ``drain`` in seconds is also how long connections of a removed listener live.
 
     ``directory`` is its user's alone; ``heap_bytes`` is what it may allocate before it refuses requests, and
-    ``files`` how many descriptors it may hold, None for all that the system lets it have.
+    ``files`` how many descriptors it may hold, None for all that the system lets it have.  ``document`` makes another
+    bootstrap than a sidecar's usual one, given the number of descriptors.
     """
 
     binary: Path
@@ -71,6 +72,7 @@ class EnvoyPlan:
     user: User | None = None
     heap_bytes: int = HEAP_BYTES
     files: int | None = None
+    document: Callable[[int], dict[str, Any]] | None = None
 
     @property
     def admin_socket(self) -> Path:
@@ -374,8 +376,17 @@ class Envoy:
         return self.plan.directory / "bootstrap.json"
 
     def _write_bootstrap(self) -> None:
+        document = self._document()
+        try:
+            self._bootstrap_path.write_text(json.dumps(document), encoding="utf-8")
+        except OSError as error:
+            raise NOT_WRITABLE.error(f"cannot write {self._bootstrap_path}: {error.strerror}") from error
+
+    def _document(self) -> dict[str, Any]:
         plan = self.plan
-        document = bootstrap(
+        if plan.document is not None:
+            return plan.document(self._files())
+        return bootstrap(
             node_id=plan.instance_id,
             cluster=plan.service,
             agent_socket=str(plan.agent_socket),
@@ -385,10 +396,6 @@ class Envoy:
             heap_bytes=plan.heap_bytes,
             files=self._files(),
         )
-        try:
-            self._bootstrap_path.write_text(json.dumps(document), encoding="utf-8")
-        except OSError as error:
-            raise NOT_WRITABLE.error(f"cannot write {self._bootstrap_path}: {error.strerror}") from error
 
 
 def _not_replaced(new: _Generation) -> VestibuleError:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from vestibule.errors import VestibuleError
 from vestibule.intent.built_in import SECRETS_SERVICE
 from vestibule.net.unix import check_path
 from vestibule.processes import Reservation, claim, reserve, reserve_preferably
@@ -38,6 +39,8 @@ class Layout:
     ``app_ports`` says where an app already listens or insists on listening.  With ``starts_app`` the other ports are
     assigned; without, a port nobody named is an error.  Under the boundary ``UNIX`` everything between app and
     sidecar is a socket in ``directory``, which is 0700; between sidecars it is TCP under every boundary.
+    ``ingress_at`` and ``upstream_at`` are where some ports are reached, and where the app finds some upstreams,
+    whatever is free: others have been told so.
     """
 
     instance_id: str
@@ -48,6 +51,8 @@ class Layout:
     starts_app: bool
     app_ports: Mapping[str, int] = field(default_factory=dict)
     ingress_host: str = LOOPBACK
+    ingress_at: Mapping[str, Address] = field(default_factory=dict)
+    upstream_at: Mapping[str, int] = field(default_factory=dict)
     egress_port: int = EGRESS_PORT
     egress: Address | None = None
     ingress: dict[str, Address] = field(default_factory=dict)
@@ -75,10 +80,41 @@ class Layout:
             self.egress = self._local("egress", preferred=self.egress_port)
         for name in sorted(names - self.ingress.keys()):
             self.apps[name] = self._app(name)
-            self.ingress[name] = self._reserved(reserve(self.ingress_host))
+            self.ingress[name] = self._ingress(name)
         for upstream in view.upstreams:
             if upstream.name not in self.upstreams:
-                self.upstreams[upstream.name] = self._local(f"up{len(self.upstreams)}")
+                self.upstreams[upstream.name] = self._upstream(upstream.name)
+
+    def move(self, ingress_at: Mapping[str, Address], app_ports: Mapping[str, int]) -> None:
+        """Ports are reached elsewhere from now on, or not at all; all of it or nothing.  ``fit`` afterwards.
+
+        Raises: VST7005.
+        """
+        before = {name: each for name, each in self.ingress.items() if name in self.ingress_at}
+        gone = [name for name, each in before.items() if ingress_at.get(name) != each]
+        come: dict[str, Reservation] = {}
+        try:
+            for name, address in ingress_at.items():
+                if self.ingress.get(name) != address:
+                    come[name] = reserve(address.host, address.port)
+        except VestibuleError:
+            for held in come.values():
+                held.release()
+            raise
+        for name in gone:
+            del self.ingress[name]
+            self._listening.pop(name).release()
+        self._listening.update(come)
+        for name in list(self.apps):
+            if name not in ingress_at or app_ports.get(name) != self.app_ports.get(name):
+                del self.apps[name]
+        self.ingress_at, self.app_ports = dict(ingress_at), dict(app_ports)
+        for name in come:
+            self.ingress[name] = ingress_at[name]
+            if name not in self.apps:
+                self.apps[name] = self._app(name)
+        for name in self.ingress.keys() - self.apps.keys():
+            self.apps[name] = self._app(name)
 
     def instance(self, view: ServiceView, *, reachable: bool) -> Instance:
         """What to register.  Unless it is ``reachable``, the instance has its way out and nobody's way in."""
@@ -171,6 +207,18 @@ class Layout:
             raise APP_PORT_UNKNOWN.error(f"where does the app listen for port {name!r}?")
         # The app binds it itself, again after each of its ends.
         return self._reserved(claim(LOOPBACK))
+
+    def _ingress(self, name: str) -> Address:
+        if (wanted := self.ingress_at.get(name)) is None:
+            return self._reserved(reserve(self.ingress_host))
+        if name not in self._listening:
+            self._listening[name] = reserve(wanted.host, wanted.port)
+        return wanted
+
+    def _upstream(self, name: str) -> Address:
+        if (wanted := self.upstream_at.get(name)) is None or self.boundary is Boundary.UNIX:
+            return self._local(f"up{len(self.upstreams)}")
+        return self._reserved(reserve(LOOPBACK, wanted))
 
     def _local(self, name: str, *, preferred: int = 0) -> Address:
         if self.boundary is Boundary.UNIX:

@@ -6,7 +6,7 @@ ready, nor is it held against it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from vestibule.processes import procfs
@@ -25,11 +25,18 @@ class AppListeners:
     """
 
     def __init__(
-        self, family: Callable[[], set[int]] | None, *, allow_exposed: bool, owner: int | None = None
+        self,
+        family: Callable[[], set[int]] | None,
+        *,
+        allow_exposed: bool,
+        owner: int | None = None,
+        ours: Callable[[], Collection[Address]] = tuple,
     ) -> None:
+        """``ours`` is where the proxy listens itself, maybe under the number of one of the app's ports."""
         self._family = family
         self._owner = owner
         self._allow_exposed = allow_exposed
+        self._ours = ours
         self._of_strangers: set[int] = set()
 
     def check(self, addresses: Mapping[str, Address]) -> None:
@@ -39,8 +46,9 @@ class AppListeners:
         open_to_all = [found for found in tcp_listeners() if not found.is_loopback]
         if self._family is None:
             ports = {address.port for address in addresses.values()} - {0}
+            ours = {(each.host, each.port) for each in self._ours()}
             for found in open_to_all:
-                if found.port in ports:
+                if found.port in ports and (found.host, found.port) not in ours:
                     raise EXPOSED.error(f"the app listens on {found}, which other machines reach")
             return
         # What once was a stranger's socket stays one: inodes of open sockets are not reused.
