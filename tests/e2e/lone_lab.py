@@ -22,12 +22,14 @@ from tests.ports import free_port
 
 from vestibule.agent.bootstrap import FirstTrust
 from vestibule.app.agent import AgentSettings, run_agent
+from vestibule.net.grpc import Client
 from vestibule.pki.bundles import to_pem
 from vestibule.processes import procfs
 from vestibule.processes.signals import Shutdown
 from vestibule.records import Address
 from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain
 from vestibule.wire.gen.spire import bundle_pb2, entry_pb2, types_pb2
+from vestibule.wire.gen.vestibule.admin.v1 import admin_pb2, revocation_pb2
 
 DOMAIN = TrustDomain.parse("example.org")
 PATIENCE = 90.0
@@ -41,9 +43,13 @@ async def until(condition: Any, what: Any) -> Any:
     """Wait with patience until the condition holds; ``what`` says what went wrong."""
     try:
         async with asyncio.timeout(PATIENCE):
-            while not (found := await condition() if asyncio.iscoroutinefunction(condition) else condition()):
+            while True:
+                found = condition()
+                if asyncio.iscoroutine(found):
+                    found = await found
+                if found:
+                    return found
                 await asyncio.sleep(0.05)
-            return found
     except TimeoutError:
         raise AssertionError(what() if callable(what) else what) from None
 
@@ -187,6 +193,24 @@ class Stage:
         file.write_text(text, encoding="utf-8")
         return await self.start("--static", str(file), *words)
 
+    async def revoke(self, name: str) -> None:
+        """The service's identity, for good."""
+        service = revocation_pb2.DESCRIPTOR.services_by_name["RevocationAdmin"]
+        request = revocation_pb2.RevokeRequest(identity=identity(name))
+        await Client(self.lab.operator.channel, service).unary("Revoke", request, timeout=60)
+
+    async def follow(self, intent: Path) -> None:
+        """The server has read this intent, in place of the one that it began with."""
+        (self.directory / "mesh").rename(self.directory / "before")
+        intent.rename(self.directory / "mesh")
+
+        async def read() -> bool:
+            request = admin_pb2.GetServerStatusRequest()
+            status = await self.lab.operator.admin.unary("GetStatus", request)
+            return list(status.intent.services) == ["ledger", "orders"]
+
+        await until(read, "the server does not follow the intent")
+
     async def end(self) -> None:
         for each in self.started:
             await each.stop()
@@ -235,8 +259,13 @@ async def agent_of(lab: Lab, directory: Path) -> AsyncIterator[tuple[Path, Spiff
 @asynccontextmanager
 async def staged(**settings: Any) -> AsyncIterator[Stage]:
     with short_directory() as directory:
+        (directory / "mesh" / "services").mkdir(parents=True)
+        (directory / "mesh" / "mesh.yaml").write_text(
+            "mesh: m\ntrust_domain: example.org\nenvironment: prod\n"
+        )
+        (directory / "mesh" / "services" / "other.yaml").write_text("service: other\n")
         async with (
-            running(directory, trust_domain=DOMAIN, **settings) as lab,
+            running(directory, trust_domain=DOMAIN, intent=directory / "mesh", **settings) as lab,
             agent_of(lab, directory) as (socket, agent_id),
         ):
             stage = Stage(directory, lab, socket, agent_id)
@@ -244,6 +273,17 @@ async def staged(**settings: Any) -> AsyncIterator[Stage]:
                 yield stage
             finally:
                 await stage.end()
+
+
+async def command(*words: str) -> Any:
+    """What a command answers in JSON, whatever its exit status."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "vestibule", *words, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    async with asyncio.timeout(PATIENCE):
+        out, complaints = await process.communicate()
+    assert out, complaints.decode()
+    return json.loads(out)
 
 
 def ports(count: int) -> list[int]:

@@ -21,9 +21,9 @@ def print_lone(
     file: Path, agent_socket: Path, access_log: str, ca_bundle: Path | None, output: Output
 ) -> Exit:
     """Raises: VST7320, VST7321, VST7201, VST7331."""
-    from vestibule.app.lone_files import LoneFile
     from vestibule.envoy.lone.printed import LACKS, printed
     from vestibule.envoy.lone.worlds import compiled, world_of
+    from vestibule.intent.lone.files import LoneFile
     from vestibule.proxy.host_files import CA_BUNDLES
 
     lone = LoneFile(file).valid()
@@ -50,10 +50,12 @@ def placed(lone: Lone) -> Instance:
     """Where everything is if nobody asks what is free: what the file leaves open follows the way out, by name."""
     from vestibule.app.lone_views import app_ports, ingress_at, upstream_at, view_of
     from vestibule.envoy.lone.worlds import NO_AGENT
+    from vestibule.proxy.layout import EGRESS_PORT
 
     view, said = view_of(lone), upstream_at(lone)
-    taken = {*said.values(), lone.egress_port}
-    free = (each for each in range(lone.egress_port + 1, 65536) if each not in taken)
+    way_out = lone.egress_port or EGRESS_PORT
+    taken = {*said.values(), way_out}
+    free = (each for each in range(way_out + 1, 65536) if each not in taken)
     apps = app_ports(lone, starts_app=False)
     return Instance(
         id=lone.name,
@@ -62,7 +64,7 @@ def placed(lone: Lone) -> Instance:
         agent_id=NO_AGENT,
         ingress=ingress_at(lone),
         apps={name: _local(port) for name, port in apps.items()},
-        egress=_local(lone.egress_port),
+        egress=_local(way_out),
         upstreams={each.name: _local(said.get(each.name) or next(free)) for each in view.upstreams},
         boundary=Boundary.TRUST,
     )

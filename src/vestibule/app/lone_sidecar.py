@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from vestibule.app.codes import LONE_NO_CERTIFICATE
 from vestibule.app.host_secrets import HostSecrets
-from vestibule.app.lone_files import Followed, LoneFile, invalid
+from vestibule.app.lone_followed import Followed
 from vestibule.app.lone_views import layout_of, moved, view_of
 from vestibule.app.sidecar import APP, default_workers, soon
 from vestibule.app.sidecar_control import Control
@@ -40,6 +40,7 @@ from vestibule.envoy.lone.worlds import compiled, world_of
 from vestibule.envoy.world import DEFAULT_SVID_TTL, next_expiry
 from vestibule.errors import Kind, SeveralError, VestibuleError
 from vestibule.intent.lone import Lone
+from vestibule.intent.lone.files import LoneFile, invalid
 from vestibule.net.unix import check_path
 from vestibule.processes import Backoff, Child, Command, Ledger, Probe, Restart, Shutdown, Spec, Supervised
 from vestibule.processes.codes import NOT_READY
@@ -120,13 +121,13 @@ async def run_lone(settings: LoneSettings, *, on_ready: Callable[[Instance], Non
             directory=ledger.directory,
         )
         try:
-            walls.enter(alive(directory))
+            walls.enter(lambda: alive(directory))
             return await LoneSidecar(settings, source, lone, ledger, home, walls, binary, shutdown).run(
                 on_ready
             )
         finally:
             walls.take_down()
-            remove_homes(settings.run_directory, alive(directory) - {ledger.directory.name})
+            remove_homes(settings.run_directory, lambda: alive(directory) - {ledger.directory.name})
             ledger.close(remove=True)
 
 
@@ -455,7 +456,6 @@ class LoneSidecar:
         )
 
     def _app_command(self) -> Command:
-        self.layout.release_app_ports()
         env = self.layout.environment(
             self.settings.base_environment, view_of(self.lone), self.settings.agent_socket
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vestibule.intent.lone import Lone
 from vestibule.proxy.codes import APP_PORT_UNKNOWN, OTHER_KIND
-from vestibule.proxy.layout import Layout
+from vestibule.proxy.layout import EGRESS_PORT, Layout
 from vestibule.records import Address, Boundary, PortView, ServiceView, UpstreamView
 
 
@@ -42,7 +42,8 @@ def layout_of(
         app_ports=app_ports(lone, starts_app=starts_app),
         ingress_at=ingress_at(lone),
         upstream_at=upstream_at(lone),
-        egress_port=lone.egress_port,
+        egress_port=lone.egress_port or EGRESS_PORT,
+        egress_fixed=lone.egress_port is not None,
     )
 
 

@@ -72,6 +72,7 @@ COMMANDS: Final = {
     "import gateway-api": Lazy(
         "vestibule.cli.import_:gateway_api", "Make an intent of Gateway API's routes."
     ),
+    "import sidecars": Lazy("vestibule.cli.import_:sidecars", "Make an intent of lone sidecars' files."),
     "plan": Lazy(
         "vestibule.cli.plan:plan", "What a change of the intent means: who gains or loses which call."
     ),

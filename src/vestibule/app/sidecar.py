@@ -97,7 +97,7 @@ class SidecarSettings:
     allow_exposed: bool = False
     walls: WallSettings = field(default_factory=lambda: WallSettings(boundary=Boundary.TRUST))
     ingress_host: str = LOOPBACK
-    egress_port: int = EGRESS_PORT
+    egress_port: int | None = None
     heap_bytes: int = HEAP_BYTES
     files: int | None = None
     workers: int | None = None
@@ -180,7 +180,8 @@ class Sidecar:
                 for name, port in settings.ingress_ports.items()
             },
             upstream_at=settings.upstream_ports,
-            egress_port=settings.egress_port,
+            egress_port=settings.egress_port or EGRESS_PORT,
+            egress_fixed=settings.egress_port is not None,
         )
         family = (lambda: ledger.family(APP)) if settings.command else None
         self.walls = walls

@@ -91,8 +91,9 @@ def sidecar(
         ),
     ] = None,
     egress_port: Annotated[
-        int, typer.Option("--egress-port", metavar="PORT", help="The app's way out, if it is free.")
-    ] = 15001,
+        int | None,
+        typer.Option("--egress-port", metavar="PORT", help="The app's way out; else 15001, or any free one."),
+    ] = None,
     version: Annotated[str, typer.Option("--version", help="The app's version, for routing.")] = "v1",
     ingress_host: Annotated[
         str, typer.Option("--ingress-address", help="The address at which other sidecars reach this one.")

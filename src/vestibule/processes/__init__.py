@@ -9,7 +9,7 @@ from vestibule.processes.child import Child, Command, ended_how, secret_descript
 from vestibule.processes.directories import private_directory
 from vestibule.processes.ledger import LINEAGE, Ledger, sweep
 from vestibule.processes.output import BoundedFile, Capture
-from vestibule.processes.ports import Reservation, claim, reserve, reserve_preferably
+from vestibule.processes.ports import Reservation, claim, reserve, reserve_preferably, retake
 from vestibule.processes.signals import Shutdown
 from vestibule.processes.supervised import (
     Probe,
@@ -46,6 +46,7 @@ __all__ = [
     "private_directory",
     "reserve",
     "reserve_preferably",
+    "retake",
     "secret_descriptor",
     "stop_in_order",
     "sweep",

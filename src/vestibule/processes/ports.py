@@ -56,6 +56,24 @@ def reserve(host: str = "127.0.0.1", port: int = 0) -> Reservation:
         ) from error
 
 
+def retake(host: str, port: int) -> Reservation:
+    """A port that others were told of, also right after whoever had it has ended: connections that it closed linger.
+
+    While they do, it is no longer exclusive until somebody listens.  Raises: VST7005 while somebody listens there.
+    """
+    try:
+        return reserve(host, port)
+    except VestibuleError as error:
+        held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            held.bind((host, port))
+        except OSError:
+            held.close()
+            raise error from error.__cause__
+        return Reservation(host, port, held)
+
+
 def reserve_preferably(host: str, port: int) -> Reservation:
     """The preferred port where it is free, else any.  Raises: VST7005 where none can be had."""
     try:

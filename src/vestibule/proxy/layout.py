@@ -16,7 +16,7 @@ from typing import Final
 from vestibule.errors import VestibuleError
 from vestibule.intent.built_in import SECRETS_SERVICE
 from vestibule.net.unix import check_path
-from vestibule.processes import Reservation, claim, reserve, reserve_preferably
+from vestibule.processes import Reservation, claim, reserve, reserve_preferably, retake
 from vestibule.proxy.codes import APP_PORT_UNKNOWN, BAD_ADDRESS
 from vestibule.records import Address, Boundary, Instance, ServiceView
 from vestibule.spiffe import SpiffeId
@@ -40,7 +40,7 @@ class Layout:
     assigned; without, a port nobody named is an error.  Under the boundary ``UNIX`` everything between app and
     sidecar is a socket in ``directory``, which is 0700; between sidecars it is TCP under every boundary.
     ``ingress_at`` and ``upstream_at`` are where some ports are reached, and where the app finds some upstreams,
-    whatever is free: others have been told so.
+    whatever is free: others have been told so.  With ``egress_fixed`` the way out is at ``egress_port`` or nowhere.
     """
 
     instance_id: str
@@ -54,6 +54,7 @@ class Layout:
     ingress_at: Mapping[str, Address] = field(default_factory=dict)
     upstream_at: Mapping[str, int] = field(default_factory=dict)
     egress_port: int = EGRESS_PORT
+    egress_fixed: bool = False
     egress: Address | None = None
     ingress: dict[str, Address] = field(default_factory=dict)
     apps: dict[str, Address] = field(default_factory=dict)
@@ -77,7 +78,7 @@ class Layout:
                 f"service {view.service} has no port {', '.join(strangers)} (it has: {known})"
             )
         if self.egress is None:
-            self.egress = self._local("egress", preferred=self.egress_port)
+            self.egress = self._way_out()
         for name in sorted(names - self.ingress.keys()):
             self.apps[name] = self._app(name)
             self.ingress[name] = self._ingress(name)
@@ -96,7 +97,7 @@ class Layout:
         try:
             for name, address in ingress_at.items():
                 if self.ingress.get(name) != address:
-                    come[name] = reserve(address.host, address.port)
+                    come[name] = retake(address.host, address.port)
         except VestibuleError:
             for held in come.values():
                 held.release()
@@ -158,7 +159,7 @@ class Layout:
             self._listening.pop(name).release()
         for name, address in wanted.items():
             if name not in self.ingress:
-                self._listening[name] = reserve(address.host, address.port)
+                self._listening[name] = retake(address.host, address.port)
                 self.ingress[name] = address
 
     def close(self) -> None:
@@ -212,13 +213,18 @@ class Layout:
         if (wanted := self.ingress_at.get(name)) is None:
             return self._reserved(reserve(self.ingress_host))
         if name not in self._listening:
-            self._listening[name] = reserve(wanted.host, wanted.port)
+            self._listening[name] = retake(wanted.host, wanted.port)
         return wanted
+
+    def _way_out(self) -> Address:
+        if self.egress_fixed and self.boundary is not Boundary.UNIX:
+            return self._reserved(retake(LOOPBACK, self.egress_port))
+        return self._local("egress", preferred=self.egress_port)
 
     def _upstream(self, name: str) -> Address:
         if (wanted := self.upstream_at.get(name)) is None or self.boundary is Boundary.UNIX:
             return self._local(f"up{len(self.upstreams)}")
-        return self._reserved(reserve(LOOPBACK, wanted))
+        return self._reserved(retake(LOOPBACK, wanted))
 
     def _local(self, name: str, *, preferred: int = 0) -> Address:
         if self.boundary is Boundary.UNIX:

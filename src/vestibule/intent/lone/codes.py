@@ -94,6 +94,14 @@ NOT_ALLOWED_THERE: Final = _lone(
     "denied at once, as they were at the other end before.",
     advice="Leave it so, or add a rule to the called service.",
 )
+MEANS_OTHERWISE: Final = define(
+    "VST7346",
+    "lone-means-otherwise",
+    Kind.INTERNAL,
+    Fault.VESTIBULE,
+    meaning="What was made of lone sidecars' files would not allow exactly what they allow. It was not written.",
+    advice="Report it with the files; until then write the intent by hand.",
+)
 CALLED_OTHERWISE: Final = _lone(
     "VST7345",
     "lone-called-otherwise",

@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final
 
 from vestibule.intent.model import Intent, Service
 from vestibule.intent.nodes import Node
 from vestibule.intent.outside import HostPort
 from vestibule.intent.problems import Problem, Severity
 from vestibule.spiffe import SpiffeId
-
-EGRESS_PORT: Final = 15001
-UPSTREAM_PORTS: Final = 15002
-"""Where a lone sidecar's way out is, and from where on its upstreams are, if it does not say otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +47,7 @@ class Lone:
     """A valid file.  ``intent`` has the service, its upstreams as services, and its hosts outside.
 
     ``listen`` is where others reach the service's ports, by their names.  ``callers`` are names that only rules use.
+    ``beside`` are the files beside it that it may name.
     """
 
     file: str
@@ -61,8 +57,9 @@ class Lone:
     upstreams: tuple[Upstream, ...] = ()
     outlets: tuple[Outlet, ...] = ()
     callers: Mapping[str, SpiffeId] = field(default_factory=lambda: MappingProxyType({}))
-    egress_port: int = EGRESS_PORT
-    written: Written | None = field(default=None, repr=False)
+    egress_port: int | None = None
+    beside: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    written: Written
 
     @property
     def service(self) -> Service:

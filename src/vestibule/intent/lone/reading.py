@@ -17,7 +17,7 @@ from vestibule.intent import service_keys
 from vestibule.intent.codes import DUPLICATE_ITEM, MISSING_KEY, UNKNOWN_KEY, UNREADABLE_FILE
 from vestibule.intent.loading import Loaded, load_files
 from vestibule.intent.lone import codes, keys
-from vestibule.intent.lone.model import EGRESS_PORT, LoadedLone, Lone, Outlet, Upstream, Written
+from vestibule.intent.lone.model import LoadedLone, Lone, Outlet, Upstream, Written
 from vestibule.intent.model import Intent, IssuerKind, Protocol
 from vestibule.intent.nodes import START, Composed, Kind, Node, Position, Scalar, Sequence, parse
 from vestibule.intent.nodes import Mapping as Tree
@@ -50,7 +50,7 @@ def read_lone(content: bytes, file: str, beside: Mapping[str, bytes] | None = No
     problems = tuple(sorted((*findings.problems(), *loaded.problems), key=_place))
     if intent is None or findings.failed:
         return LoadedLone(lone=None, problems=problems)
-    return LoadedLone(lone=reading.lone(file, intent), problems=problems)
+    return LoadedLone(lone=reading.lone(file, intent, beside or {}), problems=problems)
 
 
 def _place(problem: Problem) -> tuple[int, int]:
@@ -144,7 +144,8 @@ class _Reading:
                 made[f"{folder}/{name}.yaml"] = Composed.of(_tree(at, entries))
         return load_files(made, identities=self.identities, place=file)
 
-    def lone(self, file: str, intent: Intent) -> Lone:
+    def lone(self, file: str, intent: Intent, beside: Mapping[str, bytes]) -> Lone:
+        """What the file says, all of which holds."""
         called = {each.name for each in self.upstreams} | {self.service.value}
         return Lone(
             file=file,
@@ -156,7 +157,8 @@ class _Reading:
             callers=MappingProxyType(
                 {name: each for name, each in self.identities.items() if name not in called}
             ),
-            egress_port=self.fields.value(keys.EGRESS_PORT, EGRESS_PORT),
+            egress_port=self.fields.value(keys.EGRESS_PORT, None),
+            beside=MappingProxyType(dict(beside)),
             written=Written(
                 mesh=_said(self.fields, keys.OF_THE_MESH),
                 service=self.own,

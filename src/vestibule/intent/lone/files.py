@@ -1,18 +1,17 @@
-"""The file of a lone sidecar on disk, with what it names beside it; and the directory that its Envoy follows."""
+"""The file of a lone sidecar on disk, with what it names beside it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from vestibule.errors import SeveralError, VestibuleError
 from vestibule.intent.files import CERTS, KEYS, MAX_BYTES
-from vestibule.intent.lone import LoadedLone, Lone, read_lone
 from vestibule.intent.lone.codes import LONE_INVALID, LONE_UNREADABLE
-from vestibule.processes.codes import NOT_WRITABLE
+from vestibule.intent.lone.model import LoadedLone, Lone
+from vestibule.intent.lone.reading import read_lone
 
 _BESIDE: Final = {CERTS: ".pem", KEYS: ".json"}
 _Facts = tuple[tuple[str, int, int, int], ...]
@@ -81,32 +80,3 @@ def _content(path: Path) -> bytes:
     if len(content) > MAX_BYTES:
         raise LONE_UNREADABLE.error(f"{path} is larger than {MAX_BYTES} bytes")
     return content
-
-
-class Followed:
-    """The directory that Envoy follows; only what changed is written, each file as a whole."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self._written: dict[str, bytes] = {}
-
-    def write(self, files: Mapping[str, bytes]) -> bool:
-        """In the order given; whether anything changed.  Raises: VST7006."""
-        changed = [name for name, content in files.items() if self._written.get(name) != content]
-        try:
-            for name in changed:
-                self._replace(name, files[name])
-        except OSError as error:
-            raise NOT_WRITABLE.error(f"cannot write in {self.directory}: {error.strerror}") from error
-        return bool(changed)
-
-    def give_to(self, uid: int, gid: int) -> None:
-        """Whoever Envoy runs as owns the directory, and may read what is in it."""
-        os.chown(self.directory, uid, gid)
-
-    def _replace(self, name: str, content: bytes) -> None:
-        # Envoy hears of a file that is moved into its place, and reads none that is half written.
-        temporary = self.directory / f".{name}.new"
-        temporary.write_bytes(content)
-        temporary.rename(self.directory / name)
-        self._written[name] = content
