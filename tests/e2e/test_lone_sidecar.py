@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,15 +159,15 @@ async def test_a_pair_calls_each_other_by_mutual_tls_guided_by_files_alone(pair:
         assert "nothing is changed" in ledger.text
         assert (await status("/v1/lines"), await status("/v2/lines")) == (200, 403)
         file.write_text(pair.ledger("/**"))
-        await until(lambda: _is(status("/v2/lines"), 200), lambda: ledger.text)
+        await until(lambda: _is(status, "/v2/lines", 200), lambda: ledger.text)
 
         # What is revoked is refused, on connections that are open.
         await pair.stage.revoke("orders")
-        await until(lambda: _is(status("/v1/lines"), 403), lambda: ledger.text)
+        await until(lambda: _is(status, "/v1/lines", 403), lambda: ledger.text)
 
 
-async def _is(status: object, wanted: int) -> bool:
-    return await status == wanted  # type: ignore[misc]
+async def _is(status: Callable[[str], Awaitable[int]], path: str, wanted: int) -> bool:
+    return await status(path) == wanted
 
 
 async def _both_ends_tell_of_it(ledger: Sidecar, orders: Sidecar) -> None:
