@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import random
 import socket
@@ -15,6 +16,7 @@ from vestibule.processes.codes import PORT_IN_USE
 _KERNELS: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _FEWEST: Final = 1_000
 _ATTEMPTS: Final = 100
+_LISTENS: Final = "0A"
 
 
 @dataclass(slots=True)
@@ -59,11 +61,14 @@ def reserve(host: str = "127.0.0.1", port: int = 0) -> Reservation:
 def retake(host: str, port: int) -> Reservation:
     """A port that others were told of, also right after whoever had it has ended: connections that it closed linger.
 
-    While they do, it is no longer exclusive until somebody listens.  Raises: VST7005 while somebody listens there.
+    While they do, it is no longer exclusive until somebody listens.  Raises: VST7005 while somebody listens there, or
+    keeps it otherwise.
     """
     try:
         return reserve(host, port)
     except VestibuleError as error:
+        if not _lingers(port):
+            raise
         held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -72,6 +77,18 @@ def retake(host: str, port: int) -> Reservation:
             held.close()
             raise error from error.__cause__
         return Reservation(host, port, held)
+
+
+def _lingers(port: int) -> bool:
+    """Whether there are connections of whoever listened there."""
+    wanted = f":{port:04X}"
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/self/net/{table}").read_text(encoding="ascii").splitlines()[1:]:
+                local, state = line.split()[1], line.split()[3]
+                if local.endswith(wanted) and state != _LISTENS:
+                    return True
+    return False
 
 
 def reserve_preferably(host: str, port: int) -> Reservation:

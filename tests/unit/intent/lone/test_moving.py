@@ -81,7 +81,7 @@ def test_a_machine_is_reached_where_its_callers_call_it() -> None:
 
 
 def test_what_a_mesh_cannot_say_twice_has_to_agree() -> None:
-    orders, ledger = pair()
+    orders = lone(ORDERS)
     assert "VST7341" in codes(move([orders, lone(ORDERS, "again.yaml")]))
     differing = LEDGER.replace("api.stripe.com:443", "api.stripe.com:8443")
     moved = move(pair(ledger=differing))
