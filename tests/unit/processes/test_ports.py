@@ -29,9 +29,9 @@ def test_a_port_is_taken_again_while_connections_of_its_last_owner_linger() -> N
 def test_a_port_where_somebody_listens_or_that_somebody_keeps_is_not() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         port = server.getsockname()[1]
-        with closing(socket.create_connection(("127.0.0.1", port))):
-            with pytest.raises(VestibuleError, match="VST7005"):
-                retake("127.0.0.1", port)
+        client = socket.create_connection(("127.0.0.1", port))
+        with closing(client), pytest.raises(VestibuleError, match="VST7005"):
+            retake("127.0.0.1", port)
     kept = reserve("127.0.0.1", 0)
     try:
         with pytest.raises(VestibuleError, match="VST7005"):
