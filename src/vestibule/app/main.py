@@ -76,6 +76,9 @@ COMMANDS: Final = {
     "plan": Lazy(
         "vestibule.cli.plan:plan", "What a change of the intent means: who gains or loses which call."
     ),
+    "graph": Lazy(
+        "vestibule.cli.graph:show_graph", "Who calls whom: as text, for Graphviz, or as a picture."
+    ),
     "trace": Lazy("vestibule.cli.trace:trace", "One request through all services, and where its time went."),
     "diagnose": Lazy("vestibule.cli.diagnose:diagnose", "Which layer broke a call, and what to do about it."),
     "explain": Lazy(
