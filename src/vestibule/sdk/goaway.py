@@ -16,10 +16,12 @@ HEADER: Final = 9
 GOAWAY: Final = 0x7
 NO_ERROR: Final = 0x0
 REFUSED_STREAM: Final = 0x7
+INADEQUATE_SECURITY: Final = 0xC
 NEWEST: Final = 2**31 - 1
 """The stream that a GOAWAY names which only announces another one (section 6.8)."""
 
 _RST_STREAM: Final = 0x3
+_SETTINGS: Final = 0x4
 _HEADERS: Final = 0x1
 _CONTINUATION: Final = 0x9
 _PUSH_PROMISE: Final = 0x5
@@ -38,11 +40,23 @@ class Frames:
         self._held = b""
         self._left = 0
         self._block_is_open = False
+        self._has_begun = False
+        self._waiting = b""
 
     @property
     def is_between(self) -> bool:
-        """Whether all frames so far are whole, so that another one may be put after them."""
-        return not self._left and not self._held and not self._block_is_open
+        """Whether all frames so far are whole, so that another one may be put after them.
+
+        The first frame is always the sender's SETTINGS (section 3.4).
+        """
+        return self._has_begun and not self._left and not self._held and not self._block_is_open
+
+    def insert(self, frame: bytes) -> bytes:
+        """Put a frame among the others: what may be sent now; otherwise it comes with what is fed, when it may."""
+        if self.is_between:
+            return frame
+        self._waiting += frame
+        return b""
 
     def feed(self, data: bytes) -> bytes:
         """What is to be read instead of ``data``; the beginning of a frame is held back until its header is whole."""
@@ -52,6 +66,9 @@ class Frames:
         start, at = 0, self._left
         self._left = 0
         while at < len(data):
+            if self._waiting and self._has_begun and not self._block_is_open:
+                parts += (data[start:at], self._waiting)
+                start, self._waiting = at, b""
             length = int.from_bytes(data[at : at + 3], "big")
             end = at + HEADER + length
             header_is_whole = at + HEADER <= len(data)
@@ -69,17 +86,27 @@ class Frames:
             at = end
         self._left = at - len(data)
         parts.append(data[start:])
+        if self._waiting and self.is_between:
+            parts.append(self._waiting)
+            self._waiting = b""
         return b"".join(parts)
 
     def _note(self, kind: int, flags: int) -> None:
         """Nothing may come between the frames of one header block (section 4.3)."""
+        self._has_begun = True
         if kind in (_HEADERS, _CONTINUATION, _PUSH_PROMISE):
             self._block_is_open = not flags & _END_HEADERS
 
 
-def goaway(last_stream: int, error: int = NO_ERROR) -> bytes:
-    """A GOAWAY frame (section 6.8)."""
-    return _header(8, GOAWAY, 0) + struct.pack("!LL", last_stream, error)
+def goaway(last_stream: int, error: int = NO_ERROR, text: str = "") -> bytes:
+    """A GOAWAY frame, with a text for whoever looks into it (section 6.8)."""
+    debug = text.encode()[:1024]
+    return _header(8 + len(debug), GOAWAY, 0) + struct.pack("!LL", last_stream, error) + debug
+
+
+def settings() -> bytes:
+    """A SETTINGS frame that leaves everything as it is (section 6.5)."""
+    return _header(0, _SETTINGS, 0)
 
 
 def refusals(last_stream: int, newest: int) -> bytes:
