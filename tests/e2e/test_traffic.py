@@ -218,7 +218,7 @@ async def test_grpc_calls_end_at_their_deadline_and_are_tried_again_by_status(me
     address = mesh.web.instance.upstreams["ledger/api"]
     channel = Channel(address.host, address.port)
 
-    async def describe(timeout: float = 10) -> str:
+    async def describe(timeout: float = 60) -> str:
         request = node_pb2.DescribeServiceRequest(spiffe_id="hello")
         try:
             answer = await Client(channel, NODE).unary("DescribeService", request, timeout=timeout)

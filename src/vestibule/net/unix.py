@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -25,17 +26,20 @@ class UnixListener:
     def __init__(self, sock: socket.socket, path: Path) -> None:
         self.sock = sock
         self.path = path
-        self._inode = os.lstat(path).st_ino
+        # Held, since the number of a file that is gone may be given to the one that takes its name.
+        self._file = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def close(self) -> None:
         """Stop listening and remove the file.  Safe to call twice."""
         self.sock.close()
-        try:
-            if os.lstat(self.path).st_ino == self._inode:
-                self.path.unlink()
-        except OSError:
-            # Removed by someone else, or its directory is gone: then there is nothing left to remove.
+        if self._file < 0:
             return
+        # Removed by someone else, or its directory is gone: then there is nothing left to remove.
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(self._file), os.lstat(self.path)):
+                self.path.unlink()
+        os.close(self._file)
+        self._file = -1
 
 
 def check_path(path: Path) -> None:

@@ -77,3 +77,17 @@ def test_a_path_of_107_bytes_works_and_one_of_108_is_explained(short_dir: Path) 
     with pytest.raises(VestibuleError, match="108 bytes") as refusal:
         check_path(Path(f"{longest}x"))
     assert refusal.value.code is SOCKET_PATH
+
+
+def test_who_stops_late_leaves_the_socket_of_its_successor(short_dir: Path) -> None:
+    """File systems give the number of a file that was removed to the next one; that does not make it the same."""
+    path = short_dir / "s"
+    for _ in range(50):
+        before = listen_unix(path, PRIVATE)
+        before.sock.close()
+        after = listen_unix(path, PRIVATE)
+        before.close()
+        assert path.is_socket()
+        before.close()
+        after.close()
+        assert not path.exists()
