@@ -13,7 +13,7 @@ from pathlib import Path
 from vestibule.calls.unix import unix_channel
 from vestibule.calls.workload_api import WorkloadApi, X509Context
 from vestibule.errors import VestibuleError
-from vestibule.net.caller import peer_chain
+from vestibule.net.peer_chains import peer_chain
 from vestibule.net.tls import ServerTls, client_context
 from vestibule.pki.chains import verify_x509_svid
 

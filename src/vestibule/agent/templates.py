@@ -15,7 +15,8 @@ from typing import Final, Protocol, TypeVar
 from vestibule.agent.changed import Changed
 from vestibule.clock import Clock
 from vestibule.errors import Kind, VestibuleError
-from vestibule.spiffe import Selector, Variable, covers
+from vestibule.spiffe import Selector, covers
+from vestibule.spiffe.templates import Variable
 
 ASK_AGAIN: Final = timedelta(seconds=30)
 """A template that gave nothing is asked again for the same workload after this long."""

@@ -19,7 +19,7 @@ from vestibule.calls.http import Answer, HttpServer, IpAddress, is_foreign_host,
 from vestibule.calls.http.codes import HTTP_UNREACHABLE
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
-from vestibule.net.caller import peer_chain
+from vestibule.net.peer_chains import peer_chain
 from vestibule.net.tls import trust
 from vestibule.pki.bundles import from_jwks
 from vestibule.pki.revocation import verify_unrevoked

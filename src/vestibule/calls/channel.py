@@ -23,9 +23,9 @@ from grpclib.protocol import H2Protocol
 from vestibule.calls.unix import CheckedChannel
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
-from vestibule.net.caller import peer_chain
 from vestibule.net.codes import SERVER_NOT_TRUSTED, UNREACHABLE
 from vestibule.net.data_frames import PlainData, PlainFrames, hand_over
+from vestibule.net.peer_chains import peer_chain
 from vestibule.net.tls import client_context
 from vestibule.pki.revocation import verify_unrevoked
 from vestibule.records import Address

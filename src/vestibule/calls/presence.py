@@ -17,8 +17,8 @@ from vestibule.calls.codes import BAD_ANSWER, MUST_ATTEST, NOT_LET_BACK
 from vestibule.calls.standing import standing
 from vestibule.clock import Clock
 from vestibule.errors import Kind, VestibuleError
-from vestibule.net.caller import peer_chain
 from vestibule.net.grpc import Client, Stream
+from vestibule.net.peer_chains import peer_chain
 from vestibule.pki.keys import key_from_pkcs8, public_key_der
 from vestibule.pki.possession import CHALLENGE_BYTES, Statement, sign_statement
 from vestibule.spiffe import X509Svid

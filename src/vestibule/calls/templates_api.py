@@ -11,7 +11,8 @@ from vestibule.calls.standing import standing
 from vestibule.errors import Kind, VestibuleError
 from vestibule.net.codes import REMOTE_REFUSED
 from vestibule.net.grpc import Client
-from vestibule.spiffe import Selector, Variable
+from vestibule.spiffe import Selector
+from vestibule.spiffe.templates import Variable
 from vestibule.wire.gen.spire import types_pb2
 from vestibule.wire.gen.vestibule.node.v1 import templates_pb2 as wire
 

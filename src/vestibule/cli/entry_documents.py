@@ -19,8 +19,8 @@ from vestibule.cli.codes import USAGE
 from vestibule.cli.durations import parse_duration
 from vestibule.cli.server_calls import from_wire, instant, to_wire
 from vestibule.errors import VestibuleError, Where
-from vestibule.spiffe import PathTemplate, Selector, SpiffeId, TrustDomain
-from vestibule.spiffe.templates import variables_of
+from vestibule.spiffe import Selector, SpiffeId, TrustDomain
+from vestibule.spiffe.templates import PathTemplate, variables_of
 from vestibule.wire.gen.spire import types_pb2
 from vestibule.wire.gen.vestibule.admin.v1 import entries_pb2 as wire
 

@@ -15,8 +15,8 @@ from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from vestibule.identity.codes import INVALID_CLAIMS
-from vestibule.spiffe import Selector, Variable
-from vestibule.spiffe.templates import fill_text, variables_of
+from vestibule.spiffe import Selector
+from vestibule.spiffe.templates import Variable, fill_text, variables_of
 
 MAX_CLAIMS: Final = 16
 MAX_BYTES: Final = 4096

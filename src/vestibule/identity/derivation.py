@@ -11,9 +11,9 @@ from vestibule.identity.claims import canonical, filled
 from vestibule.identity.entry_rules import variables_of_entry
 from vestibule.identity.names import workload_id
 from vestibule.records import Entry
-from vestibule.spiffe import PathTemplate, Selector, SpiffeId, covers
+from vestibule.spiffe import Selector, SpiffeId, covers
 from vestibule.spiffe.codes import TEMPLATE_NOT_FILLED
-from vestibule.spiffe.templates import fill_dns_name
+from vestibule.spiffe.templates import PathTemplate, fill_dns_name
 
 LEASE: Final = timedelta(hours=24)
 """A derived entry that no agent asks for again ends after this long (or after four lives of its SVIDs)."""

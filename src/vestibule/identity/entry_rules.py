@@ -13,8 +13,8 @@ from vestibule.identity.codes import INVALID_ENTRY, INVALID_LABELS, INVALID_TEMP
 from vestibule.identity.names import member_id, server_id, workload_id
 from vestibule.pki.names import dns_name
 from vestibule.records import Entry
-from vestibule.spiffe import PathTemplate, SpiffeId, TrustDomain, Variable
-from vestibule.spiffe.templates import check_dns_template
+from vestibule.spiffe import SpiffeId, TrustDomain
+from vestibule.spiffe.templates import PathTemplate, Variable, check_dns_template
 
 MAX_HINT_BYTES: Final = 1024
 MAX_TTL: Final = timedelta(days=3650)

@@ -18,8 +18,9 @@ from vestibule.identity.entry_rules import variables_of_entry
 from vestibule.identity.issuance import Issuance
 from vestibule.identity.parent_chains import Node, ParentChains, Step
 from vestibule.records import AgentRecord, Entry
-from vestibule.spiffe import PathTemplate, Selector, SpiffeId, covers
+from vestibule.spiffe import Selector, SpiffeId, covers
 from vestibule.spiffe.nearness import Missing, missing
+from vestibule.spiffe.templates import PathTemplate
 from vestibule.store import AgentFilter, Store
 
 MOST: Final = 20

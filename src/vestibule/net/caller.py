@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import ssl
 import struct
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -11,11 +10,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 from functools import lru_cache
-from typing import Any, Final, cast
+from typing import Final
 
 from vestibule.errors import VestibuleError
 from vestibule.net.codes import PEER_REFUSED
 from vestibule.net.grpc import Stream
+from vestibule.net.peer_chains import peer_chain
 from vestibule.pki.chains import leaf_facts, verify_x509_svid
 from vestibule.records import Entry
 from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain
@@ -140,17 +140,6 @@ def _verified(chain: tuple[bytes, ...], bundle: TrustBundle, not_after: datetime
     _verifications.pop(key, None)
     _verifications[key] = (now, min(not_after, now + VERIFIED_FOR), spiffe_id)
     return spiffe_id
-
-
-def peer_chain(tls: ssl.SSLObject) -> tuple[bytes, ...]:
-    """The certificates that the peer sent, DER, leaf first; empty if it sent none."""
-    public: Any = getattr(tls, "get_unverified_chain", None)  # Python 3.13 and later
-    if public is not None:
-        return tuple(public())
-    private = cast(Any, tls)._sslobj.get_unverified_chain()
-    der = cast(Any, ssl)._ssl.ENCODING_DER
-    # Python 3.11 puts None in the place of a client certificate that did not come.
-    return tuple(certificate.public_bytes(der) for certificate in private or () if certificate is not None)
 
 
 def _unix_address(sock: socket.socket) -> str:

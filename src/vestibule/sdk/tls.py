@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Self, cast
 
 from vestibule.errors import VestibuleError
-from vestibule.net.caller import peer_chain
+from vestibule.net.peer_chains import peer_chain
 from vestibule.net.tls import load_svid, trust
 from vestibule.pki.chains import leaf_facts
 from vestibule.pki.codes import UNTRUSTED_CHAIN

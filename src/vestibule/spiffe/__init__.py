@@ -13,12 +13,10 @@ from vestibule.spiffe.revocations import (
     RevokedJwtKey,
 )
 from vestibule.spiffe.selectors import Selector, covers
-from vestibule.spiffe.templates import PathTemplate, Variable
 
 __all__ = [
     "JwtAuthority",
     "JwtSvid",
-    "PathTemplate",
     "Reason",
     "Revocation",
     "Revocations",
@@ -31,7 +29,6 @@ __all__ = [
     "SpiffeId",
     "TrustBundle",
     "TrustDomain",
-    "Variable",
     "WitSvid",
     "X509Svid",
     "covers",

@@ -18,10 +18,10 @@ from vestibule.calls.codes import BAD_ANSWER, BANNED, MUST_ATTEST, OTHER_TRUST_D
 from vestibule.calls.identity_api import IdentityApi
 from vestibule.clock import SystemClock
 from vestibule.errors import Fault, Kind, VestibuleError
-from vestibule.net.caller import peer_chain
 from vestibule.net.codes import REMOTE_REFUSED, SERVER_NOT_TRUSTED, UNREACHABLE
 from vestibule.net.grpc import Servable, refuse, serve
 from vestibule.net.grpc_server import GrpcServer
+from vestibule.net.peer_chains import peer_chain
 from vestibule.net.tls import ServerTls
 from vestibule.pki.chains import leaf_facts
 from vestibule.records import Address, Entry

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from vestibule.errors import VestibuleError
-from vestibule.net.caller import Caller, CallerKind, identify, peer_chain
+from vestibule.net.caller import Caller, CallerKind, identify
+from vestibule.net.peer_chains import peer_chain
 from vestibule.net.tls import ServerTls, client_context
 from vestibule.pki import profiles
 from vestibule.spiffe import SpiffeId, TrustBundle, TrustDomain, X509Svid

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vestibule.errors import VestibuleError
-from vestibule.spiffe import PathTemplate, Selector, SpiffeId, TrustDomain
-from vestibule.spiffe.templates import check_dns_template, escaped, fill_dns_name, fill_text
+from vestibule.spiffe import Selector, SpiffeId, TrustDomain
+from vestibule.spiffe.templates import PathTemplate, check_dns_template, escaped, fill_dns_name, fill_text
 
 TD = TrustDomain.parse("example.org")
 

@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from vestibule.app.up.edges import Request
-from vestibule.net.caller import peer_chain
+from vestibule.net.peer_chains import peer_chain
 from vestibule.pki.chains import LeafFacts, leaf_facts, verify_x509_svid
 from vestibule.records import Address
 from vestibule.spiffe import TrustBundle, X509Svid
