@@ -10,7 +10,6 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from google.protobuf.json_format import MessageToDict
 from grpclib.client import Channel
 
 from vestibule.calls.codes import BAD_ANSWER
@@ -96,6 +95,9 @@ class WorkloadApi:
 
         Raises: the agent's refusal (VST2201 of ours), VST2300.
         """
+        # Heavy, and needed here alone.
+        from google.protobuf.json_format import MessageToDict
+
         request = wire.ValidateJWTSVIDRequest(audience=audience, svid=token)
         response = await self._client.unary("ValidateJWTSVID", request, metadata=HEADER)
         try:
