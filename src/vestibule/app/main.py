@@ -211,6 +211,7 @@ COMMANDS: Final = {
     "svid write": Lazy(
         "vestibule.cli.svid_write:write", "Write this process's SVIDs to files, and keep them current."
     ),
+    "curl": Lazy("vestibule.cli.curl:curl", "Call an endpoint as this process: its SVID, mutual TLS."),
     "svid exec": Lazy("vestibule.cli.svid_exec:execute", "Run a program with SVIDs in files of its own."),
     "x509 mint": Lazy("vestibule.cli.mint:x509", "Mint an X.509-SVID, without an agent."),
     "jwt mint": Lazy("vestibule.cli.mint:jwt", "Mint a JWT-SVID, without an agent."),

@@ -183,6 +183,23 @@ MALFORMED_OUTSIDE = define(
     meaning="What is to be called with ordinary TLS is no name of a host.",
     advice="Write api.example.com, api.example.com:8443 or *.example.com.",
 )
+NOT_REACHED = define(
+    "VST2433",
+    "endpoint-not-reached",
+    Kind.UNAVAILABLE,
+    Fault.OPERATOR,
+    meaning="Nothing answers at an address, or what answers does not speak HTTP.",
+    advice="Check the address and the port, and that the service runs there.",
+)
+NO_SIDECAR = define(
+    "VST2434",
+    "sidecar-unknown",
+    Kind.PRECONDITION,
+    Fault.CALLER,
+    meaning="A service of the mesh was named, and nothing says where the sidecar is that knows the way.",
+    advice="Set VESTIBULE_EGRESS, which sidecars set for the apps that they start; or call the endpoint itself, with "
+    "https://HOST:PORT and --expect SPIFFE-ID.",
+)
 NO_TOKENS_ADDRESS = define(
     "VST6120",
     "tokens-address-unknown",
