@@ -79,6 +79,10 @@ COMMANDS: Final = {
     "graph": Lazy(
         "vestibule.cli.graph:show_graph", "Who calls whom: as text, for Graphviz, or as a picture."
     ),
+    "coverage": Lazy(
+        "vestibule.cli.coverage:show_coverage",
+        "Who is called over mutual TLS, in plain text, or past its proxy.",
+    ),
     "trace": Lazy("vestibule.cli.trace:trace", "One request through all services, and where its time went."),
     "diagnose": Lazy("vestibule.cli.diagnose:diagnose", "Which layer broke a call, and what to do about it."),
     "explain": Lazy(

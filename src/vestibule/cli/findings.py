@@ -287,21 +287,35 @@ def bypasses(status: admin_pb2.AgentStatus, listeners: Iterable[TcpListener]) ->
 
     Not looked at: apps in namespaces of their own, where nobody else comes in, and those behind Unix sockets.
     """
-    ports: dict[int, str] = {}
-    for sidecar in status.sidecars:
-        for name, text in sidecar.apps.items():
-            if sidecar.boundary != "netns" and not text.startswith("unix:"):
-                ports[int(text.rpartition(":")[2])] = f"{sidecar.service}/{name}"
-    found = [each for each in listeners if each.port in ports and not each.is_loopback]
-    for each in found:
+    found = past_sidecars(status, listeners)
+    for service, port, each in found:
         yield failed(
             "app-bypass",
-            f"{ports[each.port]} listens on {each}, past its sidecar: whoever reaches this address needs no identity",
+            f"{service}/{port} listens on {each}, past its sidecar: whoever reaches this address needs no identity",
             "Let the app listen on 127.0.0.1 only, or turn what comes in to its sidecar: docs/interception.md.",
         )
-    if ports and not found:
+    if (ports := _app_ports(status)) and not found:
         count = _count(len(ports), "app port", "app ports")
         yield fine("app-bypass", f"{count} of this machine can be reached through sidecars only")
+
+
+def past_sidecars(
+    status: admin_pb2.AgentStatus, listeners: Iterable[TcpListener]
+) -> list[tuple[str, str, TcpListener]]:
+    """Where apps that have a sidecar here can be reached without it: service, port, and the address."""
+    ports = _app_ports(status)
+    return [(*ports[each.port], each) for each in listeners if each.port in ports and not each.is_loopback]
+
+
+def _app_ports(status: admin_pb2.AgentStatus) -> dict[int, tuple[str, str]]:
+    """Whose port each number is: of which service, by which name."""
+    return {
+        int(text.rpartition(":")[2]): (sidecar.service, name)
+        for sidecar in status.sidecars
+        if sidecar.boundary != "netns"
+        for name, text in sidecar.apps.items()
+        if not text.startswith("unix:")
+    }
 
 
 def clock(synchronised: bool | None, starts: Sequence[float], now: float) -> Finding:

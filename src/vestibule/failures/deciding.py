@@ -55,7 +55,7 @@ DECIDING: Final = (
         layer=Layer.AUTHORIZATION,
         title="Calls in plain text are over",
         meaning="The service was called in plain text until a date (`mtls: permissive`), which has passed.",
-        confirm=("The service's file has the date.",),
+        confirm=("`vestibule coverage` says who still calls it so.", "The service's file has the date."),
         fix="Bring the caller into the mesh, or move the date.",
         example='403 {"error": "VST3019", …}',
         signs=(Sign(code=frozenset({"VST3019"})), Sign(details=(f"{_RBAC}vestibule/plaintext-ended",))),

@@ -19,3 +19,11 @@ LOG_UNREADABLE = define(
     meaning="A line of the access log is not a record that this version understands.",
     advice="The file was edited, or written by a newer version; move it away, and a new one is started.",
 )
+COVERAGE_UNREADABLE = define(
+    "VST8202",
+    "coverage-unreadable",
+    Kind.INVALID,
+    Fault.CALLER,
+    meaning="The file is not what `vestibule coverage --save` writes, or a later version wrote it.",
+    advice="Name a file that was written with --save.",
+)
