@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from vestibule.errors import CATALOGUE
 from vestibule.intent import codes, language
+from vestibule.intent.lone import keys as lone_keys
+from vestibule.intent.lone.keys import Kept
 from vestibule.intent.not_yet import NOT_YET
 from vestibule.intent.rule_keys import Bound, Callers, Expression
 from vestibule.intent.scalars import As, Either, OneOf, PerCent, Switch, WordOrNumber
@@ -22,6 +24,7 @@ from vestibule.policy.vocabulary import NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "intent.md"
+LONE_PAGE = ROOT / "docs" / "lone-sidecar.md"
 TASKS = ROOT / "docs" / "authorization.md"
 PACKAGED = ROOT / "src" / "vestibule" / "intent" / "schemas"
 SCHEMAS = ROOT / "docs" / "schemas"
@@ -36,24 +39,24 @@ _SECTION = re.compile(r"<!-- (keys: [^>]+|later|codes) -->\n.*?<!-- end -->", re
 _VOCABULARY = re.compile(r"<!-- vocabulary -->\n.*?<!-- end -->", re.DOTALL)
 
 
-def every_record() -> dict[str, Record]:
-    """The records of the language by their titles."""
+def every_record(*files: Record) -> dict[str, Record]:
+    """The records of the language, or of some files, by their titles."""
     found: dict[str, Record] = {}
-    waiting: list[Any] = list(reversed(language.FILES.values()))
+    waiting: list[Any] = list(reversed(files or tuple(language.FILES.values())))
     while waiting:
         shape = waiting.pop()
         if isinstance(shape, Record) and shape.title not in found:
             found[shape.title] = shape
             waiting += [key.shape for key in reversed(shape.keys)]
         elif not isinstance(shape, Record):
-            parts = ("record", "item", "value", "mapping", "scalar")
+            parts = ("record", "item", "value", "mapping", "scalar", "shape")
             waiting += [part for name in parts if (part := getattr(shape, name, None)) is not None]
     return found
 
 
-def filled(page: str) -> str:
+def filled(page: str, *files: Record) -> str:
     """The page with its tables as the code has them now."""
-    records = every_record()
+    records = every_record(*files)
 
     def section(match: re.Match[str]) -> str:
         what = match[1]
@@ -88,6 +91,12 @@ def form(key: Key[Any]) -> str:
 
 
 def _form(shape: Any) -> str:
+    if isinstance(shape, Kept):
+        return _form(shape.shape)
+    if shape is lone_keys.LISTEN.shape:
+        return "a port, or an IP address and a port"
+    if isinstance(shape, Many) and isinstance(shape.item, WordOrNumber):
+        return "list of ports and ranges of them"
     if isinstance(shape, Choice):
         return ", ".join(f"`{word}`" for word in shape.open)
     if isinstance(shape, Callers):
@@ -159,8 +168,10 @@ def expected() -> Iterator[tuple[Path, str]]:
     yield PAGE, filled(PAGE.read_text(encoding="utf-8"))
     told = f"<!-- vocabulary -->\n{_vocabulary()}\n<!-- end -->"
     yield TASKS, _VOCABULARY.sub(lambda _: told, TASKS.read_text(encoding="utf-8"))
-    for kind in language.FILES:
-        text = json.dumps(language.schema(kind), indent=2, ensure_ascii=False) + "\n"
+    yield LONE_PAGE, filled(LONE_PAGE.read_text(encoding="utf-8"), lone_keys.LONE_FILE)
+    schemas = {kind: language.schema(kind) for kind in language.FILES} | {"lone": lone_keys.schema()}
+    for kind, schema in schemas.items():
+        text = json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
         yield PACKAGED / f"{kind}.schema.json", text
         yield SCHEMAS / f"{kind}.schema.json", text
 

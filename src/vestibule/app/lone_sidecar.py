@@ -12,7 +12,6 @@ import contextlib
 import json
 import logging
 import os
-import random
 import secrets
 import sys
 from collections.abc import Callable, Mapping
@@ -41,6 +40,7 @@ from vestibule.envoy.world import DEFAULT_SVID_TTL, next_expiry
 from vestibule.errors import Kind, SeveralError, VestibuleError
 from vestibule.intent.lone import Lone
 from vestibule.intent.lone.files import LoneFile, invalid
+from vestibule.net.codes import UNREACHABLE
 from vestibule.net.unix import check_path
 from vestibule.processes import Backoff, Child, Command, Ledger, Probe, Restart, Shutdown, Spec, Supervised
 from vestibule.processes.codes import NOT_READY
@@ -59,8 +59,7 @@ _CERTIFICATE_EVERY: Final = 0.1
 _CERTIFICATE_LATER: Final = 30.0
 _TELL_AFTER: Final = 5.0
 _LISTENING_WITHIN: Final = 30.0
-_PAUSE_FIRST: Final = 0.5
-_PAUSE_LONGEST: Final = 15.0
+_PAUSE: Final = 0.5
 _LIST_WITHIN: Final = 5.0
 
 _log = logging.getLogger(__name__)
@@ -414,21 +413,22 @@ class LoneSidecar:
 
     async def _follow_revocations(self) -> None:
         channel = unix_channel(self.settings.agent_socket)
-        pause = _PAUSE_FIRST
         try:
             while True:
                 try:
                     async with aclosing(RevocationFeed(channel).watch(self.revocations.version)) as updates:
                         async for update in updates:
-                            pause = _PAUSE_FIRST
                             self._hear(update.version, update.changes, more=update.more)
                 except VestibuleError as error:
                     if _is_unknown(error):
                         _log.warning("this agent does not tell what is revoked: only the ends of SVIDs count")
                         return
                     _log.debug("not following what is revoked: %s", error)
-                await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - spreads load, hides nothing
-                pause = min(pause * 2, _PAUSE_LONGEST)
+                    if error.code is UNREACHABLE:
+                        # Nor does it give a certificate: nobody is let in yet.
+                        self._listed.set()
+                # The agent is on this machine, and there is one such stream to it.
+                await asyncio.sleep(_PAUSE)
         finally:
             self._listed.set()
             channel.close()

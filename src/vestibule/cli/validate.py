@@ -35,6 +35,7 @@ class SchemaKind(str, Enum):  # noqa: UP042 - typer shows the values of str enum
     EXTERNAL = "external"
     GATEWAY = "gateway"
     UP = "up"
+    LONE = "lone"
 
 
 PlaceArgument = Annotated[

@@ -70,7 +70,7 @@ LISTEN: Final = Key(
     "Where others reach the port by mutual TLS: a port at address, or an IP address and a port.",
     required=True,
 )
-_PORT_RECORD: Final = Record("a port", (*service_keys.PORT_RECORD.keys, LISTEN))
+_PORT_RECORD: Final = Record("a lone sidecar's port", (*service_keys.PORT_RECORD.keys, LISTEN))
 PORTS: Final = Key(
     "ports",
     Table(NAME, Kept(_PORT_RECORD), "port names to ports"),
@@ -181,6 +181,15 @@ LONE_FILE: Final = Record(
         *OF_THE_MESH,
     ),
 )
+
+
+def schema() -> Schema:
+    """The JSON Schema of such a file."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Vestibule lone sidecar file",
+        **LONE_FILE.schema(),
+    }
 
 
 def place_of(said: HostPort | int, address: str) -> HostPort:
