@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -127,7 +128,8 @@ async def test_an_agent_that_is_spires_gives_it_its_certificate_and_the_app_is_s
 async def test_without_an_agent_it_says_so_and_ends() -> None:
     with short_directory() as directory:
         file = directory / "ledger.yaml"
-        file.write_text(ledger(*ports(1), more=", app: 1"))
+        [ingress] = ports(1)
+        file.write_text(ledger(ingress, ", app: 1"))
         words = ("--static", str(file), "--agent-socket", str(directory / "agent.sock"))
         sidecar = await started(directory, *words, "--attach-within", "0.1")
         async with asyncio.timeout(90):
@@ -138,12 +140,23 @@ async def test_without_an_agent_it_says_so_and_ends() -> None:
         assert str(directory / "agent.sock") in sidecar.text
 
 
-EVERYTHING = (
-    (
-        ledger(18443, ", app: 8080")
-        + f"""
-  # ports of every kind, and everything that a sidecar does by itself
-deny: [{{id: closed, from: [orders], paths: [/v1/closed], when: 'request.time > timestamp("2026-01-01T00:00:00Z")'}}]
+EVERYTHING = f"""
+service: ledger
+identity: {LEDGER}
+ports:
+  http: {{app: 8080, protocol: http, listen: 18443}}
+  raw: {{app: 8081, protocol: tcp, listen: 18444}}
+  mcp: {{app: 8082, protocol: mcp, listen: 18445}}
+callers: {{orders: '{identity("orders")}'}}
+allow:
+  - {{id: read, port: http, from: [orders], paths: ['/v1/**']}}
+  - {{id: raw, port: raw, from: [orders], expires: '2099-01-01T00:00:00Z'}}
+  - {{id: find, port: mcp, from: [orders], tools: [find]}}
+deny:
+  - id: closed
+    port: http
+    from: [orders]
+    when: 'request.time > timestamp("2026-01-01T00:00:00Z")'
 deny_detail: caller
 limits: [{{requests: 5/s, per: caller}}]
 upstreams:
@@ -163,26 +176,14 @@ egress:
     allow: [{{id: ask, methods: [GET], expires: '2099-01-01T00:00:00Z'}}]
   plain: {{hosts: ['10.9.9.9:25'], protocol: tcp, tls: none, allow: [{{id: all}}]}}
 """
-    )
-    .replace(
-        "ports: {http: {",
-        "ports: {raw: {protocol: tcp, listen: 18444, app: 81}, mcp: {protocol: mcp, listen: 18445, app: 82}, http: {",
-    )
-    .replace(
-        "[{id: read, from",
-        "[{id: raw, port: raw, from: [orders]}, {id: mcp, port: mcp, from: [orders], tools: [find]}, {id: read, port: http, from",
-    )
-    .replace("{id: closed, from", "{id: closed, port: http, from")
-)
 
 
 async def test_what_is_printed_is_a_configuration_that_envoy_takes(tmp_path: Path) -> None:
     file = tmp_path / "ledger.yaml"
     file.write_text(EVERYTHING)
     bundle = tmp_path / "public.pem"
-    bundle.write_bytes(
-        b"".join(_pem(each) for each in TestAuthority(TrustDomain.parse("a.b")).bundle.x509_authorities)
-    )
+    authorities = TestAuthority(TrustDomain.parse("a.b")).bundle.x509_authorities
+    bundle.write_text("".join(map(ssl.DER_cert_to_PEM_cert, authorities)))
     words = ("--static", str(file), "--agent-socket", "/run/agent.sock", "--ca-bundle", str(bundle))
     printing = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "vestibule", "sidecar", *words, "--print"), stdout=subprocess.PIPE
@@ -201,9 +202,3 @@ async def test_what_is_printed_is_a_configuration_that_envoy_takes(tmp_path: Pat
         said, _ = await checking.communicate()
     assert checking.returncode == 0, said.decode()
     assert b"PRIVATE KEY" not in out
-
-
-def _pem(der: bytes) -> bytes:
-    import ssl
-
-    return ssl.DER_cert_to_PEM_cert(der).encode()
