@@ -15,7 +15,8 @@ import asyncio
 import logging
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, cast
 
 import uvicorn
@@ -51,7 +52,7 @@ class Server(uvicorn.Server):
 
     ``source`` is entered already, in this event loop or in a thread (``with X509Source() as source``).
     ``patience`` is how many seconds a handshake may take, ``lifetimes`` when connections are retired (the source's
-    policy unless given), ``sockets`` listening sockets instead of ``host`` and ``port``.  ``options`` are those of
+    policy unless given); ``on_ready`` is told the address once it listens.  ``options`` are those of
     ``uvicorn.Config``, without ``workers`` and ``reload``, for which there is ``vestibule.sdk.gunicorn``, and without
     those of TLS.  Headers of proxies are not believed unless ``proxy_headers`` says so.
 
@@ -70,6 +71,7 @@ class Server(uvicorn.Server):
         port: int = 8443,
         patience: float = HANDSHAKE_TIMEOUT,
         lifetimes: Lifetimes | None = None,
+        on_ready: Callable[[tuple[str, int]], None] | None = None,
         **options: Any,
     ) -> None:
         """Raises: ValueError for an option that would do something else than is promised here."""
@@ -81,12 +83,22 @@ class Server(uvicorn.Server):
         self._context = server_context(source, authorize)
         self._patience = patience
         self._lifetimes = lifetimes
+        self._on_ready = on_ready
         self.listeners: Listeners | None = None
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
         """Where it listens, once it is ``started``."""
         return self.listeners.sockets if self.listeners is not None else ()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """A signal ends ``serve``, and what stands around it ends in order; uvicorn itself would send it once more."""
+        with super().capture_signals():
+            try:
+                yield
+            finally:
+                self._captured_signals.clear()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Raises: VST2320, VST2321 (the port)."""
@@ -104,6 +116,8 @@ class Server(uvicorn.Server):
         self.started = True
         for each in listening:
             _log.info("serving on %s with library mTLS", each.getsockname())
+        if self._on_ready is not None:
+            self._on_ready(listening[0].getsockname()[:2])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no new connection; have the open ones end after what they are answering."""
