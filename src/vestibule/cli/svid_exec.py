@@ -129,7 +129,7 @@ async def _first_files(keeper: Keeper, following: asyncio.Task[None], patience: 
     placed.cancel()
     if following.done():
         await following
-    why = "; ".join(each for each in keeper.standing.parts.values() if each)
+    why = "; ".join(each for each in keeper.board.problems.values() if each)
     raise NO_SVID.error(f"no SVID within {patience:g} s: {why}")
 
 

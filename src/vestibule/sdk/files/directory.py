@@ -54,6 +54,9 @@ class FileDirectory:
     def __enter__(self) -> Self:
         """Raises: VST2450 (it is not there, or not ours to write), VST2451."""
         with self._failing():
+            mode = self.path.stat().st_mode
+            if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+                raise PermissionError(0, "everybody may replace what stands there")
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             self._lock = os.open(self.path / _LOCK, flags, 0o600)
             try:

@@ -82,9 +82,9 @@ class HealthDoor:
 
 
 def _readiness(keeper: Keeper) -> tuple[bool, dict[str, object]]:
-    standing = keeper.standing
-    checks = {name: problem or "ok" for name, problem in standing.parts.items()}
-    expires = standing.expires.isoformat() if standing.expires else None
+    board = keeper.board
+    checks = {name: problem or "ok" for name, problem in board.problems.items()}
+    expires = board.expires.isoformat() if board.expires else None
     return keeper.is_ready, {"ready": keeper.is_ready, "checks": checks, "expires_at": expires}
 
 

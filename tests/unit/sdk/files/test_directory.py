@@ -145,3 +145,12 @@ def test_files_are_given_to_others_before_they_can_be_seen(tmp_path: Path, linke
     assert {
         ((tmp_path / name).stat().st_uid, (tmp_path / name).stat().st_gid) for name in ("key", "cert")
     } == {(65534, 65534)}
+
+
+def test_a_directory_in_which_anybody_may_replace_files_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    with pytest.raises(VestibuleError, match="everybody"), FileDirectory(tmp_path):
+        pass
+    tmp_path.chmod(0o1777)
+    with FileDirectory(tmp_path):
+        pass

@@ -83,12 +83,12 @@ async def test_files_follow_every_renewal_and_each_is_told(world: Field) -> None
         second = world.api.issue("/web")
         await until(lambda: world.told == [first.serial, second.serial])
         await until(lambda: keeper.is_ready)
-        assert keeper.standing.expires == second.not_after
+        assert keeper.board.expires == second.not_after
 
 
 async def test_an_identity_that_comes_later_is_waited_for(world: Field) -> None:
     async with world.following() as keeper:
-        await until(lambda: keeper.standing.parts["x509"] != "")
+        await until(lambda: keeper.board.problems["x509"] != "")
         assert not keeper.is_ready
         svid = world.api.issue("/web")
         await until(lambda: world.shows(svid))
@@ -103,10 +103,12 @@ async def test_keys_of_an_identity_that_is_taken_away_go_and_come_back_with_it(w
         world.api.withdraw()
         await until(lambda: not (world.path / "key").exists())
         assert (world.path / "cert").exists()
+        assert not (world.path / "token").exists()
         assert not keeper.is_ready
         assert len(world.told) == told, "there is nothing new to read"
         svid = world.api.issue("/web")
         await until(lambda: world.shows(svid) and (world.path / "key").exists())
+        await until(lambda: (world.path / "token").exists() and keeper.is_ready)
 
 
 async def test_they_stay_where_that_is_wanted_and_over_an_outage_in_any_case(world: Field) -> None:
@@ -114,7 +116,7 @@ async def test_they_stay_where_that_is_wanted_and_over_an_outage_in_any_case(wor
     async with world.following(keep_withdrawn=True) as keeper:
         await until(lambda: keeper.is_ready)
         world.api.withdraw()
-        await until(lambda: NO_IDENTITY.name in keeper.standing.parts["x509"] or not keeper.is_ready)
+        await until(lambda: NO_IDENTITY.name in keeper.board.problems["x509"] or not keeper.is_ready)
         assert (world.path / "key").exists()
     async with world.following() as keeper:
         world.api.issue("/web")
@@ -132,7 +134,7 @@ async def test_an_svid_that_nobody_would_believe_is_not_written(
         await until(lambda: keeper.is_ready)
         with caplog.at_level(logging.WARNING):
             world.api.give(TestAuthority("example.org").svid("/web"))
-            await until(lambda: bool(keeper.standing.parts["x509"]))
+            await until(lambda: bool(keeper.board.problems["x509"]))
         assert world.shows(good)
         assert "x509" in caplog.text
         assert (world.path / "key").exists()
@@ -144,7 +146,7 @@ async def test_an_svid_of_the_future_is_said_with_its_time(world: Field) -> None
     future = datetime.now(UTC) + timedelta(hours=2)
     world.api.give(world.api.authority.svid("/web", now=future))
     async with world.following() as keeper:
-        await until(lambda: "valid" in keeper.standing.parts["x509"])
+        await until(lambda: "valid" in keeper.board.problems["x509"])
         assert not (world.path / "cert").exists()
 
 
@@ -152,7 +154,7 @@ async def test_a_disk_that_cannot_be_written_is_tried_again(world: Field) -> Non
     (world.path / "cert").mkdir()
     world.api.issue("/web")
     async with world.following() as keeper:
-        await until(lambda: "files" in keeper.standing.parts)
+        await until(lambda: "files" in keeper.board.problems)
         assert not keeper.is_ready
         (world.path / "cert").rmdir()
         await until(lambda: keeper.is_ready)
@@ -162,7 +164,7 @@ async def test_a_reader_that_cannot_be_told_is_told_again(world: Field, tmp_path
     allowed = tmp_path / "allowed"
     world.api.issue("/web")
     async with world.following(reload=Reload(command=("test", "-e", str(allowed)))) as keeper:
-        await until(lambda: "VST2454" in keeper.standing.parts.get("reload", ""))
+        await until(lambda: "VST2454" in keeper.board.problems.get("reload", ""))
         assert not keeper.is_ready
         allowed.touch()
         await until(lambda: keeper.is_ready)
@@ -172,7 +174,7 @@ async def test_or_not_again_or_it_ends_everything(world: Field) -> None:
     world.api.issue("/web")
     once = Reload(command=("false",), on_failure=OnFailure.CONTINUE)
     async with world.following(reload=once) as keeper:
-        await until(lambda: "reload" in keeper.standing.parts)
+        await until(lambda: "reload" in keeper.board.problems)
     ends = Reload(command=("false",), on_failure=OnFailure.EXIT)
     with FileDirectory(world.path) as directory, pytest.raises(VestibuleError) as raised:
         async with asyncio.timeout(60):
@@ -220,6 +222,14 @@ async def test_a_hint_chooses_among_several_identities(world: Field) -> None:
     world.api.issue("/a", "/b", hints=("first", "second"))
     async with world.following(Layout(certificate="cert", key="key", hint="second")):
         await until(lambda: world.shows(world.api.svids[1]))
+
+
+async def test_an_identity_that_is_not_among_several_any_more_loses_its_keys(world: Field) -> None:
+    world.api.issue("/a", "/b", hints=("first", "second"))
+    async with world.following(Layout(certificate="cert", key="key", hint="second", jwts=(TOKEN,))) as keeper:
+        await until(lambda: keeper.is_ready)
+        world.api.issue("/a", hints=("first",))
+        await until(lambda: not (world.path / "key").exists() and not (world.path / "token").exists())
 
 
 async def ask(port: int, request: bytes) -> tuple[str, bytes]:
