@@ -84,7 +84,7 @@ class Postgres:
                 stderr=log,
                 **unprivileged(),
             )
-        for _ in range(600):
+        for _ in range(2400):
             if self._answers():
                 return
             assert self._process.poll() is None, self._log.read_text()
@@ -111,7 +111,7 @@ class Postgres:
 
     def _run(self, program: str, *arguments: str) -> None:
         subprocess.run(
-            [self._bin / program, *arguments], check=True, capture_output=True, timeout=60, **unprivileged()
+            [self._bin / program, *arguments], check=True, capture_output=True, timeout=120, **unprivileged()
         )
 
 

@@ -55,7 +55,7 @@ class DirectorySource:
     async def load(self) -> Reading:
         """Read the directory once, now."""
         look = await asyncio.to_thread(look_at, self.directory)
-        await self._take(look)
+        self._take(look, await asyncio.to_thread(self._read, self.directory))
         return self._reading
 
     async def run(self) -> None:
@@ -65,13 +65,17 @@ class DirectorySource:
             started = time.monotonic()
             look = await asyncio.to_thread(look_at, self.directory)
             if look == before and look != self._read_as:
-                await self._take(look)
+                loaded = await asyncio.to_thread(self._read, self.directory)
+                after = await asyncio.to_thread(look_at, self.directory)
+                # What somebody wrote meanwhile may have been read by half: half a file can be an intent, too.
+                if after == look:
+                    self._take(look, loaded)
+                look = after
             before = look
             pause = max(POLL, (time.monotonic() - started) / _LOOKING_SHARE)
             await self._clock.sleep_until(self._clock.now() + timedelta(seconds=pause))
 
-    async def _take(self, look: _Look) -> None:
-        loaded = await asyncio.to_thread(self._read, self.directory)
+    def _take(self, look: _Look, loaded: Loaded) -> None:
         newest = max((changed for _, changed, _, _ in look), default=0)
         self._read_as = look if time.time_ns() - newest > _SETTLED_NS else None
         known = self._reading

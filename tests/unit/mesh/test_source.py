@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from vestibule.clock import SystemClock
+from vestibule.intent import Loaded, load
 from vestibule.mesh import DirectorySource, Source
 from vestibule.mesh.directory import look_at
 
@@ -89,6 +90,33 @@ async def test_an_invalid_file_changes_nothing_and_says_why(directory: Path) -> 
         await until(lambda: not source.reading.problems)
         assert source.reading.intent is good
         assert source.revision.value == seen
+
+
+async def test_what_is_written_while_it_is_read_is_not_taken_up_by_half(directory: Path) -> None:
+    file, whole = directory / "services" / "web.yaml", WEB.replace("allow", "owner: team\nallow")
+    halves: list[str] = []
+
+    def read(where: Path) -> Loaded:
+        """Somebody saves the file between our look and our reading, and has written half of it."""
+        if file.read_text() == whole and not halves:
+            halves.append(whole.removesuffix("allow: []\n"))
+            file.write_text(halves[0])
+            found = load(where)
+            assert found.intent is not None
+            file.write_text(whole)
+            return found
+        return load(where)
+
+    source = DirectorySource(directory, SystemClock(), read=read)
+    await source.load()
+    taken: list[bytes] = []
+    async with following(source):
+        seen = source.revision.value
+        file.write_text(whole)
+        await asyncio.wait_for(source.revision.changed(seen), 60)
+        taken.append(source.reading.files["services/web.yaml"])
+    assert halves
+    assert taken == [whole.encode()]
 
 
 async def test_a_directory_that_vanishes_leaves_the_last_good_intent(directory: Path) -> None:
