@@ -55,6 +55,8 @@ MOST_SUITES: Final = 12
 """Weak suites of one kind that are found out one by one; each takes a connection."""
 PATIENCE: Final = 2.0
 """Seconds for an answer to a request, of an endpoint whose handshakes are quick."""
+_SHARE: Final = 0.8
+"""Of a connection's time, at most, for a refusal that may come."""
 BUDGET: Final = 6
 """The longest that one endpoint may take, in timeouts."""
 
@@ -149,11 +151,12 @@ class Endpoint:
 
     async def _meet(self, caller: str) -> tuple[Ending, Answer]:
         """A handshake as this caller, and a question; asked again, with more patience, if the answer is not clear."""
-        ending, answer = await self._try(caller, QUIET)
-        if answer is None:
-            ending, answer = await self._try(caller, QUIET_LONG)
+        for quiet in (QUIET, QUIET_LONG, self._settings.timeout):
+            ending, answer = await self._try(caller, min(quiet, _SHARE * self._settings.timeout))
+            if answer is not None:
+                return ending, answer
         # Refused, with a reset that was quicker than the alert; or it does not speak HTTP, and is not talkative.
-        return ending, answer or Answer(outcome=Outcome.UNKNOWN, detail="closed after a request")
+        return Ending.DONE, Answer(outcome=Outcome.UNKNOWN, detail="closed after a request")
 
     async def _try(self, caller: str, quiet: float) -> tuple[Ending, Answer | None]:
         unknown = Answer(outcome=Outcome.UNKNOWN)
