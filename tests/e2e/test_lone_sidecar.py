@@ -204,19 +204,24 @@ async def test_one_command_moves_a_pair_into_the_mesh_where_the_same_calls_are_m
     assert {each["code"] for each in moved["data"]["findings"]} == {"VST7345"}
     await pair.stage.follow(directory / "intent")
 
+    async def goes() -> bool:
+        return (await pair.calls()).status_code == 200
+
     # One after the other: a mixed pair goes on calling.
     await ledger.stop()
-    await (await pair.stage.start(*commands["ledger"].split()[2:])).ready()
-    assert (await pair.calls()).status_code == 200
+    moved_ledger = await pair.stage.start(*commands["ledger"].split()[2:])
+    await moved_ledger.ready()
+    await until(goes, lambda: f"{orders.text}\n{moved_ledger.text}")
     assert (await pair.calls("/v2")).status_code == 403
     await orders.stop()
     moved_orders = await pair.stage.start(*commands["orders"].split()[2:], "--ca-bundle", str(pair.authority))
     await moved_orders.ready()
-
-    async def goes() -> bool:
-        return (await pair.calls()).status_code == 200
-
     await until(goes, lambda: moved_orders.text)
     assert [(await pair.calls()).status_code, (await pair.calls("/v2")).status_code] == before == [200, 403]
-    assert await raw_answer(pair.raw_upstream) == before_raw == b"HELLO"
+    assert before_raw == b"HELLO"
+
+    async def echoes() -> bool:
+        return await raw_answer(pair.raw_upstream) == before_raw
+
+    await until(echoes, lambda: moved_orders.text)
     assert (await get(pair.orders_out, "/open/1", "partner")).status_code == 200

@@ -39,7 +39,7 @@ from vestibule.envoy.lone.worlds import compiled, world_of
 from vestibule.envoy.world import DEFAULT_SVID_TTL, next_expiry
 from vestibule.errors import Kind, SeveralError, VestibuleError
 from vestibule.intent.lone import Lone
-from vestibule.intent.lone.files import LoneFile, invalid
+from vestibule.intent.lone.files import LoneFile, checked
 from vestibule.net.codes import UNREACHABLE
 from vestibule.net.unix import check_path
 from vestibule.processes import Backoff, Child, Command, Ledger, Probe, Restart, Shutdown, Spec, Supervised
@@ -102,7 +102,7 @@ async def run_lone(settings: LoneSettings, *, on_ready: Callable[[Instance], Non
     check_path(settings.agent_socket)
     settings.walls.check()
     source = LoneFile(settings.file)
-    lone = source.valid()
+    lone = _read(source)
     binary = find_envoy(settings.envoy)
     await check_version(binary)
     directory = settings.run_directory / _DIRECTORY
@@ -332,10 +332,7 @@ class LoneSidecar:
 
     def _take_file(self) -> None:
         """What the file says now counts, all of it or nothing.  Raises: VST7320, VST7321, VST7005."""
-        loaded = self._source.load()
-        lone = loaded.lone
-        if lone is None:
-            raise invalid(self.settings.file, loaded)
+        lone = _read(self._source)
         moved(self.layout, self.lone, lone, starts_app=bool(self.settings.command))
         view = view_of(lone)
         self.layout.fit(view)
@@ -530,6 +527,15 @@ def life_of(certificates: Any, identity: SpiffeId) -> timedelta | None:
                 began, ends = (datetime.fromisoformat(leaf[key]) for key in ("valid_from", "expiration_time"))
                 return max(ends - began, timedelta(seconds=1))
     return None
+
+
+def _read(source: LoneFile) -> Lone:
+    """The file as it is now; what is doubtful in it is logged.  Raises: VST7320, VST7321."""
+    loaded = source.load()
+    lone = checked(source.path, loaded)
+    for each in loaded.warnings:
+        _log.warning("%s (%s)", each.error, each.advice)
+    return lone
 
 
 def _pass_on(line: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -189,3 +190,23 @@ def test_a_gateways_port_that_is_taken_is_called_so(layouts: list[Layout]) -> No
             make(layouts, starts_app=False).fit(way_in(https=port))
     finally:
         held.release()
+
+
+def test_ports_are_moved_all_of_them_or_none(layouts: list[Layout]) -> None:
+    first, second, app = free_port(), free_port(), free_port()
+    layout = make(layouts, starts_app=False, app_ports={"http": app})
+    layout.ingress_at = {"http": Address(host="127.0.0.1", port=first)}
+    layout.fit(view())
+    assert layout.ingress["http"].port == first
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        busy = {"http": Address(host="127.0.0.1", port=taken.getsockname()[1])}
+        with pytest.raises(VestibuleError, match="VST7005"):
+            layout.move(busy, {"http": app})
+    assert layout.ingress["http"].port == first
+
+    layout.move({"http": Address(host="127.0.0.1", port=second)}, {"http": app})
+    layout.fit(view())
+    assert layout.ingress["http"].port == second
+    assert layout.apps["http"].port == app
+    reserve("127.0.0.1", first).release()

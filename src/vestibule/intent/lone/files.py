@@ -37,10 +37,7 @@ class LoneFile:
 
     def valid(self) -> Lone:
         """As it is now.  Raises: VST7320; everything that is wrong with it, VST7321 in front."""
-        loaded = self.load()
-        if loaded.lone is None:
-            raise invalid(self.path, loaded)
-        return loaded.lone
+        return checked(self.path, self.load())
 
     @property
     def has_changed(self) -> bool:
@@ -58,7 +55,14 @@ class LoneFile:
         return tuple(map(_facts, (self.path, *self._beside().values())))
 
 
-def invalid(path: Path, loaded: LoadedLone) -> VestibuleError:
+def checked(path: Path, loaded: LoadedLone) -> Lone:
+    """What was read, if it holds.  Raises: everything that is wrong with it, VST7321 in front."""
+    if loaded.lone is None:
+        raise _invalid(path, loaded)
+    return loaded.lone
+
+
+def _invalid(path: Path, loaded: LoadedLone) -> VestibuleError:
     """Everything that is wrong, as one error."""
     errors = [each.error for each in loaded.errors]
     count = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"

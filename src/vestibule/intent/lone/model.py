@@ -83,3 +83,8 @@ class LoadedLone:
     def errors(self) -> tuple[Problem, ...]:
         """What keeps it from being used."""
         return tuple(each for each in self.problems if each.severity is Severity.ERROR)
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """What does not."""
+        return tuple(each for each in self.problems if each.severity is Severity.WARNING)

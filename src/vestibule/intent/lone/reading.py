@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -36,13 +37,17 @@ _RULE: Final = "lone"
 
 
 def read_lone(content: bytes, file: str, beside: Mapping[str, bytes] | None = None) -> LoadedLone:
-    """Read the file.  ``beside`` are files that it may name, by their paths from where it is: ``certs/``, ``keys/``."""
-    findings = Findings(file)
+    """Read the file.  ``beside`` are files that it may name, by their paths from where it is: ``certs/``, ``keys/``.
+
+    Places are told by its last name alone: denied callers may see them, who need not know where it is.
+    """
+    name = PurePath(file).name
+    findings = Findings(name)
     fields = _fields(content, findings)
     reading = _Reading.of(fields, findings) if fields is not None else None
     if reading is None:
         return LoadedLone(lone=None, problems=findings.problems())
-    loaded = reading.load(file, beside or {})
+    loaded = reading.load(name, beside or {})
     intent = loaded.intent
     if intent is not None:
         intent = replace(intent, version=hashlib.sha256(content).hexdigest()[:12])
