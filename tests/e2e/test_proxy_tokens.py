@@ -128,7 +128,9 @@ class Told(Proxy):
 
     def snapshot(self) -> Snapshot:
         assert isinstance(self.lab, TokenLab)
-        return super().snapshot().with_resources(slot(self.lab.refused, ("internal",)))
+        world = self.lab.world
+        filled = slot(self.lab.refused, ("internal",), world.token_issuer, world.token_keys)
+        return super().snapshot().with_resources(filled)
 
 
 class TokenLab(Lab):

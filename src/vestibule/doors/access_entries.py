@@ -30,9 +30,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from vestibule.doors.denial_codes import code_of, rule_in
 from vestibule.envoy import revoked, revoked_tokens
+from vestibule.envoy.access_log import CLAIMS_TAG
 from vestibule.envoy.names import ASKED, DECIDED, NO_DECISION
 from vestibule.observe.access_log import AccessLine, Denial, Edge
 from vestibule.observe.access_record import SCHEMA, Direction, Layer, Verdict
+from vestibule.pki.jwk import decode_base64url
 from vestibule.policy.codes import CALL_DENIED
 from vestibule.records import BREAK_GLASS
 
@@ -368,9 +370,12 @@ def _shadow(common: AccessLogCommon) -> str:
 
 
 def _tokens(common: AccessLogCommon) -> dict[str, Any]:
-    """The claims of verified tokens, by the names of their issuers."""
+    """The claims of verified tokens, by the names of their issuers; of one that was known by its text, by none."""
     fields = common.metadata.filter_metadata.get("envoy.filters.http.jwt_authn")
-    return {} if fields is None else json_format.MessageToDict(fields)
+    found = {} if fields is None else json_format.MessageToDict(fields)
+    if not found and (text := _tag(common.custom_tags, CLAIMS_TAG)):
+        found[""] = json.loads(decode_base64url(text))
+    return found
 
 
 def _decision_id(common: AccessLogCommon) -> str:

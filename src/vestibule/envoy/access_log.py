@@ -32,6 +32,7 @@ from vestibule.envoy.names import DECIDED
 from vestibule.envoy.places import ads, agent_service
 from vestibule.envoy.protos import packed, seconds, serialized
 from vestibule.envoy.rbac import SHADOW_PREFIX
+from vestibule.envoy.token_text import HEADER
 from vestibule.records import BREAK_GLASS, LONGEST_TOLD
 from vestibule.xds.resources import TOKEN_BUCKET, Resource
 
@@ -60,6 +61,10 @@ _SERVED: Final = "access-log/served"
 _FAILED: Final = "access-log/failed"
 
 INBOUND_TAGS: Final = {"peer_serial": "%DOWNSTREAM_PEER_SERIAL%"}
+CLAIMS_TAG: Final = "claims"
+_CLAIMS: Final = {CLAIMS_TAG: f"%REQ({HEADER})%"}
+"""Of a token that is known by its text; of others metadata says them."""
+
 _TRACED: Final = {"traceparent": "%REQ(TRACEPARENT)%"}
 MCP_TAGS: Final = {
     "mcp_method": "%DYNAMIC_METADATA(envoy.filters.http.mcp:method):200%",
@@ -104,7 +109,8 @@ def emergencies(service: str, port: str, *, is_mcp: bool = False) -> Iterator[Ac
 
 
 def _inbound_tags(is_mcp: bool) -> Mapping[str, str]:
-    return {**INBOUND_TAGS, **MCP_TAGS} if is_mcp else INBOUND_TAGS
+    tags = {**INBOUND_TAGS, **_CLAIMS}
+    return {**tags, **MCP_TAGS} if is_mcp else tags
 
 
 def inbound_connections(service: str, port: str) -> AccessLog:

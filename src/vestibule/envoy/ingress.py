@@ -29,6 +29,7 @@ from vestibule.envoy import (
     revoked,
     revoked_tokens,
     switched,
+    token_text,
     tokens,
 )
 from vestibule.envoy.limits import Limit
@@ -78,6 +79,8 @@ def resources(
         decides = policy(name)
         ends = cut(decides)
         wanted_issuers = issuers.demanded_by(decides)
+        if token_text.is_kept_from(port.protocol) and central.decided_where(decides, decide) is None:
+            wanted_issuers = wanted_issuers.by_text(decides)
         yield from _policy(decides, port, wanted_issuers, decide)
         plain = traffic.permissive is not None
         if traffic.permissive is not None:

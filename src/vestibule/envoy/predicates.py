@@ -15,6 +15,7 @@ from envoy.extensions.matching.common_inputs.network.v3 import network_inputs_pb
 from vestibule.envoy import cel, conditions, mcp, tokens, trees
 from vestibule.envoy.candidates import Key, is_denial, is_wide, wider_keys
 from vestibule.envoy.protos import serialized
+from vestibule.envoy.token_text import FEW_CALLERS
 from vestibule.envoy.tokens import NO_ISSUERS, Issuers
 from vestibule.envoy.trees import Predicate
 from vestibule.policy import ERROR, Condition, PathPattern, Placeholder, PortPolicy, Rule, fold
@@ -36,9 +37,6 @@ _LABELS: Final = "caller.labels"
 _FOLDED: Final = frozenset(
     {_LABELS, "caller.id", "caller.trust_domain", "service.name", "service.labels", "environment"}
 )
-
-
-_FEW_CALLERS: Final = 8
 
 
 class OfRequests:
@@ -81,9 +79,10 @@ class OfRequests:
             if (issuer := self._issuers.named(rule.token.issuer)) is None:
                 return None
             # Of many callers it is asked in words that are the same for all: those are made once.
-            alone = len(rule.callers) <= _FEW_CALLERS and not is_wide(key)
+            alone = len(rule.callers) <= FEW_CALLERS and not is_wide(key)
             own, caller = self._issuers.is_own(issuer), key if alone else ""
-            asked += tokens.predicates(rule.token, denies=denies, own=own, caller=caller)
+            text = self._issuers.text
+            asked += tokens.predicates(rule.token, denies=denies, own=own, caller=caller, text=text)
         if rule.when is None:
             return asked
         left = self._left(rule.when, rule, key)

@@ -3,7 +3,8 @@
 As with callers (``revoked``) there is a slot for it, filled by ECDS, the same for every proxy: what is in it counts for
 the next request.  It stands only in listeners of meshes that name their own token service as an issuer, and is empty
 while nothing is revoked.  What the list asks for is taken from the verified claims into filter state, of which
-look-ups are made in maps: what a request costs does not grow with the list.
+look-ups are made in maps: what a request costs does not grow with the list.  Of a token that was known by its text
+(``token_text``) there are no such claims: it is verified once more, for them.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from typing import Final, Protocol
 from envoy.config.core.v3 import config_source_pb2, extension_pb2
 from envoy.extensions.common.matching.v3 import extension_matcher_pb2
 from envoy.extensions.filters.http.composite.v3 import composite_pb2
+from envoy.extensions.filters.http.jwt_authn.v3 import config_pb2 as jwt_authn_pb2
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2
 from envoy.extensions.filters.http.set_filter_state.v3 import set_filter_state_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from envoy.type.matcher.v3 import http_inputs_pb2
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
 from xds.type.matcher.v3.matcher_pb2 import Matcher
@@ -29,7 +32,8 @@ from vestibule.envoy.conditions import JWT_METADATA
 from vestibule.envoy.nothing import NOTHING
 from vestibule.envoy.places import ads
 from vestibule.envoy.protos import packed, serialized
-from vestibule.envoy.tokens import HEADER_SUFFIX
+from vestibule.envoy.token_text import HEADER, TEXT_BEGINS
+from vestibule.envoy.tokens import HEADER_SUFFIX, provider
 from vestibule.envoy.written_down import (
     extension,
     found_in,
@@ -40,6 +44,7 @@ from vestibule.envoy.written_down import (
     values,
     verdict,
 )
+from vestibule.intent.model import Issuer, IssuerKind
 from vestibule.intent.token_groups import MOST_DEPTH
 from vestibule.xds.resources import EXTENSION, Resource
 
@@ -132,26 +137,48 @@ def http_filter() -> hcm_pb2.HttpFilter:
 
 
 @lru_cache(maxsize=8)
-def slot(refused: RefusedTokens, issuers: tuple[str, ...]) -> Resource:
-    """What fills the slot.  ``issuers`` are the names under which rules of any intent know the token service."""
-    config = NOTHING if refused == NOTHING_REVOKED or not issuers else _asking(refused, issuers)
+def slot(refused: RefusedTokens, issuers: tuple[str, ...], says: str, keys: str) -> Resource:
+    """What fills the slot.  ``issuers`` are the names under which rules of any intent know the token service.
+
+    ``says`` is what its tokens have as ``iss``, and ``keys`` what they are verified with, as a JWK set.
+    """
+    empty = refused == NOTHING_REVOKED or not issuers
+    service = Issuer(name=next(iter(issuers), ""), issuer=says, keys=keys, kind=IssuerKind.TOKENS)
+    config = NOTHING if empty else _asking(refused, issuers, service)
     filled = extension_pb2.TypedExtensionConfig(name=SLOT, typed_config=config)
     return Resource.of(EXTENSION, SLOT, serialized(filled))
 
 
-def _asking(refused: RefusedTokens, issuers: tuple[str, ...]) -> Any:
+def _asking(refused: RefusedTokens, issuers: tuple[str, ...], service: Issuer) -> Any:
     claims: dict[str, str] = {}
     otherwise = verdict(NOT_REVOKED, allow=True)
     for name in issuers:
         asked = _Asked(name, claims)
         for ask in _questions(refused, asked):
             otherwise = ask(otherwise)
+    if not service.keys:
+        # Without keys none of its tokens counts, whoever says that one was verified.
+        otherwise = _unless_known_by_text(otherwise)
     rules = rbac_pb2.RBAC(matcher=otherwise.matcher)
     noting = set_filter_state_pb2.Config(on_request_headers=values(claims))
     for each in noting.on_request_headers:
         each.format_string.omit_empty_values = True
         each.skip_if_empty = True
-    return _one_after_the_other((("noting", noting), ("rules", rules)))
+    asking: list[tuple[str, Message]] = [("noting", noting), ("rules", rules)]
+    if service.keys:
+        asking.insert(0, ("claims", _claims(service)))
+    return _one_after_the_other(asking)
+
+
+def _claims(service: Issuer) -> jwt_authn_pb2.JwtAuthentication:
+    """The claims of a token that was known by its text.  It was verified, so that it is refused if it is not again."""
+    config = jwt_authn_pb2.JwtAuthentication(stat_prefix="revoked-token")
+    config.providers[service.name].CopyFrom(provider(service, (), typed=True))
+    by_text = config.rules.add()
+    by_text.match.prefix = "/"
+    by_text.match.headers.add(name=HEADER, present_match=True)
+    by_text.requires.provider_name = service.name
+    return config
 
 
 class _Asked:
@@ -227,6 +254,12 @@ def _older_than(instant: int, asked: _Asked) -> _Question:
     return ask
 
 
+def _unless_known_by_text(otherwise: Matcher.OnMatch) -> Matcher.OnMatch:
+    source = extension("text", http_inputs_pb2.HttpRequestHeaderMatchInput(header_name=HEADER))
+    denied = {TEXT_BEGINS: verdict(f"{REVOKED_TOKEN}/key")}
+    return found_in(source, denied, otherwise, prefix=True)
+
+
 def _one_after_the_other(filters: Iterable[tuple[str, Message]]) -> Any:
     execute = composite_pb2.ExecuteFilterAction()
     for name, config in filters:
@@ -238,5 +271,5 @@ def _one_after_the_other(filters: Iterable[tuple[str, Message]]) -> Any:
     return packed(found)
 
 
-EMPTY: Final = slot(NOTHING_REVOKED, ())
+EMPTY: Final = slot(NOTHING_REVOKED, (), "", "")
 """As long as nothing is revoked."""

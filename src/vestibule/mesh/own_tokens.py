@@ -85,8 +85,8 @@ class RevokedSlots:
     Names that were in force once are kept: a proxy that could not be given what followed still uses them.
     """
 
-    def __init__(self, source: RevokedTokenSource) -> None:
-        self._source = source
+    def __init__(self, service: OwnTokens) -> None:
+        self._service = service
         self._names: frozenset[str] = frozenset()
         self._of: Sequence[Entry] | None = None
         self._refused = RefusedTokens()
@@ -96,7 +96,7 @@ class RevokedSlots:
         self._names |= {name for intent in intents if (name := service_name(intent))}
         if not self._names:
             return ()
-        if (entries := self._source.now) is not self._of:
+        if (entries := self._service.revoked.now) is not self._of:
             self._of, self._refused = entries, RefusedTokens.of(entries)
             if self._refused.every is not None:
                 _log.warning(
@@ -104,7 +104,8 @@ class RevokedSlots:
                     "newest of these revocations",
                     MOST,
                 )
-        return (slot(self._refused, tuple(sorted(self._names))),)
+        names = tuple(sorted(self._names))
+        return (slot(self._refused, names, self._service.issuer, self._service.keys.now),)
 
 
 def service_name(intent: Intent) -> str:

@@ -203,7 +203,7 @@ class Publisher:
         self._jwt_keys = NoJwtKeys() if jwt_keys is None else jwt_keys
         self._fetched_keys = NothingFetched() if fetched_keys is None else fetched_keys
         self._own_tokens = own_tokens or OwnTokens()
-        self._revoked_tokens = RevokedSlots(self._own_tokens.revoked)
+        self._revoked_tokens = RevokedSlots(self._own_tokens)
         self._unexpired = Unexpired()
         self._slots: tuple[Resource, ...] = ()
         self._completed = WithBuiltIn(intents, built_in)

@@ -11,13 +11,14 @@ from typing import Any, Final
 
 from vestibule.clock import Clock
 from vestibule.pki.jwk import encode_base64url
+from vestibule.pki.token_texts import ACCESS_TOKEN, first_claims
 from vestibule.tokens.codes import NOT_BOUND, NOT_VALID_NOW
 from vestibule.tokens.keys import SigningKeys
 from vestibule.tokens.permission import Permission
 from vestibule.tokens.ports import Client, Minted, RevokedBy
 from vestibule.tokens.revoked import RevokedList
-from vestibule.tokens.signing import ACCESS_TOKEN, base64url
 from vestibule.tokens.signing import TRANSACTION_TOKEN as TRANSACTION_TYPE
+from vestibule.tokens.signing import base64url
 from vestibule.tokens.types import ACCESS_TOKEN as ACCESS_TOKEN_KIND
 from vestibule.tokens.types import TRANSACTION_TOKEN as TRANSACTION_TOKEN_KIND
 
@@ -74,14 +75,10 @@ class Prepared:
 def prepared(issuer: str, order: Order) -> Prepared:
     """An access token.  Raises: VST6021."""
     subject, targets, client = order.subject, order.targets, str(order.client.spiffe_id)
-    claims: dict[str, Any] = {
-        "iss": issuer,
-        "aud": targets[0] if len(targets) == 1 else list(targets),
-        "sub": subject.name,
-        "client_id": client,
-    }
-    if order.scopes:
-        claims["scope"] = " ".join(order.scopes)
+    audience = targets[0] if len(targets) == 1 else list(targets)
+    # By what stands first proxies know a token; ``client_id`` is the outermost actor, too, where there is one.
+    claims = first_claims(issuer, audience, order.scopes, client)
+    claims["sub"] = subject.name
     if subject.act is not None:
         claims["act"] = subject.act
     if subject.issuer:

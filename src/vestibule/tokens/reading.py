@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 from vestibule.clock import Clock
 from vestibule.errors import VestibuleError
+from vestibule.pki.token_texts import ACCESS_TOKEN
 from vestibule.tokens.codes import (
     HEADER_REFUSED,
     ISSUER_UNKNOWN,
@@ -23,7 +24,6 @@ from vestibule.tokens.jwts import Jwt, check_times, taken_apart, text_of
 from vestibule.tokens.keys import SigningKeys
 from vestibule.tokens.revoked import RevokedList
 from vestibule.tokens.signatures import is_signature
-from vestibule.tokens.signing import ACCESS_TOKEN
 
 ALGORITHM: Final = "ES256"
 _LOOK_AGAIN: Final = timedelta(seconds=1)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from binascii import b2a_base64
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 
-ACCESS_TOKEN: Final = "at+jwt"  # noqa: S105 - a type
+from vestibule.pki import token_texts
+from vestibule.pki.token_texts import ACCESS_TOKEN
+
 TRANSACTION_TOKEN: Final = "txntoken+jwt"  # noqa: S105 - a type
 
 _ECDSA: Final = ECDSA(SHA256())
@@ -48,5 +49,4 @@ def raw_signature(der: bytes) -> bytes:
 
 
 def _header(typ: str, key_id: str) -> bytes:
-    header = json.dumps({"alg": "ES256", "typ": typ, "kid": key_id}, separators=(",", ":"))
-    return base64url(header.encode()) + b"."
+    return base64url(token_texts.header(typ, key_id).encode()) + b"."

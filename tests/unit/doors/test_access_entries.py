@@ -16,6 +16,7 @@ from envoy.data.accesslog.v3.accesslog_pb2 import (
 from vestibule.doors.access_entries import EntryLines, LogName, Reporter
 from vestibule.observe.access_log import Denial, Edge
 from vestibule.observe.access_record import AccessRecord, Direction, Layer, Verdict
+from vestibule.pki.jwk import encode_base64url
 
 ORDERS = "spiffe://example.org/ns/prod/sa/orders"
 REPORTER = Reporter("payments", "spiffe://example.org/ns/prod/sa/payments", "i-1", lambda: "0cd8")
@@ -367,6 +368,19 @@ def test_claims_of_verified_tokens_are_there_for_whoever_asks() -> None:
     assert line.tokens is not None
     assert line.tokens() == {"internal": {"sub": "alice", "scope": "a b"}}
     assert "alice" not in line.text
+
+
+def test_of_a_token_that_is_known_by_its_text_they_are_read_out_of_that() -> None:
+    entry = request()
+    entry.common_properties.custom_tags["claims"] = encode_base64url(b'{"sub":"alice","exp":17}')
+    line = EntryLines(INBOUND, REPORTER).http(entry)
+    assert line.tokens is not None
+    assert line.tokens() == {"": {"sub": "alice", "exp": 17}}
+    assert "alice" not in line.text
+    entry.common_properties.custom_tags["claims"] = "-"
+    without = EntryLines(INBOUND, REPORTER).http(entry)
+    assert without.tokens is not None
+    assert without.tokens() == {}
 
 
 def connection(kind: int, stream: str = "s-1", *, refused: bool = False) -> TCPAccessLogEntry:

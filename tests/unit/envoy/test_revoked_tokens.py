@@ -32,6 +32,10 @@ class Entry:
     before: datetime = NOW
 
 
+def told(refused: RefusedTokens, names: tuple[str, ...] = ("internal",)) -> Resource:
+    return slot(refused, names, "https://tokens.example.org", '{"keys":[]}')
+
+
 def filled(resource: Resource) -> bool:
     config = extension_pb2.TypedExtensionConfig.FromString(resource.body).typed_config
     return bool(config != NOTHING)
@@ -39,9 +43,9 @@ def filled(resource: Resource) -> bool:
 
 def test_nothing_stands_there_while_nothing_is_revoked_or_nobody_speaks_of_the_service() -> None:
     assert not filled(EMPTY)
-    assert not filled(slot(RefusedTokens(), ("internal",)))
-    assert not filled(slot(RefusedTokens(tokens=("a",)), ()))
-    assert filled(slot(RefusedTokens(tokens=("a",)), ("internal",)))
+    assert not filled(told(RefusedTokens()))
+    assert not filled(told(RefusedTokens(tokens=("a",)), ()))
+    assert filled(told(RefusedTokens(tokens=("a",))))
     assert EMPTY.name == SLOT
 
 
@@ -61,7 +65,7 @@ def test_equal_lists_make_equal_slots_in_whatever_order_they_come() -> None:
     entries = [Entry(By.TOKEN, "b"), Entry(By.KEY, "k"), Entry(By.TOKEN, "a"), Entry(By.CLIENT, "c")]
     one, other = RefusedTokens.of(entries), RefusedTokens.of(reversed(entries))
     assert one == other
-    assert slot(one, ("internal",)) is slot(other, ("internal",))
+    assert told(one) is told(other)
 
 
 def test_beyond_a_bound_every_older_token_is_refused_and_keys_stay() -> None:
@@ -74,12 +78,12 @@ def test_beyond_a_bound_every_older_token_is_refused_and_keys_stay() -> None:
 
 def test_a_long_list_is_made_and_looked_at_at_once() -> None:
     entries = [Entry(By.TOKEN, f"token-{number:08}") for number in range(10_000)]
-    made = slot(RefusedTokens.of(entries), ("internal",))
+    made = told(RefusedTokens.of(entries))
     assert len(made.body) < 4_000_000
     assert inspect(made).findings == ()
 
 
 def test_every_actor_that_a_chain_can_have_is_looked_at() -> None:
-    body = slot(RefusedTokens(clients=(("a", SECOND),)), ("internal",)).body
+    body = told(RefusedTokens(clients=(("a", SECOND),))).body
     for depth in range(1, MOST_DEPTH + 1):
         assert f"internal:{':'.join(['act'] * depth)}:sub)".encode() in body

@@ -73,6 +73,17 @@ async def test_three_hops_tell_for_whom_and_by_whom(lab: MemoryTokens) -> None:
     assert len({first.token_id, second.token_id, third.token_id}) == 3
 
 
+async def test_a_tokens_client_is_its_newest_actor_so_that_proxies_ask_for_one_of_them(
+    lab: MemoryTokens,
+) -> None:
+    first = await of_user(lab, READ)
+    second = await exchanged(lab, "orders", first, "reports", READ)
+    for minted in (first, second, await exchanged(lab, "reports", second, "archive", READ)):
+        said = claims_of(minted)
+        assert said["client_id"] == said["act"]["sub"]
+        assert list(said)[:4] == ["iss", "aud", "scope", "client_id"]
+
+
 async def test_a_service_for_itself_becomes_the_subject_of_the_chain(lab: MemoryTokens) -> None:
     own = await lab.service.mint(client("web"), audiences=["orders"], scopes=[READ])
     second = await exchanged(lab, "orders", own, "reports", READ)

@@ -11,6 +11,7 @@ from tests.unit.tokens.conftest import READ, WRITE
 from tests.unit.tokens.forging import claims_of, header_of
 
 from vestibule.errors import ErrorCode, VestibuleError
+from vestibule.pki.token_texts import HEADER_BEGINS, beginning
 from vestibule.testing.clock import FakeClock
 from vestibule.testing.tokens import ISSUER, MemoryTokens, client, spiffe_id
 from vestibule.tokens import codes
@@ -37,6 +38,14 @@ async def test_a_token_says_what_rfc_9068_asks_for(lab: MemoryTokens, clock: Fak
     }
     header = header_of(minted.text)
     assert header == {"alg": "ES256", "typ": "at+jwt", "kid": lab.service.keys()[0].key_id}
+
+
+async def test_proxies_know_a_token_by_how_its_text_begins(lab: MemoryTokens) -> None:
+    minted = await lab.service.mint(client("web"), audiences=["orders"], scopes=[READ, WRITE])
+    header, said, _ = minted.text.split(".")
+    assert header.startswith(HEADER_BEGINS)
+    assert said.startswith(beginning(ISSUER, "orders", (READ, WRITE), WEB))
+    assert not said.startswith(beginning(ISSUER, "orders", (READ,)))
 
 
 async def test_a_token_is_verified_by_other_people_with_the_published_keys(lab: MemoryTokens) -> None:
