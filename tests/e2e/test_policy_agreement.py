@@ -79,7 +79,7 @@ class Judge:
         self._numbers = itertools.count()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(50)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(150)
 
     async def open(self) -> None:
         self._proxy = await self._lab.add("app")
