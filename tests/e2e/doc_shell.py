@@ -23,7 +23,7 @@ LOOK_EVERY: Final = 0.1
 
 LOOKS_ONLY: Final = re.compile(
     r"(?:\w+=(?:\$\(|\S+ ))?(?:curl|grep|tail|cat|ls|sed -n|awk|python3|vestibule "
-    r"(?:status|check|validate|trace|graph|coverage|audit|bundle"
+    r"(?:status|check|validate|trace|graph|coverage|audit|bundle|curl"
     r"|svid (?:fetch|validate)|entry (?:show|count)|agent (?:list|show)"
     r"|secret (?:status|who-can-read|what-can|access-log)))\b"
 )
