@@ -117,9 +117,15 @@ async def test_an_agent_that_is_spires_gives_it_its_certificate_and_the_app_is_s
             assert (await wire.ask("GET", "/v1/lines")).body == b"the app"
             assert (await wire.ask("GET", "/other")).status == 403
             await wire.close()
+
+            # The agent goes away; what it gave holds.
+            await server.drain(0)
+            await server.close()
+            wire = await Wire.open(Address(host="127.0.0.1", port=ingress), orders)
+            assert (await wire.ask("GET", "/v1/lines")).body == b"the app"
+            await wire.close()
         finally:
             status = await sidecar.stop()
-            await server.drain(0)
             await server.close()
         assert status == 0
         assert not list((directory / "run" / "sc").iterdir())

@@ -34,5 +34,7 @@ class Followed:
         # Envoy hears of a file that is moved into its place, and reads none that is half written.
         temporary = self.directory / f".{name}.new"
         temporary.write_bytes(content)
+        # The directory is its reader's alone, who may be another user than we are.
+        temporary.chmod(0o644)
         temporary.rename(self.directory / name)
         self._written[name] = content

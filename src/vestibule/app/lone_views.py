@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from vestibule.errors import VestibuleError
 from vestibule.intent.lone import Lone
 from vestibule.proxy.codes import APP_PORT_UNKNOWN, OTHER_KIND
 from vestibule.proxy.layout import EGRESS_PORT, Layout
@@ -55,8 +56,13 @@ def moved(layout: Layout, before: Lone, now: Lone, *, starts_app: bool) -> None:
             advice="Start another sidecar for another service.",
         )
     ports = app_ports(now, starts_app=starts_app)
-    layout.move(ingress_at(now), ports)
-    layout.upstream_at = upstream_at(now)
+    before_at, layout.upstream_at = layout.upstream_at, upstream_at(now)
+    try:
+        layout.fit_upstreams(view_of(now))
+        layout.move(ingress_at(now), ports)
+    except VestibuleError:
+        layout.upstream_at = before_at
+        raise
 
 
 def ingress_at(lone: Lone) -> dict[str, Address]:

@@ -82,6 +82,10 @@ class Layout:
         for name in sorted(names - self.ingress.keys()):
             self.apps[name] = self._app(name)
             self.ingress[name] = self._ingress(name)
+        self.fit_upstreams(view)
+
+    def fit_upstreams(self, view: ServiceView) -> None:
+        """The same for what the app calls alone.  Raises: VST7005, VST2310."""
         for upstream in view.upstreams:
             if upstream.name not in self.upstreams:
                 self.upstreams[upstream.name] = self._upstream(upstream.name)
