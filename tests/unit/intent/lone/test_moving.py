@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tests.unit.intent.lone.files import DOMAIN, LEDGER, ORDERS, lone
 
 from vestibule.intent import load_files
 from vestibule.intent.lone import Lone
+from vestibule.intent.lone.files import LoneFile
 from vestibule.intent.lone.moving import Moved, move
 from vestibule.intent.model import Intent
 
@@ -111,3 +114,10 @@ def test_another_name_for_a_service_is_told() -> None:
     moved = move(pair(ORDERS.replace("  ledger:\n", "  books:\n")))
     assert codes(moved) == ["VST7345"]
     assert "calls ledger by the name books" in moved.problems[0].message
+
+
+def test_the_example_moves_as_it_is() -> None:
+    folder = Path(__file__).parents[4] / "examples" / "no-mesh" / "sidecars"
+    moved = move([LoneFile(each).valid() for each in sorted(folder.glob("*.yaml"))])
+    assert codes(moved) == []
+    assert set(intent_of(moved).services) == {"orders", "payments"}
