@@ -323,7 +323,7 @@ class LoneSidecar:
     async def _follow_file(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_EVERY)
-            if self._source.has_changed:
+            if self._source.has_changed():
                 try:
                     self._take_file()
                 except VestibuleError as error:

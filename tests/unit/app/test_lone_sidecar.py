@@ -55,17 +55,17 @@ def test_a_file_is_read_again_when_it_or_what_stands_beside_it_changed(tmp_path:
     with pytest.raises(VestibuleError, match="VST7320"):
         file.valid()
     file.path.write_text(ORDERS)
-    assert file.has_changed
+    assert file.has_changed()
     assert file.valid().name == "orders"
-    assert not file.has_changed
+    assert not file.has_changed()
     (tmp_path / "certs").mkdir()
     (tmp_path / "certs" / "partner.pem").write_text("x")
-    assert file.has_changed
+    assert file.has_changed()
     file.path.write_text("service: [")
     with pytest.raises(SeveralError) as found:
         file.valid()
     assert found.value.errors[0].code.code == "VST7321"
-    assert not file.has_changed
+    assert not file.has_changed()
 
 
 def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:

@@ -39,7 +39,6 @@ class LoneFile:
         """As it is now.  Raises: VST7320; everything that is wrong with it, VST7321 in front."""
         return checked(self.path, self.load())
 
-    @property
     def has_changed(self) -> bool:
         """Whether it is worth reading again."""
         return self._look() != self._facts
