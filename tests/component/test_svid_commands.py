@@ -190,6 +190,20 @@ async def test_exec_starts_nothing_without_an_identity(api: ScriptedWorkloadApi,
     assert not list(short_dir.glob("vestibule-svid-*"))
 
 
+async def test_exec_that_waits_ends_by_a_signal_and_leaves_nothing(
+    api: ScriptedWorkloadApi, short_dir: Path
+) -> None:
+    async with running(
+        short_dir, "exec", "--wait", "10m", "--under", str(short_dir), "--", "echo", "started"
+    ) as process:
+        # The warning that there is no identity yet comes from within.
+        assert process.stderr is not None
+        await process.stderr.readline()
+        process.terminate()
+        assert await process.wait() == 128 + signal.SIGTERM
+    assert not list(short_dir.glob("vestibule-svid-*"))
+
+
 async def test_exec_takes_a_variable_only_for_a_file_that_there_is(
     api: ScriptedWorkloadApi, short_dir: Path
 ) -> None:

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import Process
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -35,6 +35,7 @@ _PASSED_ON: Final = tuple(
     getattr(signal, name)
     for name in ("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGALRM")
 )
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 _FROM_TERMINAL: Final = (signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH)
 _PR_SET_PDEATHSIG: Final = 1
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -84,8 +85,9 @@ def execute(
             keeper = Keeper(layout, directory, endpoint, reload=reload)
             following = asyncio.create_task(keeper.follow(), name="svid-files")
             try:
-                await _first_files(keeper, following, patience)
-                return await child.run(variables, following)
+                with _passing_on(child):
+                    await _first_files(keeper, following, child.stopped, patience)
+                    return await child.run(variables, following)
             finally:
                 following.cancel()
                 await asyncio.gather(following, return_exceptions=True)
@@ -121,12 +123,15 @@ def _variables(layout: Layout, place: Path, given: Sequence[str]) -> dict[str, s
     return found
 
 
-async def _first_files(keeper: Keeper, following: asyncio.Task[None], patience: float) -> None:
-    placed = asyncio.create_task(_until(keeper.placed), name="first-files")
-    await asyncio.wait({placed, following}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-    if placed.done():
+async def _first_files(
+    keeper: Keeper, following: asyncio.Task[None], stopped: asyncio.Event, patience: float
+) -> None:
+    waits = {asyncio.create_task(_until(event)) for event in (keeper.placed, stopped)}
+    await asyncio.wait({*waits, following}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+    if keeper.placed.is_set() or stopped.is_set():
         return
-    placed.cancel()
     if following.done():
         await following
     why = "; ".join(each for each in keeper.board.problems.values() if each)
@@ -143,45 +148,59 @@ class _Child:
     def __init__(self, command: tuple[str, ...]) -> None:
         self._command = command
         self._process: Process | None = None
+        self._ended_by = 0
+        self.stopped = asyncio.Event()
+        """Set by a signal that ends it before it has begun."""
 
     async def run(self, variables: Mapping[str, str], following: asyncio.Task[None]) -> int:
         """Its exit status, as a shell shows it.  Raises: VST7000; what ended the following of renewals."""
-        with _passing_on(self._send):
-            try:
-                self._process = await asyncio.create_subprocess_exec(
-                    *self._command, env=os.environ | variables, preexec_fn=partial(_die_with, os.getpid())
-                )
-            except OSError as error:
-                raise CANNOT_START.error(f"cannot start {self._command[0]}: {error.strerror}") from error
-            ended = asyncio.create_task(self._process.wait(), name="program")
-            await asyncio.wait({ended, following}, return_when=asyncio.FIRST_COMPLETED)
-            if not ended.done():
-                # The files would not be current any more.  It is told, and still ends by itself.
-                self._send(signal.SIGTERM)
-                await ended
-                await following
+        if self._ended_by:
+            return 128 + self._ended_by
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command, env=os.environ | variables, preexec_fn=partial(_die_with, os.getpid())
+            )
+        except OSError as error:
+            raise CANNOT_START.error(f"cannot start {self._command[0]}: {error.strerror}") from error
+        ended = asyncio.create_task(self._process.wait(), name="program")
+        await asyncio.wait({ended, following}, return_when=asyncio.FIRST_COMPLETED)
+        if not ended.done():
+            # The files would not be current any more.  It is told, and still ends by itself.
+            self.send(signal.SIGTERM)
+            await ended
+            await following
         code = ended.result()
         return code if code >= 0 else 128 - code
 
     def renewed(self, signal_name: str) -> None:
         """New files are in place."""
-        if signal_name:
-            self._send(signal.Signals[signal_name])
+        if signal_name and self._process is not None:
+            self.send(signal.Signals[signal_name])
 
-    def _send(self, number: int) -> None:
-        if self._process is not None and self._process.returncode is None:
+    @property
+    def runs(self) -> bool:
+        """Whether it was started."""
+        return self._process is not None
+
+    def send(self, number: int) -> None:
+        """Pass a signal on; before it runs, what would end it does so."""
+        if self._process is None:
+            if number in _ENDING:
+                self._ended_by = number
+                self.stopped.set()
+        elif self._process.returncode is None:
             with suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
 
 @contextmanager
-def _passing_on(send: Callable[[int], None]) -> Iterator[None]:
+def _passing_on(child: _Child) -> Iterator[None]:
     loop = asyncio.get_running_loop()
 
     def pass_on(number: int) -> None:
-        # A terminal sends these to all of its foreground group: the program has it already.
-        if not (number in _FROM_TERMINAL and _in_foreground()):
-            send(number)
+        # A terminal sends these to all of its foreground group: a program that runs has it already.
+        if not (child.runs and number in _FROM_TERMINAL and _in_foreground()):
+            child.send(number)
 
     for number in _PASSED_ON:
         loop.add_signal_handler(number, pass_on, number)

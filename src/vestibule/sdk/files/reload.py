@@ -8,7 +8,6 @@ import os
 import shlex
 import signal
 import ssl
-import sys
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ PATIENCE: Final = 60.0
 
 _STOP_PATIENCE: Final = 10.0
 _LINE_BYTES: Final = 4096
+_STANDARD_ERROR: Final = 2
 
 
 class OnFailure(Enum):
@@ -133,7 +133,7 @@ class Reload:
     async def _run(self) -> None:
         # Words, no shell: what stands in the files never comes into a command.  Our own output stays ours.
         process = await asyncio.create_subprocess_exec(
-            *self.command, stdin=DEVNULL, stdout=sys.stderr, start_new_session=True
+            *self.command, stdin=DEVNULL, stdout=_STANDARD_ERROR, start_new_session=True
         )
         try:
             code = await process.wait()

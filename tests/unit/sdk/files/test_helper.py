@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vestibule.errors import VestibuleError
 from vestibule.sdk.files.codes import HELPER_CONFIG
@@ -166,3 +169,9 @@ def test_numbers_keep_their_text_and_strings_lose_their_escapes() -> None:
         "c": {"d": [True, [False]]},
         "e": Number("-1"),
     }
+
+
+@given(st.text(alphabet='{}[]=",:#/*\\ \n0a-"', max_size=60))
+def test_whatever_stands_in_a_file_is_read_or_refused(text: str) -> None:
+    with suppress(VestibuleError):
+        read_hcl(text, "f")
