@@ -16,7 +16,7 @@ from vestibule.calls.workload_api import WorkloadApi, X509Context
 from vestibule.cli.codes import USAGE
 from vestibule.cli.output import Exit, Output, OutputOption, answer, console, run
 from vestibule.cli.sockets import AgentSocketOption, find_sockets
-from vestibule.cli.svid_files import existing_directory, pem
+from vestibule.cli.svid_files import pem, replace_file
 from vestibule.cli.token_files import read_token
 from vestibule.sdk.files.contents import Layout
 from vestibule.spiffe import JwtSvid, SpiffeId, X509Svid
@@ -57,8 +57,7 @@ def fetch(
             context = await api.fetch()
         context.verify(datetime.now(UTC))
         if write_to is not None:
-            with existing_directory(write_to, linked=False) as directory:
-                directory.place(Layout().x509_files(context, datetime.now(UTC)))
+            _write(write_to, context)
         _show(context, output)
         return Exit.FINE
 
@@ -142,6 +141,14 @@ def _print(context: X509Context) -> None:
         console.print(
             f"bundle of {bundle.trust_domain}: {count} {'authority' if count == 1 else 'authorities'}"
         )
+
+
+def _write(directory: Path, context: X509Context) -> None:
+    """Into a directory that may be others', too: nothing but these files is touched."""
+    if not directory.is_dir():
+        raise USAGE.error(f"{directory} is not a directory", advice="Create it first, with mode 0700.")
+    for file in Layout().x509_files(context, datetime.now(UTC)):
+        replace_file(directory / file.name, file.data.decode("ascii"), file.mode)
 
 
 async def _fetch_jwt(

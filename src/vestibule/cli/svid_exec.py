@@ -44,7 +44,7 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 @in_groups
 def execute(
     files: FileOptions,
-    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="The program.")],
+    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND", help="The program.")],
     env: Annotated[
         list[str] | None,
         typer.Option("--env", metavar="NAME=FILE", help="A variable with the path of one of the files."),

@@ -76,7 +76,7 @@ def write(
     told: ReloadOptions,
     place: PlaceOptions,
     health: HealthOptions,
-    directory: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="An existing directory.")] = None,
+    directory: Annotated[Path | None, typer.Argument(metavar="DIR", help="An existing directory.")] = None,
     follow: Annotated[
         bool, typer.Option("--follow", help="Keep the files current until interrupted.")
     ] = False,
