@@ -118,6 +118,22 @@ def refusals(last_stream: int, newest: int) -> bytes:
     )
 
 
+def split_late(data: bytes, last_stream: int) -> tuple[bytes, bytes]:
+    """Whole frames of a client that was told to go: those to send still, and refusals of the streams begun too late."""
+    parts: list[bytes] = []
+    refused = b""
+    at = 0
+    while at < len(data):
+        end = at + HEADER + int.from_bytes(data[at : at + 3], "big")
+        stream = int.from_bytes(data[at + 5 : at + 9], "big") & NEWEST
+        if stream <= last_stream:
+            parts.append(data[at:end])
+        elif data[at + 3] == _HEADERS:
+            refused += refusals(stream - 1, stream)
+        at = end
+    return b"".join(parts), refused
+
+
 def _header(length: int, kind: int, stream: int) -> bytes:
     return length.to_bytes(3, "big") + bytes((kind, 0)) + struct.pack("!L", stream)
 

@@ -15,13 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import anyio
 import httpcore
 import httpx
 
 from vestibule.errors import VestibuleError
 from vestibule.sdk.clients import Source, may_repeat, not_answered
 from vestibule.sdk.connections import Connection, Lifetimes, Watch
-from vestibule.sdk.goaway import REFUSED_STREAM, Frames, refusals
+from vestibule.sdk.goaway import REFUSED_STREAM, Frames, refusals, split_late
 
 _BROKEN: Final = (httpcore.ReadError, httpcore.WriteError, httpcore.RemoteProtocolError)
 
@@ -102,6 +103,9 @@ class _Wire:
     sent: int = 0
     requests: int = 0
     frames: Frames | None = None
+    last_stream: int | None = None
+    refused: bytes = b""
+    reading: anyio.CancelScope | None = None
     owner: _Leaving | None = None
     socket: ssl.SSLSocket | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -151,7 +155,23 @@ class _Wire:
         if error:
             return None
         self.left = True
+        self.last_stream = last_stream
         return refusals(last_stream, 2 * self.requests - 1)
+
+    def give(self, data: bytes) -> bytes:
+        """What of it is to be sent: streams that are begun after the server's farewell are not, but refused here."""
+        if self.last_stream is None:
+            return data
+        kept, refused = split_late(data, self.last_stream)
+        self.refused += refused
+        if refused and self.reading is not None:
+            self.reading.cancel()
+        return kept
+
+    def refusals(self) -> bytes:
+        """What is to be read before anything else."""
+        refused, self.refused = self.refused, b""
+        return refused
 
 
 class _Leaving:
@@ -295,17 +315,32 @@ class _AsyncStream(httpcore.AsyncNetworkStream):
         self._wire = wire
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        wire = self._wire
         while True:
+            if wire.refused:
+                return wire.refusals()
             try:
-                data = await self._stream.read(max_bytes, timeout)
+                data = await self._read(max_bytes, timeout)
             except (httpcore.ReadError, ssl.SSLError) as error:
-                raise self._wire.lost(error)  # noqa: B904 - it has its cause
-            if (taken := self._wire.take(data)) is not None:
+                raise wire.lost(error)  # noqa: B904 - it has its cause
+            if data is not None and (taken := wire.take(data)) is not None:
                 return taken
+
+    async def _read(self, max_bytes: int, timeout: float | None) -> bytes | None:
+        """None when something is to be refused meanwhile, which only HTTP/2 knows."""
+        if self._wire.frames is None:
+            return await self._stream.read(max_bytes, timeout)
+        scope = self._wire.reading = anyio.CancelScope()
+        try:
+            with scope:
+                return await self._stream.read(max_bytes, timeout)
+        finally:
+            self._wire.reading = None
+        return None
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         try:
-            await self._stream.write(buffer, timeout)
+            await self._stream.write(self._wire.give(buffer), timeout)
         except ssl.SSLError as error:
             raise httpcore.WriteError(str(error)) from error
         self._wire.sent += len(buffer)
@@ -332,6 +367,8 @@ class _Stream(httpcore.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         while True:
+            if self._wire.refused:
+                return self._wire.refusals()
             try:
                 data = self._stream.read(max_bytes, timeout)
             except httpcore.ReadError as error:
@@ -340,7 +377,7 @@ class _Stream(httpcore.NetworkStream):
                 return taken
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, timeout)
+        self._stream.write(self._wire.give(buffer), timeout)
         self._wire.sent += len(buffer)
 
     def close(self) -> None:

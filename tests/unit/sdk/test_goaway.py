@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vestibule.sdk.goaway import NEWEST, Frames, goaway, refusals, settings
+from vestibule.sdk.goaway import NEWEST, Frames, goaway, refusals, settings, split_late
 
 HEADERS_PART = bytes.fromhex("000003 01 00 00000001") + b"abc"
 CONTINUATION = bytes.fromhex("000002 09 04 00000001") + b"de"
@@ -69,3 +69,10 @@ def test_streams_that_the_server_did_not_begin_are_refused(
         bytes.fromhex("0000040300") + each.to_bytes(4, "big") + bytes.fromhex("00000007") for each in streams
     )
     assert refusals(last, newest) == reset
+
+
+def test_streams_that_are_begun_after_a_farewell_are_refused_and_not_sent() -> None:
+    late = bytes.fromhex("000002 01 05 00000007") + b"ab"
+    more = bytes.fromhex("000001 00 01 00000007") + b"x"
+    assert split_late(DATA + late + settings() + more, 5) == (DATA + settings(), refusals(6, 7))
+    assert split_late(DATA, 1) == (DATA, b"")
