@@ -63,6 +63,10 @@ class Pair:
             protocol: tcp
             port: raw
             listen: {self.raw_upstream}
+          imposter:
+            addresses: ['127.0.0.1:{self.ledger_http}']
+            identity: {identity("somebody-else")}
+            protocol: http
         egress:
           partner:
             hosts: ['api.partner.test:443']
@@ -134,6 +138,8 @@ async def test_a_pair_calls_each_other_by_mutual_tls_guided_by_files_alone(pair:
     assert "VST4001" in denied.text
     assert (await get(pair.orders_out, "/", "nobody")).status_code == 404
     assert await raw_answer(pair.raw_upstream) == b"HELLO"
+    # Whoever answers at an address is not thereby who is meant.
+    assert (await get(pair.orders_out, "/v1/lines", "imposter")).status_code == 503
 
     # A host outside: by its public certificate, which is shown none of ours.
     assert (await get(pair.orders_out, "/open/1", "partner")).status_code == 200
@@ -174,12 +180,12 @@ async def _both_ends_tell_of_it(ledger: Sidecar, orders: Sidecar) -> None:
     """In lines of JSON with both identities, without queries."""
 
     def told() -> bool:
-        return len(ledger.log) >= 3 and len(orders.log) >= 6
+        return len(ledger.log) >= 3 and len(orders.log) >= 7
 
     await until(told, lambda: f"{ledger.text}\n{orders.text}")
     for log, direction in ((ledger.log, "inbound"), (orders.log, "outbound")):
-        line = next(each for each in log if each.get("path") == "/v1/lines")
-        assert (line["direction"], line["status"]) == (direction, 200)
+        line = next(each for each in log if each.get("status") == 200)
+        assert (line["direction"], line["path"]) == (direction, "/v1/lines")
         assert line["source_spiffe_id"] == identity("orders")
         assert line["destination_spiffe_id"] == identity("ledger")
     served = next(each for each in ledger.log if each.get("status") == 200)
@@ -201,7 +207,7 @@ async def test_one_command_moves_a_pair_into_the_mesh_where_the_same_calls_are_m
     )
     commands = moved["data"]["commands"]
     # Of a service with two ports each has a name, in the mesh.
-    assert {each["code"] for each in moved["data"]["findings"]} == {"VST7345"}
+    assert {each["code"] for each in moved["data"]["findings"]} == {"VST7342", "VST7345"}
     await pair.stage.follow(directory / "intent")
 
     async def goes() -> bool:

@@ -57,6 +57,7 @@ _FOLLOWED: Final = "x"
 _LOOK_EVERY: Final = 1.0
 _CERTIFICATE_EVERY: Final = 0.1
 _CERTIFICATE_LATER: Final = 30.0
+_REFUSALS_EVERY: Final = 5.0
 _TELL_AFTER: Final = 5.0
 _LISTENING_WITHIN: Final = 30.0
 _PAUSE: Final = 0.5
@@ -258,6 +259,7 @@ class LoneSidecar:
             background.append(tasks.create_task(coroutine, name=name))
         await self._certified()
         background.append(tasks.create_task(self._follow_certificate(), name="certificate"))
+        background.append(tasks.create_task(self._follow_refusals(), name="refusals"))
         await self._open()
         if not self.settings.command:
             on_ready(self._instance)
@@ -340,6 +342,26 @@ class LoneSidecar:
         self.lone = lone
         self._write()
         _log.warning("%s has changed, and counts as it is now (version %s)", lone.file, lone.intent.version)
+
+    async def _follow_refusals(self) -> None:
+        """What Envoy does not take is not enforced, and has to be known."""
+        known = 0
+        while True:
+            await asyncio.sleep(_REFUSALS_EVERY)
+            count = await self._refusals()
+            if count > known:
+                _log.error(
+                    "Envoy refused a part of what it was told, and goes on with what it had: see its log"
+                )
+            known = count
+
+    async def _refusals(self) -> int:
+        try:
+            answer = await self.envoy.admin.get("/stats?format=json&filter=update_rejected")
+            stats = json.loads(answer.body)["stats"]
+            return sum(int(each["value"]) for each in stats if "value" in each)
+        except (VestibuleError, ValueError, KeyError, TypeError):
+            return 0
 
     # The certificate.
 

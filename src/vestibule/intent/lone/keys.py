@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from vestibule.errors import VestibuleError
-from vestibule.intent import addresses, bounds_keys, language, outside_keys, service_keys, traffic_keys
+from vestibule.intent import (
+    addresses,
+    bounds_keys,
+    language,
+    outside_keys,
+    rule_keys,
+    service_keys,
+    traffic_keys,
+)
 from vestibule.intent.codes import MALFORMED_VALUE
 from vestibule.intent.nodes import Broken, Node
 from vestibule.intent.outside import HostPort
@@ -146,10 +154,22 @@ UPSTREAMS: Final = Key(
 
 # ------------------------------------------------------------------------------------------------ hosts outside
 
+_OWN_RULE: Final = Record(
+    "a rule of a host outside",
+    tuple(replace(each, required=each is rule_keys.RULE_ID) for each in rule_keys.OUTSIDE_RULE.keys),
+)
+ALLOW: Final = Key(
+    "allow",
+    Kept(Many(_OWN_RULE, "rule", distinct=False)),
+    "What the app may do there; rules need no from.  What no rule allows is denied.",
+    required=True,
+)
+_ELSEWHERE: Final = (outside_keys.EXTERNAL, outside_keys.OUTSIDE_ALLOW)
 OUTSIDE: Final = Record(
     "a host outside",
     (
-        *(kept(each) for each in outside_keys.EXTERNAL_FILE.keys if each is not outside_keys.EXTERNAL),
+        ALLOW,
+        *(kept(each) for each in outside_keys.EXTERNAL_FILE.keys if each not in _ELSEWHERE),
         _LOCAL,
     ),
 )

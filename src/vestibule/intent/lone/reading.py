@@ -306,10 +306,6 @@ class _Reading:
             found: At[Any] | None = fields.get(key) if key is not keys.UPSTREAM_LISTEN else None
             if found is not None:
                 entries[key.name] = self._from_here(found.value) if key.name == "allow" else found.value
-        if "allow" not in entries and fields.place(_ALLOW_OUTSIDE) is None:
-            message = f"{name.value!r} lacks the key 'allow'; nobody may call it"
-            fix = "Add allow: what the app may do there, such as [{id: all}]."
-            self.findings.add(MISSING_KEY, message, name.at, advice=fix)
         self.outside[name.value] = entries
         self.outlets.append(Outlet(name=name.value, listen=fields.value(keys.UPSTREAM_LISTEN, None)))
 
@@ -338,7 +334,6 @@ class _Reading:
 
 
 _NOT_OWN: Final = frozenset({"0.0.0.0", "::", "::1"})  # noqa: S104 - which is refused
-_ALLOW_OUTSIDE: Final = next(each for each in keys.OUTSIDE.keys if each.name == "allow")
 
 
 def environment_of(identity: SpiffeId) -> str:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
-from tests.unit.intent.lone.files import DOMAIN, LEDGER, ORDERS, lone
+import json
+from pathlib import Path
 
-from vestibule.intent.lone import read_lone
+import pytest
+from ruamel.yaml import YAML
+from tests.unit.intent.lone.files import DOMAIN, LEDGER, ORDERS, lone
+from tests.unit.intent.test_schemas import agrees
+
+from vestibule.intent.lone import keys, read_lone
 from vestibule.intent.outside import HostPort
 from vestibule.policy import IdentityMatch
 from vestibule.spiffe import SpiffeId
@@ -74,7 +79,7 @@ BAD = [
     ("timeout: 10s", "timeout: 1h, split: {v1: 100}", "VST0040", 16, 71),
     ("  ledger:\n", "  orders:\n", "VST7323", 11, 3),
     ("id: charge, ", "", "VST0021", 18, 51),
-    (", allow: [{id: charge, methods: [POST], paths: ['/v1/**']}]", "", "VST0021", 18, 3),
+    (", allow: [{id: charge, methods: [POST], paths: ['/v1/**']}]", "", "VST0021", 18, 11),
     ("egress:", "timeout: 1s\negress:", "VST0020", 17, 1),
     ("egress:", "health: {http: /ok}\negress:", "VST0020", 17, 1),
     ("egress:", "opaque_ports: [5432]\negress:", "VST7326", 17, 15),
@@ -110,3 +115,13 @@ def test_what_is_no_such_file_at_all_is_told(content: bytes) -> None:
 def test_what_only_callers_say_names_the_place_where_to_say_it() -> None:
     [problem] = read_lone((LEDGER + "retry: {attempts: 2}\n").encode(), "ledger.yaml").errors
     assert "upstreams: NAME: retry" in problem.advice
+
+
+def test_the_schema_for_editors_takes_what_the_reader_takes() -> None:
+    published = Path(__file__).parents[4] / "src/vestibule/intent/schemas/lone.schema.json"
+    schema = json.loads(published.read_text(encoding="utf-8"))
+    assert schema == keys.schema(), "rewrite it: make docs"
+    for text in (ORDERS, LEDGER):
+        document = YAML(typ="safe", pure=True).load(text)
+        assert agrees(schema, document)
+        assert not agrees(schema, {**document, "unknown": 1})
