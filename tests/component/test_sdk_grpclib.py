@@ -12,10 +12,10 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpclib.client import Channel, UnaryStreamMethod, UnaryUnaryMethod
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
-from tests.component.mtls_lab import AT_ONCE, DEADLINE, Pair, pair, until
+from tests.component.mtls_lab import AT_ONCE, DEADLINE, Pair, pair, press_all, until
 
 from vestibule.sdk import SpiffeId, authorize_ids
-from vestibule.sdk.grpclib import Server, caller, retiring, serve
+from vestibule.sdk.grpclib import Server, caller, channel, retiring, serve
 
 
 class Greeter:
@@ -138,6 +138,25 @@ async def test_a_call_that_runs_when_the_identity_is_withdrawn_ends_with_unavail
         with pytest.raises(GRPCError, match="VST2402") as raised:
             await asyncio.wait_for(running, DEADLINE)
         assert raised.value.status is Status.UNAVAILABLE
+
+
+async def test_a_call_that_runs_when_its_connection_is_pressed_is_answered(two: Pair) -> None:
+    """Our channel knows that the first GOAWAY ends nothing that runs."""
+    greeter, wanted = Greeter(), authorize_ids(two.serving.spiffe_id)
+    async with (
+        served(two, greeter) as (server, _),
+        channel("127.0.0.1", server.port, two.orders, wanted) as ours,
+    ):
+        slow, hello = (
+            UnaryUnaryMethod(ours, f"/t.Greeter/{each}", StringValue, StringValue)
+            for each in ("Slow", "Hello")
+        )
+        running = asyncio.create_task(slow(StringValue(), timeout=DEADLINE))
+        await until(lambda: greeter.busy == 1)
+        assert press_all(two.payments) == 1
+        assert (await hello(StringValue(), timeout=DEADLINE)).value == str(two.caller)
+        greeter.go.set()
+        assert (await asyncio.wait_for(running, DEADLINE)).value == "done"
 
 
 async def test_stopping_lets_calls_finish(two: Pair) -> None:

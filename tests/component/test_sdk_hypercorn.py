@@ -12,12 +12,13 @@ import aiohttp
 import httpx
 import pytest
 from hypercorn.config import Config
-from tests.component.mtls_lab import AT_ONCE, DEADLINE, Pair, Till, pair, until
+from tests.component.mtls_lab import AT_ONCE, DEADLINE, Pair, Till, pair, press_all, pressed_at_once, until
 from tests.ports import free_port
 
 from vestibule.errors import VestibuleError
 from vestibule.net.codes import PORT_IN_USE
 from vestibule.sdk import SpiffeId, authorize_ids
+from vestibule.sdk.httpx import AsyncMtlsTransport
 from vestibule.sdk.hypercorn import serve
 
 
@@ -141,6 +142,36 @@ async def test_a_websocket_is_told_when_its_connection_is_retired(two: Pair) -> 
         assert await socket.receive_str(timeout=DEADLINE) == str(two.caller)
         await asyncio.wait_for(till.asked_to_end.wait(), DEADLINE)
         await socket.close()
+
+
+async def test_a_websocket_that_goes_on_is_closed_when_it_is_pressed(two: Pair) -> None:
+    with pressed_at_once():
+        async with (
+            served(two, Till().app, lifetimes=AT_ONCE, graceful=0.2) as server,
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"{server.address}/feed", ssl=two.context()) as socket,
+        ):
+            async with asyncio.timeout(DEADLINE):
+                while (message := await socket.receive()).type is aiohttp.WSMsgType.TEXT:
+                    pass
+            assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1012)
+
+
+async def test_what_runs_over_http2_when_it_is_pressed_is_answered(two: Pair) -> None:
+    """Our client knows that the first GOAWAY ends nothing that runs."""
+    till = Till()
+    transport = AsyncMtlsTransport(two.orders, authorize_ids(two.serving.spiffe_id), http2=True)
+    async with (
+        served(two, till.app) as server,
+        httpx.AsyncClient(transport=transport, timeout=DEADLINE) as client,
+    ):
+        running = asyncio.create_task(client.get(f"{server.address}/slow"))
+        await until(lambda: till.busy == 1)
+        assert press_all(two.payments) == 1
+        # Requests that come now have another connection.
+        assert (await client.get(server.address)).status_code == 200
+        till.go.set()
+        assert (await asyncio.wait_for(running, DEADLINE)).json() == "done"
 
 
 async def test_a_taken_port_is_explained_and_the_app_is_shut_down(two: Pair) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import aiohttp
 import httpx
 import pytest
-from tests.component.mtls_lab import AT_ONCE, DEADLINE, Pair, Till, pair, until
+from tests.component.mtls_lab import AT_ONCE, DEADLINE, Pair, Till, pair, pressed_at_once, until
 from tests.ports import free_port
 
 import vestibule.sdk.uvicorn
@@ -153,6 +153,43 @@ async def test_a_retired_websocket_is_told_and_goes_on(two: Pair) -> None:
         await asyncio.wait_for(till.asked_to_end.wait(), DEADLINE)
         assert not socket.closed
         await socket.close()
+
+
+async def test_a_websocket_that_goes_on_is_closed_when_it_is_pressed(two: Pair) -> None:
+    with pressed_at_once():
+        async with (
+            served(two, Till().app, lifetimes=AT_ONCE) as (_, address),
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"{address}/feed", ssl=two.context()) as socket,
+        ):
+            await until_closed(socket)
+
+
+async def until_closed(socket: aiohttp.ClientWebSocketResponse) -> None:
+    """Its greeting may or may not come before."""
+    async with asyncio.timeout(DEADLINE):
+        while (message := await socket.receive()).type is aiohttp.WSMsgType.TEXT:
+            pass
+    assert message.type is aiohttp.WSMsgType.CLOSE
+    assert message.data == 1012
+
+
+async def test_noise_and_a_crowd_that_never_speaks_leave_the_others_alone(two: Pair) -> None:
+    noises = [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"\0" * 70_000, b"\0" * 10_000]
+    async with served(two, Till().app) as (_, address), two.client() as client:
+        port = int(address.rpartition(":")[2])
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(60)]
+        for noise in noises * 10:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(noise)
+            with suppress(OSError):
+                async with asyncio.timeout(DEADLINE):
+                    # At most an alert of TLS, never an answer of the app.
+                    assert b"HTTP" not in await reader.read()
+            writer.close()
+        assert (await client.get(address)).status_code == 200
+        for _, writer in silent:
+            writer.close()
 
 
 async def test_who_does_not_finish_the_handshake_is_sent_away(two: Pair) -> None:

@@ -31,7 +31,7 @@ from hypercorn.utils import wrap_app
 from vestibule.errors import VestibuleError
 from vestibule.sdk.authorizers import Authorizer
 from vestibule.sdk.connections import Lifetimes
-from vestibule.sdk.serving.farewell import LINGER, PING, Leaving, announcement, farewell
+from vestibule.sdk.serving.farewell import LINGER, PING, Leaving, announcement, farewell, question
 from vestibule.sdk.serving.held import Held
 from vestibule.sdk.serving.identified import closing
 from vestibule.sdk.serving.listening import HANDSHAKE_TIMEOUT, Listeners, bound
@@ -218,7 +218,7 @@ class _Connection(TCPServer):
         for each in self._websockets():
             self._task_group.spawn(each.app_send, {"type": "websocket.close", "code": SERVICE_RESTART})
         self.leave()
-        if self._http2 is not None and not self._is_idle:
+        if self._http2 is not None and not self._is_idle and not self._leaving.over:
             self.writer.write(announcement())
 
     def cut(self, _reason: VestibuleError) -> None:
@@ -257,8 +257,7 @@ class _Connection(TCPServer):
         if not self._listens:
             self._listens = True
             self._listen(http2)
-        http2.connection.ping(PING)
-        self.writer.write(http2.connection.data_to_send())
+        self.writer.write(question(http2.connection))
 
     def _listen(self, http2: Any) -> None:
         """hypercorn has no use for the answers to a PING."""

@@ -29,6 +29,15 @@ LINGER: Final = 1.0
 """Seconds between the last GOAWAY and the end of a connection."""
 
 
+def question(connection: H2Connection) -> bytes:
+    """A PING; empty where h2 has closed already."""
+    try:
+        connection.ping(PING)
+    except ProtocolError:
+        return b""
+    return connection.data_to_send()
+
+
 def announcement() -> bytes:
     """The first step: no new streams, please.  Not told to h2, which would take the connection for closed."""
     frame = GoAwayFrame(stream_id=0, last_stream_id=EVERY_STREAM, error_code=ErrorCodes.NO_ERROR)
@@ -63,6 +72,8 @@ class Leaving:
         self._at_once = False
         self._asked = False
         self._timer: asyncio.TimerHandle | None = None
+        self.over = False
+        """Whether it was left, or is gone."""
 
     def when_quiet(self) -> None:
         """As soon as nothing has run for ``QUIET`` seconds: the client is hardly about to begin something."""
@@ -88,13 +99,14 @@ class Leaving:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._wanted and self._is_idle():
-            self._wanted = False
+        if self._wanted and not self.over and self._is_idle():
+            self.over = True
             self._leave()
 
     def stop(self) -> None:
         """The connection is gone."""
-        self._wanted = self._asked = False
+        self.over = True
+        self._asked = False
         self._look()
 
     def _look(self) -> None:
@@ -103,7 +115,7 @@ class Leaving:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if not self._wanted or not self._is_idle():
+        if self.over or not self._wanted or not self._is_idle():
             return  # ``ended`` comes back here
         loop = asyncio.get_running_loop()
         left = 0.0 if self._at_once else self._idle_since + QUIET - loop.time()

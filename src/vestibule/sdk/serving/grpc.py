@@ -25,7 +25,7 @@ from vestibule.errors import VestibuleError
 from vestibule.net.codes import SHUTTING_DOWN
 from vestibule.sdk.authorizers import Authorizer
 from vestibule.sdk.connections import Lifetimes, connection_of
-from vestibule.sdk.serving.farewell import LINGER, PING, Leaving, announcement, farewell
+from vestibule.sdk.serving.farewell import LINGER, PING, Leaving, announcement, farewell, question
 from vestibule.sdk.serving.held import Held
 from vestibule.sdk.serving.listening import HANDSHAKE_TIMEOUT, Listeners, bound
 from vestibule.sdk.source import X509Source
@@ -214,7 +214,7 @@ class _Connection(H2Protocol):
 
     def press(self) -> None:
         self.leave()
-        if not self._left:
+        if not self._left and not self.is_idle:
             self._transport.write(announcement())
 
     def cut(self, reason: VestibuleError) -> None:
@@ -226,8 +226,7 @@ class _Connection(H2Protocol):
 
     def _ping(self) -> None:
         if not self.connection.is_closing():
-            self.connection._connection.ping(PING)
-            self.connection.flush()
+            self._transport.write(question(self.connection._connection))
 
     def _leave(self) -> None:
         if self._left or self.connection.is_closing():
