@@ -55,6 +55,7 @@ class Ended:
     @property
     def envelope(self) -> dict[str, Any]:
         """The one JSON document on standard output."""
+        assert self.out.startswith("{"), self
         document = json.loads(self.out)
         assert set(document) == {"schema", "data", "errors"}, document
         assert document["schema"].startswith("vestibule."), document

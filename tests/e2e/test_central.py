@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from envoy.config.core.v3.base_pb2 import HeaderValue
@@ -128,7 +129,8 @@ async def _story() -> AsyncIterator[Story]:
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Shared[Story]]:
-    with Shared(_story) as found:
+    # A machine that stands still for seconds is no service that says nothing.
+    with patch.object(central, "TIMEOUT", 8.0), Shared(_story) as found:
         yield found
 
 
@@ -411,7 +413,7 @@ def test_a_service_without_the_policy_refuses_with_503(shared: Shared[Story]) ->
     shared.run(tell)
 
 
-def test_a_service_that_says_nothing_costs_three_seconds_and_a_503(shared: Shared[Story]) -> None:
+def test_a_service_that_says_nothing_costs_as_long_as_a_proxy_waits_and_a_503(shared: Shared[Story]) -> None:
     async def tell(story: Story) -> None:
         with story.proxy.frozen():
             reply = await story.ask("POST", "/v1/charges", b'{"amount": 5}')
