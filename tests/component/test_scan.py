@@ -159,7 +159,7 @@ async def test_a_lax_endpoint_is_told_all_that_it_lets_through(lab: Lab) -> None
     assert any("_anon_" in each for each in tls.weak_ciphers)
     assert tls.clients.foreign is not None
     assert tls.clients.foreign.refused  # it believes not just anybody
-    assert tls.tickets
+    assert not tls.resumes  # of callers that nobody knows nobody asks
 
 
 async def test_that_no_certificate_is_asked_for_is_told(lab: Lab) -> None:
@@ -171,7 +171,7 @@ async def test_that_no_certificate_is_asked_for_is_told(lab: Lab) -> None:
 async def test_an_endpoint_of_tls_12_that_insists_is_known_to_insist(lab: Lab) -> None:
     old = lab.careless(highest=ssl.TLSVersion.TLSv1_2, clients=ssl.CERT_REQUIRED, ciphers="ECDHE+AESGCM")
     judged = await lab.judged(await lab.open(http, old))
-    assert codes(judged) == {"VST2477"}
+    assert codes(judged) == {"VST2477", "VST2487"}
     assert judged.mutual is Mutual.ENFORCED
 
 
@@ -294,7 +294,16 @@ async def test_connections_keep_the_pace(lab: Lab) -> None:
 
 
 async def test_postgres_is_asked_for_tls_first(lab: Lab) -> None:
-    inner = await lab.open(silence, server_context(Held(lab.authority, WEB), authorize_ids(ME)))
+    async def session(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        length = int.from_bytes(await reader.readexactly(4))
+        assert b"\0vestibule-scan\0" in await reader.readexactly(length - 4)
+        peer = writer.get_extra_info("ssl_object").getpeercert(True)
+        error = b"SFATAL\0C28000\0Mconnection requires a valid client certificate\0\0"
+        writer.write(b"R\0\0\0\x08\0\0\0\0" if peer else b"E" + (len(error) + 4).to_bytes(4) + error)
+        await writer.drain()
+
+    # As PostgreSQL does: whoever has no certificate is let in by TLS, and refused by the rules for logins.
+    inner = await lab.open(session, lab.careless(lowest=ssl.TLSVersion.TLSv1_3, clients=ssl.CERT_OPTIONAL))
 
     async def database(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert await reader.readexactly(8) == bytes.fromhex("0000000804d2162f")
@@ -308,8 +317,14 @@ async def test_postgres_is_asked_for_tls_first(lab: Lab) -> None:
         await writer.drain()
 
     found, plain = await lab.scan(await lab.open(database), await lab.open(without), starttls="postgres")
-    assert judge(found, Profile.SERVICE, CLOCK.now()).mutual is Mutual.ENFORCED
+    assert judge(found, Profile.SERVICE, CLOCK.now()).mutual is Mutual.ABOVE_TLS
     assert found.tls is not None
+    clients = found.tls.clients
+    assert clients.without.detail == "connection requires a valid client certificate"
+    assert clients.foreign is not None
+    assert clients.foreign.refused
+    assert clients.own is not None
+    assert clients.own.let_in
     assert found.tls.versions == ("TLSv1.3",)
     assert codes(judge(plain, Profile.SERVICE, CLOCK.now())) == {"VST2473"}
 

@@ -27,7 +27,7 @@ from vestibule.posture import (
 
 STATES: Final = {
     Mutual.ENFORCED: "mutual TLS, enforced",
-    Mutual.HTTP_ONLY: "mutual TLS, enforced by HTTP",
+    Mutual.ABOVE_TLS: "mutual TLS, enforced above TLS",
     Mutual.NOT_ENFORCED: "mutual TLS asked for, not enforced",
     Mutual.NOT_ASKED: "TLS of the server only",
     Mutual.PLAINTEXT: "plaintext",

@@ -155,13 +155,13 @@ OWN_REFUSED = define(
     advice="If this identity should be let in, look at the endpoint's rules and its trust bundle "
     "(`vestibule explain`).",
 )
-TICKETS = define(
+RESUMPTION = define(
     "VST2487",
-    "endpoint-session-tickets",
+    "endpoint-resumes-sessions",
     Kind.PRECONDITION,
     Fault.OPERATOR,
-    meaning="The endpoint gives session tickets to callers that it asks for certificates: a session that is resumed is "
-    "not asked again, so a certificate that expired or was revoked meanwhile may still let its holder in.",
+    meaning="The endpoint resumes sessions of callers that it asks for certificates: whoever comes back with a session "
+    "is not asked again, so a certificate that expired or was revoked meanwhile may still let its holder in.",
     advice="Switch session resumption off where callers are known by certificates (nginx: ssl_session_tickets off; "
     "ssl_session_cache off;).",
 )

@@ -32,8 +32,8 @@ class Outcome(Enum):
     """TLS refused it, and said so."""
     CLOSED = "closed"
     """The connection was closed right after the handshake, before anything was asked."""
-    HTTP_REFUSED = "http-refused"
-    """TLS let it in, and HTTP answered that it may not: 401, 403, or what servers say without a certificate."""
+    REFUSED_ABOVE = "refused-above-tls"
+    """TLS let it in, and HTTP or the database said that it may not, for want of a certificate."""
     SERVED = "served"
     """It was let in."""
     UNKNOWN = "unknown"
@@ -53,7 +53,7 @@ class Answer:
 
     @property
     def refused(self) -> bool:
-        return self.outcome in (Outcome.ALERT, Outcome.CLOSED, Outcome.HTTP_REFUSED)
+        return self.outcome in (Outcome.ALERT, Outcome.CLOSED, Outcome.REFUSED_ABOVE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +124,8 @@ class Tls:
     trust: Trust = Trust()
     host_name_fits: bool | None = None
     clients: ClientCertificates
-    tickets: bool = False
+    resumes: bool = False
+    """A caller who comes back is taken for the one of before, without being asked for a certificate."""
 
     @property
     def versions(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Final
 
 from vestibule.errors import ErrorCode
 from vestibule.posture.ciphers import is_anonymous
-from vestibule.posture.facts import Facts, Plain, Target
+from vestibule.posture.facts import Facts, Outcome, Plain, Target
 
 
 class Severity(Enum):
@@ -58,8 +58,8 @@ class Mutual(Enum):
     """In a word: does the endpoint know its callers?"""
 
     ENFORCED = "enforced"
-    HTTP_ONLY = "by HTTP"
-    """TLS lets anybody in, and HTTP refuses who has no certificate, as nginx does."""
+    ABOVE_TLS = "enforced above TLS"
+    """TLS lets anybody in, and then who has no certificate is refused, as by nginx and PostgreSQL."""
     NOT_ENFORCED = "not enforced"
     NOT_ASKED = "TLS only"
     PLAINTEXT = "plaintext"
@@ -67,7 +67,7 @@ class Mutual(Enum):
 
     @property
     def holds(self) -> bool:
-        return self in (Mutual.ENFORCED, Mutual.HTTP_ONLY)
+        return self in (Mutual.ENFORCED, Mutual.ABOVE_TLS)
 
 
 PLAIN_ANSWERS: Final = frozenset({Plain.HTTP, Plain.HTTP2})
@@ -79,7 +79,8 @@ def mutual(facts: Facts) -> Mutual:
     if facts.plaintext.kind in PLAIN_ANSWERS:
         return Mutual.PLAINTEXT
     if facts.tls is None:
-        return Mutual.PLAINTEXT if facts.plaintext.kind is Plain.OTHER else Mutual.UNKNOWN
+        plain = facts.plaintext.kind in (Plain.OTHER, Plain.REDIRECT)
+        return Mutual.PLAINTEXT if plain else Mutual.UNKNOWN
     clients = facts.tls.clients
     if not clients.requested:
         return Mutual.NOT_ASKED if clients.without.let_in else Mutual.UNKNOWN
@@ -88,8 +89,8 @@ def mutual(facts: Facts) -> Mutual:
         return Mutual.NOT_ENFORCED
     if not clients.without.refused:
         return Mutual.UNKNOWN
-    outcomes = {each.outcome.value for each in (clients.without, clients.foreign) if each is not None}
-    return Mutual.HTTP_ONLY if "http-refused" in outcomes else Mutual.ENFORCED
+    outcomes = {each.outcome for each in (clients.without, clients.foreign) if each is not None}
+    return Mutual.ABOVE_TLS if Outcome.REFUSED_ABOVE in outcomes else Mutual.ENFORCED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -183,9 +183,9 @@ def _clients(tls: Tls, profile: Profile, _: datetime) -> Iterator[Finding]:
     if clients.without.let_in:
         message = f"it asks for a client certificate, and serves without one{_quoted(clients.without.detail)}"
         yield _finding(codes.NOT_ENFORCED, Severity.HIGH if service else Severity.LOW, message)
-    if clients.without.outcome is Outcome.HTTP_REFUSED:
+    if clients.without.outcome is Outcome.REFUSED_ABOVE:
         message = (
-            f"without a certificate TLS lets callers in, and HTTP refuses{_quoted(clients.without.detail)}"
+            f"TLS lets callers in without one, and they are refused later{_quoted(clients.without.detail)}"
         )
         yield _finding(codes.NOT_ENFORCED, Severity.INFO, message)
     if not service:
@@ -209,9 +209,11 @@ def _own(tls: Tls, _: Profile, __: datetime) -> Iterator[Finding]:
         yield _finding(codes.OWN_REFUSED, Severity.INFO, message)
 
 
-def _tickets(tls: Tls, _: Profile, __: datetime) -> Iterator[Finding]:
-    if tls.tickets and _knows_callers(tls.clients):
-        yield _finding(codes.TICKETS, Severity.LOW, "it gives session tickets to callers with certificates")
+def _resumption(tls: Tls, _: Profile, __: datetime) -> Iterator[Finding]:
+    if tls.resumes and _knows_callers(tls.clients):
+        yield _finding(
+            codes.RESUMPTION, Severity.LOW, "it resumes sessions, of callers that it knows by certificates"
+        )
 
 
 def _knows_callers(clients: ClientCertificates) -> bool:
@@ -247,6 +249,6 @@ TLS_RULES: Final[tuple[TlsRule, ...]] = (
     _host_name,
     _keys,
     _lifetime,
-    _tickets,
+    _resumption,
     _own,
 )

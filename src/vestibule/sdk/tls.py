@@ -335,6 +335,10 @@ def _harden(context: ssl.SSLContext) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     # A resumed session would skip the handshake's look at the certificate.
     context.options |= ssl.OP_NO_TICKET
+    if context.protocol is ssl.PROTOCOL_TLS_SERVER:
+        context.num_tickets = (
+            0  # with TLS 1.3 the option alone leaves tickets that name what the server keeps
+        )
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
     # A bundle may hold an authority without the one that signed it.

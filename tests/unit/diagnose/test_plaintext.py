@@ -57,10 +57,10 @@ def test_any_answer_means_something_that_can_be_shown(data: bytes) -> None:
     [
         (b"HTTP/1.1 200 OK\r\n", Outcome.SERVED),
         (b"HTTP/1.1 401 Unauthorized\r\n", Outcome.SERVED),
-        (b"HTTP/1.1 403 Forbidden\r\n", Outcome.HTTP_REFUSED),
-        (b"HTTP/2 403 ", Outcome.HTTP_REFUSED),
+        (b"HTTP/1.1 403 Forbidden\r\n", Outcome.REFUSED_ABOVE),
+        (b"HTTP/2 403 ", Outcome.REFUSED_ABOVE),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", Outcome.SERVED),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n400 No required SSL certificate was sent", Outcome.HTTP_REFUSED),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n400 No required SSL certificate was sent", Outcome.REFUSED_ABOVE),
         (b"220 mail.example ESMTP\r\n", Outcome.SERVED),
         (b"HTTP/1.1 4\xb2\xb3 x", Outcome.SERVED),
     ],

@@ -25,8 +25,8 @@ def codes(before: Facts, after: Facts) -> tuple[list[str], list[str], list[str]]
 
 def test_what_is_mended_new_and_left_is_told_apart() -> None:
     assert codes(PLAIN, GOOD) == (["VST2473"], [], [])
-    assert codes(PLAIN, tls(tickets=True)) == (["VST2473"], ["VST2487"], [])
-    assert codes(tls(tickets=True), tls(tickets=True)) == ([], [], ["VST2487"])
+    assert codes(PLAIN, tls(resumes=True)) == (["VST2473"], ["VST2487"], [])
+    assert codes(tls(resumes=True), tls(resumes=True)) == ([], [], ["VST2487"])
 
 
 def test_other_words_for_the_same_are_no_change() -> None:

@@ -36,7 +36,7 @@ from vestibule.posture import (
     judge,
 )
 
-FORBIDDEN = Answer(outcome=Outcome.HTTP_REFUSED, detail="HTTP/1.1 400 Bad Request")
+FORBIDDEN = Answer(outcome=Outcome.REFUSED_ABOVE, detail="HTTP/1.1 400 Bad Request")
 NOT_ASKED = tls(clients=replace(STRICT, requested=False, without=SERVED, foreign=None))
 WEBSITE = tls(
     clients=replace(STRICT, requested=False, without=SERVED, foreign=None),
@@ -87,7 +87,7 @@ def test_troubles_are_told() -> None:
         (NOT_ASKED, [("VST2484", "high")], Mutual.NOT_ASKED),
         (clients(without=SERVED), [("VST2485", "high")], Mutual.NOT_ENFORCED),
         (clients(foreign=SERVED), [("VST2489", "critical")], Mutual.NOT_ENFORCED),
-        (clients(without=FORBIDDEN, foreign=FORBIDDEN), [("VST2485", "info")], Mutual.HTTP_ONLY),
+        (clients(without=FORBIDDEN, foreign=FORBIDDEN), [("VST2485", "info")], Mutual.ABOVE_TLS),
         (clients(without=FORBIDDEN, foreign=SERVED), [("VST2489", "critical"), ("VST2485", "info")], None),
         (clients(own=SERVED), [], Mutual.ENFORCED),
         (clients(own=FORBIDDEN, own_id="spiffe://example.org/me"), [("VST2486", "info")], Mutual.ENFORCED),
@@ -188,13 +188,13 @@ def test_short_keys_and_old_hashes_are_told_but_not_of_roots() -> None:
     assert found(tls(chain=(SVID, root))) == []
 
 
-def test_tickets_matter_where_callers_are_known_by_certificates() -> None:
-    assert found(tls(tickets=True)) == [("VST2487", "low")]
-    assert found(replace(WEBSITE, tls=replace(WEBSITE.tls, tickets=True)), Profile.PUBLIC) == []  # type: ignore[type-var]
+def test_resumed_sessions_matter_where_callers_are_known_by_certificates() -> None:
+    assert found(tls(resumes=True)) == [("VST2487", "low")]
+    assert found(replace(WEBSITE, tls=replace(WEBSITE.tls, resumes=True)), Profile.PUBLIC) == []  # type: ignore[type-var]
 
 
 def test_the_worst_comes_first() -> None:
-    bad = tls(tickets=True, weak_ciphers=("TLS_RSA_WITH_RC4_128_SHA",), trust=Trust(by="x", problem="y"))
+    bad = tls(resumes=True, weak_ciphers=("TLS_RSA_WITH_RC4_128_SHA",), trust=Trust(by="x", problem="y"))
     ranks = [each.severity.rank for each in judge(bad, Profile.SERVICE, NOW).findings]
     assert ranks == sorted(ranks, reverse=True)
     assert len(ranks) == 3

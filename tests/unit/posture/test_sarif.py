@@ -17,7 +17,7 @@ SEVERAL = (
     replace(PLAIN, target=Target(host="::1", port=80)),
     replace(AWAY, target=Target(host="b", port=1)),
     replace(clients(without=SERVED), target=Target(host="c", port=1)),
-    replace(tls(tickets=True), target=Target(host="d", port=1)),
+    replace(tls(resumes=True), target=Target(host="d", port=1)),
 )
 
 

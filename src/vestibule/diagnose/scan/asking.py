@@ -19,6 +19,8 @@ _ENOUGH: Final = 4096
 _FORBIDDEN: Final = frozenset({403, 495, 496})
 """403, and what nginx says inside of a wrong and a missing certificate."""
 _BAD_REQUEST: Final = 400
+_POSTGRES_START: Final = b"\0\0\0\x35\0\x03\0\0user\0vestibule-scan\0database\0vestibule-scan\0\0"
+"""StartupMessage, protocol 3.0: its length, 53, stands first."""
 _AGENT: Final = "vestibule-scan"
 
 
@@ -30,12 +32,12 @@ def request(target: Target) -> bytes:
 
 
 async def ask(
-    session: Session, target: Target, *, wary: bool, quiet: float, patience: float
+    session: Session, target: Target, *, wary: bool, quiet: float, patience: float, protocol: str = ""
 ) -> Answer | None:
     """How the endpoint treats the caller.
 
     ``wary``: it asked for a certificate, so wait ``quiet`` seconds for a refusal before asking.  ``patience`` is
-    for the answer.  None: it cannot be told; ask again with a longer ``quiet``.
+    for the answer.  ``protocol`` began with STARTTLS.  None: it cannot be told; ask again with a longer ``quiet``.
     """
     first = b""
     if wary:
@@ -44,6 +46,8 @@ async def ask(
             return refusal(session, said)
         if isinstance(said, bytes):
             first = said
+    if protocol == "postgres":
+        return await _ask_postgres(session, patience)
     if session.seen.alpn == "h2":
         return await _ask_h2(session, target, patience, first)
     if first:
@@ -97,7 +101,7 @@ def judged(text: bytes) -> Answer:
     status = _status(text)
     wants = status == _BAD_REQUEST and b"ertificate" in text
     refused = status in _FORBIDDEN or wants
-    return Answer(outcome=Outcome.HTTP_REFUSED if refused else Outcome.SERVED, detail=line)
+    return Answer(outcome=Outcome.REFUSED_ABOVE if refused else Outcome.SERVED, detail=line)
 
 
 def _status(text: bytes) -> int:
@@ -109,6 +113,25 @@ def _status(text: bytes) -> int:
 
 def _line(text: bytes) -> str:
     return printable(text[:200].partition(b"\n")[0].decode("utf-8", "replace").strip(), 80)
+
+
+async def _ask_postgres(session: Session, patience: float) -> Answer | None:
+    """Begin as a user who does not exist (PostgreSQL, "Message Flow"); no password is ever sent."""
+    try:
+        await session.send(_POSTGRES_START)
+    except OSError:
+        return _unclear(session, Ending.CLOSED)
+    said = await session.receive(patience)
+    return _unclear(session, said) if isinstance(said, Ending) else judged_postgres(said)
+
+
+def judged_postgres(message: bytes) -> Answer:
+    """What a database says to a beginning: how to log in, or why not (its "ErrorResponse")."""
+    if message[:1] != b"E":
+        return Answer(outcome=Outcome.SERVED, detail="asks who the user is")
+    fields = {each[:1]: each[1:] for each in message[5:].split(b"\0")}
+    why = _line(fields.get(b"M", b""))
+    return Answer(outcome=Outcome.REFUSED_ABOVE if "certificate" in why else Outcome.UNKNOWN, detail=why)
 
 
 async def _ask_h2(session: Session, target: Target, patience: float, first: bytes) -> Answer | None:

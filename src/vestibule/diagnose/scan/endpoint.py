@@ -3,15 +3,16 @@
 1. A handshake without a certificate, then a harmless request: version, cipher, chain, what is asked of callers, and
    whether a caller without a certificate is let in.
 2. If certificates are asked for: the same with a certificate that nobody can know, and with that of whoever scans.
-3. The older versions of TLS, and weak cipher suites, by their first message alone.
-4. A request without TLS.
+3. If callers are known by certificates: again with the session of before, which may spare a caller the question.
+4. The older versions of TLS, and weak cipher suites, by their first message alone.
+5. A request without TLS.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -101,6 +102,8 @@ class Endpoint:
         self._without = Answer(outcome=Outcome.UNKNOWN)
         self._foreign: Answer | None = None
         self._own: Answer | None = None
+        self._sessions: dict[str, SSL.Session | None] = {}
+        self._resumes = False
         self._plaintext = Plaintext()
 
     async def look(self) -> Facts:
@@ -119,6 +122,7 @@ class Endpoint:
             return
         if self._speaks_tls:
             await self._callers()
+            await self._resumption()
             await self._older_versions()
             await self._weak_suites()
         elif ending is Ending.CLOSED:
@@ -171,7 +175,12 @@ class Endpoint:
                     return ending, refusal(session, ending) if refused else self._unsaid(session, ending)
                 wary = session.seen.requested
                 patience = min(PATIENCE, self._settings.timeout / 2)
-                return ending, await ask(session, self._target, wary=wary, quiet=quiet, patience=patience)
+                protocol = self._settings.starttls
+                asked = await ask(
+                    session, self._target, wary=wary, quiet=quiet, patience=patience, protocol=protocol
+                )
+                self._sessions[caller] = session.leave()
+                return ending, asked
         except TimeoutError:
             if session is not None:
                 self._keep(caller, session.seen)
@@ -207,8 +216,23 @@ class Endpoint:
         if self._settings.own is not None:
             _, self._own = await self._meet("own")
 
+    async def _resumption(self) -> None:
+        """Step 3: of interest only where callers are known by certificates."""
+        assert self._seen is not None
+        if not self._seen.requested or self._without.let_in:
+            return
+        caller = "own" if self._own is not None and self._own.let_in else "none"
+        before = self._sessions.get(caller)
+        if before is None:
+            return
+        with suppress(OSError, TimeoutError, Flooded, NotOffered):
+            async with self._wire() as wire:
+                session = Session(wire, self._settings.contexts[caller], self._name, before)
+                ending = await session.shake_hands()
+                self._resumes = ending is Ending.DONE and not session.seen.certificate
+
     async def _older_versions(self) -> None:
-        """Step 3, the versions."""
+        """Step 4, the versions."""
         seen = self._seen
         if seen is not None and seen.version == "TLSv1.3":
             self._accepted["TLSv1.3"] = seen.cipher
@@ -222,7 +246,7 @@ class Endpoint:
             self._accepted[seen.version] = seen.cipher
 
     async def _weak_suites(self) -> None:
-        """Step 3, the suites."""
+        """Step 4, the suites."""
         older = [version for version in VERSIONS if version in self._accepted]
         for kind in (BROKEN, MERELY_WEAK) if older else ():
             left = list(kind)
@@ -250,7 +274,7 @@ class Endpoint:
             return Refused()
 
     async def _without_tls(self) -> None:
-        """Step 4."""
+        """Step 5."""
         if self._settings.starttls:
             return
         patience = min(PATIENCE, self._settings.timeout / 2)
@@ -326,5 +350,5 @@ class Endpoint:
                 own=self._own,
                 own_id=str(self._settings.own.spiffe_id) if self._settings.own is not None else "",
             ),
-            tickets=seen.ticket,
+            resumes=self._resumes,
         )

@@ -68,6 +68,8 @@ class Seen:
     """The endpoint sent a message of TLS."""
     requested: bool = False
     ticket: bool = False
+    certificate: bool = False
+    """The endpoint showed its certificate in this handshake, as it does unless it resumes a session."""
     alert: int = -1
     certificates: list[bytes] = field(default_factory=list)
     authorities: list[str] = field(default_factory=list)
@@ -111,13 +113,17 @@ def _watch(connection: SSL.Connection, where: int, value: int) -> None:
     step = connection.get_state_string()
     seen.hello = seen.hello or b"read server hello" in step
     seen.requested = seen.requested or b"read server certificate request" in step
+    seen.certificate = seen.certificate or step.endswith(b"read server certificate")
     seen.ticket = seen.ticket or b"read server session ticket" in step
 
 
 class Session:
     """TLS over one wire."""
 
-    def __init__(self, wire: Wire, context: SSL.Context, server_name: str | None) -> None:
+    def __init__(
+        self, wire: Wire, context: SSL.Context, server_name: str | None, before: SSL.Session | None = None
+    ) -> None:
+        """``before`` is a session that is to be resumed."""
         self.seen = Seen()
         self._wire = wire
         self._tls = SSL.Connection(context, None)
@@ -125,6 +131,15 @@ class Session:
         self._tls.set_connect_state()
         if server_name:
             self._tls.set_tlsext_host_name(server_name.encode("ascii"))
+
+        if before is not None:
+            self._tls.set_session(before)
+
+    def leave(self) -> SSL.Session | None:
+        """What the endpoint might take in the place of certificates next time; nothing can be said after this."""
+        # OpenSSL takes sessions for spoiled that did not end in order.
+        self._tls.set_shutdown(SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN)
+        return self._tls.get_session()
 
     async def shake_hands(self) -> Ending:
         """Until both sides are done, as far as the client can know: with TLS 1.3 a refusal may come later."""
