@@ -164,7 +164,7 @@ async def test_when_the_identity_is_withdrawn_what_runs_is_cut(two: Pair, tmp_pa
 
 
 async def test_who_does_not_finish_the_handshake_does_not_keep_a_thread(two: Pair, tmp_path: Path) -> None:
-    async with served(two, tmp_path, options=", patience=5") as server, two.client() as client:
+    async with served(two, tmp_path, options=", patience=3") as server, two.client() as client:
         port = int(server.address.rpartition(":")[2])
         silent = [socket.create_connection(("127.0.0.1", port), DEADLINE) for _ in range(8)]
         for each in silent:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -32,20 +33,24 @@ class Refusals:
 
     def __init__(self) -> None:
         self._told: dict[tuple[str, str], float] = {}
+        self._lock = threading.Lock()
 
     def tell(self, host: str, error: Exception) -> None:
         """One handshake failed.  May be called from any thread."""
         why = _why(error)
-        if not why:
-            return
-        key, now = (host, why), time.monotonic()
-        if now - self._told.get(key, -SILENCE) < SILENCE:
-            return
-        while len(self._told) >= _REMEMBERED:
-            self._told.pop(next(iter(self._told)), None)
-        self._told.pop(key, None)
-        self._told[key] = now
-        _log.warning("refused %s: %s", host, why)
+        if why and self._is_news((host, why)):
+            _log.warning("refused %s: %s", host, why)
+
+    def _is_news(self, key: tuple[str, str]) -> bool:
+        now = time.monotonic()
+        with self._lock:
+            if key in self._told and now - self._told[key] < SILENCE:
+                return False
+            while len(self._told) >= _REMEMBERED:
+                del self._told[next(iter(self._told))]
+            self._told.pop(key, None)
+            self._told[key] = now
+        return True
 
 
 def _why(error: Exception) -> str:
