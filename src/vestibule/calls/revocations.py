@@ -21,7 +21,7 @@ _LATEST: Final = 253402300799
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Update:
     """Changes, with which the list is at ``version``; ``more`` of the same change follow at once."""
 

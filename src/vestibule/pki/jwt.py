@@ -48,7 +48,7 @@ BundleOf = Callable[[TrustDomain], TrustBundle | None]
 # --------------------------------------------------------------------------------------------- making
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class UnsignedJwt:
     """A token that waits for its signature: ES256, by the key called ``key_id``."""
 

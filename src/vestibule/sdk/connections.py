@@ -79,7 +79,7 @@ def _end(chain: tuple[bytes, ...]) -> datetime:
     return min(load_certificate(der).not_valid_after_utc for der in chain)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Lifetimes:
     """How long connections are used, as shares of the time that their certificates had left at the handshake.
 

@@ -1,5 +1,7 @@
 """The nouns of SPIFFE as immutable values: identifiers, selectors, documents."""
 
+from typing import TYPE_CHECKING
+
 from vestibule.spiffe.documents import JwtAuthority, JwtSvid, TrustBundle, WitSvid, X509Svid
 from vestibule.spiffe.ids import SpiffeId, TrustDomain
 from vestibule.spiffe.revocations import (
@@ -12,7 +14,9 @@ from vestibule.spiffe.revocations import (
     RevokedIdentity,
     RevokedJwtKey,
 )
-from vestibule.spiffe.selectors import Selector, covers
+
+if TYPE_CHECKING:
+    from vestibule.spiffe.selectors import Selector, covers
 
 __all__ = [
     "JwtAuthority",
@@ -33,3 +37,13 @@ __all__ = [
     "X509Svid",
     "covers",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Selectors are the server's and the agent's: programs that import the library do without them."""
+    if name not in ("Selector", "covers"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from vestibule.spiffe import selectors
+
+    found: object = getattr(selectors, name)
+    return found

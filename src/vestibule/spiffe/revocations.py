@@ -203,7 +203,7 @@ class Revocation:
         return f"{self.target.kind} {self.target.name} was revoked at {since} ({self.reason.value})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CertificateFacts:
     """What of a certificate a list is asked with.
 
