@@ -151,6 +151,8 @@ class Bridge:
         for each in crossings:
             each.cancel()
         await asyncio.gather(*crossings, return_exceptions=True)
+        for _ in range(4):
+            await asyncio.sleep(0)  # what was aborted closes in the loop's next turns
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
