@@ -111,7 +111,7 @@ async def test_an_agent_that_is_spires_gives_it_its_certificate_and_the_app_is_s
         )
         try:
             await sidecar.ready()
-            assert "does not tell what is revoked" in sidecar.text
+            await sidecar.says("does not tell what is revoked")
             orders = client_tls(authority.svid(SpiffeId.parse(identity("orders"))), directory)
             wire = await Wire.open(Address(host="127.0.0.1", port=ingress), orders)
             assert (await wire.ask("GET", "/v1/lines")).body == b"the app"
