@@ -108,6 +108,19 @@ async def test_when_the_identity_is_withdrawn_what_runs_is_cut_and_nobody_new_co
         till.go.set()
 
 
+async def test_a_caller_who_is_revoked_is_cut_and_does_not_come_in_again(two: Pair) -> None:
+    till = Till()
+    async with served(two, till.app) as (_, address), two.client() as client:
+        running = asyncio.create_task(client.get(f"{address}/slow"))
+        await until(lambda: till.busy == 1)
+        two.serving.revoke(two.caller)
+        with pytest.raises(httpx.TransportError):
+            await asyncio.wait_for(running, DEADLINE)
+        with pytest.raises(httpx.TransportError):
+            await client.get(address)
+        till.go.set()
+
+
 async def test_stopping_lets_answers_finish_and_tells_clients_to_go(two: Pair) -> None:
     till = Till()
     async with served(two, till.app) as (server, address), two.client() as client:
