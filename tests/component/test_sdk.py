@@ -12,6 +12,7 @@ from tests.component.test_agent import ME, TD, Field, Running, a_world, anything
 
 from vestibule.errors import VestibuleError
 from vestibule.sdk import (
+    Connection,
     SpiffeId,
     X509Source,
     authorize_ids,
@@ -111,6 +112,44 @@ async def test_a_deleted_entry_takes_the_identity_away_and_a_new_one_gives_it_ba
             async for _ in source.changes():
                 break
             assert await ask(port, context) == str(WEB)
+
+
+async def test_a_withdrawn_identity_ends_the_connections_that_were_made_with_it(
+    world: Field, agent: Running
+) -> None:
+    entry = await world.server.entry(agent.id, "/web", ME)
+    reasons: list[str] = []
+    over = asyncio.Event()
+    async with asyncio.timeout(DEADLINE), X509Source(address(agent)) as source:
+
+        async def keep(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            def cut(_: Connection, reason: VestibuleError) -> None:
+                reasons.append(reason.code.code)
+                writer.transport.abort()
+
+            tls = writer.get_extra_info("ssl_object")
+            watch = source.connections.watch(tls, retire=lambda _: None, cut=cut)
+            writer.write(b"welcome\n")
+            with suppress(OSError):
+                await reader.read()
+            assert watch.over
+            over.set()
+
+        context = client_context(source, authorize_ids(WEB))
+        async with await asyncio.start_server(
+            keep, "127.0.0.1", 0, ssl=server_context(source, authorize_ids(WEB))
+        ) as server:
+            port = server.sockets[0].getsockname()[1]
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="")
+            assert await reader.readline() == b"welcome\n"
+            await world.server.delete_entry(entry)
+            with suppress(OSError):
+                assert await reader.read() == b""
+            await over.wait()
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+    assert reasons == [NO_SVID.code]
 
 
 async def test_an_agent_that_restarts_is_followed_again(world: Field, agent: Running) -> None:
