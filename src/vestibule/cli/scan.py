@@ -18,7 +18,7 @@ from vestibule.calls.workload_api import WorkloadApi, X509Context
 from vestibule.cli.bundle_files import read_file
 from vestibule.cli.codes import USAGE
 from vestibule.cli.output import Exit, Output, answer, run
-from vestibule.cli.scan_progress import Progress
+from vestibule.cli.scan_progress import progress
 from vestibule.cli.scan_report import document, show
 from vestibule.cli.sockets import AgentSocketOption, find_sockets
 from vestibule.clock import SystemClock
@@ -178,8 +178,8 @@ def scan(
             starttls=starttls,
             server_name=server_name,
         )
-        with Progress(len(wanted)) as progress:
-            facts = await look(wanted, settings, concurrency=concurrency, seen=lambda _: progress.step())
+        async with progress(len(wanted)) as step:
+            facts = await look(wanted, settings, concurrency=concurrency, seen=lambda _: step())
         seen = Scan(made=clock.now(), profile=profile, endpoints=facts)
         judged = tuple(judge(each, profile, each.seen) for each in facts)
         comparison = compare(earlier.judged, judged) if earlier else None

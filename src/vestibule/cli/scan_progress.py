@@ -2,51 +2,51 @@
 
 from __future__ import annotations
 
-import time
-from types import TracebackType
-from typing import Final, Self
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Final
 
 from vestibule.cli.output import complaints
 
 FIRST: Final = 1.0
 """Seconds in which nothing is said."""
-NEXT: Final = 0.2
+NEXT: Final = 0.5
 """Seconds between two words on a terminal, where they replace each other."""
 NEXT_LINE: Final = 5.0
 """The same elsewhere, where each is a line."""
 
 
-class Progress:
-    """Counts endpoints while its block is entered."""
+@asynccontextmanager
+async def progress(total: int) -> AsyncIterator[Callable[[], None]]:
+    """While the block is entered, it is told how many of ``total`` endpoints are done; call what is given for each."""
+    done = 0
 
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._done = 0
-        self._live = complaints.is_terminal
-        self._due = time.monotonic() + FIRST
-        self._shown = False
+    def step() -> None:
+        nonlocal done
+        done += 1
 
-    def step(self) -> None:
-        """One more is done."""
-        self._done += 1
-        now = time.monotonic()
-        if now < self._due or self._done == self._total:
-            return
-        self._due = now + (NEXT if self._live else NEXT_LINE)
-        text = f"scanned {self._done} of {self._total} endpoints"
-        if self._live:
-            complaints.file.write(f"\r{text} ")
-            complaints.file.flush()
-        else:
-            complaints.print(text)
-        self._shown = True
+    task = asyncio.create_task(_tell(lambda: f"scanned {done} of {total} endpoints"), name="scan-progress")
+    try:
+        yield step
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live and self._shown:
+async def _tell(text: Callable[[], str]) -> None:
+    await asyncio.sleep(FIRST)
+    live = complaints.is_terminal
+    try:
+        while True:
+            if live:
+                complaints.file.write(f"\r{text()} ")
+                complaints.file.flush()
+            else:
+                complaints.print(text())
+            await asyncio.sleep(NEXT if live else NEXT_LINE)
+    finally:
+        if live:
             complaints.file.write("\r\x1b[K")
             complaints.file.flush()

@@ -8,7 +8,7 @@ from h2.connection import H2Connection
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vestibule.diagnose.scan.asking import judged
+from vestibule.diagnose.scan.asking import judged, judged_postgres
 from vestibule.diagnose.scan.plaintext import plaintext
 from vestibule.posture import Outcome, Plain, Plaintext
 
@@ -67,3 +67,17 @@ def test_any_answer_means_something_that_can_be_shown(data: bytes) -> None:
 )
 def test_answers_after_a_handshake(text: bytes, outcome: Outcome) -> None:
     assert judged(text).outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("message", "outcome"),
+    [
+        (b"R\0\0\0\x17\0\0\0\x0aSCRAM-SHA-256\0\0", Outcome.SERVED),
+        (b"E\0\0\0\x40SFATAL\0Mconnection requires a valid client certificate\0\0", Outcome.REFUSED_ABOVE),
+        (b"E\0\0\0\x40SFATAL\0Mno pg_hba.conf entry for host\0\0", Outcome.UNKNOWN),
+        (b"E", Outcome.UNKNOWN),
+        (b"", Outcome.SERVED),
+    ],
+)
+def test_what_a_database_answers(message: bytes, outcome: Outcome) -> None:
+    assert judged_postgres(message).outcome is outcome
