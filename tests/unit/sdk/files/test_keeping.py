@@ -193,6 +193,14 @@ async def test_tokens_are_renewed_at_half_of_their_life(world: Field) -> None:
     assert not (world.path / "cert").exists()
 
 
+async def test_keys_of_tokens_follow_the_trust_domains(world: Field) -> None:
+    world.api.issue("/web")
+    async with world.following(Layout(jwt_bundle="keys.json", federated=True)) as keeper:
+        await until(lambda: keeper.is_ready)
+        world.api.issue("/web", federated=[TestAuthority("other.org").jwt_bundle])
+        await until(lambda: "other.org" in (world.path / "keys.json").read_text())
+
+
 async def test_once_is_once_and_says_what_is_missing(world: Field) -> None:
     with FileDirectory(world.path) as directory:
         with pytest.raises(VestibuleError, match="no identity") as raised:
