@@ -6,6 +6,10 @@
         context = client_context(source, authorize_ids("spiffe://example.org/ns/prod/sa/payments"))
         reader, writer = await asyncio.open_connection("payments.internal", 8443, ssl=context)
 
+In a program of threads, ``with X509Source() as source`` does the same in the background.  Libraries and frameworks have
+modules of their own (``vestibule.sdk.httpx``, ``.requests``, ``.aiohttp``, ``.uvicorn``, ``.grpclib`` and so on), which
+leave connections before their certificates end.
+
 Where a certificate cannot go, because something in between ends TLS, a token does::
 
     svid = await fetch_jwt_svid("payments")  # the caller: Authorization: Bearer {svid.token}
