@@ -15,6 +15,7 @@ from tests.component.federation_lab import Domain, domains, until, value_of
 from tests.component.server_lab import short_directory
 from tests.component.test_sdk import ask, echo
 from tests.component.test_server_oidc import write_certificate
+from tests.whole_lines import whole_lines
 
 from vestibule.calls.unix import unix_channel
 from vestibule.calls.workload_api import WorkloadApi
@@ -312,4 +313,4 @@ async def test_everything_that_is_done_is_on_record() -> None:
 
 
 def actions(log: Path) -> list[str]:
-    return [json.loads(line).get("action", "") for line in log.read_text().splitlines()]
+    return [json.loads(line).get("action", "") for line in whole_lines(log.read_text())]

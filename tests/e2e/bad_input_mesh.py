@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from tests.e2e.bad_input_lab import PYTHON, Platform
 from tests.e2e.front_door import Program, children_of, until, vestibule
+from tests.whole_lines import whole_lines
 
 APP: Final = """
 import json, os, sys, time
@@ -183,8 +184,7 @@ class Mesh:
     def access_log(self) -> list[dict[str, Any]]:
         """Every record; each line is one, whole."""
         text = (self.platform.directory / "agent" / "access.jsonl").read_text()
-        assert text.endswith("\n")
-        return [json.loads(line) for line in text.splitlines()]
+        return [json.loads(line) for line in whole_lines(text)]
 
     def proxies(self) -> dict[str, dict[str, Any]]:
         """What the server says of each service's proxy."""

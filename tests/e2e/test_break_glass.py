@@ -28,6 +28,7 @@ from tests.e2e.mesh_lab import (
     wire,
 )
 from tests.e2e.shared_mesh import Shared
+from tests.whole_lines import whole_lines
 
 from vestibule.doors.access_entries import EntryLines, LogName, Reporter
 from vestibule.observe.access_record import AccessRecord, Verdict
@@ -227,7 +228,7 @@ def test_uses_while_the_agent_is_away_are_in_the_proxys_own_output(mesh: Shared[
         await mesh.payments.come_back()
 
         def told() -> list[dict[str, Any]]:
-            printed = [json.loads(each) for each in mesh.payments.log.splitlines() if "/away/" in each]
+            printed = [json.loads(each) for each in whole_lines(mesh.payments.log) if "/away/" in each]
             return printed if len(printed) >= 51 else []
 
         found = await until(told, "every use")

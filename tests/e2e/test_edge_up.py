@@ -16,6 +16,7 @@ import pytest
 from tests.e2e.front_door import Program, until, vestibule
 from tests.e2e.outside_lab import PublicAuthority
 from tests.ports import free_port
+from tests.whole_lines import whole_lines
 
 APP = """
 import os, urllib.error, urllib.request
@@ -160,7 +161,7 @@ def test_a_request_comes_in_at_the_gateway_and_leads_to_a_call_outside(scene: Sc
         log = scene.directory / "s" / "agent" / "access.jsonl"
 
         def records() -> list[dict[str, Any]]:
-            lines = (json.loads(line) for line in log.read_text().splitlines())
+            lines = (json.loads(line) for line in whole_lines(log.read_text()))
             return [each for each in lines if each.get("path") == "/v1/things" and each["status"] == 200]
 
         until(lambda: len(records()) >= 3, "a record of each hop")

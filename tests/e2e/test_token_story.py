@@ -17,6 +17,7 @@ import pytest
 from tests.e2e.front_door import holds_none, until
 from tests.e2e.oidc_lab import Provider
 from tests.e2e.token_lab import ACCESS_TOKEN, EXCHANGE, JWT_BEARER, PEOPLE, Answer, Shop, claims_of
+from tests.whole_lines import whole_lines
 
 WEB, ORDERS, REPORTS = (f"spiffe://example.org/ns/prod/sa/{name}" for name in ("web", "orders", "reports"))
 HERE = "http://orders/things"
@@ -63,8 +64,8 @@ def denied(answer: Answer, status: int = 403, code: str = "VST4001") -> None:
 
 def record(shop: Shop, action: str, **wanted: Any) -> dict[str, Any]:
     """The audit record of it."""
-    lines = (shop.data / "audit.jsonl").read_text().splitlines()
-    found = [json.loads(line) for line in lines if f'"{action}"' in line]
+    lines = (shop.data / "audit.jsonl").read_text()
+    found = [json.loads(line) for line in whole_lines(lines) if f'"{action}"' in line]
     fitting = [each for each in found if wanted.items() <= each.items()]
     assert fitting, (action, wanted, found[-3:])
     return dict(fitting[-1])

@@ -22,6 +22,7 @@ from typing import Any, Final
 from tests.component.git_lab import Repository
 from tests.e2e import front_door
 from tests.e2e.front_door import Ended, Program, processes_of
+from tests.whole_lines import whole_lines
 
 from vestibule.calls.unix import unix_channel
 from vestibule.cli.rollout import SERVICE as ROLLOUT
@@ -248,7 +249,7 @@ class Shop:
     def seen(self, place: str, path: str) -> list[dict[str, Any]]:
         """What arrived at an instance whose path begins so."""
         file = self.intent / "apps" / f"seen-{place}.jsonl"
-        lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        lines = [json.loads(line) for line in whole_lines(file.read_text())] if file.exists() else []
         return [each for each in lines if each["path"].startswith(path)]
 
     def make_ill(self, place: str, ill: bool = True) -> None:
