@@ -45,6 +45,12 @@ async def in_time(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+async def quiet() -> None:
+    """Let what was closed or cancelled end: asyncio closes sockets in the loop's next turns."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
 class Held:
     """A source without a Workload API, whose book runs in a thread; its clock is moved by ``pass_time``."""
 

@@ -23,6 +23,7 @@ from tests.mtls_lab import (
     held,
     in_time,
     payments_server,
+    quiet,
 )
 
 from vestibule.sdk import authorize_ids, reason
@@ -30,6 +31,13 @@ from vestibule.sdk.aiohttp import MtlsConnector
 from vestibule.testing import TestAuthority
 
 WANTED = authorize_ids(PAYMENTS)
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_left() -> AsyncIterator[None]:
+    """What a test leaves closing is closed before its loop is."""
+    yield
+    await quiet()
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpclib.client import Channel, UnaryStreamMethod, UnaryUnaryMethod
 from grpclib.const import Cardinality, Handler
 from grpclib.exceptions import StreamTerminatedError
-from tests.mtls_lab import ORDERS, PATIENCE, PAYMENTS, Held, held, in_time
+from tests.mtls_lab import ORDERS, PATIENCE, PAYMENTS, Held, held, in_time, quiet
 
 from vestibule.sdk import Lifetimes, authorize_ids, authorize_member_of, reason
 from vestibule.sdk.grpclib import channel, serve
@@ -23,6 +23,13 @@ from vestibule.testing import TestAuthority
 WANTED = authorize_ids(PAYMENTS)
 ANYBODY = authorize_member_of("example.org")
 AT_ONCE = Lifetimes(share=1e-6, jitter=0)
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_left() -> AsyncIterator[None]:
+    """What a test leaves closing is closed before its loop is."""
+    yield
+    await quiet()
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,19 @@ import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from tests.component.test_sdk_calling import ANYBODY, WANTED, Greeter
-from tests.mtls_lab import ORDERS, PATIENCE, PAYMENTS, Held, held, in_time
+from tests.mtls_lab import ORDERS, PATIENCE, PAYMENTS, Held, held, in_time, quiet
 
 from vestibule.sdk import authorize_ids
 from vestibule.sdk.grpcio import Bridge, bridge, channel_credentials
 from vestibule.sdk.grpclib import serve
 from vestibule.testing import TestAuthority
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_left() -> AsyncIterator[None]:
+    """What a test leaves closing is closed before its loop is."""
+    yield
+    await quiet()
 
 
 @pytest.fixture(scope="module")
