@@ -20,7 +20,7 @@ import typer
 from vestibule.cli.codes import USAGE
 from vestibule.cli.durations import parse_duration
 from vestibule.cli.option_groups import in_groups
-from vestibule.cli.output import Output, run
+from vestibule.cli.output import Output, OutputOption, run
 from vestibule.cli.sockets import AgentSocketOption
 from vestibule.cli.svid_options import FileOptions, endpoint_of, warnings_shown
 from vestibule.processes.codes import CANNOT_START
@@ -61,6 +61,7 @@ def execute(
         str, typer.Option("--renew-command", help="Run after each renewal; words, no shell.")
     ] = "",
     agent_socket: AgentSocketOption = None,
+    output: OutputOption = Output.TEXT,
 ) -> None:
     """Run a program with SVIDs in a private directory in memory, which follows renewals and is removed at the end.
 
@@ -92,7 +93,7 @@ def execute(
                 following.cancel()
                 await asyncio.gather(following, return_exceptions=True)
 
-    run(Output.TEXT, "svid-exec", main)
+    run(output, "svid-exec", main)
 
 
 def _with_default_names(layout: Layout) -> Layout:
