@@ -47,7 +47,7 @@ async def test_a_surprise_on_one_stream_does_not_end_the_relay(tmp_path: Path) -
 async def test_what_is_kept_of_an_expected_proxy_is_taken_up_before_its_envoy_comes(tmp_path: Path) -> None:
     kept = KeptSnapshots(tmp_path, Sealer(b"k" * 32))
     kept.save(PROXY, Snapshot.of("v1", [Resource.of(DECISIONS, "http", b"{}")]))
-    relay = Relay(Surprising(), kept, linger=0.0)
+    relay = Relay(Surprising(), kept, linger=0.5)
     prepared: list[list[Resource]] = []
     relay.prepare = prepared.append
     relay.expect(PROXY)
