@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -10,7 +11,18 @@ from vestibule.spiffe import SpiffeId, TrustDomain
 from vestibule.spiffe.ids import SCHEME
 
 Authorizer: TypeAlias = Callable[[SpiffeId], bool]
-"""Says whether a peer with this ID is welcome.  Its ``str`` is shown to whoever looks into a refusal."""
+"""Says whether a peer with this ID is welcome: by ``True``, and nothing else.
+
+Its ``str`` is shown to whoever looks into a refusal.
+"""
+
+
+def is_wanted(authorize: Authorizer, spiffe_id: SpiffeId) -> bool:
+    """What an authorizer says.  What is not exactly yes is no: what an ``async def`` returns would be "true"."""
+    said: object = authorize(spiffe_id)
+    if inspect.iscoroutine(said):
+        said.close()
+    return said is True
 
 
 class _Wanted:
@@ -23,8 +35,7 @@ class _Wanted:
         self._whom = whom
 
     def __call__(self, spiffe_id: SpiffeId) -> bool:
-        # What is not exactly yes is no: a coroutine, for one, would be "true".
-        return self._wants(spiffe_id) is True
+        return is_wanted(self._wants, spiffe_id)
 
     def __str__(self) -> str:
         return self._whom
@@ -62,7 +73,7 @@ def authorize_any_of(*authorizers: Authorizer) -> Authorizer:
     if len(authorizers) == 1:
         return authorizers[0]
     whom = ", ".join(map(str, authorizers))
-    return _Wanted(lambda spiffe_id: any(each(spiffe_id) is True for each in authorizers), whom)
+    return _Wanted(lambda spiffe_id: any(is_wanted(each, spiffe_id) for each in authorizers), whom)
 
 
 def authorize_if(function: Authorizer, whom: str) -> Authorizer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vestibule.errors import Kind, VestibuleError
-from vestibule.sdk.authorizers import Authorizer
+from vestibule.sdk.authorizers import Authorizer, is_wanted
 from vestibule.sdk.bearer import Refusal, bearer_token
 from vestibule.sdk.codes import NO_JWT_SVID, NOT_AUTHORIZED
 from vestibule.sdk.jwt_source import JwtSource
@@ -24,7 +24,7 @@ class JwtCallers:
     def of(self, authorization: Sequence[str], source: JwtSource) -> JwtSvid:
         """The token of a request.  Raises: VST2417 (none), VST2404 (not wanted), and as ``JwtSource.validate``."""
         svid = source.validate(bearer_token(authorization, NO_JWT_SVID), *self._audience)
-        if self._authorize is not None and not self._authorize(svid.spiffe_id):
+        if self._authorize is not None and not is_wanted(self._authorize, svid.spiffe_id):
             raise NOT_AUTHORIZED.error(
                 f"the caller is {svid.spiffe_id}, and only these are wanted: {self._authorize}"
             )

@@ -30,7 +30,7 @@ from vestibule.net.tls import load_svid, trust
 from vestibule.pki.chains import leaf_facts
 from vestibule.pki.codes import UNTRUSTED_CHAIN
 from vestibule.pki.revocation import verify_unrevoked
-from vestibule.sdk.authorizers import Authorizer
+from vestibule.sdk.authorizers import Authorizer, is_wanted
 from vestibule.sdk.codes import NO_PEER_CERTIFICATE, NOT_AUTHORIZED, NOT_TLS, REFUSED_BY_PEER
 from vestibule.sdk.connections import Connection, connection_of, end_of
 from vestibule.sdk.holder import Holder
@@ -232,7 +232,7 @@ class _Verifying(ssl.SSLContext):
             raise NO_PEER_CERTIFICATE.error("the peer showed no certificate")
         bundle = self._source.bundle(leaf_facts(chain[0]).spiffe_id.trust_domain)  # 2
         spiffe_id = verify_unrevoked(chain, bundle, datetime.now(UTC), self._source.revocations)  # 3
-        if not self._authorize(spiffe_id):  # 4
+        if not is_wanted(self._authorize, spiffe_id):  # 4
             raise NOT_AUTHORIZED.error(
                 f"the peer is {spiffe_id}, and only these are wanted: {self._authorize}"
             )

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from vestibule.errors import VestibuleError
@@ -9,6 +11,7 @@ from vestibule.sdk import (
     authorize_member_of,
     authorize_paths,
 )
+from vestibule.sdk.authorizers import is_wanted
 
 ORDERS = SpiffeId.parse("spiffe://example.org/orders")
 PAYMENTS = SpiffeId.parse("spiffe://example.org/payments")
@@ -122,3 +125,16 @@ def test_nothing_authorizes_nobody(make: object) -> None:
 
 def test_what_is_wanted_can_be_read() -> None:
     assert str(authorize_paths("spiffe://example.org/ns/*/**")) == "spiffe://example.org/ns/*/**"
+
+
+async def _undecided(spiffe_id: SpiffeId) -> bool:
+    return spiffe_id == ORDERS
+
+
+@pytest.mark.parametrize("said", [_undecided, lambda _: "yes", lambda _: 1, lambda _: None])
+def test_what_is_not_exactly_yes_is_no(said: Any) -> None:
+    assert not is_wanted(said, ORDERS)
+    assert not is_wanted(authorize_any_of(said), ORDERS)
+    assert not is_wanted(authorize_any_of(said, said), ORDERS)
+    assert not authorize_if(said, "somebody")(ORDERS)
+    assert is_wanted(lambda each: each == ORDERS, ORDERS)

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import httpx
 import pytest
@@ -151,6 +152,20 @@ async def test_a_client_refuses_a_server_it_does_not_want(orders: Holder, paymen
 async def test_a_server_refuses_a_client_it_does_not_want(orders: Holder, payments: Holder) -> None:
     async with echo(server_context(payments, authorize_ids(PAYMENTS))) as port:
         await refused_by_server(port, client_context(orders, EVERYBODY))
+
+
+async def test_an_authorizer_that_would_have_to_be_awaited_lets_nobody_in(
+    orders: Holder, payments: Holder
+) -> None:
+    async def wants(_: SpiffeId) -> bool:
+        return True
+
+    undecided: Any = wants
+    async with echo(server_context(payments, undecided)) as port:
+        await refused_by_server(port, client_context(orders, EVERYBODY))
+    async with echo(server_context(payments, EVERYBODY)) as port:
+        with pytest.raises(ssl.SSLCertVerificationError, match="VST2404"):
+            await call(port, client_context(orders, undecided))
 
 
 async def test_the_right_name_from_the_wrong_authority_is_refused(orders: Holder, payments: Holder) -> None:

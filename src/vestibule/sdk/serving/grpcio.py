@@ -38,7 +38,7 @@ from vestibule.errors import Kind, VestibuleError
 from vestibule.pki.chains import LeafFacts, leaf_facts
 from vestibule.pki.codes import REVOKED, UNTRUSTED_CHAIN, WRONG_TRUST_DOMAIN
 from vestibule.pki.revocation import revoked, unrevoked
-from vestibule.sdk.authorizers import Authorizer
+from vestibule.sdk.authorizers import Authorizer, is_wanted
 from vestibule.sdk.codes import NO_PEER_CERTIFICATE, NOT_AUTHORIZED
 from vestibule.sdk.connections import Connection, Watch
 from vestibule.sdk.serving.codes import NO_CALLER
@@ -116,7 +116,7 @@ class _Judge:
             raise UNTRUSTED_CHAIN.error(f"the certificate of {facts.spiffe_id} does not count at this time")
         if (why := revoked(self._source.revocations, (leaf,), now)) is not None:
             raise REVOKED.error(f"the certificate of {facts.spiffe_id} does not count any more: {why}")
-        if not self._authorize(facts.spiffe_id):
+        if not is_wanted(self._authorize, facts.spiffe_id):
             raise NOT_AUTHORIZED.error(f"{facts.spiffe_id} is not wanted here")
         return _Caller(facts, leaf, svid)
 
