@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from vestibule.intent.lone.keys import OF_CALLERS
 from vestibule.intent.lone.model import Lone, Upstream
 from vestibule.intent.lone.values import value_of
 from vestibule.intent.model import DEFAULT_TEMPLATE, Intent, Service
+from vestibule.intent.outside import External
 from vestibule.intent.problems import Problem, Severity
 from vestibule.policy import Rule, may_call
 from vestibule.spiffe import SpiffeId
@@ -372,9 +373,8 @@ def _means_the_same(lone: Lone, intent: Intent) -> bool:
     if _rules(now) != _rules(lone.service) or dict(now.ports) != dict(lone.service.ports):
         return False
     return all(
-        _about(lone.identity, external.allow) <= _about(lone.identity, intent.externals[name].allow)
-        for name, external in lone.intent.externals.items()
-        if name in intent.externals
+        _about(lone.identity, lone.intent.externals.get(name)) == _about(lone.identity, external)
+        for name, external in intent.externals.items()
     )
 
 
@@ -382,5 +382,11 @@ def _rules(service: Service) -> tuple[frozenset[Rule], frozenset[Rule]]:
     return frozenset(service.allow), frozenset(service.deny)
 
 
-def _about(caller: SpiffeId, rules: Iterable[Rule]) -> set[tuple[object, ...]]:
-    return {(each.methods, each.paths, each.mode, each.expires) for each in rules if each.calls_from(caller)}
+def _about(caller: SpiffeId, external: External | None) -> set[Rule]:
+    """What it may do there, not less and not more: another's file may speak of it, too."""
+    rules = external.allow if external is not None else ()
+    return {
+        replace(each, name="", callers=(), anyone=False, reason="")
+        for each in rules
+        if each.calls_from(caller)
+    }

@@ -8,6 +8,7 @@ from tests.unit.intent.lone.files import DOMAIN, LEDGER, ORDERS, lone
 
 from vestibule.intent import load_files
 from vestibule.intent.lone import Lone
+from vestibule.intent.lone.codes import MEANS_OTHERWISE
 from vestibule.intent.lone.files import LoneFile
 from vestibule.intent.lone.moving import Moved, move
 from vestibule.intent.model import Intent
@@ -121,3 +122,22 @@ def test_the_example_moves_as_it_is() -> None:
     moved = move([LoneFile(each).valid() for each in sorted(folder.glob("*.yaml"))])
     assert codes(moved) == []
     assert set(intent_of(moved).services) == {"orders", "payments"}
+
+
+def test_nobody_may_call_more_because_another_file_speaks_of_him() -> None:
+    own = "allow: [{id: charge, methods: [GET]"
+    assert own in LEDGER
+    spoken_of = LEDGER.replace(own, "allow: [{id: refund, from: [orders], methods: [DELETE]")
+    moved = move(pair(ledger=spoken_of))
+    assert codes(moved).count(MEANS_OTHERWISE.code) == 1
+    assert not moved.files
+
+
+def test_nobody_gets_a_host_outside_that_his_file_does_not_have() -> None:
+    without = ORDERS.partition("egress:")[0]
+    spoken_of = LEDGER.replace(
+        "allow: [{id: charge, methods: [GET]", "allow: [{id: charge, from: [orders, ledger]"
+    )
+    assert spoken_of != LEDGER
+    moved = move(pair(without, spoken_of))
+    assert MEANS_OTHERWISE.code in codes(moved)
