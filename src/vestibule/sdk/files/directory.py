@@ -30,6 +30,9 @@ CURRENT: Final = "current"
 _GENERATION: Final = ".generation-"
 _NEW: Final = ".new-"
 _LOCK: Final = ".lock"
+_READ: Final = 0o755
+"""Of a directory's mode, what that of a set has of it: nobody but its writer puts files there."""
+
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -99,7 +102,7 @@ class FileDirectory:
             raise
         for file in files:
             target = f"{CURRENT}/{file.name}"
-            if _target(self.path / file.name) != target:
+            if not _is_our_link(self.path / file.name, target):
                 _link(self.path, target, file.name)
         self._unlink_stale({file.name for file in files})
         self._sweep(keep=2)
@@ -116,7 +119,7 @@ class FileDirectory:
                 for file in files:
                     self._write(file, file.name, here)
                 os.fchown(here, self.owner.uid, self.owner.gid)
-                os.fchmod(here, stat.S_IMODE(self.path.stat().st_mode) & 0o777)
+                os.fchmod(here, stat.S_IMODE(self.path.stat().st_mode) & _READ)
                 os.fsync(here)
             finally:
                 os.close(here)
@@ -198,6 +201,11 @@ def _link(directory: Path, target: str, name: str) -> None:
     except BaseException:
         new.unlink(missing_ok=True)
         raise
+
+
+def _is_our_link(path: Path, target: str) -> bool:
+    """One of somebody else's he could lead elsewhere later."""
+    return _target(path) == target and path.lstat().st_uid == os.geteuid()
 
 
 def _target(path: Path) -> str | None:

@@ -154,3 +154,21 @@ def test_a_directory_in_which_anybody_may_replace_files_is_refused(tmp_path: Pat
     tmp_path.chmod(0o1777)
     with FileDirectory(tmp_path):
         pass
+
+
+def test_nobody_else_puts_files_in_a_set_whoever_may_write_beside_it(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    with FileDirectory(tmp_path) as directory:
+        directory.place(a_set("1"))
+    made = (tmp_path / "current").resolve()
+    assert stat.S_IMODE(made.stat().st_mode) == 0o755
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes links that are somebody else's")
+def test_a_link_that_somebody_else_put_there_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "cert").symlink_to("current/cert")
+    os.lchown(tmp_path / "cert", 65534, 65534)
+    with FileDirectory(tmp_path) as directory:
+        directory.place(a_set("1"))
+    assert (tmp_path / "cert").lstat().st_uid == os.geteuid()
+    assert (tmp_path / "cert").read_text() == "1"
