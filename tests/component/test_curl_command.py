@@ -133,7 +133,17 @@ def test_an_endpoint_that_is_away_garbles_or_stalls_is_unreachable(socket: Path,
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://x/", "https://", "https://u:p@x/", "https://x:0/", "https://x/a b", "payments"]
+    "url",
+    [
+        "ftp://x/",
+        "https://",
+        "https://u:p@x/",
+        "https://x:0/",
+        "https://x/a b",
+        "https://[::1",
+        "https://x/é",
+        "payments",
+    ],
 )
 def test_what_is_no_url_is_refused(socket: Path, url: str) -> None:
     said = run(socket, "--expect", str(PAYMENTS), url)

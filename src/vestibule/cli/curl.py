@@ -14,7 +14,7 @@ import typer
 
 from vestibule.cli.codes import USAGE
 from vestibule.cli.curl_exchange import Answered, Asked, exchange, parse_url
-from vestibule.cli.output import Exit, Output, OutputOption, answer, run
+from vestibule.cli.output import Exit, Output, OutputOption, answer, plain, run
 from vestibule.cli.sockets import AgentSocketOption, find_sockets
 from vestibule.sdk import X509Source, authorize_any_of, authorize_ids, authorize_paths, client_context
 from vestibule.sdk.authorizers import Authorizer
@@ -161,7 +161,7 @@ def _picker(hint: str) -> Callable[[Sequence[X509Svid]], X509Svid]:
 
 def _tell(asked: Asked, found: Answered, verbose: bool, write_to: Path | None, output: Output) -> None:
     if verbose:
-        sys.stderr.write("".join(f"{line}\n" for line in _lines(asked, found)))
+        sys.stderr.write("".join(f"{plain(line)}\n" for line in _lines(asked, found)))
         sys.stderr.flush()
     if write_to is not None:
         with write_to.open("wb") as file:

@@ -64,17 +64,22 @@ class Answered:
 
 def parse_url(text: str) -> SplitResult:
     """Raises: VST9100."""
-    url = urlsplit(text)
-    try:
-        is_good = url.scheme in ("http", "https") and url.hostname and (url.port is None or url.port > 0)
-    except ValueError:
-        is_good = False
-    if not is_good or url.username is not None or any(each <= " " for each in text):
+    url = _read_url(text)
+    if url is None or url.username is not None or any(not "!" <= each <= "~" for each in text):
         raise USAGE.error(
             f"{text[:200]!r} is no URL that can be called",
             advice="Write https://HOST:PORT/PATH, or http://SERVICE/PATH.",
         )
     return url
+
+
+def _read_url(text: str) -> SplitResult | None:
+    try:
+        url = urlsplit(text)
+        is_good = url.scheme in ("http", "https") and url.hostname and (url.port is None or url.port > 0)
+    except ValueError:
+        return None
+    return url if is_good else None
 
 
 @contextmanager

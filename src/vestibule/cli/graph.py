@@ -16,7 +16,7 @@ from rich.table import Table
 
 from vestibule.cli.calls import found_log
 from vestibule.cli.durations import parse_duration
-from vestibule.cli.output import Output, OutputOption, answer, console, run
+from vestibule.cli.output import Output, OutputOption, answer, console, plain, run
 from vestibule.observe.access_log import read
 from vestibule.observe.graph import Graph, Link, graph
 from vestibule.observe.graph_drawing import dot, svg
@@ -79,7 +79,7 @@ def _around(found: Graph, service: str | None) -> Graph:
 
 def _show(found: Graph, form: Form) -> None:
     if form in _DRAWN:
-        typer.echo(_DRAWN[form](found), nl=False)
+        typer.echo(plain(_DRAWN[form](found)), nl=False)
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("FROM", "", "TO"):

@@ -7,14 +7,17 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+import unicodedata
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from enum import Enum, IntEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
 from vestibule.cli.codes import DISK_FULL, OUTPUT_LOST
 from vestibule.errors import Kind, SeveralError, VestibuleError
@@ -42,8 +45,36 @@ class Exit(IntEnum):
 
 NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 EXIT_OF_KIND: Final = {Kind.UNAVAILABLE: Exit.UNREACHABLE, Kind.INVALID: Exit.USAGE}
-console: Final = Console(highlight=False, soft_wrap=True)
-complaints: Final = Console(stderr=True, highlight=False, soft_wrap=True)
+_INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs"})
+
+
+def plain(text: str) -> str:
+    """Without what terminals act upon: paths, names and answers are those of strangers."""
+    if text.isprintable():
+        return text
+    return "".join(
+        "\N{REPLACEMENT CHARACTER}"
+        if unicodedata.category(each) in _INVISIBLE and each not in "\n\t"
+        else each
+        for each in text
+    )
+
+
+class Terminal(Console):
+    """Rich's console, which shows texts and obeys none of them."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Called by Rich for what is given as text, before it is laid out."""
+        return super().render_str(plain(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Called by Rich for all that it prints."""
+        for each in super().render(renderable, options):
+            yield each if each.control else each._replace(text=plain(each.text))
+
+
+console: Final = Terminal(highlight=False, soft_wrap=True)
+complaints: Final = Terminal(stderr=True, highlight=False, soft_wrap=True)
 
 
 def error_line(error: VestibuleError) -> dict[str, str | None]:

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vestibule.cli.output import complaints, console
+from vestibule.cli.output import Terminal, complaints, console
 from vestibule.cli.server_calls import instant
 from vestibule.wire.gen.vestibule.admin.v1 import rollout_pb2 as wire
 
@@ -180,6 +179,6 @@ def show_history(data: list[dict[str, Any]]) -> None:
     _printer().print(table)
 
 
-def _printer() -> Console:
+def _printer() -> Terminal:
     # Where nobody looks at a terminal, a table is as wide as what it holds.
-    return console if console.is_terminal else Console(width=WIDE, highlight=False)
+    return console if console.is_terminal else Terminal(width=WIDE, highlight=False)

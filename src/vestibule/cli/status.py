@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vestibule.cli.output import Exit, Output, OutputOption, answer, complaints, console, run
+from vestibule.cli.output import Exit, Output, OutputOption, Terminal, answer, complaints, console, run
 from vestibule.cli.seal_status import fetch_seal, seal_document, seal_words
 from vestibule.cli.sockets import ServerSocketOption, find_sockets
 
@@ -207,7 +206,7 @@ def _show(data: Mapping[str, Any]) -> None:
         console.print("no proxy is registered")
         return
     # Where nobody looks at a terminal, a table is as wide as what it holds.
-    printer = console if console.is_terminal else Console(width=WIDE, highlight=False)
+    printer = console if console.is_terminal else Terminal(width=WIDE, highlight=False)
     printer.print(proxy_table(data["proxies"]))
     for proxy in data["proxies"]:
         for name, sync in proxy["sync"].items():
