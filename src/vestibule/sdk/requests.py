@@ -8,6 +8,8 @@
         )
         session.get("https://payments.internal:8443/v1/charges")
 
+Mounted at ``http://``, too, it refuses plain text, to which a redirect could lead.
+
 Connections leave the pool in time (``vestibule.sdk.connections``).  A request that a connection lost before anything
 was answered is sent again, if twice means the same as once.
 """
