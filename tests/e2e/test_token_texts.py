@@ -107,6 +107,12 @@ class TextLab(Lab):
                 f"GET {path} HTTP/1.1\r\nhost: payments\r\n{lines}\r\n".encode("latin-1")
             )
 
+    async def sends(self, request: bytes) -> int:
+        """The status of what is answered to these bytes."""
+        address = self.proxies["payments-1"].instance.ingress["http"]
+        async with wire(address, client_tls(self.issue(WEB), self.directory)) as connection:
+            return (await connection.send(request)).status
+
     async def shown(self, path: str, made: str, **more: Any) -> int:
         return (await self.ask(path, f"Bearer {made}", **more)).status
 
@@ -299,6 +305,27 @@ def test_nobody_says_the_claims_himself(mesh: Shared[TextLab]) -> None:
     mesh.run(story)
 
 
+def test_nor_in_trailers_or_by_an_upgrade(mesh: Shared[TextLab]) -> None:
+    async def story(lab: TextLab) -> None:
+        app = lab.apps["payments"]
+        seen = len(app.seen)
+        said = f"{HEADER}: {_claimed()}\r\n"
+        for head, rest in (
+            ("transfer-encoding: chunked\r\ntrailer: x\r\n", f"0\r\n{said}\r\n"),
+            ("connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n", ""),
+            (f"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: \r\n{said}", ""),
+            (f"connection: {HEADER}\r\n{said}", ""),
+            (f"x: y\r\n {said}", ""),
+        ):
+            for made in ("", token("charge:read"), token("more")):
+                shown = f"authorization: Bearer {made}\r\n" if made else ""
+                asked = f"POST /charge HTTP/1.1\r\nhost: payments\r\n{shown}{head}\r\n{rest}"
+                assert await lab.sends(asked.encode("latin-1")) in (400, 403), (head, made)
+        assert len(app.seen) == seen
+
+    mesh.run(story)
+
+
 def test_nobody_says_them_in_http_2_either(mesh: Shared[TextLab]) -> None:
     async def story(lab: TextLab) -> None:
         good = ("authorization", f"Bearer {token()}")
@@ -306,11 +333,12 @@ def test_nobody_says_them_in_http_2_either(mesh: Shared[TextLab]) -> None:
         for more in ([], [("authorization", f"Bearer {token('charge:read')}")]):
             assert await _http_2(lab, (HEADER, _claimed()), *more) != "200"
             assert await _http_2(lab, *more, (HEADER, _claimed())) != "200"
+            assert await _http_2(lab, *more, trailer=(HEADER, _claimed())) != "200"
 
     mesh.run(story)
 
 
-async def _http_2(lab: TextLab, *headers: tuple[str, str]) -> str:
+async def _http_2(lab: TextLab, *headers: tuple[str, str], trailer: tuple[str, str] | None = None) -> str:
     """The status of what is answered; nothing where the request is none."""
     tls = client_tls(lab.issue(WEB), lab.directory)
     tls.set_alpn_protocols(["h2"])
@@ -320,7 +348,9 @@ async def _http_2(lab: TextLab, *headers: tuple[str, str]) -> str:
     connection = h2.connection.H2Connection(config)
     connection.initiate_connection()
     asked = [(":method", "GET"), (":path", "/charge"), (":scheme", "https"), (":authority", "payments")]
-    connection.send_headers(1, [*asked, *headers], end_stream=True)
+    connection.send_headers(1, [*asked, *headers], end_stream=trailer is None)
+    if trailer is not None:
+        connection.send_headers(1, [trailer], end_stream=True)
     writer.write(connection.data_to_send())
     try:
         async with asyncio.timeout(PATIENCE):
