@@ -60,6 +60,10 @@ def named(path: str, svids: Sequence[X509Svid]) -> X509Svid:
     return next(each for each in svids if each.spiffe_id.path == path)
 
 
+PATIENCE = 20
+"""How much longer than callers servers keep connections: time enough for a machine that stands still meanwhile."""
+
+
 async def serve(name: str, share: float, url: str) -> None:
     lifetimes = Lifetimes(share=share)
     async with X509Source(lifetimes=lifetimes, pick=partial(named, f"/{name}")) as source:
@@ -71,6 +75,7 @@ async def serve(name: str, share: float, url: str) -> None:
             else:
                 payments(service)
             options: dict[str, Any] = {"port": 0, "log_level": "warning", "access_log": False}
+            options |= {"lifetimes": Lifetimes(share=share * PATIENCE), "timeout_keep_alive": 120}
             server = Server(service.app, source, authorize_ids(CALLERS[name]), **options)
             running = asyncio.create_task(server.serve())
             while not server.started and not running.done():

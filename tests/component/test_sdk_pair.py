@@ -26,7 +26,7 @@ from vestibule.wire.gen.spire import entry_pb2, types_pb2
 ROOT = Path(__file__).parents[2]
 WORKERS = 8
 SHARE = 0.0005
-"""Of an hour: connections are retired after two seconds."""
+"""Of an hour: callers leave connections after two seconds."""
 
 
 @asynccontextmanager
@@ -127,8 +127,8 @@ async def test_no_request_fails_while_certificates_are_replaced_twenty_times(
 
         for _ in range(20):
             await rotated(load, again)
-        # Connections were left for younger ones all the while.
-        assert load.last["orders"]["connections"] > WORKERS
+        # Connections are left for younger ones all the while.
+        await until(lambda: load.last["orders"]["connections"] > 2 * WORKERS or bool(load.failures))
     judge(load, 20, capsys)
 
 
