@@ -40,7 +40,7 @@ class HostSecrets:
         """Listen, in a directory that is nobody else's.  Raises: VST2310, VST2311."""
         self._listener = listen_unix(self._path, 0o600)
         if self._owner is not None:
-            os.chown(self._path, self._owner.uid, self._owner.gid)
+            os.chown(self._path, self._owner.uid, self._owner.gid, follow_symlinks=False)
 
     async def run(self) -> None:
         """Wait for the first connection, then serve, and follow the files."""

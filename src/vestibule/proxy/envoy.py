@@ -28,6 +28,7 @@ from vestibule.errors import VestibuleError
 from vestibule.net.unix import MAX_PATH_BYTES, check_path
 from vestibule.processes import BoundedFile, Child, Command, Ledger, Probe, Restart, Spec, Supervised, User
 from vestibule.processes.codes import NOT_WRITABLE
+from vestibule.processes.placing import place
 from vestibule.proxy.admin import Admin
 from vestibule.proxy.binary import check_version, hot_restart_version
 from vestibule.proxy.codes import ENVOY_INCOMPATIBLE, ENVOY_NOT_REPLACED
@@ -48,6 +49,7 @@ _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where shm_open(3) puts it
 _INITIALIZING: Final = 1
 _LONGEST_SUFFIX: Final = len("_udp_parent_2684354559")
 _MEMORY_RECORD: Final = "shared-memory"
+_APPENDING: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _log = logging.getLogger(__name__)
 
@@ -344,8 +346,10 @@ class Envoy:
         return None
 
     def _record_memory(self, base_id: int) -> None:
-        with contextlib.suppress(OSError), (self.plan.directory / _MEMORY_RECORD).open("a") as record:
-            record.write(f"{base_id}\n")
+        with contextlib.suppress(OSError):
+            record = os.open(self.plan.directory / _MEMORY_RECORD, _APPENDING, 0o600)
+            with os.fdopen(record, "a") as opened:
+                opened.write(f"{base_id}\n")
 
     def _files(self) -> int:
         """A proxy needs a descriptor per connection; the soft limit of many systems is 1024."""
@@ -378,7 +382,9 @@ class Envoy:
     def _write_bootstrap(self) -> None:
         document = self._document()
         try:
-            self._bootstrap_path.write_text(json.dumps(document), encoding="utf-8")
+            # Their user owns the directory: an Envoy that was taken over could have put a link there.
+            owner = None if self.plan.user is None else self.plan.user.uid
+            place(self.plan.directory, self._bootstrap_path.name, json.dumps(document).encode(), owner=owner)
         except OSError as error:
             raise NOT_WRITABLE.error(f"cannot write {self._bootstrap_path}: {error.strerror}") from error
 
