@@ -60,7 +60,7 @@ def _result(judged: Judged, finding: Finding, index: int) -> dict[str, Any]:
         "ruleId": finding.code.code,
         "ruleIndex": index,
         "level": LEVELS[finding.severity],
-        "message": {"text": f"{target}: {finding.message}. {finding.advice}"},
+        "message": {"text": _plain(f"{target}: {finding.message}. {finding.advice}")},
         "locations": [
             {
                 "physicalLocation": {"artifactLocation": {"uri": f"{scheme}://{target}"}},
@@ -70,6 +70,11 @@ def _result(judged: Judged, finding: Finding, index: int) -> dict[str, Any]:
         "partialFingerprints": {"endpointAndRule/v1": _fingerprint(target, finding)},
         "properties": {"security-severity": SCORES[finding.severity], "severity": finding.severity.value},
     }
+
+
+def _plain(text: str) -> str:
+    """What an endpoint wrote is no link (section 3.11.6)."""
+    return "".join(f"\\{each}" if each in "\\[]" else each for each in text)
 
 
 def _fingerprint(target: str, finding: Finding) -> str:

@@ -67,3 +67,11 @@ def test_the_same_finding_has_the_same_fingerprint_in_the_next_scan() -> None:
 def test_nothing_found_is_a_log_without_results() -> None:
     (run,) = log_of(GOOD)["runs"]
     assert run["results"] == run["tool"]["driver"]["rules"] == []
+
+
+def test_what_an_endpoint_wrote_is_no_link() -> None:
+    said = replace(PLAIN.plaintext, detail="[log in](https://elsewhere.example)")
+    (result, *_) = log_of(replace(PLAIN, plaintext=said))["runs"][0]["results"]
+    text = result["message"]["text"]
+    assert "elsewhere.example" in text
+    assert not re.search(r"(?<!\\)[\[\]]", text)
