@@ -150,6 +150,14 @@ def test_what_is_no_url_is_refused(socket: Path, url: str) -> None:
     assert said.exit_code == 2
 
 
+def test_a_file_of_headers_that_is_no_text_is_refused(
+    socket: Path, server: MtlsServer, tmp_path: Path
+) -> None:
+    (tmp_path / "headers").write_bytes(b"\xff\xfe")
+    said = run(socket, "--expect", str(PAYMENTS), "-H", f"@{tmp_path / 'headers'}", server.url)
+    assert ("VST9100" in said.output, said.exit_code) == (True, 2)
+
+
 def test_a_service_of_the_mesh_is_called_by_way_of_the_sidecar(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(MtlsServer(None)) as sidecar:
         monkeypatch.setenv("VESTIBULE_EGRESS", f"http://127.0.0.1:{sidecar.port}")

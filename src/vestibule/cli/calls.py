@@ -7,8 +7,9 @@ counted here are records.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -37,6 +38,13 @@ COLUMNS: Final[Mapping[str, Callable[[AccessRecord], str]]] = {
     "verdict": lambda each: each.verdict.value,
     "transport": lambda each: "plaintext" if each.plaintext else "mtls",
 }
+LogsOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--log",
+        help="An agent's access.jsonl; repeatable. [default: of `up` here, or of this machine]",
+    ),
+]
 ONLY_THE_CALLER_KNOWS: Final = frozenset({"route", "version", "attempts"})
 
 
@@ -108,6 +116,16 @@ def found_log(log: Path | None, places: Sequence[Path] = PLACES, what: str = "ac
     if found is None:
         raise NO_ACCESS_LOG.error(f"there is no {what} {log if log is not None else 'here'}")
     return found
+
+
+def recorded(logs: Sequence[Path] | None) -> Iterator[AccessRecord]:
+    """What stands in these access logs, or in the one that is found.  Raises: VST9106, VST8200."""
+    return chain.from_iterable(map(read, found_logs(logs)))
+
+
+def found_logs(logs: Sequence[Path] | None) -> list[Path]:
+    """These access logs, or the one that is found.  Raises: VST9106."""
+    return [found_log(each) for each in logs] if logs else [found_log(None)]
 
 
 def _show(columns: list[str], rows: list[dict[str, Any]]) -> None:

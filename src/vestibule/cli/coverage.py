@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from vestibule.cli.calls import found_log
+from vestibule.cli.calls import LogsOption, recorded
 from vestibule.cli.check import fetch_agent_status
 from vestibule.cli.durations import parse_duration
 from vestibule.cli.findings import past_sidecars
@@ -21,7 +20,6 @@ from vestibule.cli.output import Exit, Output, OutputOption, answer, complaints,
 from vestibule.cli.sockets import AdminSocketOption, find_sockets
 from vestibule.cli.text_files import read_text, write_text
 from vestibule.errors import VestibuleError
-from vestibule.observe.access_log import read
 from vestibule.observe.coverage import Coverage, as_document, coverage, markdown, percent, read_coverage
 from vestibule.processes.listening import tcp_listeners
 
@@ -30,12 +28,7 @@ def show_coverage(
     since: Annotated[
         str | None, typer.Option("--since", metavar="DURATION", help="Only calls of the last 15m, 24h, 7d.")
     ] = None,
-    log: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--log", help="An agent's access.jsonl; repeatable. [default: of `up` here, or of this machine]"
-        ),
-    ] = None,
+    log: LogsOption = None,
     save: Annotated[
         Path | None, typer.Option("--save", metavar="FILE", help="Keep what was seen, to compare with later.")
     ] = None,
@@ -56,10 +49,9 @@ def show_coverage(
 
     async def main() -> Exit:
         now = datetime.now(UTC)
-        earlier = read_coverage(read_text(compare)) if compare else None
-        places = [found_log(each) for each in log] if log else [found_log(None)]
+        earlier = read_coverage(read_text(compare), str(compare)) if compare else None
         found = coverage(
-            chain.from_iterable(map(read, places)),
+            recorded(log),
             now,
             since=now - parse_duration(since) if since else None,
             around=await _around(admin_socket),

@@ -16,6 +16,7 @@ from vestibule.cli.codes import USAGE
 from vestibule.cli.curl_exchange import Answered, Asked, exchange, parse_url
 from vestibule.cli.output import Exit, Output, OutputOption, answer, plain, run
 from vestibule.cli.sockets import AgentSocketOption, find_sockets
+from vestibule.cli.text_files import read_text
 from vestibule.sdk import X509Source, authorize_any_of, authorize_ids, authorize_paths, client_context
 from vestibule.sdk.authorizers import Authorizer
 from vestibule.sdk.codes import NO_SIDECAR, NO_SVID
@@ -122,7 +123,7 @@ def _read(name: str) -> bytes:
 def _headers(given: Sequence[str]) -> list[tuple[str, str]]:
     lines: list[str] = []
     for each in given:
-        lines += _read(each[1:]).decode().splitlines() if each.startswith("@") else [each]
+        lines += read_text(Path(each[1:])).splitlines() if each.startswith("@") else [each]
     found = [line.partition(":") for line in lines if line.strip()]
     for name, colon, value in found:
         if not colon or not name.strip() or not (name + value).isprintable():

@@ -174,13 +174,11 @@ async def _of_token(
 
 
 def _recorded(request_id: str, logs: list[Path] | None) -> tuple[AccessRecord, ...]:
-    from vestibule.cli.calls import found_log
-    from vestibule.observe.access_log import read
+    from vestibule.cli.calls import found_logs, recorded
 
-    places = [found_log(each) for each in logs] if logs else [found_log(None)]
-    records = tuple(each for place in places for each in read(place) if each.request_id == request_id)
+    records = tuple(each for each in recorded(logs) if each.request_id == request_id)
     if not records:
-        shown = ", ".join(map(str, places))
+        shown = ", ".join(map(str, found_logs(logs)))
         raise NO_SUCH_REQUEST.error(f"no record in {shown} is of the request {request_id[:80]!r}")
     return records
 

@@ -6,18 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import Enum
-from itertools import chain
-from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from vestibule.cli.calls import found_log
+from vestibule.cli.calls import LogsOption, recorded
 from vestibule.cli.durations import parse_duration
 from vestibule.cli.output import Output, OutputOption, answer, console, plain, run
-from vestibule.observe.access_log import read
 from vestibule.observe.graph import Graph, Link, graph
 from vestibule.observe.graph_drawing import dot, svg
 
@@ -43,12 +40,7 @@ def show_graph(
     service: Annotated[
         str | None, typer.Option("--service", help="Only who calls this service, and whom it calls.")
     ] = None,
-    log: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--log", help="An agent's access.jsonl; repeatable. [default: of `up` here, or of this machine]"
-        ),
-    ] = None,
+    log: LogsOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Draw who calls whom, from the access log: how many calls, how they went, how long they took, over mTLS or not.
@@ -58,8 +50,7 @@ def show_graph(
 
     async def main() -> None:
         start = datetime.now(UTC) - parse_duration(since) if since else None
-        places = [found_log(each) for each in log] if log else [found_log(None)]
-        found = _around(graph(chain.from_iterable(map(read, places)), since=start), service)
+        found = _around(graph(recorded(log), since=start), service)
         data = {
             "nodes": [{"name": each.name, "kind": each.kind.value} for each in found.nodes],
             "links": [asdict(each) for each in found.links],

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Final
 
 import typer
+from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
 from vestibule import __version__
@@ -41,6 +42,17 @@ _UsageError: Final[Any] = typer.BadParameter.__base__
 """Click's; typer has brought it under more than one name."""
 
 
+class Command(TyperCommand):
+    """Its options are told as they are written: ``[default: none]`` is not a style of Rich's, to be left out."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """As ``--help`` shows it."""
+        for each in self.params:
+            if told := getattr(each, "help", None):
+                each.help = escape(told)  # type: ignore[attr-defined]
+        super().format_help(ctx, formatter)
+
+
 @dataclass(frozen=True, slots=True)
 class Lazy:
     """Where a command's function is, as ``module:function``, and its line in the list of commands."""
@@ -54,7 +66,7 @@ class Lazy:
         module, _, function = self.target.partition(":")
         body = getattr(importlib.import_module(module), function)
         holder = typer.Typer(add_completion=False)
-        holder.command(name, hidden=self.hidden)(body)
+        holder.command(name, cls=Command, hidden=self.hidden)(body)
         return typer.main.get_command(holder)
 
 

@@ -6,14 +6,15 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
 from vestibule.errors import VestibuleError, Where
 from vestibule.intent import Intent, plaintext
 from vestibule.intent.port_policies import port_policy
+from vestibule.observe.access_log import read_file
 from vestibule.observe.access_record import AccessRecord, Direction, Layer, Verdict
-from vestibule.observe.codes import LOG_UNREADABLE
 from vestibule.policy import Call, Decision, Engine, PortPolicy, Rule
 from vestibule.spiffe import SpiffeId
 
@@ -133,26 +134,8 @@ def _group(
 
 
 def read(files: Iterable[Path]) -> Iterator[AccessRecord]:
-    """The records of access logs, in the order of the files.  Raises: VST8200 with the line, VST8200 for a file."""
-    for path in files:
-        try:
-            with path.open(encoding="utf-8", errors="replace") as lines:
-                yield from _records(path, lines)
-        except OSError as error:
-            raise LOG_UNREADABLE.error(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _records(path: Path, lines: Iterable[str]) -> Iterator[AccessRecord]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            yield AccessRecord.from_json(line)
-        except VestibuleError as error:
-            if not line.endswith("\n"):
-                return  # still being written
-            where = Where(file=str(path), line=number)
-            raise error.code.error(error.message, advice=error.advice, where=where) from error
+    """The records of access logs, in the order of the files.  Raises: VST8200."""
+    return chain.from_iterable(map(read_file, files))
 
 
 def _call(record: AccessRecord) -> Call | None:

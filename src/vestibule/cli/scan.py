@@ -21,6 +21,7 @@ from vestibule.cli.output import Exit, Output, answer, run
 from vestibule.cli.scan_progress import progress
 from vestibule.cli.scan_report import document, show
 from vestibule.cli.sockets import AgentSocketOption, find_sockets
+from vestibule.cli.text_files import read_text, write_text
 from vestibule.clock import SystemClock
 from vestibule.diagnose.scan import STARTTLS, Authorities, Pace, Settings, foreign_identity
 from vestibule.diagnose.scan import scan as look
@@ -45,8 +46,6 @@ from vestibule.posture import (
 )
 from vestibule.spiffe import X509Svid
 
-MOST_BYTES: Final = 64 * 2**20
-"""Of a saved scan."""
 MOST_AT_ONCE: Final = 1000
 
 
@@ -184,10 +183,10 @@ def scan(
         judged = tuple(judge(each, profile, each.seen) for each in facts)
         comparison = compare(earlier.judged, judged) if earlier else None
         if save:
-            _write(save, write_scan(seen))
+            write_text(save, write_scan(seen))
         if report:
             before = (earlier.scan.made, earlier.judged, comparison) if earlier and comparison else None
-            _write(report, markdown(seen.made, judged, before))
+            write_text(report, markdown(seen.made, judged, before))
         _answer(output, seen, judged, comparison)
         return _exit(judged, fail_on)
 
@@ -196,7 +195,7 @@ def scan(
 
 def _earlier(path: Path) -> Earlier:
     """Judged by today's rules and the expectation of then, as of then.  Raises: VST2471, VST9100."""
-    found = read_scan(_read(path), str(path))
+    found = read_scan(read_text(path), str(path))
     judged = tuple(judge(each, found.profile, each.seen) for each in found.endpoints)
     return Earlier(scan=found, judged=judged)
 
@@ -204,7 +203,7 @@ def _earlier(path: Path) -> Earlier:
 def _targets(words: Sequence[str], file: Path | None, earlier: Earlier | None) -> tuple[Target, ...]:
     found = [parse_target(word) for word in words]
     if file is not None:
-        found += parse_list(_read(file).splitlines(), str(file))
+        found += parse_list(read_text(file).splitlines(), str(file))
     if not found and file is None and earlier is not None:
         found += [each.target for each in earlier.judged]
     return distinct(found)
@@ -255,29 +254,3 @@ def _exit(judged: Sequence[Judged], fail_on: FailOn) -> Exit:
     least = Severity(fail_on.value).rank
     bad = any(finding.severity.rank >= least for each in judged for finding in each.findings)
     return Exit.FINDINGS if bad else Exit.FINE
-
-
-def _read(path: Path) -> str:
-    """Raises: VST9100."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
-        if len(data) > MOST_BYTES:
-            raise USAGE.error(f"{path} is larger than {MOST_BYTES // 2**20} MB", advice="Name another file.")
-        return data.decode("utf-8")
-    except OSError as error:
-        raise USAGE.error(
-            f"cannot read {path}: {error.strerror}", advice="Check its name and rights."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise USAGE.error(f"{path} is no text", advice="Name another file.") from error
-
-
-def _write(path: Path, text: str) -> None:
-    """Raises: VST9100."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise USAGE.error(
-            f"cannot write {path}: {error.strerror}", advice="Check directory and space."
-        ) from error

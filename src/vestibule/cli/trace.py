@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from vestibule.cli.calls import found_log
+from vestibule.cli.calls import LogsOption, found_logs, recorded
 from vestibule.cli.codes import NO_SUCH_RECORD
 from vestibule.cli.output import Exit, Output, OutputOption, answer, console, run
-from vestibule.observe.access_log import read
 from vestibule.observe.access_record import AccessRecord
 from vestibule.observe.hops import Hop, join
 
@@ -22,12 +20,7 @@ def trace(
     request: Annotated[
         str, typer.Argument(metavar="ID", help="An x-request-id, or the trace id of a traceparent.")
     ],
-    log: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--log", help="An agent's access.jsonl; repeatable. [default: of `up` here, or of this machine]"
-        ),
-    ] = None,
+    log: LogsOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Show a request's way: every call made for it, who called whom, the answer, the tries, and where the time went.
@@ -53,18 +46,14 @@ def _of(request: str, logs: Sequence[Path] | None) -> list[AccessRecord]:
 
     Raises: VST9106 (no log), VST9115 (nothing of it there), VST8200 (a log is damaged).
     """
-    places = [found_log(each) for each in logs] if logs else [found_log(None)]
-    named = [each for each in _read(places) if request in (each.request_id, each.trace_id)]
+    named = [each for each in recorded(logs) if request in (each.request_id, each.trace_id)]
     if not named:
-        raise NO_SUCH_RECORD.error(f"there is no record of a request {request[:100]!r}")
+        shown = ", ".join(map(str, found_logs(logs)))
+        raise NO_SUCH_RECORD.error(f"{shown} has no record of a request {request[:100]!r}")
     traces = {each.trace_id for each in named if each.trace_id}
     if not traces:
         return named
-    return [each for each in _read(places) if each.trace_id in traces or request == each.request_id]
-
-
-def _read(places: Iterable[Path]) -> Iterable[AccessRecord]:
-    return chain.from_iterable(map(read, places))
+    return [each for each in recorded(logs) if each.trace_id in traces or request == each.request_id]
 
 
 def _any_failed(hop: Hop) -> bool:

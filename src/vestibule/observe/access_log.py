@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from vestibule.errors import VestibuleError
+from vestibule.errors import VestibuleError, Where
 from vestibule.observe.access_record import AccessRecord
-from vestibule.observe.codes import LOG_NOT_WRITTEN
+from vestibule.observe.codes import LOG_NOT_WRITTEN, LOG_UNREADABLE
 
 FILE_BYTES: Final = 16 * 1024 * 1024
 FILES_KEPT: Final = 4
@@ -214,22 +214,37 @@ class AccessLog:
 def read(path: Path) -> Iterator[AccessRecord]:
     """All kept records, oldest first, from the rotated files and the current one.
 
-    A last line that is still being written is left out.  Raises: VST8200 for any other broken line.
+    Raises: VST8200, as ``read_file``.
     """
-    rotated = sorted(path.parent.glob(f"{path.name}.*"), key=lambda file: -int(file.suffix.lstrip(".")))
-    for file in [*rotated, path]:
-        if not file.exists():
+    rotated = [file for file in path.parent.glob(f"{path.name}.*") if file.suffix[1:].isdecimal()]
+    for file in [*sorted(rotated, key=lambda file: -int(file.suffix[1:])), path]:
+        if file.exists():
+            yield from read_file(file)
+
+
+def read_file(path: Path) -> Iterator[AccessRecord]:
+    """The records of one file; a last line that is still being written is left out.
+
+    Raises: VST8200 for a file that cannot be read, and, with its place, for any other broken line.
+    """
+    try:
+        with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
+            yield from _records(path, lines)
+    except OSError as error:
+        raise LOG_UNREADABLE.error(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _records(path: Path, lines: Iterable[str]) -> Iterator[AccessRecord]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
             continue
-        lines = file.read_text(encoding="utf-8").split("\n")
-        for number, line in enumerate(lines):
-            if not line:
-                continue
-            try:
-                yield AccessRecord.from_json(line)
-            except VestibuleError:
-                if number == len(lines) - 1:
-                    return
-                raise
+        try:
+            yield AccessRecord.from_json(line)
+        except VestibuleError as error:
+            if not line.endswith("\n"):
+                return
+            where = Where(file=str(path), line=number)
+            raise error.code.error(error.message, advice=error.advice, where=where) from error
 
 
 def _numbered(path: Path, number: int) -> Path:

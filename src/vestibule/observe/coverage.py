@@ -118,8 +118,8 @@ def as_document(found: Coverage) -> dict[str, Any]:
     return {"schema": SCHEMA, "made": found.made.astimezone(UTC).isoformat(), "services": services}
 
 
-def read_coverage(text: str) -> Coverage:
-    """What was kept.  Raises: VST8201."""
+def read_coverage(text: str, name: str) -> Coverage:
+    """What was kept in the file of this name.  Raises: VST8202."""
     try:
         document = json.loads(text)
         if document["schema"] != SCHEMA:
@@ -129,7 +129,7 @@ def read_coverage(text: str) -> Coverage:
             services=tuple(map(_read_served, document["services"])),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise COVERAGE_UNREADABLE.error(f"it is not of {SCHEMA}: {error}") from error
+        raise COVERAGE_UNREADABLE.error(f"{name} is not of {SCHEMA}: {error}") from error
 
 
 def _read_served(values: Mapping[str, Any]) -> Served:

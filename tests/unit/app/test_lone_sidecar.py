@@ -75,6 +75,11 @@ def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
         LoneFile(path).valid()
 
 
+def test_a_directory_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(VestibuleError, match=f"VST7320 cannot read {tmp_path}: Is a directory"):
+        LoneFile(tmp_path).valid()
+
+
 @pytest.fixture
 def layout() -> Iterator[Layout]:
     made = layout_of(

@@ -41,6 +41,11 @@ def test_listing_commands_loads_none_of_them(arguments: list[str]) -> None:
     assert done.stderr.strip() == "[]"
 
 
+def test_what_stands_in_brackets_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    code, output = invoke(capsys, "trace", "--help")
+    assert (code, "[default: of `up` here" in output) == (0, True)
+
+
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, output = invoke(capsys, *command.split(), "--help")

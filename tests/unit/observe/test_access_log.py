@@ -101,9 +101,19 @@ async def test_a_line_still_being_written_is_left_out_but_a_broken_one_is_not(tm
     path = tmp_path / "access.jsonl"
     path.write_text(line(RECORD) + "\n" + line(RECORD)[:40])
     assert list(read(path)) == [RECORD]
-    path.write_text(line(RECORD)[:40] + "\n" + line(RECORD) + "\n")
-    with pytest.raises(VestibuleError):
+    path.write_text(line(RECORD) + "\n" + line(RECORD)[:40] + "\n" + line(RECORD) + "\n")
+    with pytest.raises(VestibuleError, match=r"access\.jsonl:2: VST8200"):
         list(read(path))
+
+
+def test_what_is_no_log_has_a_code(tmp_path: Path) -> None:
+    with pytest.raises(VestibuleError, match=r"VST8200 .*Is a directory"):
+        list(read(tmp_path))
+    binary = tmp_path / "access.jsonl"
+    binary.write_bytes(b"\xff\xfe\x00\n")
+    (tmp_path / "access.jsonl.bak").write_text("no rotated one")
+    with pytest.raises(VestibuleError, match=r"access\.jsonl:1: VST8200"):
+        list(read(binary))
 
 
 async def test_a_full_disk_drops_records_and_counts_them() -> None:

@@ -55,15 +55,15 @@ def test_an_app_that_answers_past_its_proxy_is_not_covered_even_if_nobody_called
 
 def test_what_is_kept_is_read_again() -> None:
     found = coverage([MUTUAL, PLAIN], NOW, around={"web": ["0.0.0.0:8080"]})
-    assert read_coverage(json.dumps(as_document(found))) == found
+    assert read_coverage(json.dumps(as_document(found)), "kept.json") == found
 
 
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"schema": "other/v1"}', '{"schema": "vestibule.coverage/v1", "made": 7}', "\0"]
 )
 def test_what_is_no_coverage_is_refused(text: str) -> None:
-    with pytest.raises(VestibuleError, match="VST8202"):
-        read_coverage(text)
+    with pytest.raises(VestibuleError, match=r"VST8202 kept\.json"):
+        read_coverage(text, "kept.json")
 
 
 def test_the_report_says_what_was_what_is_and_what_is_left() -> None:

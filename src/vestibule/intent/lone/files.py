@@ -31,7 +31,8 @@ class LoneFile:
             content = _content(self.path)
             beside = {name: _content(path) for name, path in self._beside().items()}
         except OSError as error:
-            name = error.filename or self.path
+            # Of a directory Python knows only the descriptor's number.
+            name = error.filename if isinstance(error.filename, str) else self.path
             raise LONE_UNREADABLE.error(f"cannot read {name}: {error.strerror}") from error
         return read_lone(content, str(self.path), beside)
 
