@@ -26,10 +26,10 @@ from vestibule.envoy.revoked_tokens import RefusedTokens, slot
 from vestibule.envoy.token_text import HEADER, of_port
 from vestibule.intent.model import Authorization, Intent, Issuer, IssuerKind
 from vestibule.pki.token_texts import first_claims
-from vestibule.policy import PortPolicy, Rule, TokenDemand
+from vestibule.policy import Effect, PortPolicy, Rule, TokenDemand
 from vestibule.tokens.ports import RevokedBy, RevokedTokens
 from vestibule.tokens.signing import TRANSACTION_TOKEN, Signer, base64url
-from vestibule.xds.resources import Snapshot
+from vestibule.xds.resources import EXTENSION, Resource, Snapshot
 
 ISSUER = "https://tokens.example.org"
 WEB, ORDERS = spiffe_id("web"), spiffe_id("orders")
@@ -89,12 +89,15 @@ class Told(Proxy):
         assert isinstance(self.lab, TextLab)
         world = self.lab.world
         filled = slot(self.lab.refused, ("internal",), world.token_issuer, world.token_keys)
-        return super().snapshot().with_resources(filled)
+        late = () if self.lab.late is None else (self.lab.late,)
+        return super().snapshot().with_resources(filled, *late)
 
 
 class TextLab(Lab):
     kind = Told
     refused = RefusedTokens()
+    late: Resource | None = None
+    """What is not told yet of a change."""
 
     async def ask(
         self, path: str, *headers: str, caller: Any = WEB, port: str = "http", more: str = ""
@@ -460,3 +463,37 @@ def _claims_in(entries: Any, token_id: str) -> list[dict[str, Any]]:
         json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))) for text in texts if len(text) > 1
     ]
     return [each for each in said if each.get("jti") == token_id]
+
+
+def test_a_new_denial_of_tokens_holds_also_before_the_filter_hears_of_it(mesh: Shared[TextLab]) -> None:
+    async def story(lab: TextLab) -> None:
+        before, made = lab.world.intent, token("charge:read")
+        denied = replace(
+            _demanding("plain", "web", scopes=("charge:read",)), name="payments/denied", effect=Effect.DENY
+        )
+        payments = replace(before.services["payments"], deny=(denied,))
+        assert await lab.shown("/plain", made) == 200
+        lab.late = lab.proxies["payments-1"].snapshot().of_type(EXTENSION)["token/http"]
+        try:
+            await lab.change(
+                replace(before, services={**before.services, "payments": payments}, version="v2")
+            )
+            async with asyncio.timeout(PATIENCE):
+                while await lab.shown("/plain", made) != 403:
+                    await asyncio.sleep(0.02)
+            assert (await lab.ask("/plain")).status == 200, "of calls without a token it says nothing"
+            lab.late = None
+            await lab.tell()
+            async with asyncio.timeout(PATIENCE):
+                while await lab.shown("/plain", token()) != 200:
+                    await asyncio.sleep(0.02)
+            assert await lab.shown("/plain", made) == 403
+        finally:
+            lab.late = None
+            await lab.change(before)
+            await lab.becomes(200, token())
+            async with asyncio.timeout(PATIENCE):
+                while await lab.shown("/plain", made) != 200:
+                    await asyncio.sleep(0.02)
+
+    mesh.run(story)

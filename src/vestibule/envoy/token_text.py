@@ -32,6 +32,9 @@ TEXT_BEGINS: Final = "e"
 BEARER: Final = f"Bearer {HEADER_BEGINS}"
 """How an Authorization header begins with one of our access tokens: they say what they are (RFC 9068, section 2.1)."""
 
+IS_KNOWN: Final = trees.single(trees.header(HEADER), string_pb2.StringMatcher(prefix=TEXT_BEGINS))
+"""Whether a request's token was known by its text, so that nothing else is told of it."""
+
 FEW_CALLERS: Final = 8
 """For so many callers a rule's token is asked for with the caller's name."""
 

@@ -85,4 +85,8 @@ def test_whoever_a_token_is_bound_to_is_asked_for_by_name_or_by_its_claims() -> 
     asked = tokens.predicates(DEMAND, denies=False, own=True, caller=str(WEB), text=text)
     assert name in b"".join(asked)
     assert name not in b"".join(tokens.predicates(DEMAND, denies=False, own=True, text=text))
-    assert name not in b"".join(tokens.predicates(DEMAND, denies=True, own=True, caller=str(WEB), text=text))
+    # Denials hold for whatever is not told more of.
+    denying = tokens.predicates(DEMAND, denies=True, own=True, caller=str(WEB), text=text)
+    assert denying == tokens.predicates(DEMAND, denies=True, own=True, caller=str(WEB))
+    assert name in b"".join(denying)
+    assert name not in b"".join(tokens.predicates(DEMAND, denies=True, own=False, caller=str(WEB)))
