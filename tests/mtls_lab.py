@@ -224,6 +224,16 @@ def _attached(listening: asyncio.Server) -> int:
     return len(clients) if clients is not None else int(getattr(listening, "_active_count", 0))
 
 
+async def stop_accepting(listening: asyncio.Server) -> None:
+    """Before ``close``: a connection that was accepted and is not attached yet would be lost, open, by Python 3.11.
+
+    (https://github.com/python/cpython/issues/109564)
+    """
+    for each in listening.sockets:
+        asyncio.get_running_loop().remove_reader(each.fileno())
+    await asyncio.sleep(0)
+
+
 @contextmanager
 def serving(server: MtlsServer, tls: ssl.SSLContext | None = None) -> Iterator[MtlsServer]:
     """Listen, with the server's own context or another one, until the block ends."""
@@ -233,6 +243,7 @@ def serving(server: MtlsServer, tls: ssl.SSLContext | None = None) -> Iterator[M
         return await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls or server.context)
 
     async def end() -> None:
+        await stop_accepting(listening)
         listening.close()
         server.go_on.set()
         others = asyncio.all_tasks() - {asyncio.current_task()}

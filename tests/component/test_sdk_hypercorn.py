@@ -11,8 +11,9 @@ from typing import Any
 import aiohttp
 import httpx
 import pytest
+from fastapi import WebSocket
 from hypercorn.config import Config
-from tests.component.mtls_lab import AT_ONCE, DEADLINE, Pair, Till, pair, press_all, pressed_at_once, until
+from tests.component.mtls_lab import AT_ONCE, DEADLINE, Pair, Till, pair, press_all, until
 from tests.ports import free_port
 
 from vestibule.errors import VestibuleError
@@ -145,16 +146,37 @@ async def test_a_websocket_is_told_when_its_connection_is_retired(two: Pair) -> 
 
 
 async def test_a_websocket_that_goes_on_is_closed_when_it_is_pressed(two: Pair) -> None:
-    with pressed_at_once():
-        async with (
-            served(two, Till().app, lifetimes=AT_ONCE, graceful=0.2) as server,
-            aiohttp.ClientSession() as session,
-            session.ws_connect(f"{server.address}/feed", ssl=two.context()) as socket,
-        ):
-            async with asyncio.timeout(DEADLINE):
-                while (message := await socket.receive()).type is aiohttp.WSMsgType.TEXT:
-                    pass
+    async with (
+        served(two, Till().app, graceful=0.2) as server,
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"{server.address}/feed", ssl=two.context()) as socket,
+    ):
+        assert await socket.receive_str(timeout=DEADLINE) == str(two.caller)
+        assert press_all(two.payments) == 1
+        message = await socket.receive(timeout=DEADLINE)
+        assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1012)
+
+
+async def test_a_websocket_that_was_pressed_before_it_is_accepted_is_closed_then(two: Pair) -> None:
+    till, go = Till(), asyncio.Event()
+
+    @till.app.websocket("/later")
+    async def later(websocket: WebSocket) -> None:
+        till.busy += 1
+        await go.wait()
+        await websocket.accept()
+        await websocket.send_text("nobody hears this, and nothing breaks")
+        till.steps.append("said")
+
+    async with served(two, till.app, graceful=0.2) as server, aiohttp.ClientSession() as session:
+        accepted = asyncio.create_task(session._ws_connect(f"{server.address}/later", ssl=two.context()))
+        await until(lambda: till.busy == 1)
+        assert press_all(two.payments) == 1
+        go.set()
+        async with await asyncio.wait_for(accepted, DEADLINE) as socket:
+            message = await socket.receive(timeout=DEADLINE)
             assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1012)
+            await until(lambda: "said" in till.steps)
 
 
 async def test_what_runs_over_http2_when_it_is_pressed_is_answered(two: Pair) -> None:

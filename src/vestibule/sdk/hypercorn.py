@@ -25,7 +25,6 @@ from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 from hypercorn.events import Event, Updated
 from hypercorn.protocol.h2 import H2Protocol
-from hypercorn.protocol.ws_stream import ASGIWebsocketState, WSStream
 from hypercorn.utils import wrap_app
 
 from vestibule.errors import VestibuleError
@@ -35,11 +34,9 @@ from vestibule.sdk.serving.farewell import LINGER, PING, Leaving, announcement, 
 from vestibule.sdk.serving.held import Held
 from vestibule.sdk.serving.identified import closing
 from vestibule.sdk.serving.listening import HANDSHAKE_TIMEOUT, Listeners, bound
+from vestibule.sdk.serving.websockets import WebSockets
 from vestibule.sdk.source import X509Source
 from vestibule.sdk.tls import server_context
-
-SERVICE_RESTART: Final = 1012
-"""To WebSockets: come again (the registry of RFC 6455's close codes)."""
 
 _log: Final = logging.getLogger("vestibule.sdk.serving")
 
@@ -189,6 +186,7 @@ class _Connection(TCPServer):
         self._asked: Any = serving.app
         self._leaving = Leaving(lambda: self._is_idle, self._ping, self._leave)
         self._listens = False
+        self._websockets = WebSockets()
         self.held = Held(serving.source, writer.get_extra_info("ssl_object"), self, serving.lifetimes)
 
     async def serve(self) -> None:
@@ -201,7 +199,11 @@ class _Connection(TCPServer):
 
     async def _identified(self, scope: Any, receive: Any, send: Any, *ways: Any) -> None:
         scope["extensions"] = {**(scope.get("extensions") or {}), **self.held.extensions()}
-        await self._asked(scope, receive, closing(self.held, scope, send), *ways)
+        if scope["type"] != "websocket":
+            await self._asked(scope, receive, closing(self.held, scope, send), *ways)
+            return
+        with self._websockets.outgoing(send) as told:
+            await self._asked(scope, receive, told, *ways)
 
     # ----------------------------------------------------------------------------------- as its owner
 
@@ -215,8 +217,8 @@ class _Connection(TCPServer):
             self._leaving.when_idle()
 
     def press(self) -> None:
-        for each in self._websockets():
-            self._task_group.spawn(each.app_send, {"type": "websocket.close", "code": SERVICE_RESTART})
+        for each in self._websockets.press():
+            self._task_group.spawn(each.leave)
         self.leave()
         if self._http2 is not None and not self._is_idle and not self._leaving.over:
             self.writer.write(announcement())
@@ -241,15 +243,6 @@ class _Connection(TCPServer):
     def _is_idle(self) -> bool:
         http2 = self._http2
         return http2 is not None and not http2.closed and not http2.streams
-
-    def _websockets(self) -> list[WSStream]:
-        wrapper = getattr(self, "protocol", None)
-        spoken = getattr(wrapper, "protocol", None)
-        streams = (
-            spoken.streams.values() if isinstance(spoken, H2Protocol) else [getattr(spoken, "stream", None)]
-        )
-        found = [each for each in streams if isinstance(each, WSStream)]
-        return [each for each in found if each.state is ASGIWebsocketState.CONNECTED]
 
     def _ping(self) -> None:
         http2 = self._http2
