@@ -218,7 +218,7 @@ class LoneSidecar:
                 finally:
                     leaving.cancel()
                 serving.cancel()
-                await self._leave()
+                await self._shutdown.carry_out(self._drain(), self._kill)
                 for task in background:
                     task.cancel()
         except BaseExceptionGroup as errors:
@@ -517,22 +517,10 @@ class LoneSidecar:
 
     # The end.
 
-    async def _leave(self) -> None:
-        """The first signal drains; a second one cuts it short."""
-        draining = asyncio.create_task(self._drain(), name="drain")
-        at_once = asyncio.create_task(self._shutdown.at_once.wait(), name="at-once")
-        try:
-            await asyncio.wait({draining, at_once}, return_when=asyncio.FIRST_COMPLETED)
-            if draining.done():
-                draining.result()
-            else:
-                _log.warning("stopping at once")
-                self.app.kill()
-                self.envoy.process.kill()
-        finally:
-            for task in (draining, at_once):
-                task.cancel()
-            await asyncio.gather(draining, at_once, return_exceptions=True)
+    def _kill(self) -> None:
+        _log.warning("stopping at once")
+        self.app.kill()
+        self.envoy.process.kill()
 
     async def _drain(self) -> None:
         await self.envoy.fail_health()

@@ -251,7 +251,7 @@ class Sidecar:
                 finally:
                     leaving.cancel()
                 serving.cancel()
-                await self._leave()
+                await self._shutdown.carry_out(self._drain(), self._kill)
                 for task in background:
                     task.cancel()
         except BaseExceptionGroup as errors:
@@ -494,22 +494,10 @@ class Sidecar:
         self._announce()
         return instance
 
-    async def _leave(self) -> None:
-        """The first signal drains; a second one cuts it short."""
-        draining = asyncio.create_task(self._drain(), name="drain")
-        at_once = asyncio.create_task(self._shutdown.at_once.wait(), name="at-once")
-        try:
-            await asyncio.wait({draining, at_once}, return_when=asyncio.FIRST_COMPLETED)
-            if draining.done():
-                draining.result()
-            else:
-                _log.warning("stopping at once")
-                self.app.kill()
-                self.envoy.process.kill()
-        finally:
-            for task in (draining, at_once):
-                task.cancel()
-            await asyncio.gather(draining, at_once, return_exceptions=True)
+    def _kill(self) -> None:
+        _log.warning("stopping at once")
+        self.app.kill()
+        self.envoy.process.kill()
 
     async def _drain(self) -> None:
         """Whoever asks hears that we leave; callers turn elsewhere; what is in flight ends; the app; then Envoy."""

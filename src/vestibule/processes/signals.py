@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -22,6 +23,21 @@ class Shutdown:
         if self.drain.is_set():
             self.at_once.set()
         self.drain.set()
+
+    async def carry_out(self, drain: Coroutine[Any, Any, None], kill: Callable[[], None]) -> None:
+        """An end in good order, which a second signal cuts short by ``kill``.  Raises: what ``drain`` raises."""
+        draining = asyncio.create_task(drain, name="drain")
+        at_once = asyncio.create_task(self.at_once.wait(), name="at-once")
+        try:
+            await asyncio.wait({draining, at_once}, return_when=asyncio.FIRST_COMPLETED)
+            if draining.done():
+                draining.result()
+            else:
+                kill()
+        finally:
+            for task in (draining, at_once):
+                task.cancel()
+            await asyncio.gather(draining, at_once, return_exceptions=True)
 
     def __enter__(self) -> Self:
         loop = asyncio.get_running_loop()
