@@ -113,7 +113,7 @@ def count(
 def found_log(log: Path | None, places: Sequence[Path] = PLACES, what: str = "access log") -> Path:
     """The log that is meant: the one that is named, else the first that is there.  Raises: VST9106."""
     found = next((each for each in ((log,) if log is not None else places) if each.exists()), None)
-    if found is None:
+    if found is None or found.is_dir():
         raise NO_ACCESS_LOG.error(f"there is no {what} {log if log is not None else 'here'}")
     return found
 

@@ -138,7 +138,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
     rotated = sorted(path.parent.glob(f"{path.name}.*"), key=lambda file: -_number(file))
     for file in [*(each for each in rotated if _number(each)), path]:
         try:
-            with file.open(encoding="utf-8") as lines:
+            with file.open(encoding="utf-8", errors="replace") as lines:
                 yield from filter(None, map(_decision, lines))
         except FileNotFoundError:
             continue
@@ -170,7 +170,7 @@ def followed(path: Path) -> Generator[dict[str, Any]]:
 
 def _opened(path: Path, *, at_end: bool) -> IO[str] | None:
     try:
-        file = path.open(encoding="utf-8")
+        file = path.open(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
     if at_end:

@@ -231,7 +231,8 @@ def read_file(path: Path) -> Iterator[AccessRecord]:
         with path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
             yield from _records(path, lines)
     except OSError as error:
-        raise LOG_UNREADABLE.error(f"{path} cannot be read: {error.strerror}") from error
+        advice = "Name an agent's access.jsonl, as a user who may read it."
+        raise LOG_UNREADABLE.error(f"{path} cannot be read: {error.strerror}", advice=advice) from error
 
 
 def _records(path: Path, lines: Iterable[str]) -> Iterator[AccessRecord]:

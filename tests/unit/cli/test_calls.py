@@ -101,6 +101,7 @@ def test_what_cannot_be_counted_is_said(
     code, said = run(capsys, str(log), "--by", "colour")
     assert (code, "VST9100" in said) == (2, True)
     assert "VST9106" in run(capsys, str(tmp_path / "none"))[1]
+    assert "VST9106" in run(capsys, str(tmp_path))[1]
     _, table = run(capsys, str(log), "--by", "transport")
     assert "plaintext" in table
     assert "20.0%" in table

@@ -155,3 +155,8 @@ def test_a_decisions_rule_is_told_with_its_place_where_the_intent_that_decided_i
     assert placed(decision, places) == {**decision, "where": "services/payments.yaml:5:5"}
     for other in ({**decision, "intent_version": "v2"}, {**decision, "rule": ""}, {}):
         assert placed(other, places) == other
+
+
+def test_lines_that_are_no_text_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "decisions.jsonl").write_bytes(b"\xff\xfe\x00\n")
+    assert not list(read(tmp_path / "decisions.jsonl"))
