@@ -11,6 +11,7 @@ import asyncio
 import socket
 import ssl
 import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -180,7 +181,7 @@ class _Leaving:
     def __init__(self, inner: httpcore.AsyncHTTPConnection | httpcore.HTTPConnection, wire: _Wire) -> None:
         self._inner = inner
         self._wire = wire
-        self._entering = 0
+        self._under_way = 0
         wire.owner = self
 
     def retire(self, connection: Connection) -> None:
@@ -198,10 +199,13 @@ class _Leaving:
         return not self._wire.is_left and self._inner.is_available()
 
     def has_expired(self) -> bool:
-        return self._inner.has_expired() or (self._wire.is_left and self._is_unused)
+        return not self._under_way and (
+            self._inner.has_expired() or (self._wire.is_left and self._inner.is_idle())
+        )
 
     def is_idle(self) -> bool:
-        return self._inner.is_idle()
+        # httpcore takes HTTP/2 for idle when one answer ends while the next request is on its way to its stream.
+        return not self._under_way and self._inner.is_idle()
 
     def is_closed(self) -> bool:
         return self._inner.is_closed()
@@ -209,18 +213,21 @@ class _Leaving:
     def info(self) -> str:
         return self._inner.info()
 
-    @property
-    def _is_unused(self) -> bool:
-        return not self._entering and self._inner.is_idle()
-
     def _begin(self) -> tuple[int, int, int]:
-        """Counts a request in.  Raises: httpcore.ConnectionNotAvailable, and the pool chooses another one."""
+        """Counts a request in, until its answer is closed.
+
+        Raises: httpcore.ConnectionNotAvailable, and the pool chooses another one.
+        """
         wire = self._wire
         if wire.is_left:
             raise httpcore.ConnectionNotAvailable
         wire.requests += 1
-        self._entering += 1
+        self._under_way += 1
         return wire.requests, wire.sent, wire.heard
+
+    def _ended(self) -> None:
+        with self._wire.lock:
+            self._under_way -= 1
 
     def _may_repeat(self, request: httpcore.Request, error: Exception, began: tuple[int, int, int]) -> bool:
         """Whether the pool may send it again, on another connection."""
@@ -235,6 +242,46 @@ class _Leaving:
         return unanswered and may_repeat(request.method.decode("ascii"), headers, sent=wire.sent - sent)
 
 
+class _AsyncBody:
+    """What is read of an answer, whose end is told once."""
+
+    def __init__(self, stream: Any, ended: Callable[[], None]) -> None:
+        self._stream = stream
+        self._ended: Callable[[], None] | None = ended
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        parts: AsyncIterator[bytes] = self._stream.__aiter__()
+        return parts
+
+    async def aclose(self) -> None:
+        ended, self._ended = self._ended, None
+        try:
+            await self._stream.aclose()
+        finally:
+            if ended is not None:
+                ended()
+
+
+class _Body:
+    """The same for threads."""
+
+    def __init__(self, stream: Any, ended: Callable[[], None]) -> None:
+        self._stream = stream
+        self._ended: Callable[[], None] | None = ended
+
+    def __iter__(self) -> Iterator[bytes]:
+        parts: Iterator[bytes] = iter(self._stream)
+        return parts
+
+    def close(self) -> None:
+        ended, self._ended = self._ended, None
+        try:
+            self._stream.close()
+        finally:
+            if ended is not None:
+                ended()
+
+
 class _AsyncPooled(_Leaving, httpcore.AsyncConnectionInterface):
     def __init__(self, inner: httpcore.AsyncHTTPConnection, wire: _Wire) -> None:
         super().__init__(inner, wire)
@@ -244,20 +291,21 @@ class _AsyncPooled(_Leaving, httpcore.AsyncConnectionInterface):
     async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
         began = self._begin()
         try:
-            return await self._async_inner.handle_async_request(request)
-        except _BROKEN as error:
-            if self._may_repeat(request, error, began):
+            response = await self._async_inner.handle_async_request(request)
+        except BaseException as error:
+            self._ended()
+            if isinstance(error, _BROKEN) and self._may_repeat(request, error, began):
                 raise httpcore.ConnectionNotAvailable from error
             raise
-        finally:
-            self._entering -= 1
+        response.stream = _AsyncBody(response.stream, self._ended)
+        return response
 
     async def aclose(self) -> None:
         self._wire.forget()
         await self._async_inner.aclose()
 
     def retire(self, connection: Connection) -> None:
-        if self._is_unused:
+        if self.is_idle():
             self._close_soon()
 
     def cut(self, connection: Connection, reason: VestibuleError) -> None:
@@ -279,14 +327,14 @@ class _Pooled(_Leaving, httpcore.ConnectionInterface):
         with self._wire.lock:
             began = self._begin()
         try:
-            return self._sync_inner.handle_request(request)
-        except _BROKEN as error:
-            if self._may_repeat(request, error, began):
+            response = self._sync_inner.handle_request(request)
+        except BaseException as error:
+            self._ended()
+            if isinstance(error, _BROKEN) and self._may_repeat(request, error, began):
                 raise httpcore.ConnectionNotAvailable from error
             raise
-        finally:
-            with self._wire.lock:
-                self._entering -= 1
+        response.stream = _Body(response.stream, self._ended)
+        return response
 
     def close(self) -> None:
         self._wire.forget()
@@ -294,14 +342,14 @@ class _Pooled(_Leaving, httpcore.ConnectionInterface):
 
     def retire(self, connection: Connection) -> None:
         with self._wire.lock:
-            if self._is_unused:
+            if self.is_idle():
                 self.close()
 
     def cut(self, connection: Connection, reason: VestibuleError) -> None:
         wire = self._wire
         wire.reason = reason
         with wire.lock:
-            if self._is_unused:
+            if self.is_idle():
                 self.close()
             elif wire.socket is not None:
                 # Another thread waits on it, and is woken by this; the descriptor stays its own to close.
