@@ -168,7 +168,7 @@ class Source(ABC):
         if self._tasks:
             raise RuntimeError("a source is entered once at a time")
         self._loop = asyncio.get_running_loop()
-        self._listed.listed.clear()
+        self._listed.begin()
         jobs = {**self._jobs(), "revocations": self._listed.run()}
         self._tasks = [asyncio.create_task(job, name=f"svid-source-{name}") for name, job in jobs.items()]
         _entered.add(self)

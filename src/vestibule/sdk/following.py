@@ -126,6 +126,10 @@ class FollowedRevocations:
         self._clock = clock
         self._changed = changed
 
+    def begin(self) -> None:
+        """Nothing is known anew, and whoever waits may do so on another event loop than the last time."""
+        self.listed = asyncio.Event()
+
     async def run(self) -> None:
         """Until cancelled, or until the agent says that it does not tell."""
         channel = self._endpoint.channel()

@@ -19,6 +19,7 @@ from vestibule.agent.codes import NO_IDENTITY
 from vestibule.errors import VestibuleError
 from vestibule.sdk import SpiffeId, X509Source
 from vestibule.sdk.codes import NO_SVID, SOURCE_FORKED, SOURCE_LOOP_CLOSED
+from vestibule.sdk.following import FollowedRevocations
 from vestibule.testing import TestAuthority
 
 ORDERS = SpiffeId.parse("spiffe://example.org/orders")
@@ -119,6 +120,23 @@ def test_a_background_source_is_entered_once_at_a_time_and_again_later(api: Back
             assert source.svid.spiffe_id == ORDERS
             with pytest.raises(RuntimeError):
                 source.__enter__()
+
+
+def test_it_is_entered_again_though_what_is_revoked_is_waited_for(
+    api: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time on an event loop of its own."""
+    run = FollowedRevocations.run
+
+    async def late(self: FollowedRevocations) -> None:
+        await asyncio.sleep(0.2)
+        await run(self)
+
+    monkeypatch.setattr(FollowedRevocations, "run", late)
+    source = X509Source(api.address)
+    for _ in range(2):
+        with source:
+            assert source.svid.spiffe_id == ORDERS
 
 
 def test_what_ends_in_the_block_is_not_hidden(api: Background) -> None:
