@@ -111,7 +111,6 @@ def write(
                 raise USAGE.error("it needs a directory", advice="vestibule svid write DIR")
             job = _Job(
                 directory=directory,
-                endpoint=endpoint_of(agent_socket, must_exist=not follow and not patience),
                 layout=files.layout(),
                 reload=told.reload(),
                 follow=follow,
@@ -120,6 +119,8 @@ def write(
                 owner=parse_owner(place.owner, place.group),
                 plain=place.plain,
                 keep_withdrawn=place.keep_withdrawn,
+                # Last: what is wrong with the options is told where no agent runs, too.
+                endpoint=endpoint_of(agent_socket, must_exist=not follow and not patience),
             )
         return await _do(job, output)
 
