@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
-import pytest
 from fastapi import FastAPI, Request, WebSocket
 from tests.workload_lab import Endpoint, endpoints
 
 from vestibule.sdk import Lifetimes, SpiffeId, X509Source, authorize_ids, client_context
 from vestibule.sdk.asgi import caller, retiring
-from vestibule.sdk.connections import Connection
-from vestibule.sdk.serving.held import Held
 
 DEADLINE = 90.0
 AT_ONCE = Lifetimes(share=1e-6, jitter=0)
@@ -63,19 +60,6 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], within: float =
             if (await answer) if isinstance(answer, Awaitable) else answer:
                 return
             await asyncio.sleep(0.01)
-
-
-@contextmanager
-def pressed_at_once() -> Iterator[None]:
-    """Connections are pressed as soon as they are retired."""
-
-    def retire(held: Held, _connection: Connection) -> None:
-        held.retire()
-        held.owner.press()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Held, "_retire", retire)
-        yield
 
 
 def press_all(source: X509Source) -> int:

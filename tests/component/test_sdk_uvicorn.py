@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import httpx
 import pytest
-from tests.component.mtls_lab import AT_ONCE, DEADLINE, Pair, Till, pair, pressed_at_once, until
+from tests.component.mtls_lab import AT_ONCE, DEADLINE, Pair, Till, pair, press_all, until
 from tests.ports import free_port
 
 import vestibule.sdk.uvicorn
@@ -169,22 +169,15 @@ async def test_a_retired_websocket_is_told_and_goes_on(two: Pair) -> None:
 
 
 async def test_a_websocket_that_goes_on_is_closed_when_it_is_pressed(two: Pair) -> None:
-    with pressed_at_once():
-        async with (
-            served(two, Till().app, lifetimes=AT_ONCE) as (_, address),
-            aiohttp.ClientSession() as session,
-            session.ws_connect(f"{address}/feed", ssl=two.context()) as socket,
-        ):
-            await until_closed(socket)
-
-
-async def until_closed(socket: aiohttp.ClientWebSocketResponse) -> None:
-    """Its greeting may or may not come before."""
-    async with asyncio.timeout(DEADLINE):
-        while (message := await socket.receive()).type is aiohttp.WSMsgType.TEXT:
-            pass
-    assert message.type is aiohttp.WSMsgType.CLOSE
-    assert message.data == 1012
+    async with (
+        served(two, Till().app) as (_, address),
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"{address}/feed", ssl=two.context()) as socket,
+    ):
+        assert await socket.receive_str(timeout=DEADLINE) == str(two.caller)
+        assert press_all(two.payments) == 1
+        message = await socket.receive(timeout=DEADLINE)
+        assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1012)
 
 
 async def test_noise_and_a_crowd_that_never_speaks_leave_the_others_alone(two: Pair) -> None:

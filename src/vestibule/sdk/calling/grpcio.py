@@ -146,13 +146,17 @@ class Bridge:
 
     async def _close(self) -> None:
         if self._server is not None:
+            for listening in self._server.sockets:
+                asyncio.get_running_loop().remove_reader(listening.fileno())
+            await (
+                _turns()
+            )  # what was accepted begins, or Python 3.11 would lose it, open (python/cpython#109564)
             self._server.close()
         crossings = list(self._crossings)
         for each in crossings:
             each.cancel()
         await asyncio.gather(*crossings, return_exceptions=True)
-        for _ in range(4):
-            await asyncio.sleep(0)  # what was aborted closes in the loop's next turns
+        await _turns()  # what was aborted closes
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -289,3 +293,8 @@ def channel_credentials(source: Holder, trust_domain: TrustDomain | str) -> grpc
     )
     chain = b"".join(pem_block("CERTIFICATE", der) for der in svid.chain)
     return grpc.ssl_channel_credentials(to_pem(source.bundle(trust_domain)), key, chain)
+
+
+async def _turns() -> None:
+    for _ in range(4):
+        await asyncio.sleep(0)
