@@ -12,7 +12,7 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from vestibule.net.codes import TOO_MUCH_AT_ONCE
 from vestibule.net.quotas import source_of
@@ -79,7 +79,7 @@ class TlsListener:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                connection, address = await loop.sock_accept(self._sock)
+                connection, address = await self._next()
             except OSError as error:
                 if self._sock.fileno() < 0:
                     return
@@ -97,6 +97,17 @@ class TlsListener:
             task = loop.create_task(self._shake_hands(connection, source), name="tls-handshake")
             self._handshakes.add(task)
             task.add_done_callback(self._handshakes.discard)
+
+    async def _next(self) -> tuple[socket.socket, Any]:
+        """Nothing is awaited after a connection was taken: whoever were cancelled there would lose it, open."""
+        while True:
+            try:
+                connection, address = self._sock.accept()
+            except (BlockingIOError, InterruptedError):
+                await _readable(self._sock)
+            else:
+                connection.setblocking(False)
+                return connection, address
 
     async def _shake_hands(self, connection: socket.socket, source: str) -> None:
         loop = asyncio.get_running_loop()
@@ -128,3 +139,13 @@ class TlsListener:
                 self.unfinished,
                 TOO_MUCH_AT_ONCE.code,
             )
+
+
+async def _readable(sock: socket.socket) -> None:
+    loop, descriptor = asyncio.get_running_loop(), sock.fileno()
+    ready = asyncio.Event()
+    loop.add_reader(descriptor, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(descriptor)

@@ -148,9 +148,8 @@ class Bridge:
         if self._server is not None:
             for listening in self._server.sockets:
                 asyncio.get_running_loop().remove_reader(listening.fileno())
-            await (
-                _turns()
-            )  # what was accepted begins, or Python 3.11 would lose it, open (python/cpython#109564)
+            # What was accepted begins, or Python 3.11 would lose it, open (python/cpython#109564).
+            await _turns()
             self._server.close()
         crossings = list(self._crossings)
         for each in crossings:
