@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 
 import pytest
 
@@ -111,3 +112,18 @@ async def test_noise_instead_of_a_handshake_costs_its_sender_the_connection() ->
             noise.sendall(b"GET / HTTP/1.1\r\n\r\n")
             await until(lambda: listener.unfinished == 0)
         assert await greeted(port, authority)
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_closing_leaves_no_connection_open_however_far_it_has_come(turns: int) -> None:
+    async with listening() as (listener, port, _):
+        await asyncio.sleep(0)
+        with closing(socket.create_connection(("127.0.0.1", port))) as client:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            listener.close()
+            client.setblocking(False)
+            with suppress(ConnectionError):
+                async with asyncio.timeout(60):
+                    assert not await asyncio.get_running_loop().sock_recv(client, 1)
+    gc.collect()
