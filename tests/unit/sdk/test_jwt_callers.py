@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from wsgiref.util import setup_testing_defaults
@@ -20,7 +21,10 @@ from vestibule.testing import TestAuthority
 
 AUTHORITY = TestAuthority("example.org")
 STRANGER = TestAuthority("example.org")
-GOOD = AUTHORITY.jwt_svid("/ns/prod/sa/orders", "payments").token
+
+# Tests are read long before the last of them runs.
+DAY = timedelta(days=1)
+GOOD = AUTHORITY.jwt_svid("/ns/prod/sa/orders", "payments", ttl=DAY).token
 WANTED = authorize_paths("spiffe://example.org/ns/*/sa/orders")
 
 REFUSED = {
@@ -29,17 +33,17 @@ REFUSED = {
     "empty": ({"authorization": "Bearer "}, 401, "VST2417"),
     "no token": ({"authorization": "Bearer nonsense"}, 401, "VST1012"),
     "another audience": (
-        {"authorization": f"Bearer {AUTHORITY.jwt_svid('/ns/prod/sa/orders', 'reports').token}"},
+        {"authorization": f"Bearer {AUTHORITY.jwt_svid('/ns/prod/sa/orders', 'reports', ttl=DAY).token}"},
         401,
         "VST1014",
     ),
     "a stranger's": (
-        {"authorization": f"Bearer {STRANGER.jwt_svid('/ns/prod/sa/orders', 'payments').token}"},
+        {"authorization": f"Bearer {STRANGER.jwt_svid('/ns/prod/sa/orders', 'payments', ttl=DAY).token}"},
         401,
         "VST1013",
     ),
     "not wanted": (
-        {"authorization": f"Bearer {AUTHORITY.jwt_svid('/ns/prod/sa/batch', 'payments').token}"},
+        {"authorization": f"Bearer {AUTHORITY.jwt_svid('/ns/prod/sa/batch', 'payments', ttl=DAY).token}"},
         403,
         "VST2404",
     ),
