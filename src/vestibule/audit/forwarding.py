@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, BinaryIO, Final, Protocol
 
 from vestibule.audit.chain import decode
-from vestibule.audit.files import all_files, last_of
+from vestibule.audit.files import last_of, segments
 from vestibule.errors import VestibuleError
 
 MOST_RECORDS: Final = 200
@@ -117,13 +118,12 @@ class Tail:
     def __init__(self, log: Path) -> None:
         self._log = log
         self._after = 0
-        self._file: Path | None = None
         self._inode = 0
         self._offset = 0
 
     def seek(self, after: int) -> None:
         """Go on behind record ``after``."""
-        self._after, self._file = after, None
+        self._after, self._inode = after, 0
 
     def next_batch(self) -> list[tuple[int, bytes]]:
         """The next records, with their numbers; none if there are no more now.  Raises: OSError."""
@@ -137,15 +137,50 @@ class Tail:
         return batch
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
-        for file in self._remaining():
-            with file.open("rb") as lines:
-                lines.seek(self._offset)
-                for line in lines:
+        last: int | None = 0
+        while last is not None and (opened := self._next_file()) is not None:
+            file, last = opened
+            with file:
+                for line in self._left_of(file):
                     if not line.endswith(b"\n"):
-                        return  # it is being written
+                        break  # it is being written; or a crash came, and nothing follows in this file
                     self._offset += len(line)
                     if (found := self._taken(line[:-1])) is not None:
                         yield found, line[:-1]
+            # Whatever a former file lacks, it has nothing more.
+            self._after = max(self._after, last or 0)
+
+    def _next_file(self) -> tuple[BinaryIO, int | None] | None:
+        """The oldest file with records behind the last one, and its own last record's number: None while it grows.
+
+        The file that grows may be renamed at any moment, and another one stand in its place.  So it is opened first,
+        and counts only if there is no former file then that comes before it.
+        """
+        with ExitStack() as stack:
+            grows = self._opened(self._log)
+            if grows is not None:
+                stack.enter_context(grows)
+            for former in segments(self._log):
+                if last_of(former) > self._after and (file := self._opened(former)) is not None:
+                    return file, last_of(former)
+            stack.pop_all()
+        return None if grows is None else (grows, None)
+
+    @staticmethod
+    def _opened(file: Path) -> BinaryIO | None:
+        """None if it was removed, or is just being renamed."""
+        try:
+            return file.open("rb")
+        except FileNotFoundError:
+            return None
+
+    def _left_of(self, file: BinaryIO) -> BinaryIO:
+        """What was not read of it; it may have been renamed since."""
+        facts = os.fstat(file.fileno())
+        if facts.st_ino != self._inode or facts.st_size < self._offset:
+            self._inode, self._offset = facts.st_ino, 0
+        file.seek(self._offset)
+        return file
 
     def _taken(self, line: bytes) -> int | None:
         record: dict[str, Any] | None = decode(line)
@@ -153,16 +188,3 @@ class Tail:
             return None
         self._after = record["seq"]
         return self._after
-
-    def _remaining(self) -> Iterator[Path]:
-        """The files from the one that is being read on; it may have been renamed since."""
-        for file in all_files(self._log):
-            if file != self._log and last_of(file) <= self._after:
-                continue
-            inode = file.stat().st_ino if file.exists() else 0
-            if inode == 0:
-                continue
-            if inode != self._inode or self._file is None:
-                self._offset = 0
-            self._file, self._inode = file, inode
-            yield file

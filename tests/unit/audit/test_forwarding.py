@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vestibule.audit import AuditEvent, AuditLog
 from vestibule.audit import forwarding as forwarding_room
 from vestibule.audit.chain import decode
+from vestibule.audit.files import segments
 from vestibule.audit.forwarding import Forwarder
 from vestibule.testing import FakeClock
 
@@ -115,6 +117,37 @@ async def test_a_position_that_is_no_position_begins_anew(lab: Lab) -> None:
     async with lab.carrying() as forwarder:
         await until(lambda: forwarder.sent == 2)
     assert lab.place.numbers == [1, 2]
+
+
+async def test_nothing_is_left_out_when_a_file_is_renamed_while_files_are_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever the files are listed or one is opened, another one is just full."""
+    lab = Lab(tmp_path, max_bytes=1000, max_files=0)
+    await lab.log.open()
+    await lab.record(2)
+    tail = forwarding_room.Tail(lab.path)
+    found = [number for number, _ in tail.next_batch()]
+    loop = asyncio.get_running_loop()
+
+    def after(function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any) -> Any:
+            result = function(*arguments)
+            asyncio.run_coroutine_threadsafe(lab.record(3), loop).result(PATIENCE)
+            return result
+
+        return called
+
+    with monkeypatch.context() as patch:
+        patch.setattr(forwarding_room, "segments", after(segments))
+        patch.setattr(forwarding_room.Tail, "_opened", staticmethod(after(forwarding_room.Tail._opened)))
+        for _ in range(5):
+            found += [number for number, _ in await asyncio.to_thread(tail.next_batch)]
+    while batch := tail.next_batch():
+        found += [number for number, _ in batch]
+    assert found == list(range(1, found[-1] + 1))
+    assert len(found) > 30
+    await lab.log.close()
 
 
 async def test_records_are_carried_through_files_that_were_renamed(tmp_path: Path) -> None:
