@@ -18,7 +18,6 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -141,30 +140,50 @@ class Soon(Lifetimes):
         return datetime.now(UTC) + timedelta(seconds=random.uniform(0, SPREAD))
 
 
-class Kept:
-    """One connection of the server."""
+class Kept(asyncio.Protocol):
+    """One connection of the server, as uvicorn and its like have them."""
 
-    def __init__(self, source: X509Source, writer: asyncio.StreamWriter, retired: Callable[[], None]) -> None:
+    def __init__(self, server: Server, source: X509Source) -> None:
+        self._server = server
         self._source = source
-        self._writer = writer
-        self._retired = retired
-        self.watch = self._entered(None)
+        self._transport: asyncio.Transport | None = None
+        self._watch: Watch | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._server.open.add(self)
+        self._enter(None)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._server.open.discard(self)
+        if self._watch is not None:
+            self._watch.forget()
+        # So that what is closed goes at once, and is not left to the garbage collector in its thousands.
+        self._transport = self._watch = None
 
     def enter_again(self) -> None:
-        self.watch.forget()
-        self.watch = self._entered(Soon())
+        assert self._watch is not None
+        self._watch.forget()
+        self._enter(Soon())
 
-    def _entered(self, lifetimes: Lifetimes | None) -> Watch:
-        return self._source.connections.watch(
-            self._writer.get_extra_info("ssl_object"),
+    def _enter(self, lifetimes: Lifetimes | None) -> None:
+        assert self._transport is not None
+        self._watch = self._source.connections.watch(
+            self._transport.get_extra_info("ssl_object"),
             retire=self._retire,
-            cut=lambda *_: self._writer.transport.abort(),
+            cut=self._cut,
             lifetimes=lifetimes,
         )
 
     def _retire(self, _: Connection) -> None:
-        self._retired()
-        self._writer.close()
+        assert self._transport is not None
+        self._server.retired += 1
+        self._transport.close()
+
+    def _cut(self, *_: object) -> None:
+        assert self._transport is not None
+        self._transport.abort()
 
 
 class Server:
@@ -173,28 +192,20 @@ class Server:
     def __init__(self, source: X509Source) -> None:
         self._source = source
         self.retired = 0
-        self._open: set[Kept] = set()
+        self.open: set[Kept] = set()
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self.open)
 
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        kept = Kept(self._source, writer, self._count)
-        self._open.add(kept)
-        with suppress(OSError):
-            await reader.read()
-        kept.watch.forget()
-        self._open.discard(kept)
-        writer.close()
+    def answer(self) -> Kept:
+        return Kept(self, self._source)
 
     async def retire_soon(self) -> None:
-        for number, each in enumerate(list(self._open)):
-            each.enter_again()
+        for number, each in enumerate(list(self.open)):
+            if each in self.open:
+                each.enter_again()
             if number % 20 == 0:
                 await asyncio.sleep(0)
-
-    def _count(self) -> None:
-        self.retired += 1
 
 
 async def until(what: str, limit: float, condition: object) -> None:
@@ -231,7 +242,7 @@ async def measure(connections: int) -> float:
 async def _measured(source: X509Source, tell: asyncio.StreamWriter, connections: int) -> float:
     loop, ours = Loop(), Server(source)
     context = server_context(source, authorize_member_of("example.org"))
-    server = await asyncio.start_server(ours.answer, "127.0.0.1", 0, ssl=context)
+    server = await asyncio.get_running_loop().create_server(ours.answer, "127.0.0.1", 0, ssl=context)
     tell.write(f"{server.sockets[0].getsockname()[1]}\n".encode())
     await until(f"{connections} connections are open", 80, lambda: len(ours) >= connections * 0.98)
     loop.reset()

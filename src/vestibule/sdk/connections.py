@@ -326,14 +326,18 @@ class ConnectionBook:
         with self._lock:
             watch.over = True
             self._open.discard(watch)
+            # Its owner keeps it and is kept by these: a thousand such circles at once would hold the event loop for as
+            # long as Python's garbage collector needs to find them.
+            watch._retire = watch._cut = _nothing
 
     def _end(self, watch: Watch, reason: VestibuleError) -> None:
         with self._lock:
             if watch.over:
                 return
             watch.retired = True
+            cut = watch._cut
             self._forget(watch)
-        self._call(watch, partial(watch._cut, watch.connection, reason), always=True)
+        self._call(watch, partial(cut, watch.connection, reason), always=True)
 
     def _call(self, watch: Watch, what: Callable[[], None], *, always: bool = False) -> None:
         def tell() -> None:
@@ -348,6 +352,10 @@ class ConnectionBook:
                 watch._loop.call_soon_threadsafe(tell)
             except RuntimeError:
                 _log.debug("a connection's event loop was closed meanwhile")
+
+
+def _nothing(*_: object) -> None:
+    """For whom nothing is to be told any more."""
 
 
 class _Turn:
