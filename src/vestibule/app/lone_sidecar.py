@@ -27,7 +27,7 @@ from vestibule.app.lone_followed import Followed
 from vestibule.app.lone_views import layout_of, moved, view_of
 from vestibule.app.sidecar import APP, default_workers, soon
 from vestibule.app.sidecar_control import Control
-from vestibule.app.sidecar_home import alive, clear_up, private_home, remove_homes
+from vestibule.app.sidecar_place import sidecar_place
 from vestibule.app.sidecar_walls import Walls, WallSettings
 from vestibule.calls.revocations import RevocationFeed
 from vestibule.calls.unix import unix_channel
@@ -44,7 +44,6 @@ from vestibule.net.codes import UNREACHABLE
 from vestibule.net.unix import check_path
 from vestibule.processes import Backoff, Child, Command, Ledger, Probe, Restart, Shutdown, Spec, Supervised
 from vestibule.processes.codes import NOT_READY
-from vestibule.proxy.binary import check_version, find_envoy
 from vestibule.proxy.codes import APP_SILENT
 from vestibule.proxy.envoy import Envoy, EnvoyPlan
 from vestibule.proxy.host_files import HostFiles
@@ -52,7 +51,6 @@ from vestibule.proxy.listeners import AppListeners, all_listening
 from vestibule.records import Boundary, Instance
 from vestibule.spiffe import Revocations, SpiffeId
 
-_DIRECTORY: Final = "sc"
 _FOLLOWED: Final = "x"
 _LOOK_EVERY: Final = 1.0
 _CERTIFICATE_EVERY: Final = 0.1
@@ -104,31 +102,13 @@ async def run_lone(settings: LoneSettings, *, on_ready: Callable[[Instance], Non
     settings.walls.check()
     source = LoneFile(settings.file)
     lone = _read(source)
-    binary = find_envoy(settings.envoy)
-    await check_version(binary)
-    directory = settings.run_directory / _DIRECTORY
-    for leftover in clear_up(settings.run_directory, directory):
-        _log.warning("ended what a killed sidecar had left behind: %s", leftover)
-    with Shutdown() as shutdown:
-        ledger = Ledger(directory / secrets.token_hex(4))
-        ledger.open()
-        home = private_home(settings.run_directory, ledger.directory, settings.walls.proxy_user)
-        walls = Walls(
-            settings=settings.walls,
-            run_directory=settings.run_directory,
-            owner=ledger.directory.name,
-            agent_socket=settings.agent_socket,
-            directory=ledger.directory,
+    async with sidecar_place(
+        settings.run_directory, settings.agent_socket, settings.walls, settings.envoy
+    ) as place:
+        sidecar = LoneSidecar(
+            settings, source, lone, place.ledger, place.home, place.walls, place.binary, place.shutdown
         )
-        try:
-            walls.enter(lambda: alive(directory))
-            return await LoneSidecar(settings, source, lone, ledger, home, walls, binary, shutdown).run(
-                on_ready
-            )
-        finally:
-            walls.take_down()
-            remove_homes(settings.run_directory, lambda: alive(directory) - {ledger.directory.name})
-            ledger.close(remove=True)
+        return await sidecar.run(on_ready)
 
 
 class LoneSidecar:

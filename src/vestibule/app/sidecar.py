@@ -20,7 +20,8 @@ from typing import Final
 
 from vestibule.app.host_secrets import HostSecrets
 from vestibule.app.sidecar_control import Control
-from vestibule.app.sidecar_home import alive, clear_up, private_home, remove_homes
+from vestibule.app.sidecar_home import alive
+from vestibule.app.sidecar_place import sidecar_place
 from vestibule.app.sidecar_walls import Walls, WallSettings
 from vestibule.envoy.bootstrap import HEAP_BYTES
 from vestibule.envoy.host_secrets import CertificateFiles
@@ -40,7 +41,6 @@ from vestibule.processes import (
 )
 from vestibule.processes.codes import NOT_READY
 from vestibule.proxy.attachment import Attachment
-from vestibule.proxy.binary import check_version, find_envoy
 from vestibule.proxy.codes import APP_SILENT, BAD_SUPERVISOR_KEY, NOT_ATTACHED, OTHER_KIND
 from vestibule.proxy.counters import traffic_or_none
 from vestibule.proxy.envoy import ENVOY, Envoy, EnvoyPlan
@@ -54,7 +54,6 @@ APP: Final = "app"
 READY: Final = "sidecar ready:"
 """How the one line begins that a sidecar prints once its instance is registered."""
 
-_DIRECTORY: Final = "sc"
 _USES: Final = "uses"
 _WATCH_EVERY: Final = 1.0
 _LOOK_EVERY: Final = 0.025
@@ -117,32 +116,15 @@ async def run_sidecar(settings: SidecarSettings, *, on_ready: Callable[[Instance
     """
     check_path(settings.agent_socket)
     settings.walls.check()
-    binary = find_envoy(settings.envoy)
-    await check_version(binary)
-    directory = settings.run_directory / _DIRECTORY
-    for leftover in clear_up(settings.run_directory, directory):
-        _log.warning("ended what a killed sidecar had left behind: %s", leftover)
-    with Shutdown() as shutdown:
-        ledger = Ledger(directory / secrets.token_hex(4))
-        ledger.open()
-        home = private_home(settings.run_directory, ledger.directory, settings.walls.proxy_user)
-        walls = Walls(
-            settings=settings.walls,
-            run_directory=settings.run_directory,
-            owner=ledger.directory.name,
-            agent_socket=settings.agent_socket,
-            directory=ledger.directory,
+    async with sidecar_place(
+        settings.run_directory, settings.agent_socket, settings.walls, settings.envoy
+    ) as place:
+        settings = replace(settings, ingress_host=place.address or settings.ingress_host)
+        sidecar = Sidecar(
+            settings, place.ledger, place.home, place.walls, place.binary, place.shutdown, on_ready
         )
-        try:
-            address = walls.enter(lambda: alive(directory))
-            settings = replace(settings, ingress_host=address or settings.ingress_host)
-            sidecar = Sidecar(settings, ledger, home, walls, binary, shutdown, on_ready)
-            sidecar.uses.adopt(alive(directory))
-            return await sidecar.run()
-        finally:
-            walls.take_down()
-            remove_homes(settings.run_directory, lambda: alive(directory) - {ledger.directory.name})
-            ledger.close(remove=True)
+        sidecar.uses.adopt(alive(place.others))
+        return await sidecar.run()
 
 
 class Sidecar:
